@@ -1,0 +1,97 @@
+"""The index of a ``.rec``: ``train.idx``, a line ``key<TAB>byte offset`` a record.
+
+Lines are in the order of writing; keys need not be sorted. Files of tens of millions of lines are
+parsed as arrays of characters, some millions of lines a second.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from facepack.errors import SourceError
+
+# Small enough for the arrays that are made of a block to stay in the cache.
+_BLOCK = 512 << 10
+_LONGEST_LINE = 38
+_LINE = re.compile(rb"\d{1,18}\t\d{1,18}")
+
+
+def read_index(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and byte offsets of a ``.idx``, int64 of shape (n,), in the order of its lines.
+
+    A line is ``key<TAB>offset``, both decimal. Raises :class:`~facepack.errors.SourceError` with
+    the number of the first line that is anything else.
+    """
+    path = Path(path)
+    keys: list[np.ndarray] = []
+    offsets: list[np.ndarray] = []
+    lines = 0
+    rest = b""
+    try:
+        with path.open("rb", buffering=0) as file:
+            while True:
+                read = file.read(_BLOCK)
+                # The last line may lack its newline.
+                block = rest + read if read else rest + b"\n" * bool(rest)
+                if not block:
+                    break
+                cut = block.rfind(b"\n") + 1
+                text, rest = block[:cut].replace(b"\r\n", b"\n"), block[cut:]
+                if text:
+                    parsed = _parse(text)
+                    if parsed is None:
+                        raise _first_malformed(path, lines, text)
+                    keys.append(parsed[0])
+                    offsets.append(parsed[1])
+                    lines += len(parsed[0])
+                if len(rest) > _LONGEST_LINE:
+                    raise _malformed_line(path, lines + 1, rest)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    empty = np.empty(0, np.int64)
+    return np.concatenate([empty, *keys]), np.concatenate([empty, *offsets])
+
+
+def _parse(text: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    """Keys and offsets of whole lines, or None if a line is malformed."""
+    characters = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(characters == ord("\n"))
+    tabs = np.flatnonzero(characters == ord("\t"))
+    if len(tabs) != len(ends):
+        return None
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    widths = np.stack((tabs - starts, ends - tabs - 1))
+    # One tab a line, and all that is neither tab nor newline is a digit.
+    digits = np.count_nonzero((characters >= ord("0")) & (characters <= ord("9")))
+    if widths.min() < 1 or widths.max() > 18 or digits != len(text) - 2 * len(ends):
+        return None
+    return _numbers(characters, starts, widths[0]), _numbers(characters, tabs + 1, widths[1])
+
+
+def _numbers(characters: np.ndarray, starts: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """The decimal numbers at ``starts``, Horner's rule over all of them at once."""
+    values = np.zeros(len(starts), np.int64)
+    shortest = int(widths.min())
+    for place in range(int(widths.max())):
+        # The numbers that have a digit at this place: all, up to the width of the shortest.
+        rows = slice(None) if place < shortest else np.flatnonzero(widths > place)
+        values[rows] = values[rows] * 10 + (characters[starts[rows] + place] - ord("0"))
+    return values
+
+
+def _first_malformed(path: Path, lines: int, text: bytes) -> SourceError:
+    for number, line in enumerate(text.split(b"\n"), start=lines + 1):
+        if not _LINE.fullmatch(line):
+            return _malformed_line(path, number, line)
+    raise AssertionError("the fast parser refused lines that are well-formed")
+
+
+def _malformed_line(path: Path, number: int, line: bytes) -> SourceError:
+    shown = line[:40].decode("ascii", "backslashreplace")
+    return SourceError(
+        f"{path}: line {number} is {shown!r}; expected a key, a tab and a byte offset, both "
+        "decimal; fetch the index again, or remove it and the .rec will be scanned"
+    )

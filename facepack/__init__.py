@@ -1,0 +1,43 @@
+"""facepack: pack face data sets once, feed a GPU from the pack, train and evaluate from it.
+
+The names below are the public interface; they load on first use, so that ``import facepack`` and
+``facepack --help`` stay quick and torch is imported only by what needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from facepack.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from facepack.loading.loader import Batch as Batch
+    from facepack.loading.loader import Loader as Loader
+    from facepack.pack import Pack as Pack
+    from facepack.pack import Record as Record
+    from facepack.pack import open as open
+    from facepack.writer import PackWriter as PackWriter
+
+_HOMES = {
+    "open": "facepack.pack",
+    "Pack": "facepack.pack",
+    "Record": "facepack.pack",
+    "PackWriter": "facepack.writer",
+    "Loader": "facepack.loading.loader",
+    "Batch": "facepack.loading.loader",
+}
+
+__all__ = ["Batch", "Loader", "Pack", "PackWriter", "Record", "__version__", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'facepack' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,76 @@
+"""The command line's root: finds commands without importing them, turns errors into one line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from facepack.errors import FacepackError
+from facepack.version import __version__
+
+# command → (module, one line of help). The help stands here so that `facepack --help` imports no
+# command; tests/test_cli.py holds it against each command's own first line.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "rec2lmdb": ("facepack.convert.commands", "Pack an MXNet .rec data set."),
+    "rec2img": ("facepack.convert.commands", "Unpack an MXNet .rec data set into an image tree."),
+    "bin2lmdb": ("facepack.convert.commands", "Pack a verification set (.bin)."),
+    "bin2img": ("facepack.convert.commands", "Unpack a verification set (.bin) into images."),
+    "synth": ("facepack.convert.synth_command", "Generate a data set of procedural faces."),
+    "inspect": ("facepack.commands.inspect", "Show what a pack holds."),
+    "verify": ("facepack.commands.verify", "Check every byte of a pack."),
+    "reindex": ("facepack.commands.reindex", "Rebuild a pack's index files from its shards."),
+    "train": ("facepack.train.commands", "Train a face-recognition model from a pack."),
+    "schedule": ("facepack.train.schedule_command", "Replay a training log through a schedule."),
+    "eval": ("facepack.evaluate.eval_command", "Evaluate a model on verification sets."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in :data:`COMMANDS` and are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order in which a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command ``name``; its function is ``name`` with ``eval`` as ``eval_``."""
+        if name not in COMMANDS:
+            return None
+        module = import_module(COMMANDS[name][0])
+        attribute = f"{name}_" if name in {"eval"} else name
+        command: click.Command = getattr(module, attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a :class:`FacepackError` becomes one line and its exit status."""
+        try:
+            return super().invoke(ctx)
+        except FacepackError as error:
+            click.echo(f"facepack {ctx.invoked_subcommand}: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo(f"facepack {ctx.invoked_subcommand}: interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="facepack")
+def root() -> None:
+    """Pack face data sets once, feed a GPU from the pack, train and evaluate from it."""
+
+
+def main() -> None:
+    """Entry point of the ``facepack`` command."""
+    # A closed pipe (`facepack inspect … | head`) ends the command quietly, as for other tools.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(root(prog_name="facepack"))

@@ -1,0 +1,1 @@
+"""Commands that look at packs: one verb a module."""

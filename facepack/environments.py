@@ -1,0 +1,104 @@
+"""One registry of the LMDB environments that a process has open.
+
+The engine refuses to open a file twice in a process, and an environment must not cross a fork. So
+environments are shared, counted, keyed by inode, and forgotten in a forked child.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from facepack.errors import DamageError
+from facepack.lmdbfile import MAX_PAGE_SIZE, ScanError, read_page_size, stated_pages
+
+FileId = tuple[int, int]  # device and inode
+
+
+@dataclass
+class _Open:
+    environment: Any
+    users: int
+
+
+_registry: dict[FileId, _Open] = {}
+_guard = threading.Lock()
+
+
+def acquire(path: Path) -> tuple[FileId, Any]:
+    """The process's environment of the file at ``path``, opened on first use.
+
+    Returns:
+        The file's id, to be given to :func:`release`, and the ``lmdb.Environment``.
+
+    Raises:
+        DamageError: not an LMDB file, or shorter than its meta page says; reading a page behind
+            the end of a mapping would kill the process.
+    """
+    try:
+        status = path.stat()
+        file_id = (status.st_dev, status.st_ino)
+        with _guard:
+            entry = _registry.get(file_id)
+            if entry is None:
+                _check_length(path, status.st_size)
+                environment = lmdb.open(
+                    str(path), subdir=False, readonly=True, lock=False, create=False, max_dbs=0
+                )
+                entry = _registry[file_id] = _Open(environment, 0)
+            entry.users += 1
+            return file_id, entry.environment
+    except FileNotFoundError as error:
+        raise DamageError(f"{path}: the shard is missing") from error
+    except lmdb.Error as error:
+        raise DamageError(f"{path}: LMDB cannot open the shard: {error}") from error
+
+
+def retain(file_id: FileId) -> Any:
+    """One more user of an environment that the caller already holds: no look at the file."""
+    with _guard:
+        entry = _registry[file_id]
+        entry.users += 1
+        return entry.environment
+
+
+def release(file_id: FileId) -> None:
+    """Give back what :func:`acquire` gave; the last user's call closes the environment."""
+    with _guard:
+        entry = _registry.get(file_id)
+        if entry is None:
+            return  # inherited through a fork, and forgotten there
+        entry.users -= 1
+        if entry.users == 0:
+            del _registry[file_id]
+            entry.environment.close()
+
+
+def _check_length(path: Path, size: int) -> None:
+    with path.open("rb") as file:
+        head = file.read(2 * MAX_PAGE_SIZE)
+    try:
+        needed = stated_pages(head) * read_page_size(head)
+    except ScanError as error:
+        raise DamageError(f"{path}: {error}") from error
+    if size < needed:
+        raise DamageError(
+            f"{path}: {size} bytes, but its meta page tells of {needed}: the file is truncated; "
+            "copy it again or convert anew"
+        )
+
+
+def _forget_after_fork() -> None:
+    global _guard
+    _guard = threading.Lock()
+    for entry in _registry.values():
+        entry.environment.close()
+    _registry.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,52 @@
+"""The errors facepack raises on purpose.
+
+Each says what was received, what is allowed and what to do next. The command line turns any
+:class:`FacepackError` into one line on stderr and the exit status it carries.
+"""
+
+
+class FacepackError(Exception):
+    """Base of all errors that the user can mend; ``exit_code`` is the command's exit status."""
+
+    exit_code = 1
+
+
+class SourceError(FacepackError):
+    """A source cannot be read or holds what cannot be packed: names file, place and remedy."""
+
+
+class PackError(FacepackError):
+    """A pack cannot be opened, written or resumed."""
+
+
+class DamageError(PackError):
+    """A pack's files differ from what was written: names shard and, where known, key."""
+
+    exit_code = 3
+
+
+class DecodeError(FacepackError):
+    """An image does not decode, or not to the size that is expected: names its key."""
+
+
+class ConfigError(FacepackError):
+    """A setting is out of range, unknown or contradicts another: names the setting."""
+
+    exit_code = 2
+
+
+class TrainingError(FacepackError):
+    """A training run cannot start or go on: names the step and the last good checkpoint."""
+
+
+class EvaluationError(FacepackError):
+    """An evaluation set or a model cannot be used as asked."""
+
+
+class MissingExtraError(FacepackError):
+    """An optional dependency is absent: names the extra to install."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed; install it with: pip install 'facepack[{extra}]'"
+        )

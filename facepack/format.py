@@ -1,0 +1,236 @@
+"""The pack's format, whole: names, keys, reserved records, index lines, digests.
+
+docs/pack-format.md describes it for those who read packs without facepack; a test follows that page
+with nothing but the ``lmdb`` and ``msgpack`` modules.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+import xxhash
+
+from facepack.errors import DamageError, PackError
+
+FORMAT_VERSION = 1
+
+MANIFEST = "pack.json"
+PLAN = "plan.json"
+LABELS = "labels.txt"
+QUARANTINE = "quarantine.jsonl"
+LOCK = ".lock"
+
+META = b"__meta__"
+LABEL_COLUMN = b"__labels__"
+SUMS = b"__sums__"
+NAMES = b"__names__"
+EXTRA = b"__extra__"
+IDENTITIES = b"__identities__"
+QUARANTINED = b"__quarantine__"
+
+NO_IDENTITY = -1
+MAX_LABEL = 99_999_999  # eight digits in the key-label index
+MAX_SHARD_RECORDS = 65_536
+MAX_SHARD_BYTES = 384 << 20
+
+ORDERS = ("shuffled", "source", "identity")
+
+_KV_LINE = 20
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+def record_key(place: int) -> bytes:
+    """The LMDB key of the record at ``place`` in its shard: ten digits."""
+    return b"%010d" % place
+
+
+def check_shard_name(name: str) -> str:
+    """Return ``name`` if it is safe as a file name.
+
+    Raises:
+        PackError: it could lead outside the pack's folder or collide with a reserved name.
+    """
+    if not _SHARD_NAME.fullmatch(name):
+        raise PackError(f"shard name {name!r}: allowed are letters, digits and _ . - (not first)")
+    return name
+
+
+def record_sum(key: bytes, value: bytes | bytearray | memoryview) -> int:
+    """The XXH3-64 sum of key and value together, as ``__sums__`` holds it for each record."""
+    return xxhash.xxh3_64_intdigest(key + value)
+
+
+def file_digest() -> Any:
+    """A fresh XXH3-128 hasher, the digest of whole files in the manifest."""
+    return xxhash.xxh3_128()
+
+
+# Reserved records --------------------------------------------------------------------------------
+
+
+def pack_reserved(key: bytes, body: Any) -> bytes:
+    """Encode a reserved record: msgpack ``[body as msgpack in a bin, XXH3-64 of key + body]``."""
+    inner = msgpack.packb(body, use_bin_type=True)
+    outer: bytes = msgpack.packb([inner, record_sum(key, inner)], use_bin_type=True)
+    return outer
+
+
+def unpack_reserved(key: bytes, value: bytes | bytearray | memoryview) -> Any:
+    """Decode a reserved record after checking its sum.
+
+    Raises:
+        DamageError: not msgpack of that shape, or the sum does not match.
+    """
+    name = key.decode("ascii", "backslashreplace")
+    try:
+        # msgpack caps every length it meets at the buffer's own size.
+        inner, stated = msgpack.unpackb(value, raw=False)
+        if not isinstance(inner, bytes) or record_sum(key, inner) != stated:
+            raise DamageError(f"{name}: the sum does not match its content")
+        return msgpack.unpackb(inner, raw=False, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise DamageError(f"{name}: not a reserved record: {error}") from error
+
+
+def pack_column(values: np.ndarray) -> dict[str, Any]:
+    """A column of numbers as msgpack holds it: ``{"dtype", "data"}``.
+
+    A column whose values are all the same is stored as one value.
+    """
+    if len(values) > 1 and (values == values[0]).all():
+        values = values[:1]
+    little = values.astype(values.dtype.newbyteorder("<"))
+    return {"dtype": little.dtype.str, "data": little.tobytes()}
+
+
+def unpack_column(column: Any, count: int) -> np.ndarray:
+    """The ``count`` values of a packed column, as an array.
+
+    Raises:
+        DamageError: not a column of one or ``count`` numbers.
+    """
+    try:
+        dtype = np.dtype(column["dtype"])
+        if dtype.kind not in "iuf":
+            raise ValueError(f"numbers of type {dtype}")
+        values = np.frombuffer(column["data"], dtype)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamageError(f"not a column: {error}") from error
+    if len(values) == 1:
+        return np.repeat(values, count)
+    if len(values) != count:
+        raise DamageError(f"a column of {len(values)} values for {count} records")
+    return values
+
+
+def number_column(values: Sequence[float | int | None]) -> np.ndarray:
+    """The narrowest array that holds ``values``; a missing one is 0 among ints, else NaN."""
+    if all(value is None or isinstance(value, int) for value in values):
+        ints = [0 if value is None else value for value in values]
+        low, high = min(ints, default=0), max(ints, default=0)
+        kinds = "<u1 <u2 <u4 <u8" if low >= 0 else "<i1 <i2 <i4 <i8"
+        for kind in kinds.split():
+            info = np.iinfo(kind)
+            if info.min <= low and high <= info.max:
+                return np.asarray(ints, kind)
+        raise PackError(f"a number beyond 64 bits: {low} to {high}")
+    floats = np.asarray([np.nan if value is None else value for value in values], "<f8")
+    narrow = floats.astype("<f4")
+    return narrow if np.array_equal(narrow, floats, equal_nan=True) else floats
+
+
+# The key-label index -----------------------------------------------------------------------------
+
+
+def kv_bytes(labels: np.ndarray) -> bytes:
+    """The lines ``0000000012 00000345`` of a shard's key-label index; no identity is -0000001."""
+    count = len(labels)
+    lines = np.empty((count, _KV_LINE), np.uint8)
+    _write_digits(lines[:, :10], np.arange(count))
+    lines[:, 10] = ord(" ")
+    _write_digits(lines[:, 11:19], np.abs(labels))
+    lines[labels < 0, 11] = ord("-")
+    lines[:, 19] = ord("\n")
+    return lines.tobytes()
+
+
+def _write_digits(columns: np.ndarray, values: np.ndarray) -> None:
+    rest = values.copy()
+    for column in range(columns.shape[1] - 1, -1, -1):
+        rest, digit = np.divmod(rest, 10)
+        columns[:, column] = digit + ord("0")
+
+
+def kv_labels(data: bytes, name: str, *, check_keys: bool = False) -> np.ndarray:
+    """The labels (int64) of a key-label index, read as a matrix of bytes.
+
+    Args:
+        data: the whole file.
+        name: what to call it in an error.
+        check_keys: also make sure that the keys run 0, 1, 2, ….
+
+    Raises:
+        DamageError: a line that is not of the fixed form, with its number.
+    """
+    count, rest = divmod(len(data), _KV_LINE)
+    if rest:
+        raise DamageError(f"{name}: {len(data)} bytes are no whole number of {_KV_LINE}-byte lines")
+    lines = np.frombuffer(data, np.uint8).reshape(count, _KV_LINE)
+    negative = lines[:, 11] == ord("-")
+    labels = np.zeros(count, np.int64)
+    good = (lines[:, 10] == ord(" ")) & (lines[:, 19] == ord("\n"))
+    for column in range(11, 19):
+        digit = lines[:, column] - ord("0")  # uint8: anything below "0" wraps to a large number
+        if column == 11:
+            digit = np.where(negative, np.uint8(0), digit)
+        good &= digit <= 9
+        labels *= 10
+        labels += digit
+    if check_keys:
+        expected = np.empty((count, 10), np.uint8)
+        _write_digits(expected, np.arange(count))
+        good &= (lines[:, :10] == expected).all(axis=1)
+    if not good.all():
+        line = int(np.argmin(good))
+        text = bytes(lines[line]).decode("ascii", "backslashreplace").rstrip("\n")
+        raise DamageError(
+            f"{name}: line {line + 1} is {text!r}, not a key and a label; "
+            "rebuild it with: facepack reindex"
+        )
+    labels[negative] *= -1
+    return labels
+
+
+# Text files --------------------------------------------------------------------------------------
+
+
+def labels_text(names: Sequence[str]) -> str:
+    """``labels.txt``: line n is the source's name of identity n, line breaks escaped."""
+    return "".join(_escape(name) + "\n" for name in names)
+
+
+def _escape(name: str) -> str:
+    return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def read_labels_text(text: str) -> list[str]:
+    """The names that :func:`labels_text` wrote."""
+    marks = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
+    return [
+        re.sub(r"\\[\\nr]", lambda match: marks[match[0]], line) for line in text.split("\n")[:-1]
+    ]
+
+
+def json_text(value: Any) -> str:
+    """JSON as facepack writes it: sorted keys, so that equal content is equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+def content_id(value: Any) -> str:
+    """32 hex digits that stand for a JSON-able value: the id of a plan, so of a pack."""
+    return xxhash.xxh3_128_hexdigest(json_text(value).encode())

@@ -1,0 +1,344 @@
+"""Writing and scanning LMDB 0.9 data files (format version 1) without the engine.
+
+A shard is written once, in key order, and never changed, so its B+tree can be built bottom-up in
+one pass: leaf pages as they fill, the overflow pages of large values behind their leaf, then the
+branches level by level. The two meta pages come first; everything that they say is known before
+the first byte is written. That makes a file a pure function of its records and its page size, free
+of anything a memory map, a transaction or a retry could leave behind.
+
+The structures are those of LMDB's mdb.c (MDB_page, MDB_node, MDB_meta), little-endian, 64 bit:
+see docs/pack-format.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Buffer = bytes | bytearray | memoryview
+
+MAGIC = 0xBEEFC0DE
+DATA_VERSION = 1
+PAGE_HEADER = 16
+NODE_HEADER = 8
+POINTER = 2
+META_SIZE = 136  # from the page header's end to the end of mm_txnid
+MAX_PAGE_SIZE = 32768
+PAGE_SIZES = (4096, 8192, 16384, 32768)
+
+P_BRANCH, P_LEAF, P_OVERFLOW, P_META = 0x01, 0x02, 0x04, 0x08
+F_BIGDATA = 0x01
+_INTEGERKEY, _NOSUBDIR = 0x08, 0x4000
+_NO_PAGE = (1 << 64) - 1
+
+_page = struct.Struct("<QHHHH")  # pgno, pad, flags, then lower and upper (or a 32-bit page count)
+_overflow = struct.Struct("<QHHI")
+_node = struct.Struct("<HHHH")  # size low, size high, flags, key size
+_db = struct.Struct("<IHHQQQQQ")  # pad, flags, depth, branch, leaf, overflow pages, entries, root
+_meta = struct.Struct("<IIQQ")  # magic, version, address, map size
+
+
+def inline_limit(page_size: int) -> int:
+    """The largest node (header, key, value) that lies in a leaf; mdb.c's ``me_nodemax``."""
+    return ((page_size - PAGE_HEADER) // 2 & ~1) - POINTER
+
+
+def node_costs(page_size: int, key_sizes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Bytes of a leaf page, pointer included, that each record takes (int64)."""
+    whole = NODE_HEADER + key_sizes + sizes
+    inline = whole <= inline_limit(page_size)
+    return (np.where(inline, whole, NODE_HEADER + key_sizes + 8) + 1 & ~1) + POINTER
+
+
+def overflow_pages(page_size: int, key_sizes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whole pages outside the leaf that each record takes: 0 for inline ones (int64)."""
+    inline = NODE_HEADER + key_sizes + sizes <= inline_limit(page_size)
+    return np.where(inline, 0, (PAGE_HEADER - 1 + sizes) // page_size + 1)
+
+
+def fill_in_order(costs: np.ndarray, page_size: int) -> list[int]:
+    """Cut records into leaf pages in their order: the index at which each page begins."""
+    room = page_size - PAGE_HEADER
+    starts, free = [0], room
+    for index, cost in enumerate(costs.tolist()):
+        if cost > free:
+            starts.append(index)
+            free = room
+        free -= cost
+    return starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Where everything lies, known before anything is written."""
+
+    page_size: int
+    leaf_starts: list[int]  # index of the first record of each leaf
+    leaf_pages: list[int]  # page number of each leaf
+    big_pages: np.ndarray  # first overflow page of each record, 0 where it lies inline
+    overflow_count: int
+    levels: list[list[list[int]]]  # branches, lowest level first: the children of each, by index
+    pages: int
+
+
+def _lay_out(page_size: int, extents: np.ndarray, starts: list[int], longest_key: int) -> _Layout:
+    bounds = [*starts, len(extents)]
+    before = np.concatenate([[0], np.cumsum(extents)])
+    leaf_pages = [2 + i + int(before[start]) for i, start in enumerate(starts)]
+    big_pages = np.zeros(len(extents), np.int64)
+    for leaf, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        if before[stop] != before[start]:
+            big_pages[start:stop] = leaf_pages[leaf] + 1 + before[start:stop] - before[start]
+    big_pages[extents == 0] = 0
+    # Every branch but an only one must have two children at least: spread them evenly.
+    fan_out = (page_size - PAGE_HEADER) // ((NODE_HEADER + longest_key + 1 & ~1) + POINTER)
+    levels: list[list[list[int]]] = []
+    count = len(starts)
+    while count > 1:
+        branches = -(-count // fan_out)
+        cuts = [count * i // branches for i in range(branches + 1)]
+        levels.append([list(range(a, b)) for a, b in itertools.pairwise(cuts)])
+        count = branches
+    overflow = int(before[-1])
+    return _Layout(
+        page_size=page_size,
+        leaf_starts=starts,
+        leaf_pages=leaf_pages,
+        big_pages=big_pages,
+        overflow_count=overflow,
+        levels=levels,
+        pages=2 + len(starts) + overflow + sum(len(level) for level in levels),
+    )
+
+
+def lmdb_pages(
+    keys: Sequence[bytes],
+    values: Sequence[Buffer],
+    *,
+    page_size: int,
+    leaf_starts: list[int] | None = None,
+) -> Iterator[bytes]:
+    """Yield an LMDB file as consecutive pieces of whole pages.
+
+    Args:
+        keys: in ascending byte order, none twice, 1 to 511 bytes each.
+        values: one for each key.
+        page_size: one of :data:`PAGE_SIZES`.
+        leaf_starts: the index of each leaf page's first record; filled in order when None.
+
+    Raises:
+        ValueError: keys out of order, an impossible page size, or a leaf that overflows.
+    """
+    if page_size not in PAGE_SIZES:
+        raise ValueError(f"page size {page_size}; allowed are {PAGE_SIZES}")
+    if not keys or len(keys) != len(values):
+        raise ValueError(f"{len(keys)} keys for {len(values)} values; both must be there, in pairs")
+    if any(a >= b for a, b in itertools.pairwise(keys)):
+        raise ValueError("the keys are not in ascending order")
+    key_sizes = np.fromiter(map(len, keys), np.int64, len(keys))
+    sizes = np.fromiter(map(len, values), np.int64, len(values))
+    if not 1 <= key_sizes.min() <= key_sizes.max() <= 511:
+        raise ValueError("a key must have 1 to 511 bytes")
+    costs = node_costs(page_size, key_sizes, sizes)
+    starts = fill_in_order(costs, page_size) if leaf_starts is None else leaf_starts
+    used = np.add.reduceat(costs, starts)
+    if used.max() > page_size - PAGE_HEADER:
+        raise ValueError(f"a leaf of {used.max()} bytes exceeds a page of {page_size}")
+    extents = overflow_pages(page_size, key_sizes, sizes)
+    layout = _lay_out(page_size, extents, starts, int(key_sizes.max()))
+
+    yield _meta_pages(layout, len(keys))
+    yield from _leaf_pages(layout, keys, values, key_sizes, sizes, costs, extents)
+    yield from _branch_pages(layout, keys)
+
+
+def _meta_pages(layout: _Layout, entries: int) -> bytes:
+    """Both meta pages: page 0 the empty file of transaction 0, page 1 the tree of transaction 1."""
+    pages = []
+    for number in (0, 1):
+        free = (layout.page_size, _INTEGERKEY | _NOSUBDIR, 0, 0, 0, 0, 0, _NO_PAGE)
+        main = (0, 0, 0, 0, 0, 0, 0, _NO_PAGE)
+        if number == 1:
+            branches = sum(len(level) for level in layout.levels)
+            depth = len(layout.levels) + 1
+            root = layout.pages - 1 if layout.levels else layout.leaf_pages[0]
+            leaves = len(layout.leaf_pages)
+            main = (0, 0, depth, branches, leaves, layout.overflow_count, entries, root)
+        body = (
+            _page.pack(number, 0, P_META, 0, 0)
+            + _meta.pack(MAGIC, DATA_VERSION, 0, layout.pages * layout.page_size)
+            + _db.pack(*free)
+            + _db.pack(*main)
+            + struct.pack("<QQ", layout.pages - 1 if number == 1 else 1, number)
+        )
+        pages.append(body.ljust(layout.page_size, b"\0"))
+    return b"".join(pages)
+
+
+def _leaf_pages(
+    layout: _Layout,
+    keys: Sequence[bytes],
+    values: Sequence[Buffer],
+    key_sizes: np.ndarray,
+    sizes: np.ndarray,
+    costs: np.ndarray,
+    extents: np.ndarray,
+) -> Iterator[bytes]:
+    page_size = layout.page_size
+    # All node headers and all pointers at once: in Python, a record costs two appends.
+    big = extents > 0
+    headers = np.empty((len(keys), 4), "<u2")
+    headers[:, 0] = sizes & 0xFFFF
+    headers[:, 1] = sizes >> 16
+    headers[:, 2] = np.where(big, F_BIGDATA, 0)
+    headers[:, 3] = key_sizes
+    header_bytes = headers.tobytes()
+    nodes = costs - POINTER
+    padded = ((key_sizes + np.where(big, 8, sizes)) & 1).tolist()
+    ends = np.cumsum(nodes)
+    bounds = [*layout.leaf_starts, len(keys)]
+    before = np.repeat(
+        ends[layout.leaf_starts] - nodes[layout.leaf_starts], np.diff(np.asarray(bounds))
+    )
+    pointers = (page_size - (ends - before)).astype("<u2")
+    uppers = (page_size - np.add.reduceat(nodes, layout.leaf_starts)).tolist()
+    pointer_bytes = pointers.tobytes()
+    big_list = big.tolist()
+    for leaf, number in enumerate(layout.leaf_pages):
+        start, stop = bounds[leaf], bounds[leaf + 1]
+        lower, upper = PAGE_HEADER + POINTER * (stop - start), uppers[leaf]
+        parts: list[Buffer] = [
+            _page.pack(number, 0, P_LEAF, lower, upper),
+            pointer_bytes[2 * start : 2 * stop],
+            bytes(upper - lower),
+        ]
+        overflow: list[Buffer] = []
+        for index in range(stop - 1, start - 1, -1):  # the first record lies at the page's end
+            parts.append(header_bytes[8 * index : 8 * index + 8])
+            parts.append(keys[index])
+            if big_list[index]:
+                parts.append(struct.pack("<Q", layout.big_pages[index]))
+            else:
+                parts.append(values[index])
+            if padded[index]:
+                parts.append(b"\0")
+        if extents[start:stop].any():
+            for index in range(start, stop):
+                if big_list[index]:
+                    count = int(extents[index])
+                    overflow.append(
+                        _overflow.pack(int(layout.big_pages[index]), 0, P_OVERFLOW, count)
+                    )
+                    overflow.append(values[index])
+                    overflow.append(bytes(count * page_size - PAGE_HEADER - int(sizes[index])))
+        yield b"".join(parts + overflow)
+
+
+def _branch_pages(layout: _Layout, keys: Sequence[bytes]) -> Iterator[bytes]:
+    page_size = layout.page_size
+    numbers = layout.leaf_pages
+    first_keys = [keys[start] for start in layout.leaf_starts]
+    number = 2 + len(layout.leaf_pages) + layout.overflow_count
+    for level in layout.levels:
+        next_numbers, next_keys = [], []
+        for children in level:
+            upper, nodes, pointers = page_size, [], []
+            for position, child in enumerate(children):
+                key = first_keys[child] if position else b""  # the first child's key is implied
+                page = numbers[child]
+                node = _node.pack(page & 0xFFFF, page >> 16 & 0xFFFF, page >> 32, len(key)) + key
+                node += b"\0" * (len(node) & 1)
+                upper -= len(node)
+                nodes.append(node)
+                pointers.append(upper)
+            lower = PAGE_HEADER + POINTER * len(children)
+            yield b"".join(
+                [
+                    _page.pack(number, 0, P_BRANCH, lower, upper),
+                    struct.pack(f"<{len(pointers)}H", *pointers),
+                    bytes(upper - lower),
+                    *reversed(nodes),
+                ]
+            )
+            next_numbers.append(number)
+            next_keys.append(first_keys[children[0]])
+            number += 1
+        numbers, first_keys = next_numbers, next_keys
+
+
+class ScanError(ValueError):
+    """A page or node that cannot be what it claims to be."""
+
+
+def read_page_size(data: Buffer) -> int:
+    """The page size that an LMDB file states in its first meta page.
+
+    Raises:
+        ScanError: not an LMDB 0.9 file.
+    """
+    if len(data) < PAGE_HEADER + META_SIZE:
+        raise ScanError(f"{len(data)} bytes cannot hold an LMDB meta page")
+    magic, version = struct.unpack_from("<II", data, PAGE_HEADER)
+    if (magic, version) != (MAGIC, DATA_VERSION):
+        raise ScanError(f"magic {magic:#x}, version {version}: not an LMDB 0.9 file")
+    (page_size,) = struct.unpack_from("<I", data, PAGE_HEADER + _meta.size)
+    if page_size not in PAGE_SIZES:
+        raise ScanError(f"page size {page_size}; allowed are {PAGE_SIZES}")
+    return int(page_size)
+
+
+def stated_pages(data: Buffer) -> int:
+    """The number of pages that the committed meta page says the file has."""
+    page_size = read_page_size(data)
+    (last,) = struct.unpack_from("<Q", data, page_size + PAGE_HEADER + _meta.size + 2 * _db.size)
+    return int(last) + 1
+
+
+def scan_leaf(data: memoryview, page: int, page_size: int) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the records of one leaf page, following each value to its overflow pages.
+
+    Reads by offsets that are checked first, so it may be pointed at a damaged file.
+
+    Raises:
+        ScanError: a header, pointer or length that leads outside its page or the file.
+    """
+    base = page * page_size
+    _, _, _, lower, upper = _page.unpack_from(data, base)
+    count, odd = divmod(lower - PAGE_HEADER, POINTER)
+    if count < 1 or odd or not PAGE_HEADER < lower <= upper <= page_size:
+        raise ScanError(f"page {page}: bounds {lower} and {upper} are impossible")
+    for pointer in struct.unpack_from(f"<{count}H", data, base + PAGE_HEADER):
+        if not lower <= pointer <= page_size - NODE_HEADER:
+            raise ScanError(f"page {page}: a node at {pointer} lies outside the page")
+        low, high, flags, key_size = _node.unpack_from(data, base + pointer)
+        size = low | high << 16
+        key_end = pointer + NODE_HEADER + key_size
+        big = flags & F_BIGDATA
+        if key_end + (8 if big else size) > page_size:
+            raise ScanError(f"page {page}: the node at {pointer} runs over the page's end")
+        key = bytes(data[base + pointer + NODE_HEADER : base + key_end])
+        start = base + key_end
+        if big:
+            (target,) = struct.unpack_from("<Q", data, base + key_end)
+            start = target * page_size + PAGE_HEADER
+            if start + size > len(data):
+                raise ScanError(f"page {page}: {key!r} lies outside the file, on page {target}")
+        yield key, data[start : start + size]
+
+
+def leaf_numbers(data: memoryview, page_size: int) -> Iterator[int]:
+    """Yield the numbers of all leaf pages, in file order, hopping over overflow pages."""
+    page, pages = 2, len(data) // page_size
+    while page < pages:
+        number, _, flags, _, _ = _page.unpack_from(data, page * page_size)
+        if flags == P_OVERFLOW and number == page:
+            _, _, _, count = _overflow.unpack_from(data, page * page_size)
+            page += max(1, count)
+            continue
+        if flags == P_LEAF:
+            yield page
+        page += 1

@@ -1,0 +1,327 @@
+"""Reading packs."""
+
+from __future__ import annotations
+
+import json
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+
+from facepack import environments
+from facepack import format as fmt
+from facepack.errors import DamageError, DecodeError, PackError
+from facepack.images import decode
+
+
+class Record(NamedTuple):
+    """A packed image: the encoded bytes, the label (-1: no identity), and ``shard/key``."""
+
+    image: bytes
+    label: int
+    key: str
+
+
+def open(path: str | os.PathLike[str]) -> Pack:
+    """Open the pack in the folder ``path``.
+
+    Raises:
+        PackError: no finished pack is there.
+        DamageError: a file is missing or has not the size that the manifest states.
+    """
+    return Pack(Path(path))
+
+
+class Pack:
+    """A finished pack, for reading; a sequence of :class:`Record`.
+
+    A pack may be used from many threads, is safe across ``fork``, and pickles as its path. It is a
+    context manager; leaving it closes the shards.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.manifest = read_manifest(self.path)
+        shards = self.manifest["shards"]
+        self._names: list[str] = [fmt.check_shard_name(shard["name"]) for shard in shards]
+        counts = np.asarray([shard["records"] for shard in shards], np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._labels: np.ndarray | None = None
+        self._held = _Held()
+        self._finalizer = weakref.finalize(self, self._held.release_all)
+        _check_sizes(self.path, self.manifest)
+
+    # What it is -----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def pack_id(self) -> str:
+        """32 hex digits drawn from the plan: packs of other content or options have another."""
+        return str(self.manifest["pack_id"])
+
+    @property
+    def classes(self) -> int:
+        """The width of a classification head: every label lies below it; gaps are allowed."""
+        return int(self.manifest["classes"])
+
+    @property
+    def identities(self) -> int:
+        """How many different labels are present, -1 not counted."""
+        return int(self.manifest["identities"])
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) of every image in pixels; None where sizes differ."""
+        (low_h, high_h), (low_w, high_w) = (
+            self.manifest["images"]["height"],
+            self.manifest["images"]["width"],
+        )
+        return (low_h, low_w) if (low_h, low_w) == (high_h, high_w) else None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels in the order of positions: int64 (len(self),), read-only."""
+        if self._labels is None:
+            labels = np.empty(len(self), np.int64)
+            for k, name in enumerate(self._names):
+                path = self.path / f"{name}.kv"
+                part = fmt.kv_labels(path.read_bytes(), str(path))
+                labels[self._starts[k] : self._starts[k + 1]] = part
+            labels.flags.writeable = False
+            self._labels = labels
+        return self._labels
+
+    @property
+    def identity_names(self) -> list[str] | None:
+        """The source's name of each identity, by label; None where it had none."""
+        path = self.path / fmt.LABELS
+        if fmt.LABELS not in self.manifest["files"]:
+            return None
+        return fmt.read_labels_text(path.read_text(encoding="utf-8"))
+
+    @property
+    def pairs(self) -> np.ndarray | None:
+        """The pairs of an evaluation set, or None.
+
+        int64 (P, 3): the first image's position, the second's, and 1 for the same person.
+        """
+        return self.table("pairs") if "pairs.npy" in self.manifest["files"] else None
+
+    def table(self, name: str) -> np.ndarray:
+        """The table ``name`` of an evaluation set.
+
+        Raises:
+            PackError: the pack has no such table.
+        """
+        file = f"{name}.npy"
+        if file not in self.manifest["files"]:
+            have = sorted(f[:-4] for f in self.manifest["files"] if f.endswith(".npy"))
+            raise PackError(f"{self.path} has no table {name!r}; it has {have}")
+        table: np.ndarray = np.load(self.path / file, allow_pickle=False)
+        return table
+
+    # Records --------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __iter__(self) -> Iterator[Record]:
+        for start in range(0, len(self), 256):
+            yield from self.batch(range(start, min(start + 256, len(self))))
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return self.batch(range(*index.indices(len(self))))
+        return self.batch([index])[0]
+
+    def batch(self, positions: Sequence[int] | np.ndarray) -> list[Record]:
+        """The records at ``positions``, in the order asked; negative ones count from the end."""
+        places = self._normalize(positions)
+        with self.views(places) as views:
+            images = [bytes(view) for view in views]
+        labels = self.labels[places].tolist()
+        keys = (self.key(place) for place in places.tolist())
+        return [Record(*fields) for fields in zip(images, labels, keys, strict=True)]
+
+    @contextmanager
+    def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
+        """The encoded images at ``positions`` without a copy, valid only inside the ``with``.
+
+        Each call has read transactions of its own, so that any thread may call it.
+
+        Raises:
+            IndexError: a position outside the pack.
+            DamageError: a shard lacks a record that the manifest counts.
+        """
+        places = self._normalize(positions)
+        shards = np.searchsorted(self._starts, places, side="right") - 1
+        inner = (places - self._starts[shards]).tolist()
+        users: list[environments.FileId] = []
+        transactions: dict[int, Any] = {}
+        try:
+            views = []
+            for k, place in zip(shards.tolist(), inner, strict=True):
+                transaction = transactions.get(k)
+                if transaction is None:
+                    # Held for the views' sake: closing an environment under a view is a crash.
+                    file_id, environment = self._held.shard(k, self.path / f"{self._names[k]}.mdb")
+                    users.append(file_id)
+                    transaction = transactions[k] = environment.begin(buffers=True)
+                view = transaction.get(fmt.record_key(place))
+                if view is None:
+                    raise DamageError(
+                        f"{self.path / self._names[k]}.mdb has no record {place:010d}: "
+                        "check the pack with: facepack verify"
+                    )
+                views.append(view)
+            yield views
+        finally:
+            for transaction in transactions.values():
+                transaction.abort()
+            for file_id in users:
+                environments.release(file_id)
+
+    def decode(self, index: int) -> np.ndarray:
+        """The image at ``index`` as RGB: uint8 (height, width, 3).
+
+        Raises:
+            DecodeError: it does not decode; names its key.
+        """
+        record = self[index]
+        try:
+            return decode(record.image)
+        except DecodeError as error:
+            raise DecodeError(f"{self.path}: {record.key}: {error}") from error
+
+    def key(self, index: int) -> str:
+        """``shard/key`` of a position: ``0_0/0000000012``."""
+        (place,) = self._normalize([index]).tolist()
+        k = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return f"{self._names[k]}/{place - self._starts[k]:010d}"
+
+    def position(self, key: str) -> int:
+        """The position of a ``shard/key``.
+
+        Raises:
+            KeyError: the pack has no such record.
+        """
+        shard, _, digits = key.rpartition("/")
+        if shard in self._names and digits.isascii() and digits.isdigit():
+            k = self._names.index(shard)
+            place = int(digits)
+            if len(digits) == 10 and place < self._starts[k + 1] - self._starts[k]:
+                return int(self._starts[k]) + place
+        raise KeyError(f"{self.path} has no record {key!r}")
+
+    def _normalize(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        places = np.asarray(positions, np.int64)
+        low, high = int(places.min(initial=0)), int(places.max(initial=-1))
+        if high >= len(self) or low < -len(self):
+            bad = high if high >= len(self) else low
+            raise IndexError(f"position {bad}: {self.path} has {len(self)} records")
+        return np.where(places < 0, places + len(self), places) if low < 0 else places
+
+    # Life -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the shards; they open again on the next use."""
+        self._held.release_all()
+
+    def __enter__(self) -> Pack:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pack, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"<Pack {self.path}: {len(self)} records, {self.identities} identities>"
+
+
+class _Held:
+    """The environments that a pack keeps open, so that they need not be opened at each access."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._shards: dict[int, environments.FileId] = {}
+
+    def shard(self, k: int, path: Path) -> tuple[environments.FileId, Any]:
+        """Shard ``k``'s environment for one more user, opened and held on first use."""
+        if self._pid != os.getpid():  # forked: what was held belongs to the parent
+            self._pid = os.getpid()
+            self._shards = {}
+        file_id = self._shards.get(k)
+        if file_id is not None:
+            return file_id, environments.retain(file_id)
+        file_id, _ = environments.acquire(path)
+        if self._shards.setdefault(k, file_id) is not file_id:
+            environments.release(file_id)  # another thread was faster
+        return file_id, environments.retain(file_id)
+
+    def release_all(self) -> None:
+        """Give everything back."""
+        if self._pid == os.getpid():
+            while self._shards:
+                environments.release(self._shards.popitem()[1])
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the pack in ``path``.
+
+    Raises:
+        PackError: no finished pack is there; says what is.
+    """
+    file = path / fmt.MANIFEST
+    try:
+        manifest = json.loads(file.read_bytes())
+        version = manifest["format"]
+    except FileNotFoundError:
+        if (path / fmt.PLAN).exists():
+            raise PackError(
+                f"{path} is an unfinished pack: run its conversion again with --resume"
+            ) from None
+        what = "is no folder" if not path.is_dir() else f"has no {fmt.MANIFEST}"
+        raise PackError(f"{path} is not a pack: it {what}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamageError(f"{file}: {error}: rebuild it with: facepack reindex {path}") from error
+    if version != fmt.FORMAT_VERSION:
+        raise PackError(
+            f"{path} has format {version}; this facepack reads {fmt.FORMAT_VERSION}: upgrade it"
+        )
+    return dict(manifest)
+
+
+def _check_sizes(path: Path, manifest: dict[str, Any]) -> None:
+    with os.scandir(path) as entries:
+        found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    for name, stated in manifest_files(manifest).items():
+        if name not in found:
+            raise DamageError(f"{path}: {name} is missing: copy the pack again or convert anew")
+        if found[name] != stated["bytes"]:
+            raise DamageError(
+                f"{path}: {name} has {found[name]} bytes, the manifest says {stated['bytes']}: "
+                "copy the pack again or convert anew"
+            )
+
+
+def manifest_files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All files that the manifest states, with their sizes and digests."""
+    files: dict[str, dict[str, Any]] = {}
+    for shard in manifest["shards"]:
+        files.update(shard["files"])
+    files.update(manifest["files"])
+    return files

@@ -1,0 +1,108 @@
+"""Rebuilding whatever stands beside the shards from the shards themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from facepack import format as fmt
+from facepack.errors import DamageError, PackError
+from facepack.shard import ShardInfo, write_file
+from facepack.target import Target
+from facepack.verify import ShardContent, check_shard
+from facepack.writer import finish_pack
+
+
+def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
+    """Rebuild the indexes, the plan, the names and the manifest of a pack.
+
+    Tables of an evaluation set are not in the shards: they must still be there, and are taken as
+    they are.
+
+    Args:
+        path: the folder that holds the ``.mdb`` files.
+        partial: make a pack of what is there though shards are missing.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        DamageError: a shard is damaged, missing, of another pack, or a table is missing.
+    """
+    names = sorted(file.stem for file in path.glob("*.mdb"))
+    if not names:
+        raise PackError(f"{path} holds no shards (*.mdb): there is nothing to rebuild from")
+    with Target(path):
+        contents = [_read(path, name) for name in names]
+        contents.sort(key=lambda content: content.meta["shard"])
+        _check_complete(path, contents, partial)
+        last = contents[-1].meta
+        plan = dict(last["plan"])
+        spans = [content.meta["span"] for content in contents]
+        plan["shards"] = spans if all(spans) else None
+        tables = {name: _table(path, name) for name in plan["tables"]}
+        shards, names_of = [], {}
+        for content in contents:
+            assert content.info is not None
+            kv_path = path / f"{content.info.name}.kv"
+            digest, size = write_file(kv_path, [fmt.kv_bytes(content.labels)])
+            files = {kv_path.name: {"bytes": size, "xxh3_128": digest}, **content.info.files}
+            shards.append(ShardInfo(**{**content.info.as_json(), "files": files}))
+            names_of.update(content.identity_names)
+        return finish_pack(
+            path,
+            plan=plan,
+            pack_id=last["pack_id"],
+            shards=shards,
+            refused=[entry for content in contents for entry in content.refused],
+            identity_names=names_of,
+            tables=tables,
+        )
+
+
+def _read(path: Path, name: str) -> ShardContent:
+    content = check_shard(path, fmt.check_shard_name(name))
+    if content.damage:
+        raise DamageError(
+            f"{path}: {content.damage[0]}: a damaged shard is not indexed; copy it again or "
+            "convert anew"
+        )
+    if content.meta["name"] != name:
+        raise DamageError(
+            f"{path}: {name}.mdb says that it is {content.meta['name']}.mdb: rename it back"
+        )
+    return content
+
+
+def _check_complete(path: Path, contents: list[ShardContent], partial: bool) -> None:
+    ids = {content.meta["pack_id"] for content in contents}
+    if len(ids) > 1:
+        raise DamageError(
+            f"{path} holds shards of {len(ids)} packs ({', '.join(sorted(ids))}): move the others "
+            "away"
+        )
+    present = [content.meta["shard"] for content in contents]
+    if len(set(present)) < len(present):
+        raise DamageError(f"{path}: two files claim to be the same shard: move one away")
+    wanted = contents[-1].meta["shards"]
+    if partial:
+        return
+    if wanted is None:
+        raise DamageError(
+            f"{path}: the last shard is missing: copy it here, or take what is there with --partial"
+        )
+    missing = sorted(set(range(wanted)) - set(present))
+    if missing:
+        raise DamageError(
+            f"{path}: {len(missing)} of {wanted} shards are missing (number {missing[0]} first): "
+            "copy them here, or take what is there with --partial"
+        )
+
+
+def _table(path: Path, name: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path / f"{name}.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DamageError(f"{path}: the table {name}.npy cannot be read: {error}") from error

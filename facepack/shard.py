@@ -1,0 +1,382 @@
+"""One shard: gathering records, choosing their order, writing both files, committing them.
+
+A shard's files are a pure function of its records and the plan. The commit is the rename of the
+``.mdb`` file, which comes last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack import format as fmt
+from facepack.errors import PackError
+from facepack.fill import fill_pages
+from facepack.hashing import hash64
+from facepack.images import check_image, decode, read_header
+from facepack.lmdbfile import (
+    PAGE_HEADER,
+    PAGE_SIZES,
+    Buffer,
+    fill_in_order,
+    lmdb_pages,
+    node_costs,
+    overflow_pages,
+)
+
+_SAMPLE = 1024  # records from which the page size is chosen
+_WRITE = 8 << 20  # bytes handed to the system at once
+# With very many records to a page, cutting in order wastes next to nothing.
+_FILL_BELOW = 64
+
+
+@dataclass(slots=True)
+class SourceRecord:
+    """A record on its way into a shard.
+
+    Attributes:
+        ordinal: its place in the source, from 0; it seeds the order and names the record for good.
+        image: the encoded image, stored byte for byte.
+        label: its identity, or -1.
+        name: the source's name of the record, if it has one.
+        extra: numbers of the source's header that a round trip must keep.
+    """
+
+    ordinal: int
+    image: Buffer
+    label: int
+    name: str | None = None
+    extra: dict[str, float | int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """What the manifest says of a shard."""
+
+    name: str
+    records: int
+    payload_bytes: int
+    page_size: int
+    quarantined: int
+    images: dict[str, Any]
+    files: dict[str, dict[str, Any]]  # file name → {"bytes", "xxh3_128"}
+
+    def as_json(self) -> dict[str, Any]:
+        """The shard's entry in ``pack.json``."""
+        return dict(vars(self))
+
+
+@dataclass
+class ImageStatistics:
+    """Formats and sizes of the images of a shard or a pack."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, Any]:
+        """``{"formats": {name: count}, "height": [min, max], "width": [min, max]}``."""
+        heights = [height for height, _ in self.sizes] or [0]
+        widths = [width for _, width in self.sizes] or [0]
+        return {
+            "formats": dict(self.formats),
+            "height": [min(heights), max(heights)],
+            "width": [min(widths), max(widths)],
+        }
+
+
+def merge_statistics(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Join the image statistics of shards into the pack's."""
+    formats: Counter[str] = Counter()
+    height: list[int] = []
+    width: list[int] = []
+    for part in parts:
+        formats.update(part["formats"])
+        if part["formats"]:
+            height += part["height"]
+            width += part["width"]
+    return {
+        "formats": dict(sorted(formats.items())),
+        "height": [min(height, default=0), max(height, default=0)],
+        "width": [min(width, default=0), max(width, default=0)],
+    }
+
+
+class ShardBuilder:
+    """Gathers the records of one shard, then writes it."""
+
+    def __init__(self, *, check: str = "header") -> None:
+        self.images: list[Buffer] = []
+        self.labels: list[int] = []
+        self.ordinals: list[int] = []
+        self.names: list[str | None] = []
+        self.extras: list[dict[str, float | int] | None] = []
+        self.identity_names: dict[int, str] = {}
+        self.refused: list[dict[str, Any]] = []
+        self.payload_bytes = 0
+        self._check = check
+        self._statistics = ImageStatistics()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def add(self, record: SourceRecord) -> None:
+        """Take a record.
+
+        Raises:
+            DecodeError: the image cannot be decoded.
+            PackError: the label lies outside what the index can hold.
+        """
+        if not fmt.NO_IDENTITY <= record.label <= fmt.MAX_LABEL:
+            raise PackError(
+                f"label {record.label}: allowed are 0 to {fmt.MAX_LABEL}, and -1 for no identity"
+            )
+        if self._check == "decode":
+            header = read_header(record.image)
+            decode(record.image)
+        else:
+            header = check_image(record.image)
+        self._statistics.formats[header.format] += 1
+        self._statistics.sizes[header.height, header.width] += 1
+        self.images.append(record.image)
+        self.labels.append(record.label)
+        self.ordinals.append(record.ordinal)
+        self.names.append(record.name)
+        self.extras.append(record.extra)
+        self.payload_bytes += len(record.image)
+
+    def refuse(self, entry: dict[str, Any]) -> None:
+        """Note a source record that cannot be packed, with its place, the reason and a remedy."""
+        self.refused.append(entry)
+
+    def write(
+        self, folder: Path, name: str, *, order: str, seed: int, meta: dict[str, Any]
+    ) -> tuple[ShardInfo, np.ndarray]:
+        """Write and commit ``name.kv`` and ``name.mdb`` in ``folder``.
+
+        Args:
+            folder: the pack.
+            name: the shard's name.
+            order: ``shuffled``, ``source`` or ``identity``.
+            seed: of the shuffled order.
+            meta: what ``__meta__`` says beside the shard's own figures.
+
+        Returns:
+            The shard's entry in the manifest, and the ordinals in the order of their places.
+
+        Raises:
+            PackError: the disk is full, or the files cannot be written.
+        """
+        fmt.check_shard_name(name)
+        labels = np.asarray(self.labels, np.int64)
+        ordinals = np.asarray(self.ordinals, np.int64)
+        sizes = np.fromiter(map(len, self.images), np.int64, len(self.images))
+        page_size = choose_page_size(sizes)
+        places, starts = _arrange(order, seed, ordinals, labels, sizes, page_size)
+        arranged = places.tolist()
+        keys = [fmt.record_key(place) for place in range(len(arranged))]
+        values: list[Buffer] = [self.images[i] for i in arranged]
+        statistics = self._statistics.as_json()
+        reserved = self._reserved(places, keys, values, name, meta, page_size, statistics)
+
+        kv = fmt.kv_bytes(labels[places])
+        kv_path, mdb_path = folder / f"{name}.kv", folder / f"{name}.mdb"
+        kv_digest, kv_size = write_file(kv_path, [kv])
+        if starts is not None and keys:
+            # The reserved records follow on pages of their own.
+            reserved_costs = _costs(page_size, list(reserved), list(reserved.values()))
+            tail = fill_in_order(reserved_costs, page_size)
+            starts = starts + [len(keys) + start for start in tail]
+        pages = lmdb_pages(
+            keys + list(reserved),
+            values + list(reserved.values()),
+            page_size=page_size,
+            leaf_starts=starts if keys else None,
+        )
+        mdb_digest, mdb_size = write_file(mdb_path, pages)
+        info = ShardInfo(
+            name=name,
+            records=len(keys),
+            payload_bytes=self.payload_bytes,
+            page_size=page_size,
+            quarantined=len(self.refused),
+            images=statistics,
+            files={
+                kv_path.name: {"bytes": kv_size, "xxh3_128": kv_digest},
+                mdb_path.name: {"bytes": mdb_size, "xxh3_128": mdb_digest},
+            },
+        )
+        return info, ordinals[places]
+
+    def _reserved(
+        self,
+        places: np.ndarray,
+        keys: list[bytes],
+        values: list[Buffer],
+        name: str,
+        meta: dict[str, Any],
+        page_size: int,
+        statistics: dict[str, Any],
+    ) -> dict[bytes, bytes]:
+        """The reserved records, in ascending order of their keys."""
+        labels = np.asarray(self.labels, np.int64)[places]
+        extra_names = sorted({key for extra in self.extras if extra for key in extra})
+        columns = {"ordinal": np.asarray(self.ordinals, np.int64)[places]}
+        first = int(columns["ordinal"].min()) if len(places) else 0
+        extra: dict[str, Any] = {
+            "first": first,
+            "ordinal": fmt.pack_column(fmt.number_column((columns["ordinal"] - first).tolist())),
+        }
+        for column in extra_names:
+            numbers = [(self.extras[i] or {}).get(column) for i in places.tolist()]
+            extra[column] = fmt.pack_column(fmt.number_column(numbers))
+        sums = np.fromiter(map(fmt.record_sum, keys, values), np.uint64, len(keys))
+        bodies: dict[bytes, Any] = {
+            fmt.META: {
+                **meta,
+                "version": fmt.FORMAT_VERSION,
+                "name": name,
+                "records": len(keys),
+                "payload_bytes": self.payload_bytes,
+                "page_size": page_size,
+                "images": statistics,
+            },
+            fmt.LABEL_COLUMN: fmt.pack_column(labels.astype("<i4")),
+            fmt.SUMS: fmt.pack_column(sums),
+            fmt.EXTRA: extra,
+        }
+        if any(name is not None for name in self.names):
+            bodies[fmt.NAMES] = [self.names[i] for i in places.tolist()]
+        if self.identity_names:
+            bodies[fmt.IDENTITIES] = dict(sorted(self.identity_names.items()))
+        if self.refused:
+            bodies[fmt.QUARANTINED] = self.refused
+        return {key: fmt.pack_reserved(key, bodies[key]) for key in sorted(bodies)}
+
+
+def choose_page_size(sizes: np.ndarray) -> int:
+    """The page size under which records of these sizes take the fewest bytes.
+
+    It is found by filling pages with a sample of them: 32 KiB for faces of some KB, which then lie
+    inline; 4 KiB for values so large that each takes whole pages of its own anyway.
+    """
+    if not len(sizes):
+        return PAGE_SIZES[0]
+    sample = sizes[:: -(-len(sizes) // _SAMPLE)]
+    keys = np.full(len(sample), 10)
+
+    def total(page_size: int) -> int:
+        costs = node_costs(page_size, keys, sample)
+        _, starts = _fill(costs, page_size)
+        return page_size * (len(starts) + int(overflow_pages(page_size, keys, sample).sum()))
+
+    return min(reversed(PAGE_SIZES), key=total)
+
+
+def _fill(costs: np.ndarray, page_size: int) -> tuple[np.ndarray, list[int]]:
+    room = page_size - PAGE_HEADER
+    if costs.mean() * _FILL_BELOW < room:
+        return np.arange(len(costs)), fill_in_order(costs, page_size)
+    return fill_pages(costs, room)
+
+
+def _costs(page_size: int, keys: list[bytes], values: list[Any]) -> np.ndarray:
+    return node_costs(
+        page_size,
+        np.fromiter(map(len, keys), np.int64, len(keys)),
+        np.fromiter(map(len, values), np.int64, len(values)),
+    )
+
+
+def _arrange(
+    order: str,
+    seed: int,
+    ordinals: np.ndarray,
+    labels: np.ndarray,
+    sizes: np.ndarray,
+    page_size: int,
+) -> tuple[np.ndarray, list[int] | None]:
+    """The order of the records, and the first record of each page where that was chosen too."""
+    if order == "source":
+        return np.argsort(ordinals, kind="stable"), None
+    if order == "identity":
+        return np.lexsort((ordinals, labels)), None
+    shuffled = np.argsort(hash64(seed, ordinals), kind="stable")
+    if not len(shuffled):
+        return shuffled, None
+    costs = node_costs(page_size, np.full(len(sizes), 10), sizes[shuffled])
+    filled, starts = _fill(costs, page_size)
+    return shuffled[filled], starts
+
+
+def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
+    """Write ``path`` so that it is there whole or not at all; returns its XXH3-128 and size.
+
+    The bytes go to a temporary name beside it, are synced, then renamed; the folder is synced.
+
+    Raises:
+        PackError: the disk is full or the file cannot be written; says what to do.
+    """
+    part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
+    digest = xxhash.xxh3_128()
+    size = 0
+    try:
+        try:
+            with part.open("xb", buffering=0) as file:
+                for chunk in _chunks(pieces):
+                    digest.update(chunk)
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[file.write(view) :]
+                    size += len(chunk)
+                os.fsync(file.fileno())
+            part.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise write_error(path, error) from error
+    return digest.hexdigest(), size
+
+
+def write_error(path: Path, error: OSError) -> PackError:
+    """The error of a failed write, in words, with a remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space, then run the command again with --resume",
+        errno.EDQUOT: "the quota is used up: free some space, then run again with --resume",
+        errno.EROFS: "the file system is read-only: choose another target",
+        errno.EACCES: "permission denied: choose another target or change its permissions",
+    }
+    what = remedies.get(error.errno or 0, f"{error.strerror or error}")
+    return PackError(f"cannot write {path}: {what}")
+
+
+def _chunks(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+    waiting: list[Buffer] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _WRITE:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

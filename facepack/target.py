@@ -1,0 +1,169 @@
+"""A target folder: one writer at a time, a plan that resuming must match, and no half results."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from facepack import format as fmt
+from facepack.errors import PackError
+from facepack.shard import write_error, write_file
+
+_KNOWN_SUFFIXES = (".mdb", ".kv", ".npy")
+_KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE)
+
+
+class Target:
+    """The folder that a pack is written into, locked from ``with`` to its end.
+
+    Args:
+        folder: made if it is not there.
+        overwrite: remove the pack (finished or not) that the folder holds.
+        resume: go on with an unfinished pack whose plan is the same.
+        finished: the file that is written last.
+
+    Raises:
+        PackError: another process is writing here, or the folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        finished: str = fmt.MANIFEST,
+    ) -> None:
+        if overwrite and resume:
+            raise PackError("resume keeps what is there and overwrite removes it: choose one")
+        self.folder = folder
+        self._overwrite = overwrite
+        self._resume = resume
+        self._finished = finished
+        self._lock: int | None = None
+
+    def __enter__(self) -> Target:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._take_lock()
+        except OSError as error:
+            raise write_error(self.folder, error) from error
+        return self
+
+    def _take_lock(self) -> int:
+        path = self.folder / fmt.LOCK
+        while True:
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The last holder unlinks the file: make sure that ours is the one that is there.
+                if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                    return descriptor
+            except BlockingIOError:
+                os.close(descriptor)
+                raise PackError(
+                    f"{self.folder}: another process is writing here; wait for it or choose "
+                    "another target"
+                ) from None
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._lock is not None:
+            (self.folder / fmt.LOCK).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def begin(self, plan: dict[str, Any]) -> bool:
+        """Write the plan, or find it there when resuming.
+
+        Returns:
+            Whether the pack is finished already (possible only when resuming).
+
+        Raises:
+            PackError: the folder holds something that may not be touched, or another plan.
+        """
+        existing = self.folder / fmt.PLAN
+        finished = (self.folder / self._finished).exists()
+        if self._overwrite and (existing.exists() or finished):
+            self._clear()
+        elif existing.exists() or finished:
+            if not self._resume:
+                what = "a finished result" if finished else "an unfinished conversion"
+                how = "--overwrite replaces it" + ("" if finished else "; --resume completes it")
+                raise PackError(f"{self.folder} holds {what}: {how}")
+            self._compare(existing, plan)
+            self._remove_parts()
+            return finished
+        else:
+            others = [entry.name for entry in self.folder.iterdir() if entry.name != fmt.LOCK]
+            strangers = [name for name in others if not name.startswith(f"{fmt.PLAN}.part-")]
+            if strangers:
+                raise PackError(
+                    f"{self.folder} is not empty and holds no pack (but {sorted(strangers)[0]!r}): "
+                    "choose another target"
+                )
+            self._remove_parts()
+        write_file(existing, [fmt.json_text(plan).encode()])
+        return False
+
+    def _compare(self, existing: Path, plan: dict[str, Any]) -> None:
+        try:
+            found = json.loads(existing.read_bytes())
+        except (OSError, ValueError) as error:
+            raise PackError(
+                f"{existing} cannot be read ({error}): start anew with --overwrite"
+            ) from error
+        wanted = json.loads(fmt.json_text(plan))
+        differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+        if differing:
+            details = "; ".join(
+                f"{key}: {_short(found.get(key))} there, {_short(wanted.get(key))} now"
+                for key in differing
+            )
+            raise PackError(
+                f"{self.folder} was begun under another plan ({details}): resume with the same "
+                "source and options, or start anew with --overwrite"
+            )
+
+    def _clear(self) -> None:
+        # The manifest goes first: from then on, nobody takes the rest for a pack.
+        (self.folder / self._finished).unlink(missing_ok=True)
+        for entry in list(self.folder.iterdir()):
+            if entry.name in _KNOWN_NAMES or entry.suffix in _KNOWN_SUFFIXES:
+                entry.unlink()
+        self._remove_parts()
+
+    def _remove_parts(self) -> None:
+        for entry in list(self.folder.iterdir()):
+            if ".part-" in entry.name and not entry.is_dir():
+                entry.unlink()
+
+    def require_space(self, size: int) -> None:
+        """Make sure that ``size`` bytes fit.
+
+        Raises:
+            PackError: they do not; says how much is missing.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise PackError(
+                f"{self.folder}: about {size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB "
+                "are free: free some space or choose another target"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,320 @@
+"""Writing packs: from Python record by record, and the manifest that finishes every pack."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from facepack import format as fmt
+from facepack.errors import DamageError, PackError
+from facepack.lmdbfile import Buffer
+from facepack.shard import ShardBuilder, ShardInfo, SourceRecord, merge_statistics, write_file
+from facepack.target import Target
+
+
+def make_plan(
+    *,
+    kind: str,
+    source: dict[str, Any],
+    order: str = "shuffled",
+    seed: int = 0,
+    check: str = "header",
+    classes: int | None = None,
+    tables: Sequence[str] = (),
+    shards: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The plan of a pack, as ``plan.json`` holds it: whatever its content depends on.
+
+    Args:
+        kind: ``train`` or ``pairs``.
+        source: what is packed: its kind, files, sizes, hashes.
+        order: of the records in a shard: ``shuffled``, ``source`` or ``identity``.
+        seed: of the shuffled order.
+        check: ``header`` or ``decode``: how closely images are looked at.
+        classes: the width of a head, if the source states it.
+        tables: names of the tables of an evaluation set.
+        shards: name, start and stop (source ordinals) of each; None when records are streamed.
+
+    Raises:
+        PackError: an option is not one of those allowed.
+    """
+    for value, allowed in ((order, fmt.ORDERS), (check, ("header", "decode"))):
+        if value not in allowed:
+            raise PackError(f"{value!r}: allowed are {', '.join(allowed)}")
+    return {
+        "format": fmt.FORMAT_VERSION,
+        "kind": kind,
+        "source": source,
+        "order": order,
+        "seed": seed,
+        "check": check,
+        "classes": classes,
+        "tables": sorted(tables),
+        "shards": shards,
+    }
+
+
+def shard_meta(plan: dict[str, Any], pack_id: str, k: int, shards: int | None) -> dict[str, Any]:
+    """What every shard says of its pack, so that the pack can be rebuilt from its shards."""
+    header = {key: value for key, value in plan.items() if key != "shards"}
+    span = plan["shards"][k] if plan["shards"] else None
+    return {"pack_id": pack_id, "shard": k, "shards": shards, "plan": header, "span": span}
+
+
+def finish_pack(
+    folder: Path,
+    *,
+    plan: dict[str, Any],
+    pack_id: str,
+    shards: Sequence[ShardInfo],
+    refused: Sequence[dict[str, Any]],
+    identity_names: Mapping[int, str] | None = None,
+    tables: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Write what stands beside the shards, the manifest last, and return the manifest."""
+    files: dict[str, dict[str, Any]] = {}
+
+    def put(name: str, data: bytes) -> None:
+        digest, size = write_file(folder / name, [data])
+        files[name] = {"bytes": size, "xxh3_128": digest}
+
+    labels = [
+        fmt.kv_labels((folder / f"{shard.name}.kv").read_bytes(), f"{shard.name}.kv")
+        for shard in shards
+    ]
+    if identity_names:
+        classes = _class_count(plan, _present_labels(labels))
+        names = [identity_names.get(label, "") for label in range(classes)]
+        put(fmt.LABELS, fmt.labels_text(names).encode())
+    if refused:
+        lines = [json.dumps(entry, sort_keys=True, ensure_ascii=False) for entry in refused]
+        put(fmt.QUARANTINE, "".join(line + "\n" for line in lines).encode())
+    for name, table in (tables or {}).items():
+        buffer = io.BytesIO()
+        np.save(buffer, table, allow_pickle=False)
+        put(f"{name}.npy", buffer.getvalue())
+    digest, size = write_file(folder / fmt.PLAN, [fmt.json_text(plan).encode()])
+    files[fmt.PLAN] = {"bytes": size, "xxh3_128": digest}
+    manifest = build_manifest(
+        plan=plan,
+        pack_id=pack_id,
+        shards=shards,
+        labels=labels,
+        quarantined=len(refused),
+        pairs=len(tables["pairs"]) if tables and "pairs" in tables else None,
+        files=files,
+    )
+    write_file(folder / fmt.MANIFEST, [fmt.json_text(manifest).encode()])
+    return manifest
+
+
+def build_manifest(
+    *,
+    plan: dict[str, Any],
+    pack_id: str,
+    shards: Sequence[ShardInfo],
+    labels: Sequence[np.ndarray],
+    quarantined: int,
+    pairs: int | None,
+    files: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """The manifest that these shards, with these labels, and these other files give."""
+    present = _present_labels(labels)
+    return {
+        "format": fmt.FORMAT_VERSION,
+        "pack_id": pack_id,
+        "kind": plan["kind"],
+        "order": plan["order"],
+        "seed": plan["seed"],
+        "source": plan["source"],
+        "classes": _class_count(plan, present),
+        "identities": len(present),
+        "records": sum(shard.records for shard in shards),
+        "quarantined": quarantined,
+        "payload_bytes": sum(shard.payload_bytes for shard in shards),
+        "images": merge_statistics(shard.images for shard in shards),
+        "pairs": pairs,
+        "shards": [shard.as_json() for shard in shards],
+        "files": files,
+    }
+
+
+def _present_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
+    """The different labels, ascending, -1 left out."""
+    present = np.unique(np.concatenate([np.unique(part) for part in labels]))
+    return present[present >= 0]
+
+
+def _class_count(plan: dict[str, Any], present: np.ndarray) -> int:
+    """The width of a head: what the source states, unless its labels go beyond that."""
+    return max(plan["classes"] or 0, int(present.max(initial=-1)) + 1)
+
+
+class PackWriter:
+    """Writes a pack record by record; leaving the ``with`` block finishes it.
+
+    >>> with facepack.PackWriter("faces", classes=2) as writer:
+    ...     writer.add(jpeg_bytes, 0)
+    ...     writer.add(other_bytes, 1)
+
+    Args:
+        path: a new or empty folder.
+        classes: the width of a head; default is the highest label + 1.
+        order: of records in a shard: ``shuffled``, ``source``, or ``identity`` (grouped).
+        seed: of the shuffled order.
+        check: ``header`` reads every image's header; ``decode`` decodes every image.
+        overwrite: replace the pack that the folder holds.
+        shard_records: a shard's greatest number of records.
+        shard_bytes: a shard's greatest payload, as far as one record does not exceed it.
+        stem: shards are called ``stem-000``, ``stem-001``, ….
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        classes: int | None = None,
+        order: str = "shuffled",
+        seed: int = 0,
+        check: str = "header",
+        overwrite: bool = False,
+        shard_records: int = fmt.MAX_SHARD_RECORDS,
+        shard_bytes: int = fmt.MAX_SHARD_BYTES,
+        stem: str = "shard",
+    ) -> None:
+        if not 1 <= shard_records <= fmt.MAX_SHARD_RECORDS:
+            raise PackError(
+                f"shard_records={shard_records}: allowed are 1 to {fmt.MAX_SHARD_RECORDS}"
+            )
+        self.path = Path(path)
+        self._plan = make_plan(
+            kind="train",
+            source={"kind": "stream"},
+            order=order,
+            seed=seed,
+            check=check,
+            classes=classes,
+        )
+        self._target = Target(self.path, overwrite=overwrite)
+        self._shard_records = shard_records
+        self._shard_bytes = shard_bytes
+        self._stem = fmt.check_shard_name(stem)
+        self._builder = ShardBuilder(check=check)
+        self._shards: list[ShardInfo] = []
+        self._tables: dict[str, np.ndarray] = {}
+        self._identity_names: dict[int, str] = {}
+        self._pack_id = ""
+        self._count = 0
+
+    def __enter__(self) -> PackWriter:
+        self._target.__enter__()
+        try:
+            self._target.begin(self._plan)
+        except BaseException:
+            self._target.__exit__(None, None, None)
+            raise
+        return self
+
+    def add(
+        self, image: Buffer, label: int, name: str | None = None, identity: str | None = None
+    ) -> None:
+        """Append a record.
+
+        Args:
+            image: the encoded image; stored byte for byte.
+            label: the identity's number from 0, or -1 for none.
+            name: the record's name in its source.
+            identity: the identity's name in its source.
+
+        Raises:
+            DecodeError: the image cannot be decoded.
+            PackError: the label is out of range.
+        """
+        builder = self._builder
+        full = len(builder) >= self._shard_records
+        if full or (len(builder) and builder.payload_bytes + len(image) > self._shard_bytes):
+            self._write_shard(last=False)
+            builder = self._builder
+        builder.add(SourceRecord(self._count, bytes(image), label, name))
+        self._count += 1
+        if identity is not None and label >= 0:
+            known = self._identity_names.setdefault(label, identity)
+            if known != identity:
+                raise PackError(f"label {label} is named {known!r} and {identity!r}: choose one")
+            builder.identity_names[label] = identity
+
+    def add_table(self, name: str, table: np.ndarray) -> None:
+        """Put a table of an evaluation set beside the shards; ``pairs`` makes it a pair set.
+
+        Tables refer to records by position, so the pack's order must be ``source``.
+
+        Raises:
+            PackError: another order, or a ``pairs`` table that is not integers of shape (P, 3).
+        """
+        if self._plan["order"] != "source":
+            raise PackError("a table refers to positions: write the pack with order='source'")
+        fmt.check_shard_name(name)
+        if name == "pairs":
+            if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind not in "iu":
+                raise PackError(
+                    f"pairs: {table.dtype} of shape {table.shape}; it must be integers (P, 3)"
+                )
+            self._plan["kind"] = "pairs"
+        self._tables[name] = table
+        self._plan["tables"] = sorted(self._tables)
+
+    def _write_shard(self, *, last: bool) -> None:
+        k = len(self._shards)
+        builder = self._builder
+        if not self._pack_id:
+            # A stream has no source to be told by: its first shard's content stands for it.
+            sums = [fmt.record_sum(b"", bytes(image)) for image in builder.images]
+            self._pack_id = fmt.content_id([self._plan, sums, builder.labels])
+        meta = shard_meta(self._plan, self._pack_id, k, k + 1 if last else None)
+        info, _ = builder.write(
+            self.path,
+            f"{self._stem}-{k:03d}",
+            order=self._plan["order"],
+            seed=self._plan["seed"],
+            meta=meta,
+        )
+        self._shards.append(info)
+        self._builder = ShardBuilder(check=self._plan["check"])
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._check_tables()
+                self._write_shard(last=True)
+                finish_pack(
+                    self.path,
+                    plan=self._plan,
+                    pack_id=self._pack_id,
+                    shards=self._shards,
+                    refused=[],
+                    identity_names=self._identity_names,
+                    tables=self._tables,
+                )
+        finally:
+            self._target.__exit__(kind, error, trace)
+
+    def _check_tables(self) -> None:
+        pairs = self._tables.get("pairs")
+        if pairs is not None and len(pairs):
+            low, high = int(pairs[:, :2].min()), int(pairs[:, :2].max())
+            if low < 0 or high >= self._count:
+                raise DamageError(
+                    f"pairs: positions {low} to {high}, but {self._count} records were added"
+                )
