@@ -99,16 +99,17 @@ class BinSource:
         return None
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """``pairs``: int32 (P, 3), positions of both images and 1 for the same person.
+        """``pairs``: unsigned integers (P, 3), positions of both images and 1 for the same person.
 
         Pairs of refused images are left out, with a notice.
         """
         columns = [positions[self.uses[0::2]], positions[self.uses[1::2]], self.issame]
-        pairs = np.stack(columns, axis=1).astype("<i4")
-        whole: np.ndarray = (pairs >= 0).all(axis=1)
+        pairs = np.stack(columns, axis=1)
+        whole = pairs.min(axis=1, initial=0) >= 0
         if not whole.all():
             self.notices.append(
                 f"{self._path.name}: {np.count_nonzero(~whole)} of {len(whole)} pairs are left out "
                 "because an image of theirs was refused"
             )
-        return {"pairs": pairs[whole]}
+        narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
+        return {"pairs": pairs[whole].astype(narrow)}

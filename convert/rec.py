@@ -19,6 +19,11 @@ from facepack.shard import SourceRecord
 _LEAVE_OUT = "fetch the file again, or go on without this record"
 
 
+def _size(path: Path) -> int:
+    """The file's size now; -1 where it is gone."""
+    return path.stat().st_size if path.exists() else -1
+
+
 class RecSource:
     """The images of a ``.rec``, in the physical order of the file.
 
@@ -36,9 +41,6 @@ class RecSource:
         self._layout = read_layout(path)
         self.notices = list(self._layout.notices)
         self.classes = self._layout.classes
-        # A key names a record in a tree of images, if no other record has it.
-        keys = self._layout.keys
-        self._keys_unique = len(np.unique(keys)) == len(keys)
 
     def __len__(self) -> int:
         return len(self._layout)
@@ -82,6 +84,11 @@ class RecSource:
                         yield self._record(ordinal, payload)
                         ordinal += 1
                 except SourceError as error:
+                    if _size(layout.rec) != layout.file_size:
+                        raise SourceError(
+                            f"{layout.rec} changed while it was read: run again with --resume once "
+                            "it is whole"
+                        ) from error
                     yield self._refuse(ordinal, str(error), _LEAVE_OUT)
                     ordinal += 1
 
@@ -95,7 +102,7 @@ class RecSource:
         except RecordError as error:
             return self._refuse(ordinal, error.reason, error.remedy)
         extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
-        if self._keys_unique:
+        if self._layout.keys_unique:  # else a key names no one record
             extra["key"] = int(self._layout.keys[ordinal])
         for place, value in enumerate(header.labels[1:], start=1):
             extra[f"label_{place}"] = value

@@ -41,12 +41,17 @@ MAX_SHARD_BYTES = 384 << 20
 ORDERS = ("shuffled", "source", "identity")
 
 _KV_LINE = 20
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
 def record_key(place: int) -> bytes:
     """The LMDB key of the record at ``place`` in its shard: ten digits."""
     return b"%010d" % place
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether ``name`` is safe as the name of a file in a pack."""
+    return _PLAIN_NAME.fullmatch(name) is not None
 
 
 def check_shard_name(name: str) -> str:
@@ -55,7 +60,7 @@ def check_shard_name(name: str) -> str:
     Raises:
         PackError: it could lead outside the pack's folder or collide with a reserved name.
     """
-    if not _SHARD_NAME.fullmatch(name):
+    if not is_plain_name(name):
         raise PackError(f"shard name {name!r}: allowed are letters, digits and _ . - (not first)")
     return name
 

@@ -68,18 +68,25 @@ def read_header(data: bytes | bytearray | memoryview) -> ImageHeader:
         head = bytes(data[:8]).hex(" ") or "nothing"
         raise DecodeError(f"not an image: the data begin with {head}")
     try:
-        if kind == "jpeg":
-            height, width, color, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-            channels = {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(color, 3)
-        else:
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                channels = len(image.getbands())
-    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        height, width, channels = _jpeg_shape(data) if kind == "jpeg" else _pillow_shape(data)
+    except Exception as error:  # parsers of damaged bytes raise whatever they stumble over
         raise DecodeError(f"the {kind} header cannot be read: {error}") from error
     if height * width > MAX_PIXELS:
         raise DecodeError(f"{width}×{height} pixels are claimed; at most {MAX_PIXELS} are decoded")
     return ImageHeader(format=kind, height=height, width=width, channels=channels)
+
+
+def _jpeg_shape(data: bytes | bytearray | memoryview) -> tuple[int, int, int]:
+    try:
+        height, width, color, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except KeyError:  # a chroma sampling that libjpeg-turbo's interface has no name for
+        return _pillow_shape(data)
+    return height, width, {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(color, 3)
+
+
+def _pillow_shape(data: bytes | bytearray | memoryview) -> tuple[int, int, int]:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width, len(image.getbands())
 
 
 def decode(data: bytes | bytearray | memoryview) -> np.ndarray:
@@ -91,10 +98,13 @@ def decode(data: bytes | bytearray | memoryview) -> np.ndarray:
     header = read_header(data)
     try:
         if header.format == "jpeg" and header.channels != 4:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+            try:
+                return simplejpeg.decode_jpeg(data, colorspace="RGB")
+            except KeyError:  # as in _jpeg_shape
+                pass
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
-    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:
         raise DecodeError(f"the {header.format} image does not decode: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,9 @@ class Pack:
 
         int64 (P, 3): the first image's position, the second's, and 1 for the same person.
         """
-        return self.table("pairs") if "pairs.npy" in self.manifest["files"] else None
+        if "pairs.npy" not in self.manifest["files"]:
+            return None
+        return self.table("pairs").astype(np.int64)
 
     def table(self, name: str) -> np.ndarray:
         """The table ``name`` of an evaluation set.
@@ -256,25 +259,30 @@ class _Held:
     """The environments that a pack keeps open, so that they need not be opened at each access."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._pid = os.getpid()
+        # Reentrant: a finalizer may call release_all in the middle of shard.
+        self._guard = threading.RLock()
         self._shards: dict[int, environments.FileId] = {}
 
     def shard(self, k: int, path: Path) -> tuple[environments.FileId, Any]:
         """Shard ``k``'s environment for one more user, opened and held on first use."""
         if self._pid != os.getpid():  # forked: what was held belongs to the parent
-            self._pid = os.getpid()
-            self._shards = {}
-        file_id = self._shards.get(k)
-        if file_id is not None:
+            self._reset()
+        with self._guard:
+            file_id = self._shards.get(k)
+            if file_id is None:
+                file_id, _ = environments.acquire(path)
+                self._shards[k] = file_id
             return file_id, environments.retain(file_id)
-        file_id, _ = environments.acquire(path)
-        if self._shards.setdefault(k, file_id) is not file_id:
-            environments.release(file_id)  # another thread was faster
-        return file_id, environments.retain(file_id)
 
     def release_all(self) -> None:
         """Give everything back."""
-        if self._pid == os.getpid():
+        if self._pid != os.getpid():
+            return
+        with self._guard:
             while self._shards:
                 environments.release(self._shards.popitem()[1])
 
@@ -289,6 +297,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_bytes())
         version = manifest["format"]
+        if version == fmt.FORMAT_VERSION:
+            _check_shape(manifest)
     except FileNotFoundError:
         if (path / fmt.PLAN).exists():
             raise PackError(
@@ -303,6 +313,55 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has format {version}; this facepack reads {fmt.FORMAT_VERSION}: upgrade it"
         )
     return dict(manifest)
+
+
+_SHARD_SHAPE = {
+    "name": str,
+    "records": int,
+    "payload_bytes": int,
+    "page_size": int,
+    "quarantined": int,
+    "images": dict,
+    "files": dict,
+}
+_MANIFEST_SHAPE = {
+    "pack_id": str,
+    "kind": str,
+    "order": str,
+    "seed": int,
+    "source": dict,
+    "classes": int,
+    "identities": int,
+    "records": int,
+    "quarantined": int,
+    "payload_bytes": int,
+    "images": dict,
+    "shards": list,
+    "files": dict,
+}
+
+
+def _check_shape(manifest: dict[str, Any]) -> None:
+    """Make sure that every field is there and of its type; a ValueError names the first not."""
+
+    def require(where: str, value: Any, shape: dict[str, type]) -> None:
+        for field, kind in shape.items():
+            if not isinstance(value, dict) or not isinstance(value.get(field), kind):
+                raise ValueError(f"{where} has no {field!r} of type {kind.__name__}")
+
+    require("the manifest", manifest, _MANIFEST_SHAPE)
+    for field in ("height", "width"):
+        span = manifest["images"].get(field)
+        if not isinstance(span, list) or [type(bound) for bound in span] != [int, int]:
+            raise ValueError(f"'images' has no {field!r} of two numbers")
+    for number, shard in enumerate(manifest["shards"]):
+        require(f"shard {number}", shard, _SHARD_SHAPE)
+        if set(shard["files"]) != {f"{shard['name']}.kv", f"{shard['name']}.mdb"}:
+            raise ValueError(f"shard {shard['name']!r} has the files {sorted(shard['files'])}")
+    for name, stated in manifest_files(manifest).items():
+        require(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
+        if not fmt.is_plain_name(name):
+            raise ValueError(f"the file name {name!r} leads outside the pack")
 
 
 def _check_sizes(path: Path, manifest: dict[str, Any]) -> None:

@@ -190,16 +190,17 @@ class ShardBuilder:
         kv = fmt.kv_bytes(labels[places])
         kv_path, mdb_path = folder / f"{name}.kv", folder / f"{name}.mdb"
         kv_digest, kv_size = write_file(kv_path, [kv])
-        if starts is not None and keys:
-            # The reserved records follow on pages of their own.
+        if starts:
+            # The reserved records begin in what the last page of images has left.
+            costs = _costs(page_size, keys[starts[-1] :], values[starts[-1] :])
             reserved_costs = _costs(page_size, list(reserved), list(reserved.values()))
-            tail = fill_in_order(reserved_costs, page_size)
-            starts = starts + [len(keys) + start for start in tail]
+            tail = fill_in_order(np.concatenate([costs, reserved_costs]), page_size)
+            starts = starts[:-1] + [starts[-1] + start for start in tail]
         pages = lmdb_pages(
             keys + list(reserved),
             values + list(reserved.values()),
             page_size=page_size,
-            leaf_starts=starts if keys else None,
+            leaf_starts=starts or None,
         )
         mdb_digest, mdb_size = write_file(mdb_path, pages)
         info = ShardInfo(

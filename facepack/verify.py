@@ -300,3 +300,7 @@ def _check_manifest(
         if rebuilt.get(key) != manifest.get(key):
             reason = f"{key!r} differs from what the shards say: facepack reindex"
             yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
+            return
+    if fmt.json_text(rebuilt).encode() != (path / fmt.MANIFEST).read_bytes():
+        reason = "the text differs, though it says the same: facepack reindex"
+        yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)

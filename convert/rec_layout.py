@@ -1,0 +1,265 @@
+"""Which records of a ``.rec`` are images: found by looking, not by trusting a layout.
+
+InsightFace's layout has images at keys 1 … N, a header record (key 0, no image) whose first label
+is the key after the last image, and identity records (no image) from there on. Files depart from it
+in every way: the header lies before or after the images, is missing, or key 0 is an ordinary image;
+identity records are absent or wrong; labels are vectors; there is no ``.idx``. Header labels are
+float32 besides, which skips integers above 2^24. So a record counts as an image if it holds one,
+and the header is only asked how many images there should be.
+
+Only records too short for an image are read to tell them apart. What has no image and still lies in
+a longer stretch of the file (a long label vector; records that the index leaves out follow it) is
+met when it is read: its :attr:`~facepack.convert.recordio.Header.image` is empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facepack.convert.rec_index import read_index
+from facepack.convert.recordio import RecordError, RecordReader, scan_offsets, unpack_header
+from facepack.errors import SourceError
+
+# Records that take up more of the file than this hold an image or a very long label vector.
+_LONGEST_BLANK = 256
+# How many index lines are tried before the conversion starts.
+_PROBES = 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecLayout:
+    """The records of a ``.rec`` sorted into images, header and identities.
+
+    The arrays are int64 and in the physical order of the file, which is the source order.
+    """
+
+    rec: Path
+    index: Path | None
+    """The ``.idx``, or None where there is none and the file was scanned."""
+
+    file_size: int
+    """Bytes of the ``.rec``."""
+
+    keys: np.ndarray
+    """(n,) key of each image; its ordinal among all records where there is no index."""
+
+    keys_unique: bool
+    """Whether every image has a key of its own."""
+
+    offsets: np.ndarray
+    """(n,) byte offset of each image record, increasing."""
+
+    extents: np.ndarray
+    """(n,) bytes from each image record to the next record of any kind, or to the end."""
+
+    header_offset: int | None
+    """Byte offset of the header record, None where there is none."""
+
+    identity_offsets: np.ndarray
+    """(m,) byte offsets of the other records without an image."""
+
+    classes: int | None
+    """Number of classes, from ``property``; None where that is absent."""
+
+    image_size: tuple[int, int] | None
+    """Height and width in pixels, from ``property``; None where that is absent."""
+
+    notices: tuple[str, ...]
+    """What the user should know though it stops nothing."""
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+def read_layout(source: Path | str) -> RecLayout:
+    """Sort the records of ``source``: a ``.rec``, or a folder that holds ``train.rec``.
+
+    The index (same name, ``.idx``) and ``property`` are taken from the same folder when they are
+    there. Raises :class:`~facepack.errors.SourceError` when a file is malformed, when the index
+    does not belong to the ``.rec``, or when there is no image.
+    """
+    rec = _find_rec(Path(source))
+    classes, image_size = read_property(rec.parent / "property")
+    notices: list[str] = []
+    index: Path | None = rec.with_suffix(".idx")
+    with RecordReader(rec) as reader:
+        if index is not None and index.exists():
+            keys, offsets = _read_checked_index(index, reader)
+        else:
+            notices.append(f"{index} is absent: {rec.name} was scanned")
+            index = None
+            keys, offsets = scan_offsets(rec)
+        extents = np.diff(offsets, append=reader.size)
+        blank = _blank_records(reader, keys, offsets, extents)
+        images = int(np.count_nonzero(~blank))
+        if images == 0:
+            raise SourceError(
+                f"{rec}: none of its {len(offsets)} records holds an image; pass the .rec that has "
+                "the images, not a list of identities"
+            )
+        header, announced = _find_header(reader, keys, offsets, blank, images, index is not None)
+        if announced is not None and not announces(announced, images):
+            notices.append(
+                f"{rec}: the header record announces {announced - 1:.0f} images, {images} were "
+                f"found{f' by {index.name}' if index else ''}"
+            )
+        if index is not None:
+            notices += _index_gaps(index, offsets, reader)
+        size = reader.size
+    keys = keys[~blank]
+    # np.unique hashes, which takes a minute where sorting takes seconds.
+    repeated = int(np.count_nonzero(np.diff(np.sort(keys)) == 0))
+    if repeated:
+        notices.append(f"{index}: {repeated} keys occur more than once; every image is taken")
+    identities = blank.copy()
+    if header is not None:
+        identities[header] = False
+    return RecLayout(
+        rec=rec,
+        index=index,
+        file_size=size,
+        keys=keys,
+        keys_unique=repeated == 0,
+        offsets=offsets[~blank],
+        extents=extents[~blank],
+        header_offset=None if header is None else int(offsets[header]),
+        identity_offsets=offsets[identities],
+        classes=classes,
+        image_size=image_size,
+        notices=tuple(notices),
+    )
+
+
+def announces(label: float, images: int) -> bool:
+    """Whether a header whose first label is ``label`` announces ``images`` images.
+
+    The label is the key after the last image as float32: above 2^24 it is rounded to a multiple of
+    2, above 2^25 of 4, so that it is compared with the count rounded the same way.
+    """
+    return bool(np.float32(label) == np.float32(images + 1))
+
+
+def read_property(path: Path | str) -> tuple[int | None, tuple[int, int] | None]:
+    """Classes and (height, width) from a ``property`` file; ``(None, None)`` when there is none.
+
+    The first line is ``classes,height,width``. Whatever writers add (a count, the word
+    ``shuffled``, a time; in that line or below it) is ignored.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1000).decode("ascii", "backslashreplace").strip()
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    fields = [field.strip() for field in line.split(",")[:3]]
+    if len(fields) == 3 and all(f.isdecimal() and 0 < int(f) < 1 << 31 for f in fields):
+        classes, height, width = map(int, fields)
+        return classes, (height, width)
+    raise SourceError(
+        f"{path}: the first line is {line[:60]!r}; expected classes,height,width such as "
+        "85742,112,112; correct it, or remove the file and the classes are counted"
+    )
+
+
+def _find_rec(source: Path) -> Path:
+    if not source.is_dir():
+        if not source.exists():
+            raise SourceError(f"{source}: no such file or folder; pass a .rec or its folder")
+        return source
+    rec = source / "train.rec"
+    if rec.exists():
+        return rec
+    others = sorted(path.name for path in source.glob("*.rec"))
+    raise SourceError(
+        f"{source}: holds no train.rec; "
+        + (f"pass one of its files: {', '.join(others)}" if others else "pass a .rec or its folder")
+    )
+
+
+def _read_checked_index(index: Path, reader: RecordReader) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and offsets in physical order, checked against the file as far as is cheap."""
+    keys, offsets = read_index(index)
+    if len(offsets) == 0:
+        raise SourceError(f"{index}: the index is empty; remove it and the .rec will be scanned")
+    outside = (offsets >= reader.size) | (offsets % 4 != 0)
+    if outside.any():
+        line = int(np.argmax(outside))
+        raise SourceError(
+            f"{index}: line {line + 1}: key {keys[line]} points at byte {offsets[line]}, which is "
+            f"no record of {reader.path} ({reader.size} bytes, records begin at multiples of 4); "
+            "the .rec is cut short or the index belongs to another file: fetch both again, or "
+            "remove the index and the .rec will be scanned"
+        )
+    # Both ends of the index, for a line may be cut in the middle, and lines in between.
+    for line in np.unique(np.linspace(0, len(offsets) - 1, _PROBES).astype(np.int64)).tolist():
+        try:
+            reader.read_at(int(offsets[line]))
+        except SourceError as error:
+            raise SourceError(f"{index}: line {line + 1}: key {keys[line]}: {error}") from error
+    if not (np.diff(offsets) > 0).all():
+        order = np.argsort(offsets, kind="stable")
+        keys, offsets = keys[order], offsets[order]
+        twice = np.flatnonzero(np.diff(offsets) == 0)
+        if len(twice):
+            first = int(twice[0])
+            raise SourceError(
+                f"{index}: keys {keys[first]} and {keys[first + 1]} both point at byte "
+                f"{offsets[first]}; fetch the index again, or remove it and the .rec will be "
+                "scanned"
+            )
+    return keys, offsets
+
+
+def _blank_records(
+    reader: RecordReader, keys: np.ndarray, offsets: np.ndarray, extents: np.ndarray
+) -> np.ndarray:
+    """Mask of the records without an image, among those too short for one and the likely ones."""
+    likely = (extents <= _LONGEST_BLANK) | (keys == 0)
+    likely[[0, -1]] = True
+    blank = np.zeros(len(offsets), bool)
+    rows = np.flatnonzero(likely)
+    payloads = reader.iter_at(offsets[rows])
+    for row, payload in zip(rows.tolist(), payloads, strict=True):
+        try:
+            blank[row] = not unpack_header(payload).image
+        except RecordError:
+            # Refused, with its place, when the images are read.
+            continue
+    return blank
+
+
+def _find_header(
+    reader: RecordReader,
+    keys: np.ndarray,
+    offsets: np.ndarray,
+    blank: np.ndarray,
+    images: int,
+    indexed: bool,
+) -> tuple[int | None, float | None]:
+    """Row of the header record and its first label, or (None, None).
+
+    An index names it: key 0. Without one it is the first or the last record without an image, and
+    tells itself by announcing the images that were found.
+    """
+    rows = np.flatnonzero(blank)
+    candidates = rows[keys[rows] == 0] if indexed else rows[[0, -1]] if len(rows) else rows
+    for row in candidates.tolist():
+        label = unpack_header(reader.read_at(int(offsets[row]))).labels[0]
+        if indexed or announces(label, images):
+            return row, label
+    return None, None
+
+
+def _index_gaps(index: Path, offsets: np.ndarray, reader: RecordReader) -> list[str]:
+    outside = int(offsets[0]) + reader.size - reader.end_of(int(offsets[-1]))
+    if not outside:
+        return []
+    return [
+        f"{index}: {outside} bytes at the ends of {reader.path.name} belong to no line; the "
+        "records there are left out (remove the index to have all of them)"
+    ]

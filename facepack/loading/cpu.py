@@ -1,0 +1,214 @@
+"""The ``cpu`` backend: threads that decode into a ring of preallocated batches."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from facepack.errors import DecodeError
+from facepack.loading.pixels import MEAN, SCALE, RowDecoder, normalize
+from facepack.loading.plan import Draw, Draws
+from facepack.loading.stream import Batch, StreamSettings, broken_image
+
+# Two batches stay valid with the consumer, and two are in preparation meanwhile.
+_HELD = 2
+_SLOTS = _HELD + 2
+
+# Images a worker reads and decodes between two looks at the shared state.
+_CHUNK = 32
+# Images that are decoded, then normalized together while they are in the processor's cache.
+_TILE = 8
+
+
+class _Slot:
+    """Memory of one batch: a tensor (batch_size, H, W, 3) and the same memory as an array."""
+
+    def __init__(self, rows: int, size: tuple[int, int], dtype: torch.dtype, pin: bool) -> None:
+        self.tensor = torch.empty((rows, *size, 3), dtype=dtype, pin_memory=pin)
+        self.array: np.ndarray = self.tensor.numpy()
+        self.copied: torch.cuda.Event | None = None
+
+    def wait_until_copied(self) -> None:
+        """Wait until the device has read this memory, so that it may be written again."""
+        if self.copied is not None:
+            self.copied.synchronize()
+
+
+@dataclass
+class _Work:
+    """A batch in preparation."""
+
+    draw: Draw
+    slot: _Slot
+    handed_out: int = 0
+    unfinished: int = 0
+    broken: dict[int, DecodeError] = field(default_factory=dict)
+    failures: dict[int, Exception] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return len(self.draw.positions)
+
+
+class CpuStream:
+    """Batches decoded by simplejpeg (other formats: Pillow) in threads, ahead of the consumer.
+
+    The threads take chunks of the batches in turn and never wait for each other, only for a free
+    slot of the ring. On a GPU's behalf the slots are pinned, uint8 is copied without blocking,
+    and the device normalizes.
+    """
+
+    def __init__(self, settings: StreamSettings, first: int) -> None:
+        self.index = first
+        self._settings = settings
+        self._draws = Draws(settings.plan)
+        self._next_draw = first
+        on_device = settings.device.type == "cuda"
+        self._normalize_here = settings.normalize and not on_device
+        dtype = torch.float32 if self._normalize_here else torch.uint8
+        self._held: deque[_Slot] = deque()  # with the consumer
+        self._changed = threading.Condition()  # guards what follows
+        self._free = [
+            _Slot(settings.plan.batch_size, settings.image_size, dtype, on_device)
+            for _ in range(_SLOTS)
+        ]
+        self._works: deque[_Work] = deque()
+        self._crash: BaseException | None = None
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"facepack-loader-{number}", daemon=True)
+            for number in range(settings.threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # The consumer's side --------------------------------------------------------------------
+
+    def next(self) -> tuple[Batch, list[int]]:
+        """Return the next batch, and the positions that were left out of it."""
+        while len(self._held) >= _HELD:
+            slot = self._held.popleft()
+            slot.wait_until_copied()
+            with self._changed:
+                self._free.append(slot)
+                self._changed.notify_all()
+        with self._changed:
+            while not (self._works and self._works[0].unfinished == 0):
+                if self._crash is not None:
+                    raise self._crash
+                self._changed.wait()
+            work = self._works.popleft()
+        if work.failures:
+            raise work.failures[min(work.failures)]
+        self._held.append(work.slot)
+        self.index += 1
+        return self._deliver(work)
+
+    def _deliver(self, work: _Work) -> tuple[Batch, list[int]]:
+        positions, slot = work.draw.positions, work.slot
+        skipped: list[int] = []
+        if work.broken:
+            broken = sorted(work.broken)
+            skipped = positions[broken].tolist()
+            positions = np.delete(positions, broken)
+            slot.array[: len(positions)] = np.delete(slot.array[: work.rows], broken, axis=0)
+        images = slot.tensor[: len(positions)]
+        labels = torch.from_numpy(self._settings.pack.labels[positions])
+        device = self._settings.device
+        if device.type == "cuda":
+            images = images.to(device, non_blocking=True)
+            labels = labels.to(device, non_blocking=True)
+            slot.copied = torch.cuda.Event()
+            slot.copied.record(torch.cuda.current_stream(device))
+            if self._settings.normalize:
+                images = images.float().sub_(float(MEAN)).mul_(float(SCALE))
+        return Batch(images.permute(0, 3, 1, 2), labels, positions), skipped
+
+    def close(self) -> None:
+        """Stop the threads and wait for them."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            # The garbage collector may close a forgotten stream from one of its own threads.
+            if thread is not threading.current_thread():
+                thread.join()
+        for slot in (*self._free, *self._held):
+            slot.wait_until_copied()
+
+    # The workers' side ----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            decode = RowDecoder(self._settings.image_size)
+            tile = np.empty((_TILE, *self._settings.image_size, 3), np.uint8)
+            while (taken := self._take()) is not None:
+                work, start, stop = taken
+                try:
+                    self._fill(work, start, stop, decode, tile)
+                except Exception as error:  # raised where the batch would be returned
+                    work.failures[start] = error
+                self._finish(work, stop - start)
+        except BaseException as error:
+            with self._changed:
+                self._crash = error
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[_Work, int, int] | None:
+        """The next chunk to be decoded, or None when the stream is closed."""
+        with self._changed:
+            while not self._closed:
+                work = self._works[-1] if self._works else None
+                if work is None or work.handed_out == work.rows:
+                    if not self._free:
+                        self._changed.wait()
+                        continue
+                    work = self._begin()
+                start = work.handed_out
+                work.handed_out = min(start + _CHUNK, work.rows)
+                if start < work.rows:
+                    return work, start, work.handed_out
+        return None
+
+    def _begin(self) -> _Work:
+        work = _Work(self._draws[self._next_draw], self._free.pop())
+        work.unfinished = work.rows
+        self._next_draw += 1
+        self._works.append(work)
+        self._changed.notify_all()  # for the consumer, should the batch be empty
+        return work
+
+    def _finish(self, work: _Work, rows: int) -> None:
+        with self._changed:
+            work.unfinished -= rows
+            if work.unfinished == 0:
+                self._changed.notify_all()
+
+    def _fill(
+        self, work: _Work, start: int, stop: int, decode: RowDecoder, tile: np.ndarray
+    ) -> None:
+        positions = work.draw.positions[start:stop]
+        mirrored = work.draw.flips[start:stop].tolist()
+        rows = work.slot.array[start:stop]
+        step = _TILE if self._normalize_here else _CHUNK
+        with self._settings.pack.views(positions) as views:
+            for low in range(0, stop - start, step):
+                high = min(low + step, stop - start)
+                pixels = tile if self._normalize_here else rows[low:high]
+                for place in range(low, high):
+                    try:
+                        decode(views[place], pixels[place - low], mirrored[place])
+                    except DecodeError as error:
+                        self._note_broken(work, start + place, error)
+                if self._normalize_here:
+                    normalize(pixels[: high - low], rows[low:high])
+
+    def _note_broken(self, work: _Work, row: int, error: DecodeError) -> None:
+        if self._settings.skip:
+            work.broken[row] = error
+        else:
+            work.failures[row] = broken_image(self._settings, work.draw.positions[row], error)

@@ -1,0 +1,230 @@
+"""The ``dali`` backend: one NVIDIA DALI pipeline that reads straight from the pack's pages."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from facepack.errors import DecodeError
+from facepack.loading.pixels import decode_checked, plain_jpeg_size
+from facepack.loading.plan import Draw, Draws
+from facepack.loading.stream import Batch, StreamSettings, broken_image
+
+# Batches in the pipeline ahead of the consumer.
+_DEPTH = 2
+# Delivered batches whose encoded images stay readable: the GPU may still be at work on the last.
+_HELD = 2
+# Room beyond the decoders' first guess; growing their buffers later would stall the GPU.
+_PADDING = 1 << 20
+
+
+@dataclass
+class _Fed:
+    """A batch that the pipeline is at work on, with the memory it reads from."""
+
+    draw: Draw
+    positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    skipped: list[int] = field(default_factory=list)
+    failure: Exception | None = None
+    views: ExitStack = field(default_factory=ExitStack)
+    arrays: list[np.ndarray] = field(default_factory=list)
+    finished: torch.cuda.Event | None = None
+
+    def release(self) -> None:
+        """Give the encoded images up, once the device has read them."""
+        if self.finished is not None:
+            self.finished.synchronize()
+        self.arrays.clear()
+        self.views.close()
+
+
+class DaliStream:
+    """Batches decoded, mirrored and normalized by DALI: on the GPU, or on the CPU without one.
+
+    DALI gets the pack's pages as they are. What its decoders would not take exactly as the
+    ``cpu`` backend does (PNG, CMYK, damaged JPEGs, other sizes) is decoded here and handed over
+    as uncompressed PPM. An image that makes DALI fail takes its whole pipeline down; it is then
+    looked for, remembered, and the pipeline started anew at the same batch.
+    """
+
+    def __init__(self, settings: StreamSettings, first: int) -> None:
+        self.index = first
+        self._settings = settings
+        self._draws = Draws(settings.plan)
+        self._start = first
+        self._pipeline: Any = None
+        self._fed: deque[_Fed] = deque()
+        self._delivered: deque[_Fed] = deque()
+        self._refused: set[int] = set()
+        self._blank = _ppm(np.zeros((*settings.image_size, 3), np.uint8))
+
+    def next(self) -> tuple[Batch, list[int]]:
+        """Return the next batch, and the positions that were left out of it."""
+        while len(self._delivered) >= _HELD:
+            self._delivered.popleft().release()
+        device = self._settings.device
+        on_device = device.type == "cuda"
+        images = self._run(torch.cuda.current_stream(device) if on_device else None)
+        fed = self._fed.popleft()
+        self._delivered.append(fed)
+        if on_device:
+            fed.finished = torch.cuda.Event()
+            fed.finished.record(torch.cuda.current_stream(device))
+        if fed.failure is not None:
+            raise fed.failure
+        self.index += 1
+        labels = torch.from_numpy(self._settings.pack.labels[fed.positions])
+        images = images[: len(fed.positions)].permute(0, 3, 1, 2)
+        return (
+            Batch(images, labels.to(device, non_blocking=True), fed.positions),
+            fed.skipped,
+        )
+
+    def close(self) -> None:
+        """Shut the pipeline down and wait for it."""
+        self._pipeline = None  # its destructor waits for what is under way
+        for fed in (*self._fed, *self._delivered):
+            fed.release()
+        self._fed.clear()
+        self._delivered.clear()
+
+    def _run(self, stream: torch.cuda.Stream | None) -> torch.Tensor:
+        """Run the pipeline until it gives the batch at ``self.index``: (N, H, W, 3)."""
+        while True:
+            if self._pipeline is None:
+                self._start = self.index
+                self._pipeline = self._build()
+            try:
+                (images,) = self._pipeline.run(stream)
+            except RuntimeError:
+                culprits = self._find_refused(self._fed[0]) if self._fed else set()
+                if not culprits:
+                    raise
+                self._refused |= culprits
+                self.close()
+            else:
+                tensor: torch.Tensor = from_dlpack(images.as_tensor())
+                return tensor
+
+    def _find_refused(self, fed: _Fed) -> set[int]:
+        """The positions of a batch that went to DALI's decoder and are no sound JPEGs."""
+        positions = [int(at) for at in fed.positions if int(at) not in self._refused]
+        refused = set()
+        with self._settings.pack.views(positions) as views:
+            for position, view in zip(positions, views, strict=True):
+                if plain_jpeg_size(view) == self._settings.image_size:
+                    try:
+                        simplejpeg.decode_jpeg(view, strict=True)
+                    except ValueError:
+                        refused.add(position)
+        return refused
+
+    # The pipeline -------------------------------------------------------------------------------
+
+    def _build(self) -> Any:
+        dali: Any = import_module("nvidia.dali")
+        fn, types = dali.fn, dali.types
+        settings = self._settings
+        height, width = settings.image_size
+        on_device = settings.device.type == "cuda"
+        room = (
+            {
+                "preallocate_height_hint": height,
+                "preallocate_width_hint": width,
+                "bytes_per_sample_hint": height * width * 3,
+                "host_memory_padding": _PADDING,
+                "device_memory_padding": _PADDING,
+            }
+            if on_device
+            else {}
+        )
+
+        @dali.pipeline_def(
+            batch_size=settings.plan.batch_size,
+            num_threads=settings.threads,
+            device_id=settings.device.index if on_device else None,
+            prefetch_queue_depth=_DEPTH,
+        )
+        def graph() -> Any:
+            encoded, mirror = fn.external_source(
+                source=self._feed,
+                num_outputs=2,
+                batch=True,
+                no_copy=True,
+                dtype=[types.UINT8, types.INT32],
+                ndim=[1, 0],
+            )
+            images = fn.decoders.image(
+                encoded,
+                device="mixed" if on_device else "cpu",
+                output_type=types.RGB,
+                adjust_orientation=False,
+                jpeg_fancy_upsampling=True,
+                use_fast_idct=False,
+                **room,
+            )
+            if not settings.normalize:
+                return fn.flip(images, horizontal=mirror)
+            return fn.crop_mirror_normalize(
+                images,
+                mirror=mirror,
+                dtype=types.FLOAT,
+                output_layout="HWC",
+                mean=[127.5] * 3,
+                std=[127.5] * 3,
+            )
+
+        pipeline = graph()
+        pipeline.build()
+        return pipeline
+
+    def _feed(self, iteration: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """DALI's source: the encoded images of a batch, and which of them to mirror."""
+        fed = _Fed(self._draws[self._start + iteration])
+        self._fed.append(fed)
+        try:
+            kept = self._open(fed)
+        except Exception as error:  # raised where the batch would be returned
+            fed.failure = error
+            kept = []
+        fed.positions = fed.draw.positions[kept]
+        # DALI takes no empty batch: one image stands in, and is cut off again.
+        samples = fed.arrays if kept else [self._blank]
+        mirror = fed.draw.flips[kept] if kept else np.zeros(1)
+        fed.arrays = [*samples, mirror.astype(np.int32)]
+        return samples, fed.arrays[-1]
+
+    def _open(self, fed: _Fed) -> list[int]:
+        """Fill ``fed.arrays`` with encoded images; return which rows of the draw they are."""
+        settings = self._settings
+        positions = fed.draw.positions
+        kept = []
+        views = fed.views.enter_context(settings.pack.views(positions))
+        for row, (position, view) in enumerate(zip(positions.tolist(), views, strict=True)):
+            if plain_jpeg_size(view) == settings.image_size and position not in self._refused:
+                sample = np.frombuffer(view, np.uint8)
+            else:
+                try:
+                    sample = _ppm(decode_checked(view, settings.image_size))
+                except DecodeError as error:
+                    if not settings.skip:
+                        raise broken_image(settings, position, error) from error
+                    fed.skipped.append(position)
+                    continue
+            fed.arrays.append(sample)
+            kept.append(row)
+        return kept
+
+
+def _ppm(pixels: np.ndarray) -> np.ndarray:
+    """The image in the simplest lossless format that DALI reads, as an array of bytes."""
+    height, width, _ = pixels.shape
+    return np.frombuffer(b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes(), np.uint8)

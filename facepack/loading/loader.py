@@ -1,0 +1,319 @@
+"""``facepack.Loader``: shuffled, mirrored, decoded batches of a pack, ready for the network."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from facepack.errors import ConfigError, MissingExtraError
+from facepack.loading.cpu import CpuStream
+from facepack.loading.plan import Plan
+from facepack.loading.stream import Batch as Batch
+from facepack.loading.stream import Stream, StreamSettings
+from facepack.pack import Pack
+
+BACKENDS = ("auto", "cpu", "dali")
+DTYPES = ("uint8", "float32")
+ON_ERROR = ("raise", "skip")
+
+
+class Loader:
+    """Yields an epoch's batches; what they are depends on (seed, epoch, batch) alone.
+
+    >>> with facepack.Loader(pack, batch_size=128, device="cuda") as loader:
+    ...     for epoch in range(loader.epoch, 20):
+    ...         for images, labels, positions in loader:
+    ...             ...
+
+    Iterating goes on from the loader's position (:attr:`epoch`, :attr:`batch`) to the end of that
+    epoch; the position then is the next epoch's first batch. Batches are prepared ahead, across
+    epochs too. ``close()`` (or leaving the ``with`` block) ends the threads; iterating again
+    starts them anew.
+
+    *Memory.* ``Batch.images`` is valid until the next call but one of ``next()``: clone it to keep
+    it longer. Labels and positions are yours.
+
+    *Pixels.* The backends agree in labels, order and flips everywhere, and bit for bit in the
+    pixels on the CPU. EXIF orientation is ignored. On a GPU, DALI's decoder differs from the CPU's
+    by a few grey levels. DALI decodes some damaged JPEGs, concealing the damage, that the ``cpu``
+    backend reports; ``facepack verify`` finds them all.
+
+    Args:
+        pack: the pack; all its images must have one size.
+        batch_size: records in a batch of this rank.
+        seed: key of order and flips.
+        rank: of this process; it takes slice ``rank`` of each global batch.
+        world: the number of processes; a global batch is ``world * batch_size`` records.
+        shuffle: a new pseudo-random order each epoch; else the pack's own.
+        mirror: mirror each image with probability one half, drawn anew each epoch.
+        drop_last: drop the records behind the last full global batch. Else they are shared out
+            evenly as a shorter batch, which may be empty on some ranks.
+        backend: ``dali`` (NVIDIA DALI), ``cpu`` (simplejpeg in threads), or ``auto``: DALI where
+            it is installed and ``device`` is a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:N``: where images and labels are wanted.
+        dtype: ``uint8`` raw RGB, or ``float32``: (x − 127.5)/127.5.
+        on_error: ``raise``, or ``skip``: leave images that do not decode out of their batch (it is
+            shorter then, even empty) and count them.
+        threads: decoding threads on the CPU; the processors this process may use by default.
+        image_size: (height, width) in pixels that every image must have; the pack's by default,
+            so it is needed only with packs of mixed sizes (and ``on_error="skip"``).
+
+    Raises:
+        ConfigError: a setting is out of range.
+        MissingExtraError: ``backend="dali"`` without DALI.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        *,
+        batch_size: int = 128,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
+        mirror: bool = True,
+        drop_last: bool = True,
+        backend: str = "auto",
+        device: str | torch.device = "cpu",
+        dtype: str = "uint8",
+        on_error: str = "raise",
+        threads: int | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        _check_choice("backend", backend, BACKENDS)
+        _check_choice("dtype", dtype, DTYPES)
+        _check_choice("on_error", on_error, ON_ERROR)
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; it must be at least 1")
+        self._settings = StreamSettings(
+            pack=pack,
+            plan=Plan(
+                records=len(pack),
+                batch_size=batch_size,
+                seed=seed,
+                rank=rank,
+                world=world,
+                shuffle=shuffle,
+                mirror=mirror,
+                drop_last=drop_last,
+            ),
+            image_size=_choose_size(pack, image_size),
+            normalize=dtype == "float32",
+            device=_check_device(device),
+            threads=threads or _processors(),
+            skip=on_error == "skip",
+        )
+        self._backend = _choose_backend(backend, self._settings.device)
+        self._epoch = 0
+        self._batch = 0
+        self._skipped = 0
+        self._skipped_keys: dict[str, None] = {}
+        self._stream: Stream | None = None
+        self._close_stream = weakref.finalize(self, lambda: None)
+
+    # Position ---------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that iterating goes on with, from 0."""
+        return self._epoch
+
+    @property
+    def batch(self) -> int:
+        """How many of the epoch's batches have been returned."""
+        return self._batch
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the same for every rank."""
+        return self._settings.plan.batches
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Go on with batch ``batch`` of epoch ``epoch``; ``batch`` may be the epoch's length.
+
+        Raises:
+            ConfigError: there is no such batch.
+        """
+        if epoch < 0 or not 0 <= batch <= len(self):
+            raise ConfigError(
+                f"no batch {batch} in epoch {epoch}: epochs count from 0 and have {len(self)} "
+                "batches"
+            )
+        self._epoch, self._batch = epoch, batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as plain numbers, and the settings that it is a position of."""
+        epoch, batch = divmod(self._index, len(self))
+        return {"epoch": epoch, "batch": batch, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved position: the batches that follow equal those of the saved loader.
+
+        Another number of ranks is fine as long as the global batch is the same.
+
+        Raises:
+            ConfigError: this loader has another order; names the setting.
+        """
+        for name, mine in self._identity().items():
+            if state[name] != mine:
+                raise ConfigError(
+                    f"the saved position belongs to a loader with {name}={state[name]!r}; this "
+                    f"one has {mine!r}, and other batches: set it back, or start with epoch 0"
+                )
+        self.seek(state["epoch"], state["batch"])
+
+    def _identity(self) -> dict[str, Any]:
+        plan = self._settings.plan
+        return {
+            "pack_id": self._settings.pack.pack_id,
+            "records": plan.records,
+            "global_batch": plan.global_batch,
+            "seed": plan.seed,
+            "shuffle": plan.shuffle,
+            "mirror": plan.mirror,
+            "drop_last": plan.drop_last,
+        }
+
+    @property
+    def _index(self) -> int:
+        return self._epoch * len(self) + self._batch
+
+    # Batches ----------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._epoch, self._batch = divmod(self._index, len(self))
+        epoch = self._epoch
+        while self._epoch == epoch and self._batch < len(self):
+            yield self._next()
+        if self._epoch == epoch:
+            self._epoch, self._batch = epoch + 1, 0
+
+    def _next(self) -> Batch:
+        if self._stream is None or self._stream.index != self._index:
+            self.close()
+            self._stream = self._open_stream()
+            self._close_stream = weakref.finalize(self, self._stream.close)
+        try:
+            batch, skipped = self._stream.next()
+        except BaseException:
+            self.close()
+            raise
+        self._batch += 1
+        if skipped:
+            self._skipped += len(skipped)
+            self._skipped_keys.update(
+                dict.fromkeys(self._settings.pack.key(position) for position in skipped)
+            )
+        return batch
+
+    def _open_stream(self) -> Stream:
+        if self._backend == "dali":
+            from facepack.loading.dali import DaliStream
+
+            return DaliStream(self._settings, self._index)
+        return CpuStream(self._settings, self._index)
+
+    # What was left out, what serves, the end ----------------------------------------------------
+
+    @property
+    def skipped(self) -> int:
+        """How many images were left out of batches under ``on_error="skip"`` so far."""
+        return self._skipped
+
+    @property
+    def skipped_keys(self) -> list[str]:
+        """The keys of the images that were left out, each once, in the order they were met."""
+        return list(self._skipped_keys)
+
+    @property
+    def backend(self) -> str:
+        """The backend that serves: ``cpu`` or ``dali``."""
+        return self._backend
+
+    def close(self) -> None:
+        """End threads and give up memory; the position stays, and iterating starts anew."""
+        # A finalizer runs once: here, when the loader is garbage, or when the interpreter ends.
+        self._close_stream()
+        self._stream = None
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+def _choose_size(pack: Pack, asked: tuple[int, int] | None) -> tuple[int, int]:
+    size = asked or pack.image_size
+    if size is None:
+        raise ConfigError(
+            f"{pack.path} holds images of several sizes, a batch needs one: give image_size="
+            '(height, width), and on_error="skip" to leave out those of other sizes'
+        )
+    return size
+
+
+def _check_device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {str(name)!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device is {str(name)!r}, but torch sees no CUDA device: use 'cpu'")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device is {str(name)!r}; torch sees {torch.cuda.device_count()} CUDA devices, "
+            "counted from 0"
+        )
+    return torch.device("cuda", index)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _choose_backend(asked: str, device: torch.device) -> str:
+    if asked == "cpu" or (asked == "auto" and device.type == "cpu"):
+        return "cpu"
+    try:
+        import nvidia.dali  # noqa: F401
+    except ImportError as error:
+        if asked == "dali":
+            raise MissingExtraError("NVIDIA DALI", "dali") from error
+        _say_no_dali()
+        return "cpu"
+    return "dali"
+
+
+@functools.cache
+def _say_no_dali() -> None:
+    """Say it once in a process, however many loaders there are."""
+    warnings.warn(
+        "NVIDIA DALI is not installed: the processor decodes the images for the GPU. For DALI: "
+        "pip install 'facepack[dali]'",
+        stacklevel=4,
+    )

@@ -1,0 +1,77 @@
+"""What a backend is to the loader: a stream of batches that are prepared ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from facepack.errors import DecodeError
+from facepack.loading.plan import Plan
+from facepack.pack import Pack
+
+
+class Batch(NamedTuple):
+    """A batch of images as the network takes them.
+
+    ``images`` may be memory of the loader's ring: it is valid until the next call but one of
+    ``next()`` on the iterator. Clone it to keep it longer.
+    """
+
+    images: torch.Tensor
+    """N×3×H×W in channels_last memory: uint8 raw RGB, or float32 (x − 127.5)/127.5."""
+    labels: torch.Tensor
+    """int64 (N,), on the images' device; −1 is no identity."""
+    positions: np.ndarray
+    """int64 (N,): the records' positions in the pack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings:
+    """All that the batches of a stream depend on."""
+
+    pack: Pack
+    plan: Plan
+    image_size: tuple[int, int]
+    """Height and width that every image must have."""
+    normalize: bool
+    """float32 (x − 127.5)/127.5 instead of raw uint8."""
+    device: torch.device
+    threads: int
+    """Decoding threads on the CPU."""
+    skip: bool
+    """Leave images that do not decode out of their batch instead of raising."""
+
+
+class Stream(Protocol):
+    """Batches in the order of the plan from some index on, without end.
+
+    Everything that goes wrong with a batch is raised by the ``next()`` that would return it, not
+    before; a stream that has raised can only be closed.
+    """
+
+    @property
+    def index(self) -> int:
+        """Index of the batch that ``next()`` returns: epoch * batches an epoch + batch."""
+        ...
+
+    def next(self) -> tuple[Batch, list[int]]:
+        """Return the next batch, and the positions that were left out of it."""
+        ...
+
+    def close(self) -> None:
+        """End threads and give up all memory; may be called twice."""
+        ...
+
+
+def broken_image(settings: StreamSettings, position: int, error: DecodeError) -> DecodeError:
+    """The same error with the record's key, and what to do next."""
+    pack = settings.pack
+    keyed = DecodeError(
+        f"{pack.path}: {pack.key(int(position))}: {error}; find all such records with: facepack "
+        f'verify --decode {pack.path}, or leave them out of their batches with on_error="skip"'
+    )
+    keyed.__cause__ = error
+    return keyed

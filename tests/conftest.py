@@ -1,0 +1,35 @@
+"""Fixtures for every room: real images, made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real faces; tests that ask for it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real faces are absent: {SHARED} is no folder")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def make_jpeg() -> Callable[..., bytes]:
+    """``make_jpeg(seed, size=32, quality=80)``: a small JPEG of smooth colours and noise."""
+
+    def make(seed: int, size: int = 32, quality: int = 80) -> bytes:
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(0, 256, (4, 4, 3)).astype(np.float32)
+        image = np.kron(coarse, np.ones((size // 4, size // 4, 1), np.float32))
+        image += rng.normal(0, 12, image.shape)
+        pixels = np.ascontiguousarray(image.clip(0, 255).astype(np.uint8))
+        return simplejpeg.encode_jpeg(pixels, quality=quality)
+
+    return make

@@ -1,0 +1,266 @@
+"""The ``dali`` backend: the same batches as the twin's, on DALI's CPU pipelines and on a GPU."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from facepack.errors import DamageError, DecodeError
+from facepack.loading.loader import Batch, Loader
+from facepack.pack import Pack
+
+pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
+MakeImage = Callable[..., bytes]
+MakePack = Callable[..., Pack]
+SlowBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, np.ndarray]]
+
+# nvJPEG's inverse DCT and colour conversion round otherwise than libjpeg-turbo's: in grey levels.
+GPU_LARGEST = 8
+GPU_MEAN = 1.0
+
+
+def assert_equal(batch: Batch, slow: tuple[torch.Tensor, torch.Tensor, np.ndarray]) -> None:
+    images, labels, positions = slow
+    assert batch.positions.tolist() == positions.tolist()
+    assert batch.labels.dtype == torch.int64
+    assert batch.labels.tolist() == labels.tolist()
+    assert batch.images.dtype == images.dtype
+    assert torch.equal(batch.images, images)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def native_threads() -> int:
+    """Threads of this process, those outside Python included."""
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("this system does not list a process's threads in /proc")
+    return len(list(tasks.iterdir()))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_batches_equal_the_twin(mixed: Pack, slow_batch: SlowBatch, dtype: str) -> None:
+    with Loader(mixed, backend="dali", batch_size=12, seed=5, dtype=dtype) as loader:
+        assert loader.backend == "dali"
+        for epoch in range(3):
+            for number, batch in enumerate(loader):
+                index = epoch * len(loader) + number
+                assert_equal(batch, slow_batch(mixed, index, dtype, batch_size=12, seed=5))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_resumes_at_any_batch_of_the_cpu_backend(faces: Pack, dtype: str) -> None:
+    options: dict[str, Any] = {"batch_size": 9, "seed": 3, "dtype": dtype, "drop_last": False}
+    with Loader(faces, backend="cpu", **options) as loader:
+        whole = [
+            Batch(batch.images.clone(), batch.labels, batch.positions)
+            for _ in range(2)
+            for batch in loader
+        ]
+    batches = len(whole) // 2
+    with Loader(faces, backend="cpu", **options) as saved:
+        for stop in range(batches + 1):
+            saved.seek(0, stop)
+            with Loader(faces, backend="dali", **options) as loader:
+                loader.load_state_dict(saved.state_dict())
+                rest = list(loader)
+            assert len(rest) == (batches - stop or batches)
+            for batch, expected in zip(rest, whole[stop:], strict=False):
+                assert_equal(batch, expected)
+
+
+def test_ranks_and_empty_batches(faces: Pack, slow_batch: SlowBatch) -> None:
+    for rank in range(4):
+        options: dict[str, Any] = {"rank": rank, "world": 4, "batch_size": 13, "drop_last": False}
+        with Loader(faces, backend="dali", **options) as loader:
+            first, last = loader
+            assert_equal(first, slow_batch(faces, 0, **options))
+            if rank < 3:
+                assert last.images.shape == (0, 3, 40, 48)
+            else:
+                assert_equal(last, slow_batch(faces, 1, **options))
+
+
+def test_odd_images_equal_pillow(
+    odd_images: Path, make_pack: MakePack, slow_batch: SlowBatch
+) -> None:
+    names = (
+        "hopper.jpg",
+        "hopper.png",
+        "hopper.webp",
+        "hopper_16bit_qtables.jpg",
+        "hopper_gray.jpg",
+        "hopper_orientation_6.jpg",
+    )
+    for group in (names, ("pil_sample_cmyk.jpg",)):
+        pack = make_pack([(odd_images / name).read_bytes() for name in group])
+        with Loader(pack, backend="dali", batch_size=len(pack)) as loader:
+            for index in range(4):
+                (batch,) = loader
+                assert_equal(batch, slow_batch(pack, index, batch_size=len(pack)))
+
+
+class TestBrokenImages:
+    def test_raise_with_key_at_their_batch(self, damaged: Pack) -> None:
+        with Loader(damaged, backend="dali", batch_size=10, shuffle=False) as loader:
+            for _ in range(2):
+                with pytest.raises(DecodeError) as caught:
+                    list(loader)
+                message = str(caught.value)
+                assert f"{damaged.path}: shard-000/0000000004: the jpeg image does" in message
+                assert (loader.epoch, loader.batch) == (0, 0)
+            loader.seek(0, 1)
+            iterator = iter(loader)
+            assert next(iterator).positions.tolist() == list(range(10, 20))
+            with pytest.raises(DecodeError, match="shard-000/0000000021"):
+                next(iterator)
+            assert loader.batch == 2
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_skip_and_count(self, damaged: Pack, slow_batch: SlowBatch, dtype: str) -> None:
+        options: dict[str, Any] = {"batch_size": 8, "on_error": "skip", "drop_last": False}
+        with Loader(damaged, backend="dali", dtype=dtype, **options) as loader:
+            for epoch in range(2):
+                for number, batch in enumerate(loader):
+                    index = epoch * len(loader) + number
+                    assert_equal(batch, slow_batch(damaged, index, dtype, **options))
+                assert loader.skipped == 3 * (epoch + 1)
+            assert sorted(loader.skipped_keys) == [
+                f"shard-000/{number:010d}" for number in (4, 5, 21)
+            ]
+
+    def test_a_batch_of_broken_images_is_empty(
+        self, make_pack: MakePack, make_image: MakeImage, damage: Callable[[bytes], bytes]
+    ) -> None:
+        images = [make_image(number) for number in range(12)]
+        images[4:8] = map(damage, images[4:8])
+        options: dict[str, Any] = {"batch_size": 4, "shuffle": False, "on_error": "skip"}
+        with Loader(make_pack(images), backend="dali", **options) as loader:
+            assert [len(batch.labels) for batch in loader] == [4, 0, 4]
+            assert loader.skipped == 4
+
+    @pytest.mark.parametrize("kind", ["420", "PNG"])
+    def test_another_size_is_named(
+        self, make_pack: MakePack, make_image: MakeImage, kind: str
+    ) -> None:
+        images = [make_image(number) for number in range(8)]
+        images[6] = make_image(6, kind, 30, 56)
+        pack = make_pack(images)
+        options: dict[str, Any] = {"batch_size": 4, "shuffle": False, "image_size": (40, 48)}
+        with Loader(pack, backend="dali", **options) as loader:
+            iterator = iter(loader)
+            next(iterator)  # what is wrong with the next batch does not show before its turn
+            with pytest.raises(DecodeError) as caught:
+                next(iterator)
+        assert "shard-000/0000000006" in str(caught.value)
+        assert "has 56×30 pixels (width×height); 48×40 are expected" in str(caught.value)
+        with Loader(pack, backend="dali", on_error="skip", **options) as loader:
+            assert [len(batch.labels) for batch in loader] == [4, 3]
+
+    def test_other_errors_keep_their_type_and_place(self, faces: Pack) -> None:
+        class Torn(Pack):
+            @contextmanager
+            def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
+                if 21 in positions:
+                    raise DamageError("shard-001 has no record 0000000001")
+                with super().views(positions) as views:
+                    yield views
+
+        pack = Torn(faces.path)
+        with Loader(pack, backend="dali", batch_size=10, shuffle=False) as loader:
+            iterator = iter(loader)
+            next(iterator)
+            next(iterator)
+            with pytest.raises(DamageError, match="shard-001 has no record"):
+                next(iterator)
+            assert loader.batch == 2
+
+
+class TestLife:
+    def test_batches_stay_valid_after_closing(self, faces: Pack, slow_batch: SlowBatch) -> None:
+        with Loader(faces, backend="dali", batch_size=4) as loader:
+            batches = list(loader)
+        for index, batch in enumerate(batches):
+            assert_equal(batch, slow_batch(faces, index, batch_size=4))
+
+    def test_breaking_off_and_closing_leave_no_threads(self, faces: Pack) -> None:
+        with Loader(faces, backend="dali", batch_size=4) as loader:
+            next(iter(loader))  # DALI keeps some threads for the whole process
+        before = native_threads()
+        for _ in range(3):
+            loader = Loader(faces, backend="dali", batch_size=4, threads=3)
+            for _ in loader:
+                break
+            assert native_threads() > before
+            loader.close()
+            assert native_threads() <= before
+            for _ in loader:
+                break
+            del loader
+            gc.collect()
+            assert native_threads() <= before
+
+    def test_the_pack_may_be_closed_meanwhile(self, faces: Pack, slow_batch: SlowBatch) -> None:
+        with Loader(faces, backend="dali", batch_size=4) as loader:
+            for index, batch in enumerate(loader):
+                faces.close()
+                assert_equal(batch, slow_batch(faces, index, batch_size=4))
+
+    def test_the_interpreter_ends_though_nobody_closed(self, faces: Pack) -> None:
+        script = (
+            "import facepack, sys\n"
+            "pack = facepack.open(sys.argv[1])\n"
+            "loader = facepack.Loader(pack, batch_size=4, backend='dali')\n"
+            "batches = iter(loader)\n"
+            "print(next(batches).images.shape[0])\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(faces.path)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+class TestGpu:
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_batches_equal_the_cpus_within_the_tolerance(
+        self, mixed: Pack, slow_batch: SlowBatch, dtype: str
+    ) -> None:
+        options: dict[str, Any] = {"batch_size": 12, "seed": 5}
+        with Loader(mixed, device="cuda", dtype=dtype, **options) as loader:
+            assert loader.backend == "dali"
+            for epoch in range(3):
+                for number, batch in enumerate(loader):
+                    index = epoch * len(loader) + number
+                    images, labels, positions = slow_batch(mixed, index, dtype, **options)
+                    assert batch.images.device == batch.labels.device == torch.device("cuda", 0)
+                    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+                    assert batch.images.dtype == images.dtype
+                    assert batch.positions.tolist() == positions.tolist()
+                    assert batch.labels.tolist() == labels.tolist()
+                    apart = (batch.images.cpu().double() - images.double()).abs()
+                    apart *= 1 if dtype == "uint8" else 127.5
+                    assert apart.max() <= GPU_LARGEST
+                    assert apart.mean() <= GPU_MEAN
+
+    def test_skip_and_count(self, damaged: Pack, slow_batch: SlowBatch) -> None:
+        options: dict[str, Any] = {"batch_size": 8, "on_error": "skip", "drop_last": False}
+        with Loader(damaged, device="cuda", **options) as loader:
+            for index, batch in enumerate(loader):
+                _, labels, positions = slow_batch(damaged, index, **options)
+                assert batch.positions.tolist() == positions.tolist()
+                assert batch.labels.tolist() == labels.tolist()
+            assert loader.skipped == 3

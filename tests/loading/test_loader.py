@@ -1,0 +1,479 @@
+"""The loader and its ``cpu`` backend."""
+
+from __future__ import annotations
+
+import gc
+import io
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facepack.errors import ConfigError, DamageError, DecodeError, MissingExtraError
+from facepack.loading import loader as loader_module
+from facepack.loading.loader import Batch, Loader
+from facepack.loading.pixels import RowDecoder, decode_checked, normalize, plain_jpeg_size
+from facepack.pack import Pack
+
+MakeImage = Callable[..., bytes]
+MakePack = Callable[..., Pack]
+SlowBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, np.ndarray]]
+
+
+def assert_equal(batch: Batch, slow: tuple[torch.Tensor, torch.Tensor, np.ndarray]) -> None:
+    images, labels, positions = slow
+    assert batch.positions.tolist() == positions.tolist()
+    assert batch.labels.dtype == torch.int64
+    assert batch.labels.tolist() == labels.tolist()
+    assert batch.images.dtype == images.dtype
+    assert torch.equal(batch.images, images)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def keep(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    return batch.images.clone(), batch.labels, batch.positions
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "facepack-loader" in thread.name]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind() -> Iterator[None]:
+    yield
+    gc.collect()
+    assert loader_threads() == []
+
+
+class TestBatches:
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    @pytest.mark.parametrize("threads", [1, 3])
+    def test_equal_the_twin(
+        self, mixed: Pack, slow_batch: SlowBatch, dtype: str, threads: int
+    ) -> None:
+        with Loader(mixed, batch_size=12, seed=5, dtype=dtype, threads=threads) as loader:
+            assert loader.backend == "cpu"
+            for epoch in range(3):
+                assert (loader.epoch, loader.batch) == (epoch, 0)
+                for number, batch in enumerate(loader):
+                    assert (loader.epoch, loader.batch) == (epoch, number + 1)
+                    index = epoch * len(loader) + number
+                    assert_equal(batch, slow_batch(mixed, index, dtype, batch_size=12, seed=5))
+                assert number + 1 == len(loader) == 3
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_larger_than_a_chunk_equal_the_twin(
+        self, faces: Pack, slow_batch: SlowBatch, dtype: str
+    ) -> None:
+        with Loader(faces, batch_size=45, dtype=dtype) as loader:
+            (batch,) = loader
+            assert_equal(batch, slow_batch(faces, 0, dtype, batch_size=45))
+
+    def test_in_the_packs_order_unmirrored(self, faces: Pack, slow_batch: SlowBatch) -> None:
+        plan = {"batch_size": 8, "shuffle": False, "mirror": False, "drop_last": False}
+        with Loader(faces, **plan) as loader:  # type: ignore[arg-type]
+            positions = []
+            for index, batch in enumerate(loader):
+                assert_equal(batch, slow_batch(faces, index, **plan))
+                positions += batch.positions.tolist()
+        assert positions == list(range(53))
+
+    def test_ranks_take_slices_of_the_global_batch(self, faces: Pack) -> None:
+        with Loader(faces, batch_size=6, drop_last=False) as loader:
+            alone = [keep(batch) for batch in loader]
+        ranks = []
+        for rank in range(3):
+            with Loader(faces, batch_size=2, rank=rank, world=3, drop_last=False) as loader:
+                ranks.append([keep(batch) for batch in loader])
+        for whole, *parts in zip(alone, *ranks, strict=True):
+            assert torch.equal(whole[0], torch.cat([part[0] for part in parts]))
+            assert torch.equal(whole[1], torch.cat([part[1] for part in parts]))
+
+    def test_a_rank_without_records_gets_an_empty_batch(self, faces: Pack) -> None:
+        with Loader(faces, batch_size=13, rank=0, world=4, drop_last=False) as loader:
+            assert [len(batch.labels) for batch in loader] == [13, 0]
+            loader.seek(0, 1)
+            (batch,) = loader
+            assert batch.images.shape == (0, 3, 40, 48)
+
+    def test_odd_images_equal_pillow(
+        self, odd_images: Path, make_pack: MakePack, slow_batch: SlowBatch
+    ) -> None:
+        for size in ((128, 128), (100, 100)):
+            images = []
+            for file in sorted(odd_images.iterdir()):
+                if file.suffix in (".jpg", ".png", ".webp"):
+                    data = file.read_bytes()
+                    try:
+                        with Image.open(io.BytesIO(data)) as image:
+                            image.load()
+                            fits = image.size == size
+                    except OSError:
+                        continue
+                    images += [data] * 3 * fits
+            assert images
+            pack = make_pack(images)
+            with Loader(pack, batch_size=len(images)) as loader:
+                for index in range(2):
+                    (batch,) = loader
+                    assert_equal(batch, slow_batch(pack, index, batch_size=len(images)))
+
+
+class TestMemory:
+    def test_a_batch_stays_valid_until_the_next_call_but_one(self, faces: Pack) -> None:
+        with Loader(faces, batch_size=4) as loader:
+            before: tuple[Batch, torch.Tensor] | None = None
+            for _ in range(3):
+                for batch in loader:
+                    if before is not None:
+                        time.sleep(0.002)  # let the threads overwrite what they may
+                        assert torch.equal(before[0].images, before[1])
+                    before = batch, batch.images.clone()
+
+    def test_batches_are_prepared_ahead_across_epochs(self, faces: Pack) -> None:
+        asked: list[int] = []
+
+        class Watched(Pack):
+            @contextmanager
+            def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
+                asked.extend(np.asarray(positions).tolist())
+                with super().views(positions) as views:
+                    yield views
+
+        with Loader(Watched(faces.path), batch_size=25, threads=1) as loader:
+            iterator = iter(loader)
+            next(iterator)
+            deadline = time.monotonic() + 30
+            while len(asked) < 4 * 25 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert len(asked) == 4 * 25  # this epoch's two batches and the next epoch's
+            assert (loader.epoch, loader.batch) == (0, 1)
+
+
+class TestPosition:
+    @pytest.mark.parametrize("drop_last", [True, False])
+    def test_resumes_at_any_batch(self, faces: Pack, drop_last: bool) -> None:
+        options: dict[str, Any] = {"batch_size": 9, "seed": 3, "drop_last": drop_last}
+        with Loader(faces, **options) as loader:
+            whole = [keep(batch) for _ in range(3) for batch in loader]
+        batches = len(whole) // 3
+        for stop in range(1, 2 * batches + 1):
+            with Loader(faces, **options) as loader:
+                taken = 0
+                while taken < stop:
+                    for _ in loader:
+                        taken += 1
+                        if taken == stop:
+                            break
+                state = loader.state_dict()
+            assert (state["epoch"], state["batch"]) == divmod(stop, batches)
+            with Loader(faces, **options) as loader:
+                loader.load_state_dict(state)
+                rest = [keep(batch) for batch in loader]
+            assert len(rest) == batches - stop % batches
+            for (images, labels, positions), expected in zip(rest, whole[stop:], strict=False):
+                assert torch.equal(images, expected[0])
+                assert torch.equal(labels, expected[1])
+                assert positions.tolist() == expected[2].tolist()
+
+    def test_breaking_off_and_iterating_again_goes_on(self, faces: Pack) -> None:
+        with Loader(faces, batch_size=10) as loader:
+            whole = [batch.positions.tolist() for batch in loader]
+            loader.seek(0)
+            seen = []
+            for batch in loader:
+                seen.append(batch.positions.tolist())
+                if len(seen) == 2:
+                    break
+            loader.close()  # the position stays
+            seen += [batch.positions.tolist() for batch in loader]
+            assert seen == whole
+            assert (loader.epoch, loader.batch) == (1, 0)
+
+    def test_seek_to_an_epochs_end_is_the_next_ones_start(self, faces: Pack) -> None:
+        with Loader(faces, batch_size=10) as loader:
+            loader.seek(1)
+            expected = [batch.positions.tolist() for batch in loader]
+            loader.seek(0, len(loader))
+            assert loader.state_dict()["epoch"] == 1
+            assert [batch.positions.tolist() for batch in loader] == expected
+
+    @pytest.mark.parametrize(("epoch", "batch"), [(-1, 0), (0, -1), (0, 6)])
+    def test_seek_to_nowhere(self, faces: Pack, epoch: int, batch: int) -> None:
+        loader = Loader(faces, batch_size=10)
+        with pytest.raises(ConfigError, match=f"no batch {batch} in epoch {epoch}: epochs count"):
+            loader.seek(epoch, batch)
+
+    def test_state_moves_to_another_number_of_ranks(self, faces: Pack) -> None:
+        alone = Loader(faces, batch_size=8)
+        alone.seek(2, 3)
+        with Loader(faces, batch_size=4, rank=1, world=2) as loader:
+            loader.load_state_dict(alone.state_dict())
+            assert (loader.epoch, loader.batch) == (2, 3)
+
+    @pytest.mark.parametrize(
+        ("changes", "name"),
+        [
+            ({"seed": 1}, "seed=0"),
+            ({"batch_size": 9}, "global_batch=8"),
+            ({"shuffle": False}, "shuffle=True"),
+            ({"mirror": False}, "mirror=True"),
+        ],
+    )
+    def test_state_of_another_order_is_refused(
+        self, faces: Pack, changes: dict[str, Any], name: str
+    ) -> None:
+        state = Loader(faces, batch_size=8).state_dict()
+        other = Loader(faces, **{"batch_size": 8, **changes})
+        with pytest.raises(ConfigError) as caught:
+            other.load_state_dict(state)
+        assert f"belongs to a loader with {name}; this one has" in str(caught.value)
+
+    def test_state_of_another_pack_is_refused(self, faces: Pack, mixed: Pack) -> None:
+        state = Loader(faces, batch_size=8).state_dict()
+        with pytest.raises(ConfigError, match=f"pack_id='{faces.pack_id}'"):
+            Loader(mixed, batch_size=8).load_state_dict(state)
+
+
+class TestBrokenImages:
+    def test_raise_with_key_at_their_batch(self, damaged: Pack) -> None:
+        with Loader(damaged, batch_size=10, shuffle=False) as loader:
+            for _ in range(2):  # as a pure function does, again
+                with pytest.raises(DecodeError) as caught:
+                    list(loader)
+                message = str(caught.value)
+                assert f"{damaged.path}: shard-000/0000000004: the jpeg image does" in message
+                assert f"facepack verify --decode {damaged.path}" in message
+                assert 'on_error="skip"' in message
+                assert (loader.epoch, loader.batch) == (0, 0)
+            loader.seek(0, 1)  # going on behind it
+            iterator = iter(loader)
+            assert next(iterator).positions.tolist() == list(range(10, 20))
+            with pytest.raises(DecodeError, match="shard-000/0000000021"):
+                next(iterator)
+            assert loader.batch == 2
+        assert loader.skipped == 0
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_skip_and_count(self, damaged: Pack, slow_batch: SlowBatch, dtype: str) -> None:
+        options: dict[str, Any] = {"batch_size": 8, "on_error": "skip", "drop_last": False}
+        with Loader(damaged, dtype=dtype, **options) as loader:
+            for epoch in range(2):
+                for number, batch in enumerate(loader):
+                    index = epoch * len(loader) + number
+                    assert_equal(batch, slow_batch(damaged, index, dtype, **options))
+                assert loader.skipped == 3 * (epoch + 1)
+            assert sorted(loader.skipped_keys) == [
+                f"shard-000/{number:010d}" for number in (4, 5, 21)
+            ]
+
+    def test_skipped_ones_count_when_their_batch_is_returned(self, damaged: Pack) -> None:
+        with Loader(damaged, batch_size=3, shuffle=False, on_error="skip") as loader:
+            iterator = iter(loader)
+            sizes = [len(next(iterator).labels)]
+            assert loader.skipped == 0
+            sizes.append(len(next(iterator).labels))
+            assert (sizes, loader.skipped) == ([3, 1], 2)
+
+    def test_a_batch_of_broken_images_is_empty(
+        self, make_pack: MakePack, make_image: MakeImage, damage: Callable[[bytes], bytes]
+    ) -> None:
+        pack = make_pack([damage(make_image(number)) for number in range(4)])
+        with Loader(pack, batch_size=4, on_error="skip") as loader:
+            (batch,) = loader
+            assert batch.images.shape == (0, 3, 40, 48)
+            assert loader.skipped == 4
+
+    @pytest.mark.parametrize("kind", ["420", "PNG"])
+    @pytest.mark.parametrize(("height", "width"), [(30, 48), (40, 56), (8, 8)])
+    def test_another_size_is_named(
+        self, make_pack: MakePack, make_image: MakeImage, kind: str, height: int, width: int
+    ) -> None:
+        images = [make_image(number) for number in range(4)]
+        images[2] = make_image(2, kind, height, width)
+        pack = make_pack(images)
+        with pytest.raises(ConfigError, match="holds images of several sizes"):
+            Loader(pack, batch_size=4)
+        with (
+            Loader(pack, batch_size=4, image_size=(40, 48)) as loader,
+            pytest.raises(DecodeError) as caught,
+        ):
+            list(loader)
+        assert "shard-000/0000000002" in str(caught.value)
+        assert f"has {width}×{height} pixels (width×height); 48×40 are" in str(caught.value)
+        with Loader(pack, batch_size=4, image_size=(40, 48), on_error="skip") as loader:
+            (batch,) = loader
+            assert sorted(batch.positions.tolist()) == [0, 1, 3]
+
+    def test_other_errors_keep_their_type_and_place(self, faces: Pack) -> None:
+        class Torn(Pack):
+            @contextmanager
+            def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
+                if 21 in positions:
+                    raise DamageError("shard-001 has no record 0000000001")
+                with super().views(positions) as views:
+                    yield views
+
+        with Loader(Torn(faces.path), batch_size=10, shuffle=False, on_error="skip") as loader:
+            iterator = iter(loader)
+            next(iterator)
+            next(iterator)
+            with pytest.raises(DamageError, match="shard-001 has no record"):
+                next(iterator)
+            assert (loader.batch, loader.skipped) == (2, 0)
+
+
+class TestLife:
+    def test_an_abandoned_loader_ends_its_threads(self, faces: Pack) -> None:
+        loader = Loader(faces, batch_size=4, threads=3)
+        iterator = iter(loader)
+        next(iterator)
+        assert len(loader_threads()) == 3
+        del loader, iterator
+        gc.collect()
+        assert loader_threads() == []
+
+    def test_close_twice_and_without_use(self, faces: Pack) -> None:
+        loader = Loader(faces, batch_size=4)
+        loader.close()
+        next(iter(loader))
+        loader.close()
+        loader.close()
+        assert loader_threads() == []
+
+    def test_an_error_in_the_consumer_passes(self, faces: Pack) -> None:
+        with pytest.raises(ZeroDivisionError), Loader(faces, batch_size=4) as loader:
+            for _ in loader:
+                raise ZeroDivisionError
+        assert loader_threads() == []
+
+    def test_the_pack_may_be_closed_meanwhile(self, faces: Pack, slow_batch: SlowBatch) -> None:
+        with Loader(faces, batch_size=4) as loader:
+            for index, batch in enumerate(loader):
+                faces.close()
+                assert_equal(batch, slow_batch(faces, index, batch_size=4))
+
+    def test_the_interpreter_ends_though_nobody_closed(self, faces: Pack) -> None:
+        script = (
+            "import facepack, sys\n"
+            "pack = facepack.open(sys.argv[1])\n"
+            "loader = facepack.Loader(pack, batch_size=4)\n"
+            "batches = iter(loader)\n"
+            "print(next(batches).images.shape[0])\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(faces.path)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"backend": "gpu"}, "backend is 'gpu'; allowed are 'auto', 'cpu', 'dali'"),
+            ({"dtype": "float16"}, "dtype is 'float16'; allowed are 'uint8', 'float32'"),
+            ({"on_error": "ignore"}, "on_error is 'ignore'; allowed are 'raise', 'skip'"),
+            ({"threads": 0}, "threads is 0; it must be at least 1"),
+            ({"device": "gpu"}, "device is 'gpu'; allowed are 'cpu', 'cuda' and 'cuda:N'"),
+            ({"device": "meta"}, "device is 'meta'; allowed are 'cpu', 'cuda' and 'cuda:N'"),
+            ({"batch_size": 99}, "fewer than one global batch of 99"),
+        ],
+    )
+    def test_out_of_range_are_named(
+        self, faces: Pack, changes: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ConfigError) as caught:
+            Loader(faces, **{"batch_size": 4, **changes})
+        assert message in str(caught.value)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+    def test_a_gpu_that_is_not_there(self, faces: Pack) -> None:
+        with pytest.raises(ConfigError, match="torch sees no CUDA device: use 'cpu'"):
+            Loader(faces, batch_size=4, device="cuda")
+
+    def test_without_dali(self, faces: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # makes the import fail
+        with pytest.raises(MissingExtraError, match=r"pip install 'facepack\[dali\]'"):
+            Loader(faces, batch_size=4, backend="dali")
+        loader_module._say_no_dali.cache_clear()
+        gpu = torch.device("cuda", 0)
+        with pytest.warns(UserWarning, match="DALI is not installed: the processor decodes"):
+            assert loader_module._choose_backend("auto", gpu) == "cpu"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it is said once
+            assert loader_module._choose_backend("auto", gpu) == "cpu"
+            assert Loader(faces, batch_size=4).backend == "cpu"
+
+
+class TestPixels:
+    @pytest.mark.parametrize("width", [1, 7, 8, 30, 31, 48, 112])
+    @pytest.mark.parametrize("mirror", [False, True])
+    def test_rows_of_any_width(self, make_image: MakeImage, width: int, mirror: bool) -> None:
+        data = make_image(1, "420", 16, width)
+        row = np.zeros((16, width, 3), np.uint8)
+        RowDecoder((16, width))(memoryview(data), row, mirror)
+        expected = np.asarray(Image.open(io.BytesIO(data)))
+        assert np.array_equal(row, expected[:, ::-1] if mirror else expected)
+
+    def test_plain_jpegs_are_told_from_all_else(self, make_image: MakeImage) -> None:
+        for kind in ("420", "444", "422", "grey", "progressive", "rotated"):
+            assert plain_jpeg_size(memoryview(make_image(0, kind))) == (40, 48)
+        for kind in ("cmyk", "PNG", "WEBP"):
+            assert plain_jpeg_size(memoryview(make_image(0, kind))) is None
+        whole = make_image(0)
+        for end in range(len(whole)):
+            assert plain_jpeg_size(memoryview(whole[:end])) in (None, (40, 48))
+        assert plain_jpeg_size(b"\xff\xd8" + b"\xff\xe0\x00\x00" * 9) is None
+        assert plain_jpeg_size(b"") is None
+
+    def test_no_damage_passes_the_decoder_unseen(self, make_image: MakeImage) -> None:
+        whole = make_image(3)
+        row = np.empty((40, 48, 3), np.uint8)
+        decode = RowDecoder((40, 48))
+        for data in (b"", b"\x00" * 99, whole[: len(whole) // 2], whole[:-300] + b"\xff\xd9"):
+            with pytest.raises(DecodeError):
+                decode(memoryview(data), row, False)
+            with pytest.raises(DecodeError):
+                decode_checked(data, (40, 48))
+
+    def test_normalize_every_value(self) -> None:
+        pixels = np.arange(256, dtype=np.uint8).reshape(1, 4, 64)
+        out = np.empty(pixels.shape, np.float32)
+        normalize(pixels, out)
+        expected = (pixels.astype(np.float64) - 127.5) / 127.5
+        assert np.abs(out - expected).max() <= 2**-23
+        assert (out.min(), out.max()) == (-1, 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+class TestGpu:
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_equals_the_cpu(self, mixed: Pack, slow_batch: SlowBatch, dtype: str) -> None:
+        options: dict[str, Any] = {"batch_size": 6, "seed": 5}
+        with Loader(mixed, backend="cpu", device="cuda", dtype=dtype, **options) as loader:
+            for index in range(3 * len(loader)):
+                epoch, number = divmod(index, len(loader))
+                if number == 0:
+                    batches = iter(loader)
+                assert loader.epoch == epoch
+                batch = next(batches)
+                assert batch.images.device == batch.labels.device == torch.device("cuda", 0)
+                here = Batch(batch.images.cpu(), batch.labels.cpu(), batch.positions)
+                assert_equal(here, slow_batch(mixed, index, dtype, **options))
+                if number == len(loader) - 1:
+                    assert next(batches, None) is None

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import operator
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+import facepack
+from facepack import environments
+from facepack import format as fmt
+from facepack.errors import DamageError, DecodeError, PackError
+from facepack.hashing import hash64
+
+MakePack = Callable[..., Path]
+MakeJpeg = Callable[..., bytes]
+
+
+def test_every_record_comes_back(make_pack: MakePack, make_jpeg: MakeJpeg) -> None:
+    with facepack.open(make_pack(60)) as pack:
+        assert len(pack) == 60 and pack.classes == pack.identities == 4
+        assert pack.labels.dtype == np.int64 and not pack.labels.flags.writeable
+        records = list(pack)
+        expected = sorted((make_jpeg(i), i % 4) for i in range(60))
+        assert sorted((record.image, record.label) for record in records) == expected
+        assert [record.label for record in records] == pack.labels.tolist()
+        assert records == [pack[i] for i in range(60)] == pack[:] == pack.batch(range(60))
+        assert pack[-1] == records[59] and pack[5:20:3] == records[5:20:3]
+        assert pack.batch(np.array([7, 7, -2])) == [records[7], records[7], records[58]]
+        assert pack.image_size == (32, 32) and pack.decode(0).shape == (32, 32, 3)
+        assert pack.identity_names == ["ann", "bob\nby", "c\\d", "dora"]
+
+
+def test_keys_and_positions_are_inverse(make_pack: MakePack) -> None:
+    with facepack.open(make_pack(60)) as pack:
+        assert pack.key(0) == "shard-000/0000000000" and pack.key(59) == "shard-002/0000000009"
+        assert [pack.position(pack.key(i)) for i in range(60)] == list(range(60))
+        for bad in ("shard-000/25", "shard-000/0000000025", "other/0000000000", "", "0000000000"):
+            with pytest.raises(KeyError):
+                pack.position(bad)
+
+
+def test_shuffled_order_is_the_hash_of_the_ordinal_but_for_page_filling(
+    make_pack: MakePack,
+) -> None:
+    path = make_pack(60, shard_records=60)
+    with lmdb.open(str(path / "shard-000.mdb"), subdir=False, readonly=True, lock=False) as env:
+        with env.begin() as transaction:
+            extra = fmt.unpack_reserved(fmt.EXTRA, transaction.get(fmt.EXTRA))
+    ordinals = fmt.unpack_column(extra["ordinal"], 60) + extra["first"]
+    assert sorted(ordinals.tolist()) == list(range(60))
+    expected = np.argsort(hash64(3, np.arange(60)))
+    moved = [abs(int(np.flatnonzero(expected == o)[0]) - i) for i, o in enumerate(ordinals)]
+    assert max(moved) < 60 and ordinals.tolist() != list(range(60))
+
+
+@pytest.mark.parametrize("order", ["source", "identity"])
+def test_other_orders(make_pack: MakePack, make_jpeg: MakeJpeg, order: str) -> None:
+    with facepack.open(make_pack(60, order=order, shard_records=60)) as pack:
+        numbers = list(range(60))
+        if order == "identity":
+            numbers.sort(key=lambda i: (i % 4, i))
+        assert [record.image for record in pack] == [make_jpeg(i) for i in numbers]
+
+
+def test_positions_outside_are_named(make_pack: MakePack) -> None:
+    with facepack.open(make_pack(10)) as pack:
+        for bad in (10, -11):
+            with pytest.raises(IndexError, match=rf"position {bad}: .* has 10 records"):
+                pack[bad]
+        assert pack.batch([]) == [] and pack[3:3] == []
+
+
+def test_views_are_the_bytes_and_outlive_close(make_pack: MakePack) -> None:
+    pack = facepack.open(make_pack(60))
+    images = [record.image for record in pack]
+    with pack.views([59, 0, 30]) as views:
+        pack.close()  # the shards stay open while views are held
+        assert [bytes(view) for view in views] == [images[59], images[0], images[30]]
+    assert pack[4].image == images[4]
+    pack.close()
+
+
+def test_threads_share_a_pack(make_pack: MakePack) -> None:
+    pack = facepack.open(make_pack(60))
+    images = [record.image for record in pack]
+    pack.close()
+    start = threading.Barrier(8)
+
+    def read(seed: int) -> bool:
+        start.wait()
+        order = np.random.default_rng(seed).permutation(60)
+        return all(pack[int(i)].image == images[i] for i in order)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
+    pack.close()
+    assert not environments._registry
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_share_a_pack(make_pack: MakePack, method: str) -> None:
+    with facepack.open(make_pack(60)) as pack:
+        records = pack[:]
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            # A function that any child can import: this file is no module to it.
+            assert pool.starmap(operator.getitem, [(pack, slice(None))] * 2) == [records] * 2
+        assert pack[:] == records
+
+
+_inherited: facepack.Pack
+
+
+def _inherited_records(_: int) -> list[facepack.Record]:
+    return _inherited[:]
+
+
+def test_a_forked_child_uses_an_open_pack(make_pack: MakePack) -> None:
+    global _inherited
+    with facepack.open(make_pack(60)) as _inherited:
+        records = _inherited[:]
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map(_inherited_records, range(2)) == [records] * 2
+        assert _inherited[:] == records
+
+
+def test_two_packs_of_one_folder_share_environments(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    one, two = facepack.open(path), facepack.open(path)
+    first = one[0]
+    assert two[0] == first
+    one.close()
+    assert two[0] == first
+    del two
+    assert not environments._registry
+    assert pickle.loads(pickle.dumps(one))[0] == first
+
+
+def test_opening_says_what_is_wrong(make_pack: MakePack, tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="is no folder"):
+        facepack.open(tmp_path / "nothing")
+    with pytest.raises(PackError, match=r"has no pack\.json"):
+        facepack.open(tmp_path)
+    path = make_pack(60)
+    manifest = json.loads((path / "pack.json").read_text())
+    for change, text in (
+        ({"format": 2}, "format 2; this facepack reads 1"),
+        ({"shards": [{**manifest["shards"][0], "name": "../x"}]}, r"shard '\.\./x' has the files"),
+        ({"files": {"../x": {"bytes": 0, "xxh3_128": ""}}}, r"'\.\./x' leads outside the pack"),
+    ):
+        (path / "pack.json").write_text(json.dumps({**manifest, **change}))
+        with pytest.raises(PackError, match=text):
+            facepack.open(path)
+    (path / "pack.json").write_text("{")
+    with pytest.raises(DamageError, match="facepack reindex"):
+        facepack.open(path)
+    (path / "pack.json").unlink()
+    with pytest.raises(PackError, match="unfinished pack: run its conversion again with --resume"):
+        facepack.open(path)
+
+
+def test_truncated_missing_and_swapped_shards_are_noticed(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    shard = path / "shard-001.mdb"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-4096])
+    with pytest.raises(DamageError, match=r"shard-001\.mdb has \d+ bytes, the manifest says"):
+        facepack.open(path)
+    shard.unlink()
+    with pytest.raises(DamageError, match=r"shard-001\.mdb is missing"):
+        facepack.open(path)
+    shard.write_bytes(whole)
+    pack = facepack.open(path)
+    shard.write_bytes(whole[:-4096])  # after opening: the mapping must not reach behind the end
+    with pytest.raises(DamageError, match="the file is truncated"):
+        pack[30]
+
+
+def test_a_broken_image_is_named(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    broken = bytearray(make_jpeg(0, size=112))
+    broken[-400:-2] = b""  # the end marker stays: only decoding tells
+    with facepack.PackWriter(tmp_path / "p", order="source") as writer:
+        writer.add(make_jpeg(1), 0)
+        writer.add(bytes(broken), 1)
+    with facepack.open(tmp_path / "p") as pack:
+        with pytest.raises(DecodeError, match="shard-000/0000000001: the jpeg image"):
+            pack.decode(1)
+
+
+@pytest.mark.parametrize("image", [b"", b"\0" * 100, b"GIF", b"\xff\xd8\xff\xe0"])
+def test_the_writer_refuses_what_is_no_image(tmp_path: Path, image: bytes) -> None:
+    with facepack.PackWriter(tmp_path / "p") as writer, pytest.raises(DecodeError):
+        writer.add(image, 0)
+    assert len(facepack.open(tmp_path / "p")) == 0
+
+
+def test_the_writer_refuses_labels_outside_the_index(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    with facepack.PackWriter(tmp_path / "p") as writer:
+        for label in (-2, 100_000_000):
+            with pytest.raises(PackError, match=f"label {label}: allowed are 0 to 99999999"):
+                writer.add(make_jpeg(0), label)
+        writer.add(make_jpeg(0), -1)
+        writer.add(make_jpeg(1), 99_999_999)
+    pack = facepack.open(tmp_path / "p")
+    assert sorted(pack.labels.tolist()) == [-1, 99_999_999]
+    assert (pack.identities, pack.classes) == (1, 100_000_000)
+
+
+def test_classes_may_exceed_identities_but_not_the_other_way(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    for stated, expected in ((10, 10), (2, 6), (None, 6)):
+        with facepack.PackWriter(tmp_path / "p", classes=stated, overwrite=True) as writer:
+            writer.add(make_jpeg(0), 5)
+        pack = facepack.open(tmp_path / "p")
+        assert (pack.classes, pack.identities) == (expected, 1)
+
+
+def test_a_pair_set(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    pairs = np.array([[0, 1, 1], [0, 2, 0]])
+    with facepack.PackWriter(tmp_path / "p", order="source") as writer:
+        for i in range(3):
+            writer.add(make_jpeg(i), -1)
+        writer.add_table("pairs", pairs)
+        with pytest.raises(PackError, match=r"must be integers \(P, 3\)"):
+            writer.add_table("pairs", pairs[:, :2])
+    pack = facepack.open(tmp_path / "p")
+    assert pack.pairs is not None and pack.pairs.tolist() == pairs.tolist()
+    assert pack.pairs.dtype == np.int64 and pack.manifest["kind"] == "pairs"
+    with pytest.raises(PackError, match=r"no table 'media'; it has \['pairs'\]"):
+        pack.table("media")
+    with facepack.PackWriter(tmp_path / "q") as writer:
+        with pytest.raises(PackError, match="order='source'"):
+            writer.add_table("pairs", pairs)
+
+
+def test_the_same_records_give_the_same_bytes(make_pack: MakePack) -> None:
+    one, two = make_pack(60, "one"), make_pack(60, "two")
+    files = sorted(file.name for file in one.iterdir())
+    assert files == sorted(file.name for file in two.iterdir())
+    assert ".lock" not in files
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files)
+    other = make_pack(60, "other", seed=4)
+    assert (other / "shard-000.mdb").read_bytes() != (one / "shard-000.mdb").read_bytes()
+    assert facepack.open(other).pack_id != facepack.open(one).pack_id
+
+
+def test_a_writer_that_fails_leaves_no_pack(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    with pytest.raises(RuntimeError), facepack.PackWriter(tmp_path / "p") as writer:
+        writer.add(make_jpeg(0), 0)
+        raise RuntimeError
+    with pytest.raises(PackError, match="unfinished"):
+        facepack.open(tmp_path / "p")
+    with pytest.raises(PackError, match="--overwrite"), facepack.PackWriter(tmp_path / "p"):
+        pass
+    with facepack.PackWriter(tmp_path / "p", overwrite=True) as writer:
+        writer.add(make_jpeg(0), 0)
+    assert len(facepack.open(tmp_path / "p")) == 1
+
+
+def test_two_writers_and_strange_folders(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    with facepack.PackWriter(tmp_path / "p") as writer:
+        writer.add(make_jpeg(0), 0)
+        with pytest.raises(PackError, match="another process is writing here"):
+            facepack.PackWriter(tmp_path / "p", overwrite=True).__enter__()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(PackError, match=r"not empty and holds no pack \(but 'thesis.tex'\)"):
+            facepack.PackWriter(tmp_path / "mine", overwrite=overwrite).__enter__()
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
+
+
+def test_large_records_choose_small_pages(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    import simplejpeg
+
+    noise = rng.integers(0, 256, (160, 160, 3), np.uint8)
+    large = simplejpeg.encode_jpeg(noise, quality=95)
+    assert len(large) > 20_000
+    with facepack.PackWriter(tmp_path / "p") as writer:
+        for i in range(30):
+            writer.add(large, i)
+    pack = facepack.open(tmp_path / "p")
+    assert pack.manifest["shards"][0]["page_size"] == 4096
+    assert all(record.image == large for record in pack)
+
+
+def test_real_faces_take_at_most_three_percent_more_than_they_are(
+    tmp_path: Path, shared: Path
+) -> None:
+    from facepack.convert.rec import RecSource
+    from facepack.convert.to_pack import PackOptions, convert_to_pack
+
+    for name in ("cfp-rec", "lfw-rec"):
+        source = RecSource(shared / name)
+        result = convert_to_pack(source, tmp_path / name, PackOptions())
+        assert result.file_bytes <= 1.03 * result.payload_bytes
+        options = PackOptions(order="source")
+        result = convert_to_pack(source, tmp_path / f"{name}-source", options)
+        assert result.file_bytes <= 1.10 * result.payload_bytes

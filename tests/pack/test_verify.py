@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import facepack
+from facepack.errors import DamageError, PackError
+from facepack.lmdbfile import leaf_numbers, read_page_size, scan_leaf
+from facepack.reindex import reindex
+from facepack.verify import verify
+
+MakePack = Callable[..., Path]
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(bytes(data))
+
+
+def place_of(path: Path, key: bytes) -> int:
+    """The file offset of a value."""
+    data = path.read_bytes()
+    view, size = memoryview(data), read_page_size(data)
+    for page in leaf_numbers(view, size):
+        for found, value in scan_leaf(view, page, size):
+            if found == key:
+                return data.index(bytes(value))
+    raise KeyError(key)
+
+
+def test_a_sound_pack(make_pack: MakePack) -> None:
+    report = verify(make_pack(60), decode=True)
+    assert report.damage == [] and report.records == 60
+    assert report.as_json()["ok"] is True
+
+
+def test_a_flip_in_a_record_is_named_by_shard_and_key(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    shard = path / "shard-001.mdb"
+    flip(shard, place_of(shard, b"0000000007") + 40)
+    (damage,) = verify(path).damage
+    assert (damage.shard, damage.key) == ("shard-001", "0000000007")
+    assert "differs from what was packed" in damage.reason
+
+
+@pytest.mark.parametrize(
+    "key", [b"__meta__", b"__labels__", b"__sums__", b"__extra__", b"__names__", b"__identities__"]
+)
+def test_a_flip_in_a_reserved_record(make_pack: MakePack, key: bytes) -> None:
+    path = make_pack(60)
+    shard = path / "shard-000.mdb"
+    flip(shard, place_of(shard, key) + 8)
+    damage = verify(path).damage
+    assert damage and damage[0].shard == "shard-000" and key.decode() in damage[0].reason
+
+
+def test_every_single_flip_anywhere_is_found(make_pack: MakePack) -> None:
+    """Records, node headers, page headers, slack, metas, indexes, names, plan and manifest."""
+    path = make_pack(30, shard_records=20)
+    good = contents(path)
+    rng = random.Random(0)
+    for name, data in good.items():
+        spots = [rng.randrange(len(data)) for _ in range(60)]
+        if name.endswith(".mdb"):
+            spots += list(range(0, 160, 3)) + [read_page_size(data) + i for i in range(0, 160, 3)]
+        for at in spots:
+            flip(path / name, at, rng.randrange(8))
+            try:
+                damage = verify(path).damage
+            except PackError:
+                damage = [None]  # the manifest itself cannot be read
+            assert damage, f"{name}: a flip at {at} was not found"
+            (path / name).write_bytes(data)
+    assert verify(path).damage == []
+
+
+def test_truncated_too_long_missing_and_foreign_shards(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    shard = path / "shard-002.mdb"
+    good = shard.read_bytes()
+    for data, text in (
+        (good[:-4096], "truncated"),
+        (good[:100], "truncated"),
+        (b"", "truncated"),
+        (good + b"\0" * 4096, "too long"),
+    ):
+        shard.write_bytes(data)
+        damage = verify(path).damage
+        assert any(text in d.reason for d in damage), (text, damage)
+        assert {d.shard for d in damage} == {"shard-002"}
+    shard.unlink()
+    assert [str(d) for d in verify(path).damage] == ["shard-002: the shard is missing"]
+    other = make_pack(60, "other", seed=9)
+    shard.write_bytes((other / "shard-002.mdb").read_bytes())
+    damage = verify(path).damage
+    assert any("of another pack" in d.reason for d in damage)
+
+
+def test_an_index_that_lies(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    index = path / "shard-000.kv"
+    lines = index.read_bytes().splitlines(keepends=True)
+    lines[3] = b"0000000003 00000077\n"
+    index.write_bytes(b"".join(lines))
+    (damage, *_) = verify(path).damage
+    assert (damage.shard, damage.key) == ("shard-000", "0000000003")
+    assert "says label 77, the shard" in damage.reason
+    index.write_bytes(b"".join(lines[:-1]))
+    assert any("24 lines for 25 records" in d.reason for d in verify(path).damage)
+    index.write_bytes(b"x" * 500)
+    assert any("line 1 is 'xxxx" in d.reason for d in verify(path).damage)
+
+
+def test_decoding_finds_what_sums_cannot(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> None:
+    broken = bytearray(make_jpeg(0, size=112))
+    broken[-400:-2] = b""
+    with facepack.PackWriter(tmp_path / "p", order="source") as writer:
+        writer.add(make_jpeg(1), 0)
+        writer.add(bytes(broken), 0)
+    assert verify(tmp_path / "p").damage == []
+    (damage,) = verify(tmp_path / "p", decode=True).damage
+    assert damage.key == "0000000001" and "does not decode" in damage.reason
+
+
+def test_reindex_makes_everything_but_the_shards_anew(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    good = contents(path)
+    for name in good:
+        if not name.endswith(".mdb"):
+            (path / name).unlink()
+    reindex(path)
+    assert contents(path) == good
+
+
+def test_reindex_of_a_pair_set_keeps_its_table(
+    tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    import numpy as np
+
+    path = tmp_path / "p"
+    with facepack.PackWriter(path, order="source") as writer:
+        writer.add(make_jpeg(0), -1)
+        writer.add(make_jpeg(1), -1)
+        writer.add_table("pairs", np.array([[0, 1, 1]]))
+    good = contents(path)
+    (path / "pack.json").unlink()
+    (path / "plan.json").unlink()
+    reindex(path)
+    assert contents(path) == good
+    (path / "pairs.npy").unlink()
+    with pytest.raises(DamageError, match=r"the table pairs\.npy cannot be read"):
+        reindex(path)
+
+
+def test_reindex_refuses_missing_damaged_foreign_and_renamed_shards(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    other = make_pack(60, "other", seed=9)
+    with pytest.raises(PackError, match="holds no shards"):
+        reindex(path.parent)
+    first, last = path / "shard-000.mdb", path / "shard-002.mdb"
+    first_bytes, last_bytes = first.read_bytes(), last.read_bytes()
+
+    first.unlink()
+    with pytest.raises(
+        DamageError, match=r"1 of 3 shards are missing \(number 0 first\).*--partial"
+    ):
+        reindex(path)
+    assert reindex(path, partial=True)["records"] == 35
+    assert len(facepack.open(path)) == 35 and verify(path).damage == []
+    first.write_bytes(first_bytes)
+    assert reindex(path)["records"] == 60
+
+    last.unlink()
+    with pytest.raises(DamageError, match="the last shard is missing"):
+        reindex(path)
+    last.write_bytes((other / "shard-002.mdb").read_bytes())
+    with pytest.raises(DamageError, match="shards of 2 packs"):
+        reindex(path)
+    damaged = bytearray(last_bytes)
+    damaged[place_of(first, b"0000000003") % len(damaged)] ^= 1
+    last.write_bytes(last_bytes)
+    flip(last, place_of(last, b"0000000003"))
+    with pytest.raises(DamageError, match="shard-002/0000000003: the record differs"):
+        reindex(path)
+    last.write_bytes(last_bytes)
+    first.rename(path / "shard-009.mdb")
+    with pytest.raises(DamageError, match=r"says that it is shard-000\.mdb: rename it back"):
+        reindex(path)
+
+
+def test_fuzzed_shards_end_in_findings_not_in_other_errors(make_pack: MakePack) -> None:
+    path = make_pack(30, shard_records=30)
+    shard = path / "shard-000.mdb"
+    good = shard.read_bytes()
+    rng = random.Random(1)
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(rng.choice([1, 10, 200])):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        shard.write_bytes(bytes(data))
+        assert verify(path, decode=True).damage
+
+
+def test_a_manifest_that_contradicts_the_shards(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    text = (path / "pack.json").read_text()
+    for field, value in (("classes", 9), ("identities", 3), ("records", 61), ("order", "source")):
+        manifest = {**json.loads(text), field: value}
+        (path / "pack.json").write_text(json.dumps(manifest))
+        (damage, *_) = verify(path).damage
+        assert re.search(f"'{field}' differs from what the shards say", str(damage))

@@ -1,0 +1,110 @@
+"""``facepack schedule``: what a schedule would have done in a run that was logged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class SettingType(click.ParamType):
+    """``KEY=VALUE``; the value is JSON where it reads as JSON, else text."""
+
+    name = "KEY=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Split ``value`` at its first equals sign."""
+        key, equals, text = str(value).partition("=")
+        if not equals or not key:
+            self.fail(f"{value!r} is not of the form KEY=VALUE, such as window=4000", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            return key, text
+
+
+@click.command()
+@click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--schedule",
+    "name",
+    required=True,
+    metavar="NAME",
+    help="cosine, poly, multistep, constant, fastface, mhlr or mhlr_guarded.",
+)
+@click.option(
+    "--set",
+    "settings",
+    type=SettingType(),
+    multiple=True,
+    help="A setting of the schedule, such as window=4000 or milestones=[8,14]; repeatable.",
+)
+@click.option("--base-lr", type=float, help="Base learning rate.  [default: the log's highest]")
+@click.option("--total-steps", type=int, help="Steps of the run.  [default: the log's last]")
+@click.option(
+    "--steps-per-epoch", type=int, help="Steps of an epoch.  [default: from the log's epochs]"
+)
+@click.option("--batch-size", type=int, default=128, show_default=True, help="Images of one step.")
+@click.option(
+    "--warmup-steps", type=int, default=0, show_default=True, help="Steps of linear warm-up."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw loss and learning rates into this file (.png, .svg, .pdf).",
+)
+def schedule(
+    log: Path,
+    name: str,
+    settings: tuple[tuple[str, Any], ...],
+    base_lr: float | None,
+    total_steps: int | None,
+    steps_per_epoch: int | None,
+    batch_size: int,
+    warmup_steps: int,
+    as_json: bool,
+    plot: Path | None,
+) -> None:
+    """Replay a training log through a schedule.
+
+    LOG is CSV (step, loss, lr, epoch), a run's metrics.jsonl, or the training.log of
+    arcface_torch and its kin. Prints each change of the schedule: the step after which it came,
+    and the learning rate from then on.
+    """
+    from dataclasses import asdict
+
+    from facepack.train.replay import read_log, replay_log
+
+    training_log = read_log(log)
+    replay = replay_log(
+        training_log,
+        name,
+        base_lr=base_lr,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        warmup_steps=warmup_steps,
+        **dict(settings),
+    )
+    if plot is not None:
+        from facepack.train.replay_plot import draw_replay
+
+        draw_replay(training_log, replay, plot)
+        click.echo(f"plot written to {plot}", err=True)
+    if as_json:
+        result = {
+            "schedule": name,
+            "options": asdict(replay.schedule.options),
+            "changes": [{"step": step, "lr": lr} for step, lr in replay.changes],
+        }
+        click.echo(json.dumps(result))
+        return
+    for step, lr in replay.changes:
+        click.echo(f"{step:>9}  {lr:.6g}")
+    if not replay.changes:
+        click.echo(f"{name} changed nothing in {len(replay.losses)} steps", err=True)

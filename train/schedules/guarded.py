@@ -1,0 +1,116 @@
+"""MHLR within bounds: it cannot spend the learning rate early, nor fail to reach zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from facepack.train.schedules.base import AdaptiveSchedule
+from facepack.train.schedules.checks import require_integer, require_number
+from facepack.train.schedules.fixed import cosine
+from facepack.train.schedules.plan import RunPlan
+from facepack.train.schedules.plateau import PlateauDetector, PlateauOptions, default_window
+from facepack.train.schedules.registry import register
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardedOptions(PlateauOptions):
+    """Settings of ``mhlr_guarded``."""
+
+    threshold: float | Literal["auto"] = "auto"
+    """As for ``mhlr``, but measured against the noise by default."""
+    refractory: int | None = None
+    """Steps after each change and each epoch boundary in which the counters stand still; by
+    default 2·window, which is how long H sees a sudden fall, but at most half an epoch."""
+    band: float = 4.0
+    """The rate stays between cosine/band and cosine·band, and never above base_lr; 1 is the
+    cosine itself."""
+    tail: float = 0.15
+    """Share of the run at its end in which the rate falls linearly to 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.refractory is not None:
+            require_integer("refractory", self.refractory, low=0)
+        require_number("band", self.band, low=1)
+        require_number("tail", self.tail, low=0, below=1)
+
+
+@register("mhlr_guarded", GuardedOptions)
+class MHLRGuarded(AdaptiveSchedule):
+    """MHLR's first version with three guards.
+
+    A new epoch makes the training loss fall suddenly, and so does a lower rate: either would set
+    back the detector's counters, so they stand still in a refractory period after both. The rate
+    is clipped to a band around a cosine. In the last part of the run it falls linearly to 0,
+    whatever the loss does.
+    """
+
+    options: GuardedOptions
+
+    def __init__(self, run: RunPlan, options: GuardedOptions) -> None:
+        window = options.window or default_window(run)
+        refractory = options.refractory
+        if refractory is None:
+            refractory = min(2 * window, run.steps_per_epoch // 2)
+        options = replace(options, window=window, refractory=refractory)
+        super().__init__(run, options, read_every=options.read_every)
+        self._refractory = refractory
+        self._tail_start = max(
+            run.warmup_steps, run.total_steps - round(options.tail * run.total_steps)
+        )
+        self._detector = PlateauDetector(options)
+        self._level = run.base_lr  # what the detector asks for, before the band
+        self._last_change: int | None = None
+
+    @property
+    def sigma_h(self) -> float | None:
+        """The noise of H as measured in the run; None at its start."""
+        return self._detector.sigma_h
+
+    def _banded(self, steps: int) -> float:
+        centre = cosine(self.run, steps)
+        ceiling = min(centre * self.options.band, self.run.base_lr)
+        return min(max(self._level, centre / self.options.band), ceiling)
+
+    def _decayed(self, steps: int) -> float:
+        start, end = self._tail_start, self.run.total_steps
+        if steps <= start:
+            return self._banded(steps)
+        return self._banded(start) * (end - steps) / (end - start)
+
+    def _is_refractory(self, step: int) -> bool:
+        """Whether ``step`` (from 1) is among the first after a change or an epoch boundary."""
+        since_change = None if self._last_change is None else step - self._last_change
+        if since_change is not None and since_change <= self._refractory:
+            return True
+        epoch, since_boundary = divmod(step - 1, self.run.steps_per_epoch)
+        return epoch > 0 and since_boundary < self._refractory
+
+    def _observe(self, step: int, loss: float) -> bool:
+        if step > self._tail_start:
+            return False
+        factor = self._detector.observe(loss, hold=self._is_refractory(step))
+        if factor is None:
+            return False
+        # From the rate in force, not from what the band cut off: else a spent level would make
+        # the restarts vain.
+        self._level = self._banded(step) * factor
+        self._last_change = step
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, with the learning rate asked for and the detector's."""
+        return {
+            **super().state_dict(),
+            "level": self._level,
+            "last_change": self._last_change,
+            "detector": self._detector.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        super().load_state_dict(state)
+        self._level = float(state["level"])
+        self._last_change = state["last_change"]
+        self._detector.load_state_dict(state["detector"])
