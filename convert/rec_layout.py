@@ -195,12 +195,7 @@ def _read_checked_index(index: Path, reader: RecordReader) -> tuple[np.ndarray, 
             "the .rec is cut short or the index belongs to another file: fetch both again, or "
             "remove the index and the .rec will be scanned"
         )
-    # Both ends of the index, for a line may be cut in the middle, and lines in between.
-    for line in np.unique(np.linspace(0, len(offsets) - 1, _PROBES).astype(np.int64)).tolist():
-        try:
-            reader.read_at(int(offsets[line]))
-        except SourceError as error:
-            raise SourceError(f"{index}: line {line + 1}: key {keys[line]}: {error}") from error
+    _probe(index, keys, offsets, reader)
     if not (np.diff(offsets) > 0).all():
         order = np.argsort(offsets, kind="stable")
         keys, offsets = keys[order], offsets[order]
@@ -213,6 +208,25 @@ def _read_checked_index(index: Path, reader: RecordReader) -> tuple[np.ndarray, 
                 "scanned"
             )
     return keys, offsets
+
+
+def _probe(index: Path, keys: np.ndarray, offsets: np.ndarray, reader: RecordReader) -> None:
+    """Try lines all over the index: does it belong to this file at all?
+
+    A record that is broken by itself is set aside when it is read. An index most of whose lines
+    lead nowhere is another file's, and a last line that does was cut.
+    """
+    lines = np.unique(np.linspace(0, len(offsets) - 1, _PROBES).astype(np.int64)).tolist()
+    failures: dict[int, SourceError] = {}
+    for line in lines:
+        try:
+            reader.read_at(int(offsets[line]))
+        except SourceError as error:
+            failures[line] = error
+    if 2 * len(failures) > len(lines) or lines[-1] in failures:
+        line = next(iter(failures)) if 2 * len(failures) > len(lines) else lines[-1]
+        error = failures[line]
+        raise SourceError(f"{index}: line {line + 1}: key {keys[line]}: {error}") from error
 
 
 def _blank_records(

@@ -58,7 +58,11 @@ class LazyGroup(click.Group):
             click.echo(f"facepack {ctx.invoked_subcommand}: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo(f"facepack {ctx.invoked_subcommand}: interrupted", err=True)
+            click.echo(
+                f"facepack {ctx.invoked_subcommand}: interrupted; what can be gone on with is gone "
+                "on with by --resume",
+                err=True,
+            )
             ctx.exit(130)
 
 

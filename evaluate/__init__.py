@@ -1,0 +1,39 @@
+"""Evaluation: models, verification sets, embedding, protocols.
+
+The names below are the public interface; they load on first use, so that the command's help does
+not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from facepack.evaluate.models import load_model as load_model
+    from facepack.evaluate.pairs import PairSet as PairSet
+    from facepack.evaluate.pairs import load_pair_set as load_pair_set
+    from facepack.evaluate.verification import PairResult as PairResult
+    from facepack.evaluate.verification import evaluate_pairs as evaluate_pairs
+
+_HOMES = {
+    "load_model": "facepack.evaluate.models",
+    "PairSet": "facepack.evaluate.pairs",
+    "load_pair_set": "facepack.evaluate.pairs",
+    "PairResult": "facepack.evaluate.verification",
+    "evaluate_pairs": "facepack.evaluate.verification",
+}
+
+__all__ = ["PairResult", "PairSet", "evaluate_pairs", "load_model", "load_pair_set"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'facepack.evaluate' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,88 @@
+"""Decode aligned faces in threads, ahead of the network that consumes them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from facepack.errors import DecodeError
+from facepack.images import decode
+
+FACE_SIZE = (112, 112)  # height and width of an aligned face, in pixels
+
+_CHUNK = 16  # images a task: long enough to hide the hand-over, short enough to share out a batch
+_BATCHES_AHEAD = 2
+
+
+def _decode_into(
+    out: np.ndarray, images: Sequence[bytes | memoryview], keys: Sequence[str], name: str
+) -> None:
+    for row, image, key in zip(out, images, keys, strict=True):
+        try:
+            face = decode(image)
+        except DecodeError as error:
+            raise DecodeError(f"{name}: {key}: {error}") from error
+        if face.shape[:2] != FACE_SIZE:
+            raise DecodeError(
+                f"{name}: {key} is {face.shape[1]}×{face.shape[0]} pixels; evaluation takes "
+                f"aligned faces of {FACE_SIZE[1]}×{FACE_SIZE[0]}: align the images first"
+            )
+        row[...] = face
+
+
+def decode_batches(
+    images: Sequence[bytes | memoryview],
+    *,
+    keys: Sequence[str],
+    name: str,
+    batch_size: int,
+    threads: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Yield the faces in order: uint8 RGB arrays (n, 112, 112, 3), n = ``batch_size`` but the last.
+
+    Threads decode two batches ahead of the one that is handed out, so that the caller's network
+    need not wait. Each array is new and the caller's to keep.
+
+    Args:
+        images: encoded images.
+        keys: what errors call each image.
+        name: what errors call the set.
+        batch_size: images a batch.
+        threads: decoding threads; as many as there are cores, at most 8, when None.
+
+    Raises:
+        DecodeError: an image does not decode, or not to 112×112; names the set and the image.
+    """
+    pending: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
+    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    try:
+        for start in range(0, len(images), batch_size):
+            stop = min(start + batch_size, len(images))
+            batch = np.empty((stop - start, *FACE_SIZE, 3), np.uint8)
+            tasks = [
+                pool.submit(
+                    _decode_into,
+                    batch[at - start : at - start + _CHUNK],
+                    images[at : min(at + _CHUNK, stop)],
+                    keys[at : min(at + _CHUNK, stop)],
+                    name,
+                )
+                for at in range(start, stop, _CHUNK)
+            ]
+            pending.append((batch, tasks))
+            if len(pending) > _BATCHES_AHEAD:
+                yield _finished(*pending.popleft())
+        while pending:
+            yield _finished(*pending.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(batch: np.ndarray, tasks: list[Future[None]]) -> np.ndarray:
+    for task in tasks:
+        task.result()
+    return batch

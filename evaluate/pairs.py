@@ -1,0 +1,242 @@
+"""Pair sets: distinct images, the pairs over them and the truth of each pair; and their sources.
+
+A set is read from a facepack pack, from a ``.bin`` pickle, or from the MHLR project's tree
+(``imgs/0.jpg …`` and ``pair_label.npy``, pair i being images 2i and 2i + 1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+import facepack
+from facepack.convert.pickles import read_bin
+from facepack.errors import EvaluationError
+from facepack.evaluate.decode import FACE_SIZE, decode_batches
+from facepack.format import MANIFEST, PLAN
+
+KNOWN_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp")
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_READ_BATCH = 1024  # records read from a pack at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairSet:
+    """An evaluation set: each distinct image once, and the pairs as positions among them.
+
+    Verification sets name an image again for each pair that it is in; of the 12,000 images of
+    ``lfw.bin`` 7,701 are distinct, and no other need be embedded.
+    """
+
+    name: str
+    """What results and errors call the set."""
+    images: Sequence[bytes | memoryview] | np.ndarray
+    """The distinct images: encoded, or decoded as one uint8 RGB array (n, 112, 112, 3)."""
+    keys: Sequence[str]
+    """What errors call each image: its index in the set, and its key in the source."""
+    pairs: np.ndarray
+    """(P, 2) int64: the positions of each pair's two images in :attr:`images`."""
+    issame: np.ndarray
+    """(P,) bool: True for pairs of one person."""
+
+    def __post_init__(self) -> None:
+        if self.issame.ndim != 1 or self.issame.dtype != np.bool_:
+            raise EvaluationError(
+                f"{self.name}: issame is {self.issame.dtype} {self.issame.shape}; bool (P,) wanted"
+            )
+        if not len(self.issame):
+            raise EvaluationError(f"{self.name}: the set holds no pairs")
+        if self.pairs.shape != (len(self.issame), 2):
+            raise EvaluationError(
+                f"{self.name}: pairs is {self.pairs.shape} for {len(self.issame)} pairs; "
+                f"({len(self.issame)}, 2) wanted"
+            )
+        _check_positions(self.name, self.pairs, len(self.images))
+        if len(self.keys) != len(self.images):
+            raise EvaluationError(
+                f"{self.name}: {len(self.keys)} keys for {len(self.images)} images"
+            )
+
+    @classmethod
+    def from_images(
+        cls,
+        name: str,
+        images: Sequence[bytes | memoryview],
+        *,
+        keys: Sequence[str],
+        pairs: np.ndarray,
+        issame: np.ndarray,
+    ) -> PairSet:
+        """Make a set of encoded images among which some may be equal, byte for byte.
+
+        Raises:
+            EvaluationError: the pairs do not fit the images.
+        """
+        _check_positions(name, pairs, len(images))
+        positions: dict[bytes, int] = {}
+        seen_as = np.array(
+            [
+                positions.setdefault(xxhash.xxh3_128_digest(image), len(positions))
+                for image in images
+            ],
+            np.int64,
+        )
+        _, first = np.unique(seen_as, return_index=True)
+        return cls(
+            name=name,
+            images=[images[i] for i in first],
+            keys=[keys[i] for i in first],
+            pairs=seen_as[pairs],
+            issame=issame,
+        )
+
+    def decoded(self) -> PairSet:
+        """The same set with its images decoded, for a set that is evaluated again and again.
+
+        It takes 37,632 bytes an image: 290 MB for LFW.
+
+        Raises:
+            DecodeError: an image does not decode to 112×112; names the set and the image.
+        """
+        if isinstance(self.images, np.ndarray):
+            return self
+        faces = np.empty((len(self.images), *FACE_SIZE, 3), np.uint8)
+        at = 0
+        for batch in decode_batches(self.images, keys=self.keys, name=self.name, batch_size=256):
+            faces[at : at + len(batch)] = batch
+            at += len(batch)
+        return replace(self, images=faces)
+
+
+def find_pair_set(target: str | Path, data: str | Path | None = None) -> Path:
+    """The file or folder that ``target`` means: a pack's folder, a ``.bin``, or a tree's folder.
+
+    A name is looked for in the folder ``data`` (``FACEPACK_HOME``, or the current folder, when
+    None) as a pack ``data/name``, as ``data/name.bin`` and as a tree ``data/name/imgs``, and then
+    in the same way as a path of its own. A target with a folder in it is a path only.
+
+    Raises:
+        EvaluationError: nothing was found; lists what was looked for.
+    """
+    home = Path(os.environ.get("FACEPACK_HOME", ".") if data is None else data)
+    as_path = Path(target)
+    is_name = as_path.name == str(target)
+    looked_for = []
+    for base in dict.fromkeys([home / as_path, as_path] if is_name else [as_path]):
+        as_bin = Path(f"{base}.bin")
+        if base.is_file() or _is_pack(base):
+            return base
+        if as_bin.is_file():
+            return as_bin
+        if (base / "imgs").is_dir():
+            return base
+        looked_for += [base / MANIFEST, as_bin, base / "imgs"]
+    raise EvaluationError(
+        f"no verification set {str(target)!r}: looked for {', '.join(map(str, looked_for))}. Give "
+        "the path of a pack, of a .bin or of a folder with imgs/ and pair_label.npy, or the name "
+        f"of one in the data folder ({home.resolve()}), such as {', '.join(KNOWN_SETS)}"
+    )
+
+
+def load_pair_set(target: str | Path, data: str | Path | None = None) -> PairSet:
+    """Read the verification set that :func:`find_pair_set` finds; its name is ``target``.
+
+    Raises:
+        EvaluationError: nothing was found, or it is not a verification set.
+        SourceError: the ``.bin`` is damaged, or is not one.
+        PackError: the pack is damaged.
+    """
+    path = find_pair_set(target, data)
+    if path.is_file():
+        return _load_bin(str(target), path)
+    if _is_pack(path):
+        return _load_pack(str(target), path)
+    return _load_tree(str(target), path)
+
+
+def _is_pack(folder: Path) -> bool:
+    # A folder with a plan alone is an unfinished pack; opening it says so.
+    return (folder / MANIFEST).is_file() or (folder / PLAN).is_file()
+
+
+def _load_pack(name: str, path: Path) -> PairSet:
+    with facepack.open(path) as pack:
+        table = pack.pairs
+        if table is None:
+            raise EvaluationError(
+                f"{path} is a pack without pairs: it is not a verification set. "
+                "`facepack bin2lmdb` makes one of a .bin"
+            )
+        images, keys = [], []
+        for start in range(0, len(pack), _READ_BATCH):
+            chunk = range(start, min(start + _READ_BATCH, len(pack)))
+            for i, record in zip(chunk, pack.batch(chunk), strict=True):
+                images.append(record.image)
+                keys.append(f"image {i} ({record.key})")
+    return PairSet.from_images(
+        name, images, keys=keys, pairs=table[:, :2], issame=table[:, 2].astype(bool)
+    )
+
+
+def _load_bin(name: str, path: Path) -> PairSet:
+    content = read_bin(path)
+    return PairSet.from_images(
+        name,
+        content.images,
+        keys=[f"image {i} (bins[{i}])" for i in range(len(content.images))],
+        pairs=_consecutive(len(content.issame)),
+        issame=np.asarray(content.issame, bool),
+    )
+
+
+def _load_tree(name: str, path: Path) -> PairSet:
+    issame = _read_pair_labels(path / "pair_label.npy")
+    folder = path / "imgs"
+    files = {file.stem: file for file in folder.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES}
+    missing = [i for i in range(2 * len(issame)) if str(i) not in files]
+    if missing:
+        raise EvaluationError(
+            f"{folder}: image {missing[0]} is missing ({missing[0]}.jpg), and {len(missing)} of "
+            f"{2 * len(issame)} in all: pair_label.npy names {len(issame)} pairs, two images each"
+        )
+    named = [files[str(i)] for i in range(2 * len(issame))]
+    return PairSet.from_images(
+        name,
+        [file.read_bytes() for file in named],
+        keys=[f"image {i} (imgs/{file.name})" for i, file in enumerate(named)],
+        pairs=_consecutive(len(issame)),
+        issame=issame,
+    )
+
+
+def _read_pair_labels(path: Path) -> np.ndarray:
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise EvaluationError(
+            f"{path}: the pairs' labels cannot be read ({error}); "
+            "a numpy file with 1 or 0 for each pair of imgs/ is needed"
+        ) from error
+    if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
+        raise EvaluationError(
+            f"{path}: the labels are {labels.dtype} {labels.shape}; (P,) of 0 and 1 wanted"
+        )
+    return labels.astype(bool)
+
+
+def _consecutive(pairs: int) -> np.ndarray:
+    return np.arange(2 * pairs).reshape(pairs, 2)
+
+
+def _check_positions(name: str, pairs: np.ndarray, images: int) -> None:
+    if pairs.size and (pairs.min() < 0 or pairs.max() >= images):
+        raise EvaluationError(
+            f"{name}: pairs name images {pairs.min()} to {pairs.max()}, but there are {images}, "
+            "counted from 0"
+        )

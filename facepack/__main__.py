@@ -1,0 +1,5 @@
+"""``python -m facepack``."""
+
+from facepack.cli import main
+
+main()

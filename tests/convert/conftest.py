@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from facepack.convert.recordio import RecordWriter, pack_header
+
+MakeRec = Callable[..., Path]
+
+
+@pytest.fixture
+def make_rec(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> MakeRec:
+    """``make_rec(count, name="src", bad={i: payload})``: a folder in InsightFace's layout.
+
+    ``bad`` replaces the whole payload of image ``i`` (from 0); identities have five images.
+    """
+
+    def make(
+        count: int = 100,
+        name: str = "src",
+        bad: dict[int, bytes] | None = None,
+        vector: bool = False,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        identities = -(-count // 5)
+        with RecordWriter(folder / "train.rec", folder / "train.idx") as writer:
+            first = count + 1
+            writer.write(0, pack_header([first, first + identities], 0))
+            for i in range(count):
+                label = [i // 5, 1] if vector else i // 5
+                payload = pack_header(label, i + 1) + make_jpeg(i)
+                writer.write(i + 1, (bad or {}).get(i, payload))
+            for k in range(identities):
+                writer.write(first + k, pack_header([5 * k + 1, 5 * k + 6], first + k))
+        (folder / "property").write_text(f"{identities},32,32")
+        return folder
+
+    return make

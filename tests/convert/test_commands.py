@@ -1,0 +1,173 @@
+"""The converters as a user meets them: processes that are killed, interrupted, out of disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from facepack.convert.pickles import write_bin
+from facepack.errors import PackError
+
+MakeRec = Callable[..., Path]
+MakeJpeg = Callable[..., bytes]
+FACEPACK = [sys.executable, "-m", "facepack"]
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [*FACEPACK, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_json_goes_to_stdout_and_a_pipe_sees_no_progress(make_rec: MakeRec, tmp_path: Path) -> None:
+    done = run("rec2lmdb", make_rec(30), tmp_path / "out", "--json")
+    assert done.returncode == 0 and done.stderr == ""
+    result = json.loads(done.stdout)
+    assert result["packed"] == 30 and result["out"] == str(tmp_path / "out")
+
+
+def test_plain_words_and_notices(make_rec: MakeRec, tmp_path: Path) -> None:
+    source = make_rec(30)
+    (source / "train.idx").unlink()
+    done = run("rec2lmdb", source, tmp_path / "out")
+    assert "30 images, 6 identities of 6 classes" in done.stdout
+    assert "train.rec was scanned" in done.stderr
+
+
+def test_bins_one_by_one_and_by_the_folder(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    (tmp_path / "bins").mkdir()
+    for name in ("lfw", "cfp_fp"):
+        write_bin(tmp_path / "bins" / f"{name}.bin", [make_jpeg(i) for i in range(20)], [True] * 10)
+    assert run("bin2lmdb", tmp_path / "bins" / "lfw.bin", tmp_path / "one").returncode == 0
+    assert (tmp_path / "one" / "pairs.npy").exists()
+    assert run("bin2img", tmp_path / "bins", tmp_path / "all").returncode == 0
+    assert (tmp_path / "all" / "cfp_fp" / "imgs" / "19.jpg").exists()
+    done = run("bin2img", tmp_path, tmp_path / "none")
+    assert done.returncode == 1 and "holds no .bin" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("train.rec", lambda data: data[: len(data) // 2], "points at byte"),
+        ("train.rec", lambda data: b"\0" * len(data), "magic"),
+        ("train.rec", lambda data: b"", "the file is empty"),
+        ("train.idx", lambda data: b"1\t99999999\n", "points at byte 99999999"),
+        ("train.idx", lambda data: b"hello\n", "line 1"),
+        ("property", lambda data: b"many,faces", "expected classes,height,width"),
+    ],
+)
+def test_bad_sources_end_in_one_line_with_file_and_remedy(
+    make_rec: MakeRec, tmp_path: Path, name: str, change: Callable[[bytes], bytes], text: str
+) -> None:
+    source = make_rec(30)
+    (source / name).write_bytes(change((source / name).read_bytes()))
+    done = run("rec2lmdb", source, tmp_path / "out")
+    assert done.returncode == 1 and done.stdout == ""
+    assert text in done.stderr and str(source) in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    (tmp_path / "x.bin").write_bytes(b"cos\nsystem\n(S'touch " + bytes(mark) + b"'\ntR.")
+    done = run("bin2lmdb", tmp_path / "x.bin", tmp_path / "out")
+    assert done.returncode == 1 and "os.system" in done.stderr
+    assert not mark.exists()
+
+
+def start(source: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [*FACEPACK, "rec2lmdb", str(source), str(out), "--shard-records", "40", *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.001)
+
+
+def test_kill_and_resume_gives_the_same_bytes(make_rec: MakeRec, tmp_path: Path) -> None:
+    source = make_rec(2500)
+    assert run("rec2lmdb", source, tmp_path / "whole", "--shard-records", "40").returncode == 0
+    good = contents(tmp_path / "whole")
+    rng = random.Random(0)
+    out = tmp_path / "out"
+    killed = 0
+    for _ in range(4):
+        process = start(source, out, "--resume")
+        wait_for(out / f"train-{rng.randrange(60):03d}.mdb", process)
+        time.sleep(rng.random() / 100)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed
+    assert run("rec2lmdb", source, out, "--shard-records", "40", "--resume").returncode == 0
+    assert contents(out) == good
+
+
+def test_ctrl_c_exits_130_and_leaves_a_resumable_target(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, out = make_rec(2500), tmp_path / "out"
+    process = start(source, out)
+    wait_for(out / "train-002.mdb", process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert b"interrupted" in error and b"--resume" in error and b"Traceback" not in error
+    assert (out / "plan.json").exists() and not (out / "pack.json").exists()
+    assert not list(out.glob("*.part-*")) and not (out / ".lock").exists()
+    assert run("rec2lmdb", source, out, "--shard-records", "40", "--resume").returncode == 0
+
+
+def test_two_conversions_into_one_target(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, out = make_rec(2500), tmp_path / "out"
+    process = start(source, out)
+    wait_for(out / "train-000.mdb", process)
+    second = run("rec2lmdb", source, out, "--shard-records", "40", "--resume")
+    assert second.returncode == 1 and "another process is writing here" in second.stderr
+    assert process.wait() == 0
+    assert run("verify", out).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    if os.name != "posix" or shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("a small file system can be mounted by root only")
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_reported_as_that(
+    make_rec: MakeRec, make_jpeg: MakeJpeg, tmp_path: Path, small_disk: Path
+) -> None:
+    source = make_rec(1500)
+    done = run("rec2lmdb", source, small_disk / "out")
+    assert done.returncode == 1
+    assert "are needed and" in done.stderr and "free some space" in done.stderr
+    # The space may also go while the pack is written.
+    from facepack.shard import ShardBuilder, SourceRecord
+
+    builder = ShardBuilder()
+    for i in range(1500):
+        builder.add(SourceRecord(i, make_jpeg(i % 50), i))
+    with pytest.raises(PackError, match=r"the disk is full: free some space.*--resume"):
+        builder.write(small_disk, "shard", order="source", seed=0, meta={})
+    assert not list(small_disk.rglob("*.mdb*"))

@@ -1,0 +1,136 @@
+"""``facepack eval``: table and JSON on stdout, notices on stderr, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from facepack.cli import root
+from facepack.convert.pickles import write_bin
+from facepack.evaluate.models import load_model
+from facepack.evaluate.pairs import load_pair_set
+from facepack.evaluate.verification import evaluate_pairs
+from facepack.train.backbones import build
+from facepack.train.config import TrainConfig, dump_config
+
+Images = tuple[list[bytes], np.ndarray]
+
+
+@pytest.fixture
+def data(
+    tmp_path: Path,
+    pair_images: Images,
+    write_tree: Callable[[Path, list[bytes], np.ndarray], Path],
+) -> Path:
+    """``lfw.bin`` of 20 pairs, and a tree ``few`` of its first 7 pairs."""
+    images, issame = pair_images
+    write_bin(tmp_path / "lfw.bin", images, issame)
+    write_tree(tmp_path / "few", images[:14], issame[:7])
+    return tmp_path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save(build("tiny", features=16).state_dict(), folder / "model.pt")
+    config = TrainConfig(shards="faces", backbone="tiny", features=16)
+    (folder / "config.toml").write_text(dump_config(config))
+    return folder
+
+
+def facepack_eval(*arguments: object) -> Result:
+    return CliRunner().invoke(root, ["eval", *map(str, arguments)])
+
+
+def test_json_holds_the_figures_of_each_target(data: Path, run: Path) -> None:
+    result = facepack_eval("lfw", data / "few", "--model", run, "--data", data, "--json")
+    assert result.exit_code == 0, result.output
+    lfw, few = json.loads(result.stdout)
+    wanted = evaluate_pairs(load_model(run), load_pair_set("lfw", data)).as_dict()
+    assert lfw == wanted
+    assert list(lfw) == [
+        "target",
+        "pairs",
+        "accuracy",
+        "std",
+        "tar",
+        "val_at_far_1e-3",
+        "auc",
+        "eer",
+        "norm",
+        "notices",
+    ]
+    assert list(lfw["tar"]) == ["1e-4", "1e-3", "1e-2"]
+    assert (few["target"], few["pairs"], few["accuracy"]) == (str(data / "few"), 7, None)
+    (notice,) = few["notices"]
+    assert f"{data / 'few'}: {notice}" in result.stderr
+
+
+def test_the_table_is_in_percent(data: Path, run: Path) -> None:
+    result = facepack_eval("lfw", "few", "--model", run / "model.pt", "--data", data)
+    assert result.exit_code == 0, result.output
+    header, lfw, few = result.stdout.splitlines()
+    names = ["target", "pairs", "accuracy", "TAR@1e-4", "TAR@1e-3", "TAR@1e-2", "AUC", "EER"]
+    assert header.split() == [*names, "norm"]
+    assert len(header) == len(lfw) == len(few)
+    wanted = evaluate_pairs(load_model(run), load_pair_set("lfw", data))
+    assert wanted.accuracy is not None and wanted.std is not None and wanted.eer is not None
+    assert f"{100 * wanted.accuracy:.2f} ± {100 * wanted.std:.2f}" in lfw
+    assert f"{100 * wanted.eer:.2f}" in lfw and lfw.endswith(f"{wanted.norm:.2f}")
+    assert few.split()[:3] == ["few", "7", "–"]
+    assert "few: 7 pairs make no 10 folds" in result.stderr
+
+
+def test_a_target_that_is_not_there_stops_before_the_others_run(data: Path, run: Path) -> None:
+    result = facepack_eval("lfw", "agedb_30", "--model", run, "--data", data)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "facepack eval: no verification set 'agedb_30': looked for" in result.stderr
+
+
+def test_a_broken_image_names_set_index_and_key(data: Path, run: Path) -> None:
+    image = data / "few/imgs/5.jpg"
+    image.write_bytes(image.read_bytes()[:900])
+    result = facepack_eval("few", "--model", run, "--data", data)
+    assert result.exit_code == 1
+    assert "facepack eval: few: image 5 (imgs/5.jpg): " in result.stderr
+
+
+def test_wrong_use_exits_with_2(data: Path, run: Path) -> None:
+    assert facepack_eval("--model", run).exit_code == 2
+    assert facepack_eval("lfw").exit_code == 2
+    assert facepack_eval("lfw", "--model", run, "--batch-size", 0).exit_code == 2
+    result = facepack_eval("lfw", "--model", run, "--data", data, "--backbone", "r18")
+    assert result.exit_code == 2 and "'r18' was asked for" in result.stderr
+    result = facepack_eval("lfw", "--model", run, "--data", data, "--device", "toaster")
+    assert result.exit_code == 2 and "device 'toaster' is not one of" in result.stderr
+
+
+def test_the_model_must_exist(data: Path) -> None:
+    result = facepack_eval("lfw", "--model", data / "nothing", "--data", data)
+    assert result.exit_code == 1 and "there is no model at" in result.stderr
+
+
+def test_help_names_the_known_sets() -> None:
+    from facepack.evaluate.pairs import KNOWN_SETS
+
+    text = facepack_eval("--help").stdout
+    assert all(name in text for name in KNOWN_SETS)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; from facepack.evaluate.eval_command import eval_; "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

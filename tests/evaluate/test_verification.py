@@ -1,0 +1,156 @@
+"""From a pair set to its figures, and what is said of sets that leave some undefined."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from facepack.errors import DecodeError, EvaluationError
+from facepack.evaluate.pairs import PairSet
+from facepack.evaluate.verification import evaluate_pairs, measure_pairs
+from facepack.images import decode
+
+
+def pair_set_of(images: list[bytes], issame: np.ndarray) -> PairSet:
+    return PairSet.from_images(
+        "people",
+        images,
+        keys=[f"image {i}" for i in range(len(images))],
+        pairs=np.arange(len(images)).reshape(-1, 2),
+        issame=issame,
+    )
+
+
+def test_evaluation_equals_one_pair_at_a_time(
+    pair_images: tuple[list[bytes], np.ndarray], averages: nn.Module
+) -> None:
+    images, _ = pair_images
+    issame = np.random.default_rng(3).random(20) < 0.5  # truths that the network cannot tell
+    distances, norms = [], []
+    for first, second in zip(images[::2], images[1::2], strict=True):
+        unit = []
+        for image in (first, second):
+            pixels = (decode(image).astype(np.float64) - 127.5) / 127.5
+            both = pixels + pixels[:, ::-1]
+            feature = both.reshape(4, 28, 4, 28, 3).mean(axis=(1, 3)).transpose(2, 0, 1).ravel()
+            norms.append(np.linalg.norm(feature))
+            unit.append(feature / norms[-1])
+        distances.append(((unit[0] - unit[1]) ** 2).sum())
+    slow = measure_pairs("people", np.array(distances), issame, norm=float(np.mean(norms)))
+    fast = evaluate_pairs(averages, pair_set_of(images, issame), batch_size=8)
+    assert fast.norm == pytest.approx(slow.norm, rel=1e-5)
+    assert replace(fast, norm=0) == replace(slow, norm=0)
+    assert fast.accuracy is not None and 0 < fast.accuracy < 1
+
+
+def test_people_are_told_apart(
+    pair_images: tuple[list[bytes], np.ndarray], averages: nn.Module
+) -> None:
+    result = evaluate_pairs(averages, pair_set_of(*pair_images))
+    assert (result.accuracy, result.std, result.auc, result.eer) == (1.0, 0.0, 1.0, 0.0)
+    assert result.pairs == 20 and result.notices == ()
+
+
+def test_a_decoded_set_gives_the_same_figures(
+    pair_images: tuple[list[bytes], np.ndarray], averages: nn.Module
+) -> None:
+    pair_set = pair_set_of(*pair_images)
+    counts: list[int] = []
+    decoded = evaluate_pairs(
+        averages, pair_set.decoded(), batch_size=16, on_batch=counts.append, device="cpu"
+    )
+    assert decoded == evaluate_pairs(averages, pair_set, batch_size=16)
+    assert sum(counts) == len(pair_set.images)
+
+
+def test_a_broken_image_is_named(
+    pair_images: tuple[list[bytes], np.ndarray], averages: nn.Module
+) -> None:
+    images, issame = pair_images
+    images[13] = images[13][:900]
+    with pytest.raises(DecodeError, match=r"^people: image 13: "):
+        evaluate_pairs(averages, pair_set_of(images, issame))
+
+
+def test_embeddings_that_are_not_finite_are_refused(
+    pair_images: tuple[list[bytes], np.ndarray],
+) -> None:
+    class Diverged(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3)) * torch.nan
+
+    pair_set = pair_set_of(*pair_images)
+    total = len(pair_set.images)
+    with pytest.raises(EvaluationError, match=f"people: .* of {total} of {total} .* of image 0"):
+        evaluate_pairs(Diverged(), pair_set)
+
+
+# --- sets that leave figures undefined ---------------------------------------------------------
+
+
+def test_an_ordinary_set_needs_no_notice() -> None:
+    result = measure_pairs(
+        "lfw", np.array([0.2, 1.0] * 10), np.array([True, False] * 10), norm=20.0
+    )
+    assert result.as_dict() == {
+        "target": "lfw",
+        "pairs": 20,
+        "accuracy": 1.0,
+        "std": 0.0,
+        "tar": {"1e-4": 1.0, "1e-3": 1.0, "1e-2": 1.0},
+        "val_at_far_1e-3": {"mean": 1.0, "std": 0.0, "far": 1.0},
+        "auc": 1.0,
+        "eer": 0.0,
+        "norm": 20.0,
+        "notices": [],
+    }
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("same", "different"), ("different", "same")])
+def test_a_set_of_one_kind_keeps_its_accuracy(kind: str, missing: str) -> None:
+    result = measure_pairs("set", np.linspace(0.1, 1, 20), np.full(20, kind == "same"), norm=1.0)
+    assert result.accuracy is not None and result.std is not None
+    assert result.val is result.auc is result.eer is None
+    assert set(result.tar.values()) == {None}
+    (notice,) = result.notices
+    assert notice.startswith(f"all 20 pairs are {kind} ones: without {missing} pairs TAR, ")
+    assert json.loads(json.dumps(result.as_dict()))["tar"]["1e-4"] is None
+
+
+def test_a_remainder_makes_the_first_folds_larger() -> None:
+    result = measure_pairs("set", np.array([0.2, 1.0] * 12), np.array([True, False] * 12), norm=1.0)
+    assert result.accuracy == 1.0
+    assert result.notices == (
+        "24 pairs do not divide by 10: the first 4 folds hold 3 pairs, the others 2",
+    )
+
+
+def test_fewer_than_ten_pairs_keep_what_needs_no_folds() -> None:
+    result = measure_pairs("set", np.array([0.2, 1.0] * 3), np.array([True, False] * 3), norm=1.0)
+    assert result.accuracy is result.std is result.val is None
+    assert (result.tar[1e-3], result.auc, result.eer) == (1.0, 1.0, 0.0)
+    assert result.notices == (
+        "6 pairs make no 10 folds: accuracy and validation rate are undefined",
+    )
+
+
+def test_different_pairs_in_one_fold_leave_the_validation_rate_undefined() -> None:
+    issame = np.array([True] * 19 + [False])
+    result = measure_pairs("set", np.linspace(0.1, 1, 20), issame, norm=1.0)
+    assert result.val is None and result.auc == 1.0 and result.accuracy is not None
+    (notice,) = result.notices
+    assert "different pairs in at least two folds" in notice
+
+
+def test_the_public_names_are_there() -> None:
+    import facepack.evaluate as room
+
+    assert set(dir(room)) == set(room.__all__)
+    assert all(callable(getattr(room, name)) for name in room.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        room.nothing  # noqa: B018
