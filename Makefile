@@ -1,0 +1,66 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# PYTHON must be 3.10 or newer; the environment is made in .venv.
+
+PYTHON ?= python3
+EXTRAS ?= test
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint interop bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/facepack synth demo/faces --identities 400 --images-per-identity 25 --pairs 2000 --bin-name lfw --overwrite
+	$(BIN)/facepack rec2lmdb demo/faces demo/packs/faces --overwrite
+	$(BIN)/facepack bin2lmdb demo/faces/lfw.bin demo/packs/lfw --overwrite
+	$(BIN)/facepack inspect demo/packs/faces
+	$(BIN)/facepack train --shards demo/packs/faces --config cpu_tiny --val lfw=demo/packs/lfw --out demo/run --overwrite
+	$(BIN)/facepack eval lfw --model demo/run --data demo/packs
+
+test: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed-test $(VENV)/installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# The type checker wants the installed layout: convert/ is facepack.convert, and so on.
+	rm -rf build/types && mkdir -p build/types/facepack
+	ln -s $(CURDIR)/facepack/* $(CURDIR)/convert $(CURDIR)/train $(CURDIR)/evaluate build/types/facepack
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file ../../pyproject.toml
+
+# MXNet is long dead, so it lives in an environment of its own, with Python 3.11 at the newest.
+MXNET_PYTHON ?= $(PYTHON)
+MXNET := .venv-mxnet
+
+interop: $(VENV)/installed-test $(MXNET)/installed build/simd/installed
+	FACEPACK_MXNET_PYTHON=$(CURDIR)/$(MXNET)/bin/python $(BIN)/python -m pytest tests/interop
+	PYTHONPATH=build/simd $(BIN)/python -c "import PIL; assert 'post' in PIL.__version__, PIL"
+	PYTHONPATH=build/simd $(BIN)/python -m pytest tests/pack/test_images.py tests/loading
+
+bench: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/python benchmarks/loader.py demo/packs/faces
+
+clean:
+	rm -rf build demo $(VENV) $(MXNET)
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'facepack needs Python 3.10 or newer; set PYTHON=…')"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+# One mark for each choice of extras, for instance installed-test,dali.
+$(VENV)/installed-%: $(VENV)/installed
+	$(PIP) -e '.[$*]'
+	touch '$@'
+
+$(MXNET)/installed:
+	$(MXNET_PYTHON) -m venv $(MXNET)
+	$(MXNET)/bin/python -m pip install --quiet --disable-pip-version-check 'mxnet==1.9.1' 'numpy<1.24'
+	touch $@
+
+# pillow-simd is a drop-in for Pillow that cannot be installed beside it: it goes first on the path.
+build/simd/installed: $(VENV)/installed
+	rm -rf build/simd
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/simd pillow-simd
+	touch $@

@@ -1,0 +1,260 @@
+"""Settings: types and ranges, recipes and files, overrides, what may change on resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facepack.errors import ConfigError
+from facepack.train import config as config_module
+from facepack.train.config import (
+    FREE_ON_RESUME,
+    TrainConfig,
+    collect_settings,
+    describe_settings,
+    differing_settings,
+    dump_config,
+    make_config,
+    merge_settings,
+    parse_overrides,
+    read_settings,
+    recipe_names,
+)
+
+MHLR_RECIPES = [
+    f"{data}_{net}"
+    for data in ("ms1mv3", "webface4m", "webface8m", "webface12m")
+    for net in ("r50", "r100")
+]
+
+
+def make(**settings: Any) -> TrainConfig:
+    return make_config({"shards": "faces", **settings})
+
+
+def test_every_setting_has_a_docstring() -> None:
+    described = describe_settings()
+    assert [text.split(" ")[0] for text, _ in described] == [
+        field.name for field in dataclasses.fields(TrainConfig)
+    ]
+    assert all(help_text.endswith(".") for _, help_text in described)
+    assert ("batch_size = 128", "Images in an optimizer step, all micro-batches together.") in (
+        described
+    )
+
+
+def test_help_names_what_can_be_chosen() -> None:
+    from facepack.train import backbones, schedules
+    from facepack.train.heads.margins import MARGINS
+
+    described = {text.split(" ")[0]: help_text for text, help_text in describe_settings()}
+    for setting, names in (
+        ("backbone", backbones.names()),
+        ("schedule", schedules.names()),
+        ("margin", list(MARGINS)),
+    ):
+        for name in names:
+            assert re.search(rf"\b{name}\b", described[setting]), f"{name} in {setting}"
+
+
+def test_tables_of_names_name_settings() -> None:
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert names >= FREE_ON_RESUME
+    assert names >= config_module._RANGES.keys()
+
+
+def test_importing_settings_does_not_import_torch() -> None:
+    code = "import sys, facepack.train.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": "128"}, "batch_size = '128' is not a whole number"),
+        ({"batch_size": 1}, "batch_size = 1 is not allowed: it must be at least 2"),
+        ({"batch_size": True}, "batch_size = True is not a whole number"),
+        ({"epochs": 1.5}, "epochs = 1.5 is not a whole number"),
+        ({"epochs": 0}, "epochs = 0 is not allowed: it must be at least 1"),
+        ({"lr": "fast"}, "lr = 'fast' is not a number"),
+        ({"lr": 0.0}, "lr = 0.0 is not allowed: it must be above 0"),
+        ({"lr": float("nan")}, "lr = nan is not a finite number"),
+        ({"momentum": 1.0}, "momentum = 1.0 is not allowed: it must be at least 0 and below 1"),
+        ({"sample_rate": 1.5}, "sample_rate = 1.5 is not allowed: it must be from 0"),
+        ({"mirror": 1}, "mirror = 1 is not true or false"),
+        ({"backbone": ""}, "backbone is empty"),
+        ({"schedule_options": 3}, "schedule_options = 3 is not a table"),
+        (
+            {"precision": "fp61"},
+            r"precision = 'fp61' is not one of auto, fp32, bf16, fp16 \(did you mean fp16",
+        ),
+        ({"optimizer": "adamw"}, "lr must be set with optimizer = adamw"),
+        ({"batch_size": 6, "accumulate": 4}, "accumulate = 4 does not divide batch_size = 6"),
+        ({"batch_size": 4, "accumulate": 4}, "accumulate = 4 leaves one image in a micro-batch"),
+        ({"val": {"lfw": 3}}, "val must name sets as name = path; received 'lfw' = 3"),
+        ({"batchsize": 3}, r"unknown setting 'batchsize' \(did you mean batch_size"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(**settings)
+
+
+def test_shards_must_be_set() -> None:
+    with pytest.raises(ConfigError, match="shards is not set: name the pack"):
+        make_config({})
+
+
+def test_whole_numbers_serve_as_numbers() -> None:
+    assert make(lr=1).lr == 1.0
+    assert isinstance(make(lr=1).lr, float)
+
+
+def test_learning_rate_follows_the_batch_unless_set() -> None:
+    assert make().base_lr == 0.02
+    assert make(batch_size=512).base_lr == 0.08
+    assert make(batch_size=512, accumulate=4).base_lr == 0.08
+    assert make(batch_size=512, lr=0.1).base_lr == 0.1
+
+
+def test_recipes_are_there() -> None:
+    assert recipe_names() == sorted(["cpu_tiny", *MHLR_RECIPES])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_is_valid_and_states_known_names(name: str) -> None:
+    from facepack.train import backbones
+    from facepack.train.heads.margins import MARGINS
+    from facepack.train.schedules import names, option_names
+
+    config = make(**read_settings(name))
+    assert config.backbone in backbones.names()
+    assert config.margin in MARGINS
+    assert config.schedule in names()
+    assert set(config.schedule_options) <= set(option_names(config.schedule))
+
+
+@pytest.mark.parametrize("name", MHLR_RECIPES)
+def test_published_recipe(name: str) -> None:
+    config = make(**read_settings(name))
+    assert config.base_lr == 0.02
+    assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (config.batch_size, config.accumulate, config.epochs) == (128, 1, 5)
+    assert (config.warmup_epochs, config.clip_norm, config.mirror) == (0.0, 5.0, True)
+    assert (config.precision, config.schedule, config.scale) == ("fp16", "mhlr", 64.0)
+    assert config.backbone == name.split("_")[1]
+    if name.startswith("ms1mv3"):
+        assert (config.margin, config.m2) == ("arcface", 0.5)
+        assert config.margin_gradient == "straight_through"
+        assert config.schedule_options == {"window": 4000}
+    else:
+        assert (config.margin, config.m3) == ("cosface", 0.4)
+
+
+def test_unknown_recipe_and_missing_file() -> None:
+    with pytest.raises(ConfigError, match=r"unknown recipe 'ms1mv3_r5'.*did you mean ms1mv3_r50"):
+        read_settings("ms1mv3_r5")
+    with pytest.raises(ConfigError, match=r"config file nowhere\.toml does not exist"):
+        read_settings("nowhere.toml")
+
+
+def test_bad_toml_and_unknown_setting_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("lr = = 3")
+    with pytest.raises(ConfigError, match=r"own\.toml is not TOML: "):
+        read_settings(str(path))
+    path.write_text("learning_rate = 3")
+    with pytest.raises(ConfigError, match=r"own\.toml: unknown setting 'learning_rate'"):
+        read_settings(str(path))
+
+
+def test_dumped_config_reads_back(tmp_path: Path) -> None:
+    config = make(
+        schedule="mhlr",
+        schedule_options={"window": 7, "threshold": "auto"},
+        val={"lfw": "l"},
+        m3=0.3,
+    )
+    path = tmp_path / "config.toml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert make_config(read_settings(str(path))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("batch_size=256", {"batch_size": 256}),
+        ("lr = 1e-3", {"lr": 1e-3}),
+        ("lr=none", {"lr": None}),
+        ("mirror=False", {"mirror": False}),
+        ("backbone=r18", {"backbone": "r18"}),
+        ("schedule_options.window=40", {"schedule_options": {"window": 40}}),
+        ("schedule_options.threshold=auto", {"schedule_options": {"threshold": "auto"}}),
+        ("schedule_options.at=[0.5, 0.8]", {"schedule_options": {"at": [0.5, 0.8]}}),
+        ("val.lfw=a=b.bin", {"val": {"lfw": "a=b.bin"}}),
+    ],
+)
+def test_override_is_parsed_by_type(text: str, expected: dict[str, Any]) -> None:
+    assert parse_overrides([text]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch_size", "--set batch_size: write it as key=value"),
+        ("batch_size=many", "batch_size = 'many' is not a whole number"),
+        ("mirror=1", "mirror = '1' is not true or false"),
+        ("epoch=3", r"--set epoch=3: unknown setting 'epoch' \(did you mean epochs"),
+        ("schedule_options=3", r"write it as schedule_options\.key=value"),
+        ("lr.low=3", "write it as lr=value"),
+    ],
+)
+def test_bad_override_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_overrides([text])
+
+
+def test_layers_merge_tables_and_drop_what_belonged_to_another() -> None:
+    below = {"schedule": "mhlr", "schedule_options": {"window": 5, "factor": 0.5}}
+    assert merge_settings(below, {"schedule_options": {"window": 9}})["schedule_options"] == {
+        "window": 9,
+        "factor": 0.5,
+    }
+    assert merge_settings(below, {"schedule": "cosine"}) == {"schedule": "cosine"}
+    arcface = {"margin": "arcface", "m2": 0.5, "margin_gradient": "straight_through"}
+    assert merge_settings(arcface, {"margin": "cosface", "m3": 0.3}) == {
+        "margin": "cosface",
+        "m3": 0.3,
+    }
+    assert merge_settings(arcface, {"margin": "arcface", "lr": 1.0}) == {**arcface, "lr": 1.0}
+
+
+def test_command_line_lies_over_recipe(tmp_path: Path) -> None:
+    settings = collect_settings(
+        source="cpu_tiny", overrides=["epochs=3"], shards="faces", val={"lfw": "lfw.bin"}
+    )
+    assert settings["backbone"] == "tiny"
+    assert (settings["epochs"], settings["shards"]) == (3, "faces")
+    assert settings["val"] == {"lfw": "lfw.bin"}
+
+
+def test_resumed_run_brings_its_own_settings(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(dump_config(make(epochs=9)))
+    assert make_config(collect_settings(run=tmp_path)).epochs == 9
+    assert collect_settings(run=tmp_path, source="cpu_tiny").get("epochs") != 9
+    assert collect_settings(run=tmp_path / "none") == {}
+
+
+def test_differing_settings_are_those_that_decide_the_weights() -> None:
+    saved = make(lr=0.1).as_dict()
+    assert differing_settings(saved, make(lr=0.1, log_every=7, shards="moved")) == {}
+    assert differing_settings(saved, make(lr=0.2, m3=0.3)) == {
+        "lr": (0.1, 0.2),
+        "m3": (None, 0.3),
+    }

@@ -1,0 +1,188 @@
+"""What a run trains on: found by path or name, as pack or image tree; what cannot be trained on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import facepack
+from facepack.errors import PackError, SourceError, TrainingError
+from facepack.train.data import ImageTree, check_training_data, open_training_data
+
+
+def unpack(pack_path: Path, folder: Path) -> Path:
+    """The pack's images as a tree whose identities sort in the order of their labels."""
+    with facepack.open(pack_path) as pack:
+        for n, record in enumerate(pack):
+            file = folder / f"person-{record.label}" / f"{n:03d}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(record.image)
+    return folder
+
+
+def test_tree_has_the_images_under_the_same_labels(pack_path: Path, tmp_path: Path) -> None:
+    tree = ImageTree(unpack(pack_path, tmp_path / "tree"))
+    with facepack.open(pack_path) as pack:
+        assert (len(tree), tree.classes, tree.identities) == (len(pack), 5, 5)
+        assert tree.image_size == pack.image_size
+        in_pack = sorted((r.label, r.image) for r in pack)
+    with tree.views(range(len(tree))) as views:
+        in_tree = sorted(zip(tree.labels.tolist(), map(bytes, views), strict=True))
+    assert in_tree == in_pack
+    assert tree.name == "tree"
+
+
+def test_tree_is_ordered_by_the_bytes_of_names(tmp_path: Path, pack_path: Path) -> None:
+    with facepack.open(pack_path) as pack:
+        image = pack[0].image
+    for name in ("ü/1.jpg", "Z/10.JPG", "Z/9.jpeg", "a/x.png", "ü/0.jpg", "10/0.jpg", "9/0.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(image)
+    for other in ("empty/readme.txt", ".git/0.jpg", "Z/.hidden.jpg", "0.jpg"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_bytes(b"no face")
+    tree = ImageTree(tmp_path)
+    assert tree.identity_names == ["10", "9", "Z", "a", "ü"]
+    assert tree.labels.tolist() == [0, 1, 2, 2, 3, 4, 4]
+    assert [tree.key(i) for i in range(len(tree))] == [
+        "10/0.jpg",
+        "9/0.jpg",
+        "Z/10.JPG",
+        "Z/9.jpeg",
+        "a/x.png",
+        "ü/0.jpg",
+        "ü/1.jpg",
+    ]
+
+
+def test_tree_is_told_from_another_wherever_it_lies(pack_path: Path, tmp_path: Path) -> None:
+    first = ImageTree(unpack(pack_path, tmp_path / "a"))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert ImageTree(tmp_path / "b").pack_id == first.pack_id
+    (tmp_path / "b" / "person-1" / "new.jpg").write_bytes(b"")
+    assert ImageTree(tmp_path / "b").pack_id != first.pack_id
+
+
+def test_tree_without_images_or_with_a_broken_first(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(SourceError, match=r"holds no images: an image tree is identity/image\.jpg"):
+        ImageTree(tmp_path)
+    (tmp_path / "a" / "0.jpg").write_bytes(b"no face")
+    with pytest.raises(SourceError, match=r"a/0\.jpg: not an image"):
+        ImageTree(tmp_path)
+
+
+def test_file_that_vanishes_is_named(pack_path: Path, tmp_path: Path) -> None:
+    tree = ImageTree(unpack(pack_path, tmp_path))
+    (tmp_path / tree.key(3)).unlink()
+    with (
+        pytest.raises(SourceError, match=rf"{tree.key(3)} can no longer be read"),
+        tree.views([2, 3]),
+    ):
+        pass
+
+
+def test_names_are_looked_up_in_the_data_home_first(
+    pack_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FACEPACK_HOME", raising=False)
+    unpack(pack_path, tmp_path / "faces")
+    assert isinstance(open_training_data("faces"), ImageTree)
+    assert isinstance(open_training_data("faces", pack_path.parent), facepack.Pack)
+    monkeypatch.setenv("FACEPACK_HOME", str(pack_path.parent))
+    assert isinstance(open_training_data("faces"), facepack.Pack)
+    assert isinstance(open_training_data("./faces"), facepack.Pack | ImageTree)
+    assert isinstance(open_training_data(str(tmp_path / "faces")), ImageTree)
+
+
+def test_what_is_not_there_is_told_with_the_places(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=rf"no pack or image tree 'faces': looked at {tmp_path}/faces and faces"
+    ):
+        open_training_data("faces", tmp_path)
+    (tmp_path / "train.rec").write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"train\.rec is a file; .* facepack rec2lmdb"):
+        open_training_data(str(tmp_path / "train.rec"))
+
+
+def test_unfinished_pack_is_not_taken_for_a_tree(pack_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(pack_path, tmp_path / "faces")
+    (tmp_path / "faces" / "pack.json").unlink()
+    with pytest.raises(PackError, match="is an unfinished pack"):
+        open_training_data(str(tmp_path / "faces"))
+
+
+def data(**changes: Any) -> Any:
+    made = {
+        "path": Path("faces"),
+        "classes": 3,
+        "labels": np.array([0, 1, 2, 1]),
+        "image_size": (112, 112),
+        **changes,
+    }
+    return type("Data", (SimpleNamespace,), {"__len__": lambda self: len(self.labels)})(**made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.array([], np.int64)}, "faces is empty: it holds no images to train on"),
+        ({"labels": np.array([0, 1, 2])}, "batch_size = 4 is larger than faces, which holds 3 im"),
+        ({"image_size": (250, 240)}, "holds images of 240×250 pixels; training takes aligned fac"),
+        (
+            {"image_size": None},
+            "holds images of several sizes; training takes aligned faces of 112",
+        ),
+        ({"labels": np.array([0, -1, 2, -1])}, r"faces: label -1 \(at position 1\) is outside"),
+        (
+            {"labels": np.array([0, 1, 2, 3])},
+            r"faces: label 3 \(at position 3\) is outside .* 3 cl",
+        ),
+        ({"labels": np.array([2, 2, 2, 2])}, r"faces holds one identity only \(label 2\)"),
+    ],
+)
+def test_data_that_cannot_train_are_refused_in_words(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        check_training_data(data(**changes), batch_size=4, image_size=(112, 112))
+
+
+def test_images_of_other_sizes_may_be_left_out() -> None:
+    mixed = data(image_size=None)
+    check_training_data(mixed, batch_size=4, image_size=(112, 112), skip_others=True)
+    with pytest.raises(TrainingError, match="240×250"):
+        check_training_data(
+            data(image_size=(250, 240)), batch_size=4, image_size=(112, 112), skip_others=True
+        )
+
+
+def test_loader_serves_a_tree_as_it_serves_a_pack(pack_path: Path, tmp_path: Path) -> None:
+    tree = ImageTree(unpack(pack_path, tmp_path))
+    loader = facepack.Loader(tree, batch_size=8, mirror=False, threads=1, dtype="uint8")
+    with loader, facepack.open(pack_path) as pack:
+        by_image = {record.image: record.label for record in pack}
+        for images, labels, positions in loader:
+            with tree.views(positions) as views:
+                assert [by_image[bytes(view)] for view in views] == labels.tolist()
+            assert images.shape == (8, 3, 112, 112)
+
+
+def test_key_survives_names_that_are_not_utf8(pack_path: Path, tmp_path: Path) -> None:
+    with facepack.open(pack_path) as pack:
+        image = pack[0].image
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    (folder / "0.jpg").write_bytes(image)
+    tree = ImageTree(tmp_path)
+    with tree.views([0]) as views:
+        assert bytes(views[0]) == image
+    assert len(tree.pack_id) == 32

@@ -1,0 +1,178 @@
+"""``facepack train`` as a user runs it: options, output, exit codes, kills."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from facepack.cli import root
+from facepack.train.config import read_settings, recipe_names
+
+SETTINGS = {
+    "backbone": "tiny",
+    "features": 16,
+    "dropout": 0.2,
+    "sample_rate": 0.6,
+    "batch_size": 8,
+    "steps": 14,
+    "lr": 0.05,
+    "threads": 1,
+    "loader_threads": 1,
+    "log_every": 1,
+    "checkpoint_every": 2,
+}
+
+
+def arguments(shards: Path, out: Path, *more: str, **changes: Any) -> list[str]:
+    settings = [f"--set={key}={value}" for key, value in {**SETTINGS, **changes}.items()]
+    return ["train", "--shards", str(shards), "--out", str(out), "--device=cpu", *settings, *more]
+
+
+@pytest.fixture
+def invoke() -> Callable[[Sequence[str]], Result]:
+    return lambda args: CliRunner().invoke(root, args, catch_exceptions=False)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("timing", None)
+    return lines
+
+
+def test_train_prints_json_and_writes_the_run(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, pairs_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = invoke(arguments(pack_path, out, "--json", f"--val=own={pairs_path}"))
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert summary["stopped"] == "finished"
+    assert (summary["step"], summary["images"]) == (14, 112)
+    assert {"images_per_second", "data_wait", "seconds", "loss"} <= summary.keys()
+    assert summary["best"]["own"]["accuracy"] >= 0.5
+    assert result.stderr.startswith("training tiny (")
+    assert read_settings(str(out / "config.toml"))["val"] == {"own": str(pairs_path)}
+
+    again = invoke(arguments(pack_path, out))
+    assert again.exit_code == 1
+    assert again.stderr.startswith(f"facepack train: {out} holds a run already (")
+
+
+def test_stops_at_max_steps_and_resumes_with_its_own_settings(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "run")
+    first = invoke(arguments(pack_path, tmp_path / "run", "--max-steps=3", steps=5))
+    assert first.exit_code == 0
+    assert "stopped at --max-steps; go on with --resume\nstep 3 of 5; 24 images in" in first.stdout
+    second = invoke(["train", "--out", out, "--resume", "--device=cpu", "--set=log_every=2"])
+    assert second.exit_code == 0
+    assert "finished\nstep 5 of 5; 16 images in" in second.stdout
+    refused = invoke(["train", "--out", out, "--resume", "--set=lr=0.3"])
+    assert refused.exit_code == 2
+    assert "--resume with other settings than the run began with (lr: 0.05 → 0.3)" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--set=epoch=3"], 2, "unknown setting 'epoch' (did you mean epochs?)"),
+        (["--set=epochs=x"], 2, "epochs = 'x' is not a whole number"),
+        (["--config=r50"], 2, "unknown recipe 'r50'"),
+        (["--val=lfw"], 2, "write it as NAME=PATH"),
+        (["--resume", "--overwrite"], 2, "give one"),
+        (["--max-steps=0"], 2, "--max-steps"),
+        (["--set=batch_size=64"], 1, "batch_size = 64 is larger than"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_an_exit_code(
+    invoke: Callable[[Sequence[str]], Result],
+    pack_path: Path,
+    tmp_path: Path,
+    more: list[str],
+    code: int,
+    message: str,
+) -> None:
+    result = invoke(arguments(pack_path, tmp_path / "run", *more))
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_are_asked_for(invoke: Callable[[Sequence[str]], Result], tmp_path: Path) -> None:
+    result = invoke(["train", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "shards is not set: name the pack or image tree to train on" in result.stderr
+
+
+def test_help_lists_recipes_and_settings(invoke: Callable[[Sequence[str]], Result]) -> None:
+    text = " ".join(invoke(["train", "--help"]).stdout.split())
+    for name in recipe_names():
+        assert name in text
+    assert "batch_size = 128 Images in an optimizer step, all micro-batches together." in text
+
+
+# In processes of their own ---------------------------------------------------------------------
+
+START = [sys.executable, "-m", "facepack"]
+
+
+def start(args: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*START, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    """Wait until the run has logged ``step`` steps, or ended."""
+    while process.poll() is None:
+        file = out / "metrics.jsonl"
+        if file.exists() and file.read_bytes().count(b"\n") >= step:
+            return
+        time.sleep(0.002)
+
+
+def test_run_killed_again_and_again_equals_one_that_was_not(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert invoke(arguments(pack_path, whole)).exit_code == 0
+    for step in (2, 9):
+        process = start(arguments(pack_path, cut, "--resume"))
+        wait_for_step(process, cut, step)
+        process.kill()
+        process.communicate()
+    last = start(arguments(pack_path, cut, "--resume", "--json"))
+    output, _ = last.communicate()
+    assert last.returncode == 0
+    assert json.loads(output)["step"] == 14
+    one, other = (torch.load(out / "model.pt", weights_only=True) for out in (whole, cut))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert metrics(cut) == metrics(whole)
+
+
+def test_interrupted_run_ends_with_130_and_a_checkpoint(pack_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(arguments(pack_path, out, "--json", steps=100_000, checkpoint_every=0))
+    wait_for_step(process, out, 1)
+    process.send_signal(signal.SIGINT)
+    output, notices = process.communicate()
+    assert process.returncode == 130
+    summary = json.loads(output)
+    assert summary["stopped"] == "interrupted"
+    assert "stopping after this step, with a checkpoint" in notices
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == summary["step"] >= 1

@@ -1,0 +1,1 @@
+"""Training: backbones, heads, schedules and the run that joins them."""

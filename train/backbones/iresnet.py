@@ -1,0 +1,125 @@
+"""IResNet, the improved residual network of ArcFace (Deng et al., CVPR 2019, section 3.1).
+
+Unlike ResNet's, a block begins and ends with batch normalisation, has no activation after the
+addition, and strides in its second convolution. The input is not pooled: 112×112 becomes 7×7 by
+the first block of each of four stages. The keys of ``state_dict()`` are those of arcface_torch, so
+that its published checkpoints load with ``strict=True``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from facepack.train.backbones.registry import Backbone, register
+
+_WIDTHS = (64, 128, 256, 512)
+_FINAL_SIDE = 7
+
+# Blocks in each stage.
+_DEPTHS = {
+    "r18": (2, 2, 2, 2),
+    "r34": (3, 4, 6, 3),
+    "r50": (3, 4, 14, 3),
+    "r100": (3, 13, 30, 3),
+    "r124": (3, 13, 40, 5),
+    "r200": (6, 26, 60, 6),
+}
+
+
+class IBlock(nn.Module):
+    """BN, conv 3×3, BN, PReLU, conv 3×3 with the stride, BN; added to the shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.prelu = nn.PReLU(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.downsample = (
+            nn.Identity()
+            if stride == 1 and width_in == width
+            else nn.Sequential(
+                nn.Conv2d(width_in, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
+            )
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×C×H×W to N×C'×H/stride×W/stride."""
+        out = self.prelu(self.bn2(self.conv1(self.bn1(x))))
+        return self.bn3(self.conv2(out)) + self.downsample(x)
+
+
+def _stage(width_in: int, width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(
+        IBlock(width_in, width, stride=2), *(IBlock(width, width, 1) for _ in range(blocks - 1))
+    )
+
+
+class IResNet(Backbone):
+    """Stem, four stages, and an embedding layer on the flattened 512×7×7 map.
+
+    Args:
+        depths: number of blocks in each stage.
+        features: length of an embedding.
+        dropout: share of the flattened map set to zero in training.
+        autocast: reduced precision of all layers up to dropout.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, int, int, int],
+        features: int,
+        dropout: float,
+        autocast: torch.dtype | None,
+    ) -> None:
+        super().__init__(features, autocast)
+        self.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
+        self.prelu = nn.PReLU(_WIDTHS[0])
+        self.layer1 = _stage(_WIDTHS[0], _WIDTHS[0], depths[0])
+        self.layer2 = _stage(_WIDTHS[0], _WIDTHS[1], depths[1])
+        self.layer3 = _stage(_WIDTHS[1], _WIDTHS[2], depths[2])
+        self.layer4 = _stage(_WIDTHS[2], _WIDTHS[3], depths[3])
+        self.bn2 = nn.BatchNorm2d(_WIDTHS[3])
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(_WIDTHS[3] * _FINAL_SIDE**2, features)
+        self.features = frozen_scale_bn(features)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.1)
+
+    def trunk(self, images: torch.Tensor) -> torch.Tensor:
+        """N×3×112×112 to N×25088, dropout applied."""
+        x = self.prelu(self.bn1(self.conv1(images)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.dropout(torch.flatten(self.bn2(x), 1))
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """N×25088 to N×F."""
+        return self.features(self.fc(hidden))
+
+
+def frozen_scale_bn(features: int) -> nn.BatchNorm1d:
+    """Batch normalisation of embeddings whose scale is held at 1: only their offset is learnt."""
+    bn = nn.BatchNorm1d(features)
+    bn.weight.requires_grad_(False)
+    return bn
+
+
+def _register_depths() -> None:
+    for name, depths in _DEPTHS.items():
+
+        @register(name)
+        def build(
+            features: int,
+            dropout: float,
+            autocast: torch.dtype | None,
+            depths: tuple[int, int, int, int] = depths,
+        ) -> IResNet:
+            return IResNet(depths, features, dropout, autocast)
+
+
+_register_depths()

@@ -1,0 +1,111 @@
+"""The backbones by name, and what they all share: two halves, the first in reduced precision."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from facepack.errors import ConfigError
+
+REDUCED_PRECISIONS = (torch.bfloat16, torch.float16)
+
+
+class Backbone(nn.Module):
+    """An image network in two halves: :meth:`trunk`, under autocast if asked, and :meth:`head`.
+
+    The model itself decides its precision: an autocast context around a call changes nothing, so a
+    head in full precision cannot be lost by accident.
+
+    Args:
+        embedding_size: length F of an embedding.
+        autocast: ``torch.bfloat16`` or ``torch.float16`` for the trunk; ``None`` computes it in the
+            precision of the weights.
+    """
+
+    def __init__(self, embedding_size: int, autocast: torch.dtype | None) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.autocast = autocast
+
+    def trunk(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N×3×112×112) to the tensor from which full precision starts."""
+        raise NotImplementedError
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What :meth:`trunk` gave, in the weights' precision, to embeddings (N×F)."""
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed a batch.
+
+        Args:
+            images: N×3×112×112, floating point, (x − 127.5) / 127.5 of RGB values.
+
+        Returns:
+            N×F embeddings, not normalised; float32 for float32 weights.
+        """
+        device = images.device.type
+        reduced = self.autocast is not None
+        with torch.autocast(device, dtype=self.autocast, enabled=reduced):
+            hidden = self.trunk(images)
+        with torch.autocast(device, enabled=False):
+            return self.head(hidden.float() if reduced else hidden)
+
+
+Builder = Callable[[int, float, "torch.dtype | None"], Backbone]
+
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Decorate ``builder(features, dropout, autocast) -> Backbone`` to serve under ``name``."""
+
+    def add(builder: Builder) -> Builder:
+        if name in _BUILDERS:
+            raise ValueError(f"a backbone named {name!r} is registered already")
+        _BUILDERS[name] = builder
+        return builder
+
+    return add
+
+
+def names() -> list[str]:
+    """The names that :func:`build` knows."""
+    return list(_BUILDERS)
+
+
+def build(
+    name: str,
+    *,
+    features: int = 512,
+    dropout: float = 0.0,
+    autocast: torch.dtype | None = None,
+) -> Backbone:
+    """Build a backbone with fresh weights, drawn from torch's global generator.
+
+    Args:
+        name: one of :func:`names`.
+        features: length of an embedding.
+        dropout: share of the last feature map set to zero in training, in [0, 1).
+        autocast: ``torch.bfloat16`` or ``torch.float16`` to compute all but the embedding layer in
+            that precision; ``None`` for full precision, as evaluation wants it.
+
+    Raises:
+        ConfigError: the name is unknown or an option is out of range.
+    """
+    if name not in _BUILDERS:
+        close = difflib.get_close_matches(name, _BUILDERS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"backbone: got {name!r}, which is none of {', '.join(_BUILDERS)}{hint}")
+    if features < 1:
+        raise ConfigError(f"features: got {features}; an embedding has at least one value")
+    if not 0.0 <= dropout < 1.0:
+        raise ConfigError(f"dropout: got {dropout}; it must lie in [0, 1), 0 for none")
+    if autocast is not None and autocast not in REDUCED_PRECISIONS:
+        raise ConfigError(
+            f"autocast: got {autocast}; it must be torch.bfloat16, torch.float16 or None"
+        )
+    return _BUILDERS[name](features, dropout, autocast)

@@ -1,0 +1,91 @@
+"""A small residual network to train on a CPU, built like IResNet from a coarser start.
+
+There, high resolution is what costs, in normalisation and activation as much as in convolution. So
+a 7×7 stem of stride 4 takes 112×112 to 28×28 at once, a block strides in its first convolution, and
+the activation is a leaky ReLU at PReLU's initial slope: on a CPU, learning the slope costs several
+times what applying it does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from facepack.train.backbones.iresnet import frozen_scale_bn
+from facepack.train.backbones.registry import Backbone, register
+
+_STEM = 32
+_MIDDLE = 64
+_TOP = 128
+_FINAL_SIDE = 7
+_SLOPE = 0.25
+
+
+class TinyBlock(nn.Module):
+    """BN, conv 3×3 with the stride, BN, leaky ReLU, conv 3×3, BN; added to the shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(width_in),
+            nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.LeakyReLU(_SLOPE, inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and width_in == width
+            else nn.Sequential(
+                nn.Conv2d(width_in, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
+            )
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×C×H×W to N×C'×H/stride×W/stride."""
+        return self.residual(x) + self.shortcut(x)
+
+
+class Tiny(Backbone):
+    """Stem to 32×28×28, blocks to 64×14×14 and 128×7×7, an embedding layer on the last map.
+
+    Args:
+        features: length of an embedding.
+        dropout: share of the flattened map set to zero in training.
+        autocast: reduced precision of all layers up to dropout.
+    """
+
+    def __init__(self, features: int, dropout: float, autocast: torch.dtype | None) -> None:
+        super().__init__(features, autocast)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, _STEM, 7, stride=4, padding=3, bias=False),
+            nn.BatchNorm2d(_STEM),
+            nn.LeakyReLU(_SLOPE, inplace=True),
+        )
+        self.blocks = nn.Sequential(
+            TinyBlock(_STEM, _MIDDLE, stride=2),
+            TinyBlock(_MIDDLE, _MIDDLE, stride=1),
+            TinyBlock(_MIDDLE, _TOP, stride=2),
+        )
+        self.bn = nn.BatchNorm2d(_TOP)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(_TOP * _FINAL_SIDE**2, features)
+        self.features = frozen_scale_bn(features)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.1)
+
+    def trunk(self, images: torch.Tensor) -> torch.Tensor:
+        """N×3×112×112 to N×6272, dropout applied."""
+        x = self.bn(self.blocks(self.stem(images)))
+        return self.dropout(torch.flatten(x, 1))
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """N×6272 to N×F."""
+        return self.features(self.fc(hidden))
+
+
+@register("tiny")
+def _tiny(features: int, dropout: float, autocast: torch.dtype | None) -> Tiny:
+    return Tiny(features, dropout, autocast)

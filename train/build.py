@@ -1,0 +1,148 @@
+"""From settings to the parts of a run: what each setting means in torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from facepack.errors import ConfigError
+from facepack.train import backbones
+from facepack.train.config import TrainConfig
+from facepack.train.heads import Margin, PartialFC, build_margin
+from facepack.train.precision import AUTOCAST
+from facepack.train.schedules import Schedule, build_schedule, option_names
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """What to train on: ``device``, or CUDA if it is there, else the CPU.
+
+    Raises:
+        ConfigError: it is no device that can be trained on here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {str(device)!r} is not one of cpu, cuda, cuda:N")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device}: torch sees no CUDA device here; use --device cpu")
+    return chosen
+
+
+def resolve_config(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """The same settings with those decided that depend on the device or on other settings."""
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    return replace(config, precision=precision, lr=config.base_lr)
+
+
+def make_schedule(config: TrainConfig, *, total_steps: int, steps_per_epoch: int) -> Schedule:
+    """The learning-rate schedule of a run of that length.
+
+    Raises:
+        ConfigError: the schedule or one of its options is unknown or out of range.
+    """
+    allowed = option_names(config.schedule)
+    for name in config.schedule_options:
+        if name not in allowed:
+            raise ConfigError(
+                f"schedule_options.{name}: {config.schedule} has no such setting; allowed: "
+                f"{', '.join(allowed) or 'none'}"
+            )
+    return build_schedule(
+        config.schedule,
+        base_lr=config.base_lr,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.batch_size,
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        **config.schedule_options,
+    )
+
+
+# Margin → setting → its name in the margin's own class.
+_MARGIN_SETTINGS = {
+    "arcface": {"m2": "margin", "margin_gradient": "gradient"},
+    "cosface": {"m3": "margin"},
+    "combined": {"m1": "m1", "m2": "m2", "m3": "m3", "margin_gradient": "gradient"},
+}
+
+
+def make_margin(config: TrainConfig) -> Margin:
+    """The margin, with its published value where none is set.
+
+    Raises:
+        ConfigError: the margin is unknown, or given a setting that it does not take.
+    """
+    own = _MARGIN_SETTINGS.get(config.margin)
+    if own is None:
+        return build_margin(config.margin)
+    for name in ("m1", "m2", "m3"):
+        if getattr(config, name) is not None and name not in own:
+            takes = ", ".join(n for n in own if n != "margin_gradient")
+            raise ConfigError(f"{name} is set, but margin = {config.margin} takes only {takes}")
+    options = {option: getattr(config, name) for name, option in own.items()}
+    return build_margin(config.margin, **{k: v for k, v in options.items() if v is not None})
+
+
+def make_head(config: TrainConfig, classes: int, device: torch.device) -> PartialFC:
+    """The head over ``classes`` classes, with fresh centres.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+    """
+    head = PartialFC(
+        classes,
+        config.features,
+        margin=make_margin(config),
+        scale=config.scale,
+        sample_rate=config.sample_rate,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+    )
+    return head.to(device)
+
+
+def make_backbone(config: TrainConfig, device: torch.device) -> nn.Module:
+    """The backbone with fresh weights, drawn from torch's global generator.
+
+    Raises:
+        ConfigError: the backbone is unknown.
+    """
+    backbone: nn.Module = backbones.build(
+        config.backbone,
+        features=config.features,
+        dropout=config.dropout,
+        autocast=AUTOCAST[config.precision],
+    )
+    if config.channels_last:
+        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return backbone.to(device)
+
+
+def make_optimizer(
+    config: TrainConfig, backbone: nn.Module, device: torch.device
+) -> torch.optim.Optimizer:
+    """The backbone's optimizer; weight decay acts on everything, as published."""
+    parameters = [p for p in backbone.parameters() if p.requires_grad]
+    # Fused kernels take fp16's verdict from the device; with others the scaler waits for it.
+    fused = device.type == "cuda"
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=config.base_lr, weight_decay=config.weight_decay, fused=fused
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=config.base_lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )

@@ -1,0 +1,134 @@
+"""Checkpoints: files that appear whole or not at all, and what must agree to go on from one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import nn
+
+from facepack.errors import ConfigError, TrainingError
+from facepack.train.config import TrainConfig, differing_settings
+from facepack.train.data import TrainingData
+
+FORMAT = 1
+
+CHECKPOINT_FILE = "checkpoint.pt"
+METRICS_FILE = "metrics.jsonl"
+MODEL_FILE = "model.pt"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+def save_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let ``write`` fill a new file and put it in the place of ``path`` once it is on the disk.
+
+    Whatever happens meanwhile, ``path`` holds the old content or the new, whole.
+
+    Raises:
+        TrainingError: the file cannot be written; the old one, if any, is untouched.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+    # torch reports a full disk as a RuntimeError of its zip writer.
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        kept = "the previous one is untouched" if path.exists() else "none was written before"
+        raise TrainingError(
+            f"cannot write {path}: {error}; {kept}. Make room or mend the disk, then --resume"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable; only POSIX knows how."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a run's state: tensors, numbers, texts, lists and dicts, nothing else.
+
+    Raises:
+        TrainingError: as :func:`save_atomic`.
+    """
+    save_atomic(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a run's state onto the CPU; no code in the file is run.
+
+    Raises:
+        TrainingError: the file is damaged, no checkpoint, or of another version of the format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # Damage shows up as whatever zipfile, the unpickler or torch meets first.
+    except Exception as error:
+        raise TrainingError(
+            f"checkpoint {path} cannot be read: {error}. Put a good copy there, or start again "
+            "with --overwrite"
+        ) from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise TrainingError(f"{path} is not a checkpoint of facepack train")
+    if state["format"] != FORMAT:
+        raise TrainingError(
+            f"checkpoint {path} has format {state['format']}; this facepack reads format {FORMAT}"
+        )
+    return state
+
+
+def describe_data(data: TrainingData) -> dict[str, Any]:
+    """What a checkpoint remembers of the data: enough to tell whether they are the same."""
+    return {
+        "name": data.name,
+        "pack_id": data.pack_id,
+        "records": len(data),
+        "classes": data.classes,
+    }
+
+
+def check_resumable(state: Mapping[str, Any], config: TrainConfig, data: TrainingData) -> None:
+    """Make sure that going on from ``state`` continues the same run.
+
+    Raises:
+        ConfigError: a setting that decides the weights differs; all that do are named.
+        TrainingError: the data differ.
+    """
+    changed = differing_settings(state["config"], config)
+    if changed:
+        listed = "; ".join(f"{name}: {was!r} → {now!r}" for name, (was, now) in changed.items())
+        raise ConfigError(
+            f"--resume with other settings than the run began with ({listed}). Leave them as they "
+            "were, or start a run of its own in another --out"
+        )
+    was, now = state["data"], describe_data(data)
+    if was["pack_id"] != now["pack_id"]:
+        raise TrainingError(
+            f"--resume with other data: the run began on {was['name']} ({was['records']:,} images, "
+            f"{was['classes']:,} classes, id {was['pack_id'][:12]}), {data.path} is {now['name']} "
+            f"({now['records']:,} images, {now['classes']:,} classes, id {now['pack_id'][:12]}). "
+            "Name the data of the run with --shards, or start another run in another --out"
+        )
+
+
+def save_model(path: Path, backbone: nn.Module) -> None:
+    """Write the backbone's bare ``state_dict``, on the CPU and contiguous: the published layout.
+
+    Raises:
+        TrainingError: as :func:`save_atomic`.
+    """
+    weights = {name: t.detach().cpu().contiguous() for name, t in backbone.state_dict().items()}
+    save_atomic(path, lambda file: torch.save(weights, file))

@@ -1,0 +1,130 @@
+"""The command ``facepack train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from facepack.train.run import RunSummary
+
+
+class _TrainCommand(click.Command):
+    """Appends the settings to the help, from the docstrings under the config's fields."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the recipes and the settings."""
+        from facepack.train.config import describe_settings, recipe_names
+
+        with formatter.section("Recipes (--config)"):
+            formatter.write_text(", ".join(recipe_names()))
+        with formatter.section("Settings (--set key=value, or lines of a TOML file)"):
+            formatter.write_dl(describe_settings())
+
+
+def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:
+    """Split ``name=path``."""
+    pairs = [value.partition("=") for value in values]
+    for name, equals, path in pairs:
+        if not (name and equals and path):
+            raise click.BadParameter(f"{name + equals + path!r}: write it as NAME=PATH")
+    return {name: path for name, _, path in pairs}
+
+
+@click.command(cls=_TrainCommand)
+@click.option("--shards", metavar="NAME_OR_PATH", help="Pack or image tree to train on.")
+@click.option("--config", metavar="NAME|FILE.toml", help="Recipe, or a TOML file of settings.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the run's files."
+)
+@click.option(
+    "--data",
+    "home",
+    type=click.Path(path_type=Path),
+    help="Data home, where names are looked up (default: FACEPACK_HOME).",
+)
+@click.option("--device", metavar="cpu|cuda|cuda:N", help="Default: cuda if it is there, else cpu.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option("--overwrite", is_flag=True, help="Remove the run that --out holds.")
+@click.option(
+    "--val",
+    metavar="NAME=PATH",
+    multiple=True,
+    callback=_named_path,
+    help="Verification set to watch; can be given again.",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    help="Stop after this step of the run, to be resumed; the schedule stays as long as it is.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    *,
+    shards: str | None,
+    config: str | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    home: Path | None,
+    device: str | None,
+    resume: bool,
+    overwrite: bool,
+    val: dict[str, str],
+    max_steps: int | None,
+    as_json: bool,
+) -> None:
+    """Train a face-recognition model from a pack.
+
+    --out receives config.toml (all settings), metrics.jsonl, checkpoint.pt and model.pt (the
+    backbone's state_dict). With --resume and no --config the settings are the run's own.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with the run that --overwrite removes: give one")
+    from facepack.train.config import collect_settings, make_config
+    from facepack.train.run import Trainer
+
+    settings = collect_settings(
+        source=config, overrides=overrides, shards=shards, val=val, run=out if resume else None
+    )
+    trainer = Trainer(
+        make_config(settings),
+        out=out,
+        home=home,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        notify=lambda text: click.echo(text, err=True),
+    )
+    summary = trainer.run(max_steps=max_steps)
+    click.echo(json.dumps(summary.as_dict()) if as_json else _text(summary))
+    if summary.stopped == "interrupted":
+        ctx.exit(130)
+
+
+def _text(summary: RunSummary) -> str:
+    from facepack.progress import format_duration
+
+    ends = {
+        "finished": "finished",
+        "max_steps": "stopped at --max-steps; go on with --resume",
+        "interrupted": "interrupted; go on with --resume",
+    }
+    lines = [
+        f"{summary.out}: {ends[summary.stopped]}",
+        f"step {summary.step:,} of {summary.total_steps:,}; {summary.images:,} images in "
+        f"{format_duration(summary.seconds)} ({summary.images_per_second:,.0f} img/s, data wait "
+        f"{summary.data_wait:.1%})",
+    ]
+    if summary.loss is not None:
+        lines.append(f"loss {summary.loss:.4f}, lr {summary.lr:.3g}")
+    lines += [
+        f"best {name}: {best['accuracy']:.4f} at step {best['step']:,}"
+        for name, best in summary.best.items()
+    ]
+    return "\n".join(lines)

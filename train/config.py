@@ -1,0 +1,486 @@
+"""The settings of a training run: one dataclass, recipes in TOML, ``key=value`` overrides.
+
+A setting's type, default, range and help text all stand in :class:`TrainConfig`. Nothing here
+imports torch: settings can be listed, read and checked at once. Whether a backbone, a margin or a
+schedule of the given name exists is for their registries to say, when the run is built.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import math
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from facepack.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_FILE = "config.toml"  # a run's resolved settings, in its folder
+
+_REFERENCE_BATCH = 128
+_REFERENCE_LR = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Every setting of a run.
+
+    Raises:
+        ConfigError: a value has the wrong type, is out of range or contradicts another.
+    """
+
+    shards: str
+    """What to train on: a pack or an image tree, as a path or as a name in the data home."""
+
+    seed: int = 0
+    """Keys every draw: initial weights, order, mirroring, dropout, sampled classes."""
+
+    backbone: str = "r50"
+    """The network that makes embeddings: tiny, mbf, r18, r34, r50, r100, r124 or r200."""
+
+    features: int = 512
+    """Length of the embedding."""
+
+    dropout: float = 0.0
+    """Share of the backbone's last feature map that dropout sets to zero."""
+
+    margin: str = "cosface"
+    """The margin softmax: arcface, cosface or combined."""
+
+    margin_gradient: Literal["exact", "straight_through"] = "exact"
+    """How the gradient passes the margin: exact, or straight_through, as if it were constant."""
+
+    m1: float | None = None
+    """Factor on the angle (combined)."""
+
+    m2: float | None = None
+    """Margin added to the angle (arcface, combined), in radians."""
+
+    m3: float | None = None
+    """Margin taken from the cosine (cosface, combined)."""
+
+    scale: float = 64.0
+    """The factor s on the cosines before the softmax."""
+
+    sample_rate: float = 1.0
+    """Share of the classes in each step's softmax (Partial FC); 1 is the full softmax."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The optimizer of backbone and head: sgd or adamw."""
+
+    lr: float | None = None
+    """Base learning rate; unset, it is 0.02 * batch_size / 128 (SGD only)."""
+
+    momentum: float = 0.9
+    """SGD's momentum."""
+
+    weight_decay: float = 5e-4
+    """Weight decay, on every parameter."""
+
+    clip_norm: float = 5.0
+    """Largest norm of the backbone's gradient; 0 leaves it as it is."""
+
+    schedule: str = "cosine"
+    """How the rate moves: mhlr, fastface, mhlr_guarded, cosine, poly, multistep or constant."""
+
+    schedule_options: dict[str, Any] = field(default_factory=dict)
+    """The schedule's own settings, a table."""
+
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up at the start."""
+
+    epochs: int = 5
+    """Passes over the data."""
+
+    steps: int | None = None
+    """Length of the run in optimizer steps; set, it takes the place of epochs."""
+
+    batch_size: int = 128
+    """Images in an optimizer step, all micro-batches together."""
+
+    accumulate: int = 1
+    """Micro-batches that a step's batch is cut into, for batches that the memory cannot hold."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """The backbone's arithmetic: fp32, bf16, fp16; auto is fp16 on CUDA, fp32 on the CPU."""
+
+    channels_last: bool = True
+    """Keep images and convolution weights in channels-last memory."""
+
+    mirror: bool = True
+    """Mirror each image with probability one half."""
+
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    """An image that does not decode ends the run (raise), or is left out and counted (skip)."""
+
+    loader: Literal["auto", "cpu", "dali"] = "auto"
+    """Who decodes images: dali, cpu (threads), or auto: dali on CUDA where it is installed."""
+
+    loader_threads: int | None = None
+    """Decoding threads; unset, the loader chooses."""
+
+    threads: int | None = None
+    """Threads that torch computes with on the CPU; unset, torch chooses."""
+
+    log_every: int = 100
+    """Steps between two lines in metrics.jsonl."""
+
+    checkpoint_every: int = 0
+    """Steps between two checkpoints, besides the one at each epoch's end; 0 for none."""
+
+    val_every: int = 0
+    """Steps between two verifications; 0 verifies at each epoch's end."""
+
+    val: dict[str, str] = field(default_factory=dict)
+    """Verification sets to watch, a table of name = path."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds().items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
+        for name, (low, high, text) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{name} = {value} is not allowed: it must be {text}")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}: "
+                "a step's batch is cut into micro-batches of one size"
+            )
+        if self.batch_size == self.accumulate:
+            raise ConfigError(
+                f"accumulate = {self.accumulate} leaves one image in a micro-batch: batch "
+                "normalisation needs at least 2"
+            )
+        if self.optimizer == "adamw" and self.lr is None:
+            raise ConfigError("lr must be set with optimizer = adamw: the published 0.02 is SGD's")
+        for name, path in self.val.items():
+            if not isinstance(path, str) or not path or not name:
+                raise ConfigError(
+                    f"val must name sets as name = path; received {name!r} = {path!r}"
+                )
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate the schedule starts from."""
+        if self.lr is not None:
+            return self.lr
+        return _REFERENCE_LR * self.batch_size / _REFERENCE_BATCH
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings that have a value, in their order: plain data, as TOML can hold it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            name: dict(value) if isinstance(value, dict) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
+
+# Inclusive bounds; a strict one is its neighbouring float.
+_ABOVE_ZERO = math.nextafter(0.0, 1.0)
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "seed": (0, (1 << 63) - 1, "from 0 to 2^63 - 1"),
+    "features": (1, math.inf, "at least 1"),
+    "dropout": (0.0, _BELOW_ONE, "at least 0 and below 1"),
+    "scale": (_ABOVE_ZERO, math.inf, "above 0"),
+    "sample_rate": (0.0, 1.0, "from 0 (positives only) to 1 (all classes)"),
+    "lr": (_ABOVE_ZERO, math.inf, "above 0"),
+    "momentum": (0.0, _BELOW_ONE, "at least 0 and below 1"),
+    "weight_decay": (0.0, math.inf, "at least 0"),
+    "clip_norm": (0.0, math.inf, "above 0, or 0 for no clipping"),
+    "warmup_epochs": (0.0, math.inf, "at least 0"),
+    "epochs": (1, math.inf, "at least 1"),
+    "steps": (1, math.inf, "at least 1"),
+    "batch_size": (2, math.inf, "at least 2: batch normalisation has no statistics of one image"),
+    "accumulate": (1, math.inf, "at least 1"),
+    "loader_threads": (1, math.inf, "at least 1"),
+    "threads": (1, math.inf, "at least 1"),
+    "log_every": (1, math.inf, "at least 1"),
+    "checkpoint_every": (0, math.inf, "at least 1, or 0 for none"),
+    "val_every": (0, math.inf, "at least 1, or 0 for each epoch's end"),
+}
+
+# Settings that may change between a checkpoint and its resumption: where the data lie, who decodes
+# them, what is looked at and how often. All others decide the weights.
+FREE_ON_RESUME = frozenset(
+    {
+        "shards",
+        "loader",
+        "loader_threads",
+        "threads",
+        "log_every",
+        "checkpoint_every",
+        "val_every",
+        "val",
+    }
+)
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with facepack, sorted."""
+    files = resources.files("facepack.train.recipes").iterdir()
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+
+
+def read_settings(source: str) -> dict[str, Any]:
+    """The settings in a recipe, or in a TOML file if ``source`` ends in ``.toml``.
+
+    Raises:
+        ConfigError: there is no such recipe or file, it is not TOML, or it names unknown settings.
+    """
+    if source.endswith(".toml"):
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"config file {source} does not exist")
+        text = path.read_text(encoding="utf-8")
+    else:
+        if source not in recipe_names():
+            raise ConfigError(
+                f"unknown recipe {source!r}{_near(source, recipe_names())}; there are "
+                f"{', '.join(recipe_names())}; a file of your own must end in .toml"
+            )
+        recipe = resources.files("facepack.train.recipes") / f"{source}.toml"
+        text = recipe.read_text(encoding="utf-8")
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config {source} is not TOML: {error}") from error
+    for name in settings:
+        _known(name, f"config {source}")
+    return settings
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` texts by each setting's type; ``table.key=value`` sets one table entry.
+
+    Raises:
+        ConfigError: a text has no ``=``, names an unknown setting or a value of another type.
+    """
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name, text = name.strip(), text.strip()
+        if not equals:
+            raise ConfigError(f"--set {assignment}: write it as key=value")
+        name, dot, entry = name.partition(".")
+        kind = _known(name, f"--set {assignment}")
+        if (_base(kind) is dict) != bool(dot):
+            wanted = f"{name}.key=value" if _base(kind) is dict else f"{name}=value"
+            raise ConfigError(f"--set {assignment}: write it as {wanted}")
+        if dot:
+            settings.setdefault(name, {})[entry] = _parse_free(text)
+        else:
+            settings[name] = _parse(name, text, kind)
+    return settings
+
+
+def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over one another, the last on top; tables merge entry by entry.
+
+    A layer that names another ``schedule`` drops the options of the one below, and another
+    ``margin`` its m1, m2 and m3, which would mean nothing to it.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if layer.get("schedule", merged.get("schedule")) != merged.get("schedule"):
+            merged.pop("schedule_options", None)
+        if layer.get("margin", merged.get("margin")) != merged.get("margin"):
+            for name in ("m1", "m2", "m3", "margin_gradient"):
+                merged.pop(name, None)
+        for name, value in layer.items():
+            below = merged.get(name)
+            if isinstance(value, Mapping) and isinstance(below, Mapping):
+                merged[name] = {**below, **value}
+            else:
+                merged[name] = value
+    return merged
+
+
+def collect_settings(
+    *,
+    source: str | None = None,
+    overrides: Iterable[str] = (),
+    shards: str | None = None,
+    val: Mapping[str, str] | None = None,
+    run: Path | None = None,
+) -> dict[str, Any]:
+    """Merge what a command line says.
+
+    Args:
+        source: recipe name or TOML file.
+        overrides: ``key=value`` texts, on top of it.
+        shards: what to train on, on top of those.
+        val: verification sets, on top of those.
+        run: folder of a run to resume, whose own settings serve where ``source`` is None.
+
+    Raises:
+        ConfigError: as :func:`read_settings` and :func:`parse_overrides`.
+    """
+    if source is None and run is not None and (run / CONFIG_FILE).is_file():
+        source = str(run / CONFIG_FILE)
+    layers: list[Mapping[str, Any]] = [read_settings(source) if source is not None else {}]
+    layers.append(parse_overrides(overrides))
+    if shards is not None:
+        layers.append({"shards": shards})
+    if val:
+        layers.append({"val": dict(val)})
+    return merge_settings(*layers)
+
+
+def make_config(settings: Mapping[str, Any]) -> TrainConfig:
+    """Build the config from merged settings.
+
+    Raises:
+        ConfigError: ``shards`` is missing, a name is unknown or a value not allowed.
+    """
+    for name in settings:
+        _known(name, "config")
+    if "shards" not in settings:
+        raise ConfigError("shards is not set: name the pack or image tree to train on (--shards)")
+    return TrainConfig(**settings)
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Every setting that has a value, as TOML; :func:`read_settings` reads it from a file."""
+    return tomli_w.dumps(config.as_dict())
+
+
+def differing_settings(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Name → (saved, now) of each setting that decides the weights and is not the same."""
+    now = config.as_dict()
+    names = (saved.keys() | now.keys()) - FREE_ON_RESUME
+    return {
+        name: (saved.get(name), now.get(name))
+        for name in sorted(names)
+        if saved.get(name) != now.get(name)
+    }
+
+
+def describe_settings() -> list[tuple[str, str]]:
+    """``("name = default", help text)`` of every setting, from the docstrings under the fields."""
+    documented = _documentation()
+    rows = []
+    for f in fields(TrainConfig):
+        default: Any = f.default
+        if default is MISSING:
+            default = {} if f.default_factory is not MISSING else None
+        shown = "" if default is None else f" = {_shown(default)}"
+        rows.append((f"{f.name}{shown}", documented[f.name]))
+    return rows
+
+
+@cache
+def _documentation() -> dict[str, str]:
+    tree = ast.parse(inspect.getsource(TrainConfig)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    texts = {}
+    for statement, following in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            texts[statement.target.id] = str(following.value.value)
+    return texts
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    hints = get_type_hints(TrainConfig)
+    return {f.name: hints[f.name] for f in fields(TrainConfig)}
+
+
+def _known(name: str, where: str) -> Any:
+    kinds = _kinds()
+    if name not in kinds:
+        raise ConfigError(f"{where}: unknown setting {name!r}{_near(name, kinds)}")
+    return kinds[name]
+
+
+def _near(name: str, allowed: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(allowed), n=3)
+    return f" (did you mean {' or '.join(matches)}?)" if matches else ""
+
+
+def _optional(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+
+
+def _base(kind: Any) -> Any:
+    """The type without ``| None`` and without parameters; Literal types stay whole."""
+    if _optional(kind):
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    return dict if get_origin(kind) is dict else kind
+
+
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    dict: "a table",
+}
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    if value is None and _optional(kind):
+        return None
+    base = _base(kind)
+    if get_origin(base) is Literal:
+        allowed = get_args(base)
+        if value not in allowed:
+            near = _near(value, allowed) if isinstance(value, str) else ""
+            raise ConfigError(f"{name} = {value!r} is not one of {', '.join(allowed)}{near}")
+        return value
+    if base is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    # bool is an int in Python; for a setting it is not.
+    if not isinstance(value, base) or (base is int and isinstance(value, bool)):
+        raise ConfigError(f"{name} = {value!r} is not {_TYPE_NAMES[base]}")
+    if base is float and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value} is not a finite number")
+    if base is str and not value:
+        raise ConfigError(f"{name} is empty")
+    return dict(value) if base is dict else value
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if text.lower() == "none" and _optional(kind):
+        return None
+    base = _base(kind)
+    if base is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{name} = {text!r} is not {_TYPE_NAMES[bool]}")
+        return text.lower() == "true"
+    if base in (int, float):
+        try:
+            return base(text)
+        except ValueError:
+            raise ConfigError(f"{name} = {text!r} is not {_TYPE_NAMES[base]}") from None
+    return text
+
+
+def _parse_free(text: str) -> Any:
+    """A table's entry has no declared type: TOML's reading of it, or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "{}" if value == {} else f"{value}"

@@ -1,0 +1,227 @@
+"""What a run trains on: a pack, or an image tree with the same interface; by path or name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import xxhash
+
+import facepack
+from facepack.errors import DecodeError, SourceError, TrainingError
+from facepack.format import MANIFEST, PLAN
+from facepack.images import read_header
+from facepack.train.heads import check_labels
+
+_IMAGE_SUFFIXES = (b".jpg", b".jpeg", b".png")
+
+
+class TrainingData(Protocol):
+    """What the loader and the trainer ask of data; :class:`facepack.Pack` offers it too."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def pack_id(self) -> str:
+        """Tells it from other data, wherever it lies."""
+
+    @property
+    def classes(self) -> int:
+        """Width of the head: labels lie below it."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 (len(self),); -1 means no identity."""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) of the images in pixels; None where sizes differ."""
+
+    def __len__(self) -> int: ...
+
+
+class ImageTree:
+    """Images in folders, ``identity/image.jpg``, read in place.
+
+    Identities are numbered by name, sorted by UTF-8 bytes, as every facepack source does; folders
+    without images count for nothing. Images of an identity come in the order of their names. A
+    pack is quicker to open and to read: each image here is a file of its own.
+
+    Raises:
+        SourceError: there is no image in any folder of ``path``, or its first cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.identity_names: list[str] = []
+        labels: list[int] = []
+        # Millions of names as Python strings would take a gigabyte; joined they take their bytes.
+        joined = bytearray()
+        ends: list[int] = []
+        for folder in _folders(path):
+            images = _image_names(folder)
+            if not images:
+                continue
+            joined += b"".join(images)
+            first = ends[-1] if ends else 0
+            ends.extend((first + np.cumsum([len(image) for image in images])).tolist())
+            labels.extend([len(self.identity_names)] * len(images))
+            self.identity_names.append(Path(os.fsdecode(folder)).name)
+        if not labels:
+            raise SourceError(
+                f"{path} holds no images: an image tree is identity/image.jpg (or .jpeg, .png); "
+                "for anything else make a pack"
+            )
+        self.labels = np.array(labels, np.int64)
+        self._joined = bytes(joined)
+        self._ends = np.array(ends, np.int64)
+        self.classes = self.identities = len(self.identity_names)
+        self.pack_id = self._digest()
+        with self.views([0]) as views:
+            try:
+                header = read_header(views[0])
+            except DecodeError as error:
+                raise SourceError(f"{path}: {self.key(0)}: {error}") from error
+        # Of the first image alone: the loader compares each that it decodes.
+        self.image_size: tuple[int, int] | None = (header.height, header.width)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, position: int) -> str:
+        """``identity/image.jpg``."""
+        start = self._ends[position - 1] if position else 0
+        image = os.fsdecode(self._joined[start : self._ends[position]])
+        return f"{self.identity_names[self.labels[position]]}/{image}"
+
+    @contextmanager
+    def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
+        """The encoded images at ``positions``, in that order; for any thread.
+
+        Raises:
+            SourceError: a file can no longer be read.
+        """
+        yield [self._read(int(position)) for position in positions]
+
+    def _read(self, position: int) -> memoryview:
+        file = self.path / self.key(position)
+        try:
+            return memoryview(file.read_bytes())
+        except OSError as error:
+            raise SourceError(f"{file} can no longer be read: {error}") from error
+
+    def _digest(self) -> str:
+        """Names of all images under their identities: tells one tree from another."""
+        digest = xxhash.xxh3_128()
+        digest.update("\n".join(self.identity_names).encode("utf-8", "surrogateescape"))
+        digest.update(self.labels.tobytes())
+        digest.update(self._ends.tobytes())
+        digest.update(self._joined)
+        return digest.hexdigest()
+
+
+def _folders(path: Path) -> list[bytes]:
+    with os.scandir(os.fsencode(path)) as entries:
+        return sorted(e.path for e in entries if not e.name.startswith(b".") and e.is_dir())
+
+
+def _image_names(folder: bytes) -> list[bytes]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            e.name
+            for e in entries
+            if not e.name.startswith(b".") and e.name.lower().endswith(_IMAGE_SUFFIXES)
+        )
+
+
+def open_training_data(shards: str, home: Path | None = None) -> facepack.Pack | ImageTree:
+    """Open the pack or image tree that ``shards`` names.
+
+    A bare name is looked for in the data home (``home``, else ``FACEPACK_HOME``) and then, like
+    anything with a folder in it, as a path.
+
+    Raises:
+        TrainingError: nothing is there; names the places.
+        PackError, SourceError: what is there cannot be used.
+    """
+    places = _places(shards, home)
+    for place in places:
+        # A folder with a plan alone is an unfinished pack; opening it says so.
+        if (place / MANIFEST).is_file() or (place / PLAN).is_file():
+            return facepack.open(place)
+    for place in places:
+        if place.is_dir():
+            return ImageTree(place)
+    found = next((place for place in places if place.exists()), None)
+    if found is not None:
+        raise TrainingError(
+            f"{found} is a file; --shards takes a pack or an image tree, both folders. A .rec is "
+            "packed by: facepack rec2lmdb"
+        )
+    raise TrainingError(
+        f"no pack or image tree {shards!r}: looked at {' and '.join(map(str, places))}. Give a "
+        "path, or a name in the data home (--data or FACEPACK_HOME)"
+    )
+
+
+def _places(shards: str, home: Path | None) -> list[Path]:
+    path = Path(shards)
+    if home is None and "FACEPACK_HOME" in os.environ:
+        home = Path(os.environ["FACEPACK_HOME"])
+    is_name = path.name == shards
+    return [home / path, path] if is_name and home is not None else [path]
+
+
+def check_training_data(
+    data: TrainingData, *, batch_size: int, image_size: tuple[int, int], skip_others: bool = False
+) -> None:
+    """Make sure, before the first step, that ``data`` can train a classifier at all.
+
+    Args:
+        data: what is to be trained on.
+        batch_size: images in a step.
+        image_size: (height, width) that the backbone takes.
+        skip_others: images of other sizes are left out, so that some may be there.
+
+    Raises:
+        TrainingError: no images, fewer than a batch, images of another size, labels outside the
+            class count (-1, no identity, among them), or a single identity.
+    """
+    if not len(data):
+        raise TrainingError(f"{data.path} is empty: it holds no images to train on")
+    if len(data) < batch_size:
+        raise TrainingError(
+            f"batch_size = {batch_size} is larger than {data.path}, which holds {len(data):,} "
+            f"images: an epoch would have no whole batch. Set batch_size to at most {len(data)}"
+        )
+    mixed_is_fine = skip_others and data.image_size is None
+    if data.image_size != image_size and not mixed_is_fine:
+        sizes = "several sizes"
+        if data.image_size is not None:
+            height, width = data.image_size
+            sizes = f"{width}×{height} pixels"
+        raise TrainingError(
+            f"{data.path} holds images of {sizes}; training takes aligned faces of "
+            f"{image_size[1]}×{image_size[0]}: align and crop them first"
+        )
+    labels = np.asarray(data.labels)
+    try:
+        check_labels(labels, data.classes)
+    except TrainingError as error:
+        raise TrainingError(f"{data.path}: {error}") from None
+    if labels.min() == labels.max():
+        raise TrainingError(
+            f"{data.path} holds one identity only (label {labels[0]}): telling identities apart "
+            "needs at least two"
+        )

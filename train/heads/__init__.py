@@ -1,0 +1,14 @@
+"""The classification head: a margin softmax over class centres of which a sample is used."""
+
+from facepack.train.heads.margins import ArcFace, Combined, CosFace, Margin, build_margin
+from facepack.train.heads.partial_fc import PartialFC, check_labels
+
+__all__ = [
+    "ArcFace",
+    "Combined",
+    "CosFace",
+    "Margin",
+    "PartialFC",
+    "build_margin",
+    "check_labels",
+]

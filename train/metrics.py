@@ -1,0 +1,146 @@
+"""What a run measures, on disk: ``metrics.jsonl`` always, TensorBoard's files when it is installed.
+
+One JSON object a line: ``kind`` (``train``, ``val``, ``lr``), ``step``, the values, and under
+``timing`` all that depends on the clock. Without ``timing`` the file is a function of the settings
+and the data: a run that was killed and resumed leaves the same lines as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsLog:
+    """Appends a run's measurements.
+
+    Args:
+        path: the ``metrics.jsonl``.
+        resume_step: the step of the checkpoint that the run goes on from: later lines, and a line
+            cut short by a kill, are dropped. 0 starts an empty file.
+        tensorboard: folder for TensorBoard's files, written when the package is there.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int, tensorboard: Path) -> None:
+        if path.exists():
+            os.truncate(path, _length_up_to(path, resume_step))
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _open_tensorboard(tensorboard, resume_step)
+
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: Mapping[str, Any],
+        timing: Mapping[str, float] | None = None,
+    ) -> None:
+        """Append one line; numbers that are not finite are written as null."""
+        line: dict[str, Any] = {"kind": kind, "step": step}
+        line.update({name: _plain(value) for name, value in values.items()})
+        if timing is not None:
+            line["timing"] = {name: round(value, 4) for name, value in timing.items()}
+        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            prefix = "/".join([kind, *(v for v in values.values() if isinstance(v, str))])
+            for name, value in {**values, **(timing or {})}.items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Put the lines on the disk: a checkpoint must not be ahead of them."""
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class LossMeter:
+    """Mean loss since the last reading, and the first step whose loss was not finite.
+
+    Both gather on the device; only :meth:`first_non_finite` and :meth:`take_mean` wait for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._count = 0
+        self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def add(self, loss: Tensor, step: int) -> None:
+        """Take in the loss of step number ``step``, a scalar on the device."""
+        self._sum += loss
+        self._count += 1
+        bad = (self._first_bad < 0) & ~torch.isfinite(loss)
+        self._first_bad.masked_fill_(bad, step)
+
+    def first_non_finite(self) -> int | None:
+        """The first step whose loss was NaN or infinite, or None."""
+        step = int(self._first_bad)
+        return None if step < 0 else step
+
+    def take_mean(self) -> float:
+        """The mean over the steps since the last call; starts anew."""
+        mean = float(self._sum) / max(self._count, 1)
+        self._sum.zero_()
+        self._count = 0
+        return mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps not yet read; waits for the device."""
+        return {"sum": float(self._sum), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._sum.fill_(state["sum"])
+        self._count = state["count"]
+
+
+def _length_up_to(path: Path, step: int) -> int:
+    """Bytes of the leading lines that are whole and belong to no step after ``step``."""
+    length = 0
+    if step == 0:
+        return 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                belongs = line.endswith(b"\n") and json.loads(line)["step"] <= step
+            except (ValueError, KeyError, TypeError):
+                belongs = False
+            if not belongs:
+                break
+            length += len(line)
+    return length
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _open_tensorboard(folder: Path, resume_step: int) -> SummaryWriter | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    # Events after the checkpoint's step, from the run that was killed, are hidden.
+    return SummaryWriter(str(folder), purge_step=resume_step + 1)

@@ -1,0 +1,114 @@
+"""Reduced precision: what the backbone computes in, TF32 where it is wanted, fp16's loss scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# The setting `precision` → the backbone's autocast type; the head computes in fp32 under each.
+AUTOCAST: dict[str, torch.dtype | None] = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+_GROWTH_INTERVAL = 100
+
+
+def _tf32_switches(allowed: bool) -> list[tuple[Any, str, Any]]:
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    if not hasattr(matmul, "fp32_precision"):  # torch before 2.9
+        return [(matmul, "allow_tf32", allowed), (cudnn, "allow_tf32", allowed)]
+    value = "tf32" if allowed else "ieee"
+    return [(matmul, "fp32_precision", value), (cudnn.conv, "fp32_precision", value)]
+
+
+@contextmanager
+def cuda_tf32(allowed: bool) -> Iterator[None]:
+    """Set whether fp32 products and convolutions on CUDA may round their inputs to TF32.
+
+    The switches are the process's own, so they are set for the block alone and put back after it.
+    Products on the CPU are IEEE fp32 either way.
+    """
+    switches = _tf32_switches(allowed) if torch.cuda.is_available() else []
+    before = [getattr(holder, name) for holder, name, _ in switches]
+    try:
+        for holder, name, value in switches:
+            setattr(holder, name, value)
+        yield
+    finally:
+        for (holder, name, _), value in zip(switches, before, strict=True):
+            setattr(holder, name, value)
+
+
+class LossScaler:
+    """The dynamic loss scale of fp16: grows after 100 good steps, halves after an overflow.
+
+    The verdict on a step is the backbone's alone. The head's gradient is fp32 and comes first in
+    the backward pass: it is non-finite only where the backbone's is too.
+
+    Args:
+        device: where the loss is.
+        enabled: False under fp32 and bf16: nothing is scaled and no step is skipped.
+    """
+
+    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+        self._scaler = torch.amp.GradScaler(
+            device.type, growth_interval=_GROWTH_INTERVAL, enabled=enabled
+        )
+        self._device = device
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the loss is scaled."""
+        return self._scaler.is_enabled()
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss times the scale."""
+        return self._scaler.scale(loss)
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor | None]:
+        """Unscale the gradients that ``optimizer`` owns; return what the head's step is to know.
+
+        ``grad_scale`` is the factor still on the head's gradients, ``found_inf`` is above zero when
+        this step must not be taken; both stay on the device, and are None when nothing is scaled.
+        """
+        if not self.enabled:
+            return {"grad_scale": None, "found_inf": None}
+        self._scaler.unscale_(optimizer)
+        verdicts = self._scaler._found_inf_per_device(optimizer).values()
+        found_inf = torch.stack([v.to(self._device) for v in verdicts]).sum()
+        self._skipped += found_inf != 0
+        return {
+            "grad_scale": self._scaler.scale(torch.ones((), device=self._device)),
+            "found_inf": found_inf,
+        }
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the step, unless its gradients overflowed; then move the scale."""
+        self._scaler.step(optimizer)
+        self._scaler.update()
+
+    def value(self) -> float:
+        """The scale now; waits for the device."""
+        return self._scaler.get_scale()
+
+    def skipped_steps(self) -> int:
+        """Steps not taken so far; waits for the device."""
+        return int(self._skipped)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on; waits for the device."""
+        return {"scaler": self._scaler.state_dict(), "skipped": self.skipped_steps()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        if self.enabled:
+            self._scaler.load_state_dict(state["scaler"])
+        self._skipped.fill_(state["skipped"])

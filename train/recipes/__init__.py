@@ -1,0 +1,1 @@
+"""Recipes: settings of published runs, one TOML file each; see :mod:`facepack.train.config`."""

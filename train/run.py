@@ -1,0 +1,525 @@
+"""A training run: builds it, takes its steps, writes what it measures and its checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+
+from facepack.errors import TrainingError
+from facepack.hashing import derive_seed
+from facepack.loading.loader import Batch, Loader
+from facepack.train.build import (
+    choose_device,
+    make_backbone,
+    make_head,
+    make_optimizer,
+    make_schedule,
+    resolve_config,
+)
+from facepack.train.checkpoint import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    TENSORBOARD_FOLDER,
+    check_resumable,
+    describe_data,
+    load_checkpoint,
+    save_atomic,
+    save_checkpoint,
+    save_model,
+)
+from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
+from facepack.train.data import check_training_data, open_training_data
+from facepack.train.interrupt import StopRequest
+from facepack.train.metrics import LossMeter, MetricsLog
+from facepack.train.precision import LossScaler
+from facepack.train.progress import TrainProgress
+from facepack.train.step import TrainStep
+from facepack.train.stopwatch import Reading, Stopwatch
+
+if TYPE_CHECKING:
+    from facepack.evaluate.verification import PairResult
+    from facepack.pack import Pack
+    from facepack.train.validation import Validator
+
+_IMAGE_SIZE = (112, 112)
+_RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE)
+_FOR_WEIGHTS, _FOR_DROPOUT = 0, 1
+# From 2^16 the scale is halved 26 times to get there: gradients that overflow still are not finite
+# numbers too large for fp16, but NaN or infinite.
+_LOWEST_SCALE = 2.0**-10
+
+Stopped = Literal["finished", "max_steps", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """How a call of :meth:`Trainer.run` went."""
+
+    out: str
+    """The run's folder."""
+    stopped: Stopped
+    """Why the run ended; but for the first it can be resumed."""
+    step: int
+    """Optimizer steps done since the run began."""
+    total_steps: int
+    """The run's whole length."""
+    images: int
+    """Images trained on by this call."""
+    seconds: float
+    """Time of training of this call, without verification and checkpoints."""
+    images_per_second: float
+    data_wait: float
+    """Share of the time spent waiting for data."""
+    loss: float | None
+    """Mean loss over the last steps logged."""
+    lr: float | None
+    """Learning rate of the last step logged."""
+    skipped_steps: int
+    """Steps not taken because their fp16 gradients overflowed."""
+    skipped_images: int
+    """Images left out because they do not decode."""
+    best: dict[str, dict[str, float]]
+    """Verification set → its best accuracy, and the step."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return asdict(self)
+
+
+class Trainer:
+    """One run in one process, on one device.
+
+    Everything that can be found wrong is found here, before the first step and on the CPU. The
+    process's global random generator and, if ``threads`` is set, its number of threads become the
+    run's own.
+
+    Args:
+        config: all settings.
+        out: the run's folder.
+        home: the data home, where names of data are looked up.
+        device: what to train on; CUDA if it is there, else the CPU, when None.
+        resume: go on from the checkpoint in ``out``; begin where there is none.
+        overwrite: remove the run that ``out`` holds.
+        notify: takes notices, a line each; prints them on stderr by default.
+
+    Raises:
+        ConfigError: settings that do not fit each other, the registries or the run to resume.
+        TrainingError: the data, the device or the folder cannot be used.
+        PackError, SourceError, EvaluationError: data or verification sets cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        out: str | Path,
+        home: str | Path | None = None,
+        device: str | torch.device | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        home = None if home is None else Path(home)
+        self.out = Path(out)
+        self._notify = notify or (lambda text: print(text, file=sys.stderr))
+        self._overwrite = overwrite
+        if not resume and not overwrite:
+            _refuse_used(self.out)
+        self.device = choose_device(device)
+        self.config = config = resolve_config(config, self.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+
+        self.data = open_training_data(config.shards, home)
+        check_training_data(
+            self.data,
+            batch_size=config.batch_size,
+            image_size=_IMAGE_SIZE,
+            skip_others=config.on_bad_image == "skip",
+        )
+        self.steps_per_epoch = len(self.data) // config.batch_size
+        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
+        self.schedule = make_schedule(
+            config, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
+        )
+        torch.manual_seed(derive_seed(config.seed, _FOR_WEIGHTS))
+        self.backbone = make_backbone(config, self.device)
+        self.head = make_head(config, self.data.classes, self.device)
+        self._optimizer = make_optimizer(config, self.backbone, self.device)
+        self._scaler = LossScaler(self.device, enabled=config.precision == "fp16")
+        self._take_step = TrainStep(
+            self.backbone,
+            self.head,
+            self._optimizer,
+            self._scaler,
+            accumulate=config.accumulate,
+            clip_norm=config.clip_norm,
+        )
+        self._validator = _build_validator(config, home)
+        self._loader = Loader(
+            # An image tree offers what the loader asks of a pack.
+            cast("Pack", self.data),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            mirror=config.mirror,
+            backend=config.loader,
+            device=self.device,
+            dtype="float32",
+            on_error=config.on_bad_image,
+            threads=config.loader_threads,
+            image_size=_IMAGE_SIZE,
+        )
+        self._meter = LossMeter(self.device)
+        # Dropout draws from here on, however many numbers the weights took.
+        torch.manual_seed(derive_seed(config.seed, _FOR_DROPOUT))
+        self.step = 0
+        self._skipped_before = 0
+        self._last: dict[str, float] = {}
+        self._best: dict[str, dict[str, float]] = {}
+        self._good_step: int | None = None
+        if resume:
+            self._resume()
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT_FILE
+        if not path.exists():
+            self._notify(f"{self.out} holds no checkpoint: the run begins at step 0")
+            return
+        state = load_checkpoint(path)
+        check_resumable(state, self.config, self.data)
+        self.load_state_dict(state)
+        self._good_step = self.step
+        self._notify(f"resuming {self.out} at step {self.step:,} of {self.total_steps:,}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the steps to come depend on; waits for the device."""
+        return {
+            "config": self.config.as_dict(),
+            "data": describe_data(self.data),
+            "step": self.step,
+            "backbone": self.backbone.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "meter": self._meter.state_dict(),
+            "random": _random_state(self.device),
+            "skipped_images": self._skipped_images,
+            "last": dict(self._last),
+            "best": {name: dict(best) for name, best in self._best.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; the settings and data must be those of the run."""
+        self.step = state["step"]
+        self.backbone.load_state_dict(state["backbone"])
+        self.head.load_state_dict(state["head"])
+        # The options are the settings', which agree, but for what suits this device (fused).
+        options = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict(
+            {"state": state["optimizer"]["state"], "param_groups": options}
+        )
+        self._scaler.load_state_dict(state["scaler"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._meter.load_state_dict(state["meter"])
+        _set_random_state(state["random"], self.device)
+        self._skipped_before = state["skipped_images"] - self._loader.skipped
+        self._last = state["last"]
+        self._best = state["best"]
+
+    @property
+    def _skipped_images(self) -> int:
+        return self._skipped_before + self._loader.skipped
+
+    # The run --------------------------------------------------------------------------------
+
+    def run(self, *, max_steps: int | None = None) -> RunSummary:
+        """Train to the run's end, or until ``max_steps`` steps of it are done.
+
+        SIGINT and SIGTERM end it after the step at hand. However it ends, short of an error or a
+        kill, the folder holds a checkpoint of the last step, from which the run goes on as if it
+        had not stopped.
+
+        Raises:
+            TrainingError: the loss is not finite, or the disk takes no checkpoint.
+            DecodeError: an image does not decode, under ``on_bad_image = raise``.
+        """
+        last = min(self.total_steps, max_steps or self.total_steps)
+        if self.step >= last:
+            self._notify(f"{self.out}: step {self.step:,} is done already; nothing to do")
+            stopped: Stopped = "finished" if self.step == self.total_steps else "max_steps"
+            return self._summary(stopped, Reading())
+        self._prepare_folder()
+        self._announce()
+        progress = TrainProgress(
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.config.batch_size,
+        )
+        log = MetricsLog(
+            self.out / METRICS_FILE,
+            resume_step=self.step,
+            tensorboard=self.out / TENSORBOARD_FOLDER,
+        )
+        with self._loader, log, progress, StopRequest() as stop:
+            stopped, reading = self._train(last, log, progress, stop)
+        return self._summary(stopped, reading)
+
+    def _train(
+        self, last: int, log: MetricsLog, progress: TrainProgress, stop: StopRequest
+    ) -> tuple[Stopped, Reading]:
+        self.backbone.train()
+        self._loader.seek(*divmod(self.step, self.steps_per_epoch))
+        watch = Stopwatch()
+        batches = self._batches(watch)
+        logged = watch.read()
+        while True:
+            batch = next(batches)
+            lr = self.schedule.lr
+            self._advance(batch, lr, log)
+            watch.count(len(batch.labels))
+            if self._is_due(self.config.log_every):
+                self._check_loss()
+                reading = watch.read()
+                self._log_train(log, lr, reading.since(logged), reading.seconds)
+                progress.set_loss(self._last["loss"])
+                logged = reading
+            progress.update(self.step, lr, watch.read())
+            with watch.paused():
+                if self._validator is not None and self._is_due(
+                    self.config.val_every or self.steps_per_epoch
+                ):
+                    self._validate(self._validator, log, progress)
+                stopped = self._stopped(last, stop)
+                self._save(stopped, log)
+            if stopped is not None:
+                return stopped, watch.read()
+
+    def _batches(self, watch: Stopwatch) -> Iterator[Batch]:
+        """The loader's batches without end, the time for each counted as waiting."""
+        while True:
+            epoch = iter(self._loader)
+            while True:
+                with watch.waiting():
+                    batch = next(epoch, None)
+                if batch is None:
+                    break
+                yield batch
+
+    def _advance(self, batch: Batch, lr: float, log: MetricsLog) -> None:
+        """Take the next step on ``batch``."""
+        self._check_batch(batch)
+        images = batch.images
+        if not self.config.channels_last:
+            images = images.contiguous()
+        loss = self._take_step(images, batch.labels, lr)
+        self.step += 1
+        self._meter.add(loss, self.step)
+        if self.device.type == "cpu":
+            self._check_loss()
+        known = len(self.schedule.changes)
+        self.schedule.step(loss)
+        for _, changed in self.schedule.changes[known:]:
+            log.write("lr", self.step, {"lr": changed})
+
+    def _is_due(self, every: int) -> bool:
+        """Whether what is done each ``every`` steps, and at the run's end, is due."""
+        return self.step % every == 0 or self.step == self.total_steps
+
+    def _stopped(self, last: int, stop: StopRequest) -> Stopped | None:
+        if self.step == self.total_steps:
+            return "finished"
+        if stop.requested:
+            return "interrupted"
+        return "max_steps" if self.step == last else None
+
+    # What is looked at and written ----------------------------------------------------------
+
+    def _check_batch(self, batch: Batch) -> None:
+        """A batch may have lost images; of each micro-batch two must be left."""
+        if len(batch.labels) < 2 * self.config.accumulate:
+            keys = ", ".join(self._loader.skipped_keys[-3:])
+            raise TrainingError(
+                f"step {self.step + 1}: only {len(batch.labels)} of {self.config.batch_size} "
+                f"images of the batch decode (left out: {keys} …). Look at the data with: "
+                f"facepack verify --decode {self.data.path}"
+            )
+
+    def _check_loss(self) -> None:
+        """Wait for the device and end the run if a loss was not finite."""
+        step = self._meter.first_non_finite()
+        if step is not None:
+            raise TrainingError(
+                f"the loss of step {step:,} is not finite: the run has diverged. "
+                f"{self._last_good()}. Begin again with a lower lr, a warmup_epochs or another "
+                "precision"
+            )
+        if self._scaler.enabled and self._scaler.value() < _LOWEST_SCALE:
+            raise TrainingError(
+                f"the fp16 gradients overflow even at a loss scale of {self._scaler.value():.1e} "
+                f"(step {self.step:,}): the run has diverged. {self._last_good()}. Begin again "
+                "with precision = bf16, or with a lower lr"
+            )
+
+    def _check_finite(self) -> None:
+        """As :meth:`_check_loss`, and for the weights, which no loss has seen yet."""
+        self._check_loss()
+        values = [*self.backbone.parameters(), *self.backbone.buffers(), self.head.weight]
+        if not torch.stack([value.isfinite().all() for value in values]).all():
+            raise TrainingError(
+                f"the weights are not finite after step {self.step:,}: the run has diverged. "
+                f"{self._last_good()}. Begin again with a lower lr, a warmup_epochs or another "
+                "precision"
+            )
+
+    def _last_good(self) -> str:
+        if self._good_step is None:
+            return "No checkpoint was written before"
+        return (
+            f"The last good checkpoint is {self.out / CHECKPOINT_FILE}, of step {self._good_step:,}"
+        )
+
+    def _log_train(self, log: MetricsLog, lr: float, lap: Reading, seconds: float) -> None:
+        self._last = {"loss": self._meter.take_mean(), "lr": lr}
+        values = {
+            "epoch": (self.step - 1) // self.steps_per_epoch,
+            **self._last,
+            "skipped_images": self._skipped_images,
+        }
+        if self._scaler.enabled:
+            values["loss_scale"] = self._scaler.value()
+            values["skipped_steps"] = self._scaler.skipped_steps()
+        timing = {
+            "images_per_second": lap.images_per_second,
+            "data_wait": lap.data_wait,
+            "seconds": seconds,
+        }
+        log.write("train", self.step, values, timing)
+
+    def _validate(self, validator: Validator, log: MetricsLog, progress: TrainProgress) -> None:
+        self._check_finite()
+        start = time.perf_counter()
+        for result in validator(self.backbone):
+            now = time.perf_counter()
+            log.write("val", self.step, _validation_values(result), {"seconds": now - start})
+            start = now
+            accuracy = result.accuracy
+            if accuracy is None:
+                continue
+            best = self._best.setdefault(result.target, {"accuracy": -1.0, "step": 0})
+            if accuracy > best["accuracy"]:
+                best.update(accuracy=accuracy, step=self.step)
+            progress.notice(
+                f"step {self.step:,}: {result.target} {accuracy:.4f} ± {result.std:.4f} "
+                f"(best {best['accuracy']:.4f}, step {best['step']:,})"
+            )
+
+    def _save(self, stopped: Stopped | None, log: MetricsLog) -> None:
+        """Write the model and the checkpoint where they are due."""
+        ends_epoch = self.step % self.steps_per_epoch == 0
+        every = self.config.checkpoint_every
+        if stopped is None and not ends_epoch and not (every and self._is_due(every)):
+            return
+        self._check_finite()
+        # The model first: a checkpoint of the last step says that everything is written.
+        if ends_epoch or stopped in ("finished", "max_steps"):
+            save_model(self.out / MODEL_FILE, self.backbone)
+        log.sync()
+        save_checkpoint(self.out / CHECKPOINT_FILE, self.state_dict())
+        self._good_step = self.step
+
+    def _prepare_folder(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if self._overwrite:
+                for name in _RUN_FILES:
+                    (self.out / name).unlink(missing_ok=True)
+                shutil.rmtree(self.out / TENSORBOARD_FOLDER, ignore_errors=True)
+                self._overwrite = False
+        except OSError as error:
+            raise TrainingError(f"cannot write to {self.out}: {error}") from error
+        text = dump_config(self.config).encode()
+        save_atomic(self.out / CONFIG_FILE, lambda file: file.write(text))
+
+    def _announce(self) -> None:
+        config = self.config
+        parameters = sum(p.numel() for p in self.backbone.parameters())
+        self._notify(
+            f"training {config.backbone} ({parameters / 1e6:.1f} M parameters) on "
+            f"{self.data.name}: {len(self.data):,} images, {self.data.classes:,} classes; "
+            f"{self.total_steps:,} steps of {config.batch_size} images, {self.steps_per_epoch:,} "
+            f"an epoch; {self.device}, {config.precision}, loader {self._loader.backend}"
+        )
+        if config.precision == "fp16" and self.device.type == "cpu":
+            self._notify("fp16 on the CPU is emulated and slow: fp32 is the faster precision here")
+
+    def _summary(self, stopped: Stopped, reading: Reading) -> RunSummary:
+        return RunSummary(
+            out=str(self.out),
+            stopped=stopped,
+            step=self.step,
+            total_steps=self.total_steps,
+            images=reading.images,
+            seconds=reading.seconds,
+            images_per_second=reading.images_per_second,
+            data_wait=reading.data_wait,
+            loss=self._last.get("loss"),
+            lr=self._last.get("lr"),
+            skipped_steps=self._scaler.skipped_steps(),
+            skipped_images=self._skipped_images,
+            best=self._best,
+        )
+
+
+# Building -------------------------------------------------------------------------------------
+
+
+def _refuse_used(out: Path) -> None:
+    held = [name for name in _RUN_FILES if (out / name).exists()]
+    if held:
+        raise TrainingError(
+            f"{out} holds a run already ({', '.join(held)}): go on with --resume, remove it with "
+            "--overwrite, or name another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is a file; --out names a folder for the run")
+
+
+def _build_validator(config: TrainConfig, home: Path | None) -> Validator | None:
+    if not config.val:
+        return None
+    # The evaluation room is of use only to runs that verify.
+    from facepack.train.validation import Validator
+
+    return Validator(config.val, home=home, batch_size=config.batch_size)
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _validation_values(result: PairResult) -> dict[str, Any]:
+    return {
+        "set": result.target,
+        "accuracy": result.accuracy,
+        "std": result.std,
+        "auc": result.auc,
+        "norm": result.norm,
+    }

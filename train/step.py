@@ -1,0 +1,78 @@
+"""One optimizer step: k micro-batches forward and backward, clip, update of backbone and head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facepack.train.heads.partial_fc import PartialFC
+from facepack.train.precision import LossScaler, cuda_tf32
+
+
+class TrainStep:
+    """Callable ``(images, labels, lr) → loss`` that takes one optimizer step.
+
+    The gradient is that of the mean loss over the whole batch, whatever the number of
+    micro-batches; only batch normalisation sees the micro-batches apart. The loss returned is that
+    mean, detached, on the device: nothing here waits for the device (a non-fused optimizer under
+    fp16 does, in the scaler).
+
+    Args:
+        backbone: images (N×3×H×W, fp32) → embeddings (N×F, fp32); applies its own autocast.
+        head: embeddings, labels → mean loss; keeps its own gradients and optimizer state.
+        optimizer: the backbone's.
+        scaler: fp16's loss scale.
+        accumulate: k, the number of micro-batches.
+        clip_norm: largest norm of the backbone's gradient, after unscaling; 0 for no limit.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: PartialFC,
+        optimizer: torch.optim.Optimizer,
+        scaler: LossScaler,
+        *,
+        accumulate: int = 1,
+        clip_norm: float = 0.0,
+    ) -> None:
+        self.backbone = backbone
+        self.head = head
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+
+    def __call__(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
+        """Step on images (B×3×H×W) and labels (B,) at learning rate ``lr``."""
+        total = torch.zeros((), device=labels.device)
+        parts = zip(
+            images.tensor_split(self.accumulate), labels.tensor_split(self.accumulate), strict=True
+        )
+        for part, own in parts:
+            # 1/k, but for a batch that lost images which did not decode.
+            total += self._micro_batch(part, own, share=len(own) / len(labels))
+
+        head_scaling = self.scaler.unscale(self.optimizer)
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), self.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.head.step(lr, **head_scaling)
+        self.scaler.step(self.optimizer)
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _micro_batch(self, images: Tensor, labels: Tensor, *, share: float) -> Tensor:
+        """Add a micro-batch's share to the gradients; return its share of the loss."""
+        with cuda_tf32(False):
+            embeddings = self.backbone(images)
+        # The graph is cut at the embeddings, so that the head's products run in TF32, forward and
+        # backward, and the backbone's own fp32 layers in IEEE arithmetic, forward and backward.
+        leaf = embeddings.detach().requires_grad_()
+        with cuda_tf32(True):
+            loss = self.head(leaf, labels) * share
+            self.scaler.scale(loss).backward()
+        with cuda_tf32(False):
+            embeddings.backward(leaf.grad)
+        return loss.detach()

@@ -1,0 +1,74 @@
+"""Time spent training and waiting for data, apart from all else that a run does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Totals, or with :meth:`since` the difference of two."""
+
+    seconds: float = 0.0
+    """Time of training: steps and waiting for data."""
+    waiting: float = 0.0
+    """The part of it spent waiting for the loader."""
+    images: int = 0
+
+    def since(self, earlier: Reading) -> Reading:
+        """What came after ``earlier``."""
+        return Reading(
+            seconds=self.seconds - earlier.seconds,
+            waiting=self.waiting - earlier.waiting,
+            images=self.images - earlier.images,
+        )
+
+    @property
+    def images_per_second(self) -> float:
+        """Images over time; 0 where no time has passed."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the time spent waiting for data, from 0 to 1."""
+        return self.waiting / self.seconds if self.seconds > 0 else 0.0
+
+
+class Stopwatch:
+    """Runs from its creation; verification and checkpoints are taken out with :meth:`paused`."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._start = clock()
+        self._paused = 0.0
+        self._waiting = 0.0
+        self._images = 0
+
+    def count(self, images: int) -> None:
+        """Count images that have been trained on."""
+        self._images += images
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for data."""
+        start = self._clock()
+        yield
+        self._waiting += self._clock() - start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The block is no training."""
+        start = self._clock()
+        yield
+        self._paused += self._clock() - start
+
+    def read(self) -> Reading:
+        """The totals so far."""
+        return Reading(
+            seconds=self._clock() - self._start - self._paused,
+            waiting=self._waiting,
+            images=self._images,
+        )

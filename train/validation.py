@@ -1,0 +1,36 @@
+"""Verification during training: the sets are decoded once, the run goes on as if untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from facepack.evaluate.pairs import load_pair_set
+from facepack.evaluate.verification import PairResult, evaluate_pairs
+
+
+class Validator:
+    """Evaluates a backbone on verification sets, which it keeps decoded in memory.
+
+    Args:
+        sets: name → path of a pack, a ``.bin`` or a tree, or its name in the data home.
+        home: the data home.
+        batch_size: images a forward pass.
+
+    Raises:
+        EvaluationError, SourceError, PackError, DecodeError: a set cannot be read.
+    """
+
+    def __init__(self, sets: Mapping[str, str], *, home: Path | None, batch_size: int) -> None:
+        self._sets = [
+            replace(load_pair_set(path, home), name=name).decoded() for name, path in sets.items()
+        ]
+        self._batch_size = batch_size
+
+    def __call__(self, backbone: nn.Module) -> Iterator[PairResult]:
+        """Yield each set's figures; modes, buffers and random generators stay as they were."""
+        for pair_set in self._sets:
+            yield evaluate_pairs(backbone, pair_set, batch_size=self._batch_size)
