@@ -225,8 +225,8 @@ def _probe(index: Path, keys: np.ndarray, offsets: np.ndarray, reader: RecordRea
             failures[line] = error
     if 2 * len(failures) > len(lines) or lines[-1] in failures:
         line = next(iter(failures)) if 2 * len(failures) > len(lines) else lines[-1]
-        error = failures[line]
-        raise SourceError(f"{index}: line {line + 1}: key {keys[line]}: {error}") from error
+        found = failures[line]
+        raise SourceError(f"{index}: line {line + 1}: key {keys[line]}: {found}") from found
 
 
 def _blank_records(

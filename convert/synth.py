@@ -126,7 +126,7 @@ def generate(
 
     With label noise, ``label_noise.tsv`` lists key, label and the identity shown. ``workers`` are
     processes, by default one a CPU; with 1 nothing is spawned. Files get their names only when all
-    are whole, ``train.rec`` last; whatever stops the run before leaves nothing behind. Raises
+    are whole, ``train.rec`` last; an error or Ctrl-C before that leaves none behind. Raises
     :class:`~facepack.errors.FacepackError` when a target exists and ``overwrite`` is not set.
     """
     out = Path(out)
@@ -141,26 +141,11 @@ def generate(
             f"{existing[0]} exists; choose another folder, or replace it with --overwrite"
         )
     started = time.monotonic()
-    parts = {path.name: path.with_name(f"{path.name}.part") for path in targets}
-    with ExitStack() as stack:
-        for part in parts.values():
-            stack.callback(part.unlink, missing_ok=True)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            progress = Progress(
-                options.images + 2 * options.pairs, unit="images", label=f"synth {out.name}"
-            )
-            with progress, _Renderer(options, workers) as renderer:
-                if bins:
-                    _write_pairs(renderer, progress, parts[bins[0]])
-                mislabelled, payload = _write_train(renderer, progress, parts)
-            for path in existing:
-                path.unlink()
-            for path in targets:
-                if parts[path.name].exists():
-                    parts[path.name].rename(path)
-        except OSError as error:
-            raise FacepackError(f"{out}: cannot be written: {error.strerror or error}") from error
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        mislabelled, payload = _write_files(options, workers, targets, existing)
+    except OSError as error:
+        raise FacepackError(f"{out}: cannot be written: {error.strerror or error}") from error
     return SynthResult(
         out=str(out),
         images=options.images,
@@ -210,6 +195,28 @@ def pairs_same(options: SynthOptions) -> np.ndarray:
 
 
 # Writing ------------------------------------------------------------------------------------------
+
+
+def _write_files(
+    options: SynthOptions, workers: int, targets: list[Path], existing: list[Path]
+) -> tuple[int, int]:
+    """Write ``targets`` in place of ``existing``; return wrong labels and the images' bytes."""
+    parts = {path.name: path.with_name(f"{path.name}.part") for path in targets}
+    total = options.images + 2 * options.pairs
+    with ExitStack() as stack:
+        for part in parts.values():
+            stack.callback(part.unlink, missing_ok=True)
+        renderer = stack.enter_context(_Renderer(options, workers))
+        progress = stack.enter_context(Progress(total, unit="images", label="synth"))
+        if options.pairs:
+            _write_pairs(renderer, progress, parts[f"{options.bin_name}.bin"])
+        counts = _write_train(renderer, progress, parts)
+        for path in existing:
+            path.unlink()
+        for path in targets:
+            if parts[path.name].exists():
+                parts[path.name].rename(path)
+    return counts
 
 
 def _write_train(

@@ -31,7 +31,13 @@ import click
 @click.option(
     "--bin-name", default="lfw", show_default=True, help="The verification set is OUT/<this>.bin."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Another seed draws other people.",
+)
 @click.option(
     "--size",
     type=click.IntRange(32, 512),

@@ -1,7 +1,7 @@
 """Write commands.md from what the commands say of themselves.
 
-    python docs/commands.py           writes docs/commands.md
-    python docs/commands.py --print   prints it
+python docs/commands.py           writes docs/commands.md
+python docs/commands.py --print   prints it
 """
 
 from __future__ import annotations
