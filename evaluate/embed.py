@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,31 +11,7 @@ from torch import nn
 
 from facepack.errors import EvaluationError
 from facepack.train.backbones.registry import Backbone
-
-
-def _precision_switches() -> list[tuple[Any, str, Any]]:
-    """The settings that let float32 products be rounded, each with its exact value."""
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
-    mkldnn: Any = torch.backends.mkldnn
-    if not hasattr(matmul, "fp32_precision"):  # torch before 2.9
-        return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
-    holders = (matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv)
-    return [(holder, "fp32_precision", "ieee") for holder in holders]
-
-
-@contextmanager
-def ieee_float32() -> Iterator[None]:
-    """Within it float32 convolutions and matrix products are IEEE ones: no TF32, no bfloat16."""
-    switches = _precision_switches()
-    before = [getattr(holder, name) for holder, name, _ in switches]
-    try:
-        for holder, name, exact in switches:
-            setattr(holder, name, exact)
-        yield
-    finally:
-        for (holder, name, _), value in zip(switches, before, strict=True):
-            setattr(holder, name, value)
+from facepack.train.precision import float32_products
 
 
 @contextmanager
@@ -94,7 +69,7 @@ def embed(
     with (
         torch.inference_mode(),
         torch.autocast(device.type, enabled=False),
-        ieee_float32(),
+        float32_products(tf32=False),
         evaluating(model),
     ):
         for batch in batches:

@@ -31,6 +31,10 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         raise ConfigError(f"device {str(device)!r} is not one of cpu, cuda, cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device}: torch sees no CUDA device here; use --device cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {device}: torch sees {torch.cuda.device_count()} here, numbered from 0"
+        )
     return chosen
 
 

@@ -15,39 +15,22 @@ import facepack
 from facepack.errors import DecodeError, SourceError, TrainingError
 from facepack.format import MANIFEST, PLAN
 from facepack.images import read_header
+from facepack.loading.source import ImageSource
 from facepack.train.heads import check_labels
 
 _IMAGE_SUFFIXES = (b".jpg", b".jpeg", b".png")
 
 
-class TrainingData(Protocol):
-    """What the loader and the trainer ask of data; :class:`facepack.Pack` offers it too."""
+class TrainingData(ImageSource, Protocol):
+    """What the trainer asks beside what the loader does; :class:`facepack.Pack` offers it too."""
 
     @property
     def name(self) -> str:
         """What messages call it."""
 
     @property
-    def path(self) -> Path:
-        """Where it lies."""
-
-    @property
-    def pack_id(self) -> str:
-        """Tells it from other data, wherever it lies."""
-
-    @property
     def classes(self) -> int:
         """Width of the head: labels lie below it."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 (len(self),); -1 means no identity."""
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(height, width) of the images in pixels; None where sizes differ."""
-
-    def __len__(self) -> int: ...
 
 
 class ImageTree:

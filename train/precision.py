@@ -19,23 +19,26 @@ AUTOCAST: dict[str, torch.dtype | None] = {
 _GROWTH_INTERVAL = 100
 
 
-def _tf32_switches(allowed: bool) -> list[tuple[Any, str, Any]]:
+def _switches(tf32: bool) -> list[tuple[Any, str, Any]]:
+    """The settings that let float32 products be rounded, each with the value wanted."""
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
     if not hasattr(matmul, "fp32_precision"):  # torch before 2.9
-        return [(matmul, "allow_tf32", allowed), (cudnn, "allow_tf32", allowed)]
-    value = "tf32" if allowed else "ieee"
-    return [(matmul, "fp32_precision", value), (cudnn.conv, "fp32_precision", value)]
+        return [(matmul, "allow_tf32", tf32), (cudnn, "allow_tf32", tf32)]
+    values = [(holder, "tf32" if tf32 else "ieee") for holder in (matmul, cudnn.conv)]
+    values += [(holder, "ieee") for holder in (mkldnn.matmul, mkldnn.conv)]
+    return [(holder, "fp32_precision", value) for holder, value in values]
 
 
 @contextmanager
-def cuda_tf32(allowed: bool) -> Iterator[None]:
-    """Set whether fp32 products and convolutions on CUDA may round their inputs to TF32.
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Set whether float32 products and convolutions on CUDA may round their inputs to TF32.
 
-    The switches are the process's own, so they are set for the block alone and put back after it.
-    Products on the CPU are IEEE fp32 either way.
+    Without ``tf32`` they are IEEE ones, as they are on the CPU either way. The switches are the
+    process's own, so they are set for the block alone and put back after it.
     """
-    switches = _tf32_switches(allowed) if torch.cuda.is_available() else []
+    switches = _switches(tf32)
     before = [getattr(holder, name) for holder, name, _ in switches]
     try:
         for holder, name, value in switches:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -46,7 +46,6 @@ from facepack.train.stopwatch import Reading, Stopwatch
 
 if TYPE_CHECKING:
     from facepack.evaluate.verification import PairResult
-    from facepack.pack import Pack
     from facepack.train.validation import Validator
 
 _IMAGE_SIZE = (112, 112)
@@ -165,8 +164,7 @@ class Trainer:
         )
         self._validator = _build_validator(config, home)
         self._loader = Loader(
-            # An image tree offers what the loader asks of a pack.
-            cast("Pack", self.data),
+            self.data,
             batch_size=config.batch_size,
             seed=config.seed,
             mirror=config.mirror,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from facepack.train.heads.partial_fc import PartialFC
-from facepack.train.precision import LossScaler, cuda_tf32
+from facepack.train.precision import LossScaler, float32_products
 
 
 class TrainStep:
@@ -65,14 +65,14 @@ class TrainStep:
 
     def _micro_batch(self, images: Tensor, labels: Tensor, *, share: float) -> Tensor:
         """Add a micro-batch's share to the gradients; return its share of the loss."""
-        with cuda_tf32(False):
+        with float32_products(tf32=False):
             embeddings = self.backbone(images)
         # The graph is cut at the embeddings, so that the head's products run in TF32, forward and
         # backward, and the backbone's own fp32 layers in IEEE arithmetic, forward and backward.
         leaf = embeddings.detach().requires_grad_()
-        with cuda_tf32(True):
+        with float32_products(tf32=True):
             loss = self.head(leaf, labels) * share
             self.scaler.scale(loss).backward()
-        with cuda_tf32(False):
+        with float32_products(tf32=False):
             embeddings.backward(leaf.grad)
         return loss.detach()

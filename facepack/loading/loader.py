@@ -15,9 +15,9 @@ import torch
 from facepack.errors import ConfigError, MissingExtraError
 from facepack.loading.cpu import CpuStream
 from facepack.loading.plan import Plan
+from facepack.loading.source import ImageSource
 from facepack.loading.stream import Batch as Batch
 from facepack.loading.stream import Stream, StreamSettings
-from facepack.pack import Pack
 
 BACKENDS = ("auto", "cpu", "dali")
 DTYPES = ("uint8", "float32")
@@ -43,7 +43,7 @@ class Loader:
     *Pixels.* The backends agree in labels, order and flips everywhere, and bit for bit in the
     pixels on the CPU. EXIF orientation is ignored. On a GPU, DALI's decoder differs from the CPU's
     by a few grey levels. DALI decodes some damaged JPEGs, concealing the damage, that the ``cpu``
-    backend reports; ``facepack verify`` finds them all.
+    backend reports; ``facepack verify --decode`` finds them all.
 
     Args:
         pack: the pack; all its images must have one size.
@@ -72,7 +72,7 @@ class Loader:
 
     def __init__(
         self,
-        pack: Pack,
+        pack: ImageSource,
         *,
         batch_size: int = 128,
         seed: int = 0,
@@ -260,7 +260,7 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
 
 
-def _choose_size(pack: Pack, asked: tuple[int, int] | None) -> tuple[int, int]:
+def _choose_size(pack: ImageSource, asked: tuple[int, int] | None) -> tuple[int, int]:
     size = asked or pack.image_size
     if size is None:
         raise ConfigError(

@@ -10,7 +10,7 @@ import torch
 
 from facepack.errors import DecodeError
 from facepack.loading.plan import Plan
-from facepack.pack import Pack
+from facepack.loading.source import ImageSource
 
 
 class Batch(NamedTuple):
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 class StreamSettings:
     """All that the batches of a stream depend on."""
 
-    pack: Pack
+    pack: ImageSource
     plan: Plan
     image_size: tuple[int, int]
     """Height and width that every image must have."""

@@ -12,9 +12,10 @@ from torch import nn
 
 from facepack.errors import DecodeError, EvaluationError
 from facepack.evaluate.decode import decode_batches
-from facepack.evaluate.embed import embed, ieee_float32, normalize
+from facepack.evaluate.embed import embed, normalize
 from facepack.images import decode
 from facepack.train.backbones import build
+from facepack.train.precision import float32_products
 
 
 def batches_of(faces: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -150,11 +151,11 @@ def test_a_model_trained_under_autocast_is_evaluated_in_float32(faces: np.ndarra
     assert reduced.autocast is torch.bfloat16
 
 
-def test_ieee_float32_turns_rounding_off_and_on_again() -> None:
+def test_ieee_products_turn_rounding_off_and_on_again() -> None:
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        with ieee_float32():
+        with float32_products(tf32=False):
             if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
                 cudnn: Any = torch.backends.cudnn
                 assert torch.backends.cuda.matmul.fp32_precision == "ieee"
