@@ -75,7 +75,7 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
         target.require_space(source.payload_bytes)
         with Progress(len(source), unit="images", label=out.name) as progress:
             for span in spans:
-                if _span_done(state, span):
+                if _span_done(out, span):
                     progress.skip(span.stop - span.start)
                 else:
                     _write_span(source, out, span, options, progress)
@@ -83,8 +83,20 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
     return _result(out, done, source, began)
 
 
-def _span_done(state: Path, span: Span) -> bool:
-    return (state / f"{span.name}.kv").exists()
+def _span_done(out: Path, span: Span) -> bool:
+    """Whether an earlier run wrote the span's images, and they are there in full.
+
+    Images are left to the system's own write-back, as tar leaves them: after a power cut, files
+    that were written may be short. So their sizes are looked at.
+    """
+    marks = out / STATE / f"{span.name}.kv", out / STATE / f"{span.name}.bytes"
+    if not all(mark.exists() for mark in marks):
+        return False
+    lines, total = marks[0].read_text().splitlines(), int(marks[1].read_text())
+    files = [out / line.rsplit(" ", 1)[0] for line in lines]
+    return all(file.exists() for file in files) and total == sum(
+        file.stat().st_size for file in files
+    )
 
 
 def _write_span(
@@ -115,7 +127,6 @@ def _write_span(
                 raise SourceError(f"{refusal} (--strict stops here)")
             refused.append(refusal.as_json())
         progress.update()
-    os.sync()  # one for all files of the span: a sync for each would cost more than the writing
     state = out / STATE
     text = "".join(
         json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n" for entry in refused
@@ -244,7 +255,6 @@ def convert_to_pair_folder(source: BinSource, out: Path, options: TreeOptions) -
                 progress.update()
         buffer = io.BytesIO()
         np.save(buffer, source.issame, allow_pickle=False)
-        os.sync()
         write_file(labels, [buffer.getvalue()])
     except OSError as error:
         raise write_error(out, error) from error

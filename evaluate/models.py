@@ -106,7 +106,7 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _guess(path: Path, state: dict[str, Tensor], features: int) -> str:
     shapes = _shapes(state)
-    for name in names():
+    for name in reversed(names()):
         # On the meta device a network has shapes but no memory.
         with torch.device("meta"):
             candidate = build(name, features=features)

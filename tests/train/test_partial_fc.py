@@ -24,15 +24,6 @@ LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-3
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On matrices as small as these, threads do nothing but wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_head(**options: object) -> PartialFC:
     settings = {"scale": SCALE, "momentum": MOMENTUM, "weight_decay": DECAY, "seed": 7} | options
     return PartialFC(CLASSES, FEATURES, margin=CosFace(margin=MARGIN), **settings)
