@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 	$(BIN)/facepack rec2lmdb demo/faces demo/packs/faces --overwrite
 	$(BIN)/facepack bin2lmdb demo/faces/lfw.bin demo/packs/lfw --overwrite
 	$(BIN)/facepack inspect demo/packs/faces
-	$(BIN)/facepack train --shards demo/packs/faces --config cpu_tiny --val lfw=demo/packs/lfw --out demo/run --overwrite
+	$(BIN)/facepack train --shards demo/packs/faces --config cpu_tiny --set epochs=8 --val lfw=demo/packs/lfw --out demo/run --overwrite
 	$(BIN)/facepack eval lfw --model demo/run --data demo/packs
 
 test: $(VENV)/installed-$(EXTRAS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import xxhash
 
 from facepack.convert.pickles import read_bin
-from facepack.convert.source import Refusal, Span, shard_names
+from facepack.convert.source import Refusal, Span, cut, file_name, require_file, shard_stem
 from facepack.shard import SourceRecord
 
 _REMEDY = "fetch the set again; the pairs of this image are left out"
@@ -35,8 +34,9 @@ class BinSource:
     classes: int | None = None
 
     def __init__(self, path: Path) -> None:
+        require_file(path)
         self._path = path
-        self._bytes = path.stat().st_size if path.exists() else 0
+        self._bytes = path.stat().st_size
         loaded = read_bin(path)
         self.issame = np.asarray(loaded.issame, bool)
         distinct: dict[bytes, int] = {}
@@ -61,7 +61,7 @@ class BinSource:
         """File name and size, pairs, and a hash of all images and flags."""
         return {
             "kind": self.kind,
-            "file": self._path.name,
+            "file": file_name(self._path),
             "bytes": self._bytes,
             "images": len(self.images),
             "pairs": len(self.issame),
@@ -76,13 +76,8 @@ class BinSource:
 
     def spans(self, *, records: int, size: int) -> list[Span]:
         """One span a shard; a verification set nearly always makes one."""
-        stem = re.sub(r"[^A-Za-z0-9_.-]", "_", self._path.stem).lstrip(".-") or "bin"
-        count = max(1, -(-len(self.images) // records))
-        names = shard_names(stem, count)
-        return [
-            Span(name=name, start=k * records, stop=min((k + 1) * records, len(self.images)))
-            for k, name in enumerate(names)
-        ]
+        sizes = np.fromiter(map(len, self.images), np.int64, len(self.images))
+        return cut(shard_stem(self._path.stem), sizes, records=records, size=size)
 
     def read(self, start: int, stop: int) -> Iterator[SourceRecord | Refusal]:
         """The distinct images ``[start, stop)``; they have no identity."""
@@ -92,7 +87,7 @@ class BinSource:
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of an image, by its first place in the set."""
         place = int(np.argmax(self.uses == record.ordinal))
-        return Refusal(record.ordinal, self._path.name, None, str(place), reason, _REMEDY)
+        return Refusal(record.ordinal, file_name(self._path), None, str(place), reason, _REMEDY)
 
     def identity_name(self, label: int) -> str | None:
         """None: a verification set tells same from different, not who it is."""
@@ -109,7 +104,8 @@ class BinSource:
         if not whole.all():
             self.notices.append(
                 f"{self._path.name}: {np.count_nonzero(~whole)} of {len(whole)} pairs are left out "
-                "because an image of theirs was refused"
+                "because an image of theirs was refused: later folds shift, so that results do not "
+                "compare with published ones"
             )
         narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
         return {"pairs": pairs[whole].astype(narrow)}

@@ -10,22 +10,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from facepack.convert.bin import BinSource
     from facepack.convert.result import Result
     from facepack.convert.to_pack import PackOptions
-    from facepack.convert.to_tree import TreeOptions
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
 
-_COMMON = (
+_SOURCE = (
     click.argument("src", type=_PATH),
     click.argument("out", type=_PATH),
     click.option("--decode", is_flag=True, help="Decode every image, not only its header."),
+)
+_STRICT = (
     click.option("--strict", is_flag=True, help="Stop at the first record that cannot be used."),
+)
+_TARGET = (
     click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
+_COMMON = (*_SOURCE, *_STRICT, *_TARGET)
 _PACKING = (
     click.option(
         "--order",
@@ -61,40 +66,67 @@ def _with(options: tuple[Callable[[_F], _F], ...]) -> Callable[[_F], _F]:
     return decorate
 
 
-def _pack_options(order: str, shard_size: int, as_json: bool, **options: Any) -> PackOptions:
+def _pack_options(order: str, shard_size: int, **options: Any) -> PackOptions:
     from facepack.convert.to_pack import PackOptions
 
     return PackOptions(order=order, shard_bytes=shard_size << 20, **options)
 
 
-def _tree_options(as_json: bool, **options: Any) -> TreeOptions:
-    from facepack.convert.to_tree import TreeOptions
-
-    return TreeOptions(**options)
-
-
 def _report(result: Result, as_json: bool) -> None:
+    _comment(result)
+    click.echo(_json(vars(result)) if as_json else _summary(result))
+
+
+def _comment(result: Result) -> None:
     for notice in result.notices:
-        click.echo(f"note: {notice}", err=True)
+        click.echo(f"note: {_printable(notice)}", err=True)
     if result.quarantined:
+        listed = _printable(str(Path(result.out) / "quarantine.jsonl"))
         click.echo(
-            f"{result.quarantined:,} of {result.found:,} records were set aside: see "
-            f"{Path(result.out) / 'quarantine.jsonl'}",
+            f"{result.quarantined:,} of {result.found:,} records were set aside: see {listed}",
             err=True,
         )
-    if as_json:
-        click.echo(json.dumps(vars(result), indent=1, ensure_ascii=False))
-        return
+
+
+def _summary(result: Result) -> str:
     what = (
         f"{result.pairs:,} pairs"
         if result.pairs is not None
         else f"{result.identities:,} identities of {result.classes:,} classes"
     )
     ratio = result.file_bytes / result.payload_bytes if result.payload_bytes else float("nan")
-    click.echo(
-        f"{result.out}: {result.packed:,} images, {what}, {result.file_bytes:,} bytes "
+    return (
+        f"{_printable(result.out)}: {result.packed:,} images, {what}, {result.file_bytes:,} bytes "
         f"({ratio:.4f} × payload), {result.seconds:.1f} s"
     )
+
+
+def _json(value: object) -> str:
+    return _printable(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    """``text`` with what is no UTF-8 in file names escaped, just as JSON escapes it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _convert_bins(
+    src: Path, out: Path, as_json: bool, convert: Callable[[BinSource, Path], Result]
+) -> None:
+    """Convert a set, or each set of a folder; the JSON of a folder is one list."""
+    from facepack.convert.bin import BinSource
+
+    listed = as_json and src.is_dir()
+    results = []
+    for file, target in _bins(src, out):
+        result = convert(BinSource(file), target)
+        if listed:
+            _comment(result)
+            results.append(vars(result))
+        else:
+            _report(result, as_json)
+    if listed:
+        click.echo(_json(results))
 
 
 def _bins(src: Path, out: Path) -> list[tuple[Path, Path]]:
@@ -121,7 +153,7 @@ def rec2lmdb(src: Path, out: Path, as_json: bool, **options: Any) -> None:
     from facepack.convert.rec import RecSource
     from facepack.convert.to_pack import convert_to_pack
 
-    settings = _pack_options(as_json=as_json, **options)
+    settings = _pack_options(**options)
     _report(convert_to_pack(RecSource(src), out, settings), as_json)
 
 
@@ -134,9 +166,9 @@ def rec2img(src: Path, out: Path, as_json: bool, **options: Any) -> None:
     original bytes, and the key-label index OUT/index.kv.
     """
     from facepack.convert.rec import RecSource
-    from facepack.convert.to_tree import convert_to_tree
+    from facepack.convert.to_tree import TreeOptions, convert_to_tree
 
-    settings = _tree_options(as_json=as_json, **options)
+    settings = TreeOptions(**options)
     _report(convert_to_tree(RecSource(src), out, settings), as_json)
 
 
@@ -149,25 +181,23 @@ def bin2lmdb(src: Path, out: Path, as_json: bool, **options: Any) -> None:
     SRC is a .bin file such as lfw.bin, and OUT becomes its pack; or SRC is a folder, and each .bin
     in it becomes OUT/<name>. Each distinct image is stored once; pairs.npy tells the pairs.
     """
-    from facepack.convert.bin import BinSource
     from facepack.convert.to_pack import convert_to_pack
 
-    settings = _pack_options(as_json=as_json, **options)
-    for file, target in _bins(src, out):
-        _report(convert_to_pack(BinSource(file), target, settings), as_json)
+    settings = _pack_options(**options)
+    _convert_bins(src, out, as_json, lambda source, to: convert_to_pack(source, to, settings))
 
 
 @click.command()
-@_with(_COMMON)
+@_with(_SOURCE)
+@_with(_TARGET)
 def bin2img(src: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Unpack a verification set (.bin) into images.
 
     SRC is a .bin file, and OUT gets imgs/0.jpg, imgs/1.jpg, … and pair_label.npy; or SRC is a
-    folder, and each .bin in it becomes OUT/<name>.
+    folder, and each .bin in it becomes OUT/<name>. An image that cannot be used stops the run.
     """
-    from facepack.convert.bin import BinSource
-    from facepack.convert.to_tree import convert_to_pair_folder
+    from facepack.convert.to_pair_folder import convert_to_pair_folder
 
-    settings = _tree_options(as_json=as_json, **options)
-    for file, target in _bins(src, out):
-        _report(convert_to_pair_folder(BinSource(file), target, settings), as_json)
+    _convert_bins(
+        src, out, as_json, lambda source, to: convert_to_pair_folder(source, to, **options)
+    )

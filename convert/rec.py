@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,11 @@ import xxhash
 
 from facepack.convert.rec_layout import read_layout
 from facepack.convert.recordio import RecordError, RecordReader, class_label, unpack_header
-from facepack.convert.source import Refusal, Span, cut
-from facepack.errors import SourceError
+from facepack.convert.source import Refusal, Span, cut, file_name, shard_stem
 from facepack.shard import SourceRecord
 
 _LEAVE_OUT = "fetch the file again, or go on without this record"
-
-
-def _size(path: Path) -> int:
-    """The file's size now; -1 where it is gone."""
-    return path.stat().st_size if path.exists() else -1
+_SAMPLE = 64  # records whose content tells two sources apart that have the same index
 
 
 class RecSource:
@@ -46,18 +40,37 @@ class RecSource:
         return len(self._layout)
 
     def describe(self) -> dict[str, Any]:
-        """File name and size, image count, and a hash of all keys and offsets."""
+        """File name and size, image count, a hash of all keys and offsets, and one of a sample.
+
+        The sample are whole records, labels and images, spread evenly over the file.
+
+        Raises:
+            SourceError: the file cannot be read.
+        """
         layout = self._layout
         index = xxhash.xxh3_128()
         index.update(np.ascontiguousarray(layout.keys, "<i8").tobytes())
         index.update(np.ascontiguousarray(layout.offsets, "<i8").tobytes())
         return {
             "kind": self.kind,
-            "file": layout.rec.name,
+            "file": file_name(layout.rec),
             "bytes": layout.file_size,
             "images": len(layout),
             "index_xxh3_128": index.hexdigest(),
+            "sample_xxh3_128": self._sample(),
         }
+
+    def _sample(self) -> str:
+        rows = np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(np.int64)
+        digest = xxhash.xxh3_128()
+        with RecordReader(self._layout.rec) as reader:
+            for offset in self._layout.offsets[rows].tolist():
+                try:
+                    payload = reader.read_at(offset)
+                except RecordError as error:  # it is set aside when its turn comes
+                    payload = memoryview(type(error).__name__.encode())
+                digest.update(xxhash.xxh3_128_digest(payload))
+        return digest.hexdigest()
 
     @property
     def payload_bytes(self) -> int:
@@ -66,16 +79,20 @@ class RecSource:
 
     def spans(self, *, records: int, size: int) -> list[Span]:
         """Runs of records as they follow each other in the file."""
-        stem = re.sub(r"[^A-Za-z0-9_.-]", "_", self._layout.rec.stem).lstrip(".-") or "rec"
+        stem = shard_stem(self._layout.rec.stem)
         return cut(stem, self._layout.extents, records=records, size=size)
 
     def read(self, start: int, stop: int) -> Iterator[SourceRecord | Refusal]:
         """Read records ``[start, stop)`` in one sweep over the file.
 
         A record that is broken in itself is refused, and the sweep goes on behind it.
+
+        Raises:
+            SourceError: the file cannot be read on, or is no longer the one that was looked at.
         """
         layout = self._layout
         with RecordReader(layout.rec) as reader:
+            reader.check_size(layout.file_size)
             ordinal = start
             while ordinal < stop:
                 payloads = reader.iter_at(layout.offsets[ordinal:stop])
@@ -83,13 +100,12 @@ class RecSource:
                     for payload in payloads:
                         yield self._record(ordinal, payload)
                         ordinal += 1
-                except SourceError as error:
-                    if _size(layout.rec) != layout.file_size:
-                        raise SourceError(
-                            f"{layout.rec} changed while it was read: run again with --resume once "
-                            "it is whole"
-                        ) from error
-                    yield self._refuse(ordinal, str(error), _LEAVE_OUT)
+                except RecordError as error:
+                    reader.check_size(layout.file_size)
+                    reason = error.reason
+                    if error.offset != layout.offsets[ordinal]:  # in one of its later parts
+                        reason = f"at byte {error.offset}: {reason}"
+                    yield self._refuse(ordinal, reason, error.remedy)
                     ordinal += 1
 
     def _record(self, ordinal: int, payload: memoryview) -> SourceRecord | Refusal:
@@ -111,7 +127,7 @@ class RecSource:
     def _refuse(self, ordinal: int, reason: str, remedy: str) -> Refusal:
         layout = self._layout
         offset, key = int(layout.offsets[ordinal]), str(layout.keys[ordinal])
-        return Refusal(ordinal, layout.rec.name, offset, key, reason, remedy)
+        return Refusal(ordinal, file_name(layout.rec), offset, key, reason, remedy)
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a record that was read but cannot be packed."""

@@ -15,15 +15,16 @@ from facepack.errors import SourceError
 
 # Small enough for the arrays that are made of a block to stay in the cache.
 _BLOCK = 512 << 10
-_LONGEST_LINE = 38
+# A line has at most 37 characters; the rest is room for its newline and for empty lines behind it.
+_LONGEST_END = 64
 _LINE = re.compile(rb"\d{1,18}\t\d{1,18}")
 
 
 def read_index(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """Keys and byte offsets of a ``.idx``, int64 of shape (n,), in the order of its lines.
 
-    A line is ``key<TAB>offset``, both decimal. Raises :class:`~facepack.errors.SourceError` with
-    the number of the first line that is anything else.
+    A line is ``key<TAB>offset``, both decimal; a few empty lines may end the file. Raises
+    :class:`~facepack.errors.SourceError` with the number of the first line that is anything else.
     """
     path = Path(path)
     keys: list[np.ndarray] = []
@@ -32,27 +33,33 @@ def read_index(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     rest = b""
     try:
         with path.open("rb", buffering=0) as file:
-            while True:
-                read = file.read(_BLOCK)
-                # The last line may lack its newline.
-                block = rest + read if read else rest + b"\n" * bool(rest)
-                if not block:
-                    break
-                cut = block.rfind(b"\n") + 1
-                text, rest = block[:cut].replace(b"\r\n", b"\n"), block[cut:]
+            while read := file.read(_BLOCK):
+                block = rest + read
+                # The last line waits, with its newline and empty lines after it, for what follows.
+                cut = block.rfind(b"\n", 0, len(block.rstrip(b"\r\n"))) + 1
+                text, rest = block[:cut], block[cut:]
                 if text:
-                    parsed = _parse(text)
-                    if parsed is None:
-                        raise _first_malformed(path, lines, text)
-                    keys.append(parsed[0])
-                    offsets.append(parsed[1])
-                    lines += len(parsed[0])
-                if len(rest) > _LONGEST_LINE:
-                    raise _malformed_line(path, lines + 1, rest)
+                    lines += _append(path, lines, text, keys, offsets)
+                if len(rest) > _LONGEST_END:
+                    raise _first_malformed(path, lines, rest)
+        if last := rest.rstrip(b"\r\n"):
+            _append(path, lines, last + b"\n", keys, offsets)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     empty = np.empty(0, np.int64)
     return np.concatenate([empty, *keys]), np.concatenate([empty, *offsets])
+
+
+def _append(
+    path: Path, lines: int, text: bytes, keys: list[np.ndarray], offsets: list[np.ndarray]
+) -> int:
+    """Append the numbers of whole lines that follow ``lines`` others; return how many they are."""
+    parsed = _parse(text.replace(b"\r\n", b"\n"))
+    if parsed is None:
+        raise _first_malformed(path, lines, text)
+    keys.append(parsed[0])
+    offsets.append(parsed[1])
+    return len(parsed[0])
 
 
 def _parse(text: bytes) -> tuple[np.ndarray, np.ndarray] | None:
@@ -83,15 +90,11 @@ def _numbers(characters: np.ndarray, starts: np.ndarray, widths: np.ndarray) -> 
 
 
 def _first_malformed(path: Path, lines: int, text: bytes) -> SourceError:
-    for number, line in enumerate(text.split(b"\n"), start=lines + 1):
+    for number, line in enumerate(text.replace(b"\r\n", b"\n").split(b"\n"), start=lines + 1):
         if not _LINE.fullmatch(line):
-            return _malformed_line(path, number, line)
+            shown = line[:40].decode("ascii", "backslashreplace")
+            return SourceError(
+                f"{path}: line {number} is {shown!r}; expected a key, a tab and a byte offset, "
+                "both decimal; fetch the index again, or remove it and the .rec will be scanned"
+            )
     raise AssertionError("the fast parser refused lines that are well-formed")
-
-
-def _malformed_line(path: Path, number: int, line: bytes) -> SourceError:
-    shown = line[:40].decode("ascii", "backslashreplace")
-    return SourceError(
-        f"{path}: line {number} is {shown!r}; expected a key, a tab and a byte offset, both "
-        "decimal; fetch the index again, or remove it and the .rec will be scanned"
-    )

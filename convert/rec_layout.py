@@ -14,6 +14,7 @@ met when it is read: its :attr:`~facepack.convert.recordio.Header.image` is empt
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from facepack.convert.rec_index import read_index
 from facepack.convert.recordio import RecordError, RecordReader, scan_offsets, unpack_header
+from facepack.convert.source import require_file
 from facepack.errors import SourceError
 
 # Records that take up more of the file than this hold an image or a very long label vector.
@@ -145,18 +147,19 @@ def announces(label: float, images: int) -> bool:
 def read_property(path: Path | str) -> tuple[int | None, tuple[int, int] | None]:
     """Classes and (height, width) from a ``property`` file; ``(None, None)`` when there is none.
 
-    The first line is ``classes,height,width``. Whatever writers add (a count, the word
-    ``shuffled``, a time; in that line or below it) is ignored.
+    The first line is ``classes,height,width``, or the same with blanks. Whatever writers add (a
+    count, the word ``shuffled``, a time; in that line or below it) is ignored.
     """
     path = Path(path)
+    if not path.exists():
+        return None, None
+    require_file(path)
     try:
         with path.open("rb") as file:
             line = file.readline(1000).decode("ascii", "backslashreplace").strip()
-    except FileNotFoundError:
-        return None, None
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
-    fields = [field.strip() for field in line.split(",")[:3]]
+    fields = re.split(r"[\s,]+", line)[:3]
     if len(fields) == 3 and all(f.isdecimal() and 0 < int(f) < 1 << 31 for f in fields):
         classes, height, width = map(int, fields)
         return classes, (height, width)
@@ -168,11 +171,11 @@ def read_property(path: Path | str) -> tuple[int | None, tuple[int, int] | None]
 
 def _find_rec(source: Path) -> Path:
     if not source.is_dir():
-        if not source.exists():
-            raise SourceError(f"{source}: no such file or folder; pass a .rec or its folder")
+        require_file(source)
         return source
     rec = source / "train.rec"
     if rec.exists():
+        require_file(rec)
         return rec
     others = sorted(path.name for path in source.glob("*.rec"))
     raise SourceError(
@@ -183,6 +186,7 @@ def _find_rec(source: Path) -> Path:
 
 def _read_checked_index(index: Path, reader: RecordReader) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets in physical order, checked against the file as far as is cheap."""
+    require_file(index)
     keys, offsets = read_index(index)
     if len(offsets) == 0:
         raise SourceError(f"{index}: the index is empty; remove it and the .rec will be scanned")
@@ -217,11 +221,11 @@ def _probe(index: Path, keys: np.ndarray, offsets: np.ndarray, reader: RecordRea
     lead nowhere is another file's, and a last line that does was cut.
     """
     lines = np.unique(np.linspace(0, len(offsets) - 1, _PROBES).astype(np.int64)).tolist()
-    failures: dict[int, SourceError] = {}
+    failures: dict[int, RecordError] = {}
     for line in lines:
         try:
             reader.read_at(int(offsets[line]))
-        except SourceError as error:
+        except RecordError as error:
             failures[line] = error
     if 2 * len(failures) > len(lines) or lines[-1] in failures:
         line = next(iter(failures)) if 2 * len(failures) > len(lines) else lines[-1]

@@ -75,6 +75,23 @@ class RecordError(SourceError):
         return f"{file}{place}: {self.reason}; {self.remedy}"
 
 
+class FramingError(RecordError):
+    """A record's parts are damaged, or no record begins where one is looked for.
+
+    ``offset`` is the byte that is wrong: the record's own, or that of one of its parts.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.path}: byte {self.offset}: {self.reason}; {self.remedy}"
+
+
+class ReadError(SourceError):
+    """The file cannot be read on (the disk, the network, a file that shrinks).
+
+    It says nothing of any record, so that no record may be set aside for it.
+    """
+
+
 class Header(NamedTuple):
     """What precedes an image in its record, and the image.
 
@@ -219,8 +236,8 @@ class RecordReader:
     """Reads records of one ``.rec``, one by one or in sequence.
 
     A context manager. Reading keeps no position, so that threads may share a reader. Every
-    malformation is a :class:`~facepack.errors.SourceError` with file and byte offset; nothing is
-    allocated for a length that the file cannot hold.
+    malformation is a :class:`FramingError`, a failure of the file itself a :class:`ReadError`, both
+    with file and byte offset; nothing is allocated for a length that the file cannot hold.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -249,6 +266,18 @@ class RecordReader:
 
     def __del__(self) -> None:
         self.close()
+
+    def check_size(self, expected: int) -> None:
+        """Make sure that the file has ``expected`` bytes now; raises :class:`ReadError` if not."""
+        try:
+            size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise self._unreadable(0, error) from error
+        if size != expected:
+            raise ReadError(
+                f"{self.path} changed while it was read, from {expected} to {size} bytes; once it "
+                "is whole again, run with --resume"
+            )
 
     def read_at(self, offset: int) -> memoryview:
         """The payload of the record that begins at byte ``offset``."""
@@ -436,8 +465,14 @@ class RecordReader:
             if flag in (_WHOLE, _LAST):
                 return
 
-    def _fault(self, offset: int, found: str, remedy: str) -> SourceError:
-        return SourceError(f"{self.path}: byte {offset}: {found}; {remedy}")
+    def _fault(self, offset: int, found: str, remedy: str) -> FramingError:
+        return FramingError(self.path, offset, None, found, remedy)
+
+    def _unreadable(self, offset: int, error: OSError) -> ReadError:
+        return ReadError(
+            f"{self.path}: byte {offset}: cannot be read: {error.strerror}; make sure that the "
+            "disk is sound and mounted, then run again with --resume"
+        )
 
     def _pread(self, count: int, offset: int) -> bytes:
         data = b""
@@ -445,14 +480,12 @@ class RecordReader:
             try:
                 more = os.pread(self._descriptor, count - len(data), offset + len(data))
             except OSError as error:
-                raise self._fault(
-                    offset, f"cannot be read: {error.strerror}", "check the disk or the path"
-                ) from error
+                raise self._unreadable(offset + len(data), error) from error
             if not more:
-                raise self._fault(
-                    offset + len(data),
-                    f"the file ends here, it had {self.size} bytes when it was opened",
-                    "let whatever writes or truncates it finish, then start again",
+                raise ReadError(
+                    f"{self.path}: byte {offset + len(data)}: the file ends here, it had "
+                    f"{self.size} bytes when it was opened; let whatever writes or truncates it "
+                    "finish, then run again with --resume"
                 )
             # The first read gives everything, nearly always, and must not be copied.
             data = data + more if data else more

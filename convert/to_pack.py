@@ -11,9 +11,9 @@ import numpy as np
 
 from facepack import format as fmt
 from facepack.convert.result import Result
-from facepack.convert.source import Refusal, Source, Span
-from facepack.errors import DecodeError, PackError, SourceError
-from facepack.pack import manifest_files, read_manifest
+from facepack.convert.source import Source, Span, deliver
+from facepack.errors import DamageError, PackError, SourceError
+from facepack.pack import check_sizes, manifest_files, read_manifest
 from facepack.progress import Progress
 from facepack.shard import ShardBuilder, ShardInfo, write_file
 from facepack.target import Target
@@ -21,7 +21,6 @@ from facepack.verify import check_shard
 from facepack.writer import finish_pack, make_plan, shard_meta
 
 _EXPECTED_OVERHEAD = 1.12  # all files over payload, at the worst of the orders
-_PROGRESS_STEP = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +80,23 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
     )
     pack_id = fmt.content_id(plan)
     with Target(out, overwrite=options.overwrite, resume=options.resume) as target:
-        if target.begin(plan):
-            return _result(out, read_manifest(out), source, began)
         target.require_space(int(source.payload_bytes * _EXPECTED_OVERHEAD) - _present(out, spans))
+        if target.begin(plan):
+            manifest = read_manifest(out)
+            try:
+                check_sizes(out, manifest)
+                return _result(out, manifest, source, began)
+            except DamageError as error:
+                source.notices.append(f"{error}; what is missing was made anew")
+                (out / fmt.MANIFEST).unlink()
         shards: list[ShardInfo] = []
         refused: list[dict[str, Any]] = []
         positions = np.full(len(source), -1, np.int64)
+        identity_names: dict[int, str] = {}
         packed = 0
         with Progress(len(source), label=out.name) as progress:
             for k, span in enumerate(spans):
-                written = _committed(out, span, pack_id) if options.resume else None
+                written = _committed(out, span, plan, pack_id, k) if options.resume else None
                 if written is None:
                     meta = shard_meta(plan, pack_id, k, len(spans))
                     written = _write_span(source, out, span, plan, meta, options.strict, progress)
@@ -98,17 +104,35 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
                     progress.skip(span.stop - span.start)
                 shards.append(written.info)
                 refused += written.refused
+                identity_names |= written.identity_names
                 positions[written.ordinals] = packed + np.arange(len(written.ordinals))
                 packed += len(written.ordinals)
         tables = source.tables(positions)
-        if packed + len(refused) != len(source):
+        once = np.count_nonzero(positions >= 0)
+        if not once == packed == len(source) - len(refused):
             raise PackError(
                 f"{out}: {len(source)} records were found, {packed} packed and {len(refused)} set "
                 "aside: the source changed while it was read; start anew with --overwrite"
             )
+        if refused and not packed:
+            raise SourceError(
+                f"none of the {len(source)} records can be packed; the first: "
+                f"{refused[0]['file']}: {refused[0]['reason']}; {refused[0]['remedy']}"
+            )
         manifest = finish_pack(
-            out, plan=plan, pack_id=pack_id, shards=shards, refused=refused, tables=tables
+            out,
+            plan=plan,
+            pack_id=pack_id,
+            shards=shards,
+            refused=refused,
+            identity_names=identity_names,
+            tables=tables,
         )
+        if source.classes is not None and manifest["classes"] > source.classes:
+            source.notices.append(
+                f"the source states {source.classes} classes, its labels reach "
+                f"{manifest['classes'] - 1}: the pack has {manifest['classes']}"
+            )
     return _result(out, manifest, source, began)
 
 
@@ -119,10 +143,11 @@ def _present(out: Path, spans: list[Span]) -> int:
 
 
 class _Written(NamedTuple):
-    """A committed shard: its manifest entry, its ordinals by place, what was refused."""
+    """A committed shard: its manifest entry, its ordinals by place, its names, its refusals."""
 
     info: ShardInfo
     ordinals: np.ndarray
+    identity_names: dict[int, str]
     refused: list[dict[str, Any]]
 
 
@@ -136,20 +161,7 @@ def _write_span(
     progress: Progress,
 ) -> _Written:
     builder = ShardBuilder(check=plan["check"])
-    for count, record in enumerate(source.read(span.start, span.stop), start=1):
-        refusal = record if isinstance(record, Refusal) else None
-        if not isinstance(record, Refusal):
-            try:
-                builder.add(record)
-            except (DecodeError, PackError) as error:
-                refusal = source.refuse(record, str(error))
-        if refusal is not None:
-            if strict:
-                raise SourceError(f"{refusal} (--strict stops here)")
-            builder.refuse(refusal.as_json())
-        if count % _PROGRESS_STEP == 0:
-            progress.update(_PROGRESS_STEP)
-    progress.update((span.stop - span.start) % _PROGRESS_STEP)
+    builder.refused = deliver(source, span, builder.add, strict=strict, progress=progress)
     for label in set(builder.labels):
         name = source.identity_name(label)
         if name is not None:
@@ -157,21 +169,25 @@ def _write_span(
     info, ordinals = builder.write(
         out, span.name, order=plan["order"], seed=plan["seed"], meta=meta
     )
-    return _Written(info, ordinals, builder.refused)
+    return _Written(info, ordinals, builder.identity_names, builder.refused)
 
 
-def _committed(out: Path, span: Span, pack_id: str) -> _Written | None:
+def _committed(
+    out: Path, span: Span, plan: dict[str, Any], pack_id: str, k: int
+) -> _Written | None:
     """A shard that an earlier run committed, read back and checked; None: it must be made."""
     if not (out / f"{span.name}.mdb").exists():
         return None
-    content = check_shard(out, span.name)
-    if content.damage or content.info is None or content.meta["pack_id"] != pack_id:
+    content = check_shard(out, span.name, canonical=True)
+    expected = shard_meta(plan, pack_id, k, len(plan["shards"])) | {"name": span.name}
+    same = all(content.meta.get(key) == value for key, value in expected.items())
+    if content.damage or content.info is None or not same:
         return None
     kv = fmt.kv_bytes(content.labels)
     digest, size = write_file(out / f"{span.name}.kv", [kv])
     files = {f"{span.name}.kv": {"bytes": size, "xxh3_128": digest}, **content.info.files}
     info = ShardInfo(**{**content.info.as_json(), "files": files})
-    return _Written(info, content.ordinals, content.refused)
+    return _Written(info, content.ordinals, content.identity_names, content.refused)
 
 
 def _result(out: Path, manifest: dict[str, Any], source: Source, began: float) -> Result:

@@ -55,11 +55,11 @@ def eval_(
     from facepack.evaluate.table import table_header, table_row
     from facepack.evaluate.verification import evaluate_pairs
     from facepack.progress import Progress
-    from facepack.train.build import choose_device
+    from facepack.train.build import enter_device
 
     for target in targets:
         find_pair_set(target, data)  # a mistyped name must not cost the sets before it
-    network = load_model(model, backbone=backbone).to(choose_device(device))
+    network = load_model(model, backbone=backbone).to(enter_device(device))
     results: list[dict[str, object]] = []
     for target in targets:
         pair_set = load_pair_set(target, data)

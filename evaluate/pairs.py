@@ -6,7 +6,6 @@ A set is read from a facepack pack, from a ``.bin`` pickle, or from the MHLR pro
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from facepack.convert.pickles import read_bin
 from facepack.errors import EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
 from facepack.format import MANIFEST, PLAN
+from facepack.train.home import data_home
 
 KNOWN_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp")
 
@@ -124,7 +124,7 @@ def find_pair_set(target: str | Path, data: str | Path | None = None) -> Path:
     Raises:
         EvaluationError: nothing was found; lists what was looked for.
     """
-    home = Path(os.environ.get("FACEPACK_HOME", ".") if data is None else data)
+    home = data_home(data)
     as_path = Path(target)
     is_name = as_path.name == str(target)
     looked_for = []

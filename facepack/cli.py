@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -58,11 +59,11 @@ class LazyGroup(click.Group):
             click.echo(f"facepack {ctx.invoked_subcommand}: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo(
-                f"facepack {ctx.invoked_subcommand}: interrupted; what can be gone on with is gone "
-                "on with by --resume",
-                err=True,
-            )
+            name = str(ctx.invoked_subcommand)
+            command = self.get_command(ctx, name)
+            resumable = command and any(param.name == "resume" for param in command.params)
+            hint = "; run it again with --resume to go on" if resumable else ""
+            click.echo(f"facepack {name}: interrupted{hint}", err=True)
             ctx.exit(130)
 
 
@@ -77,4 +78,7 @@ def main() -> None:
     # A closed pipe (`facepack inspect … | head`) ends the command quietly, as for other tools.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # torch's threads spin while they wait for each other. Where a loader's threads, or another
+    # program, need the same cores, that costs several times what it saves on idle ones.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(root(prog_name="facepack"))

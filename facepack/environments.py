@@ -1,7 +1,9 @@
 """One registry of the LMDB environments that a process has open.
 
 The engine refuses to open a file twice in a process, and an environment must not cross a fork. So
-environments are shared, counted, keyed by inode, and forgotten in a forked child.
+environments are shared, counted, keyed by inode, and closed in a forked child. They cannot be
+closed there if another thread of the parent was inside the engine when it forked: a fork waits
+until none is.
 """
 
 from __future__ import annotations
@@ -17,6 +19,58 @@ import lmdb
 from facepack.errors import DamageError
 from facepack.lmdbfile import MAX_PAGE_SIZE, ScanError, read_page_size, stated_pages
 
+
+class _EngineCalls:
+    """``with engine_calls:`` around every call into the engine; see the module's docstring."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._condition = threading.Condition()
+        self._running = 0
+        self._forker: int | None = None
+        self._own = threading.local()
+
+    def __enter__(self) -> None:
+        depth = getattr(self._own, "depth", 0)
+        self._own.depth = depth + 1
+        if depth:
+            return  # a call within a call, of a finalizer perhaps, must not wait for the first
+        with self._condition:
+            while self._forker not in (None, threading.get_ident()):
+                self._condition.wait()
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._own.depth -= 1
+        if self._own.depth:
+            return
+        with self._condition:
+            self._running -= 1
+            if not self._running:
+                self._condition.notify_all()
+
+    def before_fork(self) -> None:
+        """Wait until no thread is in the engine, and let none in."""
+        self._condition.acquire()
+        self._forker = threading.get_ident()
+        while self._running:
+            self._condition.wait()
+
+    def after_fork_in_parent(self) -> None:
+        """Let threads in again."""
+        self._forker = None
+        self._condition.notify_all()
+        self._condition.release()
+
+    def after_fork_in_child(self) -> None:
+        """There are no other threads here."""
+        self._reset()
+
+
+engine_calls = _EngineCalls()
+
 FileId = tuple[int, int]  # device and inode
 
 
@@ -27,7 +81,8 @@ class _Open:
 
 
 _registry: dict[FileId, _Open] = {}
-_guard = threading.Lock()
+# Reentrant, for a finalizer may release in the middle of anything.
+_guard = threading.RLock()
 
 
 def acquire(path: Path) -> tuple[FileId, Any]:
@@ -43,7 +98,7 @@ def acquire(path: Path) -> tuple[FileId, Any]:
     try:
         status = path.stat()
         file_id = (status.st_dev, status.st_ino)
-        with _guard:
+        with engine_calls, _guard:
             entry = _registry.get(file_id)
             if entry is None:
                 _check_length(path, status.st_size)
@@ -69,7 +124,7 @@ def retain(file_id: FileId) -> Any:
 
 def release(file_id: FileId) -> None:
     """Give back what :func:`acquire` gave; the last user's call closes the environment."""
-    with _guard:
+    with engine_calls, _guard:
         entry = _registry.get(file_id)
         if entry is None:
             return  # inherited through a fork, and forgotten there
@@ -95,10 +150,15 @@ def _check_length(path: Path, size: int) -> None:
 
 def _forget_after_fork() -> None:
     global _guard
-    _guard = threading.Lock()
+    engine_calls.after_fork_in_child()
+    _guard = threading.RLock()
     for entry in _registry.values():
         entry.environment.close()
     _registry.clear()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(
+    before=engine_calls.before_fork,
+    after_in_parent=engine_calls.after_fork_in_parent,
+    after_in_child=_forget_after_fork,
+)

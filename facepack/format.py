@@ -40,8 +40,10 @@ MAX_SHARD_BYTES = 384 << 20
 
 ORDERS = ("shuffled", "source", "identity")
 
-_KV_LINE = 20
+KV_LINE = 20  # bytes
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_MAX_SHARD_NAME = 180  # room for what is put behind it
+PART = re.compile(r".*\.part-[0-9a-f]{8}")  # a file that is being written
 
 
 def record_key(place: int) -> bytes:
@@ -58,10 +60,13 @@ def check_shard_name(name: str) -> str:
     """Return ``name`` if it is safe as a file name.
 
     Raises:
-        PackError: it could lead outside the pack's folder or collide with a reserved name.
+        PackError: it could lead outside the pack's folder, or is taken for something else.
     """
-    if not is_plain_name(name):
-        raise PackError(f"shard name {name!r}: allowed are letters, digits and _ . - (not first)")
+    if not is_plain_name(name) or len(name) > _MAX_SHARD_NAME or ".part-" in name:
+        raise PackError(
+            f"name {name!r}: allowed are up to {_MAX_SHARD_NAME} letters, digits and _ . - (not "
+            "first), without .part-"
+        )
     return name
 
 
@@ -134,9 +139,9 @@ def unpack_column(column: Any, count: int) -> np.ndarray:
 
 
 def number_column(values: Sequence[float | int | None]) -> np.ndarray:
-    """The narrowest array that holds ``values``; a missing one is 0 among ints, else NaN."""
-    if all(value is None or isinstance(value, int) for value in values):
-        ints = [0 if value is None else value for value in values]
+    """The narrowest array that holds ``values``; a missing one is NaN, in an array of floats."""
+    if all(isinstance(value, int) for value in values):
+        ints = [int(value) for value in values if value is not None]
         low, high = min(ints, default=0), max(ints, default=0)
         kinds = "<u1 <u2 <u4 <u8" if low >= 0 else "<i1 <i2 <i4 <i8"
         for kind in kinds.split():
@@ -149,13 +154,25 @@ def number_column(values: Sequence[float | int | None]) -> np.ndarray:
     return narrow if np.array_equal(narrow, floats, equal_nan=True) else floats
 
 
+def check_pairs(pairs: np.ndarray, records: int, name: str) -> None:
+    """Make sure that ``pairs`` is of shape (P, 3) and points at records.
+
+    Raises:
+        DamageError: it is not, or does not.
+    """
+    if pairs.ndim != 2 or pairs.shape[1] != 3 or pairs.dtype.kind not in "iu":
+        raise DamageError(f"{name}: {pairs.dtype} of shape {pairs.shape}, not integers (P, 3)")
+    if len(pairs) and not 0 <= pairs[:, :2].min() <= pairs[:, :2].max() < records:
+        raise DamageError(f"{name}: a position lies outside the {records} records")
+
+
 # The key-label index -----------------------------------------------------------------------------
 
 
 def kv_bytes(labels: np.ndarray) -> bytes:
     """The lines ``0000000012 00000345`` of a shard's key-label index; no identity is -0000001."""
     count = len(labels)
-    lines = np.empty((count, _KV_LINE), np.uint8)
+    lines = np.empty((count, KV_LINE), np.uint8)
     _write_digits(lines[:, :10], np.arange(count))
     lines[:, 10] = ord(" ")
     _write_digits(lines[:, 11:19], np.abs(labels))
@@ -182,10 +199,10 @@ def kv_labels(data: bytes, name: str, *, check_keys: bool = False) -> np.ndarray
     Raises:
         DamageError: a line that is not of the fixed form, with its number.
     """
-    count, rest = divmod(len(data), _KV_LINE)
+    count, rest = divmod(len(data), KV_LINE)
     if rest:
-        raise DamageError(f"{name}: {len(data)} bytes are no whole number of {_KV_LINE}-byte lines")
-    lines = np.frombuffer(data, np.uint8).reshape(count, _KV_LINE)
+        raise DamageError(f"{name}: {len(data)} bytes are no whole number of {KV_LINE}-byte lines")
+    lines = np.frombuffer(data, np.uint8).reshape(count, KV_LINE)
     negative = lines[:, 11] == ord("-")
     labels = np.zeros(count, np.int64)
     good = (lines[:, 10] == ord(" ")) & (lines[:, 19] == ord("\n"))

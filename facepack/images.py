@@ -8,11 +8,12 @@ DALI's CPU decoder then agree bit for bit.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from facepack.errors import DecodeError
 
@@ -26,6 +27,7 @@ _MAGICS = (
     (b"II*\x00", "tiff"),
     (b"MM\x00*", "tiff"),
 )
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 SUFFIXES = {
     "jpeg": ".jpg",
     "png": ".png",
@@ -70,10 +72,18 @@ def read_header(data: bytes | bytearray | memoryview) -> ImageHeader:
     try:
         height, width, channels = _jpeg_shape(data) if kind == "jpeg" else _pillow_shape(data)
     except Exception as error:  # parsers of damaged bytes raise whatever they stumble over
-        raise DecodeError(f"the {kind} header cannot be read: {error}") from error
+        raise DecodeError(f"the {kind} header cannot be read: {_words(error)}") from error
     if height * width > MAX_PIXELS:
         raise DecodeError(f"{width}×{height} pixels are claimed; at most {MAX_PIXELS} are decoded")
     return ImageHeader(format=kind, height=height, width=width, channels=channels)
+
+
+def _words(error: Exception) -> str:
+    """What a decoder complains of; the same words for the same bytes, whatever lies where."""
+    text = str(error)
+    if isinstance(error, UnidentifiedImageError) or _ADDRESS.search(text):
+        return "it is damaged beyond recognition"
+    return text or type(error).__name__
 
 
 def _jpeg_shape(data: bytes | bytearray | memoryview) -> tuple[int, int, int]:
@@ -105,7 +115,7 @@ def decode(data: bytes | bytearray | memoryview) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
     except Exception as error:
-        raise DecodeError(f"the {header.format} image does not decode: {error}") from error
+        raise DecodeError(f"the {header.format} image does not decode: {_words(error)}") from error
 
 
 def check_image(data: bytes | bytearray | memoryview) -> ImageHeader:

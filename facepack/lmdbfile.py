@@ -294,6 +294,8 @@ def read_page_size(data: Buffer) -> int:
 def stated_pages(data: Buffer) -> int:
     """The number of pages that the committed meta page says the file has."""
     page_size = read_page_size(data)
+    if len(data) < page_size + PAGE_HEADER + META_SIZE:
+        raise ScanError(f"{len(data)} bytes cannot hold two meta pages of {page_size}")
     (last,) = struct.unpack_from("<Q", data, page_size + PAGE_HEADER + _meta.size + 2 * _db.size)
     return int(last) + 1
 

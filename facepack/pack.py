@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
+import lmdb
 import numpy as np
 
 from facepack import environments
@@ -54,7 +56,8 @@ class Pack:
         self._labels: np.ndarray | None = None
         self._held = _Held()
         self._finalizer = weakref.finalize(self, self._held.release_all)
-        _check_sizes(self.path, self.manifest)
+        check_sizes(self.path, self.manifest)
+        self._files = [_identity(self.path / f"{name}.mdb") for name in self._names]
 
     # What it is -----------------------------------------------------------------------------
 
@@ -65,8 +68,13 @@ class Pack:
 
     @property
     def pack_id(self) -> str:
-        """32 hex digits drawn from the plan: packs of other content or options have another."""
+        """32 hex digits drawn from the plan; every shard says it, to find the others by."""
         return str(self.manifest["pack_id"])
+
+    @property
+    def content_id(self) -> str:
+        """32 hex digits drawn from the digests of all shards: equal for equal content alone."""
+        return str(self.manifest["content_id"])
 
     @property
     def classes(self) -> int:
@@ -108,6 +116,22 @@ class Pack:
             return None
         return fmt.read_labels_text(path.read_text(encoding="utf-8"))
 
+    def source_name(self, index: int) -> str | None:
+        """The source's name of the record at ``index``; None where it had none."""
+        (place,) = self._normalize([index]).tolist()
+        k = int(np.searchsorted(self._starts, place, side="right")) - 1
+        with environments.engine_calls:
+            file_id, environment = self._held.shard(k, self._shard_file(k))
+            try:
+                with environment.begin() as transaction:
+                    value = transaction.get(fmt.NAMES)
+            finally:
+                environments.release(file_id)
+        if value is None:
+            return None
+        name = fmt.unpack_reserved(fmt.NAMES, value)[place - int(self._starts[k])]
+        return None if name is None else str(name)
+
     @property
     def pairs(self) -> np.ndarray | None:
         """The pairs of an evaluation set, or None.
@@ -116,7 +140,9 @@ class Pack:
         """
         if "pairs.npy" not in self.manifest["files"]:
             return None
-        return self.table("pairs").astype(np.int64)
+        pairs = self.table("pairs").astype(np.int64)
+        fmt.check_pairs(pairs, len(self), f"{self.path / 'pairs.npy'}")
+        return pairs
 
     def table(self, name: str) -> np.ndarray:
         """The table ``name`` of an evaluation set.
@@ -147,7 +173,7 @@ class Pack:
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
             return self.batch(range(*index.indices(len(self))))
-        return self.batch([index])[0]
+        return self.batch([operator.index(index)])[0]
 
     def batch(self, positions: Sequence[int] | np.ndarray) -> list[Record]:
         """The records at ``positions``, in the order asked; negative ones count from the end."""
@@ -166,7 +192,7 @@ class Pack:
 
         Raises:
             IndexError: a position outside the pack.
-            DamageError: a shard lacks a record that the manifest counts.
+            DamageError: a shard lacks a record that the manifest counts, or was replaced.
         """
         places = self._normalize(positions)
         shards = np.searchsorted(self._starts, places, side="right") - 1
@@ -175,26 +201,43 @@ class Pack:
         transactions: dict[int, Any] = {}
         try:
             views = []
-            for k, place in zip(shards.tolist(), inner, strict=True):
-                transaction = transactions.get(k)
-                if transaction is None:
-                    # Held for the views' sake: closing an environment under a view is a crash.
-                    file_id, environment = self._held.shard(k, self.path / f"{self._names[k]}.mdb")
-                    users.append(file_id)
-                    transaction = transactions[k] = environment.begin(buffers=True)
-                view = transaction.get(fmt.record_key(place))
-                if view is None:
-                    raise DamageError(
-                        f"{self.path / self._names[k]}.mdb has no record {place:010d}: "
-                        "check the pack with: facepack verify"
-                    )
-                views.append(view)
+            with environments.engine_calls:
+                for k, place in zip(shards.tolist(), inner, strict=True):
+                    transaction = transactions.get(k)
+                    if transaction is None:
+                        # For the views' sake: closing an environment under a view is a crash.
+                        file_id, environment = self._held.shard(k, self._shard_file(k))
+                        users.append(file_id)
+                        transaction = transactions[k] = environment.begin(buffers=True)
+                    views.append(self._get(transaction, k, place))
             yield views
         finally:
-            for transaction in transactions.values():
-                transaction.abort()
-            for file_id in users:
-                environments.release(file_id)
+            with environments.engine_calls:
+                for transaction in transactions.values():
+                    transaction.abort()
+                for file_id in users:
+                    environments.release(file_id)
+
+    def _shard_file(self, k: int) -> Path:
+        """The shard's file, if it is still the one that was there when the pack was opened."""
+        path = self.path / f"{self._names[k]}.mdb"
+        if not self._held.has(k) and _identity(path) != self._files[k]:
+            raise DamageError(f"{path} was replaced since the pack was opened: open the pack anew")
+        return path
+
+    def _get(self, transaction: Any, k: int, place: int) -> memoryview:
+        try:
+            view = transaction.get(fmt.record_key(place))
+        except lmdb.Error as error:
+            view, reason = None, f"LMDB says: {error}"
+        else:
+            reason = "the record is missing"
+        if view is None:
+            raise DamageError(
+                f"{self.path}: {self._names[k]}/{place:010d}: {reason}: check the pack with: "
+                f"facepack verify {self.path}"
+            )
+        return cast(memoryview, view)
 
     def decode(self, index: int) -> np.ndarray:
         """The image at ``index`` as RGB: uint8 (height, width, 3).
@@ -229,7 +272,10 @@ class Pack:
         raise KeyError(f"{self.path} has no record {key!r}")
 
     def _normalize(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        places = np.asarray(positions, np.int64)
+        given = np.asarray(positions)
+        if given.dtype.kind not in "iu" and given.size:
+            raise IndexError(f"positions must be integers, not {given.dtype}: {self.path}")
+        places = given.astype(np.int64)
         low, high = int(places.min(initial=0)), int(places.max(initial=-1))
         if high >= len(self) or low < -len(self):
             bad = high if high >= len(self) else low
@@ -249,10 +295,17 @@ class Pack:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Pack, (self.path,)
+        return _reopen, (self.path, self.content_id)
 
     def __repr__(self) -> str:
         return f"<Pack {self.path}: {len(self)} records, {self.identities} identities>"
+
+
+def _reopen(path: Path, content_id: str) -> Pack:
+    pack = Pack(path)
+    if pack.content_id != content_id:
+        raise PackError(f"{path} holds another pack than the one that was pickled: open it anew")
+    return pack
 
 
 class _Held:
@@ -262,10 +315,14 @@ class _Held:
         self._reset()
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         # Reentrant: a finalizer may call release_all in the middle of shard.
         self._guard = threading.RLock()
         self._shards: dict[int, environments.FileId] = {}
+        self._pid = os.getpid()  # last: it tells other threads that the rest is new
+
+    def has(self, k: int) -> bool:
+        """Whether shard ``k`` is held open."""
+        return self._pid == os.getpid() and k in self._shards
 
     def shard(self, k: int, path: Path) -> tuple[environments.FileId, Any]:
         """Shard ``k``'s environment for one more user, opened and held on first use."""
@@ -306,17 +363,28 @@ def read_manifest(path: Path) -> dict[str, Any]:
             ) from None
         what = "is no folder" if not path.is_dir() else f"has no {fmt.MANIFEST}"
         raise PackError(f"{path} is not a pack: it {what}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except NotADirectoryError:
+        raise PackError(f"{path} is not a pack: it is no folder") from None
+    except OSError as error:
+        raise PackError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamageError(f"{file}: {error}: rebuild it with: facepack reindex {path}") from error
     if version != fmt.FORMAT_VERSION:
         raise PackError(
-            f"{path} has format {version}; this facepack reads {fmt.FORMAT_VERSION}: upgrade it"
+            f"{path} has format {version!r}; this facepack reads {fmt.FORMAT_VERSION}: upgrade it"
+        )
+    if manifest["requires"]:
+        raise PackError(
+            f"{path} needs {', '.join(map(str, manifest['requires']))}, which this facepack does "
+            "not know: upgrade it"
         )
     return dict(manifest)
 
 
 _SHARD_SHAPE = {
     "name": str,
+    "pack_id": str,
+    "shard": int,
     "records": int,
     "payload_bytes": int,
     "page_size": int,
@@ -325,7 +393,10 @@ _SHARD_SHAPE = {
     "files": dict,
 }
 _MANIFEST_SHAPE = {
+    "requires": list,
     "pack_id": str,
+    "content_id": str,
+    "partial": bool,
     "kind": str,
     "order": str,
     "seed": int,
@@ -346,8 +417,11 @@ def _check_shape(manifest: dict[str, Any]) -> None:
 
     def require(where: str, value: Any, shape: dict[str, type]) -> None:
         for field, kind in shape.items():
-            if not isinstance(value, dict) or not isinstance(value.get(field), kind):
+            found = value.get(field) if isinstance(value, dict) else None
+            if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
                 raise ValueError(f"{where} has no {field!r} of type {kind.__name__}")
+            if isinstance(found, int) and not 0 <= found < 1 << 63:
+                raise ValueError(f"{where}: {field!r} is {found}")
 
     require("the manifest", manifest, _MANIFEST_SHAPE)
     for field in ("height", "width"):
@@ -358,23 +432,47 @@ def _check_shape(manifest: dict[str, Any]) -> None:
         require(f"shard {number}", shard, _SHARD_SHAPE)
         if set(shard["files"]) != {f"{shard['name']}.kv", f"{shard['name']}.mdb"}:
             raise ValueError(f"shard {shard['name']!r} has the files {sorted(shard['files'])}")
+        index = shard["files"][f"{shard['name']}.kv"]
+        if not isinstance(index, dict) or index.get("bytes") != fmt.KV_LINE * shard["records"]:
+            raise ValueError(
+                f"shard {shard['name']!r}: its index is not of {shard['records']} lines"
+            )
     for name, stated in manifest_files(manifest).items():
         require(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
         if not fmt.is_plain_name(name):
             raise ValueError(f"the file name {name!r} leads outside the pack")
 
 
-def _check_sizes(path: Path, manifest: dict[str, Any]) -> None:
+def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
+    """Compare the size of every file with the manifest.
+
+    Raises:
+        DamageError: a file is missing or has another size; says what to do.
+    """
     with os.scandir(path) as entries:
         found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     for name, stated in manifest_files(manifest).items():
+        remedy = (
+            "copy the pack again or convert anew"
+            if name.endswith((".mdb", ".npy"))
+            else f"rebuild it with: facepack reindex {path}"
+        )
         if name not in found:
-            raise DamageError(f"{path}: {name} is missing: copy the pack again or convert anew")
+            raise DamageError(f"{path}: {name} is missing: {remedy}")
         if found[name] != stated["bytes"]:
             raise DamageError(
                 f"{path}: {name} has {found[name]} bytes, the manifest says {stated['bytes']}: "
-                "copy the pack again or convert anew"
+                f"{remedy}"
             )
+
+
+def _identity(path: Path) -> tuple[int, int, int, int]:
+    """Device, inode, size and time of change: another file under the name has others."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return (0, 0, 0, 0)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def manifest_files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:

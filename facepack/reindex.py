@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xxhash
+
 from facepack import format as fmt
 from facepack.errors import DamageError, PackError
+from facepack.pack import read_manifest
 from facepack.shard import ShardInfo, write_file
 from facepack.target import Target
 from facepack.verify import ShardContent, check_shard
@@ -16,8 +21,8 @@ from facepack.writer import finish_pack
 def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
     """Rebuild the indexes, the plan, the names and the manifest of a pack.
 
-    Tables of an evaluation set are not in the shards: they must still be there, and are taken as
-    they are.
+    Tables of an evaluation set are not in the shards: they must still be there. Where the old
+    manifest can be read, they must have the digests that it states.
 
     Args:
         path: the folder that holds the ``.mdb`` files.
@@ -40,7 +45,14 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
         plan = dict(last["plan"])
         spans = [content.meta["span"] for content in contents]
         plan["shards"] = spans if all(spans) else None
-        tables = {name: _table(path, name) for name in plan["tables"]}
+        missing = _is_missing(contents)
+        if missing and plan["tables"]:
+            raise DamageError(
+                f"{path}: its tables ({', '.join(plan['tables'])}) point at records by position, "
+                "so no shard can be left out: copy the missing ones here"
+            )
+        records = sum(content.meta["records"] for content in contents)
+        tables = {name: _table(path, name, records) for name in plan["tables"]}
         shards, names_of = [], {}
         for content in contents:
             assert content.info is not None
@@ -57,11 +69,12 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
             refused=[entry for content in contents for entry in content.refused],
             identity_names=names_of,
             tables=tables,
+            partial=missing,
         )
 
 
 def _read(path: Path, name: str) -> ShardContent:
-    content = check_shard(path, fmt.check_shard_name(name))
+    content = check_shard(path, fmt.check_shard_name(name), canonical=True)
     if content.damage:
         raise DamageError(
             f"{path}: {content.damage[0]}: a damaged shard is not indexed; copy it again or "
@@ -84,25 +97,41 @@ def _check_complete(path: Path, contents: list[ShardContent], partial: bool) -> 
     present = [content.meta["shard"] for content in contents]
     if len(set(present)) < len(present):
         raise DamageError(f"{path}: two files claim to be the same shard: move one away")
-    wanted = contents[-1].meta["shards"]
-    if partial:
+    if partial or not _is_missing(contents):
         return
+    wanted = contents[-1].meta["shards"]
     if wanted is None:
         raise DamageError(
             f"{path}: the last shard is missing: copy it here, or take what is there with --partial"
         )
     missing = sorted(set(range(wanted)) - set(present))
-    if missing:
-        raise DamageError(
-            f"{path}: {len(missing)} of {wanted} shards are missing (number {missing[0]} first): "
-            "copy them here, or take what is there with --partial"
-        )
+    raise DamageError(
+        f"{path}: {len(missing)} of {wanted} shards are missing (number {missing[0]} first): "
+        "copy them here, or take what is there with --partial"
+    )
 
 
-def _table(path: Path, name: str) -> Any:
-    import numpy as np
+def _is_missing(contents: list[ShardContent]) -> bool:
+    """Whether the pack had more shards than these, sorted by number."""
+    return len(contents) != contents[-1].meta["shards"]
 
+
+def _table(path: Path, name: str, records: int) -> np.ndarray:
+    file = path / f"{fmt.check_shard_name(name)}.npy"
     try:
-        return np.load(path / f"{name}.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DamageError(f"{path}: the table {name}.npy cannot be read: {error}") from error
+        stated = read_manifest(path)["files"].get(file.name)
+    except PackError:
+        stated = None
+    try:
+        data = file.read_bytes()
+        table: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DamageError(f"{path}: the table {file.name} cannot be read: {error}") from error
+    if stated and xxhash.xxh3_128_hexdigest(data) != stated["xxh3_128"]:
+        raise DamageError(
+            f"{path}: the table {file.name} differs from what {fmt.MANIFEST} states: copy it again "
+            "or convert anew"
+        )
+    if name == "pairs":
+        fmt.check_pairs(table, records, str(file))
+    return table

@@ -60,9 +60,15 @@ class SourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """What the manifest says of a shard."""
+    """What the manifest says of a shard.
+
+    ``pack_id`` and ``shard`` are those that the shard itself states: of the pack that it was made
+    for, and its number there.
+    """
 
     name: str
+    pack_id: str
+    shard: int
     records: int
     payload_bytes: int
     page_size: int
@@ -111,7 +117,11 @@ def merge_statistics(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 class ShardBuilder:
-    """Gathers the records of one shard, then writes it."""
+    """Gathers the records of one shard, then writes it.
+
+    ``identity_names`` (of labels present) and ``refused`` (source records that were set aside, as
+    lines of ``quarantine.jsonl``) are written with it.
+    """
 
     def __init__(self, *, check: str = "header") -> None:
         self.images: list[Buffer] = []
@@ -152,10 +162,6 @@ class ShardBuilder:
         self.names.append(record.name)
         self.extras.append(record.extra)
         self.payload_bytes += len(record.image)
-
-    def refuse(self, entry: dict[str, Any]) -> None:
-        """Note a source record that cannot be packed, with its place, the reason and a remedy."""
-        self.refused.append(entry)
 
     def write(
         self, folder: Path, name: str, *, order: str, seed: int, meta: dict[str, Any]
@@ -205,6 +211,8 @@ class ShardBuilder:
         mdb_digest, mdb_size = write_file(mdb_path, pages)
         info = ShardInfo(
             name=name,
+            pack_id=meta["pack_id"],
+            shard=meta["shard"],
             records=len(keys),
             payload_bytes=self.payload_bytes,
             page_size=page_size,
@@ -229,16 +237,17 @@ class ShardBuilder:
     ) -> dict[bytes, bytes]:
         """The reserved records, in ascending order of their keys."""
         labels = np.asarray(self.labels, np.int64)[places]
-        extra_names = sorted({key for extra in self.extras if extra for key in extra})
-        columns = {"ordinal": np.asarray(self.ordinals, np.int64)[places]}
-        first = int(columns["ordinal"].min()) if len(places) else 0
-        extra: dict[str, Any] = {
-            "first": first,
-            "ordinal": fmt.pack_column(fmt.number_column((columns["ordinal"] - first).tolist())),
-        }
-        for column in extra_names:
+        ordinals = np.asarray(self.ordinals, np.int64)[places]
+        first = int(ordinals.min()) if len(places) else 0
+        columns = {}
+        for column in sorted({key for extra in self.extras if extra for key in extra}):
             numbers = [(self.extras[i] or {}).get(column) for i in places.tolist()]
-            extra[column] = fmt.pack_column(fmt.number_column(numbers))
+            columns[column] = fmt.pack_column(fmt.number_column(numbers))
+        extra = {
+            "first": first,
+            "ordinal": fmt.pack_column(fmt.number_column((ordinals - first).tolist())),
+            "columns": columns,
+        }
         sums = np.fromiter(map(fmt.record_sum, keys, values), np.uint64, len(keys))
         bodies: dict[bytes, Any] = {
             fmt.META: {
@@ -257,7 +266,11 @@ class ShardBuilder:
         if any(name is not None for name in self.names):
             bodies[fmt.NAMES] = [self.names[i] for i in places.tolist()]
         if self.identity_names:
-            bodies[fmt.IDENTITIES] = dict(sorted(self.identity_names.items()))
+            known = sorted(self.identity_names)
+            bodies[fmt.IDENTITIES] = {
+                "labels": fmt.pack_column(np.asarray(known, "<i4")),
+                "names": [self.identity_names[label] for label in known],
+            }
         if self.refused:
             bodies[fmt.QUARANTINED] = self.refused
         return {key: fmt.pack_reserved(key, bodies[key]) for key in sorted(bodies)}

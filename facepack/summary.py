@@ -24,7 +24,7 @@ class Summary:
     same_pairs: int | None
     payload_bytes: int
     file_bytes: int
-    overhead: float
+    overhead: float | None
     images_per_identity: dict[str, float] | None
     images: dict[str, Any]
     page_sizes: list[int]
@@ -54,7 +54,7 @@ def summarize(pack: Pack) -> Summary:
         same_pairs=None if pairs is None else int(pairs[:, 2].sum()),
         payload_bytes=manifest["payload_bytes"],
         file_bytes=files,
-        overhead=files / manifest["payload_bytes"] if manifest["payload_bytes"] else float("nan"),
+        overhead=files / manifest["payload_bytes"] if manifest["payload_bytes"] else None,
         images_per_identity=(
             {
                 "min": int(counts.min()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from facepack import format as fmt
 from facepack.errors import PackError
 from facepack.shard import write_error, write_file
 
-_KNOWN_SUFFIXES = (".mdb", ".kv", ".npy")
+_SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
 _KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE)
 
 
@@ -108,7 +109,7 @@ class Target:
             return finished
         else:
             others = [entry.name for entry in self.folder.iterdir() if entry.name != fmt.LOCK]
-            strangers = [name for name in others if not name.startswith(f"{fmt.PLAN}.part-")]
+            strangers = [name for name in others if not fmt.PART.fullmatch(name)]
             if strangers:
                 raise PackError(
                     f"{self.folder} is not empty and holds no pack (but {sorted(strangers)[0]!r}): "
@@ -138,25 +139,57 @@ class Target:
             )
 
     def _clear(self) -> None:
+        """Remove what a conversion wrote here, by the names that its plan and manifest give."""
+        ours = self.written_files()
         # The manifest goes first: from then on, nobody takes the rest for a pack.
         (self.folder / self._finished).unlink(missing_ok=True)
-        for entry in list(self.folder.iterdir()):
-            if entry.name in _KNOWN_NAMES or entry.suffix in _KNOWN_SUFFIXES:
-                entry.unlink()
+        for path in ours:
+            path.unlink(missing_ok=True)
         self._remove_parts()
+
+    def written_files(self) -> list[Path]:
+        """The files that an earlier conversion wrote here, finished or not.
+
+        Raises:
+            PackError: neither plan nor manifest is one of ours: the folder holds something else.
+        """
+        plan = self._read(fmt.PLAN)
+        manifest = self._read(self._finished)
+        if not {"format", "kind", "source"} <= {*plan} and "files" not in manifest:
+            raise PackError(
+                f"{self.folder} holds a {fmt.PLAN} that is none of ours: choose another target"
+            )
+        names = {*_KNOWN_NAMES, *manifest.get("files", {})}
+        names |= {f"{table}.npy" for table in plan.get("tables", [])}
+        stems = [shard["name"] for shard in plan.get("shards") or manifest.get("shards", [])]
+        entries = [entry for entry in self.folder.iterdir() if entry.is_file()]
+        if not plan.get("shards"):  # a stream: its shards are numbered
+            numbered = re.compile(re.escape(plan.get("source", {}).get("stem", "")) + r"-\d{3,}")
+            stems += [entry.stem for entry in entries if numbered.fullmatch(entry.stem)]
+        names |= {stem + suffix for stem in stems for suffix in _SHARD_SUFFIXES}
+        return [entry for entry in entries if entry.name in names]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self.folder / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def _remove_parts(self) -> None:
         for entry in list(self.folder.iterdir()):
-            if ".part-" in entry.name and not entry.is_dir():
+            if fmt.PART.fullmatch(entry.name) and not entry.is_dir():
                 entry.unlink()
 
     def require_space(self, size: int) -> None:
-        """Make sure that ``size`` bytes fit.
+        """Make sure that ``size`` bytes fit, counting what overwriting will free.
 
         Raises:
             PackError: they do not; says how much is missing.
         """
         free = shutil.disk_usage(self.folder).free
+        if self._overwrite and (self.folder / fmt.PLAN).exists():
+            free += sum(path.stat().st_size for path in self.written_files())
         if size > free:
             raise PackError(
                 f"{self.folder}: about {size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB "

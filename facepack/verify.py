@@ -20,13 +20,27 @@ import numpy as np
 from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError
 from facepack.images import decode as decode_image
-from facepack.lmdbfile import ScanError, leaf_numbers, read_page_size, scan_leaf
+from facepack.lmdbfile import ScanError, leaf_numbers, lmdb_pages, read_page_size, scan_leaf
 from facepack.pack import manifest_files, read_manifest
 from facepack.progress import Progress
 from facepack.shard import ShardInfo
 from facepack.writer import build_manifest
 
 _CHUNK = 16 << 20
+_OUTSIDE = "bytes of a header or of unused space have changed, though every record is sound"
+
+_META_SHAPE: dict[str, type | tuple[type, ...]] = {
+    "pack_id": str,
+    "name": str,
+    "shard": int,
+    "shards": (int, type(None)),
+    "records": int,
+    "payload_bytes": int,
+    "page_size": int,
+    "images": dict,
+    "plan": dict,
+    "span": (dict, type(None)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +68,19 @@ class ShardContent:
     damage: list[Damage] = field(default_factory=list)
 
 
-def check_shard(folder: Path, name: str, *, decode: bool = False) -> ShardContent:
+def check_shard(
+    folder: Path, name: str, *, decode: bool = False, canonical: bool = False
+) -> ShardContent:
     """Check ``name.mdb`` against itself: structure, reserved records, every record's sum.
 
     The key-label index is not looked at; :func:`check_index` compares it with the labels.
+
+    Args:
+        folder: the pack.
+        name: the shard.
+        decode: also decode every image.
+        canonical: also write the file anew, in memory, and compare every byte: it tells what
+            changed outside the records where no digest from elsewhere is at hand.
     """
     content = ShardContent()
     path = folder / f"{name}.mdb"
@@ -77,6 +100,8 @@ def check_shard(folder: Path, name: str, *, decode: bool = False) -> ShardConten
             memoryview(mapped) as data,
         ):
             _check_records(data, content, report, decode)
+            if canonical and not content.damage and not _is_canonical(data):
+                report(_OUTSIDE)
             digest, size = _digest(data), len(data)
     except FileNotFoundError:
         report("the shard is missing")
@@ -86,6 +111,8 @@ def check_shard(folder: Path, name: str, *, decode: bool = False) -> ShardConten
         if content.meta and not any(damage.key is None for damage in content.damage):
             content.info = ShardInfo(
                 name=name,
+                pack_id=content.meta["pack_id"],
+                shard=content.meta["shard"],
                 records=content.meta["records"],
                 payload_bytes=content.meta["payload_bytes"],
                 page_size=content.meta["page_size"],
@@ -94,6 +121,44 @@ def check_shard(folder: Path, name: str, *, decode: bool = False) -> ShardConten
                 files={f"{name}.mdb": {"bytes": size, "xxh3_128": digest}},
             )
     return content
+
+
+def _is_canonical(data: memoryview) -> bool:
+    """Whether the file is, byte for byte, what its records make of it."""
+    page_size = read_page_size(data)
+    keys: list[bytes] = []
+    values: list[Any] = []
+    starts: list[int] = []
+    for page in leaf_numbers(data, page_size):
+        starts.append(len(keys))
+        for key, value in scan_leaf(data, page, page_size):
+            keys.append(key)
+            values.append(value)
+    at = 0
+    for piece in lmdb_pages(keys, values, page_size=page_size, leaf_starts=starts):
+        if data[at : at + len(piece)] != piece:
+            return False
+        at += len(piece)
+    return at == len(data)
+
+
+def _check_meta(meta: Any) -> None:
+    """A ValueError for the first field of ``__meta__`` that is not as it must be."""
+    if not isinstance(meta, dict):
+        raise ValueError("__meta__ is no map")
+    if meta.get("version") != fmt.FORMAT_VERSION:
+        raise ValueError(
+            f"the shard has format {meta.get('version')!r}, this facepack reads "
+            f"{fmt.FORMAT_VERSION}: upgrade it"
+        )
+    for key, kind in _META_SHAPE.items():
+        value = meta.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"__meta__ has no sound {key!r}")
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"__meta__: {key!r} is {value}")
+    if meta["records"] > fmt.MAX_SHARD_RECORDS:
+        raise ValueError(f"__meta__ claims {meta['records']} records")
 
 
 def _digest(data: memoryview) -> str:
@@ -138,18 +203,19 @@ def _check_records(data: memoryview, content: ShardContent, report: Any, decode:
         return
     meta = reserved[fmt.META]
     try:
-        count = int(meta["records"])
+        _check_meta(meta)
+        count = meta["records"]
         sums = fmt.unpack_column(reserved[fmt.SUMS], count)
         content.labels = fmt.unpack_column(reserved[fmt.LABEL_COLUMN], count).astype(np.int64)
         extra = reserved[fmt.EXTRA]
         offsets = fmt.unpack_column(extra["ordinal"], count).astype(np.int64)
         content.ordinals = int(extra["first"]) + offsets
-    except (DamageError, KeyError, TypeError) as error:
-        report(f"the reserved records contradict each other: {error}")
+        content.identity_names = _identity_names(reserved.get(fmt.IDENTITIES))
+        content.refused = [dict(entry) for entry in reserved.get(fmt.QUARANTINED, [])]
+    except (DamageError, KeyError, TypeError, ValueError, OverflowError) as error:
+        report(f"the reserved records are not sound: {error}")
         return
     content.meta = meta
-    content.identity_names = dict(reserved.get(fmt.IDENTITIES, {}))
-    content.refused = list(reserved.get(fmt.QUARANTINED, []))
     for place, stated in enumerate(sums.tolist()):
         if place not in found:
             report("the record is missing", f"{place:010d}")
@@ -159,6 +225,13 @@ def _check_records(data: memoryview, content: ShardContent, report: Any, decode:
         report(f"{len(beyond)} records beyond the {count} that were packed", f"{beyond[0]:010d}")
     if len(found) == count and not content.damage and lengths != meta["payload_bytes"]:
         report(f"{lengths} bytes of images, but {meta['payload_bytes']} were packed")
+
+
+def _identity_names(packed: Any) -> dict[int, str]:
+    if packed is None:
+        return {}
+    labels = fmt.unpack_column(packed["labels"], len(packed["names"]))
+    return dict(zip(labels.tolist(), packed["names"], strict=True))
 
 
 def check_index(folder: Path, name: str, labels: np.ndarray) -> Iterator[Damage]:
@@ -226,7 +299,7 @@ def verify(path: Path, *, decode: bool = False) -> Report:
             found = content.damage
             if content.meta:
                 found += check_index(path, name, content.labels)
-            found += _compare_with_manifest(path, manifest, name, content)
+            found += _compare_with_manifest(path, shard, content)
             damage += found
             progress.update(sum(stated["bytes"] for stated in shard["files"].values()))
     if not damage:
@@ -246,11 +319,10 @@ def _check_file(path: Path, name: str, stated: dict[str, Any]) -> Iterator[Damag
 
 
 def _compare_with_manifest(
-    path: Path, manifest: dict[str, Any], name: str, content: ShardContent
-) -> list[Damage]:
-    """Sizes and digests of a shard's two files, and whose shard it says it is."""
-    entry = next(shard for shard in manifest["shards"] if shard["name"] == name)
-    damage = []
+    path: Path, entry: dict[str, Any], content: ShardContent
+) -> Iterator[Damage]:
+    """A shard's sizes and digests, and whether it is the shard that the manifest means."""
+    name = entry["name"]
     for file, stated in entry["files"].items():
         target = path / file
         if not target.exists():
@@ -259,48 +331,59 @@ def _compare_with_manifest(
         if size != stated["bytes"]:
             kind = "truncated" if size < stated["bytes"] else "too long"
             reason = f"{file} is {kind}: {size} bytes, the manifest states {stated['bytes']}"
-            damage.append(Damage(shard=name, key=None, reason=reason))
+            yield Damage(shard=name, key=None, reason=reason)
         elif not content.damage:
-            with target.open("rb") as opened:
-                digest = fmt.file_digest()
-                while chunk := opened.read(_CHUNK):
-                    digest.update(chunk)
-            if digest.hexdigest() != stated["xxh3_128"]:
-                reason = (
-                    f"{file}: the digest does not match, though every record does: "
-                    "bytes of a header or of unused space have changed"
-                )
-                damage.append(Damage(shard=name, key=None, reason=reason))
-    stated_id = content.meta.get("pack_id")
-    if content.meta and stated_id != manifest["pack_id"]:
-        reason = f"the shard is of another pack ({stated_id}, not {manifest['pack_id']})"
-        damage.append(Damage(shard=name, key=None, reason=reason))
-    return damage
+            own = content.info.files.get(file) if content.info else None
+            digest = own["xxh3_128"] if own else _digest(memoryview(target.read_bytes()))
+            if digest != stated["xxh3_128"]:
+                yield Damage(shard=name, key=None, reason=f"{file}: {_OUTSIDE}")
+    if not content.meta:
+        return
+    if content.meta["pack_id"] != entry["pack_id"]:
+        reason = f"it is of another pack ({content.meta['pack_id']}, not {entry['pack_id']})"
+        yield Damage(shard=name, key=None, reason=reason)
+    elif (content.meta["name"], content.meta["shard"]) != (name, entry["shard"]):
+        reason = f"it is another shard: {content.meta['name']}, number {content.meta['shard']}"
+        yield Damage(shard=name, key=None, reason=reason)
 
 
 def _check_manifest(
     path: Path, manifest: dict[str, Any], contents: list[ShardContent]
 ) -> Iterator[Damage]:
     """Compare the manifest with the one that the shards give, field by field."""
-    plan_path, pairs = path / fmt.PLAN, path / "pairs.npy"
     shards = []
     for content, entry in zip(contents, manifest["shards"], strict=True):
         assert content.info is not None
         shards.append(ShardInfo(**{**content.info.as_json(), "files": entry["files"]}))
+    plan = json.loads((path / fmt.PLAN).read_bytes())
+    pairs = path / "pairs.npy"
+    count = None
+    if pairs.name in manifest["files"]:
+        table = np.load(pairs, allow_pickle=False)
+        count = len(table)
+        try:
+            fmt.check_pairs(table, manifest["records"], pairs.name)
+        except DamageError as error:
+            yield Damage(shard=pairs.name, key=None, reason=str(error))
     rebuilt = build_manifest(
-        plan=json.loads(plan_path.read_bytes()),
+        plan=plan,
         pack_id=manifest["pack_id"],
         shards=shards,
         labels=[content.labels for content in contents],
         quarantined=sum(len(content.refused) for content in contents),
-        pairs=len(np.load(pairs, allow_pickle=False)) if pairs.exists() else None,
+        pairs=count,
+        partial=manifest["partial"],
         files=manifest["files"],
     )
-    for key in sorted({*rebuilt, *manifest}):
-        if rebuilt.get(key) != manifest.get(key):
+    if plan["shards"] and not manifest["partial"] and fmt.content_id(plan) != manifest["pack_id"]:
+        yield Damage(shard=fmt.MANIFEST, key=None, reason="the pack id is not that of the plan")
+    # What later versions may add is left to them.
+    for key in sorted(rebuilt):
+        if rebuilt[key] != manifest.get(key):
             reason = f"{key!r} differs from what the shards say: facepack reindex"
             yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
             return
-    if fmt.json_text(rebuilt).encode() != (path / fmt.MANIFEST).read_bytes():
+    differs = fmt.json_text(rebuilt).encode() != (path / fmt.MANIFEST).read_bytes()
+    if differs and set(manifest) == set(rebuilt):
         reason = "the text differs, though it says the same: facepack reindex"
         yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from facepack import format as fmt
-from facepack.errors import DamageError, PackError
+from facepack.errors import PackError
 from facepack.lmdbfile import Buffer
 from facepack.shard import ShardBuilder, ShardInfo, SourceRecord, merge_statistics, write_file
 from facepack.target import Target
@@ -48,6 +49,13 @@ def make_plan(
     for value, allowed in ((order, fmt.ORDERS), (check, ("header", "decode"))):
         if value not in allowed:
             raise PackError(f"{value!r}: allowed are {', '.join(allowed)}")
+    seed = operator.index(seed)
+    if not 0 <= seed < 1 << 63:
+        raise PackError(f"seed {seed}: allowed are 0 to 2^63 - 1")
+    if classes is not None:
+        classes = operator.index(classes)
+        if not 0 <= classes <= fmt.MAX_LABEL + 1:
+            raise PackError(f"classes {classes}: allowed are 0 to {fmt.MAX_LABEL + 1}")
     return {
         "format": fmt.FORMAT_VERSION,
         "kind": kind,
@@ -77,6 +85,7 @@ def finish_pack(
     refused: Sequence[dict[str, Any]],
     identity_names: Mapping[int, str] | None = None,
     tables: Mapping[str, np.ndarray] | None = None,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """Write what stands beside the shards, the manifest last, and return the manifest."""
     files: dict[str, dict[str, Any]] = {}
@@ -109,6 +118,7 @@ def finish_pack(
         labels=labels,
         quarantined=len(refused),
         pairs=len(tables["pairs"]) if tables and "pairs" in tables else None,
+        partial=partial,
         files=files,
     )
     write_file(folder / fmt.MANIFEST, [fmt.json_text(manifest).encode()])
@@ -123,13 +133,17 @@ def build_manifest(
     labels: Sequence[np.ndarray],
     quarantined: int,
     pairs: int | None,
+    partial: bool,
     files: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """The manifest that these shards, with these labels, and these other files give."""
     present = _present_labels(labels)
     return {
         "format": fmt.FORMAT_VERSION,
+        "requires": [],
         "pack_id": pack_id,
+        "content_id": content_id(shards, files),
+        "partial": partial,
         "kind": plan["kind"],
         "order": plan["order"],
         "seed": plan["seed"],
@@ -144,6 +158,12 @@ def build_manifest(
         "shards": [shard.as_json() for shard in shards],
         "files": files,
     }
+
+
+def content_id(shards: Sequence[ShardInfo], files: Mapping[str, Mapping[str, Any]]) -> str:
+    """What tells a pack's content from any other's: the digests of shards and tables."""
+    parts = {name: stated for name, stated in files.items() if name.endswith(".npy")}
+    return fmt.content_id([[shard.files for shard in shards], parts])
 
 
 def _present_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
@@ -166,7 +186,7 @@ class PackWriter:
 
     Args:
         path: a new or empty folder.
-        classes: the width of a head; default is the highest label + 1.
+        classes: the width of a head, which labels must lie below; default is the highest + 1.
         order: of records in a shard: ``shuffled``, ``source``, or ``identity`` (grouped).
         seed: of the shuffled order.
         check: ``header`` reads every image's header; ``decode`` decodes every image.
@@ -189,14 +209,16 @@ class PackWriter:
         shard_bytes: int = fmt.MAX_SHARD_BYTES,
         stem: str = "shard",
     ) -> None:
-        if not 1 <= shard_records <= fmt.MAX_SHARD_RECORDS:
-            raise PackError(
-                f"shard_records={shard_records}: allowed are 1 to {fmt.MAX_SHARD_RECORDS}"
-            )
+        for option, value, top in (
+            ("shard_records", shard_records, fmt.MAX_SHARD_RECORDS),
+            ("shard_bytes", shard_bytes, fmt.MAX_SHARD_BYTES),
+        ):
+            if not 1 <= value <= top:
+                raise PackError(f"{option}={value}: allowed are 1 to {top}")
         self.path = Path(path)
         self._plan = make_plan(
             kind="train",
-            source={"kind": "stream"},
+            source={"kind": "stream", "stem": fmt.check_shard_name(stem)},
             order=order,
             seed=seed,
             check=check,
@@ -205,7 +227,8 @@ class PackWriter:
         self._target = Target(self.path, overwrite=overwrite)
         self._shard_records = shard_records
         self._shard_bytes = shard_bytes
-        self._stem = fmt.check_shard_name(stem)
+        self._stem = stem
+        self._open = False
         self._builder = ShardBuilder(check=check)
         self._shards: list[ShardInfo] = []
         self._tables: dict[str, np.ndarray] = {}
@@ -220,6 +243,7 @@ class PackWriter:
         except BaseException:
             self._target.__exit__(None, None, None)
             raise
+        self._open = True
         return self
 
     def add(
@@ -237,6 +261,15 @@ class PackWriter:
             DecodeError: the image cannot be decoded.
             PackError: the label is out of range.
         """
+        self._require_open()
+        label = operator.index(label)
+        declared = self._plan["classes"]
+        if declared is not None and label >= declared:
+            raise PackError(f"label {label}: the pack was declared to have {declared} classes")
+        if identity is not None and label >= 0:
+            known = self._identity_names.get(label, identity)
+            if known != identity:
+                raise PackError(f"label {label} is named {known!r} and {identity!r}: choose one")
         builder = self._builder
         full = len(builder) >= self._shard_records
         if full or (len(builder) and builder.payload_bytes + len(image) > self._shard_bytes):
@@ -245,27 +278,29 @@ class PackWriter:
         builder.add(SourceRecord(self._count, bytes(image), label, name))
         self._count += 1
         if identity is not None and label >= 0:
-            known = self._identity_names.setdefault(label, identity)
-            if known != identity:
-                raise PackError(f"label {label} is named {known!r} and {identity!r}: choose one")
-            builder.identity_names[label] = identity
+            self._identity_names[label] = builder.identity_names[label] = identity
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise PackError("use the writer in a with block: leaving it finishes the pack")
 
     def add_table(self, name: str, table: np.ndarray) -> None:
         """Put a table of an evaluation set beside the shards; ``pairs`` makes it a pair set.
 
-        Tables refer to records by position, so the pack's order must be ``source``.
+        Tables refer to records by position, so the pack's order must be ``source``; and every shard
+        says which tables there are, so they come before the first shard is full.
 
         Raises:
-            PackError: another order, or a ``pairs`` table that is not integers of shape (P, 3).
+            PackError: another order, too late, or ``pairs`` that are not integers of shape (P, 3).
         """
+        self._require_open()
+        if self._shards:
+            raise PackError(f"table {name!r}: add tables first, before the records")
         if self._plan["order"] != "source":
             raise PackError("a table refers to positions: write the pack with order='source'")
         fmt.check_shard_name(name)
         if name == "pairs":
-            if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind not in "iu":
-                raise PackError(
-                    f"pairs: {table.dtype} of shape {table.shape}; it must be integers (P, 3)"
-                )
+            fmt.check_pairs(table, 1 << 62, "pairs")
             self._plan["kind"] = "pairs"
         self._tables[name] = table
         self._plan["tables"] = sorted(self._tables)
@@ -294,9 +329,11 @@ class PackWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._open = False
         try:
             if error is None:
-                self._check_tables()
+                if "pairs" in self._tables:
+                    fmt.check_pairs(self._tables["pairs"], self._count, "pairs")
                 self._write_shard(last=True)
                 finish_pack(
                     self.path,
@@ -309,12 +346,3 @@ class PackWriter:
                 )
         finally:
             self._target.__exit__(kind, error, trace)
-
-    def _check_tables(self) -> None:
-        pairs = self._tables.get("pairs")
-        if pairs is not None and len(pairs):
-            low, high = int(pairs[:, :2].min()), int(pairs[:, :2].max())
-            if low < 0 or high >= self._count:
-                raise DamageError(
-                    f"pairs: positions {low} to {high}, but {self._count} records were added"
-                )

@@ -38,6 +38,18 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def enter_device(device: str | torch.device | None) -> torch.device:
+    """:func:`choose_device`, and make it the one that CUDA calls which name none go to.
+
+    Raises:
+        ConfigError: as :func:`choose_device`.
+    """
+    chosen = choose_device(device)
+    if chosen.index is not None and chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
 def resolve_config(config: TrainConfig, device: torch.device) -> TrainConfig:
     """The same settings with those decided that depend on the device or on other settings."""
     precision = config.precision
@@ -50,8 +62,15 @@ def make_schedule(config: TrainConfig, *, total_steps: int, steps_per_epoch: int
     """The learning-rate schedule of a run of that length.
 
     Raises:
-        ConfigError: the schedule or one of its options is unknown or out of range.
+        ConfigError: the schedule or one of its options is unknown or out of range, or the warm-up
+            as long as the run.
     """
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    if warmup_steps >= total_steps:
+        raise ConfigError(
+            f"warmup_epochs = {config.warmup_epochs} is {warmup_steps:,} steps; it must be below "
+            f"the run's {total_steps:,} steps ({steps_per_epoch:,} an epoch)"
+        )
     allowed = option_names(config.schedule)
     for name in config.schedule_options:
         if name not in allowed:
@@ -65,7 +84,7 @@ def make_schedule(config: TrainConfig, *, total_steps: int, steps_per_epoch: int
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         batch_size=config.batch_size,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        warmup_steps=warmup_steps,
         **config.schedule_options,
     )
 
@@ -91,6 +110,10 @@ def make_margin(config: TrainConfig) -> Margin:
         if getattr(config, name) is not None and name not in own:
             takes = ", ".join(n for n in own if n != "margin_gradient")
             raise ConfigError(f"{name} is set, but margin = {config.margin} takes only {takes}")
+    if config.margin_gradient != "exact" and "margin_gradient" not in own:
+        raise ConfigError(
+            f"margin_gradient is set, but margin = {config.margin} has one gradient only: exact"
+        )
     options = {option: getattr(config, name) for name, option in own.items()}
     return build_margin(config.margin, **{k: v for k, v in options.items() if v is not None})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +31,7 @@ def save_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Raises:
         TrainingError: the file cannot be written; the old one, if any, is untouched.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
         with part.open("wb") as file:
             write(file)
@@ -40,11 +41,19 @@ def save_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         _sync_folder(path.parent)
     # torch reports a full disk as a RuntimeError of its zip writer.
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         kept = "the previous one is untouched" if path.exists() else "none was written before"
         raise TrainingError(
             f"cannot write {path}: {error}; {kept}. Make room or mend the disk, then --resume"
         ) from error
+    finally:
+        # Gone already where it took the other's place.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """Where :func:`save_atomic` writes what is to become ``path``."""
+    return path.with_name(f".{path.name}.part")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -94,7 +103,7 @@ def describe_data(data: TrainingData) -> dict[str, Any]:
     """What a checkpoint remembers of the data: enough to tell whether they are the same."""
     return {
         "name": data.name,
-        "pack_id": data.pack_id,
+        "content_id": data.content_id,
         "records": len(data),
         "classes": data.classes,
     }
@@ -115,13 +124,18 @@ def check_resumable(state: Mapping[str, Any], config: TrainConfig, data: Trainin
             "were, or start a run of its own in another --out"
         )
     was, now = state["data"], describe_data(data)
-    if was["pack_id"] != now["pack_id"]:
+    if was["content_id"] != now["content_id"]:
         raise TrainingError(
-            f"--resume with other data: the run began on {was['name']} ({was['records']:,} images, "
-            f"{was['classes']:,} classes, id {was['pack_id'][:12]}), {data.path} is {now['name']} "
-            f"({now['records']:,} images, {now['classes']:,} classes, id {now['pack_id'][:12]}). "
-            "Name the data of the run with --shards, or start another run in another --out"
+            f"--resume with other data: the run began on {_in_words(was)}, {data.path} is "
+            f"{_in_words(now)}. Name the data of the run with --shards, or start another run in another --out"
         )
+
+
+def _in_words(data: Mapping[str, Any]) -> str:
+    return (
+        f"{data['name']} ({data['records']:,} images, {data['classes']:,} classes, id "
+        f"{data['content_id'][:12]})"
+    )
 
 
 def save_model(path: Path, backbone: nn.Module) -> None:

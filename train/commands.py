@@ -82,7 +82,7 @@ def train(
     """Train a face-recognition model from a pack.
 
     --out receives config.toml (all settings), metrics.jsonl, checkpoint.pt and model.pt (the
-    backbone's state_dict). With --resume and no --config the settings are the run's own.
+    backbone's state_dict). With --resume, --config and --set add to the run's own settings.
     """
     if resume and overwrite:
         raise click.UsageError("--resume goes on with the run that --overwrite removes: give one")
@@ -120,9 +120,10 @@ def _text(summary: RunSummary) -> str:
         f"step {summary.step:,} of {summary.total_steps:,}; {summary.images:,} images in "
         f"{format_duration(summary.seconds)} ({summary.images_per_second:,.0f} img/s, data wait "
         f"{summary.data_wait:.1%})",
+        f"loss {summary.loss:.4f}, lr {summary.lr:.3g}",
     ]
-    if summary.loss is not None:
-        lines.append(f"loss {summary.loss:.4f}, lr {summary.lr:.3g}")
+    if summary.verification_share:
+        lines.append(f"verification took {summary.verification_share:.1%} of the whole time")
     lines += [
         f"best {name}: {best['accuracy']:.4f} at step {best['step']:,}"
         for name, best in summary.best.items()

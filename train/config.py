@@ -128,7 +128,8 @@ class TrainConfig:
     """An image that does not decode ends the run (raise), or is left out and counted (skip)."""
 
     loader: Literal["auto", "cpu", "dali"] = "auto"
-    """Who decodes images: dali, cpu (threads), or auto: dali on CUDA where it is installed."""
+    """Who decodes images: dali, cpu (threads), or auto: dali on CUDA where it is installed. dali
+    decodes some damaged images, concealing the damage, that cpu reports."""
 
     loader_threads: int | None = None
     """Decoding threads; unset, the loader chooses."""
@@ -167,6 +168,10 @@ class TrainConfig:
             )
         if self.optimizer == "adamw" and self.lr is None:
             raise ConfigError("lr must be set with optimizer = adamw: the published 0.02 is SGD's")
+        if self.optimizer == "adamw" and self.momentum != TrainConfig.momentum:
+            raise ConfigError(
+                f"momentum = {self.momentum} is SGD's; optimizer = adamw takes none: leave it unset"
+            )
         for name, path in self.val.items():
             if not isinstance(path, str) or not path or not name:
                 raise ConfigError(
@@ -190,19 +195,20 @@ class TrainConfig:
         }
 
 
-# Inclusive bounds; a strict one is its neighbouring float.
+# Inclusive bounds; a strict one is its neighbouring float. What meets tensors must fit float32.
+_FLOAT32_MAX = 3.4028234663852886e38
 _ABOVE_ZERO = math.nextafter(0.0, 1.0)
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 _RANGES: dict[str, tuple[float, float, str]] = {
     "seed": (0, (1 << 63) - 1, "from 0 to 2^63 - 1"),
     "features": (1, math.inf, "at least 1"),
     "dropout": (0.0, _BELOW_ONE, "at least 0 and below 1"),
-    "scale": (_ABOVE_ZERO, math.inf, "above 0"),
+    "scale": (_ABOVE_ZERO, _FLOAT32_MAX, "above 0 and a float32"),
     "sample_rate": (0.0, 1.0, "from 0 (positives only) to 1 (all classes)"),
-    "lr": (_ABOVE_ZERO, math.inf, "above 0"),
+    "lr": (_ABOVE_ZERO, _FLOAT32_MAX, "above 0 and a float32"),
     "momentum": (0.0, _BELOW_ONE, "at least 0 and below 1"),
-    "weight_decay": (0.0, math.inf, "at least 0"),
-    "clip_norm": (0.0, math.inf, "above 0, or 0 for no clipping"),
+    "weight_decay": (0.0, _FLOAT32_MAX, "at least 0 and a float32"),
+    "clip_norm": (0.0, _FLOAT32_MAX, "above 0 and a float32, or 0 for no clipping"),
     "warmup_epochs": (0.0, math.inf, "at least 0"),
     "epochs": (1, math.inf, "at least 1"),
     "steps": (1, math.inf, "at least 1"),
@@ -216,7 +222,10 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 }
 
 # Settings that may change between a checkpoint and its resumption: where the data lie, who decodes
-# them, what is looked at and how often. All others decide the weights.
+# them, what is looked at and how often. All others decide the weights. So do two of these, a little:
+# threads in the last bits, by the order of torch's sums, and loader on a GPU, where the decoders
+# differ by a few grey levels. A run may move to another machine all the same; bit-for-bit equality
+# with one that was not interrupted holds at equal thread counts.
 FREE_ON_RESUME = frozenset(
     {
         "shards",
@@ -273,11 +282,8 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        name, text = name.strip(), text.strip()
-        if not equals:
-            raise ConfigError(f"--set {assignment}: write it as key=value")
-        name, dot, entry = name.partition(".")
+        key, text = _split(assignment)
+        name, dot, entry = key.partition(".")
         kind = _known(name, f"--set {assignment}")
         if (_base(kind) is dict) != bool(dot):
             wanted = f"{name}.key=value" if _base(kind) is dict else f"{name}=value"
@@ -289,19 +295,36 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     return settings
 
 
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` texts whose types are not known here, as TOML or else as the text itself.
+
+    Raises:
+        ConfigError: a text has no ``=``.
+    """
+    return {key: _parse_free(text) for key, text in map(_split, assignments)}
+
+
+# Setting → those that mean something else, or nothing, under another value of it.
+_BELONGING = {
+    "schedule": ("schedule_options",),
+    "margin": ("m1", "m2", "m3", "margin_gradient"),
+    "optimizer": ("lr", "momentum", "weight_decay"),
+}
+
+
 def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over one another, the last on top; tables merge entry by entry.
 
-    A layer that names another ``schedule`` drops the options of the one below, and another
-    ``margin`` its m1, m2 and m3, which would mean nothing to it.
+    A layer that names another ``schedule`` drops the options of the one below, another ``margin``
+    its m1, m2, m3 and gradient, another ``optimizer`` its lr, momentum and weight decay.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        if layer.get("schedule", merged.get("schedule")) != merged.get("schedule"):
-            merged.pop("schedule_options", None)
-        if layer.get("margin", merged.get("margin")) != merged.get("margin"):
-            for name in ("m1", "m2", "m3", "margin_gradient"):
-                merged.pop(name, None)
+        for owner, belonging in _BELONGING.items():
+            before = merged.get(owner, getattr(TrainConfig, owner))
+            if layer.get(owner, before) != before:
+                for name in belonging:
+                    merged.pop(name, None)
         for name, value in layer.items():
             below = merged.get(name)
             if isinstance(value, Mapping) and isinstance(below, Mapping):
@@ -322,18 +345,20 @@ def collect_settings(
     """Merge what a command line says.
 
     Args:
-        source: recipe name or TOML file.
+        source: recipe name or TOML file, on top of ``run``.
         overrides: ``key=value`` texts, on top of it.
         shards: what to train on, on top of those.
         val: verification sets, on top of those.
-        run: folder of a run to resume, whose own settings serve where ``source`` is None.
+        run: folder of a run to resume, whose own settings lie below all others.
 
     Raises:
         ConfigError: as :func:`read_settings` and :func:`parse_overrides`.
     """
-    if source is None and run is not None and (run / CONFIG_FILE).is_file():
-        source = str(run / CONFIG_FILE)
-    layers: list[Mapping[str, Any]] = [read_settings(source) if source is not None else {}]
+    layers: list[Mapping[str, Any]] = []
+    if run is not None and (run / CONFIG_FILE).is_file():
+        layers.append(read_settings(str(run / CONFIG_FILE)))
+    if source is not None:
+        layers.append(read_settings(source))
     layers.append(parse_overrides(overrides))
     if shards is not None:
         layers.append({"shards": shards})
@@ -392,7 +417,7 @@ def _documentation() -> dict[str, str]:
     for statement, following in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            texts[statement.target.id] = str(following.value.value)
+            texts[statement.target.id] = " ".join(str(following.value.value).split())
     return texts
 
 
@@ -472,8 +497,15 @@ def _parse(name: str, text: str, kind: Any) -> Any:
     return text
 
 
+def _split(assignment: str) -> tuple[str, str]:
+    key, equals, text = (part.strip() for part in assignment.partition("="))
+    if not equals or not key:
+        raise ConfigError(f"--set {assignment}: write it as key=value")
+    return key, text
+
+
 def _parse_free(text: str) -> Any:
-    """A table's entry has no declared type: TOML's reading of it, or else the text itself."""
+    """A value of no declared type: TOML's reading of it, or else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -14,11 +14,12 @@ import xxhash
 import facepack
 from facepack.errors import DecodeError, SourceError, TrainingError
 from facepack.format import MANIFEST, PLAN
-from facepack.images import read_header
+from facepack.images import SUFFIXES, read_header
 from facepack.loading.source import ImageSource
 from facepack.train.heads import check_labels
+from facepack.train.home import data_home
 
-_IMAGE_SUFFIXES = (b".jpg", b".jpeg", b".png")
+_IMAGE_SUFFIXES = (b".jpeg", *(suffix.encode() for suffix in SUFFIXES.values()))
 
 
 class TrainingData(ImageSource, Protocol):
@@ -41,7 +42,7 @@ class ImageTree:
     pack is quicker to open and to read: each image here is a file of its own.
 
     Raises:
-        SourceError: there is no image in any folder of ``path``, or its first cannot be read.
+        SourceError: there is no image in any folder of ``path``, or none that can be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,14 +71,8 @@ class ImageTree:
         self._joined = bytes(joined)
         self._ends = np.array(ends, np.int64)
         self.classes = self.identities = len(self.identity_names)
-        self.pack_id = self._digest()
-        with self.views([0]) as views:
-            try:
-                header = read_header(views[0])
-            except DecodeError as error:
-                raise SourceError(f"{path}: {self.key(0)}: {error}") from error
-        # Of the first image alone: the loader compares each that it decodes.
-        self.image_size: tuple[int, int] | None = (header.height, header.width)
+        self.content_id = self._digest()
+        self.image_size: tuple[int, int] | None = self._first_size()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,6 +98,18 @@ class ImageTree:
             return memoryview(file.read_bytes())
         except OSError as error:
             raise SourceError(f"{file} can no longer be read: {error}") from error
+
+    def _first_size(self) -> tuple[int, int]:
+        """(height, width) of the first image that has a header; the loader compares all."""
+        broken = ""
+        for position in range(len(self)):
+            try:
+                header = read_header(self._read(position))
+            except DecodeError as error:
+                broken = broken or f"{self.key(position)}: {error}"
+            else:
+                return header.height, header.width
+        raise SourceError(f"{self.path} holds no image that can be read, first {broken}")
 
     def _digest(self) -> str:
         """Names of all images under their identities: tells one tree from another."""
@@ -131,8 +138,8 @@ def _image_names(folder: bytes) -> list[bytes]:
 def open_training_data(shards: str, home: Path | None = None) -> facepack.Pack | ImageTree:
     """Open the pack or image tree that ``shards`` names.
 
-    A bare name is looked for in the data home (``home``, else ``FACEPACK_HOME``) and then, like
-    anything with a folder in it, as a path.
+    A bare name is looked for in the data home (:func:`data_home`) and then, like anything with a
+    folder in it, as a path.
 
     Raises:
         TrainingError: nothing is there; names the places.
@@ -160,10 +167,8 @@ def open_training_data(shards: str, home: Path | None = None) -> facepack.Pack |
 
 def _places(shards: str, home: Path | None) -> list[Path]:
     path = Path(shards)
-    if home is None and "FACEPACK_HOME" in os.environ:
-        home = Path(os.environ["FACEPACK_HOME"])
     is_name = path.name == shards
-    return [home / path, path] if is_name and home is not None else [path]
+    return list(dict.fromkeys([data_home(home) / path, path])) if is_name else [path]
 
 
 def check_training_data(
@@ -175,7 +180,8 @@ def check_training_data(
         data: what is to be trained on.
         batch_size: images in a step.
         image_size: (height, width) that the backbone takes.
-        skip_others: images of other sizes are left out, so that some may be there.
+        skip_others: images of other sizes are left out, so that some may be there; of a tree, whose
+            images are files of their own, the first may be one of them.
 
     Raises:
         TrainingError: no images, fewer than a batch, images of another size, labels outside the
@@ -188,7 +194,7 @@ def check_training_data(
             f"batch_size = {batch_size} is larger than {data.path}, which holds {len(data):,} "
             f"images: an epoch would have no whole batch. Set batch_size to at most {len(data)}"
         )
-    mixed_is_fine = skip_others and data.image_size is None
+    mixed_is_fine = skip_others and (data.image_size is None or isinstance(data, ImageTree))
     if data.image_size != image_size and not mixed_is_fine:
         sizes = "several sizes"
         if data.image_size is not None:

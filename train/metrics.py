@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from facepack.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -30,13 +33,28 @@ class MetricsLog:
         resume_step: the step of the checkpoint that the run goes on from: later lines, and a line
             cut short by a kill, are dropped. 0 starts an empty file.
         tensorboard: folder for TensorBoard's files, written when the package is there.
+
+    Raises:
+        TrainingError: from here on, the files cannot be written.
     """
 
     def __init__(self, path: Path, *, resume_step: int, tensorboard: Path) -> None:
-        if path.exists():
-            os.truncate(path, _length_up_to(path, resume_step))
-        self._file = path.open("a", encoding="utf-8")
-        self._board = _open_tensorboard(tensorboard, resume_step)
+        self._path = path
+        with self._writing():
+            if path.exists():
+                os.truncate(path, _length_up_to(path, resume_step))
+            self._file = path.open("a", encoding="utf-8")
+            self._board = _open_tensorboard(tensorboard, resume_step)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write the run's measurements in {self._path.parent}: {error}. Make room or "
+                "mend the disk, then --resume"
+            ) from error
 
     def write(
         self,
@@ -50,17 +68,19 @@ class MetricsLog:
         line.update({name: _plain(value) for name, value in values.items()})
         if timing is not None:
             line["timing"] = {name: round(value, 4) for name, value in timing.items()}
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            prefix = "/".join([kind, *(v for v in values.values() if isinstance(v, str))])
-            for name, value in {**values, **(timing or {})}.items():
-                if isinstance(value, int | float) and math.isfinite(value):
-                    self._board.add_scalar(f"{prefix}/{name}", value, step)
+        with self._writing():
+            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+            if self._board is not None:
+                prefix = "/".join([kind, *(v for v in values.values() if isinstance(v, str))])
+                for name, value in {**values, **(timing or {})}.items():
+                    if isinstance(value, int | float) and math.isfinite(value):
+                        self._board.add_scalar(f"{prefix}/{name}", value, step)
 
     def sync(self) -> None:
         """Put the lines on the disk: a checkpoint must not be ahead of them."""
-        os.fsync(self._file.fileno())
+        with self._writing():
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -71,15 +91,26 @@ class MetricsLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        try:
+            with self._writing():
+                self._close()
+        except TrainingError:
+            # The error under way tells more; often it is this one, met earlier.
+            if error is None:
+                raise
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            if self._board is not None:
+                self._board.close()
 
 
 class LossMeter:
     """Mean loss since the last reading, and the first step whose loss was not finite.
 
-    Both gather on the device; only :meth:`first_non_finite` and :meth:`take_mean` wait for it.
+    Both gather on the device; what reads them waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -99,9 +130,13 @@ class LossMeter:
         step = int(self._first_bad)
         return None if step < 0 else step
 
+    def mean(self) -> float:
+        """The mean over the steps since the last :meth:`take_mean`; 0 if there are none."""
+        return float(self._sum) / max(self._count, 1)
+
     def take_mean(self) -> float:
-        """The mean over the steps since the last call; starts anew."""
-        mean = float(self._sum) / max(self._count, 1)
+        """:meth:`mean`, to start anew after it."""
+        mean = self.mean()
         self._sum.zero_()
         self._count = 0
         return mean

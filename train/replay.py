@@ -21,6 +21,9 @@ from facepack.errors import SourceError
 from facepack.train.schedules import Schedule, build_schedule, option_names
 
 _FIELDS = ("step", "loss", "lr", "epoch")
+# A step of the longest runs there are is below it, and a replay of as many fits into memory.
+_HIGHEST_STEP = 100_000_000
+_FLOAT32_MAX = 3.4028234663852886e38
 _TRAINER_LINE = re.compile(
     r"\bLoss\s+(?P<loss>\S+)\s+LearningRate\s+(?P<lr>\S+)\s+"
     r"Epoch:\s*(?P<epoch>\S+)\s+Global Step:\s*(?P<step>\S+)"
@@ -39,6 +42,8 @@ class TrainingLog:
     """float64 (n,): learning rate."""
     epochs: np.ndarray
     """int64 (n,): epoch, usually from 0."""
+    notices: tuple[str, ...] = ()
+    """What of the log was left out."""
 
     @property
     def base_lr(self) -> float:
@@ -138,14 +143,20 @@ def replay_log(
 def read_log(path: Path) -> TrainingLog:
     """Read the log ``path``, whose kind shows from its text.
 
-    Where the step goes back, a run was resumed: the rows that it repeats replace those before.
-    Raises :class:`SourceError` naming file, line and what is wrong.
+    Where the step goes back, a run was resumed: the rows that it repeats replace those before. A
+    last line of JSON that a crash cut short is left out, with a notice. Raises
+    :class:`SourceError` naming file, line and what is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    lines = text.splitlines()
     parse = _parser_for(next((line for line in lines if line.strip()), ""))
+    notices: list[str] = []
+    if parse is _parse_json_lines and not text.endswith("\n") and not _is_json(lines[-1]):
+        notices.append(f"{path}, line {len(lines)} is cut short: left out")
+        lines.pop()
     rows: list[tuple[int, float, float, int]] = []
     for number, fields in parse(lines, path):
         row = _to_row(fields, f"{path}, line {number}")
@@ -164,6 +175,7 @@ def read_log(path: Path) -> TrainingLog:
         losses=np.array(losses, np.float64),
         lrs=np.array(lrs, np.float64),
         epochs=np.array(epochs, np.int64),
+        notices=tuple(notices),
     )
     if not np.isfinite(log.losses).any():
         raise SourceError(f"{path} holds no finite loss; there is nothing to replay")
@@ -213,6 +225,14 @@ def _parse_json_lines(lines: list[str], path: Path) -> _Numbered:
             yield number, fields
 
 
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def _parse_trainer_lines(lines: list[str], path: Path) -> _Numbered:
     for number, line in _numbered_text(lines):
         match = _TRAINER_LINE.search(line)
@@ -237,8 +257,12 @@ def _to_row(fields: dict[str, Any], place: str) -> tuple[int, float, float, int]
         except (TypeError, ValueError):
             raise SourceError(f"{place}: {field} {value!r} is not a number") from None
     for field in ("step", "epoch"):
-        if not values[field].is_integer() or values[field] < 0:
-            raise SourceError(f"{place}: {field} {fields[field]!r} is not a count")
+        if not values[field].is_integer() or not 0 <= values[field] <= _HIGHEST_STEP:
+            raise SourceError(
+                f"{place}: {field} {fields[field]!r} is not a count from 0 to {_HIGHEST_STEP:,}"
+            )
     if not 0 <= values["lr"] < float("inf"):
         raise SourceError(f"{place}: lr {fields['lr']!r} is not a learning rate")
-    return int(values["step"]), values["loss"], values["lr"], int(values["epoch"])
+    # A training's losses are of single precision; what lies beyond it, their sums may not hold.
+    loss = values["loss"] if abs(values["loss"]) <= _FLOAT32_MAX else float("nan")
+    return int(values["step"]), loss, values["lr"], int(values["epoch"])

@@ -16,7 +16,7 @@ from facepack.errors import TrainingError
 from facepack.hashing import derive_seed
 from facepack.loading.loader import Batch, Loader
 from facepack.train.build import (
-    choose_device,
+    enter_device,
     make_backbone,
     make_head,
     make_optimizer,
@@ -31,12 +31,14 @@ from facepack.train.checkpoint import (
     check_resumable,
     describe_data,
     load_checkpoint,
+    part_of,
     save_atomic,
     save_checkpoint,
     save_model,
 )
 from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
 from facepack.train.data import check_training_data, open_training_data
+from facepack.train.in_flight import StepsInFlight
 from facepack.train.interrupt import StopRequest
 from facepack.train.metrics import LossMeter, MetricsLog
 from facepack.train.precision import LossScaler
@@ -76,11 +78,13 @@ class RunSummary:
     """Time of training of this call, without verification and checkpoints."""
     images_per_second: float
     data_wait: float
-    """Share of the time spent waiting for data."""
-    loss: float | None
-    """Mean loss over the last steps logged."""
-    lr: float | None
-    """Learning rate of the last step logged."""
+    """Share of that time spent waiting for data."""
+    verification_share: float
+    """Share of the time of this call, checkpoints and all, spent on verification."""
+    loss: float
+    """Mean loss over the last steps logged; over all steps, where none is logged yet."""
+    lr: float
+    """Learning rate of the last step logged, or else of the last step."""
     skipped_steps: int
     """Steps not taken because their fp16 gradients overflowed."""
     skipped_images: int
@@ -132,7 +136,7 @@ class Trainer:
         self._overwrite = overwrite
         if not resume and not overwrite:
             _refuse_used(self.out)
-        self.device = choose_device(device)
+        self.device = enter_device(device)
         self.config = config = resolve_config(config, self.device)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -242,9 +246,10 @@ class Trainer:
     def run(self, *, max_steps: int | None = None) -> RunSummary:
         """Train to the run's end, or until ``max_steps`` steps of it are done.
 
-        SIGINT and SIGTERM end it after the step at hand. However it ends, short of an error or a
-        kill, the folder holds a checkpoint of the last step, from which the run goes on as if it
-        had not stopped.
+        SIGINT and SIGTERM end it after the step at hand, or after the verification set at hand;
+        sets that follow are left out at that step. However it ends, short of an error or a kill,
+        the folder holds the model and a checkpoint of the last step, from which the run goes on as
+        if it had not stopped.
 
         Raises:
             TrainingError: the loss is not finite, or the disk takes no checkpoint.
@@ -253,6 +258,8 @@ class Trainer:
         last = min(self.total_steps, max_steps or self.total_steps)
         if self.step >= last:
             self._notify(f"{self.out}: step {self.step:,} is done already; nothing to do")
+            if not (self.out / MODEL_FILE).exists():
+                save_model(self.out / MODEL_FILE, self.backbone)
             stopped: Stopped = "finished" if self.step == self.total_steps else "max_steps"
             return self._summary(stopped, Reading())
         self._prepare_folder()
@@ -277,12 +284,14 @@ class Trainer:
         self.backbone.train()
         self._loader.seek(*divmod(self.step, self.steps_per_epoch))
         watch = Stopwatch()
-        batches = self._batches(watch)
+        in_flight = StepsInFlight(self.device)
+        batches = self._batches(watch, in_flight)
         logged = watch.read()
         while True:
             batch = next(batches)
             lr = self.schedule.lr
             self._advance(batch, lr, log)
+            in_flight.add()
             watch.count(len(batch.labels))
             if self._is_due(self.config.log_every):
                 self._check_loss()
@@ -295,17 +304,19 @@ class Trainer:
                 if self._validator is not None and self._is_due(
                     self.config.val_every or self.steps_per_epoch
                 ):
-                    self._validate(self._validator, log, progress)
+                    with watch.verifying():
+                        self._validate(self._validator, log, progress, stop)
                 stopped = self._stopped(last, stop)
                 self._save(stopped, log)
             if stopped is not None:
                 return stopped, watch.read()
 
-    def _batches(self, watch: Stopwatch) -> Iterator[Batch]:
+    def _batches(self, watch: Stopwatch, in_flight: StepsInFlight) -> Iterator[Batch]:
         """The loader's batches without end, the time for each counted as waiting."""
         while True:
             epoch = iter(self._loader)
             while True:
+                in_flight.wait()
                 with watch.waiting():
                     batch = next(epoch, None)
                 if batch is None:
@@ -402,23 +413,34 @@ class Trainer:
         }
         log.write("train", self.step, values, timing)
 
-    def _validate(self, validator: Validator, log: MetricsLog, progress: TrainProgress) -> None:
+    def _validate(
+        self, validator: Validator, log: MetricsLog, progress: TrainProgress, stop: StopRequest
+    ) -> None:
         self._check_finite()
+        left = list(self.config.val)
         start = time.perf_counter()
         for result in validator(self.backbone):
+            left.remove(result.target)
             now = time.perf_counter()
             log.write("val", self.step, _validation_values(result), {"seconds": now - start})
             start = now
-            accuracy = result.accuracy
-            if accuracy is None:
-                continue
-            best = self._best.setdefault(result.target, {"accuracy": -1.0, "step": 0})
-            if accuracy > best["accuracy"]:
-                best.update(accuracy=accuracy, step=self.step)
-            progress.notice(
-                f"step {self.step:,}: {result.target} {accuracy:.4f} ± {result.std:.4f} "
-                f"(best {best['accuracy']:.4f}, step {best['step']:,})"
-            )
+            if result.accuracy is not None:
+                progress.notice(self._note_best(result))
+            if left and stop.requested:
+                progress.notice(f"step {self.step:,}: not verified on {', '.join(left)}")
+                break
+
+    def _note_best(self, result: PairResult) -> str:
+        """Remember the accuracy if it is a set's best so far; return a line about it."""
+        accuracy = result.accuracy
+        assert accuracy is not None
+        best = self._best.setdefault(result.target, {"accuracy": -1.0, "step": 0})
+        if accuracy > best["accuracy"]:
+            best.update(accuracy=accuracy, step=self.step)
+        return (
+            f"step {self.step:,}: {result.target} {accuracy:.4f} ± {result.std:.4f} "
+            f"(best {best['accuracy']:.4f}, step {best['step']:,})"
+        )
 
     def _save(self, stopped: Stopped | None, log: MetricsLog) -> None:
         """Write the model and the checkpoint where they are due."""
@@ -428,7 +450,7 @@ class Trainer:
             return
         self._check_finite()
         # The model first: a checkpoint of the last step says that everything is written.
-        if ends_epoch or stopped in ("finished", "max_steps"):
+        if ends_epoch or stopped is not None:
             save_model(self.out / MODEL_FILE, self.backbone)
         log.sync()
         save_checkpoint(self.out / CHECKPOINT_FILE, self.state_dict())
@@ -438,8 +460,9 @@ class Trainer:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             if self._overwrite:
-                for name in _RUN_FILES:
-                    (self.out / name).unlink(missing_ok=True)
+                for path in (self.out / name for name in _RUN_FILES):
+                    path.unlink(missing_ok=True)
+                    part_of(path).unlink(missing_ok=True)
                 shutil.rmtree(self.out / TENSORBOARD_FOLDER, ignore_errors=True)
                 self._overwrite = False
         except OSError as error:
@@ -469,8 +492,9 @@ class Trainer:
             seconds=reading.seconds,
             images_per_second=reading.images_per_second,
             data_wait=reading.data_wait,
-            loss=self._last.get("loss"),
-            lr=self._last.get("lr"),
+            verification_share=reading.verification_share,
+            loss=self._last["loss"] if self._last else self._meter.mean(),
+            lr=self._last["lr"] if self._last else self.schedule.lr_after(self.step - 1),
             skipped_steps=self._scaler.skipped_steps(),
             skipped_images=self._skipped_images,
             best=self._best,

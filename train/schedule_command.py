@@ -4,27 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
-
-
-class SettingType(click.ParamType):
-    """``KEY=VALUE``; the value is JSON where it reads as JSON, else text."""
-
-    name = "KEY=VALUE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        """Split ``value`` at its first equals sign."""
-        key, equals, text = str(value).partition("=")
-        if not equals or not key:
-            self.fail(f"{value!r} is not of the form KEY=VALUE, such as window=4000", param, ctx)
-        try:
-            return key, json.loads(text)
-        except ValueError:
-            return key, text
 
 
 @click.command()
@@ -39,7 +20,7 @@ class SettingType(click.ParamType):
 @click.option(
     "--set",
     "settings",
-    type=SettingType(),
+    metavar="KEY=VALUE",
     multiple=True,
     help="A setting of the schedule, such as window=4000 or milestones=[8,14]; repeatable.",
 )
@@ -61,7 +42,7 @@ class SettingType(click.ParamType):
 def schedule(
     log: Path,
     name: str,
-    settings: tuple[tuple[str, Any], ...],
+    settings: tuple[str, ...],
     base_lr: float | None,
     total_steps: int | None,
     steps_per_epoch: int | None,
@@ -78,9 +59,12 @@ def schedule(
     """
     from dataclasses import asdict
 
+    from facepack.train.config import parse_assignments
     from facepack.train.replay import read_log, replay_log
 
     training_log = read_log(log)
+    for notice in training_log.notices:
+        click.echo(notice, err=True)
     replay = replay_log(
         training_log,
         name,
@@ -89,7 +73,7 @@ def schedule(
         steps_per_epoch=steps_per_epoch,
         batch_size=batch_size,
         warmup_steps=warmup_steps,
-        **dict(settings),
+        **parse_assignments(settings),
     )
     if plot is not None:
         from facepack.train.replay_plot import draw_replay

@@ -17,6 +17,10 @@ class Reading:
     waiting: float = 0.0
     """The part of it spent waiting for the loader."""
     images: int = 0
+    paused: float = 0.0
+    """Time besides: verification and checkpoints."""
+    verifying: float = 0.0
+    """The part of it spent on verification."""
 
     def since(self, earlier: Reading) -> Reading:
         """What came after ``earlier``."""
@@ -24,6 +28,8 @@ class Reading:
             seconds=self.seconds - earlier.seconds,
             waiting=self.waiting - earlier.waiting,
             images=self.images - earlier.images,
+            paused=self.paused - earlier.paused,
+            verifying=self.verifying - earlier.verifying,
         )
 
     @property
@@ -36,6 +42,12 @@ class Reading:
         """Share of the time spent waiting for data, from 0 to 1."""
         return self.waiting / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def verification_share(self) -> float:
+        """Share of all time, training or not, spent on verification, from 0 to 1."""
+        whole = self.seconds + self.paused
+        return self.verifying / whole if whole > 0 else 0.0
+
 
 class Stopwatch:
     """Runs from its creation; verification and checkpoints are taken out with :meth:`paused`."""
@@ -44,6 +56,7 @@ class Stopwatch:
         self._clock = clock
         self._start = clock()
         self._paused = 0.0
+        self._verifying = 0.0
         self._waiting = 0.0
         self._images = 0
 
@@ -65,10 +78,19 @@ class Stopwatch:
         yield
         self._paused += self._clock() - start
 
+    @contextmanager
+    def verifying(self) -> Iterator[None]:
+        """The block, inside one that is :meth:`paused`, is verification."""
+        start = self._clock()
+        yield
+        self._verifying += self._clock() - start
+
     def read(self) -> Reading:
         """The totals so far."""
         return Reading(
             seconds=self._clock() - self._start - self._paused,
             waiting=self._waiting,
             images=self._images,
+            paused=self._paused,
+            verifying=self._verifying,
         )

@@ -39,6 +39,7 @@ def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
         else (f"{low_h}×{low_w} to {high_h}×{high_w}")
     )
     formats = ", ".join(f"{count:,} {name}" for name, count in images["formats"].items())
+    overhead = f", {figures['overhead']:.4f} × payload" if figures["overhead"] else ""
     lines = [
         ("pack", figures["path"]),
         ("kind", figures["kind"]),
@@ -57,7 +58,7 @@ def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("shards", f"{figures['shards']}, pages of {figures['page_sizes']} bytes"),
         ("order", figures["order"]),
         ("payload", f"{figures['payload_bytes']:,} bytes"),
-        ("all files", f"{figures['file_bytes']:,} bytes, {figures['overhead']:.4f} × payload"),
+        ("all files", f"{figures['file_bytes']:,} bytes{overhead}"),
         ("quarantined", f"{figures['quarantined']:,}"),
         ("source", json.dumps(figures["source"], ensure_ascii=False)),
         ("pack id", figures["pack_id"]),

@@ -12,7 +12,7 @@ import torch
 from facepack.errors import DecodeError
 from facepack.loading.pixels import MEAN, SCALE, RowDecoder, normalize
 from facepack.loading.plan import Draw, Draws
-from facepack.loading.stream import Batch, StreamSettings, broken_image
+from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_for_good
 
 # Two batches stay valid with the consumer, and two are in preparation meanwhile.
 _HELD = 2
@@ -139,6 +139,10 @@ class CpuStream:
                 thread.join()
         for slot in (*self._free, *self._held):
             slot.wait_until_copied()
+
+    def abandon(self) -> None:
+        """In a forked child: leave the threads, the lock and the pinned memory to the parent."""
+        keep_for_good(self)
 
     # The workers' side ----------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import os
 import warnings
 import weakref
@@ -16,8 +17,8 @@ from facepack.errors import ConfigError, MissingExtraError
 from facepack.loading.cpu import CpuStream
 from facepack.loading.plan import Plan
 from facepack.loading.source import ImageSource
+from facepack.loading.stream import LEAVE_OUT, Stream, StreamSettings
 from facepack.loading.stream import Batch as Batch
-from facepack.loading.stream import Stream, StreamSettings
 
 BACKENDS = ("auto", "cpu", "dali")
 DTYPES = ("uint8", "float32")
@@ -35,7 +36,8 @@ class Loader:
     Iterating goes on from the loader's position (:attr:`epoch`, :attr:`batch`) to the end of that
     epoch; the position then is the next epoch's first batch. Batches are prepared ahead, across
     epochs too. ``close()`` (or leaving the ``with`` block) ends the threads; iterating again
-    starts them anew.
+    starts them anew. In a forked child a loader goes on from its position with threads of its own
+    (on the CPU: CUDA does not survive a fork).
 
     *Memory.* ``Batch.images`` is valid until the next call but one of ``next()``: clone it to keep
     it longer. Labels and positions are yours.
@@ -91,16 +93,16 @@ class Loader:
         _check_choice("backend", backend, BACKENDS)
         _check_choice("dtype", dtype, DTYPES)
         _check_choice("on_error", on_error, ON_ERROR)
-        if threads is not None and threads < 1:
+        if threads is not None and _check_integer("threads", threads) < 1:
             raise ConfigError(f"threads is {threads}; it must be at least 1")
         self._settings = StreamSettings(
             pack=pack,
             plan=Plan(
                 records=len(pack),
-                batch_size=batch_size,
-                seed=seed,
-                rank=rank,
-                world=world,
+                batch_size=_check_integer("batch_size", batch_size),
+                seed=_check_integer("seed", seed),
+                rank=_check_integer("rank", rank),
+                world=_check_integer("world", world),
                 shuffle=shuffle,
                 mirror=mirror,
                 drop_last=drop_last,
@@ -118,6 +120,7 @@ class Loader:
         self._skipped_keys: dict[str, None] = {}
         self._stream: Stream | None = None
         self._close_stream = weakref.finalize(self, lambda: None)
+        _loaders.add(self)
 
     # Position ---------------------------------------------------------------------------------
 
@@ -141,6 +144,7 @@ class Loader:
         Raises:
             ConfigError: there is no such batch.
         """
+        epoch, batch = _check_integer("epoch", epoch), _check_integer("batch", batch)
         if epoch < 0 or not 0 <= batch <= len(self):
             raise ConfigError(
                 f"no batch {batch} in epoch {epoch}: epochs count from 0 and have {len(self)} "
@@ -159,8 +163,14 @@ class Loader:
         Another number of ranks is fine as long as the global batch is the same.
 
         Raises:
-            ConfigError: this loader has another order; names the setting.
+            ConfigError: this loader has another pack or order; names the setting.
         """
+        pack = self._settings.pack
+        if state["content_id"] != pack.content_id:
+            raise ConfigError(
+                f"the saved position belongs to another pack (content_id {state['content_id']!r}); "
+                f"{pack.path} has {pack.content_id!r}: open that pack, or start with epoch 0"
+            )
         for name, mine in self._identity().items():
             if state[name] != mine:
                 raise ConfigError(
@@ -172,7 +182,7 @@ class Loader:
     def _identity(self) -> dict[str, Any]:
         plan = self._settings.plan
         return {
-            "pack_id": self._settings.pack.pack_id,
+            "content_id": self._settings.pack.content_id,
             "records": plan.records,
             "global_batch": plan.global_batch,
             "seed": plan.seed,
@@ -243,6 +253,13 @@ class Loader:
         self._close_stream()
         self._stream = None
 
+    def _forget_stream(self) -> None:
+        """In a forked child: the stream is the parent's, and a new one opens on the next use."""
+        self._close_stream.detach()
+        if self._stream is not None:
+            self._stream.abandon()
+            self._stream = None
+
     def __enter__(self) -> Loader:
         return self
 
@@ -255,19 +272,46 @@ class Loader:
         self.close()
 
 
+_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
+
+
+def _forget_streams() -> None:
+    for loader in list(_loaders):
+        loader._forget_stream()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_streams)
+
+
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
 
 
-def _choose_size(pack: ImageSource, asked: tuple[int, int] | None) -> tuple[int, int]:
-    size = asked or pack.image_size
-    if size is None:
+def _check_integer(name: str, value: Any) -> int:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; it must be an integer")
+    return int(value)
+
+
+def _choose_size(pack: ImageSource, asked: Any) -> tuple[int, int]:
+    if asked is not None:
+        try:
+            height, width = (_check_integer("image_size", side) for side in asked)
+        except (TypeError, ValueError):
+            height = width = 0
+        if min(height, width) < 1:
+            raise ConfigError(
+                f"image_size is {asked!r}; it must be (height, width), both at least 1"
+            )
+        return height, width
+    if pack.image_size is None:
         raise ConfigError(
-            f"{pack.path} holds images of several sizes, a batch needs one: give image_size="
-            '(height, width), and on_error="skip" to leave out those of other sizes'
+            f"{pack.path} holds images of several sizes, a batch needs one: give the Loader "
+            f"image_size=(height, width), and leave those of other sizes out {LEAVE_OUT}"
         )
-    return size
+    return pack.image_size
 
 
 def _check_device(name: str | torch.device) -> torch.device:

@@ -18,8 +18,8 @@ class ImageSource(Protocol):
         """Where they lie."""
 
     @property
-    def pack_id(self) -> str:
-        """Tells them from others, wherever they lie."""
+    def content_id(self) -> str:
+        """Tells their content from any other, wherever they lie."""
 
     @property
     def labels(self) -> np.ndarray:

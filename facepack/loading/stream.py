@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -11,6 +12,10 @@ import torch
 from facepack.errors import DecodeError
 from facepack.loading.plan import Plan
 from facepack.loading.source import ImageSource
+from facepack.pack import Pack
+
+# How messages say what lets a batch do without some images: right wherever they are read.
+LEAVE_OUT = '(on_error="skip" of the Loader, on_bad_image = skip in training)'
 
 
 class Batch(NamedTuple):
@@ -65,13 +70,22 @@ class Stream(Protocol):
         """End threads and give up all memory; may be called twice."""
         ...
 
+    def abandon(self) -> None:
+        """In a forked child, which has none of its threads: see that it never is closed here."""
+        ...
+
+
+def keep_for_good(thing: object) -> None:
+    """Keep an object from being destroyed, even when the interpreter ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
 
 def broken_image(settings: StreamSettings, position: int, error: DecodeError) -> DecodeError:
-    """The same error with the record's key, and what to do next."""
+    """The same error with the image's key, and what to do next."""
     pack = settings.pack
-    keyed = DecodeError(
-        f"{pack.path}: {pack.key(int(position))}: {error}; find all such records with: facepack "
-        f'verify --decode {pack.path}, or leave them out of their batches with on_error="skip"'
-    )
+    message = f"{pack.path}: {pack.key(int(position))}: {error}; leave such images out {LEAVE_OUT}"
+    if isinstance(pack, Pack):
+        message += f"; all that do not decode are found by: facepack verify --decode {pack.path}"
+    keyed = DecodeError(message)
     keyed.__cause__ = error
     return keyed

@@ -159,9 +159,70 @@ def test_resuming_makes_a_damaged_shard_anew(make_rec: MakeRec, tmp_path: Path) 
     (out / "train-002.mdb").write_bytes(good["train-002.mdb"][:5000])
     (out / "train-003.kv").write_bytes(b"?")
     pack_rec(source, out, resume=True, shard_records=30)
-    found = contents(out)
-    assert {name for name in good if found[name] != good[name]} <= {"train-001.mdb", "pack.json"}
-    assert verify(out).damage == []
+    assert contents(out) == good
+
+
+def test_resuming_a_finished_pack_makes_what_is_missing(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, out = make_rec(100), tmp_path / "out"
+    pack_rec(source, out, shard_records=30)
+    good = contents(out)
+    (out / "train-001.mdb").unlink()
+    result = pack_rec(source, out, shard_records=30, resume=True)
+    assert contents(out) == good and "was made anew" in str(result["notices"])
+
+
+def test_a_shard_under_another_s_name_is_made_anew(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, out = make_rec(90), tmp_path / "out"
+    pack_rec(source, out, shard_records=30)
+    good = contents(out)
+    (out / "pack.json").unlink()
+    (out / "train-001.mdb").write_bytes(good["train-000.mdb"])
+    pack_rec(source, out, shard_records=30, resume=True)
+    assert contents(out) == good
+
+
+def test_a_relabelled_source_is_another_source(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, out = make_rec(50), tmp_path / "out"
+    pack_rec(source, out)
+    rec = source / "train.rec"
+    data = rec.read_bytes()
+    old, new = struct.pack("<IfQQ", 0, 3.0, 17, 0), struct.pack("<IfQQ", 0, 4.0, 17, 0)
+    assert data.count(old) == 1
+    rec.write_bytes(data.replace(old, new))
+    with pytest.raises(PackError, match=r"begun under another plan .*source"):
+        pack_rec(source, out, resume=True)
+
+
+def test_a_source_without_a_single_image_fails(make_rec: MakeRec, tmp_path: Path) -> None:
+    source = make_rec(5, bad={i: pack_header(0, i) + b"nothing" for i in range(5)})
+    with pytest.raises(SourceError, match="none of the 5 records can be packed"):
+        pack_rec(source, tmp_path / "out")
+
+
+def test_more_labels_than_the_source_states_are_noticed(make_rec: MakeRec, tmp_path: Path) -> None:
+    source = make_rec(50)
+    (source / "property").write_text("3,32,32")
+    result = pack_rec(source, tmp_path / "out")
+    assert result["classes"] == 10
+    assert "states 3 classes, its labels reach 9" in str(result["notices"])
+
+
+def test_overwriting_needs_room_only_for_the_difference(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    source, out = make_rec(50), tmp_path / "out"
+    pack_rec(source, out)
+    good = contents(out)
+    usage = shutil.disk_usage(out)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    with pytest.raises(PackError, match="are needed and"):
+        pack_rec(make_rec(800, "large"), out, overwrite=True)
+    assert contents(out) == good  # the old pack stays until the new one can be made
+    usage = usage._replace(free=50_000)
+    pack_rec(source, out, overwrite=True)
+    assert contents(out) == good
 
 
 def test_a_differing_plan_is_refused(make_rec: MakeRec, tmp_path: Path) -> None:
@@ -255,8 +316,7 @@ def test_number_columns_keep_their_values() -> None:
     for values in ([0, 0], [1, 300], [-1, 5], [2**40, 0], [0.5, None], [0.1], [None, 3], [2**63]):
         column = fmt.pack_column(fmt.number_column(values))
         back = fmt.unpack_column(column, len(values)).tolist()
-        missing = float("nan") if any(isinstance(v, float) for v in values) else 0
-        expected = [missing if v is None else v for v in values]
+        expected = [float("nan") if v is None else v for v in values]
         np.testing.assert_array_equal(back, expected)
     with pytest.raises(PackError, match="beyond 64 bits"):
         fmt.number_column([-1, 2**63])
@@ -273,7 +333,7 @@ def test_the_rest_of_the_header_is_kept(make_rec: MakeRec, tmp_path: Path) -> No
         item for page in leaf_numbers(data, size) for item in scan_leaf(data, page, size)
     )
     extra = fmt.unpack_reserved(fmt.EXTRA, records[fmt.EXTRA])
-    columns = {k: fmt.unpack_column(v, 30).tolist() for k, v in extra.items() if k != "first"}
+    columns = {k: fmt.unpack_column(v, 30).tolist() for k, v in extra["columns"].items()}
     assert columns["flag"] == [2] * 30 and columns["label_1"] == [1.0] * 30
     assert columns["id"] == columns["key"] == list(range(1, 31)) and columns["id2"] == [0] * 30
 

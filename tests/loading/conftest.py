@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,68 @@ def odd_images() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     return folder
+
+
+# The children: one goes on with the iterator and then with the loader, one uses nothing, one lets
+# the loader go. An alarm ends what hangs.
+_FORK = """
+import facepack, gc, os, signal, sys
+
+loader = facepack.Loader(facepack.open(sys.argv[1]), batch_size=4, seed=3, backend=sys.argv[2])
+batches = iter(loader)
+next(batches)
+
+def digest(batch):
+    return batch.positions.tolist(), batch.labels.tolist(), int(batch.images.long().sum())
+
+def fork(use):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        use()
+        sys.exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, (use, status)
+
+def go_on():
+    print(digest(next(batches)), flush=True)
+    loader.close()
+    print(digest(next(batches)), flush=True)
+
+def use_nothing():
+    pass
+
+def let_go():
+    global loader, batches
+    del loader, batches
+    gc.collect()
+
+for use in (go_on, use_nothing, let_go):
+    fork(use)
+print(digest(next(batches)), flush=True)
+print(digest(next(batches)), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def fork_in_use() -> Callable[[Pack, str], list[str]]:
+    """Fork a process whose loader is in use.
+
+    ``fork_in_use(pack, backend)`` gives the digests of batches 1 and 2 in a child, then those of
+    the parent.
+    """
+
+    def run(pack: Pack, backend: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", _FORK, str(pack.path), backend],
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 MakeImage = Callable[..., bytes]
 MakePack = Callable[..., Pack]
 SlowBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, np.ndarray]]
+ForkInUse = Callable[[Pack, str], list[str]]
 
 # nvJPEG's inverse DCT and colour conversion round otherwise than libjpeg-turbo's: in grey levels.
 GPU_LARGEST = 8
@@ -230,6 +232,17 @@ class TestLife:
             timeout=120,
         )
         assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+    def test_a_forked_child_goes_on_and_ends(
+        self, faces: Pack, slow_batch: SlowBatch, fork_in_use: ForkInUse
+    ) -> None:
+        expected = []
+        for index in (1, 2):
+            images, labels, positions = slow_batch(faces, index, batch_size=4, seed=3)
+            digest = (positions.tolist(), labels.tolist(), int(images.long().sum()))
+            expected.append(str(digest))
+        assert fork_in_use(faces, "dali") == expected * 2
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from facepack.pack import Pack
 MakeImage = Callable[..., bytes]
 MakePack = Callable[..., Pack]
 SlowBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, np.ndarray]]
+ForkInUse = Callable[[Pack, str], list[str]]
 
 
 def assert_equal(batch: Batch, slow: tuple[torch.Tensor, torch.Tensor, np.ndarray]) -> None:
@@ -241,8 +243,12 @@ class TestPosition:
 
     def test_state_of_another_pack_is_refused(self, faces: Pack, mixed: Pack) -> None:
         state = Loader(faces, batch_size=8).state_dict()
-        with pytest.raises(ConfigError, match=f"pack_id='{faces.pack_id}'"):
+        assert state["content_id"] == faces.content_id
+        with pytest.raises(ConfigError) as caught:
             Loader(mixed, batch_size=8).load_state_dict(state)
+        message = str(caught.value)
+        assert f"belongs to another pack (content_id '{faces.content_id}')" in message
+        assert f"{mixed.path} has '{mixed.content_id}': open that pack" in message
 
 
 class TestBrokenImages:
@@ -254,7 +260,10 @@ class TestBrokenImages:
                 message = str(caught.value)
                 assert f"{damaged.path}: shard-000/0000000004: the jpeg image does" in message
                 assert f"facepack verify --decode {damaged.path}" in message
-                assert 'on_error="skip"' in message
+                assert (
+                    'leave such images out (on_error="skip" of the Loader, '
+                    "on_bad_image = skip in training)" in message
+                )
                 assert (loader.epoch, loader.batch) == (0, 0)
             loader.seek(0, 1)  # going on behind it
             iterator = iter(loader)
@@ -263,6 +272,24 @@ class TestBrokenImages:
                 next(iterator)
             assert loader.batch == 2
         assert loader.skipped == 0
+
+    def test_only_a_pack_is_to_be_verified(self, damaged: Pack) -> None:
+        class Folder:
+            def __init__(self, pack: Pack) -> None:
+                self.path, self.content_id = pack.path, pack.content_id
+                self.labels, self.image_size = pack.labels, pack.image_size
+                self.key, self.views = pack.key, pack.views
+
+            def __len__(self) -> int:
+                return len(self.labels)
+
+        loader = Loader(Folder(damaged), batch_size=10, shuffle=False)
+        with loader, pytest.raises(DecodeError) as caught:
+            list(loader)
+        message = str(caught.value)
+        assert f"{damaged.path}: shard-000/0000000004: the jpeg image does" in message
+        assert "on_bad_image = skip in training" in message
+        assert "facepack verify" not in message
 
     @pytest.mark.parametrize("dtype", ["uint8", "float32"])
     def test_skip_and_count(self, damaged: Pack, slow_batch: SlowBatch, dtype: str) -> None:
@@ -302,7 +329,7 @@ class TestBrokenImages:
         images = [make_image(number) for number in range(4)]
         images[2] = make_image(2, kind, height, width)
         pack = make_pack(images)
-        with pytest.raises(ConfigError, match="holds images of several sizes"):
+        with pytest.raises(ConfigError, match=r"several sizes.*on_bad_image = skip in training"):
             Loader(pack, batch_size=4)
         with (
             Loader(pack, batch_size=4, image_size=(40, 48)) as loader,
@@ -379,6 +406,17 @@ class TestLife:
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+    def test_a_forked_child_goes_on_and_ends(
+        self, faces: Pack, slow_batch: SlowBatch, fork_in_use: ForkInUse
+    ) -> None:
+        expected = []
+        for index in (1, 2):
+            images, labels, positions = slow_batch(faces, index, batch_size=4, seed=3)
+            digest = (positions.tolist(), labels.tolist(), int(images.long().sum()))
+            expected.append(str(digest))
+        assert fork_in_use(faces, "cpu") == expected * 2
+
 
 class TestSettings:
     @pytest.mark.parametrize(
@@ -388,6 +426,17 @@ class TestSettings:
             ({"dtype": "float16"}, "dtype is 'float16'; allowed are 'uint8', 'float32'"),
             ({"on_error": "ignore"}, "on_error is 'ignore'; allowed are 'raise', 'skip'"),
             ({"threads": 0}, "threads is 0; it must be at least 1"),
+            ({"threads": 1.5}, "threads is 1.5; it must be an integer"),
+            ({"batch_size": 1.5}, "batch_size is 1.5; it must be an integer"),
+            ({"batch_size": "8"}, "batch_size is '8'; it must be an integer"),
+            ({"batch_size": True}, "batch_size is True; it must be an integer"),
+            ({"seed": None}, "seed is None; it must be an integer"),
+            ({"rank": 0.0}, "rank is 0.0; it must be an integer"),
+            ({"world": "2"}, "world is '2'; it must be an integer"),
+            ({"image_size": (40.5, 48)}, "image_size is 40.5; it must be an integer"),
+            ({"image_size": (40, 0)}, "image_size is (40, 0); it must be (height, width)"),
+            ({"image_size": 112}, "image_size is 112; it must be (height, width)"),
+            ({"image_size": (1, 2, 3)}, "image_size is (1, 2, 3); it must be (height, width)"),
             ({"device": "gpu"}, "device is 'gpu'; allowed are 'cpu', 'cuda' and 'cuda:N'"),
             ({"device": "meta"}, "device is 'meta'; allowed are 'cpu', 'cuda' and 'cuda:N'"),
             ({"batch_size": 99}, "fewer than one global batch of 99"),
@@ -399,6 +448,25 @@ class TestSettings:
         with pytest.raises(ConfigError) as caught:
             Loader(faces, **{"batch_size": 4, **changes})
         assert message in str(caught.value)
+
+    def test_integers_of_other_libraries_are_plain_in_the_state(
+        self, faces: Pack, slow_batch: SlowBatch
+    ) -> None:
+        options: dict[str, Any] = {
+            "batch_size": np.int64(4),
+            "seed": np.uint8(3),
+            "image_size": [40, np.int32(48)],
+        }
+        with Loader(faces, **options) as loader:
+            assert_equal(next(iter(loader)), slow_batch(faces, 0, batch_size=4, seed=3))
+            state = loader.state_dict()
+        assert {type(value) for value in state.values()} == {int, bool, str}
+
+    @pytest.mark.parametrize("name", ["epoch", "batch"])
+    def test_seek_takes_integers(self, faces: Pack, name: str) -> None:
+        place: dict[str, Any] = {"epoch": 0, "batch": 0, name: "1"}
+        with pytest.raises(ConfigError, match=f"{name} is '1'; it must be an integer"):
+            Loader(faces, batch_size=4).seek(**place)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
     def test_a_gpu_that_is_not_there(self, faces: Pack) -> None:

@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import facepack
+from facepack import format as fmt
 from facepack.errors import DamageError, PackError
-from facepack.lmdbfile import leaf_numbers, read_page_size, scan_leaf
+from facepack.lmdbfile import leaf_numbers, lmdb_pages, read_page_size, scan_leaf
 from facepack.reindex import reindex
 from facepack.verify import verify
 
@@ -145,13 +147,11 @@ def test_reindex_makes_everything_but_the_shards_anew(make_pack: MakePack) -> No
 def test_reindex_of_a_pair_set_keeps_its_table(
     tmp_path: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
-    import numpy as np
-
     path = tmp_path / "p"
     with facepack.PackWriter(path, order="source") as writer:
+        writer.add_table("pairs", np.array([[0, 1, 1]]))
         writer.add(make_jpeg(0), -1)
         writer.add(make_jpeg(1), -1)
-        writer.add_table("pairs", np.array([[0, 1, 1]]))
     good = contents(path)
     (path / "pack.json").unlink()
     (path / "plan.json").unlink()
@@ -196,6 +196,122 @@ def test_reindex_refuses_missing_damaged_foreign_and_renamed_shards(make_pack: M
     first.rename(path / "shard-009.mdb")
     with pytest.raises(DamageError, match=r"says that it is shard-000\.mdb: rename it back"):
         reindex(path)
+
+
+def test_damage_outside_records_is_not_blessed_by_reindex(make_pack: MakePack) -> None:
+    path = make_pack(30, shard_records=30)
+    shard = path / "shard-000.mdb"
+    data = bytearray(shard.read_bytes())
+    slack = data.index(bytes(64), 2 * read_page_size(data))
+    data[slack + 30] = 1
+    shard.write_bytes(bytes(data))
+    (damage,) = verify(path).damage
+    assert "bytes of a header or of unused space have changed" in damage.reason
+    with pytest.raises(DamageError, match="bytes of a header or of unused space"):
+        reindex(path)
+
+
+def test_a_shard_under_another_s_name(make_pack: MakePack) -> None:
+    path = make_pack(60, shard_records=20)
+    (path / "shard-001.mdb").write_bytes((path / "shard-000.mdb").read_bytes())
+    (path / "shard-001.kv").write_bytes((path / "shard-000.kv").read_bytes())
+    assert any("it is another shard: shard-000, number 0" in str(d) for d in verify(path).damage)
+
+
+def rewrite_meta(shard: Path, /, **changes: object) -> None:
+    """The same shard but for fields of __meta__, with sums that match."""
+    data = shard.read_bytes()
+    size = read_page_size(data)
+    view = memoryview(data)
+    found = {k: bytes(v) for p in leaf_numbers(view, size) for k, v in scan_leaf(view, p, size)}
+    meta = fmt.unpack_reserved(fmt.META, found[fmt.META])
+    found[fmt.META] = fmt.pack_reserved(fmt.META, {**meta, **changes})
+    keys = sorted(found)
+    pages = lmdb_pages(keys, [found[key] for key in keys], page_size=size)
+    shard.write_bytes(b"".join(pages))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"version": 2}, "format 2, this facepack reads 1"),
+        ({"records": 10**11}, "claims 100000000000 records"),
+        ({"records": "3"}, "no sound 'records'"),
+        ({"images": []}, "no sound 'images'"),
+        ({"plan": None}, "no sound 'plan'"),
+        ({"shard": -1}, "'shard' is -1"),
+    ],
+)
+def test_shards_of_strangers_end_in_words(
+    make_pack: MakePack, changes: dict[str, object], text: str
+) -> None:
+    path = make_pack(10)
+    rewrite_meta(path / "shard-000.mdb", **changes)
+    assert any(text in damage.reason for damage in verify(path).damage)
+    with pytest.raises(DamageError, match=text):
+        reindex(path)
+
+
+def test_a_table_s_name_leads_nowhere_else(make_pack: MakePack) -> None:
+    path = make_pack(10)
+    rewrite_meta(
+        path / "shard-000.mdb",
+        plan={
+            "kind": "pairs",
+            "source": {},
+            "tables": ["../../x"],
+            "classes": 1,
+            "order": "source",
+        },
+    )
+    with pytest.raises(PackError, match=r"name '\.\./\.\./x': allowed are"):
+        reindex(path)
+
+
+def test_no_shard_of_a_pair_set_can_be_left_out(
+    tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    path = tmp_path / "p"
+    with facepack.PackWriter(path, order="source", shard_records=2) as writer:
+        writer.add_table("pairs", np.array([[0, 3, 1]]))
+        for i in range(4):
+            writer.add(make_jpeg(i), -1)
+    (path / "shard-000.mdb").unlink()
+    with pytest.raises(DamageError, match="no shard can be left out"):
+        reindex(path, partial=True)
+
+
+def test_a_changed_table_is_not_taken(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> None:
+    path = tmp_path / "p"
+    with facepack.PackWriter(path, order="source") as writer:
+        writer.add_table("pairs", np.array([[0, 1, 1]]))
+        writer.add(make_jpeg(0), -1)
+        writer.add(make_jpeg(1), -1)
+    np.save(path / "pairs.npy", np.array([[0, 1, 0]]))
+    assert verify(path).damage
+    with pytest.raises(DamageError, match=r"pairs\.npy differs from what pack\.json states"):
+        reindex(path)
+    (path / "pack.json").unlink()
+    np.save(path / "pairs.npy", np.array([[0, 2, 0]]))
+    with pytest.raises(DamageError, match="a position lies outside the 2 records"):
+        reindex(path)
+
+
+def test_keys_that_later_versions_add_are_no_damage(make_pack: MakePack) -> None:
+    path = make_pack(10)
+    manifest = json.loads((path / "pack.json").read_text())
+    (path / "pack.json").write_text(json.dumps({**manifest, "colour": "blue"}))
+    assert verify(path).damage == []
+    assert len(facepack.open(path)) == 10
+
+
+def test_a_partial_pack_says_so(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    whole = facepack.open(path).content_id
+    (path / "shard-001.mdb").unlink()
+    assert reindex(path, partial=True)["partial"] is True
+    assert facepack.open(path).content_id != whole
+    assert verify(path).damage == []
 
 
 def test_fuzzed_shards_end_in_findings_not_in_other_errors(make_pack: MakePack) -> None:

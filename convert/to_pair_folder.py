@@ -1,0 +1,130 @@
+"""A verification set into a folder of files: ``imgs/0.jpg …`` and ``pair_label.npy``."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+
+from facepack import format as fmt
+from facepack.convert.bin import BinSource
+from facepack.convert.file_target import (
+    DONE,
+    forget,
+    has_size,
+    image_suffix,
+    remove_images,
+    state_target,
+    write_image,
+)
+from facepack.convert.result import Result
+from facepack.errors import DecodeError, SourceError
+from facepack.progress import Progress
+from facepack.shard import SourceRecord, write_error, write_file
+from facepack.target import Target
+
+IMAGES = "imgs"
+LABELS = "pair_label.npy"
+
+
+def convert_to_pair_folder(
+    source: BinSource,
+    out: Path,
+    *,
+    decode: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Result:
+    """Write a verification set as ``out/imgs/0.jpg …`` and ``out/pair_label.npy``.
+
+    Pair i is images 2i and 2i + 1, as the MHLR project reads them; the labels are written last. An
+    image that cannot be used stops the run, for the numbering leaves no room for a gap. Resuming
+    writes the files that are missing or have another size.
+
+    Raises:
+        SourceError: an image is broken; nothing is written then.
+        PackError: the target cannot be written, is in use, or holds something else.
+    """
+    began = time.monotonic()
+    plan = {
+        "format": fmt.FORMAT_VERSION,
+        "kind": "pair-folder",
+        "source": source.describe(),
+        "check": "decode" if decode else "header",
+    }
+    target = state_target(out, overwrite=overwrite, resume=resume)
+    suffixes = _suffixes(source, decode)
+    with target:
+        try:
+            if overwrite and forget(target):
+                _remove(out)
+            target.begin(plan)
+            labels = _labels(source)
+            _write(source, out, suffixes, labels, target)
+        except OSError as error:
+            raise write_error(out, error) from error
+    size = sum(len(source.images[use]) for use in source.uses.tolist())
+    return Result(
+        out=str(out),
+        found=len(source.uses),
+        packed=len(source.uses),
+        quarantined=0,
+        identities=0,
+        classes=0,
+        pairs=len(source.issame),
+        shards=0,
+        payload_bytes=size,
+        file_bytes=size + len(labels),
+        seconds=round(time.monotonic() - began, 3),
+        notices=source.notices,
+    )
+
+
+def _suffixes(source: BinSource, decode: bool) -> list[str]:
+    """The suffix of each distinct image."""
+    suffixes = []
+    for ordinal, image in enumerate(source.images):
+        try:
+            suffixes.append(image_suffix(image, decode_it=decode))
+        except DecodeError as error:
+            refusal = source.refuse(SourceRecord(ordinal, image, -1), str(error))
+            raise SourceError(
+                f"{refusal.file}: image {refusal.key}: {refusal.reason}; fetch the set again"
+            ) from error
+    return suffixes
+
+
+def _labels(source: BinSource) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, source.issame, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _write(
+    source: BinSource, out: Path, suffixes: list[str], labels: bytes, target: Target
+) -> None:
+    uses = enumerate(source.uses.tolist())
+    files = [(out / IMAGES / f"{place}{suffixes[use]}", source.images[use]) for place, use in uses]
+    missing = [(path, image) for path, image in files if not has_size(path, len(image))]
+    whole = has_size(out / LABELS, len(labels))
+    if not missing and whole and (target.folder / DONE).exists():
+        return
+    target.require_space(sum(len(image) for _, image in missing))
+    (out / LABELS).unlink(missing_ok=True)  # without it, the set is not finished
+    (out / IMAGES).mkdir(exist_ok=True)
+    with Progress(len(files), unit="images", label=out.name) as progress:
+        progress.skip(len(files) - len(missing))
+        for path, image in missing:
+            write_image(path, image)
+            progress.update()
+    write_file(out / LABELS, [labels])
+    write_file(target.folder / DONE, [fmt.json_text({"packed": len(files)}).encode()])
+
+
+def _remove(out: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    (out / LABELS).unlink(missing_ok=True)
+    if (out / IMAGES).is_dir() and not (out / IMAGES).is_symlink():
+        remove_images(out / IMAGES)
