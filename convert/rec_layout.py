@@ -21,7 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from facepack.convert.rec_index import read_index
-from facepack.convert.recordio import RecordError, RecordReader, scan_offsets, unpack_header
+from facepack.convert.recordio import (
+    FramingError,
+    RecordError,
+    RecordReader,
+    scan_offsets,
+    unpack_header,
+)
 from facepack.convert.source import require_file
 from facepack.errors import SourceError
 
@@ -241,14 +247,22 @@ def _blank_records(
     likely[[0, -1]] = True
     blank = np.zeros(len(offsets), bool)
     rows = np.flatnonzero(likely)
-    payloads = reader.iter_at(offsets[rows])
-    for row, payload in zip(rows.tolist(), payloads, strict=True):
+    place = 0
+    while place < len(rows):
         try:
-            blank[row] = not unpack_header(payload).image
-        except RecordError:
-            # Refused, with its place, when the images are read.
-            continue
+            for payload in reader.iter_at(offsets[rows[place:]]):
+                blank[rows[place]] = _is_blank(payload)
+                place += 1
+        except FramingError:  # refused, with its place, when the images are read
+            place += 1
     return blank
+
+
+def _is_blank(payload: memoryview) -> bool:
+    try:
+        return not unpack_header(payload).image
+    except RecordError:  # refused, as above
+        return False
 
 
 def _find_header(

@@ -61,22 +61,25 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
     }
     target = state_target(out, overwrite=options.overwrite, resume=options.resume)
     with target:
-        if options.overwrite and forget(target):
-            _remove_tree(out)
-        if target.begin(plan):
-            done = json.loads((target.folder / DONE).read_bytes())
-            if _intact(out, done):
-                return _result(out, done, source, began)
-            forget(target)
-        complete = [_written_bytes(out, span) for span in spans]
-        target.require_space(source.payload_bytes - sum(filter(None, complete)))
-        with Progress(len(source), unit="images", label=out.name) as progress:
-            for span, size in zip(spans, complete, strict=True):
-                if size is not None:
-                    progress.skip(span.stop - span.start)
-                else:
-                    _write_span(source, out, span, options, progress)
-        done = _finish(out, target.folder, spans)
+        try:
+            if options.overwrite and forget(target):
+                _remove_tree(out)
+            if target.begin(plan):
+                done = json.loads((target.folder / DONE).read_bytes())
+                if _intact(out, done):
+                    return _result(out, done, source, began)
+                forget(target)
+            complete = [_written_bytes(out, span) for span in spans]
+            target.require_space(source.payload_bytes - sum(filter(None, complete)))
+            with Progress(len(source), unit="images", label=out.name) as progress:
+                for span, size in zip(spans, complete, strict=True):
+                    if size is not None:
+                        progress.skip(span.stop - span.start)
+                    else:
+                        _write_span(source, out, span, options, progress)
+            done = _finish(out, target.folder, spans)
+        except OSError as error:
+            raise write_error(out, error) from error
     return _result(out, done, source, began)
 
 
@@ -131,10 +134,7 @@ def _write_span(
         lines.append(f"{folder}/{name} {record.label}\n")
         size += len(record.image)
 
-    try:
-        refused = deliver(source, span, accept, strict=options.strict, progress=progress)
-    except OSError as error:
-        raise write_error(out, error) from error
+    refused = deliver(source, span, accept, strict=options.strict, progress=progress)
     state = out / STATE
     text = "".join(
         json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n" for entry in refused

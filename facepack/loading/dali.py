@@ -94,7 +94,10 @@ class DaliStream:
 
     def close(self) -> None:
         """Shut the pipeline down and wait for it."""
-        self._pipeline = None  # its destructor waits for what is under way
+        if self._pipeline is not None:
+            # The destructor's work, done now: the frames of an error may keep the pipeline alive.
+            self._pipeline._shutdown()
+            self._pipeline = None
         for fed in (*self._fed, *self._delivered):
             fed.release()
         self._fed.clear()

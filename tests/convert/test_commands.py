@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from facepack.convert.pickles import write_bin
+from facepack.convert.recordio import pack_header
 from facepack.errors import PackError
 
 MakeRec = Callable[..., Path]
@@ -57,6 +58,49 @@ def test_bins_one_by_one_and_by_the_folder(make_jpeg: MakeJpeg, tmp_path: Path) 
     assert (tmp_path / "all" / "cfp_fp" / "imgs" / "19.jpg").exists()
     done = run("bin2img", tmp_path, tmp_path / "none")
     assert done.returncode == 1 and "holds no .bin" in done.stderr
+
+
+def test_the_json_of_a_folder_of_bins_is_one_list(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    (tmp_path / "bins").mkdir()
+    for name in ("lfw", "cfp_fp"):
+        write_bin(tmp_path / "bins" / f"{name}.bin", [make_jpeg(i) for i in range(20)], [True] * 10)
+    for command in ("bin2lmdb", "bin2img"):
+        results = json.loads(run(command, tmp_path / "bins", tmp_path / command, "--json").stdout)
+        assert [Path(result["out"]).name for result in results] == ["cfp_fp", "lfw"]
+        one = run(command, tmp_path / "bins" / "lfw.bin", tmp_path / f"{command}-1", "--json")
+        assert json.loads(one.stdout)["pairs"] == 10
+
+
+def test_bin2img_has_no_strict(tmp_path: Path) -> None:
+    done = run("bin2img", "a.bin", tmp_path / "out", "--strict")
+    assert done.returncode == 2 and "No such option" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["rec2lmdb", "rec2img", "bin2lmdb", "bin2img"])
+def test_a_pipe_is_no_source(tmp_path: Path, command: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = run(command, tmp_path / "pipe", tmp_path / "out")
+    assert done.returncode == 1 and "pipe: is no regular file" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_names_that_are_no_utf_8(make_rec: MakeRec, make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    source = make_rec(5, bad={2: pack_header(0, 3) + b"nothing"})
+    odd = os.fsdecode(b"f\xffce")
+    try:
+        (source / "train.rec").rename(source / f"{odd}.rec")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    for command in ("rec2lmdb", "rec2img"):
+        out = tmp_path / f"{command}{odd}"
+        done = run(command, source / f"{odd}.rec", out, "--json")
+        assert done.returncode == 0 and "Traceback" not in done.stderr
+        assert json.loads(done.stdout)["out"] == str(out)
+        assert json.loads((out / "quarantine.jsonl").read_text())["file"] == "f\\xffce.rec"
+    write_bin(tmp_path / f"{odd}.bin", [make_jpeg(0), make_jpeg(1)], [True])
+    for command in ("bin2lmdb", "bin2img"):
+        done = run(command, tmp_path / f"{odd}.bin", tmp_path / f"{command}{odd}")
+        assert done.returncode == 0 and done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ numbers = st.integers(0, 10**18 - 1) | st.integers(0, 30)
 
 
 def slow_index(text: bytes) -> tuple[list[int], list[int]]:
-    """The twin: line by line."""
-    pairs = [line.split(b"\t") for line in text.splitlines()]
+    """The twin: line by line; empty ones can only be the last ones."""
+    pairs = [line.split(b"\t") for line in text.splitlines() if line]
     return [int(key) for key, _ in pairs], [int(offset) for _, offset in pairs]
 
 
@@ -25,7 +25,7 @@ def slow_index(text: bytes) -> tuple[list[int], list[int]]:
 @given(
     rows=st.lists(st.tuples(numbers, numbers), max_size=40),
     newline=st.sampled_from([b"\n", b"\r\n"]),
-    final=st.booleans(),
+    final=st.integers(0, 3),
     block=st.sampled_from([48, 100, 512 << 10]),
 )
 def test_the_same_as_line_by_line(
@@ -33,11 +33,11 @@ def test_the_same_as_line_by_line(
     monkeypatch: pytest.MonkeyPatch,
     rows: list[tuple[int, int]],
     newline: bytes,
-    final: bool,
+    final: int,
     block: int,
 ) -> None:
     monkeypatch.setattr(rec_index, "_BLOCK", block)
-    text = newline.join(b"%d\t%d" % row for row in rows) + (newline if final and rows else b"")
+    text = newline.join(b"%d\t%d" % row for row in rows) + newline * final
     path = tmp_path / "train.idx"
     path.write_bytes(text)
     keys, offsets = read_index(path)
@@ -85,6 +85,17 @@ def test_a_malformed_line_beyond_the_first_block(
     path.write_bytes(b"1\t2\n" * 100 + b"3\n" + b"1\t2\n" * 100)
     with pytest.raises(SourceError, match="line 101 is '3'"):
         read_index(path)
+
+
+def test_empty_lines_before_others_or_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rec_index, "_BLOCK", 64)
+    path = tmp_path / "train.idx"
+    for text, line in ((b"1\t2\n" * 16 + b"\n1\t2\n", 17), (b"1\t2\n" + b"\r\n" * 500, 2)):
+        path.write_bytes(text)
+        with pytest.raises(SourceError, match=f"line {line} is ''"):
+            read_index(path)
 
 
 def test_a_file_without_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

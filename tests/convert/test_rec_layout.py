@@ -306,6 +306,9 @@ class TestProperty:
             ("93431,112,112\n5179510\n", (93431, (112, 112))),
             ("1000,112,112\n99\nshuffled\n2018-03-21 10:11:12.345678\n", (1000, (112, 112))),
             ("1000,112,112,shuffled,2018-03-21 10:11:12\n", (1000, (112, 112))),
+            ("5,112,112 shuffled", (5, (112, 112))),
+            ("5 112 112\n", (5, (112, 112))),
+            ("5\t112\t96 400 2018-03-21 10:11:12", (5, (112, 96))),
         ],
     )
     def test_what_writers_leave(
@@ -321,7 +324,17 @@ class TestProperty:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "85742", "85742,112", "0,112,112", "-1,112,112", "a,b,c", "1.5,112,112", "\xff"],
+        [
+            "",
+            "85742",
+            "85742,112",
+            "0,112,112",
+            "5 112",
+            "-1,112,112",
+            "a,b,c",
+            "1.5,112,112",
+            "\xff",
+        ],
     )
     def test_what_no_writer_leaves(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "property").write_text(text)
@@ -345,7 +358,7 @@ class TestFaults:
             read_layout(tmp_path)
 
     def test_an_absent_path(self, tmp_path: Path) -> None:
-        with pytest.raises(SourceError, match=r"none\.rec: no such file or folder"):
+        with pytest.raises(SourceError, match=r"none\.rec: cannot be read: No such file"):
             read_layout(tmp_path / "none.rec")
 
     def test_no_images(self, tmp_path: Path) -> None:

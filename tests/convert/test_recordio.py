@@ -1,5 +1,6 @@
 """RecordIO: what is written, what is read back, and what is refused."""
 
+import errno
 import os
 import pickle
 import struct
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from facepack.convert import recordio
 from facepack.convert.rec_index import read_index
 from facepack.convert.recordio import (
+    FramingError,
+    ReadError,
     RecordError,
     RecordReader,
     RecordWriter,
@@ -363,8 +366,29 @@ class TestFaults:
     def test_a_file_that_shrinks_while_it_is_read(self, rec: Path) -> None:
         with RecordReader(rec) as reader:
             os.truncate(rec, 20)
-            with pytest.raises(SourceError, match="byte 20: the file ends here, it had 52 bytes"):
+            message = "byte 20: the file ends here, it had 52 bytes.*--resume"
+            with pytest.raises(ReadError, match=message):
                 list(reader.iter_range())
+            with pytest.raises(ReadError, match="changed while it was read, from 52 to 20 bytes"):
+                reader.check_size(52)
+
+    def test_a_disk_that_fails(self, rec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(descriptor: int, count: int, offset: int) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with RecordReader(rec) as reader:
+            monkeypatch.setattr(os, "pread", fail)
+            for read in (reader.read_at, reader.end_of):
+                with pytest.raises(ReadError, match=r"byte 36: cannot be read: .*--resume"):
+                    read(36)
+
+    def test_a_fault_says_its_parts(self, rec: Path) -> None:
+        with RecordReader(rec) as reader, pytest.raises(FramingError) as raised:
+            reader.read_at(4)
+        error = raised.value
+        assert (error.path, error.offset) == (rec, 4) and isinstance(error, RecordError)
+        assert str(error) == f"{rec}: byte 4: {error.reason}; {error.remedy}"
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 class TestFuzz:

@@ -302,6 +302,7 @@ def test_pairs_of_a_broken_image_are_left_out_with_a_notice(
     result = convert_to_pack(BinSource(tmp_path / "x.bin"), tmp_path / "x", PackOptions())
     assert (result.packed, result.quarantined, result.pairs) == (9, 1, 4)
     assert "1 of 5 pairs are left out" in result.notices[0]
+    assert "later folds shift" in result.notices[0]
     entry = json.loads((tmp_path / "x" / "quarantine.jsonl").read_text())
     assert (entry["file"], entry["key"]) == ("x.bin", "4")
     with facepack.open(tmp_path / "x") as pack:

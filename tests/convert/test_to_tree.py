@@ -5,17 +5,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from facepack.convert import to_tree
-from facepack.convert.bin import BinSource
-from facepack.convert.pickles import write_bin
 from facepack.convert.rec import RecSource
 from facepack.convert.recordio import pack_header
-from facepack.convert.to_tree import TreeOptions, convert_to_pair_folder, convert_to_tree
+from facepack.convert.to_tree import TreeOptions, convert_to_tree
 from facepack.errors import PackError, SourceError
+from facepack.train.data import open_training_data
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -57,7 +55,7 @@ def test_an_interrupted_tree_is_completed(
     monkeypatch.setattr(to_tree, "_SPAN_RECORDS", 6)
     source = RecSource(make_rec(20))
     convert_to_tree(source, tmp_path / "whole", TreeOptions())
-    write, calls = to_tree._write, 0
+    write, calls = to_tree.write_image, 0
 
     def stop_at_fifteen(path: Path, data: bytes) -> None:
         nonlocal calls
@@ -67,7 +65,7 @@ def test_an_interrupted_tree_is_completed(
             raise KeyboardInterrupt
         write(path, data)
 
-    monkeypatch.setattr(to_tree, "_write", stop_at_fifteen)
+    monkeypatch.setattr(to_tree, "write_image", stop_at_fifteen)
     with pytest.raises(KeyboardInterrupt):
         convert_to_tree(source, tmp_path / "out", TreeOptions())
     assert not (tmp_path / "out" / "index.kv").exists()
@@ -76,10 +74,10 @@ def test_an_interrupted_tree_is_completed(
     lost = tmp_path / "out" / "0" / "3.jpg"
     lost.write_bytes(b"")  # as a power cut may leave it
     convert_to_tree(source, tmp_path / "out", TreeOptions(resume=True))
-    assert calls == 15 + 8 + 6  # two spans of six were there, one of them not in full
+    assert calls == 15 + 1 + 4 + 2  # the lost one, the rest of the third span, the last span
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     convert_to_tree(source, tmp_path / "out", TreeOptions(resume=True))
-    assert calls == 15 + 8 + 6
+    assert calls == 15 + 7
 
 
 def test_overwriting_removes_the_old_tree_and_nothing_else(
@@ -88,32 +86,94 @@ def test_overwriting_removes_the_old_tree_and_nothing_else(
     out = tmp_path / "out"
     convert_to_tree(RecSource(make_rec(40)), out, TreeOptions())
     (out / "7" / "notes.txt").write_text("mine")
+    (out / "7" / "123.txt").write_text("mine")
     convert_to_tree(RecSource(make_rec(5, "small")), out, TreeOptions(overwrite=True))
     names = {name for name in contents(out) if not name.startswith(".facepack")}
-    assert names == {*(f"0/{i}.jpg" for i in range(1, 6)), "index.kv", "7/notes.txt"}
+    assert names == {*(f"0/{i}.jpg" for i in range(1, 6)), "index.kv", "7/notes.txt", "7/123.txt"}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").touch()
-    with pytest.raises(PackError, match="holds no image tree of ours"):
+    with pytest.raises(PackError, match="holds no image files of ours"):
         convert_to_tree(
             RecSource(tmp_path / "small"), tmp_path / "mine", TreeOptions(overwrite=True)
         )
 
 
-def test_a_bin_becomes_a_pair_folder(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
-    images = [make_jpeg(i % 7) for i in range(40)]
-    flags = [i % 3 == 0 for i in range(20)]
-    write_bin(tmp_path / "lfw.bin", images, flags)
-    source = BinSource(tmp_path / "lfw.bin")
-    result = convert_to_pair_folder(source, tmp_path / "lfw", TreeOptions())
-    assert (result.packed, result.pairs) == (40, 20)
-    for i, image in enumerate(images):
-        assert (tmp_path / "lfw" / "imgs" / f"{i}.jpg").read_bytes() == image
-    assert np.load(tmp_path / "lfw" / "pair_label.npy").tolist() == flags
-    with pytest.raises(PackError, match="is not empty"):
-        convert_to_pair_folder(source, tmp_path / "lfw", TreeOptions())
-    convert_to_pair_folder(source, tmp_path / "lfw", TreeOptions(overwrite=True))
-    images[5] = b"broken"
-    write_bin(tmp_path / "bad.bin", images, flags)
-    with pytest.raises(SourceError, match=r"bad\.bin: image 5: not an image"):
-        convert_to_pair_folder(BinSource(tmp_path / "bad.bin"), tmp_path / "bad", TreeOptions())
-    assert not (tmp_path / "bad" / "pair_label.npy").exists()
+def test_resuming_a_finished_tree_redoes_what_is_missing(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = RecSource(make_rec(20, bad={7: pack_header(1, 8) + b"nothing"}))
+    out = tmp_path / "out"
+    convert_to_tree(source, out, TreeOptions())
+    good = contents(out)
+    written = []
+    write = to_tree.write_image
+
+    def note(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        write(path, data)
+
+    monkeypatch.setattr(to_tree, "write_image", note)
+    convert_to_tree(source, out, TreeOptions(resume=True))
+    assert written == []
+    (out / "1" / "6.jpg").unlink()
+    (out / "2" / "12.jpg").write_bytes(b"short")
+    convert_to_tree(source, out, TreeOptions(resume=True))
+    assert written == ["6.jpg", "12.jpg"] and contents(out) == good
+    for name in ("index.kv", "quarantine.jsonl"):
+        (out / name).unlink()
+        convert_to_tree(source, out, TreeOptions(resume=True))
+        assert contents(out) == good
+
+
+def test_overwriting_that_is_killed_is_not_taken_for_finished(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = RecSource(make_rec(10)), tmp_path / "out"
+    convert_to_tree(source, out, TreeOptions())
+    good = contents(out)
+
+    def stop(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(to_tree, "remove_images", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert_to_tree(source, out, TreeOptions(overwrite=True))
+    with pytest.raises(PackError, match="an unfinished conversion"):
+        convert_to_tree(source, out, TreeOptions())
+    convert_to_tree(source, out, TreeOptions(resume=True))
+    assert contents(out) == good
+
+
+def test_a_plan_of_someone_else_protects_the_files(make_rec: MakeRec, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".facepack").mkdir(parents=True)
+    (out / ".facepack" / "plan.json").write_text('{"holiday": "July"}')
+    (out / "3").mkdir()
+    (out / "3" / "1.jpg").write_bytes(b"mine")
+    before = contents(out)
+    with pytest.raises(PackError, match="none of ours"):
+        convert_to_tree(RecSource(make_rec(10)), out, TreeOptions(overwrite=True))
+    assert contents(out) == before
+
+
+def test_a_source_without_any_usable_record_fails(make_rec: MakeRec, tmp_path: Path) -> None:
+    bad = {i: pack_header(0, i + 1) + b"nothing" for i in range(5)}
+    source = RecSource(make_rec(5, bad=bad))
+    with pytest.raises(
+        SourceError, match=r"no record at all .* train\.rec: record 0.*not an image"
+    ):
+        convert_to_tree(source, tmp_path / "out", TreeOptions())
+    assert not (tmp_path / "out" / "index.kv").exists()
+
+
+def test_training_sees_every_format_that_is_written(make_rec: MakeRec, tmp_path: Path) -> None:
+    formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+    bad = {}
+    for i, kind in enumerate(formats):
+        buffer = io.BytesIO()
+        Image.new("RGB", (32, 32), "red").save(buffer, kind)
+        bad[i] = pack_header(0, i + 1) + buffer.getvalue()
+    result = convert_to_tree(RecSource(make_rec(6, bad=bad)), tmp_path / "out", TreeOptions())
+    assert result.packed == 6
+    assert len(open_training_data(str(tmp_path / "out"))) == 6

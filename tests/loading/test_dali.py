@@ -211,6 +211,16 @@ class TestLife:
             gc.collect()
             assert native_threads() <= before
 
+    def test_an_error_that_is_kept_keeps_no_threads(self, faces: Pack, damaged: Pack) -> None:
+        with Loader(faces, backend="dali", batch_size=4) as loader:
+            next(iter(loader))
+        before = native_threads()
+        with Loader(damaged, backend="dali", batch_size=30) as loader:
+            with pytest.raises(DecodeError) as caught:
+                next(iter(loader))
+            assert native_threads() <= before
+        assert caught.value.__traceback__ is not None
+
     def test_the_pack_may_be_closed_meanwhile(self, faces: Pack, slow_batch: SlowBatch) -> None:
         with Loader(faces, backend="dali", batch_size=4) as loader:
             for index, batch in enumerate(loader):
@@ -238,7 +248,7 @@ class TestLife:
         self, faces: Pack, slow_batch: SlowBatch, fork_in_use: ForkInUse
     ) -> None:
         expected = []
-        for index in (1, 2):
+        for index in range(1, len(faces) // 4):
             images, labels, positions = slow_batch(faces, index, batch_size=4, seed=3)
             digest = (positions.tolist(), labels.tolist(), int(images.long().sum()))
             expected.append(str(digest))
