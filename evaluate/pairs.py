@@ -18,11 +18,12 @@ from facepack.convert.pickles import read_bin
 from facepack.errors import EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
 from facepack.format import MANIFEST, PLAN
+from facepack.images import SUFFIXES
 from facepack.train.home import data_home
 
 KNOWN_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp")
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_IMAGE_SUFFIXES = (".jpeg", *SUFFIXES.values())
 _READ_BATCH = 1024  # records read from a pack at a time
 
 

@@ -166,10 +166,16 @@ def make_optimizer(
         return torch.optim.AdamW(
             parameters, lr=config.base_lr, weight_decay=config.weight_decay, fused=fused
         )
-    return torch.optim.SGD(
+    sgd = torch.optim.SGD(
         parameters,
         lr=config.base_lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         fused=fused,
     )
+    if config.momentum:
+        # From zeros the first step is the same. Left to itself, the fused optimizer allocates them
+        # without filling them in, and goes on from that if fp16's first step overflows.
+        for parameter in parameters:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd

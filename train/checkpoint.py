@@ -127,7 +127,8 @@ def check_resumable(state: Mapping[str, Any], config: TrainConfig, data: Trainin
     if was["content_id"] != now["content_id"]:
         raise TrainingError(
             f"--resume with other data: the run began on {_in_words(was)}, {data.path} is "
-            f"{_in_words(now)}. Name the data of the run with --shards, or start another run in another --out"
+            f"{_in_words(now)}. Name the data of the run with --shards, or start another run in "
+            "another --out"
         )
 
 

@@ -222,10 +222,10 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 }
 
 # Settings that may change between a checkpoint and its resumption: where the data lie, who decodes
-# them, what is looked at and how often. All others decide the weights. So do two of these, a little:
-# threads in the last bits, by the order of torch's sums, and loader on a GPU, where the decoders
-# differ by a few grey levels. A run may move to another machine all the same; bit-for-bit equality
-# with one that was not interrupted holds at equal thread counts.
+# them, what is looked at and how often. All others decide the weights. So do two of these, a
+# little: threads in the last bits, by the order of torch's sums, and loader on a GPU, where the
+# decoders differ by a few grey levels. A run may move to another machine all the same; bit-for-bit
+# equality with one that was not interrupted holds at equal thread counts.
 FREE_ON_RESUME = frozenset(
     {
         "shards",

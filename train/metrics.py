@@ -52,8 +52,8 @@ class MetricsLog:
             yield
         except OSError as error:
             raise TrainingError(
-                f"cannot write the run's measurements in {self._path.parent}: {error}. Make room or "
-                "mend the disk, then --resume"
+                f"cannot write the run's measurements in {self._path.parent}: {error}. Make room "
+                "or mend the disk, then --resume"
             ) from error
 
     def write(

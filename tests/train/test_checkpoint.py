@@ -53,6 +53,16 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, error: Exception, exis
         assert path.read_bytes() == b"old"
 
 
+def test_interrupted_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_atomic(tmp_path / "checkpoint.pt", write)
+    assert not list(tmp_path.iterdir())
+
+
 def test_kill_in_mid_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"step": 1})

@@ -22,6 +22,7 @@ from facepack.train.config import (
     dump_config,
     make_config,
     merge_settings,
+    parse_assignments,
     parse_overrides,
     read_settings,
     recipe_names,
@@ -94,7 +95,13 @@ def test_importing_settings_does_not_import_torch() -> None:
             {"precision": "fp61"},
             r"precision = 'fp61' is not one of auto, fp32, bf16, fp16 \(did you mean fp16",
         ),
+        ({"lr": 1e39}, r"lr = 1e\+39 is not allowed: it must be above 0 and a float32"),
+        ({"weight_decay": 1e300}, "weight_decay = .* must be at least 0 and a float32"),
         ({"optimizer": "adamw"}, "lr must be set with optimizer = adamw"),
+        (
+            {"optimizer": "adamw", "lr": 1e-3, "momentum": 0.8},
+            "momentum = 0.8 is SGD's; optimizer = adamw takes none",
+        ),
         ({"batch_size": 6, "accumulate": 4}, "accumulate = 4 does not divide batch_size = 6"),
         ({"batch_size": 4, "accumulate": 4}, "accumulate = 4 leaves one image in a micro-batch"),
         ({"val": {"lfw": 3}}, "val must name sets as name = path; received 'lfw' = 3"),
@@ -157,6 +164,15 @@ def test_published_recipe(name: str) -> None:
         assert (config.margin, config.m3) == ("cosface", 0.4)
 
 
+@pytest.mark.parametrize("name", [name for name in MHLR_RECIPES if name.startswith("webface")])
+def test_webface_recipes_differ_in_the_backbone_alone(name: str) -> None:
+    settings = read_settings(name)
+    assert settings.pop("backbone") == name.split("_")[1]
+    first = read_settings("webface4m_r50")
+    del first["backbone"]
+    assert settings == first
+
+
 def test_unknown_recipe_and_missing_file() -> None:
     with pytest.raises(ConfigError, match=r"unknown recipe 'ms1mv3_r5'.*did you mean ms1mv3_r50"):
         read_settings("ms1mv3_r5")
@@ -213,11 +229,26 @@ def test_override_is_parsed_by_type(text: str, expected: dict[str, Any]) -> None
         ("epoch=3", r"--set epoch=3: unknown setting 'epoch' \(did you mean epochs"),
         ("schedule_options=3", r"write it as schedule_options\.key=value"),
         ("lr.low=3", "write it as lr=value"),
+        ("=3", "--set =3: write it as key=value"),
     ],
 )
 def test_bad_override_is_named(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_overrides([text])
+
+
+def test_assignments_of_unknown_type_are_read_as_toml_or_text() -> None:
+    texts = ["window=40", "at = [0.5, 8]", "threshold=auto", "quoted='1'", "rate=1e-2", "on=true"]
+    assert parse_assignments(texts) == {
+        "window": 40,
+        "at": [0.5, 8],
+        "threshold": "auto",
+        "quoted": "1",
+        "rate": 0.01,
+        "on": True,
+    }
+    with pytest.raises(ConfigError, match="--set window: write it as key=value"):
+        parse_assignments(["window"])
 
 
 def test_layers_merge_tables_and_drop_what_belonged_to_another() -> None:
@@ -233,6 +264,17 @@ def test_layers_merge_tables_and_drop_what_belonged_to_another() -> None:
         "m3": 0.3,
     }
     assert merge_settings(arcface, {"margin": "arcface", "lr": 1.0}) == {**arcface, "lr": 1.0}
+    sgd = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.8, "weight_decay": 5e-4, "epochs": 3}
+    adamw = {"optimizer": "adamw", "weight_decay": 0.05}
+    assert merge_settings(sgd, adamw) == {**adamw, "epochs": 3}
+    with pytest.raises(ConfigError, match="lr must be set with optimizer = adamw"):
+        make(**merge_settings(sgd, {"optimizer": "adamw"}))
+
+
+def test_layer_that_names_the_default_drops_nothing() -> None:
+    below = {"lr": 0.1, "m3": 0.3, "schedule_options": {}}
+    named = {"optimizer": "sgd", "margin": "cosface", "schedule": "cosine"}
+    assert merge_settings(below, named) == {**below, **named}
 
 
 def test_command_line_lies_over_recipe(tmp_path: Path) -> None:
@@ -245,10 +287,19 @@ def test_command_line_lies_over_recipe(tmp_path: Path) -> None:
 
 
 def test_resumed_run_brings_its_own_settings(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text(dump_config(make(epochs=9)))
+    (tmp_path / "config.toml").write_text(dump_config(make(epochs=9, val={"lfw": "l"})))
     assert make_config(collect_settings(run=tmp_path)).epochs == 9
-    assert collect_settings(run=tmp_path, source="cpu_tiny").get("epochs") != 9
     assert collect_settings(run=tmp_path / "none") == {}
+
+
+def test_settings_named_on_resume_add_to_the_runs_own(tmp_path: Path) -> None:
+    own = make(epochs=9, seed=4, val={"lfw": "l"})
+    (tmp_path / "config.toml").write_text(dump_config(own))
+    settings = collect_settings(run=tmp_path, source="cpu_tiny", val={"cfp": "c"})
+    config = make_config(settings)
+    assert (config.shards, config.seed) == ("faces", 4)
+    assert config.val == {"lfw": "l", "cfp": "c"}
+    assert (config.backbone, config.epochs) == ("tiny", read_settings("cpu_tiny")["epochs"])
 
 
 def test_differing_settings_are_those_that_decide_the_weights() -> None:

@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 
 import facepack
 from facepack.errors import PackError, SourceError, TrainingError
 from facepack.train.data import ImageTree, check_training_data, open_training_data
+
+
+def make_image(width: int, height: int) -> bytes:
+    return simplejpeg.encode_jpeg(np.zeros((height, width, 3), np.uint8))
 
 
 def unpack(pack_path: Path, folder: Path) -> Path:
@@ -64,18 +69,36 @@ def test_tree_is_ordered_by_the_bytes_of_names(tmp_path: Path, pack_path: Path) 
 def test_tree_is_told_from_another_wherever_it_lies(pack_path: Path, tmp_path: Path) -> None:
     first = ImageTree(unpack(pack_path, tmp_path / "a"))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert ImageTree(tmp_path / "b").pack_id == first.pack_id
+    assert ImageTree(tmp_path / "b").content_id == first.content_id
     (tmp_path / "b" / "person-1" / "new.jpg").write_bytes(b"")
-    assert ImageTree(tmp_path / "b").pack_id != first.pack_id
+    assert ImageTree(tmp_path / "b").content_id != first.content_id
 
 
-def test_tree_without_images_or_with_a_broken_first(tmp_path: Path) -> None:
+def test_tree_without_images_or_with_none_that_reads(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(SourceError, match=r"holds no images: an image tree is identity/image\.jpg"):
         ImageTree(tmp_path)
     (tmp_path / "a" / "0.jpg").write_bytes(b"no face")
-    with pytest.raises(SourceError, match=r"a/0\.jpg: not an image"):
+    (tmp_path / "a" / "1.jpg").write_bytes(b"nor this")
+    with pytest.raises(SourceError, match=r"no image that can be read, first a/0\.jpg: not an im"):
         ImageTree(tmp_path)
+
+
+def test_tree_takes_its_size_from_the_first_image_that_reads(
+    pack_path: Path, tmp_path: Path
+) -> None:
+    tree = unpack(pack_path, tmp_path)
+    (tree / "person-0" / "0.jpg").write_bytes(b"no face")
+    assert ImageTree(tree).image_size == (112, 112)
+
+
+def test_first_image_of_a_tree_may_be_left_out(pack_path: Path, tmp_path: Path) -> None:
+    path = unpack(pack_path, tmp_path)
+    (path / "person-0" / "0.jpg").write_bytes(make_image(240, 250))
+    tree = ImageTree(path)
+    with pytest.raises(TrainingError, match="holds images of 240×250 pixels"):
+        check_training_data(tree, batch_size=4, image_size=(112, 112))
+    check_training_data(tree, batch_size=4, image_size=(112, 112), skip_others=True)
 
 
 def test_file_that_vanishes_is_named(pack_path: Path, tmp_path: Path) -> None:
@@ -107,6 +130,8 @@ def test_what_is_not_there_is_told_with_the_places(tmp_path: Path) -> None:
         TrainingError, match=rf"no pack or image tree 'faces': looked at {tmp_path}/faces and faces"
     ):
         open_training_data("faces", tmp_path)
+    with pytest.raises(TrainingError, match=r"'faces': looked at faces\."):
+        open_training_data("faces", Path())
     (tmp_path / "train.rec").write_bytes(b"")
     with pytest.raises(TrainingError, match=r"train\.rec is a file; .* facepack rec2lmdb"):
         open_training_data(str(tmp_path / "train.rec"))
@@ -185,4 +210,4 @@ def test_key_survives_names_that_are_not_utf8(pack_path: Path, tmp_path: Path) -
     tree = ImageTree(tmp_path)
     with tree.views([0]) as views:
         assert bytes(views[0]) == image
-    assert len(tree.pack_id) == 32
+    assert len(tree.content_id) == 32

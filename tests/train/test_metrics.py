@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from facepack.errors import TrainingError
 from facepack.train.metrics import LossMeter, MetricsLog
 from facepack.train.progress import TrainProgress
 from facepack.train.stopwatch import Reading, Stopwatch
@@ -71,6 +73,49 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     assert "val/lfw/accuracy" in events.Tags()["scalars"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_full_disk_is_told_in_words_and_never_hides_another_error(tmp_path: Path) -> None:
+    def make_log() -> MetricsLog:
+        log = MetricsLog(tmp_path / "m", resume_step=0, tensorboard=tmp_path / "t")
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, log._file.fileno())
+        os.close(full)
+        return log
+
+    with pytest.raises(TrainingError, match=r"cannot write .*No space left.*then --resume"):
+        with make_log() as log:
+            log.write("lr", 2, {"lr": 1.0})
+    with pytest.raises(TrainingError, match="No space left"):
+        with make_log() as log:
+            log._file.write("buffered until the end")
+    with pytest.raises(ZeroDivisionError):
+        with make_log() as log:
+            log._file.write("buffered until the end")
+            raise ZeroDivisionError
+
+
+def test_lines_that_do_not_reach_the_disk_are_told(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path / "m", resume_step=0, tensorboard=tmp_path / "t") as log:
+        reader, writer = os.pipe()  # which no fsync takes
+        os.dup2(writer, log._file.fileno())
+        with pytest.raises(TrainingError, match="cannot write"):
+            log.sync()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_file_that_cannot_be_opened_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"cannot write .*absent/m"):
+        MetricsLog(tmp_path / "absent" / "m", resume_step=0, tensorboard=tmp_path / "t")
+
+
+def test_board_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "t").write_text("a file")
+    with pytest.raises(TrainingError, match=r"cannot write"):
+        MetricsLog(tmp_path / "m", resume_step=0, tensorboard=tmp_path / "t")
+
+
 def test_meter_means_and_goes_on_from_its_state() -> None:
     meter = LossMeter(torch.device("cpu"))
     for step, loss in enumerate([1.0, 2.0, 6.0], 1):
@@ -79,7 +124,7 @@ def test_meter_means_and_goes_on_from_its_state() -> None:
     other.load_state_dict(meter.state_dict())
     for m in (meter, other):
         m.add(torch.tensor(3.0), 4)
-        assert m.take_mean() == 3.0
+        assert m.mean() == m.take_mean() == 3.0
         m.add(torch.tensor(8.0), 5)
         assert m.take_mean() == 8.0
         assert m.first_non_finite() is None
@@ -111,14 +156,18 @@ def test_stopwatch_tells_training_waiting_and_the_rest_apart() -> None:
     first = watch.read()
     assert first == Reading(seconds=4.0, waiting=1.0, images=8)
     with watch.paused():
-        clock.now += 50.0
+        clock.now += 38.0
+        with watch.verifying():
+            clock.now += 12.0
     clock.now += 2.0
     watch.count(8)
     lap = watch.read().since(first)
-    assert lap == Reading(seconds=2.0, waiting=0.0, images=8)
+    assert lap == Reading(seconds=2.0, waiting=0.0, images=8, paused=50.0, verifying=12.0)
+    assert lap.verification_share == 12 / 52
     assert lap.images_per_second == 4.0
     assert first.data_wait == 0.25
     assert Reading().images_per_second == Reading().data_wait == 0.0
+    assert Reading().verification_share == 0.0
 
 
 class Terminal(io.StringIO):

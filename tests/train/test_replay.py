@@ -138,7 +138,7 @@ def test_steps_per_epoch_of_a_log_that_ends_early(tmp_path, run):
 
 
 def test_interpolation_passes_over_what_is_not_finite(tmp_path):
-    rows = [(2, 8.0, 0.1, 0), (4, "nan", 0.1, 0), (6, 4.0, 0.1, 0), (8, "inf", 0.1, 0)]
+    rows = [(2, 8.0, 0.1, 0), (4, "1e308", 0.1, 0), (6, 4.0, 0.1, 0), (8, "inf", 0.1, 0)]
     log = read_log(write_csv(tmp_path / "log.csv", rows))
     assert log.loss_of_every_step().tolist() == [8, 8, 7, 6, 5, 4, 4, 4]
 
@@ -170,12 +170,20 @@ def test_the_run_may_be_given(tmp_path):
         ("step,loss,lr,epoch\n1,2,0.1\n", "line 2 lacks epoch; each row needs step, loss, lr"),
         ("step,loss,lr,epoch\n1.5,2,0.1,0\n", "line 2: step '1.5' is not a count"),
         ("step,loss,lr,epoch\n1,2,0.1,-1\n", "line 2: epoch '-1' is not a count"),
+        (
+            "step,loss,lr,epoch\n1e15,2,0.1,0\n",
+            "line 2: step '1e15' is not a count from 0 to 1",
+        ),
+        ("step,loss,lr,epoch\n1,2,0.1,1e300\n", "line 2: epoch '1e300' is not a count"),
+        ("step,loss,lr,epoch\n1,1e308,0.1,0\n", "holds no finite loss"),
         ("step,loss,lr,epoch\n1,2,nan,0\n", "line 2: lr 'nan' is not a learning rate"),
         ("step,loss,lr,epoch\n1,nan,0.1,0\n", "holds no finite loss"),
         ("step,loss,lr,epoch\n0,2,0.1,0\n", "ends at step 0; there is nothing to replay"),
         ('{"step": 1, "loss": null, "lr": 0.1, "epoch": 0}', "holds no finite loss"),
         ('{"step": 1, "loss": 2}', "line 1 lacks lr"),
-        ('{"step": 1, "loss": 2, "lr": 0.1, "epoch": 0}\n{"ste', "line 2: not JSON"),
+        ('{"step": 1, "loss": 2, "lr": 0.1, "epoch": 0}\n{"ste\n{}', "line 2: not JSON"),
+        ('{"step": 1, "loss": 2, "lr": 0.1, "epoch": 0}\n{"ste\n', "line 2: not JSON"),
+        ('{"ste', "holds no training step"),
     ],
 )
 def test_bad_logs_are_named(tmp_path, text, message):
@@ -271,13 +279,23 @@ def test_the_command_takes_the_run_and_says_when_nothing_changed(tmp_path):
     assert result.stdout.split() == ["4", "0.8"]
 
 
+def test_the_command_leaves_out_a_line_that_a_crash_cut(tmp_path):
+    path = write_json_lines(tmp_path / "log", [(5, 1.0, 0.1, 0), (10, 1.0, 0.1, 0)])
+    whole = path.read_text()
+    assert read_log(path).notices == ()
+    path.write_text(whole + '\n{"kind": "tra')
+    result = CliRunner().invoke(root, ["schedule", str(path), "--schedule", "cosine"])
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[0] == f"{path}, line 6 is cut short: left out"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["--schedule", "cosin"], 2, "schedule 'cosin' is unknown; allowed: constant, cosine"),
         (["--schedule", "mhlr", "--set", "windw=4"], 2, "windw is not one of its settings"),
         (["--schedule", "mhlr", "--set", "window=x"], 2, "window must be an integer"),
-        (["--schedule", "mhlr", "--set", "window"], 2, "such as window=4000"),
+        (["--schedule", "mhlr", "--set", "window"], 2, "--set window: write it as key=value"),
         (["--schedule", "mhlr", "--base-lr", "-1"], 2, "base_lr must be a number above 0"),
         ([], 2, "Missing option '--schedule'"),
     ],

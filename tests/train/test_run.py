@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import torch
 import facepack
 from facepack.errors import ConfigError, DecodeError, FacepackError, TrainingError
 from facepack.train.config import TrainConfig, read_settings
+from facepack.train.in_flight import StepsInFlight
+from facepack.train.metrics import MetricsLog
 from facepack.train.run import RunSummary, Trainer
 from facepack.train.step import TrainStep
+from facepack.train.stopwatch import Stopwatch
 
 MakeConfig = Callable[..., TrainConfig]
 STEPS = 11
@@ -255,7 +259,8 @@ def test_signal_writes_a_checkpoint_and_the_run_resumes(
         summary = train(small_config(), tmp_path / "cut")
     assert (summary.stopped, summary.step) == ("interrupted", 4)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert not (tmp_path / "cut" / "model.pt").exists()
+    model = torch.load(tmp_path / "cut" / "model.pt", weights_only=True)
+    assert_same(dict(model), dict(checkpoint(tmp_path / "cut")["backbone"]))
     train(small_config(), tmp_path / "cut", resume=True)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
@@ -266,6 +271,50 @@ def test_finished_run_has_nothing_to_resume(small_config: MakeConfig, tmp_path: 
     again = Trainer(small_config(), out=tmp_path, resume=True, notify=said.append).run()
     assert (again.images, again.stopped, again.loss) == (0, "finished", first.loss)
     assert said[-1].endswith("step 11 is done already; nothing to do")
+    (tmp_path / "model.pt").unlink()
+    train(small_config(), tmp_path, resume=True)
+    model = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert_same(dict(model), dict(checkpoint(tmp_path)["backbone"]))
+
+
+def test_waiting_for_the_device_is_not_waiting_for_data(
+    small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Watch(Stopwatch):
+        is_waiting = False
+
+        @contextmanager
+        def waiting(self) -> Iterator[None]:
+            Watch.is_waiting = True
+            with super().waiting():
+                yield
+            Watch.is_waiting = False
+
+    waits = []
+
+    class Event:
+        def record(self) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            waits.append(Watch.is_waiting)
+
+    def in_flight(_: torch.device) -> StepsInFlight:
+        return StepsInFlight(torch.device("cuda"), new_event=Event)
+
+    monkeypatch.setattr("facepack.train.run.Stopwatch", Watch)
+    monkeypatch.setattr("facepack.train.run.StepsInFlight", in_flight)
+    train(small_config(epochs=2, steps=5), tmp_path)
+    assert waits == [False] * 2  # before the fourth batch and the fifth
+
+
+def test_summary_of_a_run_that_logged_nothing_yet(small_config: MakeConfig, tmp_path: Path) -> None:
+    train(small_config(log_every=1), tmp_path / "each", max_steps=2)
+    summary = train(small_config(log_every=100), tmp_path / "run", max_steps=2)
+    first, second = metrics(tmp_path / "each")
+    assert summary.loss == (first["loss"] + second["loss"]) / 2
+    assert summary.lr == second["lr"]
+    assert summary.verification_share == 0
 
 
 def test_resuming_nothing_begins(small_config: MakeConfig, tmp_path: Path) -> None:
@@ -310,6 +359,16 @@ def test_used_folder_is_refused_kept_and_overwritten(
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_overwriting_removes_what_a_kill_left_half_written(
+    small_config: MakeConfig, tmp_path: Path
+) -> None:
+    train(small_config(), tmp_path, max_steps=3)
+    for name in (".model.pt.part", ".checkpoint.pt.part", ".mine.part"):
+        (tmp_path / name).touch()
+    train(small_config(), tmp_path, max_steps=3, overwrite=True)
+    assert [path.name for path in tmp_path.glob(".*")] == [".mine.part"]
+
+
 # Verification ---------------------------------------------------------------------------------
 
 
@@ -328,6 +387,7 @@ def test_verification_changes_no_bit_of_the_run(
     assert [(line["set"], line["step"]) for line in lines] == [
         (name, step) for step in (2, 4, 6, 8, 10, 11) for name in ("one", "two")
     ]
+    assert 0 < with_it.verification_share < 1
     best = max(line["accuracy"] for line in lines)
     assert with_it.best["one"]["accuracy"] == best > 0.5
 
@@ -337,6 +397,30 @@ def test_verification_comes_at_each_epochs_end_by_default(
 ) -> None:
     train(small_config(val={"own": str(pairs_path)}), tmp_path)
     assert [line["step"] for line in metrics(tmp_path) if line["kind"] == "val"] == [5, 10, 11]
+
+
+def test_signal_is_heeded_between_verification_sets(
+    small_config: MakeConfig,
+    pairs_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = MetricsLog.write
+
+    def write_and_signal(self: MetricsLog, kind: str, *args: Any) -> None:
+        write(self, kind, *args)
+        if kind == "val":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    config = small_config(val=dict.fromkeys(("one", "two", "three"), str(pairs_path)))
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "write", write_and_signal)
+        summary = train(config, tmp_path)
+    assert (summary.stopped, summary.step) == ("interrupted", 5)
+    assert [line["set"] for line in metrics(tmp_path) if line["kind"] == "val"] == ["one"]
+    assert "step 5: not verified on two, three\n" in capsys.readouterr().err
+    assert train(config, tmp_path, resume=True).stopped == "finished"
 
 
 def test_missing_verification_set_is_told_before_the_first_step(
@@ -358,7 +442,16 @@ def test_missing_verification_set_is_told_before_the_first_step(
         ({"schedule_options": {"windows": 3}}, ConfigError, r"schedule_options\.windows: mhlr has"),
         ({"schedule_options": {"base_lr": 3}}, ConfigError, r"schedule_options\.base_lr: mhlr has"),
         ({"schedule_options": {"window": -1}}, ConfigError, "window"),
-        ({"warmup_epochs": 3.0}, ConfigError, "warmup_steps"),
+        (
+            {"warmup_epochs": 3.0},
+            ConfigError,
+            r"warmup_epochs = 3\.0 is 15 steps; it must be below the run's 11 steps \(5 an epoch",
+        ),
+        (
+            {"margin_gradient": "straight_through"},
+            ConfigError,
+            "margin_gradient is set, but margin = cosface has one gradient only: exact",
+        ),
         ({"margin": "archface"}, ConfigError, "margin.*archface"),
         ({"margin": "arcface", "m3": 0.4}, ConfigError, "m3 is set, but margin = arcface takes on"),
         ({"m3": -0.4}, ConfigError, "margin.*-0.4"),

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facepack.train.build import make_optimizer
+from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
 from facepack.train.precision import LossScaler
 from facepack.train.step import TrainStep
@@ -133,19 +135,63 @@ class Overflow(torch.autograd.Function):
         return gradient * torch.inf
 
 
+class Breaking(nn.Module):
+    """A backbone whose gradients overflow while it is broken."""
+
+    broken = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = make_backbone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner[0](x)
+        return self.inner[1:](Overflow.apply(out) if self.broken else out)
+
+
+def test_overflow_in_the_first_step_leaves_no_trace() -> None:
+    def train(*, overflow: bool) -> Breaking:
+        backbone = Breaking().eval()
+        made = make_optimizer(TrainConfig(shards="none", lr=0.1), backbone, CPU)
+        # As on CUDA, where the optimizer is fused.
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1, momentum=0.9, fused=True)
+        optimizer.state.update(made.state)
+        step = TrainStep(backbone, make_head(), optimizer, LossScaler(CPU, enabled=True))
+        if overflow:
+            backbone.broken = True
+            # Memory that is not filled in tends to be what was freed last.
+            freed = [torch.full_like(p, torch.nan) for p in backbone.parameters()]
+            del freed
+            step(*make_batches(1)[0], 0.1)
+            assert step.scaler.skipped_steps() == 1
+        backbone.broken = False
+        for images, labels in make_batches(3):
+            step(images, labels, 0.1)
+        return backbone
+
+    pairs = zip(*(train(overflow=o).parameters() for o in (False, True)), strict=True)
+    for plain, skipped in pairs:
+        torch.testing.assert_close(plain, skipped)
+
+
+def test_momentum_of_zeros_makes_the_same_first_step() -> None:
+    ours, theirs = make_backbone(), make_backbone()
+    config = TrainConfig(shards="none", lr=0.1)
+    optimizers = [
+        make_optimizer(config, ours, CPU),
+        torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4),
+    ]
+    for _ in range(3):
+        for backbone, optimizer in zip((ours, theirs), optimizers, strict=True):
+            backbone(make_batches(1)[0][0]).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_overflow_skips_backbone_and_head_alike_and_halves_the_scale(fused: bool) -> None:
-    class Breaking(nn.Module):
-        broken = False
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = make_backbone()
-
-        def forward(self, x: Tensor) -> Tensor:
-            out = self.inner[0](x)
-            return self.inner[1:](Overflow.apply(out) if self.broken else out)
-
     backbone, head = Breaking(), make_head()
     optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1, momentum=0.9, fused=fused)
     scaler = LossScaler(CPU, enabled=True)

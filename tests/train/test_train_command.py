@@ -60,6 +60,7 @@ def test_train_prints_json_and_writes_the_run(
     assert summary["stopped"] == "finished"
     assert (summary["step"], summary["images"]) == (14, 112)
     assert {"images_per_second", "data_wait", "seconds", "loss"} <= summary.keys()
+    assert 0 < summary["verification_share"] < 1
     assert summary["best"]["own"]["accuracy"] >= 0.5
     assert result.stderr.startswith("training tiny (")
     assert read_settings(str(out / "config.toml"))["val"] == {"own": str(pairs_path)}
@@ -82,6 +83,9 @@ def test_stops_at_max_steps_and_resumes_with_its_own_settings(
     refused = invoke(["train", "--out", out, "--resume", "--set=lr=0.3"])
     assert refused.exit_code == 2
     assert "--resume with other settings than the run began with (lr: 0.05 → 0.3)" in refused.stderr
+    (tmp_path / "own.toml").write_text("seed = 5")
+    added = invoke(["train", "--out", out, "--resume", "--config", str(tmp_path / "own.toml")])
+    assert "than the run began with (seed: 0 → 5)" in added.stderr
 
 
 @pytest.mark.parametrize(
