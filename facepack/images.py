@@ -82,7 +82,7 @@ def _words(error: Exception) -> str:
     """What a decoder complains of; the same words for the same bytes, whatever lies where."""
     text = str(error)
     if isinstance(error, UnidentifiedImageError) or _ADDRESS.search(text):
-        return "it is damaged beyond recognition"
+        return "it is damaged, or Pillow was built without this format"
     return text or type(error).__name__
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from facepack.errors import ConfigError, DamageError, DecodeError, MissingExtraError
 from facepack.loading import loader as loader_module
@@ -500,7 +500,7 @@ class TestPixels:
     def test_plain_jpegs_are_told_from_all_else(self, make_image: MakeImage) -> None:
         for kind in ("420", "444", "422", "grey", "progressive", "rotated"):
             assert plain_jpeg_size(memoryview(make_image(0, kind))) == (40, 48)
-        for kind in ("cmyk", "PNG", "WEBP"):
+        for kind in ("cmyk", "PNG", *(("WEBP",) if features.check("webp") else ())):
             assert plain_jpeg_size(memoryview(make_image(0, kind))) is None
         whole = make_image(0)
         for end in range(len(whole)):
