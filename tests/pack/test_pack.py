@@ -88,6 +88,12 @@ def test_views_are_the_bytes_and_outlive_close(make_pack: MakePack) -> None:
     pack.close()
 
 
+def held_open(path: Path) -> set[tuple[int, int]]:
+    """Which of a pack's shards this process has open."""
+    statuses = [file.stat() for file in path.glob("*.mdb")]
+    return {(status.st_dev, status.st_ino) for status in statuses} & set(environments._registry)
+
+
 def test_threads_share_a_pack(make_pack: MakePack) -> None:
     pack = facepack.open(make_pack(60))
     images = [record.image for record in pack]
@@ -101,8 +107,9 @@ def test_threads_share_a_pack(make_pack: MakePack) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(8)))
+    assert len(held_open(pack.path)) == 3
     pack.close()
-    assert not environments._registry
+    assert not held_open(pack.path)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -138,8 +145,9 @@ def test_two_packs_of_one_folder_share_environments(make_pack: MakePack) -> None
     assert two[0] == first
     one.close()
     assert two[0] == first
+    assert held_open(path)
     del two
-    assert not environments._registry
+    assert not held_open(path)
     assert pickle.loads(pickle.dumps(one))[0] == first
 
 
