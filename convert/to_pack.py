@@ -15,7 +15,7 @@ from facepack.convert.source import Source, Span, deliver
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.pack import check_sizes, manifest_files, read_manifest
 from facepack.progress import Progress
-from facepack.shard import ShardBuilder, ShardInfo, write_file
+from facepack.shard import ShardBuilder, ShardInfo
 from facepack.target import Target
 from facepack.verify import check_shard
 from facepack.writer import finish_pack, make_plan, shard_meta
@@ -183,10 +183,7 @@ def _committed(
     same = all(content.meta.get(key) == value for key, value in expected.items())
     if content.damage or content.info is None or not same:
         return None
-    kv = fmt.kv_bytes(content.labels)
-    digest, size = write_file(out / f"{span.name}.kv", [kv])
-    files = {f"{span.name}.kv": {"bytes": size, "xxh3_128": digest}, **content.info.files}
-    info = ShardInfo(**{**content.info.as_json(), "files": files})
+    info = content.write_index(out)
     return _Written(info, content.ordinals, content.identity_names, content.refused)
 
 

@@ -12,7 +12,6 @@ import xxhash
 from facepack import format as fmt
 from facepack.errors import DamageError, PackError
 from facepack.pack import read_manifest
-from facepack.shard import ShardInfo, write_file
 from facepack.target import Target
 from facepack.verify import ShardContent, check_shard
 from facepack.writer import finish_pack
@@ -53,19 +52,14 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
             )
         records = sum(content.meta["records"] for content in contents)
         tables = {name: _table(path, name, records) for name in plan["tables"]}
-        shards, names_of = [], {}
+        names_of: dict[int, str] = {}
         for content in contents:
-            assert content.info is not None
-            kv_path = path / f"{content.info.name}.kv"
-            digest, size = write_file(kv_path, [fmt.kv_bytes(content.labels)])
-            files = {kv_path.name: {"bytes": size, "xxh3_128": digest}, **content.info.files}
-            shards.append(ShardInfo(**{**content.info.as_json(), "files": files}))
             names_of.update(content.identity_names)
         return finish_pack(
             path,
             plan=plan,
             pack_id=last["pack_id"],
-            shards=shards,
+            shards=[content.write_index(path) for content in contents],
             refused=[entry for content in contents for entry in content.refused],
             identity_names=names_of,
             tables=tables,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from facepack.images import decode as decode_image
 from facepack.lmdbfile import ScanError, leaf_numbers, lmdb_pages, read_page_size, scan_leaf
 from facepack.pack import manifest_files, read_manifest
 from facepack.progress import Progress
-from facepack.shard import ShardInfo
+from facepack.shard import ShardInfo, write_file
 from facepack.writer import build_manifest
 
 _CHUNK = 16 << 20
@@ -66,6 +66,14 @@ class ShardContent:
     identity_names: dict[int, str] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
+
+    def write_index(self, folder: Path) -> ShardInfo:
+        """Write the key-label index of a sound shard anew; return its entry in the manifest."""
+        assert self.info is not None
+        path = folder / f"{self.info.name}.kv"
+        digest, size = write_file(path, [fmt.kv_bytes(self.labels)])
+        files = {path.name: {"bytes": size, "xxh3_128": digest}, **self.info.files}
+        return replace(self.info, files=files)
 
 
 def check_shard(
@@ -354,7 +362,7 @@ def _check_manifest(
     shards = []
     for content, entry in zip(contents, manifest["shards"], strict=True):
         assert content.info is not None
-        shards.append(ShardInfo(**{**content.info.as_json(), "files": entry["files"]}))
+        shards.append(replace(content.info, files=entry["files"]))
     plan = json.loads((path / fmt.PLAN).read_bytes())
     pairs = path / "pairs.npy"
     count = None
