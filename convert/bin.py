@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,41 @@ import numpy as np
 import xxhash
 
 from facepack.convert.pickles import read_bin
-from facepack.convert.source import Refusal, Span, cut, file_name, require_file, shard_stem
+from facepack.convert.source import Entry, Group, Refusal, file_name, require_file, shard_stem
+from facepack.format import NO_IDENTITY
+from facepack.lmdbfile import Buffer
 from facepack.shard import SourceRecord
 
 _REMEDY = "fetch the set again; the pairs of this image are left out"
+
+
+class BinPart:
+    """Some distinct images of a ``.bin``; they have no identity."""
+
+    def __init__(self, start: int, images: Sequence[Buffer], places: list[int], file: str) -> None:
+        self.start, self.stop = start, start + len(images)
+        self._images = images
+        self._places = places  # where in the set each is used first
+        self._file = file
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """The images."""
+        for place, image in enumerate(self._images):
+            if keep is None or keep[place]:
+                yield SourceRecord(self.start + place, image, NO_IDENTITY)
+
+    def entries(self) -> Iterator[Entry]:
+        """Neither label nor name."""
+        return (Entry(NO_IDENTITY, None) for _ in self._images)
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of an image, by its first place in the set."""
+        place = str(self._places[record.ordinal - self.start])
+        return Refusal(record.ordinal, self._file, None, place, reason, _REMEDY)
+
+    def identity_names(self) -> dict[int, str]:
+        """None: a verification set tells same from different, not who it is."""
+        return {}
 
 
 class BinSource:
@@ -24,6 +55,8 @@ class BinSource:
 
     Args:
         path: the ``.bin`` file.
+        data: its content, where it is no file of its own but, say, in an archive; ``path`` then
+            only names it.
 
     Raises:
         SourceError: the file is malformed, or asks for what a pickle of images has no need of.
@@ -32,12 +65,15 @@ class BinSource:
     kind = "bin"
     content = "pairs"
     classes: int | None = None
+    parallel = True
+    table_names = ("pairs",)
 
-    def __init__(self, path: Path) -> None:
-        require_file(path)
+    def __init__(self, path: Path, *, data: bytes | None = None) -> None:
+        if data is None:
+            require_file(path)
         self._path = path
-        self._bytes = path.stat().st_size
-        loaded = read_bin(path)
+        self._bytes = path.stat().st_size if data is None else len(data)
+        loaded = read_bin(path, data)
         self.issame = np.asarray(loaded.issame, bool)
         distinct: dict[bytes, int] = {}
         digest = xxhash.xxh3_128()
@@ -69,29 +105,18 @@ class BinSource:
             "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self.issame.tobytes()),
         }
 
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of all distinct images."""
-        return sum(map(len, self.images))
+    def groups(self) -> list[Group]:
+        """One."""
+        return [Group(shard_stem(self._path.stem), 0, len(self))]
 
-    def spans(self, *, records: int, size: int) -> list[Span]:
-        """One span a shard; a verification set nearly always makes one."""
-        sizes = np.fromiter(map(len, self.images), np.int64, len(self.images))
-        return cut(shard_stem(self._path.stem), sizes, records=records, size=size)
+    def sizes(self) -> np.ndarray:
+        """Bytes of each distinct image."""
+        return np.fromiter(map(len, self.images), np.uint32, len(self.images))
 
-    def read(self, start: int, stop: int) -> Iterator[SourceRecord | Refusal]:
-        """The distinct images ``[start, stop)``; they have no identity."""
-        for ordinal in range(start, stop):
-            yield SourceRecord(ordinal, self.images[ordinal], -1)
-
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of an image, by its first place in the set."""
-        place = int(np.argmax(self.uses == record.ordinal))
-        return Refusal(record.ordinal, file_name(self._path), None, str(place), reason, _REMEDY)
-
-    def identity_name(self, label: int) -> str | None:
-        """None: a verification set tells same from different, not who it is."""
-        return None
+    def part(self, start: int, stop: int) -> BinPart:
+        """The distinct images ``[start, stop)``."""
+        places = np.unique(self.uses, return_index=True)[1][start:stop].tolist()
+        return BinPart(start, self.images[start:stop], places, file_name(self._path))
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """``pairs``: unsigned integers (P, 3), positions of both images and 1 for the same person.

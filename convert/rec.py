@@ -11,11 +11,102 @@ import xxhash
 
 from facepack.convert.rec_layout import read_layout
 from facepack.convert.recordio import RecordError, RecordReader, class_label, unpack_header
-from facepack.convert.source import Refusal, Span, cut, file_name, shard_stem
+from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
+from facepack.format import NO_IDENTITY
 from facepack.shard import SourceRecord
 
 _LEAVE_OUT = "fetch the file again, or go on without this record"
 _SAMPLE = 64  # records whose content tells two sources apart that have the same index
+
+
+class RecPart:
+    """Images of a ``.rec`` that follow each other in the file.
+
+    Args:
+        rec: the file.
+        file_size: its bytes when it was looked at.
+        start: ordinal of the first image.
+        offsets: (n,) byte offset of each record.
+        keys: (n,) key of each.
+        keys_unique: whether no two images of the whole file share a key.
+    """
+
+    def __init__(
+        self,
+        rec: Path,
+        file_size: int,
+        start: int,
+        *,
+        offsets: np.ndarray,
+        keys: np.ndarray,
+        keys_unique: bool,
+    ) -> None:
+        self.start, self.stop = start, start + len(offsets)
+        self._rec = rec
+        self._file_size = file_size
+        self._offsets = offsets
+        self._keys = keys
+        self._keys_unique = keys_unique
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the records in one sweep over the file.
+
+        A record that is broken in itself is refused, and the sweep goes on behind it.
+
+        Raises:
+            SourceError: the file cannot be read on, or is no longer the one that was looked at.
+        """
+        places = range(len(self._offsets)) if keep is None else np.flatnonzero(keep).tolist()
+        offsets = self._offsets if keep is None else self._offsets[keep]
+        with RecordReader(self._rec) as reader:
+            reader.check_size(self._file_size)
+            done = 0
+            while done < len(places):
+                try:
+                    for payload in reader.iter_at(offsets[done:]):
+                        yield self._record(places[done], payload)
+                        done += 1
+                except RecordError as error:
+                    reader.check_size(self._file_size)
+                    reason = error.reason
+                    if error.offset != offsets[done]:  # in one of its later parts
+                        reason = f"at byte {error.offset}: {reason}"
+                    yield self._refuse(places[done], reason, error.remedy)
+                    done += 1
+
+    def entries(self) -> Iterator[Entry]:
+        """The label of each, and the key as its name where keys are unique; -1 where broken."""
+        for place, record in enumerate(self.read()):
+            label = NO_IDENTITY if isinstance(record, Refusal) else record.label
+            yield Entry(label, str(self._keys[place]) if self._keys_unique else None)
+
+    def _record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
+        try:
+            header = unpack_header(payload)
+            if not header.image:
+                remedy = "nothing needs to be done if it is a header record"
+                return self._refuse(place, "it holds no image", remedy)
+            label = class_label(header)
+        except RecordError as error:
+            return self._refuse(place, error.reason, error.remedy)
+        extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
+        if self._keys_unique:  # else a key names no one record
+            extra["key"] = int(self._keys[place])
+        for number, value in enumerate(header.labels[1:], start=1):
+            extra[f"label_{number}"] = value
+        return SourceRecord(self.start + place, header.image, label, None, extra)
+
+    def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
+        offset, key = int(self._offsets[place]), str(self._keys[place])
+        return Refusal(self.start + place, file_name(self._rec), offset, key, reason, remedy)
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of a record that was read but cannot be packed."""
+        return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
+
+    def identity_names(self) -> dict[int, str]:
+        """None: a ``.rec`` knows identities by number."""
+        return {}
 
 
 class RecSource:
@@ -30,6 +121,8 @@ class RecSource:
 
     kind = "rec"
     content = "train"
+    parallel = True
+    table_names = ()
 
     def __init__(self, path: Path) -> None:
         self._layout = read_layout(path)
@@ -72,70 +165,25 @@ class RecSource:
                 digest.update(xxhash.xxh3_128_digest(payload))
         return digest.hexdigest()
 
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of all image records, their headers included."""
-        return int(self._layout.extents.sum())
+    def groups(self) -> list[Group]:
+        """One."""
+        return [Group(shard_stem(self._layout.rec.stem), 0, len(self))]
 
-    def spans(self, *, records: int, size: int) -> list[Span]:
-        """Runs of records as they follow each other in the file."""
-        stem = shard_stem(self._layout.rec.stem)
-        return cut(stem, self._layout.extents, records=records, size=size)
+    def sizes(self) -> np.ndarray:
+        """Bytes of each record, its header included."""
+        return self._layout.extents
 
-    def read(self, start: int, stop: int) -> Iterator[SourceRecord | Refusal]:
-        """Read records ``[start, stop)`` in one sweep over the file.
-
-        A record that is broken in itself is refused, and the sweep goes on behind it.
-
-        Raises:
-            SourceError: the file cannot be read on, or is no longer the one that was looked at.
-        """
+    def part(self, start: int, stop: int) -> RecPart:
+        """The records ``[start, stop)``."""
         layout = self._layout
-        with RecordReader(layout.rec) as reader:
-            reader.check_size(layout.file_size)
-            ordinal = start
-            while ordinal < stop:
-                payloads = reader.iter_at(layout.offsets[ordinal:stop])
-                try:
-                    for payload in payloads:
-                        yield self._record(ordinal, payload)
-                        ordinal += 1
-                except RecordError as error:
-                    reader.check_size(layout.file_size)
-                    reason = error.reason
-                    if error.offset != layout.offsets[ordinal]:  # in one of its later parts
-                        reason = f"at byte {error.offset}: {reason}"
-                    yield self._refuse(ordinal, reason, error.remedy)
-                    ordinal += 1
-
-    def _record(self, ordinal: int, payload: memoryview) -> SourceRecord | Refusal:
-        try:
-            header = unpack_header(payload)
-            if not header.image:
-                remedy = "nothing needs to be done if it is a header record"
-                return self._refuse(ordinal, "it holds no image", remedy)
-            label = class_label(header)
-        except RecordError as error:
-            return self._refuse(ordinal, error.reason, error.remedy)
-        extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
-        if self._layout.keys_unique:  # else a key names no one record
-            extra["key"] = int(self._layout.keys[ordinal])
-        for place, value in enumerate(header.labels[1:], start=1):
-            extra[f"label_{place}"] = value
-        return SourceRecord(ordinal, header.image, label, None, extra)
-
-    def _refuse(self, ordinal: int, reason: str, remedy: str) -> Refusal:
-        layout = self._layout
-        offset, key = int(layout.offsets[ordinal]), str(layout.keys[ordinal])
-        return Refusal(ordinal, file_name(layout.rec), offset, key, reason, remedy)
-
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a record that was read but cannot be packed."""
-        return self._refuse(record.ordinal, reason, _LEAVE_OUT)
-
-    def identity_name(self, label: int) -> str | None:
-        """None: a ``.rec`` knows identities by number."""
-        return None
+        return RecPart(
+            layout.rec,
+            layout.file_size,
+            start,
+            offsets=layout.offsets[start:stop],
+            keys=layout.keys[start:stop],
+            keys_unique=layout.keys_unique,
+        )
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """None: a ``.rec`` is a training set."""

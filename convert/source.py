@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -58,33 +60,42 @@ class Span:
     stop: int
 
 
-class Source(Protocol):
-    """A data set in a format of the field, as runs of records.
+class Group(NamedTuple):
+    """A run of source records that shares no shard with others: those of one file of many."""
 
-    ``kind`` is the format, ``content`` is ``train`` or ``pairs``, ``classes`` the width of a head
-    if the source states it. ``notices`` are for the user; :meth:`tables` may add to them.
+    stem: str
+    start: int
+    stop: int
+
+
+class Entry(NamedTuple):
+    """What can be said of a record without its image: label (-1: none) and the source's name."""
+
+    label: int
+    name: str | None
+
+
+class Part(Protocol):
+    """The records ``[start, stop)`` of a source, as a worker process needs them to read them.
+
+    A part pickles small: it knows its own records and not the whole source.
     """
 
-    kind: str
-    content: str
-    notices: list[str]
-    classes: int | None
+    start: int
+    stop: int
 
-    def __len__(self) -> int:
-        """How many image records there are."""
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read each record, in order: it, or why it cannot be had.
 
-    def describe(self) -> dict[str, Any]:
-        """What the plan says of the source: file name, sizes, hashes of the content; no paths."""
+        Args:
+            keep: bool (stop - start,); records that are False are passed over.
 
-    @property
-    def payload_bytes(self) -> int:
-        """About how many bytes of images there are."""
+        Raises:
+            SourceError: the source itself cannot be read on.
+        """
 
-    def spans(self, *, records: int, size: int) -> list[Span]:
-        """Cut the source into runs of at most so many records and bytes, in source order."""
-
-    def read(self, start: int, stop: int) -> Iterator[SourceRecord | Refusal]:
-        """Read the records ``[start, stop)``: each one, or why it cannot be had.
+    def entries(self) -> Iterator[Entry]:
+        """Label and name of each record, in order, one for each; images are not looked at.
 
         Raises:
             SourceError: the source itself cannot be read on.
@@ -93,30 +104,87 @@ class Source(Protocol):
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a record that was read but cannot be packed."""
 
-    def identity_name(self, label: int) -> str | None:
-        """The source's name of an identity; None where it has none."""
+    def identity_names(self) -> Mapping[int, str]:
+        """The source's names of identities, by label: at least those of this part."""
+
+
+class Source(Protocol):
+    """A data set in a format of the field, as runs of records.
+
+    Attributes:
+        kind: the format's name, as in the command.
+        content: ``train`` (images with labels), ``pairs`` (a verification set), ``templates``
+            (IJB) or ``megaface``.
+        classes: the width of a head, if the source states it.
+        notices: for the user; :meth:`tables` may add to them.
+        parallel: whether several processes may read parts at once; else parts are read one after
+            the other, in order, in this process.
+        table_names: the tables that :meth:`tables` gives.
+    """
+
+    kind: str
+    content: str
+    classes: int | None
+    notices: list[str]
+    parallel: bool
+    table_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many image records there are."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the plan says of the source: file name, sizes, hashes of the content; no paths."""
+
+    def groups(self) -> list[Group]:
+        """The runs of records that share no shard, in order; they cover the source."""
+
+    def sizes(self) -> np.ndarray:
+        """About how many bytes each record's image has: unsigned integers (n,)."""
+
+    def part(self, start: int, stop: int) -> Part:
+        """The records ``[start, stop)``, which lie in one group."""
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Tables of an evaluation set, given each record's position in the pack (-1: refused)."""
 
 
+def payload_bytes(source: Source) -> int:
+    """About how many bytes of images there are."""
+    return int(source.sizes().sum(dtype=np.int64))
+
+
+def cut_spans(source: Source, *, records: int, size: int) -> list[Span]:
+    """Cut every group into spans of at most so many records and bytes, in source order.
+
+    Raises:
+        SourceError: two groups have the same name.
+    """
+    sizes = source.sizes()
+    spans: list[Span] = []
+    for stem, start, stop in source.groups():
+        spans += cut(stem, sizes[start:stop], records=records, size=size, first=start)
+    names = Counter(span.name for span in spans)
+    name, count = max(names.items(), key=itemgetter(1))
+    if count > 1:
+        raise SourceError(f"{count} files would make shards called {name!r}: rename one of them")
+    return spans
+
+
 def deliver(
-    source: Source,
-    span: Span,
+    part: Part,
     accept: Callable[[SourceRecord], object],
     *,
     strict: bool,
-    progress: Progress,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Hand each record of ``span`` to ``accept``.
+    """Hand each record of ``part`` to ``accept``.
 
     Args:
-        source: where the records come from.
-        span: which records.
+        part: the records.
         accept: takes a record, or raises DecodeError or PackError to refuse it. A failure to write
             must be another error.
         strict: stop at the first refusal.
-        progress: counts records, refused ones too.
+        progress: counts records, refused ones too; in a worker process there is none.
 
     Returns:
         The refusals, in source order, as lines of ``quarantine.jsonl``.
@@ -125,20 +193,21 @@ def deliver(
         SourceError: the source cannot be read on, or a record was refused under ``strict``.
     """
     refused = []
-    for count, record in enumerate(source.read(span.start, span.stop), start=1):
+    for count, record in enumerate(part.read(), start=1):
         refusal = record if isinstance(record, Refusal) else None
         if not isinstance(record, Refusal):
             try:
                 accept(record)
             except (DecodeError, PackError) as error:
-                refusal = source.refuse(record, str(error))
+                refusal = part.refuse(record, str(error))
         if refusal is not None:
             if strict:
                 raise SourceError(f"{refusal} (--strict stops here)")
             refused.append(refusal.as_json())
-        if count % _PROGRESS_STEP == 0:
+        if progress is not None and count % _PROGRESS_STEP == 0:
             progress.update(_PROGRESS_STEP)
-    progress.update((span.stop - span.start) % _PROGRESS_STEP)
+    if progress is not None:
+        progress.update((part.stop - part.start) % _PROGRESS_STEP)
     return refused
 
 
@@ -172,9 +241,17 @@ def shard_stem(name: str) -> str:
     return stem[:_LONGEST_STEM] or "shard"
 
 
-def cut(stem: str, sizes: np.ndarray, *, records: int, size: int) -> list[Span]:
-    """Cut records of these sizes into spans; one record may exceed ``size`` by itself."""
-    before = np.concatenate([[0], np.cumsum(sizes)])
+def cut(stem: str, sizes: np.ndarray, *, records: int, size: int, first: int = 0) -> list[Span]:
+    """Cut records of these sizes into spans; one record may exceed ``size`` by itself.
+
+    Args:
+        stem: what the spans are called.
+        sizes: bytes of each record.
+        records: a span's greatest number of records.
+        size: a span's greatest sum of bytes.
+        first: the ordinal of the first record.
+    """
+    before = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     bounds = [0]
     while bounds[-1] < len(sizes):
         start = bounds[-1]
@@ -182,9 +259,11 @@ def cut(stem: str, sizes: np.ndarray, *, records: int, size: int) -> list[Span]:
         bounds.append(min(max(stop, start + 1), start + records, len(sizes)))
     if len(bounds) == 1:
         bounds.append(0)  # an empty source still makes a shard, which tells of it
-    count = len(bounds) - 1
-    names = shard_names(stem, count)
-    return [Span(name=name, start=bounds[k], stop=bounds[k + 1]) for k, name in enumerate(names)]
+    names = shard_names(stem, len(bounds) - 1)
+    return [
+        Span(name=name, start=first + bounds[k], stop=first + bounds[k + 1])
+        for k, name in enumerate(names)
+    ]
 
 
 def shard_names(stem: str, count: int) -> Sequence[str]:

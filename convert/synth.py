@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import signal
 import time
 from collections import deque
@@ -27,6 +26,7 @@ import simplejpeg
 from facepack.convert.faces import SIZES, render_faces
 from facepack.convert.pickles import write_bin
 from facepack.convert.recordio import MAX_CLASS, RecordWriter, pack_header
+from facepack.convert.workers import cpu_count
 from facepack.errors import ConfigError, FacepackError
 from facepack.hashing import derive_seed, hash64
 from facepack.progress import Progress
@@ -73,6 +73,9 @@ class SynthOptions:
     label_noise: float = 0.0
     """Probability that an image shows another identity than its label says."""
 
+    distinct: int | None = None
+    """Draw only so many images and repeat them: for trials of size and speed, not for training."""
+
     def __post_init__(self) -> None:
         _check("identities", self.identities, 1, MAX_CLASS)
         _check("images_per_identity", self.images_per_identity, 1, 1 << 31)
@@ -80,6 +83,10 @@ class SynthOptions:
         _check("size", self.size, SIZES.start, SIZES.stop - 1)
         _check("quality", self.quality, 1, 100)
         _check("label_noise", self.label_noise, 0, 1)
+        if self.distinct is not None:
+            _check("distinct", self.distinct, 1, 1 << 20)
+            if self.label_noise:
+                raise ConfigError("distinct repeats images, whatever their label: no label_noise")
         if self.pairs < 0 or self.pairs % (2 * FOLDS):
             raise ConfigError(
                 f"pairs is {self.pairs}; a set has {FOLDS} folds, half of each the same person: "
@@ -130,7 +137,7 @@ def generate(
     :class:`~facepack.errors.FacepackError` when a target exists and ``overwrite`` is not set.
     """
     out = Path(out)
-    workers = _cpus() if workers is None else workers
+    workers = cpu_count() if workers is None else workers
     if workers < 1:
         raise ConfigError(f"workers is {workers}; give at least 1")
     bins = (f"{options.bin_name}.bin",) if options.pairs else ()
@@ -235,7 +242,7 @@ def _write_train(
         # Key 0 announces the identity records: [first, end). Float32 labels round above 2^24, in
         # this file as in every published one.
         record.write(0, pack_header([images + 1, images + 1 + options.identities], 0))
-        for numbers, encoded in renderer.blocks(_train_block, images):
+        for numbers, encoded in renderer.repeated_blocks(_train_block, images):
             labels, shown, _ = train_pictures(options, numbers)
             for number, label, image in zip(
                 numbers.tolist(), labels.tolist(), encoded, strict=True
@@ -307,6 +314,20 @@ class _Renderer:
                 "try fewer --workers"
             ) from error
 
+    def repeated_blocks(
+        self, task: _Task, count: int
+    ) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """As :meth:`blocks`, where image ``i`` is image ``i mod distinct``."""
+        distinct = min(self.options.distinct or count, count)
+        drawn: list[bytes] = []
+        for block, encoded in self.blocks(task, distinct):
+            if distinct < count:
+                drawn += encoded
+            yield block, encoded
+        for start in range(distinct, count, _BLOCK):
+            block = np.arange(start, min(start + _BLOCK, count))
+            yield block, [drawn[i] for i in (block % distinct).tolist()]
+
     def _in_order(
         self, pool: ProcessPoolExecutor, task: _Task, numbers: Iterable[np.ndarray]
     ) -> Iterator[tuple[np.ndarray, list[bytes]]]:
@@ -338,9 +359,3 @@ def _encode(options: SynthOptions, identities: np.ndarray, pictures: np.ndarray)
         )
         for image in images
     ]
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

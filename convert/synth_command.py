@@ -60,6 +60,12 @@ import click
     help="Share of images that show another person than their label says.",
 )
 @click.option(
+    "--distinct",
+    type=click.IntRange(1, 1 << 20),
+    default=None,
+    help="Draw only so many images and repeat them: for trials of size and speed.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=None,

@@ -1,8 +1,9 @@
-"""Any source into a pack: plan, shards one by one, manifest."""
+"""Any source into a pack: plan, shards side by side, manifest."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from facepack import format as fmt
+from facepack.checks import ImageCheck
+from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
-from facepack.convert.source import Source, Span, deliver
+from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payload_bytes
+from facepack.convert.workers import Workers
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.pack import check_sizes, manifest_files, read_manifest
 from facepack.progress import Progress
@@ -24,26 +28,18 @@ _EXPECTED_OVERHEAD = 1.12  # all files over payload, at the worst of the orders
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackOptions:
+class PackOptions(ConvertOptions):
     """How a pack is made.
 
     Attributes:
         order: of records in a shard: ``shuffled``, ``source`` or ``identity``.
         seed: of the shuffled order.
-        decode: decode every image instead of reading its header.
-        strict: stop at the first record that cannot be packed, instead of setting it aside.
-        overwrite: replace what the target holds.
-        resume: complete what the target holds.
         shard_records: a shard's greatest number of records.
         shard_bytes: a shard's greatest payload.
     """
 
     order: str = "shuffled"
     seed: int = 0
-    decode: bool = False
-    strict: bool = False
-    overwrite: bool = False
-    resume: bool = False
     shard_records: int = fmt.MAX_SHARD_RECORDS
     shard_bytes: int = fmt.MAX_SHARD_BYTES
 
@@ -65,22 +61,12 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
     Raises:
         SourceError: the source cannot be read, or a record cannot be packed under ``strict``.
         PackError: the target cannot be written, is in use, or holds something else.
+        WorkerError: a worker process died.
     """
     began = time.monotonic()
-    spans = source.spans(records=options.shard_records, size=options.shard_bytes)
-    plan = make_plan(
-        kind=source.content,
-        source=source.describe(),
-        order=options.order,
-        seed=options.seed,
-        check="decode" if options.decode else "header",
-        classes=source.classes,
-        tables=["pairs"] if source.content == "pairs" else [],
-        shards=[vars(span) for span in spans],
-    )
-    pack_id = fmt.content_id(plan)
+    plan, spans = plan_pack(source, options)
     with Target(out, overwrite=options.overwrite, resume=options.resume) as target:
-        target.require_space(int(source.payload_bytes * _EXPECTED_OVERHEAD) - _present(out, spans))
+        target.require_space(int(payload_bytes(source) * _EXPECTED_OVERHEAD) - _present(out, spans))
         if target.begin(plan):
             manifest = read_manifest(out)
             try:
@@ -89,43 +75,16 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
             except DamageError as error:
                 source.notices.append(f"{error}; what is missing was made anew")
                 (out / fmt.MANIFEST).unlink()
-        shards: list[ShardInfo] = []
-        refused: list[dict[str, Any]] = []
-        positions = np.full(len(source), -1, np.int64)
-        identity_names: dict[int, str] = {}
-        packed = 0
-        with Progress(len(source), label=out.name) as progress:
-            for k, span in enumerate(spans):
-                written = _committed(out, span, plan, pack_id, k) if options.resume else None
-                if written is None:
-                    meta = shard_meta(plan, pack_id, k, len(spans))
-                    written = _write_span(source, out, span, plan, meta, options.strict, progress)
-                else:
-                    progress.skip(span.stop - span.start)
-                shards.append(written.info)
-                refused += written.refused
-                identity_names |= written.identity_names
-                positions[written.ordinals] = packed + np.arange(len(written.ordinals))
-                packed += len(written.ordinals)
-        tables = source.tables(positions)
-        once = np.count_nonzero(positions >= 0)
-        if not once == packed == len(source) - len(refused):
-            raise PackError(
-                f"{out}: {len(source)} records were found, {packed} packed and {len(refused)} set "
-                "aside: the source changed while it was read; start anew with --overwrite"
-            )
-        if refused and not packed:
-            raise SourceError(
-                f"none of the {len(source)} records can be packed; the first: "
-                f"{refused[0]['file']}: {refused[0]['reason']}; {refused[0]['remedy']}"
-            )
+        shards = write_shards(source, out, plan, spans, options)
+        target.remove_parts()  # of a worker that died while another did its work
+        tables = source.tables(_positions(len(source), shards)) if source.table_names else {}
         manifest = finish_pack(
             out,
             plan=plan,
-            pack_id=pack_id,
-            shards=shards,
-            refused=refused,
-            identity_names=identity_names,
+            pack_id=fmt.content_id(plan),
+            shards=[shard.info for shard in shards],
+            refused=[entry for shard in shards for entry in shard.refused],
+            identity_names={k: v for shard in shards for k, v in shard.identity_names.items()},
             tables=tables,
         )
         if source.classes is not None and manifest["classes"] > source.classes:
@@ -136,13 +95,29 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
     return _result(out, manifest, source, began)
 
 
+def plan_pack(source: Source, options: PackOptions) -> tuple[dict[str, Any], list[Span]]:
+    """The plan of a pack of ``source``, and the spans that make its shards."""
+    spans = cut_spans(source, records=options.shard_records, size=options.shard_bytes)
+    plan = make_plan(
+        kind=source.content,
+        source=source.describe(),
+        order=options.order,
+        seed=options.seed,
+        check=options.check,
+        classes=source.classes,
+        tables=source.table_names,
+        shards=[vars(span) for span in spans],
+    )
+    return plan, spans
+
+
 def _present(out: Path, spans: list[Span]) -> int:
     """Bytes of the shards that an earlier run left."""
     files = (out / f"{span.name}.mdb" for span in spans)
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-class _Written(NamedTuple):
+class Written(NamedTuple):
     """A committed shard: its manifest entry, its ordinals by place, its names, its refusals."""
 
     info: ShardInfo
@@ -151,40 +126,108 @@ class _Written(NamedTuple):
     refused: list[dict[str, Any]]
 
 
-def _write_span(
-    source: Source,
+def write_shards(
+    source: Source, out: Path, plan: dict[str, Any], spans: Sequence[Span], options: PackOptions
+) -> list[Written]:
+    """Write and commit a shard for each span of ``plan``, by the workers that ``options`` name.
+
+    Shards that an earlier run committed are checked and kept.
+
+    Raises:
+        SourceError: the source cannot be read, changed, or a record was refused under ``strict``.
+        PackError: a shard cannot be written.
+        WorkerError: a worker process died.
+    """
+    pack_id = fmt.content_id(plan)
+
+    def tasks() -> Iterator[tuple[Any, ...]]:
+        for k, span in enumerate(spans):
+            meta = shard_meta(plan, pack_id, k, len(spans))
+            part = source.part(span.start, span.stop)
+            yield (
+                part,
+                span.name,
+                out,
+                options.order,
+                options.seed,
+                options.check,
+                meta,
+                (options.resume),
+                options.strict,
+            )
+
+    parallel = source.parallel and len(spans) > 1
+    shards: list[Written | None] = [None] * len(spans)
+    with (
+        Progress(len(source), label=out.name) as progress,
+        Workers(
+            min(options.workers, len(spans)) if parallel else 1,
+            options.dask if source.parallel else None,
+        ) as workers,
+    ):
+        for k, (shard, made) in workers.run(_make_shard, tasks()):
+            shards[k] = shard
+            count = spans[k].stop - spans[k].start
+            progress.update(count) if made else progress.skip(count)
+    written = [shard for shard in shards if shard is not None]
+    packed = sum(shard.info.records for shard in written)
+    refused = [entry for shard in written for entry in shard.refused]
+    if packed + len(refused) != len(source):
+        raise PackError(
+            f"{out}: {len(source)} records were found, {packed} packed and {len(refused)} set "
+            "aside: the source changed while it was read; start anew with --overwrite"
+        )
+    if refused and not packed:
+        raise SourceError(
+            f"none of the {len(source)} records can be packed; the first: "
+            f"{refused[0]['file']}: {refused[0]['reason']}; {refused[0]['remedy']}"
+        )
+    return written
+
+
+def _make_shard(
+    part: Part,
+    name: str,
     out: Path,
-    span: Span,
-    plan: dict[str, Any],
+    order: str,
+    seed: int,
+    check: ImageCheck,
     meta: dict[str, Any],
+    resume: bool,
     strict: bool,
-    progress: Progress,
-) -> _Written:
-    builder = ShardBuilder(check=plan["check"])
-    builder.refused = deliver(source, span, builder.add, strict=strict, progress=progress)
-    for label in set(builder.labels):
-        name = source.identity_name(label)
-        if name is not None:
-            builder.identity_names[label] = name
-    info, ordinals = builder.write(
-        out, span.name, order=plan["order"], seed=plan["seed"], meta=meta
-    )
-    return _Written(info, ordinals, builder.identity_names, builder.refused)
+) -> tuple[Written, bool]:
+    """The shard, and whether it had to be made; runs in a worker."""
+    written = _committed(out, name, meta) if resume else None
+    if written is not None:
+        return written, False
+    builder = ShardBuilder(check=check)
+    builder.refused = deliver(part, builder.add, strict=strict)
+    names = part.identity_names()
+    builder.identity_names = {k: names[k] for k in set(builder.labels) if k in names}
+    info, ordinals = builder.write(out, name, order=order, seed=seed, meta=meta)
+    return Written(info, ordinals, builder.identity_names, builder.refused), True
 
 
-def _committed(
-    out: Path, span: Span, plan: dict[str, Any], pack_id: str, k: int
-) -> _Written | None:
+def _committed(out: Path, name: str, meta: dict[str, Any]) -> Written | None:
     """A shard that an earlier run committed, read back and checked; None: it must be made."""
-    if not (out / f"{span.name}.mdb").exists():
+    if not (out / f"{name}.mdb").exists():
         return None
-    content = check_shard(out, span.name, canonical=True)
-    expected = shard_meta(plan, pack_id, k, len(plan["shards"])) | {"name": span.name}
-    same = all(content.meta.get(key) == value for key, value in expected.items())
+    content = check_shard(out, name, canonical=True)
+    same = all(content.meta.get(key) == value for key, value in (meta | {"name": name}).items())
     if content.damage or content.info is None or not same:
         return None
     info = content.write_index(out)
-    return _Written(info, content.ordinals, content.identity_names, content.refused)
+    return Written(info, content.ordinals, content.identity_names, content.refused)
+
+
+def _positions(count: int, shards: Sequence[Written]) -> np.ndarray:
+    """Each source record's position in the pack, -1 for those that were refused: int64 (n,)."""
+    positions = np.full(count, -1, np.int64)
+    packed = 0
+    for shard in shards:
+        positions[shard.ordinals] = packed + np.arange(len(shard.ordinals))
+        packed += len(shard.ordinals)
+    return positions
 
 
 def _result(out: Path, manifest: dict[str, Any], source: Source, began: float) -> Result:

@@ -35,6 +35,10 @@ class ConfigError(FacepackError):
     exit_code = 2
 
 
+class WorkerError(FacepackError):
+    """A process that shares the work died, or the cluster cannot be reached."""
+
+
 class TrainingError(FacepackError):
     """A training run cannot start or go on: names the step and the last good checkpoint."""
 

@@ -8,6 +8,7 @@ DALI's CPU decoder then agree bit for bit.
 from __future__ import annotations
 
 import io
+import os
 import re
 from dataclasses import dataclass
 
@@ -17,7 +18,11 @@ from PIL import Image, UnidentifiedImageError
 
 from facepack.errors import DecodeError
 
-MAX_PIXELS = 1 << 26  # 67 million: far above any face, far below what a crafted header can claim
+# Far above any face, far below what a crafted header can claim.
+MAX_PIXELS = int(os.environ.get("FACEPACK_MAX_PIXELS", 1 << 26))  # 67 million
+if Image.MAX_IMAGE_PIXELS is not None:  # Pillow has a limit of its own, which must not come first
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
+MAX_BYTES = int(os.environ.get("FACEPACK_MAX_IMAGE_BYTES", 64 << 20))  # of an encoded image
 
 _MAGICS = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -27,6 +32,9 @@ _MAGICS = (
     (b"II*\x00", "tiff"),
     (b"MM\x00*", "tiff"),
 )
+_MORE_PIXELS = "the environment variable FACEPACK_MAX_PIXELS can allow more"
+_ORIENTATION = 0x0112  # EXIF tag
+_EXIF_WITHIN = 4096  # bytes from the start in which the segment begins
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 SUFFIXES = {
     "jpeg": ".jpg",
@@ -40,12 +48,21 @@ SUFFIXES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """What an encoded image says of itself: its format, size in pixels and channel count."""
+    """What an encoded image says of itself.
+
+    Attributes:
+        format: ``jpeg``, ``png``, ….
+        height: in pixels, as stored.
+        width: in pixels, as stored.
+        channels: of colour and transparency; 1 for greyscale and palettes, 4 for CMYK.
+        orientation: EXIF's, 1 to 8; 1 where a JPEG states none, and for other formats.
+    """
 
     format: str
     height: int
     width: int
     channels: int
+    orientation: int = 1
 
 
 def image_format(data: bytes | bytearray | memoryview) -> str | None:
@@ -71,11 +88,33 @@ def read_header(data: bytes | bytearray | memoryview) -> ImageHeader:
         raise DecodeError(f"not an image: the data begin with {head}")
     try:
         height, width, channels = _jpeg_shape(data) if kind == "jpeg" else _pillow_shape(data)
+    except Image.DecompressionBombError as error:
+        raise DecodeError(f"{_words(error).rstrip('.')}; {_MORE_PIXELS}") from error
     except Exception as error:  # parsers of damaged bytes raise whatever they stumble over
         raise DecodeError(f"the {kind} header cannot be read: {_words(error)}") from error
     if height * width > MAX_PIXELS:
-        raise DecodeError(f"{width}×{height} pixels are claimed; at most {MAX_PIXELS} are decoded")
-    return ImageHeader(format=kind, height=height, width=width, channels=channels)
+        raise DecodeError(
+            f"{width}×{height} pixels are claimed; at most {MAX_PIXELS} are decoded; {_MORE_PIXELS}"
+        )
+    return ImageHeader(
+        format=kind,
+        height=height,
+        width=width,
+        channels=channels,
+        orientation=_orientation(data) if kind == "jpeg" else 1,
+    )
+
+
+def _orientation(data: bytes | bytearray | memoryview) -> int:
+    """EXIF's orientation of a JPEG; 1 where there is none that can be read."""
+    if b"Exif\0\0" not in bytes(data[:_EXIF_WITHIN]):
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # parsers of damaged bytes raise whatever they stumble over
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _words(error: Exception) -> str:

@@ -19,7 +19,7 @@ from facepack.convert.recordio import ReadError, pack_header
 from facepack.convert.source import (
     Refusal,
     Source,
-    Span,
+    cut_spans,
     deliver,
     file_name,
     require_file,
@@ -61,12 +61,12 @@ def test_the_spans_of_a_bin_respect_both_limits(make_jpeg: MakeJpeg, tmp_path: P
     write_bin(tmp_path / "my set.bin", images, [True] * 10)
     source = BinSource(tmp_path / "my set.bin")
     size = 3 * max(map(len, images))
-    spans = source.spans(records=1000, size=size)
+    spans = cut_spans(source, records=1000, size=size)
     assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
     assert spans[-1].stop == 20 and spans[0].name == "my_set-000"
     for span in spans:
         assert sum(map(len, images[span.start : span.stop])) <= size
-    assert [span.stop for span in source.spans(records=8, size=1 << 30)] == [8, 16, 20]
+    assert [span.stop for span in cut_spans(source, records=8, size=1 << 30)] == [8, 16, 20]
 
 
 def test_a_failing_disk_stops_the_reading_and_sets_nothing_aside(
@@ -79,7 +79,7 @@ def test_a_failing_disk_stops_the_reading_and_sets_nothing_aside(
 
     monkeypatch.setattr(os, "pread", fail)
     with pytest.raises(ReadError, match=r"train\.rec: byte \d+: cannot be read.*--resume"):
-        list(source.read(0, 10))
+        list(source.part(0, 10).read())
     with pytest.raises(ReadError):
         source.describe()
 
@@ -91,7 +91,7 @@ def test_refusals_hold_no_paths_and_one_remedy(make_rec: MakeRec) -> None:
     data[offsets[5]] ^= 0xFF  # the magic of image 4
     data[offsets[9] + 5] ^= 0x40  # the length of image 8
     (folder / "train.rec").write_bytes(bytes(data))
-    refusals = [r for r in RecSource(folder).read(0, 20) if isinstance(r, Refusal)]
+    refusals = [r for r in RecSource(folder).part(0, 20).read() if isinstance(r, Refusal)]
     assert [(refusal.ordinal, refusal.offset) for refusal in refusals] == [
         (4, offsets[5]),
         (8, offsets[9]),
@@ -109,7 +109,7 @@ def test_a_damaged_header_record_stops_nothing(make_rec: MakeRec) -> None:
     for line in (0, 22):  # the header, an identity
         data[offsets_of(folder)[line]] ^= 0xFF
     (folder / "train.rec").write_bytes(bytes(data))
-    records = list(RecSource(folder).read(0, 22))
+    records = list(RecSource(folder).part(0, 22).read())
     refusals = [record for record in records if isinstance(record, Refusal)]
     assert [refusal.key for refusal in refusals] == ["0", "22"] and len(records) == 22
 
@@ -122,7 +122,7 @@ def test_the_damaged_part_of_a_record_is_named(make_rec: MakeRec, make_jpeg: Mak
     data = bytearray((folder / "train.rec").read_bytes())
     data[part] ^= 0xFF
     (folder / "train.rec").write_bytes(bytes(data))
-    (refusal,) = (r for r in RecSource(folder).read(0, 5) if isinstance(r, Refusal))
+    (refusal,) = (r for r in RecSource(folder).part(0, 5).read() if isinstance(r, Refusal))
     assert refusal.offset == offset and refusal.reason.startswith(f"at byte {part}: ")
 
 
@@ -161,9 +161,9 @@ def test_delivery(make_rec: MakeRec) -> None:
             raise PackError("label 60: too large")
         taken.append(record.ordinal)
 
-    span = Span(name="x", start=1, stop=600)
+    part = source.part(1, 600)
     with Progress(600) as progress:
-        refused = deliver(source, span, accept, strict=False, progress=progress)
+        refused = deliver(part, accept, strict=False, progress=progress)
     assert progress.done == 599
     assert [entry["ordinal"] for entry in refused] == [2, 300, 301]
     assert refused[1]["reason"] == "not an image"
@@ -172,10 +172,10 @@ def test_delivery(make_rec: MakeRec) -> None:
         pytest.raises(SourceError, match=r"record 2 at byte .*--strict"),
         Progress(600) as progress,
     ):
-        deliver(source, span, accept, strict=True, progress=progress)
+        deliver(part, accept, strict=True, progress=progress)
 
     def full(record: SourceRecord) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     with pytest.raises(OSError, match="full"), Progress(600) as progress:
-        deliver(source, span, full, strict=False, progress=progress)
+        deliver(part, full, strict=False, progress=progress)

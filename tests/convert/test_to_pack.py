@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import facepack
+from facepack.checks import ImageCheck
 from facepack.convert.bin import BinSource
 from facepack.convert.pickles import write_bin
 from facepack.convert.rec import RecSource
@@ -101,7 +102,7 @@ def test_a_truncated_jpeg_is_set_aside_and_a_dented_one_only_when_decoding(
     bad = {3: header + whole[:-300], 4: header + whole[:-400] + whole[-2:]}
     source = make_rec(20, bad=bad)
     assert pack_rec(source, tmp_path / "a")["quarantined"] == 1
-    assert pack_rec(source, tmp_path / "b", decode=True)["quarantined"] == 2
+    assert pack_rec(source, tmp_path / "b", check=ImageCheck(decode=True))["quarantined"] == 2
 
 
 def test_a_broken_frame_costs_only_its_own_record(make_rec: MakeRec, tmp_path: Path) -> None:

@@ -132,11 +132,11 @@ def test_overwriting_that_is_killed_is_not_taken_for_finished(
     convert_to_tree(source, out, TreeOptions())
     good = contents(out)
 
-    def stop(folder: Path) -> None:
+    def stop(folder: Path, *_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(to_tree, "remove_images", stop)
+        patch.setattr(to_tree, "_remove_tree", stop)
         with pytest.raises(KeyboardInterrupt):
             convert_to_tree(source, out, TreeOptions(overwrite=True))
     with pytest.raises(PackError, match="an unfinished conversion"):

@@ -1,0 +1,290 @@
+"""Some records of a source: by identity, by images an identity, by chance, by list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack.convert.source import Entry, Group, Part, Refusal, Source
+from facepack.errors import ConfigError, SourceError
+from facepack.format import NO_IDENTITY
+from facepack.hashing import hash64
+from facepack.shard import SourceRecord
+
+_STEP = 1 << 16  # records whose labels are looked at in one part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which records are taken; conditions are applied in the order of the attributes.
+
+    Attributes:
+        exclude: names of records that are left out, and names of identities, which end in ``/``.
+        identities: ``"100"``, the 100 lowest labels; ``"100:200"``, labels from 100 to 199; or a
+            file with a name or a label of an identity a line.
+        sample: below 1 the share, from 1 the number of images that are taken by chance.
+        min_images: identities with fewer images are left out.
+        fewer_than: identities with this many images or more are left out.
+        max_images: of an identity, so many images are taken by chance.
+        seed: of chance.
+    """
+
+    exclude: frozenset[str] = frozenset()
+    identities: str | None = None
+    sample: float | None = None
+    min_images: int | None = None
+    fewer_than: int | None = None
+    max_images: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sample is not None and not (
+            0 < self.sample < 1 or (self.sample >= 1 and self.sample == int(self.sample))
+        ):
+            raise ConfigError(
+                f"--sample {self.sample}: allowed are a share below 1 or a whole number of images"
+            )
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is left out."""
+        return replace(self, seed=0) == Choice()
+
+
+def read_exclude_list(path: Path) -> frozenset[str]:
+    """The names of a noise list: one a line, ``#`` begins a comment, tabs may stand before it.
+
+    Raises:
+        SourceError: the file cannot be read as text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}; check the file") from error
+    lines = (line.strip().rsplit("\t", 1)[-1] for line in text.splitlines())
+    return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+def choose(source: Source, choice: Choice) -> Source:
+    """The records of ``source`` that ``choice`` takes, labels numbered anew without gaps.
+
+    Raises:
+        SourceError: nothing is left, or a part of the source cannot be read.
+        ConfigError: a condition cannot be understood.
+    """
+    if choice.is_everything:
+        return source
+    labels, excluded = _look(source, choice.exclude)
+    keep = ~excluded
+    if choice.exclude:
+        source.notices.append(
+            f"{np.count_nonzero(excluded):,} images are left out by the list of "
+            f"{len(choice.exclude):,} names"
+        )
+    if choice.identities is not None:
+        keep &= np.isin(labels, _identities(source, labels, choice.identities))
+    if choice.sample is not None:
+        keep &= _sampled(keep, choice.sample, choice.seed)
+    if choice.min_images is not None or choice.fewer_than is not None:
+        images = _images_of(labels, keep)
+        keep &= (images >= (choice.min_images or 0)) | (labels < 0)
+        if choice.fewer_than is not None:
+            keep &= (images < choice.fewer_than) & (labels >= 0)
+    if choice.max_images is not None:
+        keep &= _capped(labels, keep, choice.max_images, choice.seed)
+    if not keep.any():
+        raise SourceError(
+            f"none of the {len(source):,} images is left by the choice: choose more loosely"
+        )
+    return Chosen(source, np.flatnonzero(keep), labels, choice)
+
+
+def _look(source: Source, exclude: frozenset[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The label of each record, int32 (n,), and whether its name is excluded, bool (n,)."""
+    labels = np.empty(len(source), np.int32)
+    excluded = np.zeros(len(source), bool)
+    for _, first, last in source.groups():
+        for start in range(first, last, _STEP):
+            part = source.part(start, min(start + _STEP, last))
+            entries = list(part.entries())
+            labels[start : start + len(entries)] = [entry.label for entry in entries]
+            if exclude:
+                identities = part.identity_names()
+                excluded[start : start + len(entries)] = [
+                    entry.name in exclude or f"{identities.get(entry.label)}/" in exclude
+                    for entry in entries
+                ]
+    return labels, excluded
+
+
+def _identities(source: Source, labels: np.ndarray, wanted: str) -> np.ndarray:
+    """The labels that ``--identities`` means."""
+    present = np.unique(labels[labels >= 0])
+    if match := re.fullmatch(r"(\d*):(\d*)", wanted):
+        low, high = (int(bound) if bound else None for bound in match.groups())
+        return present[
+            (present >= (low or 0)) & (present < (len(labels) if high is None else high))
+        ]
+    if wanted.isdecimal():
+        return present[: int(wanted)]
+    lines = read_exclude_list(Path(wanted))
+    named: dict[str, int] = {}
+    for _, first, last in source.groups():
+        for start in range(first, last, _STEP):
+            part = source.part(start, min(start + _STEP, last))
+            named.update((name, label) for label, name in part.identity_names().items())
+    found = {line: named.get(line, int(line) if line.isdecimal() else None) for line in lines}
+    missing = sorted(line for line, label in found.items() if label not in present)
+    if missing:
+        source.notices.append(
+            f"{len(missing):,} of {len(lines):,} identities listed in {wanted} are not in the "
+            f"source, first {missing[0]!r}"
+        )
+    return np.asarray([label for label in found.values() if label is not None], np.int64)
+
+
+def _chance(seed: int, count: int) -> np.ndarray:
+    return hash64(seed, np.arange(count))
+
+
+def _sampled(keep: np.ndarray, sample: float, seed: int) -> np.ndarray:
+    chance = _chance(seed, len(keep))
+    if sample < 1:
+        return chance < np.uint64(sample * 2.0**64)
+    chosen = np.zeros(len(keep), bool)
+    candidates = np.flatnonzero(keep)
+    chosen[candidates[np.argsort(chance[candidates], kind="stable")[: int(sample)]]] = True
+    return chosen
+
+
+def _images_of(labels: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """How many kept images the identity of each record has: (n,)."""
+    counts = np.bincount(labels[keep & (labels >= 0)], minlength=int(labels.max(initial=0)) + 1)
+    return counts[np.maximum(labels, 0)]
+
+
+def _capped(labels: np.ndarray, keep: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many of each identity's records; all of those without identity."""
+    candidates = np.flatnonzero(keep & (labels >= 0))
+    chance = _chance(seed, len(labels))[candidates]
+    order = candidates[np.lexsort((chance, labels[candidates]))]
+    firsts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(firsts, np.diff(np.append(firsts, len(order))))
+    chosen = labels < 0
+    chosen[order[rank < most]] = True
+    return chosen
+
+
+class Chosen:
+    """The records of ``source`` at the ordinals ``kept``.
+
+    Args:
+        source: where they come from.
+        kept: ascending ordinals, int64 (m,).
+        labels: of all records of the source, int32 (n,).
+        choice: how they came to be chosen.
+    """
+
+    def __init__(
+        self, source: Source, kept: np.ndarray, labels: np.ndarray, choice: Choice
+    ) -> None:
+        self._source = source
+        self._kept = kept
+        self._old = labels[kept]
+        present = np.unique(self._old[self._old >= 0])
+        self._new = np.where(self._old < 0, NO_IDENTITY, np.searchsorted(present, self._old))
+        self._choice = choice
+        self.kind, self.content = source.kind, source.content
+        self.parallel, self.table_names = source.parallel, source.table_names
+        self.notices = source.notices
+        self.classes: int | None = len(present)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def describe(self) -> dict[str, Any]:
+        """The source's description, the choice, and a hash of the records chosen."""
+        choice = vars(self._choice) | {"exclude": len(self._choice.exclude)}
+        if self._choice.identities is not None:
+            choice["identities"] = Path(self._choice.identities).name
+        return {
+            **self._source.describe(),
+            "chosen": choice,
+            "chosen_images": len(self),
+            "chosen_xxh3_128": xxhash.xxh3_128_hexdigest(self._kept.astype("<i8").tobytes()),
+        }
+
+    def groups(self) -> list[Group]:
+        """Those of the source of which anything is left."""
+        groups = []
+        for stem, first, last in self._source.groups():
+            start, stop = np.searchsorted(self._kept, [first, last]).tolist()
+            if stop > start:
+                groups.append(Group(stem, start, stop))
+        return groups
+
+    def sizes(self) -> np.ndarray:
+        """Of the records chosen."""
+        return self._source.sizes()[self._kept]
+
+    def part(self, start: int, stop: int) -> ChosenPart:
+        """The chosen records ``[start, stop)``."""
+        kept = self._kept[start:stop]
+        inner = self._source.part(int(kept[0]), int(kept[-1]) + 1)
+        return ChosenPart(inner, start, kept, self._old[start:stop], self._new[start:stop])
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """The source's, for the records that are left."""
+        everywhere = np.full(len(self._source), -1, np.int64)
+        everywhere[self._kept] = positions
+        return self._source.tables(everywhere)
+
+
+class ChosenPart:
+    """Some records of a part, under other ordinals and labels."""
+
+    def __init__(
+        self, inner: Part, start: int, kept: np.ndarray, old: np.ndarray, new: np.ndarray
+    ) -> None:
+        self.start, self.stop = start, start + len(kept)
+        self._inner = inner
+        self._kept = kept - inner.start
+        self._old = old
+        self._new = new
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the chosen records, in order."""
+        chosen = np.arange(len(self._kept)) if keep is None else np.flatnonzero(keep)
+        inner = np.zeros(self._inner.stop - self._inner.start, bool)
+        inner[self._kept[chosen]] = True
+        for place, record in zip(chosen.tolist(), self._inner.read(inner), strict=True):
+            if isinstance(record, Refusal):
+                yield replace(record, ordinal=self.start + place)
+            else:
+                record.ordinal = self.start + place
+                record.label = int(self._new[place])
+                yield record
+
+    def entries(self) -> Iterator[Entry]:
+        """New label and name of each."""
+        names = [entry.name for entry in self._inner.entries()]
+        for place, label in zip(self._kept.tolist(), self._new.tolist(), strict=True):
+            yield Entry(label, names[place])
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of a record; its key and place are those in the source."""
+        place = record.ordinal - self.start
+        record.ordinal = self._inner.start + int(self._kept[place])
+        return replace(self._inner.refuse(record, reason), ordinal=self.start + place)
+
+    def identity_names(self) -> dict[int, str]:
+        """Names under the new labels."""
+        names = self._inner.identity_names()
+        pairs = set(zip(self._old.tolist(), self._new.tolist(), strict=True))
+        return {new: names[old] for old, new in pairs if old in names}

@@ -1,0 +1,28 @@
+"""What every conversion can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from facepack.checks import ImageCheck
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """How a source is written into a target.
+
+    Attributes:
+        check: what each image must pass.
+        strict: stop at the first record that cannot be used, instead of setting it aside.
+        overwrite: replace what an earlier run wrote.
+        resume: complete what an interrupted run left.
+        workers: processes that work side by side.
+        dask: address of a Dask scheduler whose workers do the work instead.
+    """
+
+    check: ImageCheck = field(default_factory=ImageCheck)
+    strict: bool = False
+    overwrite: bool = False
+    resume: bool = False
+    workers: int = 1
+    dask: str | None = None

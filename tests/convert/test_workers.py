@@ -1,0 +1,218 @@
+"""Work side by side: the same bytes, errors at once, no orphans; and on a real Dask cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from facepack.convert import workers as module
+from facepack.convert.rec import RecSource
+from facepack.convert.recordio import pack_header
+from facepack.convert.to_pack import PackOptions, convert_to_pack
+from facepack.convert.to_tree import TreeOptions, convert_to_tree
+from facepack.convert.workers import Workers, cpu_count, suitable_count
+from facepack.errors import PackError, SourceError, WorkerError
+
+MakeRec = Callable[..., Path]
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def fail_at_three(x: int) -> int:
+    if x == 3:
+        raise SourceError("three is broken: choose another")
+    return x
+
+
+def die_at_three(x: int) -> int:
+    if x == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.01)
+    return x
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_task_is_done_once(count: int) -> None:
+    with Workers(count) as workers:
+        assert sorted(workers.run(double, ((x,) for x in range(20)))) == [
+            (x, 2 * x) for x in range(20)
+        ]
+        assert list(workers.run(double, [])) == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_of_a_task_is_raised_here(count: int) -> None:
+    with pytest.raises(SourceError, match="three is broken"), Workers(count) as workers:
+        list(workers.run(fail_at_three, ((x,) for x in range(100))))
+
+
+def test_a_worker_that_dies_is_noticed_and_the_remedy_named() -> None:
+    with pytest.raises(WorkerError, match=r"worker process died.*--resume"), Workers(2) as workers:
+        list(workers.run(die_at_three, ((x,) for x in range(1000))))
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(
+        "import os, sys, time\n"
+        "from facepack.convert.workers import Workers\n"
+        "sys.path.insert(0, os.path.dirname(__file__))\n"
+        "from task import work\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(2) as workers:\n"
+        "        for _, pid in workers.run(work, [(0,), (0,), (600,), (600,)]):\n"
+        "            print(pid, flush=True)\n"
+    )
+    (tmp_path / "task.py").write_text(
+        "import os, time\n"
+        "def work(seconds):\n"
+        "    time.sleep(seconds + 0.3)\n"
+        "    return os.getpid()\n"
+    )
+    parent = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = {int(parent.stdout.readline()), int(parent.stdout.readline())}
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_how_many_processes_pay() -> None:
+    assert suitable_count(1000) == 1
+    assert suitable_count(1 << 60) == cpu_count() >= 1
+
+
+def test_workers_make_the_same_pack_and_the_same_tree(make_rec: MakeRec, tmp_path: Path) -> None:
+    bad = {7: b"short", 150: pack_header(9, 151) + b"?"}
+    source = make_rec(300, bad=bad)
+    for count in (1, 2):
+        pack = PackOptions(shard_records=40, workers=count)
+        result = convert_to_pack(RecSource(source), tmp_path / f"pack{count}", pack)
+        assert (result.packed, result.quarantined) == (298, 2)
+        tree = TreeOptions(workers=count)
+        convert_to_tree(RecSource(source), tmp_path / f"tree{count}", tree)
+    assert contents(tmp_path / "pack1") == contents(tmp_path / "pack2")
+    assert contents(tmp_path / "tree1") == contents(tmp_path / "tree2")
+
+
+def test_strict_stops_workers_too(make_rec: MakeRec, tmp_path: Path) -> None:
+    source = make_rec(300, bad={150: pack_header(9, 151) + b"?"})
+    options = PackOptions(shard_records=40, workers=2, strict=True)
+    with pytest.raises(SourceError, match=r"record 150 .*--strict"):
+        convert_to_pack(RecSource(source), tmp_path / "out", options)
+    assert not (tmp_path / "out" / "pack.json").exists()
+    lenient = PackOptions(shard_records=40, workers=2, resume=True)
+    assert convert_to_pack(RecSource(source), tmp_path / "out", lenient).packed == 299
+
+
+# Dask ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler on loopback and two worker processes: its address, and the workers."""
+    if importlib.util.find_spec("distributed") is None:
+        pytest.skip("the extra dask is not installed")
+    import json
+
+    file = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = ["--no-dashboard", "--scheduler-file", str(file)]
+    ours = {**os.environ, "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "False"}
+    scheduler = subprocess.Popen(
+        [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", *quiet],
+        env=ours,
+        stderr=subprocess.DEVNULL,
+    )
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists() or not file.read_text().strip():
+            assert scheduler.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        command = [*dask, "worker", "--nthreads", "1", "--no-nanny", *quiet]
+        command += ["--local-directory", str(tmp_path)]
+        for _ in range(2):
+            workers.append(subprocess.Popen(command, env=ours, stderr=subprocess.DEVNULL))
+        yield json.loads(file.read_text())["address"], workers
+    finally:
+        for process in (*workers, scheduler):
+            process.kill()
+            process.wait()
+
+
+def test_a_dask_cluster_that_loses_a_worker_makes_the_same_pack(
+    make_rec: MakeRec,
+    tmp_path: Path,
+    cluster: tuple[str, list[subprocess.Popen[bytes]]],
+) -> None:
+    import threading
+
+    address, workers = cluster
+    source, out = make_rec(3000), tmp_path / "dask"
+    convert_to_pack(RecSource(source), tmp_path / "here", PackOptions(shard_records=30))
+
+    def kill_one() -> None:
+        while not (out / "train-020.mdb").exists():
+            time.sleep(0.001)
+        workers[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    options = PackOptions(shard_records=30, dask=address)
+    result = convert_to_pack(RecSource(source), out, options)
+    killer.join()
+    assert workers[0].wait() == -signal.SIGKILL and workers[1].poll() is None
+    assert result.packed == 3000
+    assert contents(out) == contents(tmp_path / "here")
+
+
+def test_no_scheduler_is_an_error_in_one_line(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("distributed") is None:
+        pytest.skip("the extra dask is not installed")
+    monkeypatch.setattr(module, "_CONNECT", 0.5)
+    options = PackOptions(dask="tcp://127.0.0.1:9", shard_records=3)
+    with pytest.raises(WorkerError, match=r"no Dask scheduler .* answers at tcp://127\.0\.0\.1:9"):
+        convert_to_pack(RecSource(make_rec(10)), tmp_path / "out", options)
+
+
+def test_a_target_that_cannot_be_written_stops_workers(make_rec: MakeRec, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "train-003.mdb").mkdir()  # the rename onto it fails
+    (out / "plan.json").write_text("{}")
+    with pytest.raises(PackError):
+        convert_to_pack(
+            RecSource(make_rec(300)), out, PackOptions(shard_records=40, workers=2, overwrite=True)
+        )
