@@ -27,7 +27,7 @@ def usual_lmdb(source: RecSource | BinSource, folder: Path) -> int:
     """Size of the data file that plain puts make."""
     environment = lmdb.open(str(folder), map_size=1 << 40)
     with environment.begin(write=True) as transaction:
-        for record in source.read(0, len(source)):
+        for record in source.part(0, len(source)).read():
             if isinstance(record, SourceRecord):
                 transaction.put(b"%d" % record.ordinal, bytes(record.image))
     environment.close()

@@ -1,63 +1,177 @@
-"""``facepack rec2lmdb``, ``rec2img``, ``bin2lmdb``, ``bin2img``."""
+"""``facepack SOURCE2SINK``: every source into every sink."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES, summary
+
 if TYPE_CHECKING:
-    from facepack.convert.bin import BinSource
     from facepack.convert.result import Result
-    from facepack.convert.to_pack import PackOptions
+    from facepack.convert.source import Source
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_Option = Callable[[Any], Any]
 _PATH = click.Path(path_type=Path)
 
-_SOURCE = (
-    click.argument("src", type=_PATH),
-    click.argument("out", type=_PATH),
+
+class _Size(click.ParamType):
+    """``112`` or ``112x96`` (width × height) as (height, width)."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no size such as 112 or 112x96", param, ctx)
+        return int(match[2] or match[1]), int(match[1])
+
+
+LOOK: tuple[_Option, ...] = (
     click.option("--decode", is_flag=True, help="Decode every image, not only its header."),
-)
-_STRICT = (
+    click.option("--size", type=_Size(), help="Set aside images of another size, e.g. 112."),
+    click.option(
+        "--color",
+        type=click.Choice(["keep", "refuse", "convert"]),
+        default="keep",
+        show_default=True,
+        help="Greyscale, CMYK and transparent images: keep, set aside, or encode as RGB.",
+    ),
     click.option("--strict", is_flag=True, help="Stop at the first record that cannot be used."),
 )
-_TARGET = (
+_CHOOSE: tuple[_Option, ...] = (
+    click.option("--exclude", type=_PATH, help="List of images (or identity/) to leave out."),
+    click.option(
+        "--identities", metavar="WHICH", help="100 (the first), 100:200, or a file that lists them."
+    ),
+    click.option("--sample", type=float, help="Share (below 1) or number of images, by chance."),
+    click.option("--min-images", type=click.IntRange(1), help="Leave out smaller identities."),
+    click.option("--max-images", type=click.IntRange(1), help="Of an identity, by chance."),
+    click.option(
+        "--head-tail",
+        type=click.IntRange(2),
+        metavar="N",
+        help="Write OUT/head (identities with N images or more) and OUT/tail (the others).",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of order and chance."),
+)
+_RUN: tuple[_Option, ...] = (
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="Processes; by default as many as CPUs, if it pays.",
+    ),
+    click.option("--dask", metavar="ADDRESS", help="Let a Dask cluster do the work."),
     click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
-_COMMON = (*_SOURCE, *_STRICT, *_TARGET)
-_PACKING = (
-    click.option(
-        "--order",
-        type=click.Choice(["shuffled", "source", "identity"]),
-        default="shuffled",
-        show_default=True,
-        help="Order of records in a shard; shuffled fills pages best.",
+_OF_SOURCE: dict[str, tuple[_Option, ...]] = {
+    "zip": (
+        click.option("--password-file", type=_PATH, help="First line is the zips' password."),
+        click.option("--password", "ask", is_flag=True, help="Ask for the zips' password."),
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order."),
-    click.option(
-        "--shard-size",
-        type=click.IntRange(1, 384),
-        default=384,
-        show_default=True,
-        help="A shard's greatest payload in MiB.",
+    "img": (click.option("--index", type=_PATH, help="A kv or .lst file that gives the labels."),),
+    "kv": (
+        click.option(
+            "--offset-labels/--keep-labels",
+            default=True,
+            show_default=True,
+            help="Of several kv files, number each one's labels after the last one's.",
+        ),
     ),
-    click.option(
-        "--shard-records",
-        type=click.IntRange(1, 65_536),
-        default=65_536,
-        show_default=True,
-        help="A shard's greatest number of records.",
+    "tar": (click.option("--member", help="Take only this member, a .rec or .bin."),),
+    "lst": (
+        click.option("--root", type=_PATH, help="Folder of the images; the list's by default."),
+        click.option("--align", is_flag=True, help="Warp faces to 112×112 by their landmarks."),
     ),
-)
+    "megaface": (
+        click.option("--noises", type=_PATH, multiple=True, help="A noise list; may be repeated."),
+    ),
+}
+_OF_SINK: dict[str, tuple[_Option, ...]] = {
+    "lmdb": (
+        click.option(
+            "--order",
+            type=click.Choice(["shuffled", "source", "identity"]),
+            default="shuffled",
+            show_default=True,
+            help="Order of records in a shard; shuffled fills pages best.",
+        ),
+        click.option(
+            "--shard-size",
+            type=click.IntRange(1, 384),
+            default=384,
+            show_default=True,
+            help="A shard's greatest payload in MiB.",
+        ),
+        click.option(
+            "--shard-records",
+            type=click.IntRange(1, 65_536),
+            default=65_536,
+            show_default=True,
+            help="A shard's greatest number of records.",
+        ),
+        click.option(
+            "--duplicates", is_flag=True, help="List images that occur twice: duplicates.jsonl."
+        ),
+    ),
+    "img": (
+        click.option(
+            "--naming",
+            type=click.Choice(["source", "number"]),
+            default="source",
+            show_default=True,
+            help="Files keep the source's names, or are <label>/<n>.jpg.",
+        ),
+    ),
+}
 
 
-def _with(options: tuple[Callable[[_F], _F], ...]) -> Callable[[_F], _F]:
+@cache
+def conversion(name: str) -> click.Command:
+    """The command ``name`` of :data:`~facepack.convert.registry.CONVERSIONS`."""
+    source, sink = CONVERSIONS[name]
+    many = SOURCES[source].many
+
+    def run(src: Any, out: Path, **options: Any) -> None:
+        _convert(source, sink, list(src) if many else [src], out, **options)
+
+    options = (
+        click.argument("src", type=_PATH, nargs=-1 if many else 1, required=True),
+        click.argument("out", type=_PATH),
+        *source_options(source),
+        *sink_options(sink),
+        *LOOK,
+        *_CHOOSE,
+        *_RUN,
+    )
+    text = f"{summary(name)}\n\n{SOURCES[source].src} {SINKS[sink].out}"
+    return click.command(name=name, help=text)(apply_options(options)(run))
+
+
+def source_options(source: str) -> tuple[_Option, ...]:
+    """The options that only this source has."""
+    return _OF_SOURCE.get(source, ())
+
+
+def sink_options(sink: str) -> tuple[_Option, ...]:
+    """The options that only this sink has."""
+    return _OF_SINK.get(sink, ())
+
+
+def apply_options(options: tuple[_Option, ...]) -> Callable[[_F], _F]:
+    """A decorator that adds ``options``, the first one first."""
+
     def decorate(function: _F) -> _F:
         for option in reversed(options):
             function = option(function)
@@ -66,15 +180,143 @@ def _with(options: tuple[Callable[[_F], _F], ...]) -> Callable[[_F], _F]:
     return decorate
 
 
-def _pack_options(order: str, shard_size: int, **options: Any) -> PackOptions:
-    from facepack.convert.to_pack import PackOptions
+def open_source(source: str, paths: list[Path], options: dict[str, Any]) -> Source:
+    """The source at ``paths``; takes what is its own out of ``options``."""
+    opened: Source = SOURCES[source].open(paths, source_arguments(source, options))
+    return opened
 
-    return PackOptions(order=order, shard_bytes=shard_size << 20, **options)
+
+def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What a source's class takes, out of ``options``; asks for a password if that is wanted."""
+    if source == "zip":
+        return {"password": _password(options.pop("password_file"), options.pop("ask"))}
+    return {name: options.pop(name) for name in parameter_names(source_options(source))}
 
 
-def _report(result: Result, as_json: bool) -> None:
-    _comment(result)
-    click.echo(_json(vars(result)) if as_json else _summary(result))
+def parameter_names(options: tuple[_Option, ...]) -> list[str]:
+    """What ``options`` are called in Python."""
+    command = click.command()(apply_options(options)(lambda: None))
+    return [str(parameter.name) for parameter in command.params]
+
+
+def _password(file: Path | None, ask: bool) -> bytes | None:
+    if file is not None:
+        from facepack.errors import SourceError
+
+        try:
+            return file.read_bytes().splitlines()[0]
+        except (OSError, IndexError) as error:
+            raise SourceError(f"{file}: has no password in its first line: {error}") from error
+    return click.prompt("Password", hide_input=True, err=True).encode() if ask else None
+
+
+def _convert(
+    source: str,
+    sink: str,
+    paths: list[Path],
+    out: Path,
+    *,
+    as_json: bool,
+    head_tail: int | None,
+    **options: Any,
+) -> None:
+    _require_apart(paths, out)
+    listed: list[Result] = []
+    several = False
+    for path, target in _sets(source, paths, out):
+        for low, high, below in _halves(head_tail, target):
+            several |= below != out
+            result = _convert_one(
+                source, sink, path, below, min_at_least=low, fewer_than=high, **dict(options)
+            )
+            listed.append(result)
+            _comment(result)
+            if not as_json:
+                click.echo(_summary(result))
+    if as_json:
+        click.echo(_json([vars(r) for r in listed] if several else vars(listed[0])))
+
+
+def _require_apart(paths: list[Path], out: Path) -> None:
+    """Make sure that the target neither is nor holds a source: overwriting would remove it."""
+    for path in paths:
+        if path.resolve().is_relative_to(out.resolve()):
+            raise click.UsageError(f"{out} holds the source {path}: choose another target")
+
+
+def _sets(source: str, paths: list[Path], out: Path) -> list[tuple[list[Path], Path]]:
+    """Source and target of each conversion: of a folder of .bin files there are several."""
+    if source != "bin" or not paths[0].is_dir():
+        return [(paths, out)]
+    files = sorted(paths[0].glob("*.bin"))
+    if not files:
+        from facepack.errors import SourceError
+
+        raise SourceError(f"{paths[0]}: the folder holds no .bin; pass a .bin or a folder of them")
+    return [([file], out / file.stem) for file in files]
+
+
+def _halves(head_tail: int | None, out: Path) -> list[tuple[int | None, int | None, Path]]:
+    """Least images, images that are too many, and target, of each half; or of the whole."""
+    if head_tail is None:
+        return [(None, None, out)]
+    return [(head_tail, None, out / "head"), (None, head_tail, out / "tail")]
+
+
+def _convert_one(
+    source: str,
+    sink: str,
+    paths: list[Path],
+    out: Path,
+    *,
+    min_at_least: int | None,
+    fewer_than: int | None,
+    exclude: Path | None,
+    identities: str | None,
+    sample: float | None,
+    min_images: int | None,
+    max_images: int | None,
+    seed: int,
+    **options: Any,
+) -> Result:
+    from facepack.convert.choose import Choice, choose, read_exclude_list
+
+    opened = open_source(source, paths, options)
+    bounds = [bound for bound in (min_images, min_at_least) if bound is not None]
+    choice = Choice(
+        exclude=read_exclude_list(exclude) if exclude else frozenset(),
+        identities=identities,
+        sample=sample,
+        min_images=max(bounds, default=None),
+        fewer_than=fewer_than,
+        max_images=max_images,
+        seed=seed,
+    )
+    duplicates = options.pop("duplicates", False)
+    if sink == "lmdb":
+        options["seed"] = seed
+    chosen = choose(opened, choice)
+    result = SINKS[sink].write(chosen, out, target_options(chosen, options))
+    if duplicates:
+        from facepack.duplicates import list_duplicates
+
+        result.notices.append(list_duplicates(out))
+    return result  # type: ignore[no-any-return]
+
+
+def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of the command line as the sinks' options call them."""
+    from facepack.checks import ImageCheck
+    from facepack.convert.source import payload_bytes
+    from facepack.convert.workers import suitable_count
+
+    check = ImageCheck(
+        decode=options.pop("decode"), size=options.pop("size"), color=options.pop("color")
+    )
+    if "shard_size" in options:
+        options["shard_bytes"] = options.pop("shard_size") << 20
+    workers = options["workers"] or suitable_count(payload_bytes(source))
+    return {**options, "check": check, "workers": workers}
 
 
 def _comment(result: Result) -> None:
@@ -108,96 +350,3 @@ def _json(value: object) -> str:
 def _printable(text: str) -> str:
     """``text`` with what is no UTF-8 in file names escaped, just as JSON escapes it."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _convert_bins(
-    src: Path, out: Path, as_json: bool, convert: Callable[[BinSource, Path], Result]
-) -> None:
-    """Convert a set, or each set of a folder; the JSON of a folder is one list."""
-    from facepack.convert.bin import BinSource
-
-    listed = as_json and src.is_dir()
-    results = []
-    for file, target in _bins(src, out):
-        result = convert(BinSource(file), target)
-        if listed:
-            _comment(result)
-            results.append(vars(result))
-        else:
-            _report(result, as_json)
-    if listed:
-        click.echo(_json(results))
-
-
-def _bins(src: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Source and target of each set: one file, or every .bin of a folder by its own name."""
-    if not src.is_dir():
-        return [(src, out)]
-    files = sorted(src.glob("*.bin"))
-    if not files:
-        from facepack.errors import SourceError
-
-        raise SourceError(f"{src}: the folder holds no .bin; pass a .bin or a folder of them")
-    return [(file, out / file.stem) for file in files]
-
-
-@click.command()
-@_with(_COMMON)
-@_with(_PACKING)
-def rec2lmdb(src: Path, out: Path, as_json: bool, **options: Any) -> None:
-    """Pack an MXNet .rec data set.
-
-    SRC is a .rec file, or a folder that holds train.rec (and train.idx and property, if there).
-    OUT becomes a pack: LMDB shards with a key-label index. Images are stored byte for byte.
-    """
-    from facepack.convert.rec import RecSource
-    from facepack.convert.to_pack import convert_to_pack
-
-    settings = _pack_options(**options)
-    _report(convert_to_pack(RecSource(src), out, settings), as_json)
-
-
-@click.command()
-@_with(_COMMON)
-def rec2img(src: Path, out: Path, as_json: bool, **options: Any) -> None:
-    """Unpack an MXNet .rec data set into an image tree.
-
-    SRC is a .rec file, or a folder that holds train.rec. Writes OUT/<label>/<n>.jpg with the
-    original bytes, and the key-label index OUT/index.kv.
-    """
-    from facepack.convert.rec import RecSource
-    from facepack.convert.to_tree import TreeOptions, convert_to_tree
-
-    settings = TreeOptions(**options)
-    _report(convert_to_tree(RecSource(src), out, settings), as_json)
-
-
-@click.command()
-@_with(_COMMON)
-@_with(_PACKING)
-def bin2lmdb(src: Path, out: Path, as_json: bool, **options: Any) -> None:
-    """Pack a verification set (.bin).
-
-    SRC is a .bin file such as lfw.bin, and OUT becomes its pack; or SRC is a folder, and each .bin
-    in it becomes OUT/<name>. Each distinct image is stored once; pairs.npy tells the pairs.
-    """
-    from facepack.convert.to_pack import convert_to_pack
-
-    settings = _pack_options(**options)
-    _convert_bins(src, out, as_json, lambda source, to: convert_to_pack(source, to, settings))
-
-
-@click.command()
-@_with(_SOURCE)
-@_with(_TARGET)
-def bin2img(src: Path, out: Path, as_json: bool, **options: Any) -> None:
-    """Unpack a verification set (.bin) into images.
-
-    SRC is a .bin file, and OUT gets imgs/0.jpg, imgs/1.jpg, … and pair_label.npy; or SRC is a
-    folder, and each .bin in it becomes OUT/<name>. An image that cannot be used stops the run.
-    """
-    from facepack.convert.to_pair_folder import convert_to_pair_folder
-
-    _convert_bins(
-        src, out, as_json, lambda source, to: convert_to_pair_folder(source, to, **options)
-    )

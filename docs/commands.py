@@ -7,11 +7,15 @@ python docs/commands.py --print   prints it
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from facepack.cli import COMMANDS, root
+from facepack.convert.commands import apply_options, sink_options, source_options
+from facepack.convert.registry import SINKS, SOURCES
 
 
 def page() -> str:
@@ -22,14 +26,49 @@ def page() -> str:
         "to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 3 a pack is damaged, "
         "130 interrupted.\n",
     ]
+    parts.append(
+        "## facepack SOURCE2SINK\n\n"
+        "Every source goes into every sink: `facepack rec2lmdb SRC OUT`, `facepack zip2wds SRC… "
+        "OUT`, `facepack lmdb2rec PACK OUT`, ….\n"
+    )
+    for title, kinds, own in (
+        ("Sources", SOURCES, source_options),
+        ("Sinks", SINKS, sink_options),
+    ):
+        lines = [f"### {title}\n"]
+        for name, kind in kinds.items():
+            sentence = kind.src if title == "Sources" else kind.out
+            lines.append(f"**`{name}`**: {kind.title}. {sentence}\n")
+            options = own(name)
+            if options:
+                lines.append(f"```\n{_options(options)}\n```\n")
+        parts.append("\n".join(lines))
+    plain = next(name for name in SINKS if not sink_options(name))
+    source = next(name for name in SOURCES if not source_options(name))
+    common = root.get_command(click.Context(root), f"{source}2{plain}")
+    assert common is not None
+    parts.append(f"### Options of all conversions\n\n```\n{_options_of(common)}\n```\n")
     for name in COMMANDS:
         command = root.get_command(click.Context(root), name)
         assert command is not None
-        context = click.Context(
-            command, info_name=f"facepack {name}", terminal_width=100, max_content_width=100
-        )
-        parts.append(f"## facepack {name}\n\n```\n{command.get_help(context)}\n```\n")
+        text = command.get_help(_context(command, f"facepack {name}"))
+        parts.append(f"## facepack {name}\n\n```\n{text}\n```\n")
     return "\n".join(parts)
+
+
+def _context(command: click.Command, name: str) -> click.Context:
+    return click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+
+
+def _options(options: tuple[Callable[[Any], Any], ...]) -> str:
+    command = click.command(add_help_option=False)(apply_options(options)(lambda: None))
+    return _options_of(command)
+
+
+def _options_of(command: click.Command) -> str:
+    formatter = click.HelpFormatter(width=100)
+    command.format_options(_context(command, ""), formatter)
+    return formatter.getvalue().partition("\n")[2].rstrip()
 
 
 if __name__ == "__main__":

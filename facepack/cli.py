@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
+from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
 from facepack.errors import FacepackError
 from facepack.version import __version__
 
 # command → (module, one line of help). The help stands here so that `facepack --help` imports no
-# command; tests/test_cli.py holds it against each command's own first line.
+# command; tests/test_cli.py holds it against each command's own first line. Conversions come from
+# the registry of sources and sinks.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "rec2lmdb": ("facepack.convert.commands", "Pack an MXNet .rec data set."),
-    "rec2img": ("facepack.convert.commands", "Unpack an MXNet .rec data set into an image tree."),
-    "bin2lmdb": ("facepack.convert.commands", "Pack a verification set (.bin)."),
-    "bin2img": ("facepack.convert.commands", "Unpack a verification set (.bin) into images."),
     "synth": ("facepack.convert.synth_command", "Generate a data set of procedural faces."),
+    "append": ("facepack.convert.append_command", "Add a source to a pack as new shards."),
+    "merge": ("facepack.commands.merge", "Join several packs into one."),
+    "shards": ("facepack.commands.shards", "List, add and remove shard sets of a pack."),
     "inspect": ("facepack.commands.inspect", "Show what a pack holds."),
+    "sheet": ("facepack.commands.sheet", "Draw a contact sheet of a pack."),
+    "report": ("facepack.commands.report", "Write a page about a pack."),
+    "get": ("facepack.commands.get", "Get one image out of a pack."),
     "verify": ("facepack.commands.verify", "Check every byte of a pack."),
     "reindex": ("facepack.commands.reindex", "Rebuild a pack's index files from its shards."),
+    "salvage": ("facepack.commands.salvage", "Copy what is good out of a damaged pack."),
     "train": ("facepack.train.commands", "Train a face-recognition model from a pack."),
     "schedule": ("facepack.train.schedule_command", "Replay a training log through a schedule."),
     "eval": ("facepack.evaluate.eval_command", "Evaluate a model on verification sets."),
+    "env": ("facepack.commands.env", "Show versions of everything that matters."),
 }
 
 
@@ -35,10 +40,13 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order in which a user meets them."""
-        return list(COMMANDS)
+        return [*CONVERSIONS, *COMMANDS]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the command ``name``; its function is ``name`` with ``eval`` as ``eval_``."""
+        if name in CONVERSIONS:
+            conversion: click.Command = import_module("facepack.convert.commands").conversion(name)
+            return conversion
         if name not in COMMANDS:
             return None
         module = import_module(COMMANDS[name][0])
@@ -47,7 +55,11 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table alone."""
+        """List the sources, the sinks and the other commands from their tables alone."""
+        with formatter.section("Conversions: facepack SOURCE2SINK SRC OUT, from"):
+            formatter.write_dl([(name, kind.title) for name, kind in SOURCES.items()])
+        with formatter.section("into"):
+            formatter.write_dl([(name, kind.title) for name, kind in SINKS.items()])
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
@@ -75,9 +87,6 @@ def root() -> None:
 
 def main() -> None:
     """Entry point of the ``facepack`` command."""
-    # A closed pipe (`facepack inspect … | head`) ends the command quietly, as for other tools.
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # torch's threads spin while they wait for each other. Where a loader's threads, or another
     # program, need the same cores, that costs several times what it saves on idle ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

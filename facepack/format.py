@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgpack
@@ -23,6 +23,8 @@ MANIFEST = "pack.json"
 PLAN = "plan.json"
 LABELS = "labels.txt"
 QUARANTINE = "quarantine.jsonl"
+SETS = "sets.json"  # the user's own: no digest of it is kept
+APPENDING = "append.json"  # the plan of shards that are being appended
 LOCK = ".lock"
 
 META = b"__meta__"
@@ -44,6 +46,8 @@ KV_LINE = 20  # bytes
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _MAX_SHARD_NAME = 180  # room for what is put behind it
 PART = re.compile(r".*\.part-[0-9a-f]{8}")  # a file that is being written
+NEXT = re.compile(r".*\.next-[0-9a-f]{8}")  # a file of a manifest that was or will be replaced
+_LABEL_MAP = re.compile(r"labels-\d{3,}\.npy")
 
 
 def record_key(place: int) -> bytes:
@@ -68,6 +72,26 @@ def check_shard_name(name: str) -> str:
             "first), without .part-"
         )
     return name
+
+
+def next_name(name: str, pack_id: str) -> str:
+    """What a file beside the shards is called until the manifest that states it is in place."""
+    return f"{name}.next-{pack_id[:8]}"
+
+
+def label_map_name(number: int) -> str:
+    """The file that takes the labels inside some shards to those of the pack."""
+    return f"labels-{number:03d}.npy"
+
+
+def is_label_map(name: str) -> bool:
+    """Whether the file ``name`` is a label map, and no table of an evaluation set."""
+    return _LABEL_MAP.fullmatch(name) is not None
+
+
+def table_names(files: Iterable[str]) -> list[str]:
+    """The tables of an evaluation set among the files of a manifest."""
+    return sorted(name[:-4] for name in files if name.endswith(".npy") and not is_label_map(name))
 
 
 def record_sum(key: bytes, value: bytes | bytearray | memoryview) -> int:
@@ -140,14 +164,13 @@ def unpack_column(column: Any, count: int) -> np.ndarray:
 
 def number_column(values: Sequence[float | int | None]) -> np.ndarray:
     """The narrowest array that holds ``values``; a missing one is NaN, in an array of floats."""
-    if all(isinstance(value, int) for value in values):
-        ints = [int(value) for value in values if value is not None]
-        low, high = min(ints, default=0), max(ints, default=0)
+    if {*map(type, values)} <= {int}:
+        low, high = min(values, default=0), max(values, default=0)  # type: ignore[type-var]
         kinds = "<u1 <u2 <u4 <u8" if low >= 0 else "<i1 <i2 <i4 <i8"
         for kind in kinds.split():
             info = np.iinfo(kind)
             if info.min <= low and high <= info.max:
-                return np.asarray(ints, kind)
+                return np.asarray(values, kind)
         raise PackError(f"a number beyond 64 bits: {low} to {high}")
     floats = np.asarray([np.nan if value is None else value for value in values], "<f8")
     narrow = floats.astype("<f4")

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
+from facepack.checks import ImageCheck
 from facepack.errors import PackError
 from facepack.fill import fill_pages
 from facepack.hashing import hash64
-from facepack.images import check_image, decode, read_header
+from facepack.images import ImageHeader
 from facepack.lmdbfile import (
     PAGE_HEADER,
     PAGE_SIZES,
@@ -34,7 +35,7 @@ from facepack.lmdbfile import (
 )
 
 _SAMPLE = 1024  # records from which the page size is chosen
-_WRITE = 8 << 20  # bytes handed to the system at once
+_WRITE = 1 << 20  # bytes handed to the system at once: few enough to stay in a core's cache
 # With very many records to a page, cutting in order wastes next to nothing.
 _FILL_BELOW = 64
 
@@ -62,11 +63,14 @@ class SourceRecord:
 class ShardInfo:
     """What the manifest says of a shard.
 
-    ``pack_id`` and ``shard`` are those that the shard itself states: of the pack that it was made
-    for, and its number there.
+    ``own_name``, ``pack_id`` and ``shard`` are those that the shard itself states: its name and
+    number in the pack that it was made for. ``name`` is that of its files; it and the labels of the
+    index differ from the shard's own where packs were merged: ``label_map`` is the file that takes
+    the shard's labels to those of the index.
     """
 
     name: str
+    own_name: str
     pack_id: str
     shard: int
     records: int
@@ -75,10 +79,17 @@ class ShardInfo:
     quarantined: int
     images: dict[str, Any]
     files: dict[str, dict[str, Any]]  # file name → {"bytes", "xxh3_128"}
+    label_map: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The shard's entry in ``pack.json``."""
         return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> ShardInfo:
+        """A shard's entry in ``pack.json``; what a later version added is left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: value for key, value in entry.items() if key in known})
 
 
 @dataclass
@@ -86,14 +97,29 @@ class ImageStatistics:
     """Formats and sizes of the images of a shard or a pack."""
 
     formats: Counter[str] = field(default_factory=Counter)
+    channels: Counter[int] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    oriented: int = 0
+
+    def add(self, header: ImageHeader) -> None:
+        """Count an image."""
+        self.formats[header.format] += 1
+        self.channels[header.channels] += 1
+        self.sizes[header.height, header.width] += 1
+        self.oriented += header.orientation != 1
 
     def as_json(self) -> dict[str, Any]:
-        """``{"formats": {name: count}, "height": [min, max], "width": [min, max]}``."""
+        """``{"formats", "channels", "oriented", "height", "width"}``.
+
+        ``formats`` and ``channels`` count images; ``oriented`` are those whose EXIF orientation
+        says that they be turned; ``height`` and ``width`` are ``[min, max]`` in pixels.
+        """
         heights = [height for height, _ in self.sizes] or [0]
         widths = [width for _, width in self.sizes] or [0]
         return {
-            "formats": dict(self.formats),
+            "formats": dict(sorted(self.formats.items())),
+            "channels": {str(count): n for count, n in sorted(self.channels.items())},
+            "oriented": self.oriented,
             "height": [min(heights), max(heights)],
             "width": [min(widths), max(widths)],
         }
@@ -102,15 +128,21 @@ class ImageStatistics:
 def merge_statistics(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Join the image statistics of shards into the pack's."""
     formats: Counter[str] = Counter()
+    channels: Counter[str] = Counter()
+    oriented = 0
     height: list[int] = []
     width: list[int] = []
     for part in parts:
         formats.update(part["formats"])
+        channels.update(part["channels"])
+        oriented += part["oriented"]
         if part["formats"]:
             height += part["height"]
             width += part["width"]
     return {
         "formats": dict(sorted(formats.items())),
+        "channels": dict(sorted(channels.items())),
+        "oriented": oriented,
         "height": [min(height, default=0), max(height, default=0)],
         "width": [min(width, default=0), max(width, default=0)],
     }
@@ -123,7 +155,7 @@ class ShardBuilder:
     lines of ``quarantine.jsonl``) are written with it.
     """
 
-    def __init__(self, *, check: str = "header") -> None:
+    def __init__(self, *, check: ImageCheck | None = None) -> None:
         self.images: list[Buffer] = []
         self.labels: list[int] = []
         self.ordinals: list[int] = []
@@ -132,7 +164,7 @@ class ShardBuilder:
         self.identity_names: dict[int, str] = {}
         self.refused: list[dict[str, Any]] = []
         self.payload_bytes = 0
-        self._check = check
+        self._check = check or ImageCheck()
         self._statistics = ImageStatistics()
 
     def __len__(self) -> int:
@@ -142,26 +174,21 @@ class ShardBuilder:
         """Take a record.
 
         Raises:
-            DecodeError: the image cannot be decoded.
+            DecodeError: the image cannot be decoded, or is not what was asked for.
             PackError: the label lies outside what the index can hold.
         """
         if not fmt.NO_IDENTITY <= record.label <= fmt.MAX_LABEL:
             raise PackError(
                 f"label {record.label}: allowed are 0 to {fmt.MAX_LABEL}, and -1 for no identity"
             )
-        if self._check == "decode":
-            header = read_header(record.image)
-            decode(record.image)
-        else:
-            header = check_image(record.image)
-        self._statistics.formats[header.format] += 1
-        self._statistics.sizes[header.height, header.width] += 1
-        self.images.append(record.image)
+        image, header = self._check.look(record.image)
+        self._statistics.add(header)
+        self.images.append(image)
         self.labels.append(record.label)
         self.ordinals.append(record.ordinal)
         self.names.append(record.name)
         self.extras.append(record.extra)
-        self.payload_bytes += len(record.image)
+        self.payload_bytes += len(image)
 
     def write(
         self, folder: Path, name: str, *, order: str, seed: int, meta: dict[str, Any]
@@ -211,6 +238,7 @@ class ShardBuilder:
         mdb_digest, mdb_size = write_file(mdb_path, pages)
         info = ShardInfo(
             name=name,
+            own_name=name,
             pack_id=meta["pack_id"],
             shard=meta["shard"],
             records=len(keys),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from facepack.cli import COMMANDS, root
+from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +42,25 @@ def test_every_command_has_help_and_documentation(name: str) -> None:
             assert parameter.opts[-1] in section, f"{name} {parameter.opts[-1]} is not documented"
 
 
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_every_conversion_has_help_and_documentation(name: str) -> None:
+    source, sink = CONVERSIONS[name]
+    command = root.get_command(click.Context(root), name)
+    assert command is not None and command.name == name and command.help
+    assert SOURCES[source].title in command.help and SINKS[sink].title in command.help
+    for location in (SOURCES[source].location, SINKS[sink].location, SINKS[sink].options):
+        module, _, attribute = location.partition(":")
+        assert callable(getattr(import_module(module), attribute))
+    page = (ROOT / "docs" / "commands.md").read_text().split("\n## facepack ")[1]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.name} has no help"
+            assert parameter.opts[-1] in page, f"{name} {parameter.opts[-1]} is not documented"
+    readme = (ROOT / "README.md").read_text()
+    assert re.search(rf"^\| `{source}` ", readme, re.M), f"README has no row for {source}"
+    assert re.search(rf"^\| `{sink}` ", readme, re.M), f"README has no row for {sink}"
+
+
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
     """docs/commands.md is written by ``python docs/commands.py``."""
     done = subprocess.run(
@@ -60,7 +81,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in COMMANDS:
+    for name in (*COMMANDS, *SOURCES, *SINKS):
         assert re.search(rf"^  {name} ", done.stdout, re.M)
 
 

@@ -157,6 +157,35 @@ def test_kill_and_resume_gives_the_same_bytes(make_rec: MakeRec, tmp_path: Path)
     assert contents(out) == good
 
 
+def test_a_worker_that_is_killed_ends_the_command_at_once(
+    make_rec: MakeRec, tmp_path: Path
+) -> None:
+    source, out = make_rec(2500), tmp_path / "out"
+    assert run("rec2lmdb", source, tmp_path / "whole", "--shard-records", "40").returncode == 0
+    process = start(source, out, "--workers", "2")
+    wait_for(out / "train-010.mdb", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    spawned = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    os.kill(int(spawned[0]), signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1 and b"a worker process died" in error
+    assert b"Traceback" not in error and not (out / "pack.json").exists()
+    again = run("rec2lmdb", source, out, "--shard-records", "40", "--resume", "--workers", "2")
+    assert again.returncode == 0 and contents(out) == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_with_workers_says_so_in_one_line(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, out = make_rec(2500), tmp_path / "out"
+    command = [*FACEPACK, "rec2lmdb", source, out, "--shard-records", "40", "--workers", "2"]
+    process = subprocess.Popen(
+        [str(word) for word in command], stderr=subprocess.PIPE, start_new_session=True
+    )
+    wait_for(out / "train-010.mdb", process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error.count(b"\n") == 1 and b"--resume" in error
+
+
 def test_ctrl_c_exits_130_and_leaves_a_resumable_target(make_rec: MakeRec, tmp_path: Path) -> None:
     source, out = make_rec(2500), tmp_path / "out"
     process = start(source, out)

@@ -1,0 +1,162 @@
+"""The sources and the sinks, from which the commands ``facepack SOURCE2SINK`` are made.
+
+Nothing is imported here but when it is called, so that ``facepack --help`` stays quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceKind:
+    """A format that is read.
+
+    Attributes:
+        title: what it is, after an article.
+        src: what SRC is, as a sentence for the command's help.
+        location: ``module:class``.
+        many: whether the class takes a list of paths, else one.
+    """
+
+    title: str
+    src: str
+    location: str
+    many: bool = False
+
+    def open(self, paths: list[Any], options: dict[str, Any]) -> Any:
+        """The source at ``paths``."""
+        return _load(self.location)(paths if self.many else paths[0], **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkKind:
+    """A format that is written.
+
+    Attributes:
+        title: what it is, with its article.
+        out: what OUT becomes, as a sentence for the command's help.
+        location: ``module:function``.
+        options: ``module:class`` of its options.
+    """
+
+    title: str
+    out: str
+    location: str
+    options: str = "facepack.convert.options:ConvertOptions"
+
+    def write(self, source: Any, out: Any, options: dict[str, Any]) -> Any:
+        """Convert ``source`` into ``out``; returns the Result."""
+        return _load(self.location)(source, out, _load(self.options)(**options))
+
+
+def _load(location: str) -> Any:
+    module, _, name = location.partition(":")
+    return getattr(import_module(module), name)
+
+
+SOURCES = {
+    "rec": SourceKind(
+        title="an MXNet .rec data set",
+        src="SRC is a .rec file, or a folder that holds train.rec (and train.idx and property).",
+        location="facepack.convert.rec:RecSource",
+    ),
+    "bin": SourceKind(
+        title="a verification set (.bin)",
+        src="SRC is a .bin file such as lfw.bin; or a folder, and each .bin in it becomes "
+        "OUT/<name>.",
+        location="facepack.convert.bin:BinSource",
+    ),
+    "zip": SourceKind(
+        title="WebFace260M zips",
+        src="SRC are zips, or folders of zips; members are …/identity/image.jpg.",
+        location="facepack.convert.zip:ZipSource",
+        many=True,
+    ),
+    "img": SourceKind(
+        title="an image tree",
+        src="SRC is a folder identity/image.jpg; a flat one with --index; or a verification folder "
+        "with imgs/ and pair_label.npy.",
+        location="facepack.convert.img:ImgSource",
+    ),
+    "kv": SourceKind(
+        title="F2C's LMDB and kv files",
+        src="SRC are folders that hold an LMDB and its kv file, or LMDB KV LMDB KV ….",
+        location="facepack.convert.kv:KvSource",
+        many=True,
+    ),
+    "tar": SourceKind(
+        title="tars (Glint360K's pieces, WebDataset, trees)",
+        src="SRC are tars, or the pieces of one, gzipped or not: they are streamed, never unpacked.",
+        location="facepack.convert.tar:TarSource",
+        many=True,
+    ),
+    "lst": SourceKind(
+        title="an im2rec or face2rec2 list",
+        src="SRC are .lst files.",
+        location="facepack.convert.lst:LstSource",
+        many=True,
+    ),
+    "ijb": SourceKind(
+        title="IJB-B or IJB-C",
+        src="SRC is a folder with loose_crop/ and meta/.",
+        location="facepack.convert.ijb:IjbSource",
+    ),
+    "megaface": SourceKind(
+        title="MegaFace and FaceScrub",
+        src="SRC is a folder with the lists and images of both.",
+        location="facepack.convert.megaface:MegaFaceSource",
+    ),
+    "lmdb": SourceKind(
+        title="a pack",
+        src="SRC is a pack, or PACK:SET for a shard set of it.",
+        location="facepack.convert.lmdb:PackSource",
+    ),
+}
+
+SINKS = {
+    "lmdb": SinkKind(
+        title="a pack",
+        out="OUT becomes a pack: LMDB shards with a key-label index. Images are stored byte for "
+        "byte.",
+        location="facepack.convert.to_pack:convert_to_pack",
+        options="facepack.convert.to_pack:PackOptions",
+    ),
+    "img": SinkKind(
+        title="an image tree",
+        out="OUT gets the images as files and the key-label index OUT/index.kv; of a verification "
+        "set imgs/0.jpg, imgs/1.jpg, … and pair_label.npy.",
+        location="facepack.convert.to_img:convert_to_img",
+        options="facepack.convert.to_tree:TreeOptions",
+    ),
+    "rec": SinkKind(
+        title="an MXNet .rec data set",
+        out="OUT gets train.rec, train.idx and property, as MXNet and arcface_torch read them.",
+        location="facepack.convert.to_rec:convert_to_rec",
+    ),
+    "kv": SinkKind(
+        title="F2C's LMDB and kv files",
+        out="OUT gets faces.lmdb and faces.kv, as F2C reads them.",
+        location="facepack.convert.to_kv:convert_to_kv",
+    ),
+    "wds": SinkKind(
+        title="WebDataset tars",
+        out="OUT gets tar shards of key.jpg and key.cls.",
+        location="facepack.convert.to_wds:convert_to_wds",
+    ),
+    "bin": SinkKind(
+        title="a verification set (.bin)",
+        out="OUT becomes a .bin file; the source must be a verification set.",
+        location="facepack.convert.to_bin:convert_to_bin",
+    ),
+}
+
+CONVERSIONS = {f"{source}2{sink}": (source, sink) for source in SOURCES for sink in SINKS}
+
+
+def summary(name: str) -> str:
+    """One line of help for the conversion ``name``."""
+    source, sink = CONVERSIONS[name]
+    return f"Convert {SOURCES[source].title} into {SINKS[sink].title}."

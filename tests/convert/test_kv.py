@@ -1,0 +1,461 @@
+"""F2C's databases as a source: the text, finding pairs, reading values."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from facepack import images
+from facepack.convert import kv_data, kv_index
+from facepack.convert.datum import pack_datum
+from facepack.convert.kv import KvPart, KvSource
+from facepack.convert.kv_index import is_plain_key, read_kv
+from facepack.convert.source import Entry, Group, Refusal, cut_spans, payload_bytes
+from facepack.errors import SourceError
+from facepack.shard import SourceRecord
+
+MakeJpeg = Callable[..., bytes]
+Line = tuple[str, int]
+
+
+def make_database(path: Path, values: dict[str, bytes], *, subdir: bool = True) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lmdb.open(str(path), map_size=64 << 20, subdir=subdir, lock=False, lib_version=0) as env:
+        with env.begin(write=True) as transaction:
+            for key, value in values.items():
+                transaction.put(key.encode(), value)
+    return path
+
+
+def make_kv(path: Path, lines: Iterable[Line]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{key} {label}\n" for key, label in lines))
+    return path
+
+
+@pytest.fixture
+def make_pair(tmp_path: Path, make_jpeg: MakeJpeg) -> Callable[..., Path]:
+    """``make_pair("a", count=20)``: a folder with faces.lmdb and faces.kv, five images a label."""
+
+    def make(name: str = "a", count: int = 20, stem: str = "faces") -> Path:
+        lines = [(f"{name}_{i // 5}_{i % 5}", i // 5) for i in range(count)]
+        folder = tmp_path / name
+        values = {key: pack_datum(make_jpeg(i)) for i, (key, _) in enumerate(lines)}
+        make_database(folder / f"{stem}.lmdb", values)
+        make_kv(folder / f"{stem}.kv", lines)
+        return folder
+
+    return make
+
+
+def records(source: KvSource) -> list[SourceRecord | Refusal]:
+    return [
+        record for _, start, stop in source.groups() for record in source.part(start, stop).read()
+    ]
+
+
+# The text ---------------------------------------------------------------------------------------
+
+
+def keys_of(path: Path) -> tuple[list[str], list[int]]:
+    index = read_kv(path)
+    keys = [index.keys(i, i + 1)[0].decode() for i in range(len(index))]
+    joined, ends = index.keys(0, len(index))
+    assert joined.decode() == "".join(keys)
+    assert ends.tolist() == np.cumsum([len(key.encode()) for key in keys]).tolist()
+    return keys, index.labels.tolist()
+
+
+def naive_kv(path: Path) -> tuple[list[str], list[int]]:
+    with path.open() as file:
+        words = [line.strip().split(" ") for line in file if line.strip()]
+    return [key for key, _ in words], [int(label) for _, label in words]
+
+
+@pytest.mark.parametrize("block", [7, 64, 1 << 20])
+def test_a_kv_file_is_read_as_a_plain_loop_reads_it(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kv_index, "_BLOCK", block)
+    path = tmp_path / "a.kv"
+    for text in (
+        "a 0\n",
+        "a 0\nb 1",
+        "a 0\r\nbb 12\r\n\r\n",
+        "\n\na 0\n\n\nb 99999999\n",
+        "../up 3\n/abs/x.jpg 000000004\nnone -1\nnone -0000001\nsame 5\nsame 6\n",
+        "müller_0_1 3\nplain 4\n名_1 5\n",
+        "k" * 511 + " 7\n",
+        "".join(f"db_{i // 3}_{i % 3} {i // 3}\n" for i in range(500)),
+    ):
+        path.write_bytes(text.encode())
+        assert keys_of(path) == naive_kv(path)
+    path.write_text("")
+    assert len(read_kv(path)) == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"key",
+        b"key ",
+        b" 3",
+        b"key  3",
+        b" key 3",
+        b"key 3 ",
+        b"key 3 4",
+        b"key\t3",
+        b"key x",
+        b"key 1.0",
+        b"key +1",
+        b"key -",
+        b"key -2",
+        b"key -0",
+        b"key --1",
+        b"key 1-",
+        b"key 100000000",
+        b"key 0000000001",
+        b"ke\0y 1",
+        b"key\x7f 1",
+        b"k\xff 1",
+        "k\u200b 1".encode(),
+        "key \u0663".encode(),
+        b"k" * 512 + b" 1",
+        b"k" * 2000,
+    ],
+)
+def test_a_malformed_line_is_named(
+    line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.kv"
+    for block in (16, 1 << 20):
+        monkeypatch.setattr(kv_index, "_BLOCK", block)
+        for after in (b"", b"\n", b"\nd 2\n"):
+            path.write_bytes(b"a 0\r\n\nb 1\nc 1\n" + line + after)
+            with pytest.raises(SourceError, match=r"a\.kv: line 5 is .* expected a key without"):
+                read_kv(path)
+
+
+plain_lines = st.lists(
+    st.tuples(st.text("ab_-01/é\u00a0 ", min_size=1, max_size=4), st.integers(-2, 10**9)),
+    min_size=1,
+    max_size=6,
+).map(lambda lines: "".join(f"{key} {label}\n" for key, label in lines).encode())
+
+
+@given(st.one_of(plain_lines, st.text("ab- \t019\x7f", max_size=30).map(str.encode)))
+@example(b"a -\n")
+def test_the_fast_parser_agrees_with_the_slow_one(text: bytes) -> None:
+    text = kv_index._tidy(text)
+    if not text:
+        return
+    fast, slow = kv_index._parse(text), kv_index._parse_slowly(text)
+    assert (fast is None) == (slow is None)
+    if fast is not None and slow is not None:
+        assert fast[0] == slow[0]
+        assert fast[1].tolist() == slow[1].tolist() and fast[2].tolist() == slow[2].tolist()
+
+
+def test_a_plain_key_is_printable() -> None:
+    assert all(is_plain_key(key) for key in ("a", "db_0_1", "a/b.jpg", "é", "k" * 511))
+    bad = ("", "a b", "a\n", "a\tb", "\u200b", "\u00a0", "\udcff", "k" * 512, "é" * 256)
+    assert not any(is_plain_key(key) for key in bad)
+
+
+# Finding pairs ----------------------------------------------------------------------------------
+
+
+def test_pairs_are_found_by_looking(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    a, b = make_pair("a"), make_pair("b", 10)
+    data, kv = a / "faces.lmdb", a / "faces.kv"
+    for paths in (
+        [a],
+        [data, kv],
+        [kv, data],
+        [data],
+        [data / "data.mdb", kv],
+        [data / "data.mdb"],
+    ):
+        source = KvSource(paths)
+        assert len(source) == 20 and source.groups() == [Group("faces", 0, 20)]
+    for paths in ([a, b], [data, kv, b], [a, b / "faces.kv", b / "faces.lmdb"]):
+        assert KvSource(paths).groups() == [Group("faces", 0, 20), Group("faces_2", 20, 30)]
+    shutil.copytree(data, b / "more.lmdb")
+    shutil.copy(kv, b / "more.kv")
+    assert [group.stem for group in KvSource([b]).groups()] == ["faces", "more"]
+
+
+def test_a_database_is_a_folder_or_a_file_and_its_kv_beside_or_inside(
+    make_pair: Callable[..., Path], tmp_path: Path
+) -> None:
+    a = make_pair("a")
+    (a / "faces.kv").rename(a / "faces.lmdb" / "ms1m_kv.txt")  # as F2C's own tool leaves it
+    for paths in ([a], [a / "faces.lmdb"]):
+        assert KvSource(paths).groups() == [Group("ms1m", 0, 20)]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    shutil.copy(a / "faces.lmdb" / "data.mdb", flat / "v1.2.mdb")
+    shutil.copy(a / "faces.lmdb" / "ms1m_kv.txt", flat / "v1.2.kv")
+    source = KvSource([flat])
+    assert source.groups() == [Group("v1.2", 0, 20)]
+    assert [record.ordinal for record in records(source)] == list(range(20))
+
+
+def test_what_makes_no_pair_is_refused(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    a = make_pair("a")
+    data, kv = a / "faces.lmdb", a / "faces.kv"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    def refused(paths: list[Path], complaint: str) -> None:
+        with pytest.raises(SourceError, match=complaint):
+            KvSource(paths)
+
+    refused([], "no path is given")
+    refused([tmp_path / "gone"], "gone: is not there")
+    refused([empty], "holds no LMDB database: expected folders with NAME.lmdb beside NAME.kv")
+    refused([kv], "faces.kv: is no LMDB database, and none follows it")
+    refused([kv, kv], "faces.kv: is no LMDB database, and none follows it")
+    shutil.copy(kv, a / "faces_kv.txt")
+    refused([a], r"expected one kv file, faces.kv beside it, and found faces.kv, faces_kv.txt")
+    assert len(KvSource([data, kv])) == 20
+    kv.unlink()
+    (a / "faces_kv.txt").unlink()
+    refused([a], r"faces.lmdb: expected one kv file, faces.kv beside it, and found none")
+    kv.write_text("\n")
+    refused([a], "faces.kv: has no lines")
+    (a / "pack.json").touch()
+    refused([a], "is a pack of facepack: convert it with an lmdb2")
+
+
+# Values -----------------------------------------------------------------------------------------
+
+
+def test_records_have_key_label_and_image(
+    make_pair: Callable[..., Path], make_jpeg: MakeJpeg
+) -> None:
+    source = KvSource([make_pair("a")])
+    found = records(source)
+    assert [record.ordinal for record in found] == list(range(20))
+    for i, record in enumerate(found):
+        assert isinstance(record, SourceRecord)
+        assert (record.label, record.name) == (i // 5, f"a_{i // 5}_{i % 5}")
+        assert bytes(record.image) == make_jpeg(i)
+    part = source.part(7, 15)
+    assert [record.ordinal for record in part.read()] == list(range(7, 15))
+    assert list(part.entries())[:2] == [Entry(1, "a_1_2"), Entry(1, "a_1_3")]
+    assert part.identity_names() == {} and source.tables(np.arange(20)) == {}
+    keep = np.arange(8) % 3 == 0
+    assert [record.ordinal for record in part.read(keep)] == [7, 10, 13]
+    again: KvPart = pickle.loads(pickle.dumps(part))
+    assert list(again.read()) == list(part.read())
+
+
+def test_a_part_pickles_small(make_pair: Callable[..., Path]) -> None:
+    source = KvSource([make_pair("a", 200)])
+    assert len(pickle.dumps(source.part(0, 10))) < len(pickle.dumps(source.part(0, 200)))
+    assert len(pickle.dumps(source.part(0, 200))) < 600 + 200 * 20
+
+
+def test_labels_of_several_pairs_are_offset(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    labels = {"a": [0, 0, 4], "b": [-1, -1], "c": [0, 2], "d": [0]}
+    for name, own in labels.items():
+        keys = [f"k{i}" for i in range(len(own))]
+        make_database(tmp_path / f"{name}.lmdb", dict.fromkeys(keys, make_jpeg(0)))
+        make_kv(tmp_path / f"{name}.kv", zip(keys, own, strict=True))
+    offset = [record.label for record in records(KvSource([tmp_path]))]
+    assert offset == [0, 0, 4, -1, -1, 5, 7, 8]
+    plain = [record.label for record in records(KvSource([tmp_path], offset_labels=False))]
+    assert plain == [0, 0, 4, -1, -1, 0, 2, 0]
+    make_kv(tmp_path / "b.kv", [("k0", 99_999_999)])
+    with pytest.raises(SourceError, match=r"b\.kv: behind the 5 identities .* reach 100000004"):
+        KvSource([tmp_path])
+
+
+def test_bad_values_are_refused_each_by_itself(
+    tmp_path: Path, make_jpeg: MakeJpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {
+        "good": pack_datum(make_jpeg(0)),
+        "bare": make_jpeg(1),
+        "broken": b"\x22\xff\x01abc",
+        "large": pack_datum(make_jpeg(2, size=256)),
+    }
+    make_database(tmp_path / "x.lmdb", values)
+    lines = [("good", 0), ("missing", 0), ("broken", 0), ("large", 1), ("bare", 1), ("good", 2)]
+    make_kv(tmp_path / "x.kv", lines)
+    monkeypatch.setattr(images, "MAX_BYTES", len(values["large"]) - 1)
+    source = KvSource([tmp_path])
+    found = records(source)
+    refused = [record for record in found if isinstance(record, Refusal)]
+    assert [(record.ordinal, record.key) for record in refused] == [
+        (1, "missing"),
+        (2, "broken"),
+        (3, "large"),
+    ]
+    reasons = [record.reason for record in refused]
+    assert reasons[0] == "the database has no such key" and "x.kv" in refused[0].remedy
+    assert "field 4 claims 255 bytes" in reasons[1]
+    assert f"has {len(values['large']):,} bytes" in reasons[2]
+    assert "FACEPACK_MAX_IMAGE_BYTES" in refused[2].remedy
+    kept = [record for record in found if isinstance(record, SourceRecord)]
+    assert [(record.name, record.label) for record in kept] == [
+        ("good", 0),
+        ("bare", 1),
+        ("good", 2),
+    ]
+    refusal = source.part(4, 6).refuse(kept[1], "too dark")
+    assert (refusal.ordinal, refusal.file, refusal.key) == (4, "x.lmdb", "bare")
+
+
+def test_values_are_read_in_batches(
+    make_pair: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = KvSource([make_pair("a")])
+    whole = records(source)
+    monkeypatch.setattr(kv_data, "_BATCH_BYTES", 1)
+    assert records(source) == whole
+
+
+def test_two_parts_of_one_database_are_read_at_once(make_pair: Callable[..., Path]) -> None:
+    source = KvSource([make_pair("a", 100)])
+    counts: list[int] = []
+
+    def read(start: int) -> None:
+        counts.append(sum(1 for _ in source.part(start, start + 50).read()))
+
+    one = source.part(0, 50).read()
+    next(one)
+    threads = [threading.Thread(target=read, args=(start,)) for start in (0, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [50, 50] and sum(1 for _ in one) == 49
+
+
+@pytest.mark.parametrize("sized", [1024, 8])
+def test_sizes_follow_the_file(
+    tmp_path: Path, make_jpeg: MakeJpeg, monkeypatch: pytest.MonkeyPatch, sized: int
+) -> None:
+    monkeypatch.setattr("facepack.convert.kv._SIZED", sized)  # 8: one in 16 is looked at
+    small, large = make_jpeg(0), make_jpeg(1, size=128)
+    values = {f"k{i}": small if i < 64 else large for i in range(128)}
+    make_database(tmp_path / "x.lmdb", values)
+    make_kv(tmp_path / "x.kv", ((key, 0) for key in [*values, "missing"]))
+    source = KvSource([tmp_path])
+    assert source.sizes().tolist() == [len(small)] * 64 + [len(large)] * 64 + [0]
+    assert payload_bytes(source) == 64 * (len(small) + len(large))
+    spans = cut_spans(source, records=1000, size=64 * len(small))
+    assert spans[0].stop == 64 and spans[0].name == "x-000"
+
+
+def test_a_description_tells_sources_apart(
+    make_pair: Callable[..., Path], make_jpeg: MakeJpeg
+) -> None:
+    folder = make_pair("a")
+    first = KvSource([folder]).describe()
+    assert first == KvSource([folder]).describe()
+    assert str(folder) not in str(first) and first["images"] == 20
+    assert KvSource([folder], offset_labels=False).describe() != first
+    lines = (folder / "faces.kv").read_text()
+    (folder / "faces.kv").write_text(lines.replace("a_0_0 0", "a_0_0 3"))
+    assert KvSource([folder]).describe() != first
+    (folder / "faces.kv").write_text(lines)
+    make_database(folder / "faces.lmdb", {"a_0_0": pack_datum(make_jpeg(99))})
+    assert KvSource([folder]).describe() != first
+
+
+# Damage -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transactions", [1, 2])
+def test_a_truncated_database_is_refused(
+    make_pair: Callable[..., Path], make_jpeg: MakeJpeg, transactions: int
+) -> None:
+    folder = make_pair("a")
+    data = folder / "faces.lmdb" / "data.mdb"
+    before = data.stat().st_size
+    if transactions == 2:  # the first meta page is the newer one now
+        make_database(folder / "faces.lmdb", {f"n{i}": make_jpeg(1, size=64) for i in range(40)})
+        assert data.stat().st_size > before
+        KvSource([folder])
+        with data.open("r+b") as file:
+            file.truncate(before)
+    else:
+        with data.open("r+b") as file:
+            file.truncate(before - 4096)
+    with pytest.raises(SourceError, match=r"its meta page tells of [\d,]+: it is truncated"):
+        KvSource([folder])
+
+
+def test_what_is_no_database_is_refused(make_pair: Callable[..., Path]) -> None:
+    data = make_pair("a") / "faces.lmdb" / "data.mdb"
+    for content in (b"", b"text", b"\0" * 8192):
+        data.write_bytes(content)
+        with pytest.raises(SourceError, match=r"data\.mdb: .*pass a database that LMDB 0\.9 wrote"):
+            KvSource([data.parent.parent])
+
+
+def test_what_lmdb_cannot_read_stops_the_run(make_pair: Callable[..., Path]) -> None:
+    folder = make_pair("a")
+    source = KvSource([folder])
+    data = folder / "faces.lmdb" / "data.mdb"
+    with data.open("r+b") as file:  # the root in the newer meta page points behind the file
+        file.seek(data.read_bytes().find(b"\xde\xc0\xef\xbe", 4096) + 24 + 48 + 40)
+        file.write((10**6).to_bytes(8, "little"))
+    with pytest.raises(SourceError, match=r"data\.mdb: LMDB cannot read on .*lmdb verify"):
+        list(source.part(0, 20).read())
+    with pytest.raises(SourceError, match=r"LMDB cannot read on"):
+        source.sizes()
+
+
+def test_a_database_that_changes_or_vanishes_stops_the_run(
+    make_pair: Callable[..., Path], make_jpeg: MakeJpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kv_data, "_BATCH_BYTES", 1)
+    folder = make_pair("a")
+    source = KvSource([folder])
+    reading = source.part(0, 20).read()
+    next(reading)
+    data = folder / "faces.lmdb" / "data.mdb"
+    with data.open("ab") as file:
+        file.write(bytes(4096))
+    with pytest.raises(SourceError, match=r"data\.mdb: had .* start anew with --overwrite"):
+        list(reading)
+    with pytest.raises(SourceError, match="start anew with --overwrite"):
+        list(source.part(0, 20).read())
+    data.unlink()
+    with pytest.raises(SourceError, match=r"can no longer be read .* --resume"):
+        list(source.part(0, 20).read())
+
+
+# Real faces -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "field"), [("caffe-field4", 4), ("ffc-field1", 1)])
+def test_real_databases_read_as_lmdb_alone_reads_them(shared: Path, name: str, field: int) -> None:
+    folder = shared / "ffc-lmdb" / name
+    found = records(KvSource([folder]))
+    lines = (folder / "faces.kv").read_text().splitlines()
+    assert len(found) == len(lines) == 200
+    with (
+        lmdb.open(str(folder / "faces.lmdb"), readonly=True, lock=False) as env,
+        env.begin() as transaction,
+    ):
+        for line, record in zip(lines, found, strict=True):
+            key, label = line.split(" ")
+            value = transaction.get(key.encode())
+            assert isinstance(record, SourceRecord)
+            assert (record.name, record.label) == (key, int(label))
+            # A tag and a length of two bytes, then the JPEG.
+            assert value[0] == field << 3 | 2 and value[3:] == bytes(record.image)
