@@ -116,7 +116,12 @@ class BinSource:
     def part(self, start: int, stop: int) -> BinPart:
         """The distinct images ``[start, stop)``."""
         places = np.unique(self.uses, return_index=True)[1][start:stop].tolist()
-        return BinPart(start, self.images[start:stop], places, file_name(self._path))
+        return BinPart(
+            start,
+            [bytes(image) for image in self.images[start:stop]],
+            places,
+            file_name(self._path),
+        )
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """``pairs``: unsigned integers (P, 3), positions of both images and 1 for the same person.

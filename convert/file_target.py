@@ -7,7 +7,7 @@ from pathlib import Path
 
 from facepack import format as fmt
 from facepack.errors import PackError
-from facepack.images import SUFFIXES, check_image, decode
+from facepack.images import SUFFIXES
 from facepack.lmdbfile import Buffer
 from facepack.target import Target
 
@@ -24,9 +24,7 @@ def state_target(out: Path, *, overwrite: bool, resume: bool) -> Target:
     """
     state = out / STATE
     if out.is_dir() and not state.is_dir() and any(out.iterdir()):
-        raise PackError(
-            f"{out} is not empty and holds no image files of ours: choose another target"
-        )
+        raise PackError(f"{out} is not empty and holds nothing of ours: choose another target")
     return Target(state, overwrite=overwrite, resume=resume, finished=DONE)
 
 
@@ -45,18 +43,6 @@ def forget(target: Target) -> bool:
     target.written_files()  # refuses what is none of ours
     done.unlink(missing_ok=True)
     return True
-
-
-def image_suffix(image: Buffer, *, decode_it: bool) -> str:
-    """The suffix of the image's format.
-
-    Raises:
-        DecodeError: it is none, or does not pass the check.
-    """
-    header = check_image(image)
-    if decode_it:
-        decode(image)
-    return SUFFIXES[header.format]
 
 
 def has_size(path: Path, size: int) -> bool:

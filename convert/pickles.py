@@ -34,15 +34,16 @@ class BinSet:
         return len(self.issame)
 
 
-def read_bin(path: Path | str) -> BinSet:
+def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
     """Read a verification set; nothing that the file names is imported or called.
 
+    ``data`` is the content where it is no file of its own; ``path`` then only names it in errors.
     Raises :class:`~facepack.errors.SourceError` for a file that is cut short, no pickle, names
     anything beyond what a set needs (with the byte offset), or does not hold 2P images and P flags.
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if data is None else data
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     pair = interpret(path, data)

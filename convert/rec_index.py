@@ -7,6 +7,7 @@ parsed as arrays of characters, some millions of lines a second.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,25 +28,30 @@ def read_index(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     :class:`~facepack.errors.SourceError` with the number of the first line that is anything else.
     """
     path = Path(path)
+    try:
+        with path.open("rb", buffering=0) as file:
+            return parse_index(path, iter(lambda: file.read(_BLOCK), b""))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def parse_index(path: Path, blocks: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`read_index`, from the blocks of a file that errors call ``path``."""
     keys: list[np.ndarray] = []
     offsets: list[np.ndarray] = []
     lines = 0
     rest = b""
-    try:
-        with path.open("rb", buffering=0) as file:
-            while read := file.read(_BLOCK):
-                block = rest + read
-                # The last line waits, with its newline and empty lines after it, for what follows.
-                cut = block.rfind(b"\n", 0, len(block.rstrip(b"\r\n"))) + 1
-                text, rest = block[:cut], block[cut:]
-                if text:
-                    lines += _append(path, lines, text, keys, offsets)
-                if len(rest) > _LONGEST_END:
-                    raise _first_malformed(path, lines, rest)
-        if last := rest.rstrip(b"\r\n"):
-            _append(path, lines, last + b"\n", keys, offsets)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    for read in blocks:
+        block = rest + read
+        # The last line waits, with its newline and empty lines after it, for what follows.
+        cut = block.rfind(b"\n", 0, len(block.rstrip(b"\r\n"))) + 1
+        text, rest = block[:cut], block[cut:]
+        if text:
+            lines += _append(path, lines, text, keys, offsets)
+        if len(rest) > _LONGEST_END:
+            raise _first_malformed(path, lines, rest)
+    if last := rest.rstrip(b"\r\n"):
+        _append(path, lines, last + b"\n", keys, offsets)
     empty = np.empty(0, np.int64)
     return np.concatenate([empty, *keys]), np.concatenate([empty, *offsets])
 

@@ -163,18 +163,18 @@ def class_label(
 ) -> int:
     """The class of an image: its scalar label, or the first element of a vector ``[class, …]``.
 
-    Raises :class:`RecordError` for a label that is no class: not finite, negative, fractional, or
-    above :data:`MAX_CLASS`.
+    A label of -1 means that the image has no class. Raises :class:`RecordError` for a label that is
+    neither: not finite, below -1, fractional, or above :data:`MAX_CLASS`.
     """
     label = header.labels[0]
     # NaN fails both comparisons, so the one condition refuses all that is not a class.
-    if 0 <= label <= MAX_CLASS and label.is_integer():
+    if -1 <= label <= MAX_CLASS and label.is_integer():
         return int(label)
     raise RecordError(
         path,
         offset,
         key,
-        f"its label is {label!r}, a class is a whole number from 0 to {MAX_CLASS}",
+        f"its label is {label!r}, a class is a whole number from 0 to {MAX_CLASS}, or -1 for none",
         "correct the label in the source's list and write the .rec again, or leave the record out",
     )
 
@@ -182,15 +182,28 @@ def class_label(
 class RecordWriter:
     """Writes a ``.rec`` and its ``.idx`` as MXNet 1.9.1 does, byte for byte.
 
-    A context manager. Both files are replaced if they exist.
+    A context manager. Both files are replaced if they exist, but for the bytes that are kept.
+
+    Args:
+        path: the ``.rec``.
+        index_path: the ``.idx``.
+        keep: bytes of both, as an earlier :meth:`sync` gave them, behind which to go on.
     """
 
-    def __init__(self, path: Path | str, index_path: Path | str) -> None:
+    def __init__(
+        self, path: Path | str, index_path: Path | str, *, keep: tuple[int, int] = (0, 0)
+    ) -> None:
         with ExitStack() as files:
-            self._file = files.enter_context(Path(path).open("wb", buffering=1 << 20))
-            self._index = files.enter_context(Path(index_path).open("wb", buffering=1 << 20))
+            self._file, self._index = (
+                files.enter_context(Path(file).open("r+b" if size else "wb", buffering=1 << 20))
+                for file, size in zip((path, index_path), keep, strict=True)
+            )
+            for file, size in zip((self._file, self._index), keep, strict=True):
+                if size:
+                    file.truncate(size)
+                    file.seek(size)
             self._files = files.pop_all()
-        self._offset = 0
+        self._offset = keep[0]
 
     def write(self, key: int, payload: bytes) -> int:
         """Append a record and its index line; return the record's byte offset."""
@@ -220,6 +233,13 @@ class RecordWriter:
         self._file.write(part)
         self._file.write(bytes(-len(part) % 4))
         self._offset += _PART.size + _padded(len(part))
+
+    def sync(self) -> tuple[int, int]:
+        """Bring all that was written to the disk; return the bytes of both files."""
+        for file in (self._file, self._index):
+            file.flush()
+            os.fsync(file.fileno())
+        return self._offset, self._index.tell()
 
     def close(self) -> None:
         """Flush and close both files."""

@@ -314,9 +314,7 @@ class _Renderer:
                 "try fewer --workers"
             ) from error
 
-    def repeated_blocks(
-        self, task: _Task, count: int
-    ) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+    def repeated_blocks(self, task: _Task, count: int) -> Iterator[tuple[np.ndarray, list[bytes]]]:
         """As :meth:`blocks`, where image ``i`` is image ``i mod distinct``."""
         distinct = min(self.options.distinct or count, count)
         drawn: list[bytes] = []

@@ -66,7 +66,7 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
     began = time.monotonic()
     plan, spans = plan_pack(source, options)
     with Target(out, overwrite=options.overwrite, resume=options.resume) as target:
-        target.require_space(int(payload_bytes(source) * _EXPECTED_OVERHEAD) - _present(out, spans))
+        target.require_space(space_needed(source, out, spans))
         if target.begin(plan):
             manifest = read_manifest(out)
             try:
@@ -111,10 +111,11 @@ def plan_pack(source: Source, options: PackOptions) -> tuple[dict[str, Any], lis
     return plan, spans
 
 
-def _present(out: Path, spans: list[Span]) -> int:
-    """Bytes of the shards that an earlier run left."""
+def space_needed(source: Source, out: Path, spans: Sequence[Span]) -> int:
+    """Bytes that the shards will take, those aside that an earlier run left."""
     files = (out / f"{span.name}.mdb" for span in spans)
-    return sum(file.stat().st_size for file in files if file.exists())
+    present = sum(file.stat().st_size for file in files if file.exists())
+    return int(payload_bytes(source) * _EXPECTED_OVERHEAD) - present
 
 
 class Written(NamedTuple):

@@ -9,42 +9,36 @@ from pathlib import Path
 import numpy as np
 
 from facepack import format as fmt
-from facepack.convert.bin import BinSource
 from facepack.convert.file_target import (
     DONE,
     forget,
     has_size,
-    image_suffix,
     remove_images,
     state_target,
     write_image,
 )
+from facepack.convert.options import ConvertOptions
+from facepack.convert.pair_set import PairSet, read_pair_set
 from facepack.convert.result import Result
-from facepack.errors import DecodeError, SourceError
+from facepack.convert.source import Source
 from facepack.progress import Progress
-from facepack.shard import SourceRecord, write_error, write_file
+from facepack.shard import write_error, write_file
 from facepack.target import Target
 
 IMAGES = "imgs"
 LABELS = "pair_label.npy"
 
 
-def convert_to_pair_folder(
-    source: BinSource,
-    out: Path,
-    *,
-    decode: bool = False,
-    overwrite: bool = False,
-    resume: bool = False,
-) -> Result:
+def convert_to_pair_folder(source: Source, out: Path, options: ConvertOptions) -> Result:
     """Write a verification set as ``out/imgs/0.jpg …`` and ``out/pair_label.npy``.
 
     Pair i is images 2i and 2i + 1, as the MHLR project reads them; the labels are written last. An
-    image that cannot be used stops the run, for the numbering leaves no room for a gap. Resuming
-    writes the files that are missing or have another size.
+    image that cannot be used stops the run. Resuming writes the files that are missing or have
+    another size.
 
     Raises:
-        SourceError: an image is broken; nothing is written then.
+        SourceError: the source is no verification set, or an image is broken; nothing is written
+            then.
         PackError: the target cannot be written, is in use, or holds something else.
     """
     began = time.monotonic()
@@ -52,28 +46,28 @@ def convert_to_pair_folder(
         "format": fmt.FORMAT_VERSION,
         "kind": "pair-folder",
         "source": source.describe(),
-        "check": "decode" if decode else "header",
+        "check": options.check.as_json(),
     }
-    target = state_target(out, overwrite=overwrite, resume=resume)
-    suffixes = _suffixes(source, decode)
+    target = state_target(out, overwrite=options.overwrite, resume=options.resume)
+    pairs = read_pair_set(source, options.check)
     with target:
         try:
-            if overwrite and forget(target):
+            if options.overwrite and forget(target):
                 _remove(out)
             target.begin(plan)
-            labels = _labels(source)
-            _write(source, out, suffixes, labels, target)
+            labels = _labels(pairs)
+            _write(pairs, out, labels, target)
         except OSError as error:
             raise write_error(out, error) from error
-    size = sum(len(source.images[use]) for use in source.uses.tolist())
+    size = sum(len(pairs.images[use]) for use in pairs.uses.tolist())
     return Result(
         out=str(out),
-        found=len(source.uses),
-        packed=len(source.uses),
+        found=len(pairs.uses),
+        packed=len(pairs.uses),
         quarantined=0,
         identities=0,
         classes=0,
-        pairs=len(source.issame),
+        pairs=len(pairs.issame),
         shards=0,
         payload_bytes=size,
         file_bytes=size + len(labels),
@@ -82,31 +76,17 @@ def convert_to_pair_folder(
     )
 
 
-def _suffixes(source: BinSource, decode: bool) -> list[str]:
-    """The suffix of each distinct image."""
-    suffixes = []
-    for ordinal, image in enumerate(source.images):
-        try:
-            suffixes.append(image_suffix(image, decode_it=decode))
-        except DecodeError as error:
-            refusal = source.refuse(SourceRecord(ordinal, image, -1), str(error))
-            raise SourceError(
-                f"{refusal.file}: image {refusal.key}: {refusal.reason}; fetch the set again"
-            ) from error
-    return suffixes
-
-
-def _labels(source: BinSource) -> bytes:
+def _labels(pairs: PairSet) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, source.issame, allow_pickle=False)
+    np.save(buffer, pairs.issame, allow_pickle=False)
     return buffer.getvalue()
 
 
-def _write(
-    source: BinSource, out: Path, suffixes: list[str], labels: bytes, target: Target
-) -> None:
-    uses = enumerate(source.uses.tolist())
-    files = [(out / IMAGES / f"{place}{suffixes[use]}", source.images[use]) for place, use in uses]
+def _write(pairs: PairSet, out: Path, labels: bytes, target: Target) -> None:
+    files = [
+        (out / IMAGES / f"{place}{pairs.suffixes[use]}", pairs.images[use])
+        for place, use in enumerate(pairs.uses.tolist())
+    ]
     missing = [(path, image) for path, image in files if not has_size(path, len(image))]
     whole = has_size(out / LABELS, len(labels))
     if not missing and whole and (target.folder / DONE).exists():

@@ -23,6 +23,7 @@ MANIFEST = "pack.json"
 PLAN = "plan.json"
 LABELS = "labels.txt"
 QUARANTINE = "quarantine.jsonl"
+DUPLICATES = "duplicates.jsonl"  # a finding, made on request: no digest of it is kept
 SETS = "sets.json"  # the user's own: no digest of it is kept
 APPENDING = "append.json"  # the plan of shards that are being appended
 LOCK = ".lock"

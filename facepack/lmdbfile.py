@@ -29,6 +29,7 @@ POINTER = 2
 META_SIZE = 136  # from the page header's end to the end of mm_txnid
 MAX_PAGE_SIZE = 32768
 PAGE_SIZES = (4096, 8192, 16384, 32768)
+MAX_KEY = 511
 
 P_BRANCH, P_LEAF, P_OVERFLOW, P_META = 0x01, 0x02, 0x04, 0x08
 F_BIGDATA = 0x01
@@ -121,8 +122,8 @@ def lmdb_pages(
     *,
     page_size: int,
     leaf_starts: list[int] | None = None,
-) -> Iterator[bytes]:
-    """Yield an LMDB file as consecutive pieces of whole pages.
+) -> Iterator[Buffer]:
+    """Yield an LMDB file as consecutive pieces, values as they are given.
 
     Args:
         keys: in ascending byte order, none twice, 1 to 511 bytes each.
@@ -141,8 +142,8 @@ def lmdb_pages(
         raise ValueError("the keys are not in ascending order")
     key_sizes = np.fromiter(map(len, keys), np.int64, len(keys))
     sizes = np.fromiter(map(len, values), np.int64, len(values))
-    if not 1 <= key_sizes.min() <= key_sizes.max() <= 511:
-        raise ValueError("a key must have 1 to 511 bytes")
+    if not 1 <= key_sizes.min() <= key_sizes.max() <= MAX_KEY:
+        raise ValueError(f"a key must have 1 to {MAX_KEY} bytes")
     costs = node_costs(page_size, key_sizes, sizes)
     starts = fill_in_order(costs, page_size) if leaf_starts is None else leaf_starts
     used = np.add.reduceat(costs, starts)
@@ -187,7 +188,7 @@ def _leaf_pages(
     sizes: np.ndarray,
     costs: np.ndarray,
     extents: np.ndarray,
-) -> Iterator[bytes]:
+) -> Iterator[Buffer]:
     page_size = layout.page_size
     # All node headers and all pointers at once: in Python, a record costs two appends.
     big = extents > 0
@@ -235,7 +236,8 @@ def _leaf_pages(
                     )
                     overflow.append(values[index])
                     overflow.append(bytes(count * page_size - PAGE_HEADER - int(sizes[index])))
-        yield b"".join(parts + overflow)
+        yield from parts
+        yield from overflow
 
 
 def _branch_pages(layout: _Layout, keys: Sequence[bytes]) -> Iterator[bytes]:
@@ -303,7 +305,8 @@ def stated_pages(data: Buffer) -> int:
 def scan_leaf(data: memoryview, page: int, page_size: int) -> Iterator[tuple[bytes, memoryview]]:
     """Yield the records of one leaf page, following each value to its overflow pages.
 
-    Reads by offsets that are checked first, so it may be pointed at a damaged file.
+    Reads by offsets that are checked first, so it may be pointed at a damaged file. It is the
+    obvious twin of :func:`read_nodes`, which reads all pages at once.
 
     Raises:
         ScanError: a header, pointer or length that leads outside its page or the file.
@@ -314,12 +317,14 @@ def scan_leaf(data: memoryview, page: int, page_size: int) -> Iterator[tuple[byt
     if count < 1 or odd or not PAGE_HEADER < lower <= upper <= page_size:
         raise ScanError(f"page {page}: bounds {lower} and {upper} are impossible")
     for pointer in struct.unpack_from(f"<{count}H", data, base + PAGE_HEADER):
-        if not lower <= pointer <= page_size - NODE_HEADER:
+        if pointer % 2 or not lower <= pointer <= page_size - NODE_HEADER:
             raise ScanError(f"page {page}: a node at {pointer} lies outside the page")
         low, high, flags, key_size = _node.unpack_from(data, base + pointer)
         size = low | high << 16
         key_end = pointer + NODE_HEADER + key_size
         big = flags & F_BIGDATA
+        if flags not in (0, F_BIGDATA) or not 1 <= key_size <= MAX_KEY:
+            raise ScanError(f"page {page}: the node at {pointer} is none of a shard's")
         if key_end + (8 if big else size) > page_size:
             raise ScanError(f"page {page}: the node at {pointer} runs over the page's end")
         key = bytes(data[base + pointer + NODE_HEADER : base + key_end])
@@ -327,9 +332,122 @@ def scan_leaf(data: memoryview, page: int, page_size: int) -> Iterator[tuple[byt
         if big:
             (target,) = struct.unpack_from("<Q", data, base + key_end)
             start = target * page_size + PAGE_HEADER
-            if start + size > len(data):
+            if target < 2 or start + size > len(data):
                 raise ScanError(f"page {page}: {key!r} lies outside the file, on page {target}")
         yield key, data[start : start + size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """Where the records of leaf pages lie in a file: byte offsets, int64, one for each record.
+
+    Attributes:
+        page_starts: the index of each page's first record.
+        key_starts: where each key begins.
+        key_sizes: its bytes.
+        starts: where each value begins.
+        sizes: its bytes.
+        overlap: bool; the record runs into the one that begins next behind it. The others share no
+            bytes, so reading them all costs no more than reading the file.
+        errors: what is wrong with the pages and nodes that were left out.
+    """
+
+    page_starts: np.ndarray
+    key_starts: np.ndarray
+    key_sizes: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    overlap: np.ndarray
+    errors: list[ScanError]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def record(self, data: memoryview, index: int) -> tuple[bytes, memoryview]:
+        """The key and the value at ``index``."""
+        key, start = int(self.key_starts[index]), int(self.starts[index])
+        return (
+            bytes(data[key : key + int(self.key_sizes[index])]),
+            data[start : start + int(self.sizes[index])],
+        )
+
+
+def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int) -> Nodes:
+    """Find the records of the leaf ``pages``, all at once.
+
+    Every offset is checked before it is followed, so the file may be damaged or a stranger's.
+
+    Args:
+        data: the file.
+        pages: numbers of whole pages in it, int64.
+        page_size: one of :data:`PAGE_SIZES`.
+        most: how many records may be claimed: forged counts must not fill the memory.
+
+    Raises:
+        ScanError: more records are claimed.
+    """
+    octets = np.frombuffer(data, np.uint8)
+    words = octets[: len(octets) & ~1].view("<u2")
+    pages = pages.astype(np.int64)
+    bases = pages * page_size
+    lower = words[(bases >> 1) + 6].astype(np.int64)
+    upper = words[(bases >> 1) + 7].astype(np.int64)
+    whole = (lower > PAGE_HEADER) & (lower % POINTER == 0) & (lower <= upper)
+    whole &= upper <= page_size
+    errors = [
+        ScanError(f"page {page}: bounds {low} and {high} are impossible")
+        for page, low, high in zip(
+            pages[~whole].tolist(), lower[~whole].tolist(), upper[~whole].tolist(), strict=True
+        )
+    ]
+    bases, lower = bases[whole], lower[whole]
+    counts = (lower - PAGE_HEADER) // POINTER
+    total = int(counts.sum())
+    if total > most:
+        raise ScanError(f"its pages claim {total} records; at most {most} can be")
+    page_starts = np.cumsum(counts) - counts
+    base = np.repeat(bases, counts)
+    slot = np.arange(total) - np.repeat(page_starts, counts)
+    pointer = words[(base + PAGE_HEADER >> 1) + slot].astype(np.int64)
+    good = (pointer >= np.repeat(lower, counts)) & (pointer <= page_size - NODE_HEADER)
+    good &= pointer % 2 == 0
+    header = np.where(good, base + pointer >> 1, 0)
+    low, high, flags, key_sizes = (words[header + i].astype(np.int64) for i in range(4))
+    sizes = low | high << 16
+    big = flags == F_BIGDATA
+    key_starts = base + pointer + NODE_HEADER
+    key_ends = key_starts + key_sizes
+    good &= (flags & ~F_BIGDATA == 0) & (key_sizes >= 1) & (key_sizes <= MAX_KEY)
+    good &= key_ends + np.where(big, 8, sizes) <= base + page_size
+
+    starts, ends = key_ends.copy(), key_ends + sizes
+    at = np.flatnonzero(big & good)
+    numbers = octets[key_ends[at][:, None] + np.arange(8)].view("<u8")[:, 0]
+    inside = (numbers >= 2) & (numbers < len(data) // page_size)
+    targets = np.where(inside, numbers, 0).astype(np.int64) * page_size
+    starts[at] = targets + PAGE_HEADER
+    ends[at] = starts[at] + sizes[at]
+    good[at] &= inside & (ends[at] <= len(data))
+    errors += [
+        ScanError(f"page {at // page_size}: the node at {at % page_size} leads astray")
+        for at in (base + pointer)[~good].tolist()
+    ]
+
+    overlap = np.zeros(total, bool)
+    for kind, first in ((good & big, starts), (good & ~big, key_starts)):
+        these = np.flatnonzero(kind)
+        these = these[np.argsort(first[these], kind="stable")]
+        overlap[these[:-1]] = ends[these[:-1]] > first[these[1:]]
+    owner = np.repeat(np.arange(len(counts)), counts)[good]
+    return Nodes(
+        page_starts=np.searchsorted(owner, np.unique(owner)),
+        key_starts=key_starts[good],
+        key_sizes=key_sizes[good],
+        starts=starts[good],
+        sizes=sizes[good],
+        overlap=overlap[good],
+        errors=errors,
+    )
 
 
 def leaf_numbers(data: memoryview, page_size: int) -> Iterator[int]:
@@ -344,3 +462,38 @@ def leaf_numbers(data: memoryview, page_size: int) -> Iterator[int]:
         if flags == P_LEAF:
             yield page
         page += 1
+
+
+def guess_page_size(data: memoryview) -> int:
+    """The page size under which most page numbers of a damaged file are where they say.
+
+    A page's number stands at its head; under another page size, next to none fits.
+
+    Raises:
+        ScanError: none fits under any.
+    """
+    fits = {size: int(np.count_nonzero(_heads(data, size)[1])) for size in PAGE_SIZES}
+    best = max(fits, key=lambda size: fits[size])
+    if not fits[best]:
+        raise ScanError("it holds no LMDB page that could be told")
+    return best
+
+
+def leaf_candidates(data: memoryview, page_size: int) -> np.ndarray:
+    """The numbers (int64) of all pages of a damaged file that may be leaf pages.
+
+    Nothing else in the file is believed: a page is taken where its flags say so, and where its
+    number is right and its flags say nothing else. Some bytes of an image may pass for a leaf.
+    """
+    flags, numbered = _heads(data, page_size)
+    others = np.isin(flags, (P_BRANCH, P_OVERFLOW, P_META))
+    return np.flatnonzero((flags == P_LEAF) | (numbered & ~others))
+
+
+def _heads(data: memoryview, page_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of every whole page: its flags, and whether its number is the one that it should have."""
+    count = len(data) // page_size
+    octets = np.frombuffer(data, np.uint8, count * page_size).reshape(count, page_size)
+    heads = np.ascontiguousarray(octets[:, :PAGE_HEADER])
+    numbers, flags = heads.view("<u8")[:, 0], heads.view("<u2")[:, 5]
+    return flags, numbers == np.arange(count, dtype=np.uint64)

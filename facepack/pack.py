@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,13 @@ from typing import Any, NamedTuple, cast, overload
 
 import lmdb
 import numpy as np
+import xxhash
 
 from facepack import environments
 from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.images import decode
+from facepack.sets import recount, subset_manifest
 
 
 class Record(NamedTuple):
@@ -29,35 +32,44 @@ class Record(NamedTuple):
     key: str
 
 
-def open(path: str | os.PathLike[str]) -> Pack:
-    """Open the pack in the folder ``path``.
+def open(path: str | os.PathLike[str], *, shards: str | Sequence[str] | None = None) -> Pack:
+    """Open the pack in the folder ``path``, or some of its shards as a pack.
+
+    Of some shards, positions count through them in the order of the pack, labels stay what they
+    are, and ``classes`` is the highest label + 1.
+
+    Args:
+        path: the pack's folder.
+        shards: names or shell patterns of shards (``["0_0", "1_*"]``), or the name of a shard set
+            (``"webface12m"``); None opens all.
 
     Raises:
-        PackError: no finished pack is there.
+        PackError: no finished pack is there, or not those shards.
         DamageError: a file is missing or has not the size that the manifest states.
     """
-    return Pack(Path(path))
+    return Pack(Path(path), shards)
 
 
 class Pack:
     """A finished pack, for reading; a sequence of :class:`Record`.
 
-    A pack may be used from many threads, is safe across ``fork``, and pickles as its path. It is a
-    context manager; leaving it closes the shards.
+    A pack may be used from many threads, is safe across ``fork``, and pickles as its path and the
+    names of its shards. It is a context manager; leaving it closes the shards.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shards: str | Sequence[str] | None = None) -> None:
         self.path = path.resolve()
-        self.manifest = read_manifest(self.path)
-        shards = self.manifest["shards"]
-        self._names: list[str] = [fmt.check_shard_name(shard["name"]) for shard in shards]
-        counts = np.asarray([shard["records"] for shard in shards], np.int64)
+        self.manifest = _read_checked(self.path, shards)
+        self._chosen = shards is not None
+        self._names: list[str] = [shard["name"] for shard in self.manifest["shards"]]
+        counts = np.asarray([shard["records"] for shard in self.manifest["shards"]], np.int64)
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._labels: np.ndarray | None = None
         self._held = _Held()
         self._finalizer = weakref.finalize(self, self._held.release_all)
-        check_sizes(self.path, self.manifest)
         self._files = [_identity(self.path / f"{name}.mdb") for name in self._names]
+        if self._chosen:
+            self.manifest = recount(self.manifest, self.labels)
 
     # What it is -----------------------------------------------------------------------------
 
@@ -75,6 +87,11 @@ class Pack:
     def content_id(self) -> str:
         """32 hex digits drawn from the digests of all shards: equal for equal content alone."""
         return str(self.manifest["content_id"])
+
+    @property
+    def shard_names(self) -> list[str]:
+        """The names of the shards, in the order in which positions count through them."""
+        return list(self._names)
 
     @property
     def classes(self) -> int:
@@ -111,10 +128,10 @@ class Pack:
     @property
     def identity_names(self) -> list[str] | None:
         """The source's name of each identity, by label; None where it had none."""
-        path = self.path / fmt.LABELS
         if fmt.LABELS not in self.manifest["files"]:
             return None
-        return fmt.read_labels_text(path.read_text(encoding="utf-8"))
+        text = read_file(self.path, self.manifest, fmt.LABELS).decode()
+        return fmt.read_labels_text(text)[: self.classes]
 
     def source_name(self, index: int) -> str | None:
         """The source's name of the record at ``index``; None where it had none."""
@@ -151,8 +168,8 @@ class Pack:
             PackError: the pack has no such table.
         """
         file = f"{name}.npy"
-        if file not in self.manifest["files"]:
-            have = sorted(f[:-4] for f in self.manifest["files"] if f.endswith(".npy"))
+        if name not in fmt.table_names(self.manifest["files"]):
+            have = fmt.table_names(self.manifest["files"])
             raise PackError(f"{self.path} has no table {name!r}; it has {have}")
         table: np.ndarray = np.load(self.path / file, allow_pickle=False)
         return table
@@ -295,14 +312,15 @@ class Pack:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self.content_id)
+        return _reopen, (self.path, self.content_id, self._names if self._chosen else None)
 
     def __repr__(self) -> str:
-        return f"<Pack {self.path}: {len(self)} records, {self.identities} identities>"
+        part = f" ({len(self._names)} of its shards)" if self._chosen else ""
+        return f"<Pack {self.path}{part}: {len(self)} records, {self.identities} identities>"
 
 
-def _reopen(path: Path, content_id: str) -> Pack:
-    pack = Pack(path)
+def _reopen(path: Path, content_id: str, shards: list[str] | None) -> Pack:
+    pack = Pack(path, shards)
     if pack.content_id != content_id:
         raise PackError(f"{path} holds another pack than the one that was pickled: open it anew")
     return pack
@@ -344,6 +362,20 @@ class _Held:
                 environments.release(self._shards.popitem()[1])
 
 
+def _read_checked(path: Path, shards: str | Sequence[str] | None) -> dict[str, Any]:
+    """The manifest, with all shards or those chosen, whose files have the right sizes."""
+    while True:
+        whole = read_manifest(path)
+        manifest = whole if shards is None else subset_manifest(path, whole, shards)
+        try:
+            check_sizes(path, manifest)
+        except DamageError:
+            if read_manifest(path) == whole:
+                raise
+            continue  # the pack grew between the two looks
+        return manifest
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the pack in ``path``.
 
@@ -383,6 +415,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 _SHARD_SHAPE = {
     "name": str,
+    "own_name": str,
     "pack_id": str,
     "shard": int,
     "records": int,
@@ -412,6 +445,9 @@ _MANIFEST_SHAPE = {
 }
 
 
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
 def _check_shape(manifest: dict[str, Any]) -> None:
     """Make sure that every field is there and of its type; a ValueError names the first not."""
 
@@ -428,8 +464,17 @@ def _check_shape(manifest: dict[str, Any]) -> None:
         span = manifest["images"].get(field)
         if not isinstance(span, list) or [type(bound) for bound in span] != [int, int]:
             raise ValueError(f"'images' has no {field!r} of two numbers")
+    if not _ID.fullmatch(manifest["pack_id"]):
+        raise ValueError(f"'pack_id' is {manifest['pack_id']!r}, not 32 hexadecimal digits")
     for number, shard in enumerate(manifest["shards"]):
         require(f"shard {number}", shard, _SHARD_SHAPE)
+        label_map = shard.get("label_map", "")
+        if label_map is not None and not (
+            isinstance(label_map, str)
+            and fmt.is_label_map(label_map)
+            and label_map in manifest["files"]
+        ):
+            raise ValueError(f"shard {shard['name']!r}: 'label_map' is {label_map!r}")
         if set(shard["files"]) != {f"{shard['name']}.kv", f"{shard['name']}.mdb"}:
             raise ValueError(f"shard {shard['name']!r} has the files {sorted(shard['files'])}")
         index = shard["files"][f"{shard['name']}.kv"]
@@ -437,6 +482,7 @@ def _check_shape(manifest: dict[str, Any]) -> None:
             raise ValueError(
                 f"shard {shard['name']!r}: its index is not of {shard['records']} lines"
             )
+        fmt.check_shard_name(shard["name"])
     for name, stated in manifest_files(manifest).items():
         require(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
         if not fmt.is_plain_name(name):
@@ -452,18 +498,50 @@ def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
     with os.scandir(path) as entries:
         found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     for name, stated in manifest_files(manifest).items():
+        size = found.get(fmt.next_name(name, manifest["pack_id"]), found.get(name))
         remedy = (
             "copy the pack again or convert anew"
             if name.endswith((".mdb", ".npy"))
             else f"rebuild it with: facepack reindex {path}"
         )
-        if name not in found:
+        if size is None:
             raise DamageError(f"{path}: {name} is missing: {remedy}")
-        if found[name] != stated["bytes"]:
+        if size != stated["bytes"]:
             raise DamageError(
-                f"{path}: {name} has {found[name]} bytes, the manifest says {stated['bytes']}: "
-                f"{remedy}"
+                f"{path}: {name} has {size} bytes, the manifest says {stated['bytes']}: {remedy}"
             )
+
+
+def read_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
+    """The bytes of a file beside the shards.
+
+    A pack that was just appended to may still keep it under its next name.
+
+    Raises:
+        FileNotFoundError: it is missing.
+    """
+    try:
+        return (path / fmt.next_name(name, manifest["pack_id"])).read_bytes()
+    except FileNotFoundError:
+        return (path / name).read_bytes()
+
+
+def read_checked_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
+    """The bytes of a file that the manifest states, compared with its digest.
+
+    Raises:
+        DamageError: it is missing, or differs.
+    """
+    try:
+        data = read_file(path, manifest, name)
+    except OSError as error:
+        raise DamageError(f"{path / name}: cannot be read: {error.strerror}") from error
+    if xxhash.xxh3_128_hexdigest(data) != manifest_files(manifest)[name]["xxh3_128"]:
+        raise DamageError(
+            f"{path / name} differs from what the manifest states: see what is wrong with: "
+            f"facepack verify {path}"
+        )
+    return data
 
 
 def _identity(path: Path) -> tuple[int, int, int, int]:

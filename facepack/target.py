@@ -16,7 +16,7 @@ from facepack.errors import PackError
 from facepack.shard import write_error, write_file
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
-_KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE)
+_KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.APPENDING)
 
 
 class Target:
@@ -105,7 +105,7 @@ class Target:
                 how = "--overwrite replaces it" + ("" if finished else "; --resume completes it")
                 raise PackError(f"{self.folder} holds {what}: {how}")
             self._compare(existing, plan)
-            self._remove_parts()
+            self.remove_parts()
             return finished
         else:
             others = [entry.name for entry in self.folder.iterdir() if entry.name != fmt.LOCK]
@@ -115,7 +115,7 @@ class Target:
                     f"{self.folder} is not empty and holds no pack (but {sorted(strangers)[0]!r}): "
                     "choose another target"
                 )
-            self._remove_parts()
+            self.remove_parts()
         write_file(existing, [fmt.json_text(plan).encode()])
         return False
 
@@ -145,7 +145,7 @@ class Target:
         (self.folder / self._finished).unlink(missing_ok=True)
         for path in ours:
             path.unlink(missing_ok=True)
-        self._remove_parts()
+        self.remove_parts()
 
     def written_files(self) -> list[Path]:
         """The files that an earlier conversion wrote here, finished or not.
@@ -161,13 +161,15 @@ class Target:
             )
         names = {*_KNOWN_NAMES, *manifest.get("files", {})}
         names |= {f"{table}.npy" for table in plan.get("tables", [])}
-        stems = [shard["name"] for shard in plan.get("shards") or manifest.get("shards", [])]
+        stems = [shard["name"] for shard in manifest.get("shards", [])]
+        for part in (plan, *plan.get("appended", []), self._read(fmt.APPENDING)):
+            stems += [shard["name"] for shard in part.get("shards") or []]
         entries = [entry for entry in self.folder.iterdir() if entry.is_file()]
         if not plan.get("shards"):  # a stream: its shards are numbered
             numbered = re.compile(re.escape(plan.get("source", {}).get("stem", "")) + r"-\d{3,}")
             stems += [entry.stem for entry in entries if numbered.fullmatch(entry.stem)]
         names |= {stem + suffix for stem in stems for suffix in _SHARD_SUFFIXES}
-        return [entry for entry in entries if entry.name in names]
+        return [entry for entry in entries if entry.name in names or fmt.NEXT.fullmatch(entry.name)]
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -176,7 +178,8 @@ class Target:
             return {}
         return value if isinstance(value, dict) else {}
 
-    def _remove_parts(self) -> None:
+    def remove_parts(self) -> None:
+        """Remove what killed writers left half written."""
         for entry in list(self.folder.iterdir()):
             if fmt.PART.fullmatch(entry.name) and not entry.is_dir():
                 entry.unlink()

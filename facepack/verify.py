@@ -7,26 +7,44 @@ tell where it is not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import lmdb.verify
 import numpy as np
+import xxhash
 
 from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError
 from facepack.images import decode as decode_image
-from facepack.lmdbfile import ScanError, leaf_numbers, lmdb_pages, read_page_size, scan_leaf
-from facepack.pack import manifest_files, read_manifest
+from facepack.labelmap import apply_label_map, read_label_map
+from facepack.lmdbfile import (
+    Nodes,
+    ScanError,
+    leaf_numbers,
+    lmdb_pages,
+    read_nodes,
+    read_page_size,
+)
+from facepack.pack import manifest_files, read_file, read_manifest
 from facepack.progress import Progress
 from facepack.shard import ShardInfo, write_file
 from facepack.writer import build_manifest
 
-_CHUNK = 16 << 20
+MAX_NODES = fmt.MAX_SHARD_RECORDS + 64  # a shard's records, and room for reserved ones
+_KEY = 10  # bytes of a record's key
+# Two threads take turns while a file is read ahead: with less at once, they mostly wait for turns.
+_READ = 8 << 20
+_AHEAD = 2  # files that are read before they are looked at
+_SHOWN = 5  # findings of the structure that are told
 _OUTSIDE = "bytes of a header or of unused space have changed, though every record is sound"
 
 _META_SHAPE: dict[str, type | tuple[type, ...]] = {
@@ -77,7 +95,13 @@ class ShardContent:
 
 
 def check_shard(
-    folder: Path, name: str, *, decode: bool = False, canonical: bool = False
+    folder: Path,
+    name: str,
+    *,
+    decode: bool = False,
+    canonical: bool = False,
+    digest: str | None = None,
+    read: Callable[[], tuple[str, int]] | None = None,
 ) -> ShardContent:
     """Check ``name.mdb`` against itself: structure, reserved records, every record's sum.
 
@@ -89,6 +113,9 @@ def check_shard(
         decode: also decode every image.
         canonical: also write the file anew, in memory, and compare every byte: it tells what
             changed outside the records where no digest from elsewhere is at hand.
+        digest: the XXH3-128 that the file is known to have had when it was written: where it still
+            has, its structure is what it was, and is not walked.
+        read: gives what :func:`file_digest` gives of the file, perhaps from a thread that read it.
     """
     content = ShardContent()
     path = folder / f"{name}.mdb"
@@ -96,29 +123,33 @@ def check_shard(
     def report(reason: str, key: str | None = None) -> None:
         content.damage.append(Damage(shard=name, key=key, reason=reason))
 
-    try:
-        if path.stat().st_size == 0:
-            raise ScanError("the file is empty")
-        problems = lmdb.verify.verify(str(path), subdir=False)
-        for problem in problems[:5]:
+    def walk() -> None:
+        for problem in lmdb.verify.verify(str(path), subdir=False)[:_SHOWN]:
             report(f"structure: {problem}")
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as data,
-        ):
-            _check_records(data, content, report, decode)
-            if canonical and not content.damage and not _is_canonical(data):
+
+    try:
+        own, size = read() if read else file_digest(path)
+        if size == 0:
+            raise ScanError("the file is empty")
+        if own != digest and not canonical:
+            walk()
+        data = map_file(path)
+        _check_records(data, content, report, decode)
+        if canonical and not content.damage and not is_canonical(data, *shard_nodes(data)):
+            walk()
+            if not content.damage:
                 report(_OUTSIDE)
-            digest, size = _digest(data), len(data)
     except FileNotFoundError:
         report("the shard is missing")
-    except (ScanError, lmdb.verify.VerifyError) as error:
+    except OSError as error:
+        report(f"the shard cannot be read: {error.strerror or error}")
+    except (ScanError, lmdb.verify.VerifyError, RecursionError) as error:
         report(f"not an LMDB file: {error}")
     else:
         if content.meta and not any(damage.key is None for damage in content.damage):
             content.info = ShardInfo(
                 name=name,
+                own_name=content.meta["name"],
                 pack_id=content.meta["pack_id"],
                 shard=content.meta["shard"],
                 records=content.meta["records"],
@@ -126,31 +157,84 @@ def check_shard(
                 page_size=content.meta["page_size"],
                 quarantined=len(content.refused),
                 images=content.meta["images"],
-                files={f"{name}.mdb": {"bytes": size, "xxh3_128": digest}},
+                files={f"{name}.mdb": {"bytes": size, "xxh3_128": own}},
             )
     return content
 
 
-def _is_canonical(data: memoryview) -> bool:
-    """Whether the file is, byte for byte, what its records make of it."""
+def map_file(path: Path) -> memoryview:
+    """The bytes of a file that is not empty, as a map that lasts as long as a view of it."""
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def shard_nodes(data: memoryview) -> tuple[int, Nodes]:
+    """The page size of a shard, and where its records lie.
+
+    Raises:
+        ScanError: not an LMDB file, or it claims more records than a shard can have.
+    """
     page_size = read_page_size(data)
-    keys: list[bytes] = []
-    values: list[Any] = []
-    starts: list[int] = []
-    for page in leaf_numbers(data, page_size):
-        starts.append(len(keys))
-        for key, value in scan_leaf(data, page, page_size):
-            keys.append(key)
-            values.append(value)
+    pages = np.fromiter(leaf_numbers(data, page_size), np.int64)
+    return page_size, read_nodes(data, pages, page_size, most=MAX_NODES)
+
+
+def is_canonical(data: memoryview, page_size: int, nodes: Nodes) -> bool:
+    """Whether a shard is, byte for byte, what facepack makes of its records.
+
+    Then its B+tree is sound: safe to hand to the engine, whoever wrote the file.
+
+    Args:
+        data: the file.
+        page_size: as :func:`shard_nodes` gives it.
+        nodes: as :func:`shard_nodes` gives them.
+    """
+    if nodes.errors or nodes.overlap.any() or not len(nodes):
+        return False
+    keys = [bytes(data[a : a + n]) for a, n in _together(nodes.key_starts, nodes.key_sizes)]
+    values = [data[a : a + n] for a, n in _together(nodes.starts, nodes.sizes)]
     at = 0
-    for piece in lmdb_pages(keys, values, page_size=page_size, leaf_starts=starts):
-        if data[at : at + len(piece)] != piece:
-            return False
-        at += len(piece)
+    try:
+        for piece in lmdb_pages(
+            keys, values, page_size=page_size, leaf_starts=nodes.page_starts.tolist()
+        ):
+            if bytes(data[at : at + len(piece)]) != piece:  # a view compares item by item
+                return False
+            at += len(piece)
+    except ValueError:  # keys that no file of ours can have
+        return False
     return at == len(data)
 
 
-def _check_meta(meta: Any) -> None:
+def _together(*arrays: np.ndarray) -> Iterator[tuple[int, ...]]:
+    return zip(*(array.tolist() for array in arrays), strict=True)
+
+
+def record_places(data: memoryview, nodes: Nodes) -> np.ndarray:
+    """The place that the key of each of ``nodes`` says; -1 where it is no record's key (int64)."""
+    places = np.full(len(nodes), -1, np.int64)
+    long = np.flatnonzero(nodes.key_sizes == _KEY)
+    octets = np.frombuffer(data, np.uint8)
+    digits = octets[nodes.key_starts[long][:, None] + np.arange(_KEY)] - np.uint8(ord("0"))
+    values = digits.astype(np.int64) @ 10 ** np.arange(_KEY - 1, -1, -1)
+    places[long] = np.where((digits <= 9).all(axis=1), values, -1)
+    return places
+
+
+def record_sums(data: memoryview, nodes: Nodes, which: np.ndarray) -> np.ndarray:
+    """The sums (uint64) of the nodes that ``which`` lists, as ``__sums__`` holds them."""
+    key_starts, starts = nodes.key_starts[which], nodes.starts[which]
+    key_ends, ends = key_starts + nodes.key_sizes[which], starts + nodes.sizes[which]
+    digest = xxhash.xxh3_64_intdigest
+    # Inside a leaf page, the value follows its key: no copy is needed to join them.
+    sums = [
+        digest(data[a:d]) if b == c else digest(bytes(data[a:b]) + data[c:d])
+        for a, b, c, d in _together(key_starts, key_ends, starts, ends)
+    ]
+    return np.asarray(sums, np.uint64)
+
+
+def check_meta(meta: Any) -> None:
     """A ValueError for the first field of ``__meta__`` that is not as it must be."""
     if not isinstance(meta, dict):
         raise ValueError("__meta__ is no map")
@@ -169,38 +253,57 @@ def _check_meta(meta: Any) -> None:
         raise ValueError(f"__meta__ claims {meta['records']} records")
 
 
-def _digest(data: memoryview) -> str:
-    digest = fmt.file_digest()
-    for start in range(0, len(data), _CHUNK):
-        digest.update(data[start : start + _CHUNK])
-    return str(digest.hexdigest())
+def file_digest(path: Path) -> tuple[str, int]:
+    """The XXH3-128 of a file and its size in bytes.
+
+    The file is read, not mapped: a bad sector is an OSError here, and a crash in a map.
+    """
+    digest, size = fmt.file_digest(), 0
+    buffer = memoryview(bytearray(_READ))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            size += count
+    return str(digest.hexdigest()), size
+
+
+def read_ahead(paths: Sequence[Path]) -> Iterator[Callable[[], tuple[str, int]]]:
+    """For each file, a call that gives its :func:`file_digest`.
+
+    A thread reads the files one after the other, a little ahead of the caller, who then finds their
+    pages in memory.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        waiting: deque[Future[tuple[str, int]]] = deque()
+        for path in paths:
+            waiting.append(reader.submit(file_digest, path))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result
+        while waiting:
+            yield waiting.popleft().result
 
 
 def _check_records(data: memoryview, content: ShardContent, report: Any, decode: bool) -> None:
-    page_size = read_page_size(data)
+    _, nodes = shard_nodes(data)
+    for error in nodes.errors[:_SHOWN]:
+        report(f"structure: {error}")
+    if nodes.overlap.any():
+        report(f"structure: {int(nodes.overlap.sum())} records run into others")
+    places = np.where(nodes.overlap, -2, record_places(data, nodes))
     reserved: dict[bytes, Any] = {}
-    found: dict[int, int] = {}  # place → sum
-    lengths = 0
-    for page in leaf_numbers(data, page_size):
+    for index in np.flatnonzero(places == -1).tolist():
+        key, value = nodes.record(data, index)
+        if not key.startswith(b"__"):
+            report(f"it holds the key {key[:32]!r}, which no shard has")
+            continue
         try:
-            for key, value in scan_leaf(data, page, page_size):
-                if key.startswith(b"__"):
-                    try:
-                        reserved[key] = fmt.unpack_reserved(key, value)
-                    except DamageError as error:
-                        report(str(error))
-                elif len(key) == 10 and key.isdigit():
-                    found[int(key)] = fmt.record_sum(key, value)
-                    lengths += len(value)
-                    if decode:
-                        try:
-                            decode_image(value)
-                        except DecodeError as error:
-                            report(str(error), key.decode())
-                else:
-                    report(f"page {page} holds the key {key[:32]!r}, which no shard has")
-        except ScanError as error:
-            report(f"structure: {error}")
+            reserved[key] = fmt.unpack_reserved(key, value)
+        except DamageError as error:
+            report(str(error))
+    which = np.flatnonzero(places >= 0)
+    if decode:
+        for index, reason in _undecodable(data, nodes, which):
+            report(reason, f"{places[index]:010d}")
     missing = [
         key.decode()
         for key in (fmt.META, fmt.LABEL_COLUMN, fmt.SUMS, fmt.EXTRA)
@@ -211,9 +314,11 @@ def _check_records(data: memoryview, content: ShardContent, report: Any, decode:
         return
     meta = reserved[fmt.META]
     try:
-        _check_meta(meta)
+        check_meta(meta)
         count = meta["records"]
-        sums = fmt.unpack_column(reserved[fmt.SUMS], count)
+        stated = fmt.unpack_column(reserved[fmt.SUMS], count)
+        if stated.dtype != np.uint64:
+            raise ValueError(f"sums of type {stated.dtype}")
         content.labels = fmt.unpack_column(reserved[fmt.LABEL_COLUMN], count).astype(np.int64)
         extra = reserved[fmt.EXTRA]
         offsets = fmt.unpack_column(extra["ordinal"], count).astype(np.int64)
@@ -224,15 +329,39 @@ def _check_records(data: memoryview, content: ShardContent, report: Any, decode:
         report(f"the reserved records are not sound: {error}")
         return
     content.meta = meta
-    for place, stated in enumerate(sums.tolist()):
-        if place not in found:
-            report("the record is missing", f"{place:010d}")
-        elif found[place] != stated:
-            report("the record differs from what was packed", f"{place:010d}")
-    if beyond := sorted(place for place in found if place >= count):
-        report(f"{len(beyond)} records beyond the {count} that were packed", f"{beyond[0]:010d}")
-    if len(found) == count and not content.damage and lengths != meta["payload_bytes"]:
-        report(f"{lengths} bytes of images, but {meta['payload_bytes']} were packed")
+    found, inside = places[which], places[which] < count
+    have = np.zeros(count, bool)
+    have[found[inside]] = True
+    sums = np.zeros(count, np.uint64)
+    sums[found[inside]] = record_sums(data, nodes, which[inside])
+    for place in np.flatnonzero(~have | (sums != stated)).tolist():
+        reason = "differs from what was packed" if have[place] else "is missing"
+        report(f"the record {reason}", f"{place:010d}")
+    if not inside.all():
+        beyond = found[~inside]
+        reason = f"{len(beyond)} records beyond the {count} that were packed"
+        report(reason, f"{beyond.min():010d}")
+    if inside.sum() > have.sum():
+        report(f"{inside.sum() - have.sum()} records under the key of another")
+    size = int(nodes.sizes[which].sum())
+    if not content.damage and size != meta["payload_bytes"]:
+        report(f"{size} bytes of images, but {meta['payload_bytes']} were packed")
+
+
+def _undecodable(data: memoryview, nodes: Nodes, which: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Those of the nodes ``which`` whose images do not decode, and why."""
+
+    def look(index: int) -> tuple[int, str] | None:
+        try:
+            decode_image(nodes.record(data, index)[1])
+        except DecodeError as error:
+            return index, str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for found in threads.map(look, which.tolist()):
+            if found:
+                yield found
 
 
 def _identity_names(packed: Any) -> dict[int, str]:
@@ -298,14 +427,19 @@ def verify(path: Path, *, decode: bool = False) -> Report:
     size = sum(stated["bytes"] for stated in files.values())
     with Progress(size, unit="bytes", label="verify") as progress:
         for name in manifest["files"]:
-            damage += _check_file(path, name, files[name])
+            damage += _check_file(path, manifest, name)
             progress.update(files[name]["bytes"])
-        for shard in manifest["shards"]:
-            name = fmt.check_shard_name(shard["name"])
-            content = check_shard(path, name, decode=decode)
+        label_maps = _label_maps(path, manifest)
+        names = [fmt.check_shard_name(shard["name"]) for shard in manifest["shards"]]
+        reads = read_ahead([path / f"{name}.mdb" for name in names])
+        for name, shard, read in zip(names, manifest["shards"], reads, strict=True):
+            stated = shard["files"][f"{name}.mdb"]["xxh3_128"]
+            content = check_shard(path, name, decode=decode, digest=stated, read=read)
+            content.ordinals = content.ordinals[:0]  # of no use here, and there may be many shards
             contents.append(content)
             found = content.damage
             if content.meta:
+                found += _map_labels(content, shard["label_map"], label_maps)
                 found += check_index(path, name, content.labels)
             found += _compare_with_manifest(path, shard, content)
             damage += found
@@ -315,15 +449,41 @@ def verify(path: Path, *, decode: bool = False) -> Report:
     return Report(records=manifest["records"], file_bytes=size, damage=damage)
 
 
-def _check_file(path: Path, name: str, stated: dict[str, Any]) -> Iterator[Damage]:
+def _check_file(path: Path, manifest: dict[str, Any], name: str) -> Iterator[Damage]:
+    stated = manifest["files"][name]
     try:
-        data = (path / name).read_bytes()
+        data = read_file(path, manifest, name)
     except FileNotFoundError:
         yield Damage(shard=name, key=None, reason="the file is missing")
         return
-    if len(data) != stated["bytes"] or _digest(memoryview(data)) != stated["xxh3_128"]:
+    except OSError as error:
+        reason = f"the file cannot be read: {error.strerror or error}"
+        yield Damage(shard=name, key=None, reason=reason)
+        return
+    if len(data) != stated["bytes"] or xxhash.xxh3_128_hexdigest(data) != stated["xxh3_128"]:
         reason = "the file differs from what the manifest states"
         yield Damage(shard=name, key=None, reason=reason)
+
+
+def _label_maps(path: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The label maps of a merged pack, by file name; those that are none are left out."""
+    label_maps = {}
+    for name in filter(fmt.is_label_map, manifest["files"]):
+        with contextlib.suppress(OSError, DamageError):  # the file's digest tells
+            label_maps[name] = read_label_map(read_file(path, manifest, name), name)
+    return label_maps
+
+
+def _map_labels(
+    content: ShardContent, name: str | None, label_maps: dict[str, np.ndarray]
+) -> Iterator[Damage]:
+    """Take the labels of a shard to those of the pack, by the label map ``name``."""
+    if name is None or name not in label_maps:
+        return
+    try:
+        content.labels = apply_label_map(label_maps[name], content.labels)
+    except DamageError as error:
+        yield Damage(shard=content.meta["name"], key=None, reason=f"{name}: {error}")
 
 
 def _compare_with_manifest(
@@ -342,7 +502,7 @@ def _compare_with_manifest(
             yield Damage(shard=name, key=None, reason=reason)
         elif not content.damage:
             own = content.info.files.get(file) if content.info else None
-            digest = own["xxh3_128"] if own else _digest(memoryview(target.read_bytes()))
+            digest = own["xxh3_128"] if own else file_digest(target)[0]
             if digest != stated["xxh3_128"]:
                 yield Damage(shard=name, key=None, reason=f"{file}: {_OUTSIDE}")
     if not content.meta:
@@ -350,7 +510,7 @@ def _compare_with_manifest(
     if content.meta["pack_id"] != entry["pack_id"]:
         reason = f"it is of another pack ({content.meta['pack_id']}, not {entry['pack_id']})"
         yield Damage(shard=name, key=None, reason=reason)
-    elif (content.meta["name"], content.meta["shard"]) != (name, entry["shard"]):
+    elif (content.meta["name"], content.meta["shard"]) != (entry["own_name"], entry["shard"]):
         reason = f"it is another shard: {content.meta['name']}, number {content.meta['shard']}"
         yield Damage(shard=name, key=None, reason=reason)
 
@@ -362,8 +522,9 @@ def _check_manifest(
     shards = []
     for content, entry in zip(contents, manifest["shards"], strict=True):
         assert content.info is not None
-        shards.append(replace(content.info, files=entry["files"]))
-    plan = json.loads((path / fmt.PLAN).read_bytes())
+        stated = {key: entry[key] for key in ("files", "label_map")}
+        shards.append(replace(content.info, **stated))
+    plan = json.loads(read_file(path, manifest, fmt.PLAN))
     pairs = path / "pairs.npy"
     count = None
     if pairs.name in manifest["files"]:
@@ -383,7 +544,8 @@ def _check_manifest(
         partial=manifest["partial"],
         files=manifest["files"],
     )
-    if plan["shards"] and not manifest["partial"] and fmt.content_id(plan) != manifest["pack_id"]:
+    planned = plan["shards"] or plan.get("appended")  # else a stream, whose id has its content
+    if planned and not manifest["partial"] and fmt.content_id(plan) != manifest["pack_id"]:
         yield Damage(shard=fmt.MANIFEST, key=None, reason="the pack id is not that of the plan")
     # What later versions may add is left to them.
     for key in sorted(rebuilt):

@@ -14,9 +14,18 @@ from typing import Any
 import numpy as np
 
 from facepack import format as fmt
+from facepack.checks import ImageCheck
 from facepack.errors import PackError
+from facepack.labelmap import label_map_bytes
 from facepack.lmdbfile import Buffer
-from facepack.shard import ShardBuilder, ShardInfo, SourceRecord, merge_statistics, write_file
+from facepack.shard import (
+    ShardBuilder,
+    ShardInfo,
+    SourceRecord,
+    merge_statistics,
+    sync_folder,
+    write_file,
+)
 from facepack.target import Target
 
 
@@ -26,7 +35,7 @@ def make_plan(
     source: dict[str, Any],
     order: str = "shuffled",
     seed: int = 0,
-    check: str = "header",
+    check: ImageCheck | None = None,
     classes: int | None = None,
     tables: Sequence[str] = (),
     shards: list[dict[str, Any]] | None = None,
@@ -34,11 +43,11 @@ def make_plan(
     """The plan of a pack, as ``plan.json`` holds it: whatever its content depends on.
 
     Args:
-        kind: ``train`` or ``pairs``.
+        kind: ``train``, ``pairs``, ``templates`` or ``megaface``.
         source: what is packed: its kind, files, sizes, hashes.
         order: of the records in a shard: ``shuffled``, ``source`` or ``identity``.
         seed: of the shuffled order.
-        check: ``header`` or ``decode``: how closely images are looked at.
+        check: how closely images are looked at.
         classes: the width of a head, if the source states it.
         tables: names of the tables of an evaluation set.
         shards: name, start and stop (source ordinals) of each; None when records are streamed.
@@ -46,9 +55,8 @@ def make_plan(
     Raises:
         PackError: an option is not one of those allowed.
     """
-    for value, allowed in ((order, fmt.ORDERS), (check, ("header", "decode"))):
-        if value not in allowed:
-            raise PackError(f"{value!r}: allowed are {', '.join(allowed)}")
+    if order not in fmt.ORDERS:
+        raise PackError(f"{order!r}: allowed are {', '.join(fmt.ORDERS)}")
     seed = operator.index(seed)
     if not 0 <= seed < 1 << 63:
         raise PackError(f"seed {seed}: allowed are 0 to 2^63 - 1")
@@ -62,7 +70,7 @@ def make_plan(
         "source": source,
         "order": order,
         "seed": seed,
-        "check": check,
+        "check": (check or ImageCheck()).as_json(),
         "classes": classes,
         "tables": sorted(tables),
         "shards": shards,
@@ -85,14 +93,33 @@ def finish_pack(
     refused: Sequence[dict[str, Any]],
     identity_names: Mapping[int, str] | None = None,
     tables: Mapping[str, np.ndarray] | None = None,
+    label_maps: Mapping[str, np.ndarray] | None = None,
     partial: bool = False,
+    replacing: bool = False,
 ) -> dict[str, Any]:
-    """Write what stands beside the shards, the manifest last, and return the manifest."""
+    """Write what stands beside the shards, the manifest last, and return the manifest.
+
+    Args:
+        folder: the pack.
+        plan: becomes ``plan.json``.
+        pack_id: of the pack.
+        shards: their entries, in order; their indexes are there.
+        refused: lines of ``quarantine.jsonl``.
+        identity_names: the names of identities, by label.
+        tables: tables of an evaluation set, by name.
+        label_maps: those that ``shards`` name, by file name.
+        partial: shards were left out.
+        replacing: the folder holds a finished pack, which stays whole until its manifest is
+            replaced: until then, new files have other names, by which readers find them.
+    """
     files: dict[str, dict[str, Any]] = {}
 
     def put(name: str, data: bytes) -> None:
-        digest, size = write_file(folder / name, [data])
+        waiting = folder / fmt.next_name(name, pack_id)
+        digest, size = write_file(waiting if replacing else folder / name, [data])
         files[name] = {"bytes": size, "xxh3_128": digest}
+        if not replacing:
+            waiting.unlink(missing_ok=True)
 
     labels = [
         fmt.kv_labels((folder / f"{shard.name}.kv").read_bytes(), f"{shard.name}.kv")
@@ -109,8 +136,9 @@ def finish_pack(
         buffer = io.BytesIO()
         np.save(buffer, table, allow_pickle=False)
         put(f"{name}.npy", buffer.getvalue())
-    digest, size = write_file(folder / fmt.PLAN, [fmt.json_text(plan).encode()])
-    files[fmt.PLAN] = {"bytes": size, "xxh3_128": digest}
+    for name, label_map in (label_maps or {}).items():
+        put(name, label_map_bytes(label_map))
+    put(fmt.PLAN, fmt.json_text(plan).encode())
     manifest = build_manifest(
         plan=plan,
         pack_id=pack_id,
@@ -122,7 +150,18 @@ def finish_pack(
         files=files,
     )
     write_file(folder / fmt.MANIFEST, [fmt.json_text(manifest).encode()])
+    if replacing:
+        settle(folder, manifest)
     return manifest
+
+
+def settle(folder: Path, manifest: dict[str, Any]) -> None:
+    """Give the files that came with ``manifest``, which is in place, their own names."""
+    for name in manifest["files"]:
+        waiting = folder / fmt.next_name(name, manifest["pack_id"])
+        if waiting.exists():
+            waiting.replace(folder / name)
+    sync_folder(folder)
 
 
 def build_manifest(
@@ -162,7 +201,7 @@ def build_manifest(
 
 def content_id(shards: Sequence[ShardInfo], files: Mapping[str, Mapping[str, Any]]) -> str:
     """What tells a pack's content from any other's: the digests of shards and tables."""
-    parts = {name: stated for name, stated in files.items() if name.endswith(".npy")}
+    parts = {f"{name}.npy": files[f"{name}.npy"] for name in fmt.table_names(files)}
     return fmt.content_id([[shard.files for shard in shards], parts])
 
 
@@ -173,8 +212,9 @@ def _present_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _class_count(plan: dict[str, Any], present: np.ndarray) -> int:
-    """The width of a head: what the source states, unless its labels go beyond that."""
-    return max(plan["classes"] or 0, int(present.max(initial=-1)) + 1)
+    """The width of a head: what the sources state, unless labels go beyond that."""
+    stated = [part["classes"] or 0 for part in (plan, *plan.get("appended", []))]
+    return max(*stated, 0, int(present.max(initial=-1)) + 1)
 
 
 class PackWriter:
@@ -189,7 +229,7 @@ class PackWriter:
         classes: the width of a head, which labels must lie below; default is the highest + 1.
         order: of records in a shard: ``shuffled``, ``source``, or ``identity`` (grouped).
         seed: of the shuffled order.
-        check: ``header`` reads every image's header; ``decode`` decodes every image.
+        check: how closely images are looked at; their headers by default.
         overwrite: replace the pack that the folder holds.
         shard_records: a shard's greatest number of records.
         shard_bytes: a shard's greatest payload, as far as one record does not exceed it.
@@ -203,7 +243,7 @@ class PackWriter:
         classes: int | None = None,
         order: str = "shuffled",
         seed: int = 0,
-        check: str = "header",
+        check: ImageCheck | None = None,
         overwrite: bool = False,
         shard_records: int = fmt.MAX_SHARD_RECORDS,
         shard_bytes: int = fmt.MAX_SHARD_BYTES,
@@ -229,6 +269,7 @@ class PackWriter:
         self._shard_bytes = shard_bytes
         self._stem = stem
         self._open = False
+        self._check = check
         self._builder = ShardBuilder(check=check)
         self._shards: list[ShardInfo] = []
         self._tables: dict[str, np.ndarray] = {}
@@ -299,6 +340,8 @@ class PackWriter:
         if self._plan["order"] != "source":
             raise PackError("a table refers to positions: write the pack with order='source'")
         fmt.check_shard_name(name)
+        if fmt.is_label_map(f"{name}.npy"):
+            raise PackError(f"table {name!r}: label maps have such names; choose another")
         if name == "pairs":
             fmt.check_pairs(table, 1 << 62, "pairs")
             self._plan["kind"] = "pairs"
@@ -321,7 +364,7 @@ class PackWriter:
             meta=meta,
         )
         self._shards.append(info)
-        self._builder = ShardBuilder(check=self._plan["check"])
+        self._builder = ShardBuilder(check=self._check)
 
     def __exit__(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,3 +40,44 @@ def make_jpeg() -> Callable[..., bytes]:
         return simplejpeg.encode_jpeg(pixels, quality=quality)
 
     return make
+
+
+@pytest.fixture
+def killed() -> Callable[[Callable[[], object], float], None]:
+    """``killed(work, at)``: run ``work()`` in a forked child that is killed on the way (SIGKILL).
+
+    A float is so many seconds after its start; of an int, the half is the number of the file that
+    it is renaming, before that for an even one and right after for an odd one.
+    """
+
+    def run(work: Callable[[], object], at: float) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                if isinstance(at, int):
+                    _die_at_rename(at)
+                work()
+            finally:
+                os._exit(0)
+        if isinstance(at, float):
+            time.sleep(at)
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    return run
+
+
+def _die_at_rename(at: int) -> None:
+    rename = Path.replace
+    renames = 0
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal renames
+        if renames == at // 2:
+            if at % 2:
+                rename(self, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+        renames += 1
+        return rename(self, target)
+
+    Path.replace = replace  # type: ignore[method-assign]

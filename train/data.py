@@ -13,11 +13,10 @@ import xxhash
 
 import facepack
 from facepack.errors import DecodeError, SourceError, TrainingError
-from facepack.format import MANIFEST, PLAN
 from facepack.images import SUFFIXES, read_header
 from facepack.loading.source import ImageSource
 from facepack.train.heads import check_labels
-from facepack.train.home import data_home
+from facepack.train.home import data_home, is_pack, shard_sets
 
 _IMAGE_SUFFIXES = (b".jpeg", *(suffix.encode() for suffix in SUFFIXES.values()))
 
@@ -139,29 +138,46 @@ def open_training_data(shards: str, home: Path | None = None) -> facepack.Pack |
     """Open the pack or image tree that ``shards`` names.
 
     A bare name is looked for in the data home (:func:`data_home`) and then, like anything with a
-    folder in it, as a path.
+    folder in it, as a path; then as a shard set of the packs in the data home. ``PACK:SET`` is a
+    shard set of a pack that is named or given by its path.
 
     Raises:
-        TrainingError: nothing is there; names the places.
+        TrainingError: nothing is there, or sets of that name are in several packs; names the
+            places.
         PackError, SourceError: what is there cannot be used.
     """
     places = _places(shards, home)
-    for place in places:
-        # A folder with a plan alone is an unfinished pack; opening it says so.
-        if (place / MANIFEST).is_file() or (place / PLAN).is_file():
-            return facepack.open(place)
+    if pack := next(filter(is_pack, places), None):
+        return facepack.open(pack)
     for place in places:
         if place.is_dir():
             return ImageTree(place)
+    name, colon, shard_set = shards.rpartition(":")
+    if colon and (pack := next(filter(is_pack, _places(name, home)), None)):
+        return facepack.open(pack, shards=shard_set)
+    in_home: dict[Path, list[str]] = {}
+    if places[-1].name == shards:
+        in_home = shard_sets(data_home(home))
+        having = [pack for pack, sets in in_home.items() if shards in sets]
+        if len(having) == 1:
+            return facepack.open(having[0], shards=shards)
+        if having:
+            raise TrainingError(
+                f"{len(having)} packs have a shard set {shards!r}: say which with --shards "
+                f"{' or '.join(f'{pack.name}:{shards}' for pack in having)}"
+            )
     found = next((place for place in places if place.exists()), None)
     if found is not None:
         raise TrainingError(
             f"{found} is a file; --shards takes a pack or an image tree, both folders. A .rec is "
             "packed by: facepack rec2lmdb"
         )
+    looked = " and ".join(map(str, [*places, *(_places(name, home) if colon else [])]))
+    have = "; ".join(f"{pack.name} has {', '.join(sets)}" for pack, sets in in_home.items() if sets)
     raise TrainingError(
-        f"no pack or image tree {shards!r}: looked at {' and '.join(map(str, places))}. Give a "
-        "path, or a name in the data home (--data or FACEPACK_HOME)"
+        f"no pack or image tree {shards!r}: looked at {looked}. Nor is it a shard set of a pack in "
+        f"{data_home(home)} ({have or 'there are none'}). Give a path, a name in the data home "
+        "(--data or FACEPACK_HOME), or PACK:SET"
     )
 
 

@@ -4,63 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
 
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def inspect(pack: Path, as_json: bool) -> None:
+@click.option("--sizes", is_flag=True, help="Count the sizes of images; reads all their headers.")
+@click.option("--all", "all_shards", is_flag=True, help="List every shard of a long pack.")
+@click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+def inspect(pack: Path, sizes: bool, all_shards: bool, as_json: bool) -> None:
     """Show what a pack holds.
 
-    Records, identities, classes, shards, sizes of images and files, pairs of an evaluation set.
+    Records, identities, classes, images of an identity as a histogram, sizes of images and files,
+    pairs of an evaluation set, each shard: drawn from the manifest and the key-label index.
     """
     import facepack
     from facepack.summary import summarize
+    from facepack.summary_text import summary_lines
+    from facepack.survey import survey
 
     with facepack.open(pack) as opened:
-        figures = vars(summarize(opened))
+        figures = summarize(opened)
+        found = survey(opened) if sizes else None
     if as_json:
-        click.echo(json.dumps(figures, indent=1))
+        content = figures.as_json()
+        if found is not None:
+            content["image_survey"] = found.as_json()
+        click.echo(json.dumps(content, indent=1))
         return
-    for name, text in _lines(figures):
-        click.echo(f"{name:<20} {text}")
-
-
-def _lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    per_identity = figures["images_per_identity"]
-    images = figures["images"]
-    (low_h, high_h), (low_w, high_w) = images["height"], images["width"]
-    size = (
-        f"{low_h}×{low_w}"
-        if (low_h, low_w) == (high_h, high_w)
-        else (f"{low_h}×{low_w} to {high_h}×{high_w}")
-    )
-    formats = ", ".join(f"{count:,} {name}" for name, count in images["formats"].items())
-    overhead = f", {figures['overhead']:.4f} × payload" if figures["overhead"] else ""
-    lines = [
-        ("pack", figures["path"]),
-        ("kind", figures["kind"]),
-        ("records", f"{figures['records']:,}"),
-        ("identities", f"{figures['identities']:,} of {figures['classes']:,} classes"),
-    ]
-    if per_identity:
-        spread = f"{per_identity['min']} to {per_identity['max']}"
-        lines.append(("images an identity", f"{spread}, median {per_identity['median']:g}"))
-    if figures["pairs"] is not None:
-        lines.append(
-            ("pairs", f"{figures['pairs']:,}, {figures['same_pairs']:,} of the same person")
-        )
-    lines += [
-        ("images", f"{formats or 'none'}, {size} (height × width)"),
-        ("shards", f"{figures['shards']}, pages of {figures['page_sizes']} bytes"),
-        ("order", figures["order"]),
-        ("payload", f"{figures['payload_bytes']:,} bytes"),
-        ("all files", f"{figures['file_bytes']:,} bytes{overhead}"),
-        ("quarantined", f"{figures['quarantined']:,}"),
-        ("source", json.dumps(figures["source"], ensure_ascii=False)),
-        ("pack id", figures["pack_id"]),
-    ]
-    return lines
+    for line in summary_lines(figures, sizes=found, all_shards=all_shards):
+        click.echo(line)

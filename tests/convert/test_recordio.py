@@ -224,7 +224,15 @@ class TestHeader:
 class TestClassLabel:
     @pytest.mark.parametrize(
         ("label", "expected"),
-        [(0, 0), (-0.0, 0), (7, 7), ([7, 1], 7), ([7, 0.5, -3], 7), (2**24 - 1, 2**24 - 1)],
+        [
+            (0, 0),
+            (-0.0, 0),
+            (-1, -1),
+            (7, 7),
+            ([7, 1], 7),
+            ([7, 0.5, -3], 7),
+            (2**24 - 1, 2**24 - 1),
+        ],
     )
     def test_a_class(self, label: float | list[float], expected: int) -> None:
         found = class_label(unpack_header(pack_header(label, 0)))
@@ -232,7 +240,7 @@ class TestClassLabel:
         assert type(found) is int
 
     @pytest.mark.parametrize(
-        "label", [float("nan"), float("inf"), -float("inf"), -1, 0.5, 2**24, 1e30, [-1, 1]]
+        "label", [float("nan"), float("inf"), -float("inf"), -2, -0.5, 0.5, 2**24, 1e30, [-2, 1]]
     )
     def test_no_class(self, label: float | list[float]) -> None:
         header = unpack_header(pack_header(label, 0))

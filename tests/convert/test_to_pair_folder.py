@@ -9,13 +9,18 @@ import pytest
 
 from facepack.convert import to_pair_folder
 from facepack.convert.bin import BinSource
+from facepack.convert.lmdb import PackSource
+from facepack.convert.options import ConvertOptions
 from facepack.convert.pickles import write_bin
+from facepack.convert.rec import RecSource
+from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.convert.to_pair_folder import convert_to_pair_folder
 from facepack.errors import PackError, SourceError
 from facepack.evaluate.pairs import load_pair_set
 from facepack.target import Target
 
 MakeJpeg = Callable[..., bytes]
+MakeRec = Callable[..., Path]
 
 
 def contents(path: Path) -> dict[str, tuple[int, bytes]]:
@@ -44,7 +49,7 @@ def test_a_bin_becomes_a_pair_folder(
     source: BinSource, images: list[bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "lfw"
-    result = convert_to_pair_folder(source, out)
+    result = convert_to_pair_folder(source, out, ConvertOptions())
     assert (result.packed, result.pairs) == (40, 20)
     for i, image in enumerate(images):
         assert (out / "imgs" / f"{i}.jpg").read_bytes() == image
@@ -54,25 +59,44 @@ def test_a_bin_becomes_a_pair_folder(
     assert pairs.issame.tolist() == FLAGS
 
 
+def test_a_pack_of_a_bin_becomes_the_same_pair_folder(source: BinSource, tmp_path: Path) -> None:
+    convert_to_pack(source, tmp_path / "pack", PackOptions(shard_records=3))
+    for name, pairs in (("bin", source), ("pack", PackSource(tmp_path / "pack"))):
+        convert_to_pair_folder(pairs, tmp_path / name / "out", ConvertOptions())
+    found = [
+        {file: data for file, (_, data) in contents(tmp_path / name / "out").items()}
+        for name in ("bin", "pack")
+    ]
+    for written in found:
+        del written[".facepack/plan.json"]
+    assert found[0] == found[1]
+
+
+def test_a_training_set_is_no_pair_folder(make_rec: MakeRec, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no pairs"):
+        convert_to_pair_folder(RecSource(make_rec(5)), tmp_path / "out", ConvertOptions())
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_that_cannot_be_used_stops_the_run(images: list[bytes], tmp_path: Path) -> None:
     images[5] = b"broken"
     write_bin(tmp_path / "bad.bin", images, FLAGS)
     with pytest.raises(SourceError, match=r"bad\.bin: image 5: not an image"):
-        convert_to_pair_folder(BinSource(tmp_path / "bad.bin"), tmp_path / "bad")
+        convert_to_pair_folder(BinSource(tmp_path / "bad.bin"), tmp_path / "bad", ConvertOptions())
     assert not (tmp_path / "bad").exists()
 
 
 def test_resuming_writes_what_is_missing(source: BinSource, tmp_path: Path) -> None:
     out = tmp_path / "lfw"
-    convert_to_pair_folder(source, out)
+    convert_to_pair_folder(source, out, ConvertOptions())
     good = contents(out)
     with pytest.raises(PackError, match="a finished result: --overwrite replaces it"):
-        convert_to_pair_folder(source, out)
-    convert_to_pair_folder(source, out, resume=True)
+        convert_to_pair_folder(source, out, ConvertOptions())
+    convert_to_pair_folder(source, out, ConvertOptions(resume=True))
     assert contents(out) == good
     (out / "imgs" / "3.jpg").unlink()
     (out / "imgs" / "8.jpg").write_bytes(b"short")
-    convert_to_pair_folder(source, out, resume=True)
+    convert_to_pair_folder(source, out, ConvertOptions(resume=True))
     found = contents(out)
     assert {name: data for name, (_, data) in found.items()} == {
         name: data for name, (_, data) in good.items()
@@ -94,11 +118,11 @@ def test_an_interrupted_set_is_no_set_until_it_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(to_pair_folder, "write_image", stop_at_seven)
         with pytest.raises(KeyboardInterrupt):
-            convert_to_pair_folder(source, out)
+            convert_to_pair_folder(source, out, ConvertOptions())
     assert not (out / "pair_label.npy").exists()
     with pytest.raises(PackError, match="--resume completes it"):
-        convert_to_pair_folder(source, out)
-    convert_to_pair_folder(source, out, resume=True)
+        convert_to_pair_folder(source, out, ConvertOptions())
+    convert_to_pair_folder(source, out, ConvertOptions(resume=True))
     assert len(load_pair_set(out).issame) == 20
 
 
@@ -106,20 +130,20 @@ def test_overwriting_removes_only_what_is_ours(
     source: BinSource, images: list[bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "lfw"
-    convert_to_pair_folder(source, out)
+    convert_to_pair_folder(source, out, ConvertOptions())
     (out / "imgs" / "7.txt").write_text("mine")
     (out / "notes").write_text("mine")
     write_bin(tmp_path / "small.bin", images[:4], FLAGS[:2])
     small = BinSource(tmp_path / "small.bin")
     with pytest.raises(PackError, match="begun under another plan"):
-        convert_to_pair_folder(small, out, resume=True)
-    convert_to_pair_folder(small, out, overwrite=True)
+        convert_to_pair_folder(small, out, ConvertOptions(resume=True))
+    convert_to_pair_folder(small, out, ConvertOptions(overwrite=True))
     names = {name for name in contents(out) if not name.startswith(".facepack")}
     assert names == {*(f"imgs/{i}.jpg" for i in range(4)), "imgs/7.txt", "notes", "pair_label.npy"}
     shutil.rmtree(out / ".facepack")
     for options in ({}, {"overwrite": True}, {"resume": True}):
         with pytest.raises(PackError, match="is not empty"):
-            convert_to_pair_folder(source, out, **options)
+            convert_to_pair_folder(source, out, ConvertOptions(**options))
 
 
 def test_what_is_refused_before_anything_is_written(
@@ -127,14 +151,14 @@ def test_what_is_refused_before_anything_is_written(
 ) -> None:
     out = tmp_path / "lfw"
     with pytest.raises(PackError, match="choose one"):
-        convert_to_pair_folder(source, out, resume=True, overwrite=True)
+        convert_to_pair_folder(source, out, ConvertOptions(resume=True, overwrite=True))
     with (
         Target(out / ".facepack"),
         pytest.raises(PackError, match="another process is writing here"),
     ):
-        convert_to_pair_folder(source, out)
+        convert_to_pair_folder(source, out, ConvertOptions())
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(PackError, match="are needed"):
-        convert_to_pair_folder(source, out)
+        convert_to_pair_folder(source, out, ConvertOptions())
     assert not (out / "imgs").exists()

@@ -92,7 +92,7 @@ def test_overwriting_removes_the_old_tree_and_nothing_else(
     assert names == {*(f"0/{i}.jpg" for i in range(1, 6)), "index.kv", "7/notes.txt", "7/123.txt"}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").touch()
-    with pytest.raises(PackError, match="holds no image files of ours"):
+    with pytest.raises(PackError, match="holds nothing of ours"):
         convert_to_tree(
             RecSource(tmp_path / "small"), tmp_path / "mine", TreeOptions(overwrite=True)
         )

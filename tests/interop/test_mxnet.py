@@ -8,11 +8,15 @@ import json
 import os
 import random
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from facepack.convert.lmdb import PackSource
+from facepack.convert.options import ConvertOptions
+from facepack.convert.rec import RecSource
 from facepack.convert.rec_index import read_index
 from facepack.convert.rec_layout import read_layout
 from facepack.convert.recordio import (
@@ -22,6 +26,9 @@ from facepack.convert.recordio import (
     scan_offsets,
     unpack_header,
 )
+from facepack.convert.source import Source
+from facepack.convert.to_pack import PackOptions, convert_to_pack
+from facepack.convert.to_rec import convert_to_rec
 
 PEER = Path(__file__).with_name("mxnet_peer.py")
 INTERPRETER = os.environ.get("FACEPACK_MXNET_PYTHON")
@@ -142,3 +149,45 @@ def test_mxnet_reads_what_we_write(tmp_path: Path) -> None:
         assert digest[name]["in_order"] == [
             hashlib.sha256(bytes.fromhex(found["payload"])).hexdigest() for found in by_key
         ]
+
+
+@pytest.mark.parametrize("by_way_of_a_pack", [False, True])
+@pytest.mark.parametrize("name", ["scalar-header-first", "vector-header-last"])
+def test_mxnet_reads_the_data_sets_we_write(
+    written: Path,
+    tmp_path: Path,
+    make_jpeg: Callable[..., bytes],
+    name: str,
+    by_way_of_a_pack: bool,
+) -> None:
+    # The peer's images are none that could be packed.
+    records = expected(written / name)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    with RecordWriter(folder / "train.rec", folder / "train.idx") as writer:
+        for record in records:
+            if record["image"]:
+                record["image"] = make_jpeg(record["key"])
+            labels = record["labels"] if record["flag"] else record["labels"][0]
+            payload = pack_header(labels, record["id"], record["id2"]) + record["image"]
+            writer.write(record["key"], payload)
+    source: Source = RecSource(folder)
+    if by_way_of_a_pack:
+        convert_to_pack(source, tmp_path / "pack", PackOptions())
+        source = PackSource(tmp_path / "pack")
+    (tmp_path / "read").mkdir()
+    convert_to_rec(source, tmp_path / "read" / "out", ConvertOptions())
+    run_peer("read", tmp_path / "read")
+    found = json.loads((tmp_path / "read" / "digest.json").read_text())["out"]
+    by_key = {record["key"]: record for record in found["by_key"]}
+    assert list(by_key) == list(range(len(records)))  # the header first, the identities last
+    for record in records:
+        mine = by_key[record["key"]]
+        assert bytes.fromhex(mine["image"]) == record["image"]
+        for field in ("flag", "labels", "id", "id2"):
+            assert mine[field] == record[field], (record["key"], field)
+    # What arcface_torch takes for the images, and what readers of 2018 do.
+    first, end = map(int, by_key[0]["labels"])
+    told = [by_key[key]["labels"] for key in range(first, end)]
+    assert [key for a, b in told for key in range(int(a), int(b))] == list(range(1, first))
+    assert all(by_key[key]["image"] for key in range(1, first)) and first == 13

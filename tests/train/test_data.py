@@ -14,6 +14,7 @@ import simplejpeg
 
 import facepack
 from facepack.errors import PackError, SourceError, TrainingError
+from facepack.sets import add_set
 from facepack.train.data import ImageTree, check_training_data, open_training_data
 
 
@@ -123,6 +124,53 @@ def test_names_are_looked_up_in_the_data_home_first(
     assert isinstance(open_training_data("faces"), facepack.Pack)
     assert isinstance(open_training_data("./faces"), facepack.Pack | ImageTree)
     assert isinstance(open_training_data(str(tmp_path / "faces")), ImageTree)
+
+
+def test_shard_sets_are_found_by_name(
+    pack_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    with facepack.open(pack_path) as pack:
+        records = pack[:20]
+    for name, stem in (("big", "0_0"), ("other", "x")):
+        with facepack.PackWriter(home / name, stem=stem, shard_records=10) as writer:
+            for record in records:
+                writer.add(record.image, record.label)
+    names = facepack.open(home / "big").shard_names
+    add_set(home / "big", names, "half", names[:1])
+
+    def found(shards: str) -> tuple[str, int]:
+        data = open_training_data(shards, home)
+        return data.path.name, len(data)
+
+    assert found("big") == ("big", 20)
+    assert found("half") == found("big:half") == ("big", 10)
+    assert found(f"{home / 'big'}:half") == ("big", 10)
+    assert found("webface4m") == found("big:webface4m") == ("big", 20)
+    monkeypatch.setenv("FACEPACK_HOME", str(home))
+    assert len(open_training_data("half")) == 10
+    add_set(home / "other", ["x-000", "x-001"], "half", ["x-000"])
+    with pytest.raises(
+        TrainingError, match=r"2 packs have a shard set 'half': .* --shards big:half or other:half"
+    ):
+        found("half")
+    assert found("other:half") == ("other", 10)
+    (home / "half").mkdir()
+    shutil.copytree(home / "other", home / "half", dirs_exist_ok=True)
+    assert found("half") == ("half", 20)  # a pack of the name comes first
+    with pytest.raises(
+        PackError, match=r"big has no shard set 'no'; it has half, webface4m\. Make"
+    ):
+        found("big:no")
+    with pytest.raises(
+        TrainingError,
+        match=rf"Nor is it a shard set of a pack in {home} \(big has webface4m, half; half ha",
+    ):
+        found("none")
+    with pytest.raises(
+        TrainingError, match=rf"looked at {home}/no:half and no:half and {home}/no and no\. N"
+    ):
+        found("no:half")
 
 
 def test_what_is_not_there_is_told_with_the_places(tmp_path: Path) -> None:

@@ -1,0 +1,388 @@
+"""Growing a pack by new shards, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facepack import format as fmt
+from facepack.convert.registry import SOURCES
+from facepack.convert.relabel import Relabelled
+from facepack.convert.result import Result
+from facepack.convert.source import Source
+from facepack.convert.to_pack import PackOptions, plan_pack, space_needed, write_shards
+from facepack.errors import ConfigError, DamageError, PackError, SourceError
+from facepack.labelmap import LabelNames, read_label_map
+from facepack.pack import check_sizes, read_checked_file, read_manifest
+from facepack.shard import ShardInfo, sync_folder, write_file
+from facepack.target import Target
+from facepack.verify import check_index, check_shard
+from facepack.writer import finish_pack, settle
+
+
+def append(path: Path, source: Source, options: PackOptions, *, discard: bool = False) -> Result:
+    """Add the images of ``source`` to the pack in ``path``, as new shards.
+
+    No shard is rewritten. Identities that the pack has by name keep their label, others are
+    numbered from its ``classes`` up. Until its manifest is replaced, the pack is the one that it
+    was; from then on it is the new one, killed or not.
+
+    Args:
+        path: the pack's folder.
+        source: a training set.
+        options: how shards are made; ``resume`` completes an interrupted append, and finds nothing
+            to do where the source is in the pack.
+        discard: remove first what an interrupted append left.
+
+    Returns:
+        Figures of what was appended; ``identities`` and ``classes`` are those of the pack.
+
+    Raises:
+        SourceError: the source cannot be read, or a record cannot be packed under ``strict``.
+        PackError: no training pack is there, it has the source already, another append was
+            interrupted, or the pack cannot be written.
+        DamageError: a file beside the shards differs from the manifest.
+        WorkerError: a worker process died.
+    """
+    began = time.monotonic()
+    if source.content != "train":
+        raise PackError(
+            f"a source of kind {source.kind!r} that holds {source.content!r} is no training set: "
+            "convert it into a pack of its own"
+        )
+    read_manifest(path)  # before a lock is put into what may be no pack
+    with Target(path) as target:
+        pack = _Pack.read(path)
+        if discard:
+            pack.discard()
+        part = pack.find(source)
+        if part is not None:
+            if not options.resume:
+                raise PackError(
+                    f"{path} has this source already, as {len(pack.shards_of(part))} shards: there "
+                    "is nothing to append"
+                )
+            return _result(pack, part, source, began)
+        relabelled = pack.relabel(source)
+        plan, spans = plan_pack(relabelled, options)
+        plan |= {"onto": pack.manifest["pack_id"], "labels_xxh3_128": relabelled.labels_digest}
+        pack.begin(plan, resume=options.resume)
+        target.require_space(space_needed(relabelled, path, spans))
+        shards = write_shards(relabelled, path, plan, spans, options)
+        target.remove_parts()
+        pack.finish(
+            plan,
+            shards=[shard.info for shard in shards],
+            refused=[entry for shard in shards for entry in shard.refused],
+            identity_names={k: v for shard in shards for k, v in shard.identity_names.items()},
+        )
+        return _result(_Pack.read(path), plan, source, began)
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """A pack that grows: its folder, manifest and plan, as they are on disk and sound."""
+
+    path: Path
+    manifest: dict[str, Any]
+    plan: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> _Pack:
+        """The pack in ``path``; what an append left to do behind its commit is done."""
+        manifest = read_manifest(path)
+        if manifest["kind"] != "train" or fmt.table_names(manifest["files"]):
+            raise PackError(
+                f"{path} is an evaluation set (kind {manifest['kind']!r}): its tables point at "
+                "records by position, so it does not grow; convert into a new pack"
+            )
+        if manifest["partial"]:
+            raise PackError(
+                f"{path} lacks shards that it had (partial): copy them here and run facepack "
+                "reindex, or merge it with a pack of the new images"
+            )
+        settle(path, manifest)
+        check_sizes(path, manifest)
+        pack = cls(path, manifest, json.loads(read_checked_file(path, manifest, fmt.PLAN)))
+        if pack.unfinished() in pack.appended:
+            pack.journal.unlink()
+        return pack
+
+    @property
+    def journal(self) -> Path:
+        """The file that holds the plan of an append from its first step to its last."""
+        return self.path / fmt.APPENDING
+
+    @property
+    def appended(self) -> list[dict[str, Any]]:
+        """The plans of what was appended before."""
+        return list(self.plan.get("appended", []))
+
+    def unfinished(self) -> dict[str, Any] | None:
+        """The plan of an append that was interrupted."""
+        try:
+            plan = json.loads(self.journal.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise DamageError(f"{self.journal}: {error}: remove it") from error
+        return dict(plan)
+
+    def discard(self) -> None:
+        """Remove the shards of an append that was interrupted, and its plan last."""
+        plan = self.unfinished()
+        if plan is None:
+            return
+        for span in plan["shards"]:
+            for suffix in (".mdb", ".kv"):
+                (self.path / (fmt.check_shard_name(span["name"]) + suffix)).unlink(missing_ok=True)
+        for file in list(self.path.iterdir()):
+            if fmt.NEXT.fullmatch(file.name) or fmt.PART.fullmatch(file.name):
+                file.unlink()
+        self.journal.unlink()
+
+    def find(self, source: Source) -> dict[str, Any] | None:
+        """The plan under which the pack has ``source`` already."""
+        description = json.loads(fmt.json_text(source.describe()))
+        plans = [self.plan, *self.appended]
+        return next((plan for plan in plans if plan["source"] == description), None)
+
+    def shards_of(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
+        """The manifest's entries of the shards that were made under ``plan``."""
+        if plan is self.plan and self.appended:
+            pack_id = self.appended[0]["onto"]
+        else:
+            pack_id = self.manifest["pack_id"] if plan is self.plan else fmt.content_id(plan)
+        return [entry for entry in self.manifest["shards"] if entry["pack_id"] == pack_id]
+
+    def identity_names(self) -> list[str]:
+        """The name of each identity, by label; an empty list where they have none."""
+        if fmt.LABELS not in self.manifest["files"]:
+            return []
+        text = read_checked_file(self.path, self.manifest, fmt.LABELS).decode()
+        return fmt.read_labels_text(text)
+
+    def relabel(self, source: Source) -> Relabelled:
+        """``source`` under labels and shard names that continue the pack's."""
+        names = LabelNames(self.identity_names())
+        taken = [entry["name"] for entry in self.manifest["shards"]]
+        stems = [group.stem for group in source.groups()]
+        prefix, number = "", len(self.appended)
+        while any(
+            re.fullmatch(re.escape(prefix + stem) + r"(-\d{3,})?", name)
+            for stem in stems
+            for name in taken
+        ):
+            number += 1
+            prefix = f"append{number}-"
+        first = self.manifest["classes"]
+        try:
+            return Relabelled(source, first=first, names=names, prefix=prefix)
+        except PackError as error:
+            raise PackError(
+                f"{self.path}: {error}; convert into a new pack and join the two with: facepack "
+                "merge"
+            ) from error
+
+    def begin(self, plan: dict[str, Any], *, resume: bool) -> None:
+        """Write the plan of an append, or find it there.
+
+        Raises:
+            PackError: another one is there, this one is and shall not be resumed, or a shard would
+                replace a file that is none of the pack's.
+        """
+        found = self.unfinished()
+        wanted = json.loads(fmt.json_text(plan))
+        if found is None:
+            for span in plan["shards"]:
+                file = self.path / f"{span['name']}.mdb"
+                if file.exists():
+                    raise PackError(f"{file} is in the way and no shard of the pack: move it away")
+            write_file(self.journal, [fmt.json_text(plan).encode()])
+        elif not resume:
+            raise PackError(
+                f"{self.path} holds an unfinished append: --resume completes it, --discard removes "
+                "what it left"
+            )
+        elif found != wanted:
+            keys = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+            raise PackError(
+                f"{self.path} holds an unfinished append under another plan ({', '.join(keys)} "
+                "differ): resume it with the same source and options, or remove what it left with "
+                "--discard"
+            )
+
+    def finish(
+        self,
+        plan: dict[str, Any],
+        *,
+        shards: Sequence[ShardInfo],
+        refused: list[dict[str, Any]],
+        identity_names: dict[int, str],
+    ) -> None:
+        """Replace the manifest by that of the pack with the new shards."""
+        grown = {**self.plan, "appended": [*self.appended, plan]}
+        files = self.manifest["files"]
+        old_refused = b""
+        if fmt.QUARANTINE in files:
+            old_refused = read_checked_file(self.path, self.manifest, fmt.QUARANTINE)
+        known = {k: name for k, name in enumerate(self.identity_names()) if name}
+        finish_pack(
+            self.path,
+            plan=grown,
+            pack_id=fmt.content_id(grown),
+            shards=[*map(ShardInfo.from_json, self.manifest["shards"]), *shards],
+            refused=[*map(json.loads, old_refused.splitlines()), *refused],
+            identity_names=known | identity_names,
+            label_maps={
+                name: read_label_map(read_checked_file(self.path, self.manifest, name), name)
+                for name in filter(fmt.is_label_map, files)
+            },
+            replacing=True,
+        )
+        self.journal.unlink()
+
+
+def _result(pack: _Pack, plan: dict[str, Any], source: Source, began: float) -> Result:
+    entries = pack.shards_of(plan)
+    packed = sum(entry["records"] for entry in entries)
+    quarantined = sum(entry["quarantined"] for entry in entries)
+    return Result(
+        out=str(pack.path),
+        found=packed + quarantined,
+        packed=packed,
+        quarantined=quarantined,
+        identities=pack.manifest["identities"],
+        classes=pack.manifest["classes"],
+        pairs=None,
+        shards=len(entries),
+        payload_bytes=sum(entry["payload_bytes"] for entry in entries),
+        file_bytes=sum(stated["bytes"] for entry in entries for stated in entry["files"].values()),
+        seconds=round(time.monotonic() - began, 3),
+        notices=source.notices,
+    )
+
+
+# The source, once it is in the pack ---------------------------------------------------------------
+
+
+Stamp = tuple[int, int, int, int]
+
+
+def separate_sources(kind: str, paths: Sequence[Path]) -> list[list[Path]]:
+    """The paths of each source among ``paths``: each zip and each ``.rec`` is one of its own.
+
+    Raises:
+        SourceError: a folder has no zip in it.
+    """
+    if kind == "zip":
+        from facepack.convert.zip import zip_files
+
+        return [[file] for file in zip_files(paths)]
+    return [list(paths)] if SOURCES[kind].many else [[path] for path in paths]
+
+
+def source_files(kind: str, path: Path) -> dict[Path, Stamp]:
+    """The files that a source consists of, and what tells each from a later one of that name.
+
+    Raises:
+        ConfigError: a source of this kind is more than its images: it is the user's to delete.
+        SourceError: a file cannot be looked at.
+    """
+    if kind == "zip":
+        files = [path]
+    elif kind == "rec":
+        rec = path / "train.rec" if path.is_dir() else path
+        files = [rec, *filter(Path.exists, [rec.with_suffix(".idx")])]
+    else:
+        raise ConfigError(
+            f"--delete-source with --source {kind}: only zips and .rec files are deleted; delete "
+            "others yourself once facepack verify has found the pack good"
+        )
+    return {file: _stamp(file) for file in files}
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be looked at: {error.strerror}") from error
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def delete_source(path: Path, source: Source, files: Mapping[Path, Stamp]) -> str:
+    """Delete the files of ``source`` if the pack in ``path`` holds every image of it as it was.
+
+    The shards are read again first, from the disk as far as the system lets itself be told, and
+    must be what was written, byte for byte.
+
+    Args:
+        path: the pack's folder, to which ``source`` was appended.
+        source: as it was opened for that.
+        files: all that it consists of, as :func:`source_files` gave them before it was opened.
+
+    Returns:
+        What was done, in words: that the files are deleted, or why they are kept.
+
+    Raises:
+        PackError: the pack does not hold the source.
+        SourceError: a file cannot be deleted.
+        DamageError: a shard is not what was written; nothing is deleted.
+    """
+    pack = _Pack.read(path)
+    plan = pack.find(source)
+    names = " and ".join(str(file) for file in files)
+    if plan is None:
+        raise PackError(f"{path} does not hold {names}: nothing is deleted")
+    entries = pack.shards_of(plan)
+    refused = sum(entry["quarantined"] for entry in entries)
+    if refused:
+        listed = path / fmt.QUARANTINE
+        return f"{names} is kept: {refused:,} of its records were set aside, see {listed}"
+    if plan["check"]["color"] == "convert":
+        return f"{names} is kept: with --color convert the pack may hold other images than it"
+    if sum(entry["records"] for entry in entries) != len(source):
+        raise PackError(f"{path} has not each of the {len(source):,} images of {names}: it is kept")
+    if any(_stamp(file) != stamp for file, stamp in files.items()):
+        return f"{names} is kept: it was changed while it was appended"
+    for entry in entries:
+        _check_on_disk(path, entry)
+    for file in files:
+        try:
+            file.unlink()
+            sync_folder(file.parent)
+        except OSError as error:
+            raise SourceError(f"{file} cannot be deleted: {error.strerror}") from error
+    return f"{names} is deleted: {path} holds its {len(source):,} images"
+
+
+def _check_on_disk(path: Path, entry: dict[str, Any]) -> None:
+    """Make sure that a shard is on the disk as the manifest states it."""
+    name = entry["name"]
+    for file in entry["files"]:
+        _drop_from_cache(path / file)
+    content = check_shard(path, name, canonical=True)
+    damage = [str(found) for found in content.damage or check_index(path, name, content.labels)]
+    if content.info is not None and content.info.files[f"{name}.mdb"] != _mdb(entry):
+        damage.append(f"{name}.mdb differs from what the manifest states")
+    if damage:
+        raise DamageError(f"{path}: {damage[0]}: the source is kept; see facepack verify {path}")
+
+
+def _mdb(entry: dict[str, Any]) -> dict[str, Any]:
+    """Size and digest of a shard's ``.mdb``."""
+    stated: dict[str, Any] = entry["files"][f"{entry['name']}.mdb"]
+    return stated
+
+
+def _drop_from_cache(path: Path) -> None:
+    """Let the next look at the file be one at the disk; what is dirty was synced when written."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,0 +1,374 @@
+"""Image files below a folder: found without leaving it, listed in flat arrays, read one by one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from array import array
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import xxhash
+
+from facepack import images
+from facepack.convert.names import Names, little_endian
+from facepack.convert.source import Entry, Refusal
+from facepack.errors import SourceError
+from facepack.format import NO_IDENTITY
+from facepack.images import SUFFIXES
+from facepack.shard import SourceRecord
+
+IMAGE_SUFFIXES = (b".jpeg", *(suffix.encode() for suffix in SUFFIXES.values()))
+
+# What a list holds in place of a size, for a file that cannot be read.
+MISSING, OUTSIDE, IRREGULAR = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
+_LARGEST = 0xFFFFFFFC  # stands for every larger size as well: no such file is ever read
+_REASONS = {
+    MISSING: ("the file is missing", "fetch it again, or go on without it"),
+    OUTSIDE: (
+        "it lies outside the folder of images, or is a link that leads there",
+        "copy the file into the folder",
+    ),
+    IRREGULAR: ("it is a folder, pipe, socket or device", "replace it by a file"),
+}
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_FOLDERS = 4096  # whose whereabouts are remembered; lists go through folders one by one
+_LEAVE_OUT = "fetch the image again, or go on without it"
+
+
+def text(name: bytes) -> str:
+    """A file's name as text that UTF-8 can hold; bytes that are none become ``\\xff``."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def is_image(name: bytes) -> bool:
+    """Whether a file of this name claims to be an image: not hidden, with an image's suffix."""
+    return not name.startswith(b".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def require_folder(path: Path) -> None:
+    """Make sure that ``path`` is a folder.
+
+    Raises:
+        SourceError: it is none, or cannot be looked at.
+    """
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if not is_folder:
+        raise SourceError(f"{path}: is no folder; pass the folder that holds the images")
+
+
+def cannot_read(path: Path | str, error: OSError) -> SourceError:
+    """The error that says that ``path`` cannot be read."""
+    return SourceError(
+        f"{path}: cannot be read: {error.strerror}; check the name, its permissions and the disk, "
+        "then go on with --resume"
+    )
+
+
+class Root:
+    """A folder that files are taken from, and whether names and links stay in it.
+
+    Args:
+        path: the folder; it may itself be a link.
+
+    Attributes:
+        path: the same.
+        real: its path with links resolved, and a slash.
+
+    Raises:
+        SourceError: it is no folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require_folder(path)
+        self.path = path
+        self.real = _below(os.path.realpath(os.fsencode(path)))
+        self._prefixes = tuple({_below(os.fsencode(path.absolute())), self.real})
+        self._holds_folder = lru_cache(_FOLDERS)(self.holds)
+
+    def __reduce__(self) -> tuple[type[Root], tuple[Path]]:
+        return Root, (self.path,)
+
+    def locate(self, name: bytes) -> bytes | None:
+        """The path of ``name`` relative to the folder; None if it leads out of it.
+
+        An absolute name must begin with the folder's own path, as given or with links resolved.
+        """
+        if name.startswith(b"/"):
+            prefix = next((p for p in self._prefixes if name.startswith(p)), None)
+            if prefix is None:
+                return None
+            name = name[len(prefix) :]
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        if not parts or b".." in parts or b"\0" in name:
+            return None
+        return b"/".join(parts)
+
+    def holds(self, name: bytes) -> bool:
+        """Whether what ``name`` (relative) is or links to lies below the folder."""
+        return os.path.realpath(self.real + name).startswith(self.real)
+
+    def size(self, name: bytes) -> int:
+        """Bytes of the file ``name`` (relative), or :data:`MISSING`, :data:`OUTSIDE` or so.
+
+        Raises:
+            SourceError: the system does not tell.
+        """
+        path = self.real + name
+        folder = name.rpartition(b"/")[0]
+        try:
+            status = os.lstat(path)
+            if folder and not self._holds_folder(folder):
+                return OUTSIDE
+            if stat.S_ISLNK(status.st_mode):
+                if not self.holds(name):
+                    return OUTSIDE
+                status = os.stat(path)  # noqa: PTH116 (a path of bytes)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return MISSING
+            raise cannot_read(text(path), error) from error
+        return status_size(status)
+
+    def scan(self, name: bytes = b"") -> Iterator[os.DirEntry[bytes]]:
+        """What is in the folder ``name`` (relative; empty for the whole), in no order.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+        path = self.real + name
+        try:
+            with os.scandir(path) as entries:
+                yield from entries
+        except OSError as error:
+            raise cannot_read(text(path), error) from error
+
+
+def status_size(status: os.stat_result) -> int:
+    """Bytes of a file, as lists hold them; :data:`IRREGULAR` if it is none."""
+    return min(status.st_size, _LARGEST) if stat.S_ISREG(status.st_mode) else IRREGULAR
+
+
+def _below(folder: bytes) -> bytes:
+    return folder.rstrip(b"/") + b"/"
+
+
+class FileList:
+    """Files below a folder: names, sizes, labels, in flat memory.
+
+    Args:
+        folder: what the names are relative to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names = Names()
+        self._sizes = array("I")
+        self._labels = array("i")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def append(self, name: bytes, size: int, label: int = NO_IDENTITY) -> None:
+        """Append a file; ``size`` is what :meth:`Root.size` says."""
+        self.names.append(name)
+        self._sizes.append(size)
+        self._labels.append(label)
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each file: uint32 (n,), 0 for those that cannot be read."""
+        return known_sizes(np.array(self._sizes, np.uint32))
+
+    def labels(self) -> np.ndarray:
+        """Label of each: int32 (n,)."""
+        return np.array(self._labels, np.int32)
+
+    def digest(self) -> str:
+        """XXH3-128 of names, sizes and labels, in hexadecimal."""
+        digest = xxhash.xxh3_128(self.names.digest())
+        digest.update(little_endian(self._sizes))
+        digest.update(little_endian(self._labels))
+        return digest.hexdigest()
+
+    def part(
+        self,
+        start: int,
+        stop: int,
+        identities: Names | None = None,
+        *,
+        of: type[FilesPart] | None = None,
+    ) -> FilesPart:
+        """The files ``[start, stop)``.
+
+        Args:
+            start: the first.
+            stop: the one behind the last.
+            identities: names of all identities, by label.
+            of: the class of the part.
+        """
+        labels = self._labels[start:stop]
+        names = {}
+        if identities is not None:
+            known = sorted({label for label in labels if label >= 0})
+            names = {label: text(identities[label]) for label in known}
+        return (of or FilesPart)(
+            start,
+            self.folder,
+            self.names.cut(start, stop),
+            sizes=self._sizes[start:stop],
+            labels=labels,
+            identity_names=names,
+        )
+
+
+def known_sizes(sizes: np.ndarray) -> np.ndarray:
+    """``sizes`` with 0 for files that cannot be read."""
+    return np.where(sizes > _LARGEST, np.uint32(0), sizes)
+
+
+class FileRefusedError(Exception):
+    """A file is not to be read: why, and what the user can do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class FolderReader:
+    """Reads files below a folder, which it holds open; use it in a with block.
+
+    Args:
+        folder: the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor = -1
+
+    def __enter__(self) -> FolderReader:
+        try:
+            self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise cannot_read(self._folder, error) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+
+    def read(self, name: bytes, size: int) -> bytes:
+        """The content of the file ``name``, which had ``size`` bytes when it was listed.
+
+        Raises:
+            FileRefusedError: it could not be read when it was listed, or is too large.
+            SourceError: it is gone or has another size now, or the disk fails.
+        """
+        if size in _REASONS:
+            raise FileRefusedError(*_REASONS[size])
+        if size > images.MAX_BYTES:
+            raise FileRefusedError(
+                f"{size:,} bytes; at most {images.MAX_BYTES:,} are taken",
+                "set the environment variable FACEPACK_MAX_IMAGE_BYTES to more, or leave it out",
+            )
+        try:
+            # Without waiting: a pipe that took the file's place has no writer.
+            file = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=self._descriptor)
+            try:
+                data = os.read(file, size + 1)
+                while len(data) < size and (more := os.read(file, size + 1 - len(data))):
+                    data += more
+            finally:
+                os.close(file)
+        except FileNotFoundError:
+            raise self._changed(name, "has vanished") from None
+        except OSError as error:
+            raise cannot_read(self._folder / os.fsdecode(name), error) from error
+        if len(data) != size:
+            raise self._changed(name, f"no longer has {size:,} bytes")
+        return data
+
+    def _changed(self, name: bytes, what: str) -> SourceError:
+        return SourceError(
+            f"{self._folder / text(name)}: {what} since the conversion began: leave the folder "
+            "alone while it is read; restore the file and go on with --resume, or start anew with "
+            "--overwrite"
+        )
+
+
+class FilesPart:
+    """Some files of a list.
+
+    Args:
+        start: ordinal of the first.
+        folder: what their names are relative to.
+        names: (n,) their names.
+        sizes: (n,) bytes of each, or why it cannot be read.
+        labels: (n,) label of each.
+        identity_names: names of identities, by label.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        folder: Path,
+        names: Names,
+        *,
+        sizes: array[int],
+        labels: array[int],
+        identity_names: Mapping[int, str],
+    ) -> None:
+        self.start, self.stop = start, start + len(names)
+        self._folder = folder
+        self._names = names
+        self._sizes = sizes
+        self._labels = labels
+        self._identity_names = identity_names
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the files one by one; each is called by its path.
+
+        Raises:
+            SourceError: a file is gone or has another size than when it was listed.
+        """
+        with FolderReader(self._folder) as reader:
+            for place, name in enumerate(self._names):
+                if keep is None or keep[place]:
+                    try:
+                        data = reader.read(name, self._sizes[place])
+                    except FileRefusedError as error:
+                        yield self._refuse(place, error.reason, error.remedy)
+                    else:
+                        shown = self._shown(name)
+                        yield SourceRecord(self.start + place, data, self._labels[place], shown)
+
+    def entries(self) -> Iterator[Entry]:
+        """Label and path of each."""
+        for name, label in zip(self._names, self._labels, strict=True):
+            yield Entry(label, self._shown(name))
+
+    def _shown(self, name: bytes) -> str | None:
+        return text(name)
+
+    def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
+        name = text(self._names[place])
+        return Refusal(self.start + place, name, None, None, reason, remedy)
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of a file that was read but cannot be packed."""
+        return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
+
+    def identity_names(self) -> Mapping[int, str]:
+        """Names of the identities, where the source has any."""
+        return self._identity_names

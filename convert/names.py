@@ -1,0 +1,83 @@
+"""Many names in flat memory: millions of Python strings would take gigabytes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+import xxhash
+
+
+class Names:
+    """Byte strings in one buffer, with 8 bytes for each beside their own."""
+
+    def __init__(self) -> None:
+        self._joined = bytearray()
+        self._ends = array("q")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, place: int) -> bytes:
+        if not 0 <= place < len(self._ends):
+            raise IndexError(place)
+        start = self._ends[place - 1] if place else 0
+        return bytes(self._joined[start : self._ends[place]])
+
+    def append(self, name: bytes) -> None:
+        """Append a name."""
+        self._joined += name
+        self._ends.append(len(self._joined))
+
+    def cut(self, start: int, stop: int) -> Names:
+        """The names ``[start, stop)``."""
+        names = Names()
+        if stop > start:
+            first = self._ends[start - 1] if start else 0
+            names._joined = self._joined[first : self._ends[stop - 1]]
+            names._ends = array("q", (end - first for end in self._ends[start:stop]))
+        return names
+
+    def hashes(self) -> np.ndarray:
+        """XXH3-64 of each: uint64 (n,)."""
+        return np.fromiter(map(xxhash.xxh3_64_intdigest, self), np.uint64, len(self))
+
+    def __iter__(self) -> Iterator[bytes]:
+        start = 0
+        for end in self._ends:
+            yield bytes(self._joined[start:end])
+            start = end
+
+    def digest(self) -> bytes:
+        """XXH3-128 of all names and where each ends."""
+        digest = xxhash.xxh3_128(self._joined)
+        digest.update(little_endian(self._ends))
+        return digest.digest()
+
+
+def little_endian(numbers: array[int]) -> memoryview:
+    """``numbers`` as bytes that are the same on every machine, without a copy on most."""
+    values = np.frombuffer(numbers, numbers.typecode)
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).data
+
+
+def find(queries: Names, names: Names) -> np.ndarray:
+    """Where each of ``queries`` is in ``names``: int64 (q,), -1 where it is not."""
+    hashes = names.hashes()
+    order = np.argsort(hashes, kind="stable")
+    wanted = queries.hashes()
+    places = np.searchsorted(hashes, wanted, sorter=order)
+    found = np.full(len(wanted), -1, np.int64)
+    for query in np.flatnonzero(places < len(order)).tolist():
+        place = int(order[places[query]])
+        if queries[query] == names[place]:
+            found[query] = place
+    return found
+
+
+def first_repeated(names: Names) -> bytes | None:
+    """The first name that was there before; None if there is none."""
+    order = np.argsort(hashes := names.hashes(), kind="stable")
+    later = order[1:][hashes[order][1:] == hashes[order][:-1]]
+    return names[int(later.min())] if len(later) else None

@@ -1,0 +1,120 @@
+"""Tables of evaluation sets, when the images that they speak of move.
+
+A table beside a pack speaks of images in one of three ways:
+
+===================== ================ ===========================================================
+tables                columns          what they hold
+===================== ================ ===========================================================
+``pairs``             (P, 3)           position, position, 1 for the same person
+``gallery_*``         (rows, 3)        template, subject, position
+``probe_*``           (rows, 3)        template, subject, position
+``landmarks``         (images, 10)     x and y of five points, a row for each position
+``scores``            (images,)        of the detector
+``template_ids``      (images,)        the template that an image belongs to
+``media_ids``         (images,)        the medium that an image is from
+``sets``              (images,)        which of several sets an image belongs to
+``noisy``             (images,)        whether a noise list names the image
+``template_pairs``    (P, 3)           template, template, 1 for the same person: no positions
+===================== ================ ===========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from facepack.errors import SourceError
+
+_BY_IMAGE = ("landmarks", "scores", "template_ids", "media_ids", "sets", "noisy")
+_WITHOUT_IMAGES = ("template_pairs",)
+
+
+def is_known(name: str) -> bool:
+    """Whether it is known how the table ``name`` speaks of images."""
+    return bool(_position_columns(name)) or name in (*_BY_IMAGE, *_WITHOUT_IMAGES)
+
+
+def move_tables(
+    tables: Mapping[str, np.ndarray], positions: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The tables that say of images at their new positions what ``tables`` said at the old ones.
+
+    Rows of images that are no longer there are left out.
+
+    Args:
+        tables: by name; all are known.
+        positions: (n,) new position of the image at each old one, -1 where it is not taken along;
+            the others are 0 to m - 1, each once.
+
+    Returns:
+        The tables, and notices of what was left out.
+
+    Raises:
+        SourceError: a table has not the shape that its name stands for, or points at no image.
+    """
+    moved: dict[str, np.ndarray] = {}
+    notices: list[str] = []
+    for name, table in tables.items():
+        if columns := _position_columns(name):
+            moved[name] = _point_anew(name, table, columns, positions)
+            if lost := len(table) - len(moved[name]):
+                notices.append(_lost(name, lost, len(table)))
+        elif name in _BY_IMAGE:
+            moved[name] = _arrange(name, table, positions)
+        else:
+            moved[name] = table
+    return moved, notices
+
+
+def _position_columns(name: str) -> tuple[int, ...]:
+    if name == "pairs":
+        return (0, 1)
+    return (2,) if name.startswith(("gallery_", "probe_")) else ()
+
+
+def _point_anew(
+    name: str, table: np.ndarray, columns: tuple[int, ...], positions: np.ndarray
+) -> np.ndarray:
+    if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind not in "iu":
+        raise SourceError(
+            f"{name}.npy: {table.dtype} of shape {table.shape}, not integers (rows, 3); "
+            "copy the pack again or convert anew"
+        )
+    old = table[:, columns].astype(np.int64)
+    if old.size and not 0 <= old.min() <= old.max() < len(positions):
+        raise SourceError(
+            f"{name}.npy: a position lies outside the {len(positions)} images; "
+            "copy the pack again or convert anew"
+        )
+    new = positions[old]
+    there = (new >= 0).all(axis=1)
+    # A narrow type is widened where the new positions reach beyond it.
+    kind = np.promote_types(table.dtype, np.min_scalar_type(int(new.max(initial=0))))
+    moved = table.astype(kind)
+    moved[:, columns] = new
+    return moved[there]
+
+
+def _arrange(name: str, table: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    if len(table) != len(positions):
+        raise SourceError(
+            f"{name}.npy: {len(table)} rows for {len(positions)} images; "
+            "copy the pack again or convert anew"
+        )
+    there = positions >= 0
+    moved = np.empty((np.count_nonzero(there), *table.shape[1:]), table.dtype)
+    moved[positions[there]] = table[there]
+    return moved
+
+
+def _lost(name: str, lost: int, of: int) -> str:
+    if name == "pairs":
+        return (
+            f"{lost} of {of} pairs are left out because an image of theirs is: later folds shift, "
+            "so that results do not compare with published ones"
+        )
+    return (
+        f"{name}: {lost} of {of} rows are left out because their images are: results do not "
+        "compare with published ones"
+    )

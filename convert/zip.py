@@ -1,0 +1,164 @@
+"""Zips of identity folders as a source: WebFace260M's, or any other ``…/identity/image.jpg``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facepack.convert.source import Group, Refusal, file_name, shard_stem
+from facepack.convert.zip_archive import Archive, read_archive
+from facepack.convert.zip_crypto import initial_keys
+from facepack.convert.zip_names import REFUSED
+from facepack.convert.zip_part import ZipPart
+from facepack.errors import SourceError
+
+
+class ZipSource:
+    """The images of zips, in the order of their directories; the identity is an image's folder.
+
+    Identities are numbered by name, sorted by UTF-8 bytes over all the zips. Each zip is a group,
+    so that no shard holds images of two. Nothing is unpacked to disk.
+
+    Args:
+        paths: zips, or folders of which all zips are taken, by name.
+        password: of all encrypted members.
+
+    Raises:
+        SourceError: a zip cannot be read, is damaged, or needs another password; or no image of
+            them all lies in the folder of an identity.
+    """
+
+    kind = "zip"
+    content = "train"
+    parallel = True
+    table_names: tuple[str, ...] = ()
+
+    def __init__(self, paths: Sequence[Path], *, password: bytes | None = None) -> None:
+        self._keys = None if password is None else initial_keys(password)
+        archives = [
+            read_archive(path, has_password=password is not None) for path in zip_files(paths)
+        ]
+        self.notices = _notices(archives, has_password=password is not None)
+        self._archives, self._identities = _number(archives)
+        self.classes: int | None = len(self._identities)
+        self._bounds = np.cumsum([0, *(len(archive.places) for archive in archives)])
+        if not self.classes:
+            raise SourceError(
+                f"{', '.join(map(str, paths))}: none of {len(self)} images in {len(archives)} zips "
+                "lies in the folder of an identity; members need names like identity/image.jpg"
+            )
+        for archive in self._archives:
+            self._try_password(archive)
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    def describe(self) -> dict[str, Any]:
+        """Names, sizes, and hashes of the directories: of all names, sizes, CRCs and offsets."""
+        files = [
+            {
+                "name": file_name(archive.place.path),
+                "bytes": archive.place.size,
+                "entries": archive.entries,
+                "images": len(archive.places),
+                "directory_xxh3_128": archive.digest,
+            }
+            for archive in self._archives
+        ]
+        return {"kind": self.kind, "images": len(self), "files": files}
+
+    def groups(self) -> list[Group]:
+        """One for each zip, called like it."""
+        bounds = self._bounds.tolist()
+        stems = [shard_stem(archive.place.path.stem) for archive in self._archives]
+        return [Group(*group) for group in zip(stems, bounds[:-1], bounds[1:], strict=True)]
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image; 0 for one that is larger than any that is taken."""
+        return np.concatenate([archive.sizes for archive in self._archives])
+
+    def part(self, start: int, stop: int) -> ZipPart:
+        """The records ``[start, stop)``, which lie in one zip."""
+        number = int(np.searchsorted(self._bounds[:-1], start, side="right")) - 1
+        first = int(self._bounds[number])
+        return self._archives[number].part(
+            start - first,
+            stop - first,
+            first=first,
+            identities=self._identities,
+            keys=self._keys,
+        )
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """None: the zips are a training set."""
+        return {}
+
+    def _try_password(self, archive: Archive) -> None:
+        """Read the first encrypted images: the password is right if one comes out whole.
+
+        The check byte alone lets one wrong password of 256 pass; the CRC does not.
+        """
+        if not archive.encrypted:
+            return
+        stop = archive.encrypted[-1] + 1
+        keep = np.zeros(stop, bool)
+        keep[archive.encrypted] = True
+        part = archive.part(0, stop, first=0, identities=self._identities, keys=self._keys)
+        if all(isinstance(record, Refusal) for record in part.read(keep)):
+            raise SourceError(
+                f"{archive.place.path}: wrong password: it does not decrypt the first encrypted "
+                "images; give the right one with --password-file FILE, or type it at the prompt "
+                "(--password)"
+            )
+
+
+def zip_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The zips themselves; those of a folder by name, whatever lower folder they are in."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = [file for file in path.rglob("*") if file.suffix.lower() == ".zip"]
+        if not found:
+            raise SourceError(f"{path}: has no .zip in it; pass zips, or the folder that has them")
+        yield from sorted(found, key=lambda file: (os.fsencode(file.name), os.fsencode(file)))
+
+
+def _number(archives: list[Archive]) -> tuple[list[Archive], np.ndarray]:
+    """Number identities over all zips by name; return the zips with these labels, and the names."""
+    names, number = np.unique(
+        np.concatenate([archive.identities for archive in archives]), return_inverse=True
+    )
+    number = number.astype(np.int32)
+    numbered, start = [], 0
+    for archive in archives:
+        own = number[start : start + len(archive.identities)]
+        start += len(own)
+        # -1 takes the element that is appended, itself -1.
+        labels = np.append(own, np.int32(REFUSED))[archive.labels]
+        numbered.append(replace(archive, labels=labels))
+    return numbered, names
+
+
+def _notices(archives: list[Archive], *, has_password: bool) -> list[str]:
+    notices = []
+    others = sum(archive.others for archive in archives)
+    if others:
+        first = next(archive.other for archive in archives if archive.other is not None)
+        notices.append(f"members passed over, as no images by their names: {others} ({first} …)")
+    names = np.concatenate([archive.identities for archive in archives])
+    counts = np.unique(names, return_counts=True)[1]
+    shared = int((counts > 1).sum())
+    if shared:
+        notices.append(
+            f"identities in more than one zip: {shared}; folders of one name are taken for one "
+            "person"
+        )
+    if has_password and not any(archive.encrypted for archive in archives):
+        notices.append("a password was given, but no image is encrypted")
+    return notices

@@ -1,0 +1,80 @@
+"""An open zip file: reads whose failures are errors of the source, never of one record."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from facepack.convert.source import require_file
+from facepack.errors import SourceError
+
+
+class ZipHandle:
+    """Reads byte ranges of one file; a context manager.
+
+    Args:
+        path: the file.
+        size: the bytes that it had when it was looked at first; None the first time.
+
+    Attributes:
+        path: the file.
+        size: its bytes.
+
+    Raises:
+        SourceError: it cannot be opened, is no regular file, or has another size now.
+    """
+
+    def __init__(self, path: Path, size: int | None = None) -> None:
+        self._descriptor = -1
+        self.path = path
+        require_file(path)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self.size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            self.close()
+            raise SourceError(f"{path}: cannot be opened: {error.strerror}") from error
+        if size is not None and self.size != size:
+            self.close()
+            raise self.changed(f"from {size} to {self.size} bytes")
+
+    def read(self, offset: int, count: int) -> bytes:
+        """The ``count`` bytes at ``offset``, which lie in the file as it was opened.
+
+        Raises:
+            SourceError: the system cannot read them, or the file shrank.
+        """
+        pieces = []
+        while count:
+            try:
+                piece = os.pread(self._descriptor, count, offset)
+            except OSError as error:
+                raise SourceError(
+                    f"{self.path}: byte {offset}: cannot be read: {error.strerror}; once the disk "
+                    "answers again, run with --resume"
+                ) from error
+            if not piece:
+                raise self.changed(f"it ends at byte {offset} now, not {self.size}")
+            pieces.append(piece)
+            offset += len(piece)
+            count -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def changed(self, how: str) -> SourceError:
+        """The error that the file is no longer the one that was looked at."""
+        return SourceError(
+            f"{self.path} changed while it was read ({how}); once it is whole again, run with "
+            "--resume"
+        )
+
+    def close(self) -> None:
+        """Close the file; bytes that were read stay valid."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> ZipHandle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,111 @@
+"""What the names of a zip's members say: which are images, and of whom."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from facepack.convert.files import is_image
+
+UTF8_FLAG = 0x800
+"""The flag of a member whose name is UTF-8; else it is code page 437 (APPNOTE, appendix D)."""
+
+FOLDER, OTHER, REFUSED = -3, -2, -1
+"""What stands in place of an identity: a directory, no image by its name, an image refused."""
+
+_UNSAFE = re.compile(rb"[\\\0]|\A/|\A[A-Za-z]:|(?:\A|/)\.{0,2}(?:/|\Z)")
+_ODD = (b"\\", b"\0", b"/.")  # what makes a name unsafe or hidden, whatever its folder
+_LONGEST = 255  # bytes of a folder's name that every file system takes
+
+
+class NameRefusedError(ValueError):
+    """A name that tells no identity, or leads out of a folder; ``reason`` and ``remedy``."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason, remedy)
+        self.reason = reason
+        self.remedy = remedy
+
+
+def name_text(name: bytes, flags: int) -> str:
+    """A member's name as text; bytes that are not the UTF-8 they claim become ``\\xff``."""
+    if name.isascii():
+        return name.decode("ascii")
+    if flags & UTF8_FLAG:
+        return name.decode("utf-8", "backslashreplace")
+    return name.decode("cp437")
+
+
+def identity_of(name: bytes, flags: int) -> bytes:
+    """The identity of an image: the name of the folder it lies in, as UTF-8.
+
+    Raises:
+        NameRefusedError: the name is unsafe, or tells none.
+    """
+    if _UNSAFE.search(name):
+        raise NameRefusedError(
+            "its name is absolute, or has a backslash, an empty part, '.', '..' or a NUL",
+            "zip the images again with names such as identity/image.jpg",
+        )
+    if b"/" not in name:
+        raise NameRefusedError(
+            "it lies in no folder, whose name would be its identity",
+            "zip it again in a folder that has the identity's name",
+        )
+    folder = name.rsplit(b"/", 2)[-2]
+    if not name.isascii():
+        try:
+            name.decode("utf-8" if flags & UTF8_FLAG else "cp437")
+        except UnicodeDecodeError as error:
+            raise NameRefusedError(
+                "its name is said to be UTF-8 and is not", "rename the member"
+            ) from error
+        folder = name_text(folder, flags).encode()
+    if len(folder) > _LONGEST:
+        raise NameRefusedError(
+            f"its identity's name has {len(folder)} bytes; at most {_LONGEST} are taken",
+            "give the folder a shorter name",
+        )
+    return folder
+
+
+class IdentityIndex:
+    """Numbers the identities of one zip as they come.
+
+    Attributes:
+        names: the number of each identity, by its UTF-8 bytes.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, int] = {}
+
+    def number(self, names: Sequence[bytes], flags: Sequence[int]) -> np.ndarray:
+        """The identity of each member, or one of the codes above: int32 (n,)."""
+        codes = array("i")
+        append = codes.append
+        # Nearly every name is in the folder, and has the suffix, of the one before. Where none of
+        # them all holds anything odd, it then has that one's code.
+        together = b"".join(names)
+        odd = not together.isascii() or any(text in together for text in _ODD)
+        last_folder, last_suffix, code = None, None, OTHER
+        for name, flag in zip(names, flags, strict=True):
+            folder, suffix = name[: name.rfind(b"/") + 1], name[-4:]
+            if folder != last_folder or suffix != last_suffix or odd:
+                code = self._code(name, flag)
+                # A suffix of more letters is not seen whole; a name in no folder may be hidden.
+                last_folder = folder if folder and suffix[:1] == b"." else None
+                last_suffix = suffix
+            append(code)
+        return np.array(codes, np.int32)
+
+    def _code(self, name: bytes, flags: int) -> int:
+        cut = name.rfind(b"/") + 1
+        if not is_image(name[cut:]):
+            return FOLDER if cut and cut == len(name) else OTHER
+        try:
+            return self.names.setdefault(identity_of(name, flags), len(self.names))
+        except NameRefusedError:
+            return REFUSED

@@ -1,0 +1,26 @@
+"""``facepack env``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def env(as_json: bool) -> None:
+    """Show versions of everything that matters.
+
+    What a report of a problem should begin with: facepack, Python, torch and its CUDA devices, the
+    libraries that read and decode, which extras are installed, and FACEPACK_ variables.
+    """
+    from facepack.machine import describe_machine, machine_lines
+    from facepack.terminal import printable
+
+    facts = describe_machine()
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    for line in machine_lines(facts):
+        click.echo(printable(line))

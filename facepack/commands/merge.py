@@ -1,0 +1,44 @@
+"""``facepack merge``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("packs", type=_PATH, nargs=-1, required=True, metavar="PACK...")
+@click.argument("out", type=_PATH)
+@click.option("--by-name", is_flag=True, help="Identities of equal names share a label.")
+@click.option("--copy", is_flag=True, help="Copy the shards even where links are possible.")
+@click.option("--resume", is_flag=True, help="Complete what an interrupted run left.")
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
+@click.option("--json", "as_json", is_flag=True, help="Print the new manifest as JSON.")
+def merge(
+    packs: tuple[Path, ...],
+    out: Path,
+    by_name: bool,
+    copy: bool,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Join several packs into one.
+
+    OUT becomes a pack of all their shards, which are linked, not rewritten (copied to another disk,
+    or with --copy). Labels of the first pack stay; those of the next begin behind them.
+    """
+    from facepack.merge import merge as run
+
+    manifest = run(packs, out, by_name=by_name, copy=copy, resume=resume, overwrite=overwrite)
+    if as_json:
+        click.echo(json.dumps(manifest, indent=1, sort_keys=True))
+    else:
+        click.echo(
+            f"{out}: {manifest['records']:,} records, {manifest['identities']:,} identities of "
+            f"{manifest['classes']:,} classes, {len(manifest['shards'])} shards"
+        )

@@ -1,0 +1,39 @@
+"""``facepack salvage``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("pack", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace the pack that OUT holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def salvage(pack: Path, out: Path, overwrite: bool, as_json: bool) -> None:
+    """Copy what is good out of a damaged pack.
+
+    PACK may lack any file but its shards, and those may be damaged anywhere: records whose sums are
+    right are found wherever they are. OUT becomes a sound pack. What was lost stands in its
+    quarantine.jsonl, by shard and key; what could not be proven is told.
+    """
+    from facepack.salvage import salvage as run
+
+    result = run(pack, out, overwrite=overwrite)
+    for notice in result.notices:
+        click.echo(f"facepack salvage: {notice}", err=True)
+    if as_json:
+        click.echo(json.dumps(vars(result), indent=1))
+        return
+    for shard in result.shards:
+        if shard["lost"]:
+            click.echo(f"{pack}: {shard['name']}: {shard['lost']:,} of {shard['found']:,} lost")
+    for doubt in result.doubtful:
+        click.echo(f"{pack}: {doubt['shard']}/{doubt['key']}: {doubt['reason']}")
+    click.echo(
+        f"{out}: {result.salvaged:,} of {result.found:,} records salvaged, {result.lost:,} lost, "
+        f"{len(result.doubtful):,} of the salvaged in doubt"
+    )

@@ -1,0 +1,33 @@
+"""Single files that a command was asked to write: there whole, or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from facepack.errors import PackError
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, replacing what was there once all of it is written.
+
+    A device or a pipe is written to as it is.
+
+    Raises:
+        PackError: it cannot be written; says why.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        part = path.with_name(f".{path.name[:100]}.part-{secrets.token_hex(4)}")
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise PackError(
+            f"cannot write {path}: {error.strerror or error}; choose another file"
+        ) from error
