@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from facepack.convert.pair_set import pair_table
 from facepack.convert.pickles import read_bin
 from facepack.convert.source import Entry, Group, Refusal, file_name, require_file, shard_stem
 from facepack.format import NO_IDENTITY
@@ -124,18 +125,7 @@ class BinSource:
         )
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """``pairs``: unsigned integers (P, 3), positions of both images and 1 for the same person.
-
-        Pairs of refused images are left out, with a notice.
-        """
-        columns = [positions[self.uses[0::2]], positions[self.uses[1::2]], self.issame]
-        pairs = np.stack(columns, axis=1)
-        whole = pairs.min(axis=1, initial=0) >= 0
-        if not whole.all():
-            self.notices.append(
-                f"{self._path.name}: {np.count_nonzero(~whole)} of {len(whole)} pairs are left out "
-                "because an image of theirs was refused: later folds shift, so that results do not "
-                "compare with published ones"
-            )
-        narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
-        return {"pairs": pairs[whole].astype(narrow)}
+        """``pairs``; those of refused images are left out, with a notice."""
+        pairs, notices = pair_table(positions, self.uses, self.issame, self._path.name)
+        self.notices += notices
+        return {"pairs": pairs}

@@ -19,10 +19,10 @@ from facepack.convert.names import Names, little_endian
 from facepack.convert.source import Entry, Refusal
 from facepack.errors import SourceError
 from facepack.format import NO_IDENTITY
-from facepack.images import SUFFIXES
+from facepack.images import IMAGE_SUFFIXES
 from facepack.shard import SourceRecord
 
-IMAGE_SUFFIXES = (b".jpeg", *(suffix.encode() for suffix in SUFFIXES.values()))
+_SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 
 # What a list holds in place of a size, for a file that cannot be read.
 MISSING, OUTSIDE, IRREGULAR = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
@@ -47,7 +47,7 @@ def text(name: bytes) -> str:
 
 def is_image(name: bytes) -> bool:
     """Whether a file of this name claims to be an image: not hidden, with an image's suffix."""
-    return not name.startswith(b".") and name.lower().endswith(IMAGE_SUFFIXES)
+    return not name.startswith(b".") and name.lower().endswith(_SUFFIXES)
 
 
 def require_folder(path: Path) -> None:

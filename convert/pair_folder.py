@@ -17,6 +17,7 @@ from facepack.convert.files import (
     is_image,
     text,
 )
+from facepack.convert.pair_set import pair_table
 from facepack.convert.source import require_file
 from facepack.convert.to_pair_folder import IMAGES, LABELS
 from facepack.errors import SourceError
@@ -92,22 +93,10 @@ class PairFolder:
         return self._files.part(start, stop, of=PairPart)
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """``pairs``: unsigned integers (P, 3), as those of a ``.bin``.
-
-        Pairs of refused images are left out, with a notice.
-        """
-        pairs = np.stack(
-            [positions[self._uses[0::2]], positions[self._uses[1::2]], self._issame], axis=1
-        )
-        whole = pairs.min(axis=1, initial=0) >= 0
-        if not whole.all():
-            self.notices.append(
-                f"{self._path}: {np.count_nonzero(~whole)} of {len(whole)} pairs are left out "
-                "because an image of theirs was refused: later folds shift, so that results do not "
-                "compare with published ones"
-            )
-        narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
-        return {"pairs": pairs[whole].astype(narrow)}
+        """``pairs``; those of refused images are left out, with a notice."""
+        pairs, notices = pair_table(positions, self._uses, self._issame, str(self._path))
+        self.notices += notices
+        return {"pairs": pairs}
 
 
 def _read_flags(path: Path) -> np.ndarray:

@@ -30,6 +30,33 @@ class PairSet:
     issame: np.ndarray
 
 
+def pair_table(
+    positions: np.ndarray, uses: np.ndarray, issame: np.ndarray, name: str
+) -> tuple[np.ndarray, list[str]]:
+    """The table ``pairs`` of a set whose images were packed, and a notice of pairs that are lost.
+
+    Args:
+        positions: (n,) of each distinct image in the pack, -1 for those that were refused.
+        uses: (2P,) distinct image of each place in the set.
+        issame: (P,) whether both images of a pair show one person.
+        name: what the notice calls the set.
+
+    Returns:
+        Unsigned integers (P', 3): positions of both images and 1 for the same person.
+    """
+    pairs = np.stack([positions[uses[0::2]], positions[uses[1::2]], issame], axis=1)
+    whole = pairs.min(axis=1, initial=0) >= 0
+    notices = []
+    if not whole.all():
+        notices.append(
+            f"{name}: {np.count_nonzero(~whole)} of {len(whole)} pairs are left out because an "
+            "image of theirs was refused: later folds shift, so that results do not compare with "
+            "published ones"
+        )
+    narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
+    return pairs[whole].astype(narrow), notices
+
+
 def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
     """Read the images and pairs of ``source``.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from facepack.images import SUFFIXES
+from facepack.images import IMAGE_SUFFIXES
 
 ASIDE = "_renamed"  # the folder of files whose own names cannot be used
 _LONGEST = 255  # bytes of a component that every file system takes
-_IMAGE_SUFFIXES = {*SUFFIXES.values(), ".jpeg", ".tiff"}
 
 
 def is_safe_path(name: str) -> bool:
@@ -43,7 +42,7 @@ def image_path(name: str | None, label: int, number: int, suffix: str) -> str:
     """
     if name is None:
         return f"{label}/{number}{suffix}"
-    if PurePosixPath(name).suffix.lower() not in _IMAGE_SUFFIXES:
+    if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
         name += suffix
     if not is_safe_path(name) or name.split("/")[0] == ASIDE:
         return f"{ASIDE}/{number}{suffix}"

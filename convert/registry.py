@@ -89,7 +89,7 @@ SOURCES = {
     ),
     "tar": SourceKind(
         title="tars (Glint360K's pieces, WebDataset, trees)",
-        src="SRC are tars, or the pieces of one, gzipped or not: they are streamed, never unpacked.",
+        src="SRC are tars or the pieces of one, gzipped or not: they are streamed, never unpacked.",
         location="facepack.convert.tar:TarSource",
         many=True,
     ),

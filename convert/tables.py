@@ -6,9 +6,9 @@ A table beside a pack speaks of images in one of three ways:
 tables                columns          what they hold
 ===================== ================ ===========================================================
 ``pairs``             (P, 3)           position, position, 1 for the same person
-``gallery_*``         (rows, 3)        template, subject, position
-``probe_*``           (rows, 3)        template, subject, position
-``landmarks``         (images, 10)     x and y of five points, a row for each position
+``gallery_*``         (rows, 3)        template, subject, position (-1: not among the images)
+``probe_*``           (rows, 3)        template, subject, position (-1: not among the images)
+``landmarks``         (images, 5, 2)   x and y of five points, a row for each position
 ``scores``            (images,)        of the detector
 ``template_ids``      (images,)        the template that an image belongs to
 ``media_ids``         (images,)        the medium that an image is from
@@ -82,13 +82,14 @@ def _point_anew(
             "copy the pack again or convert anew"
         )
     old = table[:, columns].astype(np.int64)
-    if old.size and not 0 <= old.min() <= old.max() < len(positions):
+    lowest = 0 if name == "pairs" else -1
+    if old.size and not lowest <= old.min() <= old.max() < len(positions):
         raise SourceError(
             f"{name}.npy: a position lies outside the {len(positions)} images; "
             "copy the pack again or convert anew"
         )
-    new = positions[old]
-    there = (new >= 0).all(axis=1)
+    new = np.where(old < 0, -1, positions[old])
+    there = ((new >= 0) | (old < 0)).all(axis=1)
     # A narrow type is widened where the new positions reach beyond it.
     kind = np.promote_types(table.dtype, np.min_scalar_type(int(new.max(initial=0))))
     moved = table.astype(kind)

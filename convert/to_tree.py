@@ -62,8 +62,9 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
     A record that has a name in the source keeps it, as far as it is a safe relative path; others
     become ``<label>/<n>.jpg``, where ``n`` is the record's key in the source, or its ordinal where
     keys are missing or repeat. ``out/index.kv`` has a line ``<path> <label>`` for each file, in
-    source order, and is written last. Records that are no images go to ``out/quarantine.jsonl``;
-    tables of an evaluation set to ``out/NAME.npy``, positions being lines of the index.
+    source order, and is written last; ``out/labels.txt`` has the names of identities. Records that
+    are no images go to ``out/quarantine.jsonl``; tables of an evaluation set to ``out/NAME.npy``,
+    positions being lines of the index.
 
     Raises:
         SourceError: the source cannot be read, two records want the same path, or a record is bad
@@ -140,6 +141,7 @@ def _bytes_of(out: Path, index: str) -> int | None:
 def _intact(out: Path, done: dict[str, Any]) -> bool:
     """Whether a finished tree is there in full: every file of its index, as far as sizes tell."""
     lists = [out / INDEX] + [out / fmt.QUARANTINE] * bool(done["quarantined"])
+    lists += [out / fmt.LABELS] * done["named"]
     if not all(path.exists() for path in lists):
         return False
     sizes = sum(path.stat().st_size for path in lists), _bytes_of(out, lists[0].read_text())
@@ -170,6 +172,7 @@ def _write_span(
 ) -> None:
     """Write the files of a span and what the state keeps of them; runs in a worker."""
     lines: list[str] = []
+    labels: set[int] = set()
     folders: set[str] = set()
     batch: list[tuple[str, Buffer]] = []
     size = 0
@@ -198,6 +201,7 @@ def _write_span(
             SUFFIXES[header.format],
         )
         batch.append((path, image))
+        labels.add(record.label)
         lines.append(f"{path} {record.label}\n")
         size += len(image)
         if len(batch) == _BATCH:
@@ -214,6 +218,9 @@ def _write_span(
     )
     write_file(state / f"{name}.jsonl", [text.encode()])
     write_file(state / f"{name}.bytes", [str(size).encode()])
+    known = part.identity_names()
+    names = {label: known[label] for label in labels if label in known}
+    write_file(state / f"{name}.identities", [json.dumps(names).encode()])
     write_file(state / f"{name}.kv", ["".join(lines).encode()])
 
 
@@ -233,6 +240,13 @@ def _finish(source: Source, out: Path, state: Path, spans: list[Span]) -> dict[s
     positions[np.delete(np.arange(len(source)), away)] = np.arange(len(lines))
     for name, table in source.tables(positions).items() if source.table_names else ():
         np.save(out / f"{name}.npy", table, allow_pickle=False)
+    names: dict[int, str] = {}
+    for identities in joined(".identities"):
+        names |= {int(label): name for label, name in json.loads(identities).items()}
+    classes = max(source.classes or 0, max(labels, default=-1) + 1)
+    text = fmt.labels_text([names.get(label, "") for label in range(classes)]) if names else ""
+    if names:
+        write_file(out / fmt.LABELS, [text.encode()])
     if refused:
         write_file(out / fmt.QUARANTINE, [refused])
     write_file(out / INDEX, [index])
@@ -240,13 +254,14 @@ def _finish(source: Source, out: Path, state: Path, spans: list[Span]) -> dict[s
         "packed": index.count(b"\n"),
         "quarantined": refused.count(b"\n"),
         "identities": len(labels - {fmt.NO_IDENTITY}),
-        "classes": max(labels, default=-1) + 1,
+        "classes": classes,
         "payload_bytes": sum(int(size) for size in joined(".bytes")),
-        "index_bytes": len(index) + len(refused),
+        "index_bytes": len(index) + len(refused) + len(text.encode()),
+        "named": bool(names),
     }
     write_file(state / DONE, [fmt.json_text(done).encode()])
     for span in spans:
-        for suffix in (".kv", ".jsonl", ".bytes", ".names"):
+        for suffix in (".kv", ".jsonl", ".bytes", ".names", ".identities"):
             (state / f"{span.name}{suffix}").unlink()
     return done
 
@@ -277,7 +292,7 @@ def _remove_tree(out: Path) -> None:
     for names in (out / STATE).glob("*.names"):
         paths += names.read_text().splitlines()
     tables = json.loads((out / STATE / fmt.PLAN).read_bytes()).get("tables", [])
-    for name in (INDEX, fmt.QUARANTINE, *(f"{table}.npy" for table in tables)):
+    for name in (INDEX, fmt.LABELS, fmt.QUARANTINE, *(f"{table}.npy" for table in tables)):
         (out / name).unlink(missing_ok=True)
     folders = set()
     for path in filter(is_safe_path, paths):
@@ -302,7 +317,7 @@ def _result(out: Path, done: dict[str, Any], source: Source, began: float) -> Re
         packed=done["packed"],
         quarantined=done["quarantined"],
         identities=done["identities"],
-        classes=max(source.classes or 0, done["classes"]),
+        classes=done["classes"],
         pairs=None,
         shards=0,
         payload_bytes=done["payload_bytes"],

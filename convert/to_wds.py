@@ -14,7 +14,6 @@ import numpy as np
 from facepack import format as fmt
 from facepack.checks import ImageCheck
 from facepack.convert.file_target import DONE, STATE, forget, has_size, state_target
-from facepack.convert.files import IMAGE_SUFFIXES
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, is_safe_path
 from facepack.convert.result import Result
@@ -22,7 +21,7 @@ from facepack.convert.source import Part, Refusal, Source, Span, cut_spans, deli
 from facepack.convert.tar_headers import BLOCK, member_header, padded
 from facepack.convert.workers import Workers
 from facepack.errors import PackError, SourceError
-from facepack.images import SUFFIXES
+from facepack.images import IMAGE_SUFFIXES, SUFFIXES
 from facepack.lmdbfile import Buffer
 from facepack.progress import Progress
 from facepack.shard import SourceRecord, write_error, write_file
@@ -30,8 +29,7 @@ from facepack.shard import SourceRecord, write_error, write_file
 SUMMARY = "dataset.json"
 _SPAN_RECORDS = 10_000
 _EXPECTED_OVERHEAD = 4 * BLOCK  # bytes a record: two headers, the label, padding
-_IMAGE_SUFFIXES = {suffix.decode() for suffix in IMAGE_SUFFIXES}
-_LONGEST_SUFFIX = max(_IMAGE_SUFFIXES, key=len)
+_LONGEST_SUFFIX = max(IMAGE_SUFFIXES, key=len)
 _END = bytes(2 * BLOCK)
 
 
@@ -92,7 +90,7 @@ def sample_key(record: SourceRecord) -> str | None:
     if record.name is None:
         return f"{record.ordinal:010d}"
     suffix = PurePosixPath(record.name).suffix
-    known = suffix.lower() in _IMAGE_SUFFIXES
+    known = suffix.lower() in IMAGE_SUFFIXES
     key = record.name.removesuffix(suffix) if known else record.name
     parts = key.split("/")
     usable = "." not in parts[-1] and parts[0] != ASIDE and is_safe_path(key + _LONGEST_SUFFIX)

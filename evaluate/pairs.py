@@ -18,12 +18,11 @@ from facepack.convert.pickles import read_bin
 from facepack.errors import EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
 from facepack.format import MANIFEST, PLAN
-from facepack.images import SUFFIXES
+from facepack.images import IMAGE_SUFFIXES
 from facepack.train.home import data_home
 
 KNOWN_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp")
 
-_IMAGE_SUFFIXES = (".jpeg", *SUFFIXES.values())
 _READ_BATCH = 1024  # records read from a pack at a time
 
 
@@ -199,7 +198,7 @@ def _load_bin(name: str, path: Path) -> PairSet:
 def _load_tree(name: str, path: Path) -> PairSet:
     issame = _read_pair_labels(path / "pair_label.npy")
     folder = path / "imgs"
-    files = {file.stem: file for file in folder.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES}
+    files = {file.stem: file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
     missing = [i for i in range(2 * len(issame)) if str(i) not in files]
     if missing:
         raise EvaluationError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
@@ -166,12 +166,13 @@ def unpack_column(column: Any, count: int) -> np.ndarray:
 def number_column(values: Sequence[float | int | None]) -> np.ndarray:
     """The narrowest array that holds ``values``; a missing one is NaN, in an array of floats."""
     if {*map(type, values)} <= {int}:
-        low, high = min(values, default=0), max(values, default=0)  # type: ignore[type-var]
+        ints = cast("Sequence[int]", values)
+        low, high = min(ints, default=0), max(ints, default=0)
         kinds = "<u1 <u2 <u4 <u8" if low >= 0 else "<i1 <i2 <i4 <i8"
         for kind in kinds.split():
             info = np.iinfo(kind)
             if info.min <= low and high <= info.max:
-                return np.asarray(values, kind)
+                return np.asarray(ints, kind)
         raise PackError(f"a number beyond 64 bits: {low} to {high}")
     floats = np.asarray([np.nan if value is None else value for value in values], "<f8")
     narrow = floats.astype("<f4")

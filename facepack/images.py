@@ -44,6 +44,7 @@ SUFFIXES = {
     "bmp": ".bmp",
     "tiff": ".tif",
 }
+IMAGE_SUFFIXES = (*SUFFIXES.values(), ".jpeg", ".tiff")  # of files that are taken for images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def image_format(data: bytes | bytearray | memoryview) -> str | None:
     return None
 
 
-# JPEGs of one encoder at one size begin with the same bytes, down to the scan. What such a beginning
+# JPEGs of one encoder at one size begin with the same bytes, down to the scan. What a beginning
 # says is known once one of them was read: comparing it takes a tenth of reading it.
 _recent: list[tuple[int, bytes, ImageHeader]] = []
 _RECENT = 4

@@ -1,8 +1,7 @@
 """Copying what is good out of a damaged pack.
 
-A record is good if its sum says so. Nothing else in a shard needs to be whole for that: leaf pages
-are found by their own heads, not through the tree, and of a damaged column of sums or labels most
-numbers are still right. What cannot be proven is taken only if the image decodes fully, and told.
+Records that their sums prove are taken, wherever they are found; what cannot be proven is taken
+only if the image decodes fully, and told.
 
 The result is a sound pack. It is to the damaged one what a pack is to its source: a record's
 ordinal is its position in the damaged pack, and what is lost stands in ``quarantine.jsonl``.
@@ -12,12 +11,8 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -26,63 +21,16 @@ import xxhash
 
 from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError, PackError
-from facepack.images import decode
-from facepack.labelmap import apply_label_map, map_names, read_label_map
-from facepack.lmdbfile import (
-    Nodes,
-    ScanError,
-    guess_page_size,
-    leaf_candidates,
-    read_nodes,
-)
+from facepack.labelmap import read_label_map
+from facepack.lmdbfile import ScanError
 from facepack.pack import read_manifest
 from facepack.progress import Progress
-from facepack.shard import ShardBuilder, ShardInfo, SourceRecord
+from facepack.remains import REASONS, Fate, Remains
+from facepack.shard import ShardBuilder, ShardInfo
 from facepack.target import Target
-from facepack.verify import check_meta, record_places, record_sums
 from facepack.writer import finish_pack, make_plan, shard_meta
 
-_READ = 8 << 20
-_SECTOR = 4096  # what is given up at once where a disk cannot read
-_MOST_NODES = 1 << 22  # bytes of images may pass for leaf pages
-_COLUMN_FRAME = range(20, 48)  # bytes around a column's numbers, its sum left out
-_SUM = 9  # bytes of a reserved record's sum
-_LINE = re.compile(rb"(\d{10}) (-\d{7}|\d{8})\n")
-_UNKNOWN = -2  # in a column of labels
 _REMEDY = "copy the shard from another place, or convert its source again"
-
-
-class Fate(IntEnum):
-    """What becomes of a record."""
-
-    PROVEN = 0
-    DECODED = 1
-    LABEL_IN_DOUBT = 2
-    MISSING = 3
-    DIFFERS = 4
-    UNDECODABLE = 5
-    NO_LABEL = 6
-    SHARD_GONE = 7
-    FOREIGN = 8
-    REFUSED = 9
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether the record is in the new pack."""
-        return self <= Fate.LABEL_IN_DOUBT
-
-
-_REASONS = {
-    Fate.DECODED: "its sum is lost: it decodes, but nothing proves that it is what was packed",
-    Fate.LABEL_IN_DOUBT: "its label is known from a damaged index only",
-    Fate.MISSING: "the record was not found: its page or its key is damaged",
-    Fate.DIFFERS: "the record differs from what was packed",
-    Fate.UNDECODABLE: "its sum is lost, and it does not decode",
-    Fate.NO_LABEL: "its label is lost",
-    Fate.SHARD_GONE: "nothing of its shard can be read",
-    Fate.FOREIGN: "in its place is another shard, or one of another pack",
-    Fate.REFUSED: "the image cannot be packed",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +156,7 @@ class _Entry:
             self.lose(stated, Fate.SHARD_GONE)
             return
         try:
-            remains = _Remains(self.file, self.stated, wreck)
+            remains = Remains(self.file, self.stated, wreck.label_maps, wreck.identity_names)
         except (ScanError, OSError) as error:
             wreck.notices.append(f"{self.file.name}: nothing can be read: {error}")
             kv = self.file.with_suffix(".kv")
@@ -224,7 +172,7 @@ class _Entry:
         builder = ShardBuilder()
         reasons: dict[int, str] = {}
         if self.file is not None and (self.chosen >= 0).any():
-            remains = _Remains(self.file, self.stated, wreck)
+            remains = Remains(self.file, self.stated, wreck.label_maps, wreck.identity_names)
             for place in np.flatnonzero(self.chosen >= 0).tolist():
                 record = remains.record(place, int(self.chosen[place]))
                 try:
@@ -240,7 +188,7 @@ class _Entry:
                 "file": f"{self.name}.mdb",
                 "offset": None,
                 "key": f"{place:010d}",
-                "reason": reasons.get(place, _REASONS[Fate(int(self.fates[place]))]),
+                "reason": reasons.get(place, REASONS[Fate(int(self.fates[place]))]),
                 "remedy": _REMEDY,
             }
             builder.refused.append(entry)
@@ -417,7 +365,7 @@ class _Wreck:
             positions = np.where(kept, np.cumsum(kept) - 1, -1)
             pairs = tables["pairs"].astype(np.int64)
             pairs[:, :2] = positions[pairs[:, :2]]
-            whole = (pairs[:, :2] >= 0).all(axis=1)
+            whole = np.min(pairs[:, :2], axis=1, initial=len(kept)) >= 0
             tables["pairs"] = pairs[whole].astype(tables["pairs"].dtype)
             if not whole.all():
                 self.notices.append(
@@ -428,7 +376,8 @@ class _Wreck:
 
     def result(self, out: Path) -> Salvaged:
         """What is reported, once everything is written."""
-        shards, doubtful = [], []
+        shards: list[dict[str, Any]] = []
+        doubtful: list[dict[str, str]] = []
         for entry in self.entries:
             kept = int(np.count_nonzero(entry.chosen >= 0))
             shards.append(
@@ -440,7 +389,7 @@ class _Wreck:
                 }
             )
             for place in np.flatnonzero((entry.chosen >= 0) & (entry.fates > 0)).tolist():
-                reason = _REASONS[Fate(int(entry.fates[place]))]
+                reason = REASONS[Fate(int(entry.fates[place]))]
                 doubtful.append({"shard": entry.name, "key": f"{place:010d}", "reason": reason})
         return Salvaged(
             out=str(out),
@@ -458,259 +407,3 @@ def _is_name(name: str) -> bool:
         return bool(fmt.check_shard_name(name))
     except PackError:
         return False
-
-
-# What is left of a shard --------------------------------------------------------------------------
-
-
-class _Remains:
-    """What can be read of a shard.
-
-    Raises:
-        ScanError: nothing that could be told.
-        OSError: the file cannot be opened.
-    """
-
-    def __init__(self, file: Path, stated: dict[str, Any], wreck: _Wreck) -> None:
-        self.notices: list[str] = []
-        self._name = file.stem
-        self._data, bad = read_through(file)
-        if bad:
-            self.notices.append(f"{file.name}: {bad:,} bytes cannot be read from the disk")
-        self.digest = xxhash.xxh3_128_hexdigest(self._data)
-        page_size = guess_page_size(self._data)
-        pages = leaf_candidates(self._data, page_size)
-        self._nodes: Nodes = read_nodes(self._data, pages, page_size, most=_MOST_NODES)
-        self._places = record_places(self._data, self._nodes)
-        self._sound: dict[bytes, Any] = {}
-        self._damaged: dict[bytes, memoryview] = {}
-        for index in np.flatnonzero(self._places < 0).tolist():
-            key, value = self._nodes.record(self._data, index)
-            if key.startswith(b"__"):
-                try:
-                    self._sound[key] = fmt.unpack_reserved(key, value)
-                except DamageError:
-                    self._damaged[key] = value
-        self.meta = self._sound_meta()
-        self._count = self._count_records(stated, file)
-        self._label_map = self._find_label_map(stated, wreck)
-        self._labels, self._proven = self._read_labels(stated, file, wreck)
-        self._names = self._read_names()
-        self._extras = self._read_extras()
-        self.identity_names = self._read_identity_names(wreck)
-
-    def _sound_meta(self) -> dict[str, Any] | None:
-        meta = self._sound.get(fmt.META)
-        try:
-            check_meta(meta)
-        except ValueError:
-            return None
-        return dict(meta)
-
-    def _count_records(self, stated: dict[str, Any], file: Path) -> int:
-        """How many records the shard had, by the best that tells."""
-        if self.meta is not None:
-            return int(self.meta["records"])
-        if stated:
-            return min(int(stated["records"]), fmt.MAX_SHARD_RECORDS)
-        sums, names = self._sound.get(fmt.SUMS), self._sound.get(fmt.NAMES)
-        if isinstance(sums, dict) and len(sums["data"]) > 8:
-            return min(len(sums["data"]) // 8, fmt.MAX_SHARD_RECORDS)
-        if isinstance(names, list):
-            return min(len(names), fmt.MAX_SHARD_RECORDS)
-        kv = file.with_suffix(".kv")
-        lines = kv.stat().st_size // fmt.KV_LINE if kv.is_file() else 0
-        places = self._places[self._places < fmt.MAX_SHARD_RECORDS]
-        return min(max(lines, int(places.max(initial=-1)) + 1), fmt.MAX_SHARD_RECORDS)
-
-    def _column(self, column: Any) -> np.ndarray | None:
-        try:
-            return fmt.unpack_column(column, self._count)
-        except DamageError:
-            return None
-
-    def _damaged_column(self, key: bytes, dtype: str) -> np.ndarray | None:
-        """The numbers of a column whose record's sum is wrong: most of them may be right."""
-        value = self._damaged.get(key)
-        size = self._count * np.dtype(dtype).itemsize
-        if value is None or len(value) - _SUM - size not in _COLUMN_FRAME:
-            return None
-        return np.frombuffer(value[len(value) - _SUM - size : len(value) - _SUM], dtype)
-
-    # Labels -----------------------------------------------------------------------------------
-
-    def _find_label_map(self, stated: dict[str, Any], wreck: _Wreck) -> np.ndarray | None:
-        name = stated.get("label_map")
-        if name is None:
-            return None
-        if name not in wreck.label_maps:
-            self.notices.append(f"{self._name}: its label map {name} is lost")
-            return np.zeros(0, "<i4")
-        return wreck.label_maps[name]
-
-    def _global(self, labels: np.ndarray | None) -> np.ndarray | None:
-        """Labels of the shard as labels of the pack; those that are none are unknown."""
-        if labels is None:
-            return None
-        labels = labels.astype(np.int64)
-        most = fmt.MAX_LABEL if self._label_map is None else len(self._label_map) - 1
-        good = (labels >= fmt.NO_IDENTITY) & (labels <= most)
-        mapped = apply_label_map(self._label_map, np.where(good, labels, fmt.NO_IDENTITY))
-        return np.where(good, mapped, _UNKNOWN)
-
-    def _read_labels(
-        self, stated: dict[str, Any], file: Path, wreck: _Wreck
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The label of each record, -2 where it is lost, and whether it is proven."""
-        whole = self._global(self._column(self._sound.get(fmt.LABEL_COLUMN)))
-        if whole is not None and (whole != _UNKNOWN).all():
-            return whole, np.ones(self._count, bool)
-        index = file.with_suffix(".kv")
-        lines, _ = read_through(index) if index.is_file() else (memoryview(b""), 0)
-        listed = _lines(lines, self._count)
-        digest = stated.get("files", {}).get(index.name, {}).get("xxh3_128")
-        if xxhash.xxh3_128_hexdigest(lines) == digest or self._proves(listed):
-            return listed, np.ones(self._count, bool)
-        self.notices.append(f"{self._name}: its labels are damaged, and so is {index.name}")
-        own = self._global(self._damaged_column(fmt.LABEL_COLUMN, "<i4"))
-        if own is None:
-            return listed, np.zeros(self._count, bool)
-        # A column cannot show that it is damaged at a place, as a line can: alone, it is not heard.
-        agree = (own == listed) & (own != _UNKNOWN)
-        return np.where(agree | (own == _UNKNOWN), listed, _UNKNOWN), agree
-
-    def _proves(self, listed: np.ndarray) -> bool:
-        """Whether the sum of the damaged column is that of the labels ``listed``."""
-        if fmt.LABEL_COLUMN not in self._damaged or self._label_map is not None:
-            return False
-        whole = fmt.pack_reserved(fmt.LABEL_COLUMN, fmt.pack_column(listed.astype("<i4")))
-        return whole[-_SUM:] == self._damaged[fmt.LABEL_COLUMN][-_SUM:]
-
-    # The rest of the columns ------------------------------------------------------------------
-
-    def _read_names(self) -> list[str | None]:
-        names = self._sound.get(fmt.NAMES)
-        if isinstance(names, list) and len(names) == self._count:
-            return names
-        if names is not None or fmt.NAMES in self._damaged:
-            self.notices.append(f"{self._name}: the names of its records are lost")
-        return [None] * self._count
-
-    def _read_extras(self) -> dict[str, list[float | int]]:
-        extra = self._sound.get(fmt.EXTRA)
-        if extra is None:
-            self.notices.append(f"{self._name}: what else its source said of records is lost")
-            return {}
-        columns = {name: self._column(packed) for name, packed in extra["columns"].items()}
-        return {name: found.tolist() for name, found in columns.items() if found is not None}
-
-    def _read_identity_names(self, wreck: _Wreck) -> dict[int, str]:
-        packed = self._sound.get(fmt.IDENTITIES)
-        if packed is None:
-            return wreck.identity_names
-        labels = fmt.unpack_column(packed["labels"], len(packed["names"]))
-        own = dict(zip(labels.tolist(), packed["names"], strict=True))
-        try:
-            return map_names(self._label_map, own)
-        except DamageError:
-            return wreck.identity_names
-
-    # Records ----------------------------------------------------------------------------------
-
-    def judge(self) -> tuple[np.ndarray, np.ndarray]:
-        """The fate of each record (uint8), and which node it is (int32, -1: none)."""
-        fates = np.full(self._count, Fate.MISSING, np.uint8)
-        chosen = np.full(self._count, -1, np.int32)
-        which = np.flatnonzero((self._places >= 0) & (self._places < self._count))
-        places = self._places[which]
-        sums = self._column(self._sound.get(fmt.SUMS))
-        certain = sums is not None and sums.dtype == np.uint64
-        if not certain:
-            sums = self._damaged_column(fmt.SUMS, "<u8")
-            self.notices.append(f"{self._name}: the sums of its records are damaged")
-        doubted = which
-        if sums is not None:
-            right = record_sums(self._data, self._nodes, which) == sums[places]
-            fates[places[right]], chosen[places[right]] = Fate.PROVEN, which[right]
-            doubted = which[~right & (chosen[places] < 0)]
-        if certain:
-            fates[self._places[doubted]] = Fate.DIFFERS
-        else:
-            for index in doubted.tolist():
-                place = self._places[index]
-                if chosen[place] < 0:
-                    whole = self._decodes(index)
-                    fates[place] = Fate.DECODED if whole else Fate.UNDECODABLE
-                    chosen[place] = index if whole else -1
-        fates[(fates == Fate.PROVEN) & ~self._proven] = Fate.LABEL_IN_DOUBT
-        unlabelled = (chosen >= 0) & (self._labels == _UNKNOWN)
-        fates[unlabelled], chosen[unlabelled] = Fate.NO_LABEL, -1
-        return fates, chosen
-
-    def _decodes(self, index: int) -> bool:
-        try:
-            decode(self._nodes.record(self._data, index)[1])
-        except DecodeError:
-            return False
-        return True
-
-    def record(self, place: int, index: int) -> SourceRecord:
-        """The record at ``place``, which the node ``index`` is."""
-        extra = {
-            name: values[place]
-            for name, values in self._extras.items()
-            if not _is_nan(values[place])
-        }
-        return SourceRecord(
-            place,
-            self._nodes.record(self._data, index)[1],
-            int(self._labels[place]),
-            self._names[place],
-            extra or None,
-        )
-
-
-def _is_nan(value: float | int) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _lines(data: memoryview, count: int) -> np.ndarray:
-    """The labels (int64) of a damaged key-label index, line by line; -2 where a line is none."""
-    labels = np.full(count, _UNKNOWN, np.int64)
-    for place in range(min(count, len(data) // fmt.KV_LINE)):
-        line = _LINE.fullmatch(bytes(data[fmt.KV_LINE * place : fmt.KV_LINE * (place + 1)]))
-        if line and int(line[1]) == place and int(line[2]) >= fmt.NO_IDENTITY:
-            labels[place] = int(line[2])
-    return labels
-
-
-def read_through(path: Path) -> tuple[memoryview, int]:
-    """All that can be read of a file, zeros where a disk fails; and how many bytes those are.
-
-    Raises:
-        OSError: the file cannot be opened.
-    """
-    with path.open("rb", buffering=0) as file:
-        data = memoryview(bytearray(file.seek(0, os.SEEK_END)))
-        return data, sum(_fill(file.fileno(), data, 0))
-
-
-def _fill(descriptor: int, data: memoryview, offset: int) -> Iterator[int]:
-    """Fill ``data`` from ``offset`` of a file; yield the length of each part that fails."""
-    at, step = 0, _READ
-    while at < len(data):
-        part = data[at : at + step]
-        try:
-            count = os.preadv(descriptor, [part], offset + at)
-        except OSError:
-            if step > _SECTOR:
-                step = _SECTOR
-                continue
-            count = len(part)
-            yield count
-        if not count:  # it ends here: somebody cut it
-            yield len(data) - at
-            return
-        at += count
-        if at % _READ == 0:
-            step = _READ

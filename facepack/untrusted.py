@@ -115,7 +115,7 @@ def _words(error: BaseException) -> str:
 def _survey(path: Path) -> tuple[dict[str, int], list[Damage]]:
     """The sizes of the folder's files by name, and which entries may not be opened at all."""
     sizes: dict[str, int] = {}
-    damage = []
+    damage: list[Damage] = []
     if not path.is_dir():
         return sizes, damage  # reading the manifest says so
     with os.scandir(path) as entries:

@@ -13,12 +13,12 @@ import xxhash
 
 import facepack
 from facepack.errors import DecodeError, SourceError, TrainingError
-from facepack.images import SUFFIXES, read_header
+from facepack.images import IMAGE_SUFFIXES, read_header
 from facepack.loading.source import ImageSource
 from facepack.train.heads import check_labels
 from facepack.train.home import data_home, is_pack, shard_sets
 
-_IMAGE_SUFFIXES = (b".jpeg", *(suffix.encode() for suffix in SUFFIXES.values()))
+_IMAGE_SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 
 
 class TrainingData(ImageSource, Protocol):

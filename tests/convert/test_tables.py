@@ -67,7 +67,7 @@ def test_a_narrow_table_is_widened_where_positions_need_it() -> None:
         ("pairs", np.zeros((3, 2), int), "pairs.npy: int64 of shape"),
         ("probe_mixed", np.zeros((3, 3)), "probe_mixed.npy: float64"),
         ("pairs", np.array([[0, 5, 1]]), "outside the 5 images"),
-        ("gallery_g1", np.array([[0, 0, -1]]), "outside the 5 images"),
+        ("gallery_g1", np.array([[0, 0, -2]]), "outside the 5 images"),
         ("scores", np.zeros(4), "scores.npy: 4 rows for 5 images"),
     ],
 )
@@ -76,3 +76,9 @@ def test_tables_that_are_not_what_their_names_say(
 ) -> None:
     with pytest.raises(SourceError, match=message):
         move_tables({name: table}, POSITIONS)
+
+
+def test_rows_of_a_gallery_that_point_at_no_image_stay_so() -> None:
+    table = np.array([[7, 1, -1], [8, 2, 0]])
+    moved, notices = move_tables({"gallery_g1": table}, np.array([1, 0]))
+    assert moved["gallery_g1"].tolist() == [[7, 1, -1], [8, 2, 1]] and notices == []

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import facepack
 from facepack.convert import to_tree
+from facepack.convert.img import ImgSource
+from facepack.convert.lmdb import PackSource
 from facepack.convert.rec import RecSource
 from facepack.convert.recordio import pack_header
+from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.convert.to_tree import TreeOptions, convert_to_tree
 from facepack.errors import PackError, SourceError
 from facepack.train.data import open_training_data
@@ -177,3 +181,26 @@ def test_training_sees_every_format_that_is_written(make_rec: MakeRec, tmp_path:
     result = convert_to_tree(RecSource(make_rec(6, bad=bad)), tmp_path / "out", TreeOptions())
     assert result.packed == 6
     assert len(open_training_data(str(tmp_path / "out"))) == 6
+
+
+def test_a_tree_keeps_names_of_identities_for_the_way_back(
+    make_jpeg: Callable[..., bytes], tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    for person in ("Ärger", "b c", "b"):
+        (tree / person).mkdir(parents=True)
+        for i in range(3):
+            (tree / person / f"{i}.jpg").write_bytes(make_jpeg(len(person) * 10 + i))
+    convert_to_pack(ImgSource(tree), tmp_path / "pack", PackOptions())
+    convert_to_tree(PackSource(tmp_path / "pack"), tmp_path / "again", TreeOptions())
+    images = {p.relative_to(tree): p.read_bytes() for p in tree.rglob("*.jpg")}
+    again = tmp_path / "again"
+    assert {p.relative_to(again): p.read_bytes() for p in again.rglob("*.jpg")} == images
+    convert_to_pack(ImgSource(again), tmp_path / "back", PackOptions())
+    with facepack.open(tmp_path / "pack") as one, facepack.open(tmp_path / "back") as two:
+        assert one.identity_names == two.identity_names == ["b", "b c", "Ärger"]
+        assert len(one) == len(two) == 9
+        assert {(r.image, r.label) for r in one} == {(r.image, r.label) for r in two}
+    convert_to_tree(PackSource(tmp_path / "back"), again, TreeOptions(overwrite=True))
+    assert {p.relative_to(again): p.read_bytes() for p in again.rglob("*.jpg")} == images
+    assert (again / "labels.txt").read_text() == "b\nb c\nÄrger\n"

@@ -26,7 +26,8 @@ from facepack.lmdbfile import (
     scan_leaf,
 )
 from facepack.reindex import reindex
-from facepack.salvage import _fill, read_through, salvage
+from facepack.remains import _fill, read_through
+from facepack.salvage import salvage
 from facepack.verify import verify
 
 MakePack = Callable[..., Path]

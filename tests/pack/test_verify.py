@@ -12,9 +12,17 @@ import pytest
 import facepack
 from facepack import format as fmt
 from facepack.errors import DamageError, PackError
-from facepack.lmdbfile import leaf_numbers, lmdb_pages, read_page_size, scan_leaf
+from facepack.lmdbfile import (
+    Nodes,
+    ScanError,
+    leaf_numbers,
+    lmdb_pages,
+    read_nodes,
+    read_page_size,
+    scan_leaf,
+)
 from facepack.reindex import reindex
-from facepack.verify import verify
+from facepack.verify import file_digest, read_ahead, shard_nodes, verify
 
 MakePack = Callable[..., Path]
 
@@ -335,3 +343,114 @@ def test_a_manifest_that_contradicts_the_shards(make_pack: MakePack) -> None:
         (path / "pack.json").write_text(json.dumps(manifest))
         (damage, *_) = verify(path).damage
         assert re.search(f"'{field}' differs from what the shards say", str(damage))
+
+
+def twin(data: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """The slow, obvious way: page by page; and whether a page could not be read to its end."""
+    view, size = memoryview(data), read_page_size(data)
+    found, broken = [], False
+    for page in leaf_numbers(view, size):
+        try:
+            found += [(key, bytes(value)) for key, value in scan_leaf(view, page, size)]
+        except ScanError:
+            broken = True
+    return found, broken
+
+
+def all_at_once(data: bytes) -> tuple[list[tuple[bytes, bytes]], Nodes]:
+    view = memoryview(data)
+    _, nodes = shard_nodes(view)
+    records = (nodes.record(view, index) for index in range(len(nodes)))
+    return [(key, bytes(value)) for key, value in records], nodes
+
+
+@pytest.mark.parametrize(("size", "quality"), [(32, 80), (256, 95)])
+def test_reading_all_pages_at_once_equals_reading_one_by_one(
+    tmp_path: Path, make_jpeg: Callable[..., bytes], size: int, quality: int
+) -> None:
+    """In whole files and in noise: inline and overflow values."""
+    with facepack.PackWriter(tmp_path / "p") as writer:
+        for i in range(50):
+            writer.add(make_jpeg(i % 7, size=size, quality=quality), 0)
+    good = (tmp_path / "p" / "shard-000.mdb").read_bytes()
+    found, nodes = all_at_once(good)
+    assert (found, False) == twin(good) and nodes.errors == [] and not nodes.overlap.any()
+    assert [found[start][0] for start in nodes.page_starts] == [
+        next(scan_leaf(memoryview(good), page, read_page_size(good)))[0]
+        for page in leaf_numbers(memoryview(good), read_page_size(good))
+    ]
+    rng = random.Random(0)
+    for _ in range(200):
+        data = bytearray(good)
+        pages = list(leaf_numbers(memoryview(good), read_page_size(good)))
+        for _ in range(rng.choice([1, 10])):
+            at = rng.choice(pages) * read_page_size(good) + rng.randrange(12, 200)
+            data[at] = rng.randrange(256)
+        try:
+            found, nodes = all_at_once(bytes(data))
+        except ScanError as error:
+            assert "records; at most" in str(error)
+            continue
+        slow, broken = twin(bytes(data))
+        assert broken == bool(nodes.errors)
+        assert found == slow if not broken else set(slow) <= set(found)
+
+
+def test_records_that_share_bytes_are_counted_once(make_pack: MakePack) -> None:
+    path = make_pack(10)
+    shard = path / "shard-000.mdb"
+    data = bytearray(shard.read_bytes())
+    size = read_page_size(data)
+    page = next(leaf_numbers(memoryview(data), size)) * size
+    first, second = data[page + 16 : page + 18], data[page + 18 : page + 20]
+    assert first != second
+    data[page + 18 : page + 20] = first
+    shard.write_bytes(bytes(data))
+    _, nodes = all_at_once(bytes(data))
+    assert nodes.overlap.sum() == 1
+    damage = verify(path).damage
+    assert any("1 records run into others" in str(d) for d in damage)
+    assert any(d.key == "0000000001" and "is missing" in d.reason for d in damage)
+
+
+def test_more_records_than_a_shard_can_have_end_the_reading(make_pack: MakePack) -> None:
+    path = make_pack(10)
+    data = memoryview((path / "shard-000.mdb").read_bytes())
+    size = read_page_size(data)
+    pages = np.fromiter(leaf_numbers(data, size), np.int64)
+    with pytest.raises(ScanError, match="records; at most 3 can be"):
+        read_nodes(data, pages, size, most=3)
+
+
+def test_the_walk_is_spared_where_the_digest_is_right(
+    make_pack: MakePack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_pack(60)
+    walked: list[str] = []
+    monkeypatch.setattr("lmdb.verify.verify", lambda file, subdir: walked.append(file) or [])
+    assert verify(path).damage == [] and walked == []
+    flip(path / "shard-001.mdb", 20_000)
+    assert verify(path).damage and walked == [str(path / "shard-001.mdb")]
+
+
+def test_files_are_read_ahead_in_order(tmp_path: Path) -> None:
+    files = [tmp_path / str(i) for i in range(7)]
+    for i, file in enumerate(files):
+        if i != 3:
+            file.write_bytes(bytes([i]) * i)
+    reads = list(read_ahead(files))
+    assert [reads[i]() for i in (0, 1, 6)] == [file_digest(files[i]) for i in (0, 1, 6)]
+    assert reads[6]()[1] == 6
+    with pytest.raises(FileNotFoundError):
+        reads[3]()
+
+
+def test_a_shard_that_the_disk_cannot_read(make_pack: MakePack) -> None:
+    """Reading a folder as a file fails like a bad sector: with an OSError."""
+    path = make_pack(60)
+    (path / "shard-001.mdb").unlink()
+    (path / "shard-001.mdb").mkdir()
+    assert any("the shard cannot be read: Is a directory" in str(d) for d in verify(path).damage)
+    (path / "labels.txt").unlink()
+    (path / "labels.txt").mkdir()
+    assert any("labels.txt: the file cannot be read" in str(d) for d in verify(path).damage)
