@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 from facepack import format as fmt
 from facepack.errors import PackError
@@ -13,6 +16,7 @@ from facepack.target import Target
 
 STATE = ".facepack"  # the plan, the lock and what is done
 DONE = "done.json"
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile(rf"\d+({'|'.join(map(re.escape, SUFFIXES.values()))})")
 
 
@@ -28,19 +32,37 @@ def state_target(out: Path, *, overwrite: bool, resume: bool) -> Target:
     return Target(state, overwrite=overwrite, resume=resume, finished=DONE)
 
 
-def forget(target: Target) -> bool:
+def forget(target: Target, plan: dict[str, Any]) -> bool:
     """Make what ``target`` holds count as unfinished, before files of it go or while some lack.
+
+    Args:
+        target: a target of files.
+        plan: of the run that is about to write there.
 
     Returns:
         Whether there was anything of ours.
 
     Raises:
-        PackError: it holds something else.
+        PackError: it holds something else, or a result of another kind: what a tree wrote, only a
+            tree can remove.
     """
-    done = target.folder / DONE
-    if not done.exists() and not (target.folder / fmt.PLAN).exists():
+    done, begun = target.folder / DONE, target.folder / fmt.PLAN
+    if not done.exists() and not begun.exists():
         return False
     target.written_files()  # refuses what is none of ours
+    out = target.folder.parent
+    try:
+        kind = json.loads(begun.read_bytes())["kind"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PackError(
+            f"{begun} cannot be read ({error}), so that nobody knows what to replace: remove {out} "
+            "yourself or choose another target"
+        ) from error
+    if kind != plan["kind"]:
+        raise PackError(
+            f"{out} holds the result of another kind of conversion ({kind}, not {plan['kind']}): "
+            "choose another target, or remove it yourself"
+        )
     done.unlink(missing_ok=True)
     return True
 
@@ -49,16 +71,19 @@ def has_size(path: Path, size: int) -> bool:
     """Whether ``path`` is there with ``size`` bytes."""
     try:
         return path.stat().st_size == size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def write_image(path: Path, image: Buffer) -> None:
-    """Write ``path``, without waiting for the disk; raises OSError."""
-    with path.open("wb", buffering=0) as file:
+def write_image(path: Path | str, image: Buffer) -> None:
+    """Write ``path``, without waiting for the disk and never through a link; raises OSError."""
+    descriptor = os.open(path, _WRITE, 0o666)
+    try:
         view = memoryview(image)
         while view:
-            view = view[file.write(view) :]
+            view = view[os.write(descriptor, view) :]
+    finally:
+        os.close(descriptor)
 
 
 def remove_images(folder: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from facepack import format as fmt
 from facepack.checks import ImageCheck
 from facepack.convert.file_target import DONE, STATE, forget, has_size, state_target, write_image
 from facepack.convert.options import ConvertOptions
-from facepack.convert.paths import image_path, is_safe_path
+from facepack.convert.paths import INDEX, image_path, is_safe_path
 from facepack.convert.result import Result
 from facepack.convert.source import (
     Part,
@@ -34,7 +38,6 @@ from facepack.lmdbfile import Buffer
 from facepack.progress import Progress
 from facepack.shard import SourceRecord, write_error, write_file
 
-INDEX = "index.kv"
 NAMING = ("source", "number")
 _SPAN_RECORDS = 16_384  # files between two points from which an interrupted run goes on
 _BATCH = 256  # files that are named in the state before they are written
@@ -46,7 +49,7 @@ class TreeOptions(ConvertOptions):
 
     Attributes:
         naming: ``source`` keeps the source's names of images where they are safe as paths;
-            ``number`` calls every file ``<label>/<n>.jpg``.
+            ``number`` calls every file ``<label>/<n>.jpg``, where n counts the source's records.
     """
 
     naming: str = "source"
@@ -61,7 +64,7 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
 
     A record that has a name in the source keeps it, as far as it is a safe relative path; others
     become ``<label>/<n>.jpg``, where ``n`` is the record's key in the source, or its ordinal where
-    keys are missing or repeat. ``out/index.kv`` has a line ``<path> <label>`` for each file, in
+    it has none or ``naming`` is ``number``. ``out/index.kv`` has a line ``<path> <label>`` for each file, in
     source order, and is written last; ``out/labels.txt`` has the names of identities. Records that
     are no images go to ``out/quarantine.jsonl``; tables of an evaluation set to ``out/NAME.npy``,
     positions being lines of the index.
@@ -86,13 +89,13 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
     target = state_target(out, overwrite=options.overwrite, resume=options.resume)
     with target:
         try:
-            if options.overwrite and forget(target):
+            if options.overwrite and forget(target, plan):
                 _remove_tree(out)
             if target.begin(plan):
                 done = json.loads((target.folder / DONE).read_bytes())
                 if _intact(out, done):
                     return _result(out, done, source, began)
-                forget(target)
+                forget(target, plan)
             complete = [_written_bytes(out, span) for span in spans]
             target.require_space(payload_bytes(source) - sum(filter(None, complete)))
             _write_spans(source, out, spans, complete, options)
@@ -116,7 +119,7 @@ def _write_spans(
                 span.name,
                 options.check,
                 options.naming,
-                (options.strict),
+                options.strict,
                 options.resume,
             )
 
@@ -130,22 +133,30 @@ def _write_spans(
             progress.update(missing[k].stop - missing[k].start)
 
 
-def _bytes_of(out: Path, index: str) -> int | None:
-    """Bytes of the files that these lines of an index list; None if one is missing."""
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file that was written here, one by one: a name may hold other line ends."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n")
+
+
+def _indexed(path: Path) -> Iterator[str]:
+    """The files that an index lists."""
+    return (line.rsplit(" ", 1)[0] for line in _lines(path))
+
+
+def _bytes_of(out: Path, index: Path) -> int | None:
+    """Bytes of the files that ``index`` lists; None if one is missing."""
     try:
-        return sum((out / line.rsplit(" ", 1)[0]).stat().st_size for line in index.splitlines())
-    except FileNotFoundError:
+        return sum((out / path).stat().st_size for path in _indexed(index))
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
 def _intact(out: Path, done: dict[str, Any]) -> bool:
     """Whether a finished tree is there in full: every file of its index, as far as sizes tell."""
-    lists = [out / INDEX] + [out / fmt.QUARANTINE] * bool(done["quarantined"])
-    lists += [out / fmt.LABELS] * done["named"]
-    if not all(path.exists() for path in lists):
-        return False
-    sizes = sum(path.stat().st_size for path in lists), _bytes_of(out, lists[0].read_text())
-    return sizes == (done["index_bytes"], done["payload_bytes"])
+    beside = all(has_size(out / name, size) for name, size in done["files"].items())
+    return beside and _bytes_of(out, out / INDEX) == done["payload_bytes"]
 
 
 def _written_bytes(out: Path, span: Span) -> int | None:
@@ -158,7 +169,7 @@ def _written_bytes(out: Path, span: Span) -> int | None:
     if not (index.exists() and size.exists()):
         return None
     total = int(size.read_text())
-    return total if _bytes_of(out, index.read_text()) == total else None
+    return total if _bytes_of(out, index) == total else None
 
 
 def _write_span(
@@ -177,23 +188,30 @@ def _write_span(
     batch: list[tuple[str, Buffer]] = []
     size = 0
     state = out / STATE
+    root = os.fspath(out)  # joining strings is a tenth of the work of joining paths
 
     def flush() -> None:
         log.write("".join(f"{path}\n" for path, _ in batch))
         log.flush()  # so that --overwrite knows what to remove, whenever this ends
         for path, image in batch:
             folder = path.rpartition("/")[0]
-            if folder not in folders:
-                (out / folder).mkdir(parents=True, exist_ok=True)
-                folders.add(folder)
-            if not (resume and has_size(out / path, len(image))):
-                write_image(out / path, image)
+            try:
+                if folder not in folders:
+                    (out / folder).mkdir(parents=True, exist_ok=True)
+                    folders.add(folder)
+                if not (resume and has_size(out / path, len(image))):
+                    write_image(f"{root}/{path}", image)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+                raise SourceError(
+                    f"{out}: {path!r} cannot be written because a name in the source is a file "
+                    "here and a folder there: start anew with --overwrite --naming number"
+                ) from error
         batch.clear()
 
     def accept(record: SourceRecord) -> None:
         nonlocal size
         image, header = check.look(record.image)
-        number = record.extra.get("key") if record.extra else None
+        number = record.extra.get("key") if record.extra and naming == "source" else None
         path = image_path(
             record.name if naming == "source" else None,
             record.label,
@@ -208,7 +226,8 @@ def _write_span(
             flush()
 
     try:
-        with (state / f"{name}.names").open("w", encoding="utf-8") as log:
+        with (state / f"{name}.names").open("a", encoding="utf-8") as log:
+            log.write("\n")  # ends what a killed run may have left of a line
             refused = deliver(part, accept, strict=strict)
             flush()
     except OSError as error:
@@ -225,39 +244,38 @@ def _write_span(
 
 
 def _finish(source: Source, out: Path, state: Path, spans: list[Span]) -> dict[str, Any]:
-    def joined(suffix: str) -> list[bytes]:
-        return [(state / f"{span.name}{suffix}").read_bytes() for span in spans]
+    """Join what the spans left, piece by piece: an index may be larger than the memory."""
 
-    index, refused = b"".join(joined(".kv")), b"".join(joined(".jsonl"))
-    if not index:
+    def pieces(suffix: str) -> Iterator[bytes]:
+        return ((state / f"{span.name}{suffix}").read_bytes() for span in spans)
+
+    refused = b"".join(pieces(".jsonl"))
+    paths, labels = _look_through(pieces(".kv"))
+    if not len(paths):
         first = Refusal(**json.loads(refused.splitlines()[0]))
         raise SourceError(f"{out}: no record at all can be used; the first is {first}")
-    lines = index.split(b"\n")[:-1]
-    _require_distinct(out, lines)
-    labels = {int(line.rsplit(b" ", 1)[1]) for line in lines}
-    positions = np.full(len(source), -1, np.int64)
-    away = [json.loads(line)["ordinal"] for line in refused.splitlines()]
-    positions[np.delete(np.arange(len(source)), away)] = np.arange(len(lines))
-    for name, table in source.tables(positions).items() if source.table_names else ():
-        np.save(out / f"{name}.npy", table, allow_pickle=False)
+    _require_distinct(out, paths, pieces(".kv"))
     names: dict[int, str] = {}
-    for identities in joined(".identities"):
+    for identities in pieces(".identities"):
         names |= {int(label): name for label, name in json.loads(identities).items()}
-    classes = max(source.classes or 0, max(labels, default=-1) + 1)
-    text = fmt.labels_text([names.get(label, "") for label in range(classes)]) if names else ""
+    classes = max(source.classes or 0, max(labels) + 1)
+
+    files: dict[str, int] = {}
+    for name, data in _tables(source, refused).items():
+        _, files[name] = write_file(out / name, [data])
     if names:
-        write_file(out / fmt.LABELS, [text.encode()])
+        text = fmt.labels_text([names.get(label, "") for label in range(classes)])
+        _, files[fmt.LABELS] = write_file(out / fmt.LABELS, [text.encode()])
     if refused:
-        write_file(out / fmt.QUARANTINE, [refused])
-    write_file(out / INDEX, [index])
+        _, files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [refused])
+    _, files[INDEX] = write_file(out / INDEX, pieces(".kv"))
     done = {
-        "packed": index.count(b"\n"),
+        "files": files,
+        "packed": len(paths),
         "quarantined": refused.count(b"\n"),
         "identities": len(labels - {fmt.NO_IDENTITY}),
         "classes": classes,
-        "payload_bytes": sum(int(size) for size in joined(".bytes")),
-        "index_bytes": len(index) + len(refused) + len(text.encode()),
-        "named": bool(names),
+        "payload_bytes": sum(map(int, pieces(".bytes"))),
     }
     write_file(state / DONE, [fmt.json_text(done).encode()])
     for span in spans:
@@ -266,38 +284,67 @@ def _finish(source: Source, out: Path, state: Path, spans: list[Span]) -> dict[s
     return done
 
 
-def _require_distinct(out: Path, lines: list[bytes]) -> None:
+def _path_of(line: bytes) -> bytes:
+    return line.rsplit(b" ", 1)[0]
+
+
+def _look_through(indices: Iterable[bytes]) -> tuple[np.ndarray, set[int]]:
+    """The XXH3-64 of each path, uint64 (n,), and the labels that there are."""
+    hashes, labels = [np.empty(0, np.uint64)], set()
+    for index in indices:
+        lines = index.split(b"\n")[:-1]
+        sums = (xxhash.xxh3_64_intdigest(_path_of(line)) for line in lines)
+        hashes.append(np.fromiter(sums, np.uint64, len(lines)))
+        labels |= {int(line.rsplit(b" ", 1)[1]) for line in lines}
+    return np.concatenate(hashes), labels
+
+
+def _require_distinct(out: Path, paths: np.ndarray, indices: Iterable[bytes]) -> None:
     """Make sure that no file was written twice: the second would have replaced the first."""
-    paths = np.fromiter(
-        (xxhash.xxh3_64_intdigest(line.rsplit(b" ", 1)[0]) for line in lines), np.uint64, len(lines)
+    ordered = np.sort(paths)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return
+    lines = (line for index in indices for line in index.split(b"\n")[:-1])
+    first = int(np.flatnonzero(paths == twice[0])[0])
+    path = _path_of(next(islice(lines, first, None))).decode()
+    raise SourceError(
+        f"{out}: {len(twice)} names occur more than once in the source, {path!r} for one: start "
+        "anew with --overwrite --naming number"
     )
-    order = np.argsort(paths, kind="stable")
-    twice = np.flatnonzero(paths[order][1:] == paths[order][:-1])
-    if len(twice):
-        path = lines[order[twice[0]]].rsplit(b" ", 1)[0].decode()
-        raise SourceError(
-            f"{out}: {len(twice)} names occur more than once in the source, first {path!r}: start "
-            "anew with --overwrite --naming number"
-        )
+
+
+def _tables(source: Source, refused: bytes) -> dict[str, bytes]:
+    """The files of the source's tables; positions are lines of the index."""
+    if not source.table_names:
+        return {}
+    kept = np.ones(len(source), bool)
+    kept[[json.loads(line)["ordinal"] for line in refused.splitlines()]] = False
+    files = {}
+    for name, table in source.tables(np.where(kept, np.cumsum(kept) - 1, -1)).items():
+        buffer = io.BytesIO()
+        np.save(buffer, table, allow_pickle=False)
+        files[f"{name}.npy"] = buffer.getvalue()
+    return files
 
 
 def _remove_tree(out: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
-    index = out / INDEX
-    paths = (
-        [line.rsplit(" ", 1)[0] for line in index.read_text().splitlines()]
-        if (index.exists())
-        else []
-    )
-    for names in (out / STATE).glob("*.names"):
-        paths += names.read_text().splitlines()
+    logs = sorted((out / STATE).glob("*.names"))
+    lists = [_lines(log) for log in logs]
+    if (out / INDEX).exists():
+        lists.append(_indexed(out / INDEX))
+    folders = set()
+    for path in filter(is_safe_path, chain.from_iterable(lists)):
+        with suppress(NotADirectoryError, IsADirectoryError):  # of two names, one was written
+            (out / path).unlink(missing_ok=True)
+        folders.add(path.rpartition("/")[0])
     tables = json.loads((out / STATE / fmt.PLAN).read_bytes()).get("tables", [])
     for name in (INDEX, fmt.LABELS, fmt.QUARANTINE, *(f"{table}.npy" for table in tables)):
         (out / name).unlink(missing_ok=True)
-    folders = set()
-    for path in filter(is_safe_path, paths):
-        (out / path).unlink(missing_ok=True)
-        folders.add(path.rpartition("/")[0])
+    for log in logs:
+        log.unlink()
+        log.with_suffix(".identities").unlink(missing_ok=True)
     for folder in sorted(folders, key=len, reverse=True):
         while folder and (out / folder).is_dir() and not any((out / folder).iterdir()):
             (out / folder).rmdir()
@@ -321,7 +368,7 @@ def _result(out: Path, done: dict[str, Any], source: Source, began: float) -> Re
         pairs=None,
         shards=0,
         payload_bytes=done["payload_bytes"],
-        file_bytes=done["payload_bytes"] + done["index_bytes"],
+        file_bytes=done["payload_bytes"] + sum(done["files"].values()),
         seconds=round(time.monotonic() - began, 3),
         notices=source.notices,
     )
