@@ -39,6 +39,7 @@ interop: $(VENV)/installed-test $(MXNET)/installed build/simd/installed
 
 bench: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python benchmarks/loader.py demo/packs/faces
+	$(BIN)/python benchmarks/convert.py --folder demo/bench
 
 clean:
 	rm -rf build demo $(VENV) $(MXNET)

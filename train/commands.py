@@ -35,7 +35,7 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
 
 
 @click.command(cls=_TrainCommand)
-@click.option("--shards", metavar="NAME_OR_PATH", help="Pack or image tree to train on.")
+@click.option("--shards", metavar="NAME_OR_PATH", help="Pack, shard set or tree to train on.")
 @click.option("--config", metavar="NAME|FILE.toml", help="Recipe, or a TOML file of settings.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
 @click.option(

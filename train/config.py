@@ -44,7 +44,8 @@ class TrainConfig:
     """
 
     shards: str
-    """What to train on: a pack or an image tree, as a path or as a name in the data home."""
+    """What to train on: a pack or an image tree, as a path or as a name in the data home; or a
+    shard set, as ``webface12m`` or ``PACK:SET``."""
 
     seed: int = 0
     """Keys every draw: initial weights, order, mirroring, dropout, sampled classes."""
