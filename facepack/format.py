@@ -44,6 +44,7 @@ MAX_SHARD_BYTES = 384 << 20
 ORDERS = ("shuffled", "source", "identity")
 
 KV_LINE = 20  # bytes
+_COLUMN_TYPES = ("|u1", "|i1", "<u2", "<u4", "<u8", "<i2", "<i4", "<i8", "<f4", "<f8")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _MAX_SHARD_NAME = 180  # room for what is put behind it
 PART = re.compile(r".*\.part-[0-9a-f]{8}")  # a file that is being written
@@ -150,9 +151,10 @@ def unpack_column(column: Any, count: int) -> np.ndarray:
         DamageError: not a column of one or ``count`` numbers.
     """
     try:
-        dtype = np.dtype(column["dtype"])
-        if dtype.kind not in "iuf":
-            raise ValueError(f"numbers of type {dtype}")
+        name = column["dtype"]
+        if name not in _COLUMN_TYPES:  # np.dtype takes far more than the names of numbers
+            raise ValueError(f"numbers of type {str(name)[:32]!r}")
+        dtype = np.dtype(name)
         values = np.frombuffer(column["data"], dtype)
     except (KeyError, TypeError, ValueError) as error:
         raise DamageError(f"not a column: {error}") from error

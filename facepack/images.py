@@ -147,7 +147,7 @@ def _orientation(data: bytes | bytearray | memoryview) -> int:
     if b"Exif\0\0" not in bytes(data[:_EXIF_WITHIN]):
         return 1
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _open(data) as image:
             value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # parsers of damaged bytes raise whatever they stumble over
         return 1
@@ -170,8 +170,13 @@ def _jpeg_shape(data: bytes | bytearray | memoryview) -> tuple[int, int, int]:
     return height, width, {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(color, 3)
 
 
+def _open(data: bytes | bytearray | memoryview) -> Image.Image:
+    """The image by Pillow, as the format that its first bytes say and no other."""
+    return Image.open(io.BytesIO(data), formats=[str(image_format(data))])
+
+
 def _pillow_shape(data: bytes | bytearray | memoryview) -> tuple[int, int, int]:
-    with Image.open(io.BytesIO(data)) as image:
+    with _open(data) as image:
         return image.height, image.width, len(image.getbands())
 
 
@@ -188,7 +193,7 @@ def decode(data: bytes | bytearray | memoryview) -> np.ndarray:
                 return simplejpeg.decode_jpeg(data, colorspace="RGB")
             except KeyError:  # as in _jpeg_shape
                 pass
-        with Image.open(io.BytesIO(data)) as image:
+        with _open(data) as image:
             return np.asarray(image.convert("RGB"))
     except Exception as error:
         raise DecodeError(f"the {header.format} image does not decode: {_words(error)}") from error
