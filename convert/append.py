@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from facepack import format as fmt
 from facepack.convert.registry import SOURCES
 from facepack.convert.relabel import Relabelled
@@ -18,11 +20,13 @@ from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.convert.to_pack import PackOptions, plan_pack, space_needed, write_shards
 from facepack.errors import ConfigError, DamageError, PackError, SourceError
+from facepack.format import NO_IDENTITY
 from facepack.labelmap import LabelNames, read_label_map
 from facepack.pack import check_sizes, read_checked_file, read_manifest
-from facepack.shard import ShardInfo, sync_folder, write_file
+from facepack.pack import open as open_pack
+from facepack.shard import ShardInfo, SourceRecord, sync_folder, write_file
 from facepack.target import Target
-from facepack.verify import check_index, check_shard
+from facepack.verify import ShardContent, check_index, check_shard
 from facepack.writer import finish_pack, settle
 
 
@@ -72,8 +76,8 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
         relabelled = pack.relabel(source)
         plan, spans = plan_pack(relabelled, options)
         plan |= {"onto": pack.manifest["pack_id"], "labels_xxh3_128": relabelled.labels_digest}
-        pack.begin(plan, resume=options.resume)
         target.require_space(space_needed(relabelled, path, spans))
+        pack.begin(plan, resume=options.resume)
         shards = write_shards(relabelled, path, plan, spans, options)
         target.remove_parts()
         pack.finish(
@@ -128,20 +132,31 @@ class _Pack:
         """The plan of an append that was interrupted."""
         try:
             plan = json.loads(self.journal.read_bytes())
+            if not isinstance(plan, dict):
+                raise ValueError("not a map")
+            for span in plan["shards"]:
+                fmt.check_shard_name(span["name"])
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise DamageError(f"{self.journal}: {error}: remove it") from error
-        return dict(plan)
+        except (ValueError, KeyError, TypeError, RecursionError, PackError) as error:
+            raise DamageError(f"{self.journal}: no plan of ours ({error}): remove it") from error
+        return plan
 
     def discard(self) -> None:
         """Remove the shards of an append that was interrupted, and its plan last."""
         plan = self.unfinished()
         if plan is None:
             return
+        own = {entry["name"] for entry in self.manifest["shards"]}
+        for span in plan["shards"]:
+            if span["name"] in own:
+                raise DamageError(
+                    f"{self.journal}: it says that {span['name']} is being appended, which is a "
+                    "shard of the pack: remove it"
+                )
         for span in plan["shards"]:
             for suffix in (".mdb", ".kv"):
-                (self.path / (fmt.check_shard_name(span["name"]) + suffix)).unlink(missing_ok=True)
+                (self.path / (span["name"] + suffix)).unlink(missing_ok=True)
         for file in list(self.path.iterdir()):
             if fmt.NEXT.fullmatch(file.name) or fmt.PART.fullmatch(file.name):
                 file.unlink()
@@ -233,6 +248,7 @@ class _Pack:
         if fmt.QUARANTINE in files:
             old_refused = read_checked_file(self.path, self.manifest, fmt.QUARANTINE)
         known = {k: name for k, name in enumerate(self.identity_names()) if name}
+        (self.path / fmt.DUPLICATES).unlink(missing_ok=True)  # of fewer images
         finish_pack(
             self.path,
             plan=grown,
@@ -288,6 +304,18 @@ def separate_sources(kind: str, paths: Sequence[Path]) -> list[list[Path]]:
     return [list(paths)] if SOURCES[kind].many else [[path] for path in paths]
 
 
+def deleted_before(path: Path, zips: Sequence[Path]) -> list[Path]:
+    """Those of ``zips`` that are gone and, by their names, in the pack in ``path``.
+
+    An earlier run with ``--delete-source`` leaves such behind it.
+    """
+    manifest = read_manifest(path)
+    plan = json.loads(read_checked_file(path, manifest, fmt.PLAN))
+    held = [part["source"] for part in (plan, *plan.get("appended", []))]
+    names = {file["name"] for each in held if each["kind"] == "zip" for file in each["files"]}
+    return [zip_ for zip_ in zips if zip_.name in names and not zip_.exists()]
+
+
 def source_files(kind: str, path: Path) -> dict[Path, Stamp]:
     """The files that a source consists of, and what tells each from a later one of that name.
 
@@ -320,7 +348,8 @@ def delete_source(path: Path, source: Source, files: Mapping[Path, Stamp]) -> st
     """Delete the files of ``source`` if the pack in ``path`` holds every image of it as it was.
 
     The shards are read again first, from the disk as far as the system lets itself be told, and
-    must be what was written, byte for byte.
+    must be what was written, byte for byte. So is the source: an earlier run may have packed it,
+    since when an image or a label may have changed that neither its size nor its index tells.
 
     Args:
         path: the pack's folder, to which ``source`` was appended.
@@ -331,38 +360,90 @@ def delete_source(path: Path, source: Source, files: Mapping[Path, Stamp]) -> st
         What was done, in words: that the files are deleted, or why they are kept.
 
     Raises:
-        PackError: the pack does not hold the source.
-        SourceError: a file cannot be deleted.
+        PackError: the pack does not hold the source, or another process is writing into it.
+        SourceError: a file cannot be read or deleted.
         DamageError: a shard is not what was written; nothing is deleted.
     """
-    pack = _Pack.read(path)
-    plan = pack.find(source)
-    names = " and ".join(str(file) for file in files)
-    if plan is None:
-        raise PackError(f"{path} does not hold {names}: nothing is deleted")
+    names = ", ".join(str(file) for file in files)
+    with Target(path):
+        pack = _Pack.read(path)
+        plan = pack.find(source)
+        if plan is None:
+            raise PackError(f"{path} does not hold {names}: nothing is deleted")
+        if reason := _reason_to_keep(pack, plan, source, files):
+            return f"kept: {names}: {reason}"
+        for file in files:
+            try:
+                file.unlink()
+                sync_folder(file.parent)
+            except OSError as error:
+                raise SourceError(f"{file} cannot be deleted: {error.strerror}") from error
+    return f"deleted: {names}: {path} holds its {len(source):,} images"
+
+
+def _reason_to_keep(
+    pack: _Pack, plan: dict[str, Any], source: Source, files: Mapping[Path, Stamp]
+) -> str | None:
+    """Why the source should stay, in words; None: the pack holds all of it.
+
+    Raises:
+        SourceError: the source cannot be read again.
+        DamageError: a shard is not what was written.
+    """
     entries = pack.shards_of(plan)
     refused = sum(entry["quarantined"] for entry in entries)
     if refused:
-        listed = path / fmt.QUARANTINE
-        return f"{names} is kept: {refused:,} of its records were set aside, see {listed}"
+        listed = pack.path / fmt.QUARANTINE
+        return f"{refused:,} of its records were set aside, see {listed}"
     if plan["check"]["color"] == "convert":
-        return f"{names} is kept: with --color convert the pack may hold other images than it"
+        return "with --color convert the pack may hold other images than it"
+    if link := next(filter(Path.is_symlink, files), None):
+        return f"it is a link; delete what it leads to yourself: {link.resolve()}"
     if sum(entry["records"] for entry in entries) != len(source):
-        raise PackError(f"{path} has not each of the {len(source):,} images of {names}: it is kept")
+        return f"{pack.path} has not each of its {len(source):,} images"
+    ordinals = [_check_on_disk(pack.path, entry).ordinals for entry in entries]
+    names = [entry["name"] for entry in entries]
+    if (changed := _first_difference(pack.path, names, ordinals, source)) is not None:
+        return f"its image {changed:,} or the label of that is not the one that was packed"
     if any(_stamp(file) != stamp for file, stamp in files.items()):
-        return f"{names} is kept: it was changed while it was appended"
-    for entry in entries:
-        _check_on_disk(path, entry)
-    for file in files:
-        try:
-            file.unlink()
-            sync_folder(file.parent)
-        except OSError as error:
-            raise SourceError(f"{file} cannot be deleted: {error.strerror}") from error
-    return f"{names} is deleted: {path} holds its {len(source):,} images"
+        return "it was changed while it was appended"
+    return None
 
 
-def _check_on_disk(path: Path, entry: dict[str, Any]) -> None:
+def _first_difference(
+    path: Path, shards: Sequence[str], ordinals: Sequence[np.ndarray], source: Source
+) -> int | None:
+    """The ordinal of the first image that is not in these shards as it is in ``source``.
+
+    Labels may be others, as long as the same images share one.
+    """
+    positions = np.full(len(source), -1)
+    there = np.concatenate(ordinals)
+    positions[there] = np.arange(len(there))
+    if (positions < 0).any():
+        return int(np.argmin(positions))
+    new_labels = {NO_IDENTITY: NO_IDENTITY}
+    old_labels = {NO_IDENTITY: NO_IDENTITY}
+    with open_pack(path, shards=shards) as pack:
+        labels = pack.labels[positions].tolist()
+        for _, start, stop in source.groups():
+            for record in source.part(start, stop).read():
+                ordinal = record.ordinal
+                if not isinstance(record, SourceRecord):
+                    return ordinal
+                label = labels[ordinal]
+                if (
+                    new_labels.setdefault(record.label, label) != label
+                    or old_labels.setdefault(label, record.label) != record.label
+                ):
+                    return ordinal
+                with pack.views(positions[ordinal : ordinal + 1]) as (packed,):
+                    if packed != record.image:
+                        return ordinal
+    return None
+
+
+def _check_on_disk(path: Path, entry: dict[str, Any]) -> ShardContent:
     """Make sure that a shard is on the disk as the manifest states it."""
     name = entry["name"]
     for file in entry["files"]:
@@ -373,6 +454,7 @@ def _check_on_disk(path: Path, entry: dict[str, Any]) -> None:
         damage.append(f"{name}.mdb differs from what the manifest states")
     if damage:
         raise DamageError(f"{path}: {damage[0]}: the source is kept; see facepack verify {path}")
+    return content
 
 
 def _mdb(entry: dict[str, Any]) -> dict[str, Any]:

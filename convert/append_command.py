@@ -106,6 +106,10 @@ def _append_each(
     from facepack.convert import append as machinery
     from facepack.convert.to_pack import PackOptions
 
+    if source == "zip" and delete_source and options["resume"]:
+        for gone in machinery.deleted_before(pack, paths):
+            click.echo(f"note: {gone}: deleted by an earlier run, {pack} holds it", err=True)
+            paths.remove(gone)
     arguments = source_arguments(source, options)
     for each in machinery.separate_sources(source, paths):
         files = machinery.source_files(source, each[0]) if delete_source else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ class Choice:
     Attributes:
         exclude: names of records that are left out, and names of identities, which end in ``/``.
         identities: ``"100"``, the 100 lowest labels; ``"100:200"``, labels from 100 to 199; or a
-            file with a name or a label of an identity a line.
+            file with a name or a label of an identity a line. Where a name of the source is a
+            number, numbers are names.
         sample: below 1 the share, from 1 the number of images that are taken by chance.
         min_images: identities with fewer images are left out.
         fewer_than: identities with this many images or more are left out.
@@ -45,11 +47,20 @@ class Choice:
 
     def __post_init__(self) -> None:
         if self.sample is not None and not (
-            0 < self.sample < 1 or (self.sample >= 1 and self.sample == int(self.sample))
+            0 < self.sample < 1
+            or (math.isfinite(self.sample) and self.sample >= 1 and self.sample % 1 == 0)
         ):
             raise ConfigError(
                 f"--sample {self.sample}: allowed are a share below 1 or a whole number of images"
             )
+
+    def __str__(self) -> str:
+        words = [
+            f"{name.replace('_', ' ')}: {len(value) if name == 'exclude' else value}"
+            for name, value in vars(self).items()
+            if name != "seed" and value is not None and value != frozenset()
+        ]
+        return ", ".join(words)
 
     @property
     def is_everything(self) -> bool:
@@ -100,7 +111,8 @@ def choose(source: Source, choice: Choice) -> Source:
         keep &= _capped(labels, keep, choice.max_images, choice.seed)
     if not keep.any():
         raise SourceError(
-            f"none of the {len(source):,} images is left by the choice: choose more loosely"
+            f"none of the {len(source):,} images is left by the choice ({choice}): choose more "
+            "loosely"
         )
     return Chosen(source, np.flatnonzero(keep), labels, choice)
 
@@ -117,7 +129,8 @@ def _look(source: Source, exclude: frozenset[str]) -> tuple[np.ndarray, np.ndarr
             if exclude:
                 identities = part.identity_names()
                 excluded[start : start + len(entries)] = [
-                    entry.name in exclude or f"{identities.get(entry.label)}/" in exclude
+                    entry.name in exclude
+                    or (entry.label in identities and f"{identities[entry.label]}/" in exclude)
                     for entry in entries
                 ]
     return labels, excluded
@@ -128,9 +141,8 @@ def _identities(source: Source, labels: np.ndarray, wanted: str) -> np.ndarray:
     present = np.unique(labels[labels >= 0])
     if match := re.fullmatch(r"(\d*):(\d*)", wanted):
         low, high = (int(bound) if bound else None for bound in match.groups())
-        return present[
-            (present >= (low or 0)) & (present < (len(labels) if high is None else high))
-        ]
+        above = present[present >= (low or 0)]
+        return above if high is None else above[above < high]
     if wanted.isdecimal():
         return present[: int(wanted)]
     lines = read_exclude_list(Path(wanted))
@@ -139,14 +151,17 @@ def _identities(source: Source, labels: np.ndarray, wanted: str) -> np.ndarray:
         for start in range(first, last, _STEP):
             part = source.part(start, min(start + _STEP, last))
             named.update((name, label) for label, name in part.identity_names().items())
-    found = {line: named.get(line, int(line) if line.isdecimal() else None) for line in lines}
-    missing = sorted(line for line, label in found.items() if label not in present)
+    if not any(name.isdecimal() for name in named):
+        named |= {str(label): label for label in present.tolist()}
+    there = set(present.tolist())
+    found = {line: named[line] for line in lines if named.get(line) in there}
+    missing = sorted(lines - found.keys())
     if missing:
         source.notices.append(
             f"{len(missing):,} of {len(lines):,} identities listed in {wanted} are not in the "
             f"source, first {missing[0]!r}"
         )
-    return np.asarray([label for label in found.values() if label is not None], np.int64)
+    return np.asarray(list(found.values()), np.int64)
 
 
 def _chance(seed: int, count: int) -> np.ndarray:
@@ -165,8 +180,9 @@ def _sampled(keep: np.ndarray, sample: float, seed: int) -> np.ndarray:
 
 def _images_of(labels: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """How many kept images the identity of each record has: (n,)."""
-    counts = np.bincount(labels[keep & (labels >= 0)], minlength=int(labels.max(initial=0)) + 1)
-    return counts[np.maximum(labels, 0)]
+    # Labels are not counted by themselves: one of 2^31 would take the memory of as many.
+    present, identity = np.unique(labels, return_inverse=True)
+    return np.bincount(identity[keep], minlength=len(present))[identity]
 
 
 def _capped(labels: np.ndarray, keep: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -62,7 +62,13 @@ _CHOOSE: tuple[_Option, ...] = (
         metavar="N",
         help="Write OUT/head (identities with N images or more) and OUT/tail (the others).",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of order and chance."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, (1 << 63) - 1),
+        default=0,
+        show_default=True,
+        help="Of order and chance.",
+    ),
 )
 _RUN: tuple[_Option, ...] = (
     click.option(
@@ -220,10 +226,10 @@ def _convert(
     head_tail: int | None,
     **options: Any,
 ) -> None:
-    _require_apart(paths, out)
+    _require_apart(source, sink, paths, out, options)
     listed: list[Result] = []
     several = False
-    for path, target in _sets(source, paths, out):
+    for path, target in _sets(source, sink, paths, out):
         for low, high, below in _halves(head_tail, target):
             several |= below != out
             result = _convert_one(
@@ -237,14 +243,37 @@ def _convert(
         click.echo(_json([vars(r) for r in listed] if several else vars(listed[0])))
 
 
-def _require_apart(paths: list[Path], out: Path) -> None:
-    """Make sure that the target neither is nor holds a source: overwriting would remove it."""
-    for path in paths:
-        if path.resolve().is_relative_to(out.resolve()):
+def _require_apart(
+    source: str, sink: str, paths: list[Path], out: Path, options: dict[str, Any]
+) -> None:
+    """Make sure that the target holds nothing that is read, for overwriting would remove it.
+
+    Nor may images be written where a source of image files looks for its own.
+    """
+    read = list(paths)
+    for value in options.values():
+        values = value if isinstance(value, tuple) else (value,)
+        read += [path for path in values if isinstance(path, Path)]
+    if source == "lmdb":  # PACK:SET is a set of PACK
+        sets = [path for path in paths if ":" in path.name and not path.exists()]
+        read += [Path(str(path).rpartition(":")[0]) for path in sets]
+    target = out.resolve()
+    for path in read:
+        if path.resolve().is_relative_to(target):
             raise click.UsageError(f"{out} holds the source {path}: choose another target")
+    folders = []
+    if sink == "img" and source == "img":
+        folders = paths
+    elif sink == "img" and source == "lst" and options["overwrite"]:
+        folders = [options["root"]] if options["root"] else [path.parent for path in paths]
+    for folder in folders:
+        if target.is_relative_to(folder.resolve()):
+            raise click.UsageError(
+                f"{out} lies in {folder}, where the images are read: choose another target"
+            )
 
 
-def _sets(source: str, paths: list[Path], out: Path) -> list[tuple[list[Path], Path]]:
+def _sets(source: str, sink: str, paths: list[Path], out: Path) -> list[tuple[list[Path], Path]]:
     """Source and target of each conversion: of a folder of .bin files there are several."""
     if source != "bin" or not paths[0].is_dir():
         return [(paths, out)]
@@ -253,7 +282,7 @@ def _sets(source: str, paths: list[Path], out: Path) -> list[tuple[list[Path], P
         from facepack.errors import SourceError
 
         raise SourceError(f"{paths[0]}: the folder holds no .bin; pass a .bin or a folder of them")
-    return [([file], out / file.stem) for file in files]
+    return [([file], out / (file.name if sink == "bin" else file.stem)) for file in files]
 
 
 def _halves(head_tail: int | None, out: Path) -> list[tuple[int | None, int | None, Path]]:
@@ -301,7 +330,7 @@ def _convert_one(
         from facepack.duplicates import list_duplicates
 
         result.notices.append(list_duplicates(out))
-    return result  # type: ignore[no-any-return]
+    return cast("Result", result)
 
 
 def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:

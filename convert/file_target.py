@@ -67,6 +67,13 @@ def forget(target: Target, plan: dict[str, Any]) -> bool:
     return True
 
 
+def remove_parts(out: Path) -> None:
+    """Remove files of ``out`` that an earlier run was writing when it was killed."""
+    for path in list(out.glob("*.part-*")):
+        if fmt.PART.fullmatch(path.name) and not path.is_dir():
+            path.unlink()
+
+
 def has_size(path: Path, size: int) -> bool:
     """Whether ``path`` is there with ``size`` bytes."""
     try:

@@ -33,6 +33,8 @@ _PAIRS = "template_pair_label.txt"
 _LONGEST = 4096  # bytes of a line of numbers
 _DIGITS = 9  # of a number
 _ID = re.compile(rb"[0-9]{1,9}")
+_LARGEST = float(np.finfo(np.float32).max)  # of a coordinate or score
+_ROSTERS = ("gallery_", "probe_")
 _BLOCK = 4 << 20  # bytes of a list of numbers that are parsed together
 
 
@@ -54,8 +56,9 @@ class IjbSource:
     The folder holds ``loose_crop/`` with the images and ``meta/`` with ``ijbx_face_tid_mid.txt``
     (image, template, media), ``ijbx_name_5pts_score.txt`` (image, x and y of five points, detector
     score), perhaps ``ijbx_template_pair_label.txt`` (template, template, 0 or 1) and 1:N lists
-    ``ijbx_1N_*.csv`` (a header; template, subject, and an image's name, a row an image); ``ijbx``
-    is ``ijbb`` or ``ijbc``. Images have no identity: label -1.
+    ``ijbx_1N_gallery_*.csv`` and ``ijbx_1N_probe_*.csv`` (a header; template, subject, and an
+    image's name, a row an image); ``ijbx`` is ``ijbb`` or ``ijbc``. Images have no identity: label
+    -1.
 
     Args:
         path: the folder.
@@ -73,6 +76,7 @@ class IjbSource:
     def __init__(self, path: Path) -> None:
         require_folder(path)
         self._name = file_name(path.absolute())
+        self.notices: list[str] = []
         prefix = _prefix(path / META)
         self._lists: dict[str, str] = {}  # name of each list read → its hash
         self._files = FileList(path / IMAGES)
@@ -86,7 +90,6 @@ class IjbSource:
             *optional,
             *self._rosters,
         )
-        self.notices: list[str] = []
         for name, roster in self._rosters.items():
             unknown = np.count_nonzero(roster.images < 0)
             if unknown:
@@ -117,7 +120,11 @@ class IjbSource:
             fields = line.split()
             name = root.locate(fields[0])
             values = list(map(_number, fields[1:]))
-            if name is None or len(values) != 11 or not all(map(math.isfinite, values)):
+            if (
+                name is None
+                or len(values) != 11
+                or not all(-_LARGEST <= x <= _LARGEST for x in values)
+            ):
                 raise _malformed(path, number, line, "an image, ten coordinates and a score")
             rows.extend(values)
             self._files.append(name, root.size(name))
@@ -172,6 +179,12 @@ class IjbSource:
                 f"{path}: line {number} ends with {pairs[number - 1, 2]}; expected 1 for the same "
                 "person, 0 for two: fetch the list again"
             )
+        known = np.isin(pairs[:, :2], self._media[:, 0]).all(axis=1)
+        if not known.all():
+            self.notices.append(
+                f"{path.name}: {np.count_nonzero(~known)} of {len(pairs)} pairs name a template "
+                "that has no image"
+            )
         return pairs
 
     def _read_rosters(self, prefix: Path) -> dict[str, Roster]:
@@ -180,6 +193,9 @@ class IjbSource:
         rosters = {}
         for path in sorted(prefix.parent.glob(f"{begin}*.csv")):
             name = fmt.check_shard_name(path.stem[len(begin) :])
+            if not name.startswith(_ROSTERS):
+                self.notices.append(f"{path.name}: neither a gallery nor probes: passed over")
+                continue
             ids, names = array("i"), Names()
             for number, line in self._lines(path):
                 fields = [*line.split(b","), b""]
@@ -233,7 +249,7 @@ class IjbSource:
         packed = np.flatnonzero(positions >= 0)
         if len(packed) < len(positions):
             self.notices.append(
-                f"{len(positions) - len(packed)} of {len(positions)} images were refused: results "
+                f"{len(positions) - len(packed)} of {len(positions)} images are left out: results "
                 "do not compare with published ones"
             )
         order = np.empty(len(packed), np.int64)
@@ -256,7 +272,7 @@ class IjbSource:
 def _prefix(meta: Path) -> Path:
     """What the names of all lists begin with: ``meta/ijbb_`` or ``meta/ijbc_``."""
     require_folder(meta)
-    found = sorted(meta.glob(f"*_{_MEDIA}"))
+    found = sorted(meta.glob(f"[!.]*_{_MEDIA}"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise SourceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from array import array
 from collections import Counter
@@ -31,9 +32,9 @@ from facepack.convert.listing import (
 )
 from facepack.convert.names import Names
 from facepack.convert.pair_folder import PairFolder
+from facepack.convert.paths import INDEX
 from facepack.convert.source import Group, Part, file_name, shard_stem
 from facepack.convert.to_pair_folder import IMAGES, LABELS
-from facepack.convert.to_tree import INDEX
 from facepack.errors import SourceError
 
 _STRETCH = 65_536  # lines of a list that are looked at together
@@ -180,7 +181,7 @@ def _top_folders(root: Root, passed: Counter[str]) -> Iterator[bytes]:
     for entry in root.scan():
         if entry.name.startswith(b"."):
             continue
-        if not entry.is_dir():
+        if not _is_folder(entry):
             passed[_LOOSE if is_image(entry.name) else _OTHERS] += 1
         elif entry.is_symlink() and not root.holds(entry.name):
             passed[_LINKS] += 1
@@ -202,7 +203,17 @@ def _images_below(root: Root, top: bytes, passed: Counter[str]) -> Iterator[tupl
             elif is_image(entry.name):
                 yield name, _size(root, name, entry)
             else:
-                passed[_LINKS if entry.is_dir() else _OTHERS] += 1
+                passed[_LINKS if _is_folder(entry) else _OTHERS] += 1
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise cannot_read(text(entry.path), error) from error
 
 
 def _size(root: Root, name: bytes, entry: os.DirEntry[bytes]) -> int:
@@ -266,6 +277,8 @@ def _hash(name: str) -> int:
 
 def _all_images(root: Root) -> Iterator[bytes]:
     """Every image of the folder, in folders or not."""
-    yield from (entry.name for entry in root.scan() if is_image(entry.name) and entry.is_file())
+    yield from (
+        entry.name for entry in root.scan() if is_image(entry.name) and not _is_folder(entry)
+    )
     for top in _top_folders(root, Counter()):
         yield from (name for name, _ in _images_below(root, top, Counter()))

@@ -13,6 +13,7 @@ import xxhash
 
 from facepack import images
 from facepack.convert.datum import datum_image
+from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.kv_data import KvData
 from facepack.convert.kv_index import KvIndex, read_kv
 from facepack.convert.kv_pairs import find_pairs
@@ -170,17 +171,30 @@ class KvSource:
         self._sets: list[_Set] = []
         stems: set[str] = set()
         count = identities = 0
-        for data, kv in find_pairs(paths):
+        pairs = find_pairs(paths)
+        require_once(pair.data for pair in pairs)
+        for data, kv in pairs:
             index = read_kv(kv)
             if not len(index):
                 raise SourceError(f"{kv}: has no lines; leave this pair out")
             if offset_labels:
                 identities = _offset(index.labels, identities, kv)
-            stem = _unused(shard_stem(kv.stem.removesuffix("_kv")), stems)
+            stem = unused_stem(shard_stem(kv.stem.removesuffix("_kv")), stems)
             looked = KvData.look(data)
+            self._compare(looked, kv, len(index))
             self._sets.append(_Set(data=looked, kv=kv, index=index, stem=stem, start=count))
             count += len(index)
         self._count = count
+
+    def _compare(self, data: KvData, kv: Path, lines: int) -> None:
+        """Tell of records that no line can name, there being more of them than lines."""
+        with data.open() as reader:
+            entries = reader.entries()
+        if entries > lines:
+            self.notices.append(
+                f"{file_name(kv)} has {lines:,} lines for the {entries:,} records of {data.name}: "
+                "those without a line were passed over"
+            )
 
     def __len__(self) -> int:
         return self._count
@@ -257,13 +271,3 @@ def _offset(labels: np.ndarray, identities: int, kv: Path) -> int:
         )
     labels[labels >= 0] += identities
     return identities + greatest + 1
-
-
-def _unused(stem: str, taken: set[str]) -> str:
-    """``stem``, or ``stem_2``, ``stem_3``, …, whichever is not yet taken; then it is."""
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}_{number}"
-    taken.add(name)
-    return name

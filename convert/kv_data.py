@@ -33,6 +33,9 @@ _last_page = struct.Struct("<QQ")  # the end of a meta page: last page in use, t
 class KvData:
     """An LMDB data file as it was when it was looked at.
 
+    The engine that reads it believes what pages say of each other: a file that is damaged in the
+    middle, or made to do harm, can end the process.
+
     Attributes:
         path: the file; ``data.mdb`` of an LMDB folder.
         size: its bytes.

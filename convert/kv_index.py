@@ -6,6 +6,7 @@ its key and eight bytes.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class KvIndex:
         key_ends: unsigned integers (n,): where each ends in ``key_bytes``.
         labels: int32 (n,); -1 means no identity.
         size: bytes of the text.
-        digest: XXH3-128 of the text.
+        digest: XXH3-128 of the text, as all of this without a byte order mark.
     """
 
     key_bytes: bytes | bytearray
@@ -97,7 +98,8 @@ def read_kv(path: Path) -> KvIndex:
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    rest = b""
+    """Blocks of whole lines; the mark that some editors put before UTF-8 is no part of them."""
+    rest = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
     while read := file.read(_BLOCK):
         block = rest + read
         cut = block.rfind(b"\n") + 1

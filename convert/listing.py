@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from array import array
 from collections import Counter
@@ -60,7 +61,7 @@ def tell_kind(file: Path, kinds: Collection[str]) -> str:
 
 
 def _lines(file: Path) -> Iterator[tuple[bytes, int]]:
-    """The lines of ``file`` without their ends, and where the next one begins.
+    """The lines of ``file`` as :func:`_bare` has them, and where the next one begins.
 
     Empty lines that end the file are left out; others are lines like any.
     """
@@ -75,8 +76,8 @@ def _lines(file: Path) -> Iterator[tuple[bytes, int]]:
                         f"{file}: byte {end}: a line of more than {_LONGEST} bytes: this is no "
                         "list of images; pass one that has a line an image"
                     )
+                line = _bare(raw, first=not end)
                 end += len(raw)
-                line = raw.rstrip(b"\r\n\t ")
                 if not line:
                     empty.append(end)
                     continue
@@ -85,6 +86,11 @@ def _lines(file: Path) -> Iterator[tuple[bytes, int]]:
                 yield line, end
     except OSError as error:
         raise cannot_read(file, error) from error
+
+
+def _bare(raw: bytes, *, first: bool) -> bytes:
+    """A line without its end; of the first one, without the mark that editors put before UTF-8."""
+    return (raw.removeprefix(codecs.BOM_UTF8) if first else raw).rstrip(b"\r\n\t ")
 
 
 class Listing:
@@ -255,9 +261,10 @@ class ListingPart:
             )
         read = LINES[self._kind]
         for place in range(len(self._sizes)):
-            line = block[self._bounds[place] - begin : self._bounds[place + 1] - begin]
+            at = self._bounds[place]
+            line = block[at - begin : self._bounds[place + 1] - begin]
             try:
-                yield read(line.rstrip(b"\r\n\t "))
+                yield read(_bare(line, first=not at))
             except LineError as error:
                 yield error
 

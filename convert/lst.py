@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from facepack.convert.files import Root
+from facepack.convert.inputs import require_once
 from facepack.convert.listing import Listing, ListingPart, keys_are_unique
 from facepack.convert.source import Group
 from facepack.errors import SourceError
@@ -46,6 +47,7 @@ class LstSource:
     def __init__(
         self, paths: Sequence[Path], *, root: Path | None = None, align: bool = False
     ) -> None:
+        require_once(paths)
         self._align = align
         self._listings = [
             Listing(path, Root(path.parent if root is None else root), ("im2rec", "face2rec2"))

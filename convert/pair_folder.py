@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ def _read_flags(path: Path) -> np.ndarray:
     require_file(path)
     try:
         flags = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    # NumPy lets its parser's errors through, and makes room for what a header claims.
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:
         raise SourceError(
             f"{path}: cannot be read: {error}; write it again with numpy.save, as booleans"
         ) from error

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 
+from facepack import format as fmt
 from facepack.images import IMAGE_SUFFIXES
 
+INDEX = "index.kv"  # of a tree
 ASIDE = "_renamed"  # the folder of files whose own names cannot be used
+_TAKEN = re.compile(
+    "|".join(map(re.escape, (ASIDE, INDEX, fmt.LABELS, fmt.QUARANTINE))) + r"|.*\.npy",
+    re.IGNORECASE | re.DOTALL,
+)
 _LONGEST = 255  # bytes of a component that every file system takes
+_LONGEST_PATH = 1024  # of a whole path below a target
 
 
 def is_safe_path(name: str) -> bool:
@@ -17,10 +25,10 @@ def is_safe_path(name: str) -> bool:
     colon.
     """
     try:
-        name.encode()
+        size = len(name.encode())
     except UnicodeEncodeError:
         return False
-    return all(
+    return size <= _LONGEST_PATH and all(
         part
         and not part.startswith(".")
         and not any(ord(letter) < 32 or letter in "\\:\x7f" for letter in part)
@@ -35,7 +43,8 @@ def image_path(name: str | None, label: int, number: int, suffix: str) -> str:
 
     Args:
         name: the source's name: a relative path is kept as it is, a plain name goes below its
-            label. What is not safe goes to ``_renamed``, by its number.
+            label. What is not safe, or would take the place of a file that stands beside the
+            images, goes to ``_renamed``, by its number.
         label: -1 for none.
         number: what names the image where the source does not.
         suffix: of its format, for names without one.
@@ -44,6 +53,6 @@ def image_path(name: str | None, label: int, number: int, suffix: str) -> str:
         return f"{label}/{number}{suffix}"
     if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
         name += suffix
-    if not is_safe_path(name) or name.split("/")[0] == ASIDE:
+    if not is_safe_path(name) or _TAKEN.fullmatch(name.split("/")[0]):
         return f"{ASIDE}/{number}{suffix}"
     return name if "/" in name else f"{label}/{name}"

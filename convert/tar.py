@@ -21,6 +21,7 @@ from facepack import format as fmt
 from facepack.convert import glint360k
 from facepack.convert.bin import BinSource
 from facepack.convert.files import text
+from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.names import Names
 from facepack.convert.source import Group, Part, shard_stem
 from facepack.convert.tar_headers import Member, is_header, read_member
@@ -51,8 +52,9 @@ class TarSource:
     order by one.
 
     Args:
-        paths: the files; a folder stands for the tars in it, sorted by name. If it is all that is
-            given and has a ``labels.txt``, line n of that is the name of identity n of samples.
+        paths: the files; a folder stands for the tars in it, sorted by name, hidden ones aside. If
+            it is all that is given and has a ``labels.txt``, line n of that is the name of identity
+            n of samples.
         member: the name of a ``.rec`` or ``.bin`` in the archives which is taken alone.
 
     Raises:
@@ -131,7 +133,8 @@ def _find(paths: Sequence[Path]) -> tuple[Files, list[str]]:
             files.append(path)
             continue
         try:
-            found = sorted(entry for entry in path.iterdir() if entry.is_file())
+            entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+            found = sorted(entry for entry in entries if entry.is_file())
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
         tars = [entry for entry in found if _ARCHIVE.fullmatch(entry.name)]
@@ -146,6 +149,7 @@ def _find(paths: Sequence[Path]) -> tuple[Files, list[str]]:
                 f"{path}: {others} files that are no tars by their names were passed over"
             )
         files += tars
+    require_once(files)
     return Files.look_at(files), notices
 
 
@@ -176,6 +180,7 @@ class _Look:
         self._member = member
         self._names = names
         self._archives: list[tuple[Archive, int]] = []
+        self._stems: set[str] = set()
         self._images = ImageMembers()
         self._records: Records | None = None
         self._set: BinSource | None = None
@@ -225,7 +230,11 @@ class _Look:
         if not len(self._images):
             raise SourceError(
                 f"{self._files.names[0]}: the archives hold no image and no .rec; "
-                + (f"--member takes one of {_some(self._choices)}" if self._choices else "")
+                + (
+                    f"--member takes one of {_some(self._choices)}"
+                    if self._choices
+                    else "pass archives that do"
+                )
             )
         return self._images.finish(self._archives, self._names)
 
@@ -236,7 +245,7 @@ class _Look:
     def _run_archive(self, stream: Stream, number: int, progress: Progress) -> None:
         name = self._files.names[number]
         self._images.begin_archive()
-        archive = Archive(_stem(name), name, stream.position)
+        archive = Archive(unused_stem(_stem(name), self._stems), name, stream.position)
         self._archives.append((archive, len(self._images)))
         first = stream.peek(512)
         if any(first) and not is_header(first):

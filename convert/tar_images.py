@@ -77,6 +77,7 @@ class ImageMembers:
         self._sample: bytes | None = None
         self._first = 0  # row of the sample
         self._label: int | None = None
+        self._stray = 0  # labels of samples without an image
         self._digest = xxhash.xxh3_128()
 
     def __len__(self) -> int:
@@ -134,6 +135,11 @@ class ImageMembers:
         bounds = np.array([first for _, first in archives] + [len(self)])
         listing = self._digest.hexdigest()
         notices: list[str] = []
+        if self._stray:
+            notices.append(
+                f"{self._stray:,} labels (.cls, or .json with a label) have no image beside them "
+                "and were passed over: members of a sample must follow each other"
+            )
         samples = bool((rows.labels != _UNLABELLED).any())
         if samples:
             single = np.frombuffer(self._compound, np.uint8) == 0
@@ -163,7 +169,7 @@ class ImageMembers:
     def _enter(self, folder: bytes) -> None:
         self._folder = folder
         name = folder.rstrip(b"/").rpartition(b"/")[2]
-        if not name or name == b".":
+        if name in (b"", b".", b".."):
             self._identity = -1
             return
         home = xxhash.xxh3_64_intdigest(folder)
@@ -175,6 +181,7 @@ class ImageMembers:
 
     def _end_sample(self) -> None:
         if self._label is not None:
+            self._stray += self._first == len(self._labels)
             for row in range(self._first, len(self._labels)):
                 self._labels[row] = self._label
         self._first, self._label = len(self._labels), None

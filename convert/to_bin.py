@@ -7,6 +7,7 @@ import secrets
 import time
 from pathlib import Path
 
+from facepack import format as fmt
 from facepack.convert.options import ConvertOptions
 from facepack.convert.pair_set import PairSet, read_pair_set
 from facepack.convert.pickles import read_bin, write_bin
@@ -41,6 +42,8 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
     path = out if out.suffix == _SUFFIX else out / f"{source.groups()[0].stem}{_SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if options.overwrite or options.resume:
+            _remove_parts(path)
         if options.overwrite or not _is_written(path, pairs, options.resume):
             _write(path, pairs)
         size = path.stat().st_size
@@ -82,6 +85,13 @@ def _is_written(path: Path, pairs: PairSet, resume: bool) -> bool:
     ):
         raise PackError(f"{path} holds another verification set: --overwrite replaces it")
     return True
+
+
+def _remove_parts(path: Path) -> None:
+    """Remove what killed runs left of ``path``."""
+    for part in list(path.parent.iterdir()):
+        if fmt.PART.fullmatch(part.name) and part.name.rpartition(".part-")[0] == path.name:
+            part.unlink()
 
 
 def _write(path: Path, pairs: PairSet) -> None:

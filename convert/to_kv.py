@@ -15,7 +15,7 @@ import numpy as np
 
 from facepack import format as fmt
 from facepack.convert.datum import pack_datum
-from facepack.convert.file_target import DONE, STATE, forget, has_size, state_target
+from facepack.convert.file_target import DONE, STATE, forget, has_size, remove_parts, state_target
 from facepack.convert.kv_data import DATA, KvData
 from facepack.convert.kv_index import read_kv
 from facepack.convert.kv_writer import KvItem, KvWriter
@@ -66,14 +66,15 @@ def convert_to_kv(source: Source, out: Path, options: ConvertOptions) -> Result:
     }
     with state_target(out, overwrite=options.overwrite, resume=options.resume) as target:
         try:
-            if options.overwrite and forget(target):
+            if options.overwrite and forget(target, plan):
                 _remove(out)
             if target.begin(plan):
                 done = json.loads((target.folder / DONE).read_bytes())
                 if all(has_size(out / name, size) for name, size in done["sizes"].items()):
+                    _remove_states(out, spans)
                     return _result(out, done, source, began)
-                forget(target)
-            _remove_parts(out)
+                forget(target, plan)
+            remove_parts(out)
             done = _write(source, out, target, spans, options)
         except OSError as error:
             raise write_error(out, error) from error
@@ -262,10 +263,15 @@ def _finish(source: Source, out: Path, spans: list[Span], counts: LabelCounts) -
         "sizes": sizes,
     }
     write_file(state / DONE, [fmt.json_text(done).encode()])
+    _remove_states(out, spans)
+    return done
+
+
+def _remove_states(out: Path, spans: list[Span]) -> None:
+    """Remove what is kept of spans until all are written."""
     for span in spans:
         for suffix in _SUFFIXES:
-            (state / f"{span.name}{suffix}").unlink()
-    return done
+            (out / STATE / f"{span.name}{suffix}").unlink(missing_ok=True)
 
 
 def _positions(count: int, refused: bytes) -> np.ndarray:
@@ -285,13 +291,6 @@ def _remove(out: Path) -> None:
     (out / LMDB / DATA).unlink(missing_ok=True)
     if (out / LMDB).is_dir() and not any((out / LMDB).iterdir()):
         (out / LMDB).rmdir()
-
-
-def _remove_parts(out: Path) -> None:
-    """Remove files that an earlier run was writing when it was killed."""
-    for path in list(out.glob("*.part-*")):
-        if fmt.PART.fullmatch(path.name):
-            path.unlink()
 
 
 def _result(out: Path, done: dict[str, Any], source: Source, began: float) -> Result:

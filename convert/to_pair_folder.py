@@ -52,7 +52,7 @@ def convert_to_pair_folder(source: Source, out: Path, options: ConvertOptions) -
     pairs = read_pair_set(source, options.check)
     with target:
         try:
-            if options.overwrite and forget(target):
+            if options.overwrite and forget(target, plan):
                 _remove(out)
             target.begin(plan)
             labels = _labels(pairs)

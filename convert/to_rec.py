@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from facepack import format as fmt
-from facepack.convert.file_target import DONE, STATE, forget, has_size, state_target
+from facepack.convert.file_target import DONE, STATE, forget, has_size, remove_parts, state_target
 from facepack.convert.options import ConvertOptions
 from facepack.convert.rec_index import read_index
 from facepack.convert.recordio import MAX_CLASS, MAX_PAYLOAD, RecordWriter, pack_header
@@ -104,14 +104,15 @@ def convert_to_rec(source: Source, out: Path, options: ConvertOptions) -> Result
     target = state_target(out, overwrite=options.overwrite, resume=options.resume)
     with target:
         try:
-            if options.overwrite and forget(target):
+            if options.overwrite and forget(target, plan):
                 _remove(out)
             if target.begin(plan):
                 done = json.loads((target.folder / DONE).read_bytes())
                 if all(has_size(out / name, size) for name, size in done["files"].items()):
                     _remove_state(target.folder)
                     return _result(out, done, source, began)
-                forget(target)
+                forget(target, plan)
+            remove_parts(out)
             mark = _read_mark(out)
             target.require_space(int(payload_bytes(source) * _EXPECTED_OVERHEAD) - mark.files[0])
             _write_images(source, out, mark, spans, options)

@@ -18,7 +18,15 @@ import xxhash
 
 from facepack import format as fmt
 from facepack.checks import ImageCheck
-from facepack.convert.file_target import DONE, STATE, forget, has_size, state_target, write_image
+from facepack.convert.file_target import (
+    DONE,
+    STATE,
+    forget,
+    has_size,
+    remove_parts,
+    state_target,
+    write_image,
+)
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import INDEX, image_path, is_safe_path
 from facepack.convert.result import Result
@@ -64,10 +72,10 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
 
     A record that has a name in the source keeps it, as far as it is a safe relative path; others
     become ``<label>/<n>.jpg``, where ``n`` is the record's key in the source, or its ordinal where
-    it has none or ``naming`` is ``number``. ``out/index.kv`` has a line ``<path> <label>`` for each file, in
-    source order, and is written last; ``out/labels.txt`` has the names of identities. Records that
-    are no images go to ``out/quarantine.jsonl``; tables of an evaluation set to ``out/NAME.npy``,
-    positions being lines of the index.
+    it has none or ``naming`` is ``number``. ``out/index.kv`` has a line ``<path> <label>`` for each
+    file, in source order, and is written last; ``out/labels.txt`` has the names of identities.
+    Records that are no images go to ``out/quarantine.jsonl``; tables of an evaluation set to
+    ``out/NAME.npy``, positions being lines of the index.
 
     Raises:
         SourceError: the source cannot be read, two records want the same path, or a record is bad
@@ -94,8 +102,10 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
             if target.begin(plan):
                 done = json.loads((target.folder / DONE).read_bytes())
                 if _intact(out, done):
+                    _remove_states(target.folder, spans)
                     return _result(out, done, source, began)
                 forget(target, plan)
+            remove_parts(out)
             complete = [_written_bytes(out, span) for span in spans]
             target.require_space(payload_bytes(source) - sum(filter(None, complete)))
             _write_spans(source, out, spans, complete, options)
@@ -278,10 +288,15 @@ def _finish(source: Source, out: Path, state: Path, spans: list[Span]) -> dict[s
         "payload_bytes": sum(map(int, pieces(".bytes"))),
     }
     write_file(state / DONE, [fmt.json_text(done).encode()])
+    _remove_states(state, spans)
+    return done
+
+
+def _remove_states(state: Path, spans: list[Span]) -> None:
+    """Remove what is kept of spans until all are written."""
     for span in spans:
         for suffix in (".kv", ".jsonl", ".bytes", ".names", ".identities"):
-            (state / f"{span.name}{suffix}").unlink()
-    return done
+            (state / f"{span.name}{suffix}").unlink(missing_ok=True)
 
 
 def _path_of(line: bytes) -> bytes:

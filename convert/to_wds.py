@@ -13,7 +13,7 @@ import numpy as np
 
 from facepack import format as fmt
 from facepack.checks import ImageCheck
-from facepack.convert.file_target import DONE, STATE, forget, has_size, state_target
+from facepack.convert.file_target import DONE, STATE, forget, has_size, remove_parts, state_target
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, is_safe_path
 from facepack.convert.result import Result
@@ -67,14 +67,14 @@ def convert_to_wds(source: Source, out: Path, options: ConvertOptions) -> Result
     }
     with state_target(out, overwrite=options.overwrite, resume=options.resume) as target:
         try:
-            if options.overwrite and forget(target):
+            if options.overwrite and forget(target, plan):
                 _remove(out)
             if target.begin(plan):
                 done = json.loads((target.folder / DONE).read_bytes())
                 if all(has_size(out / name, size) for name, size in done["files"].items()):
                     return _result(out, done, source, began)
-                forget(target)
-            _remove_parts(out, spans)
+                forget(target, plan)
+            remove_parts(out)
             written = [_written(out, span) for span in spans]
             expected = payload_bytes(source) + _EXPECTED_OVERHEAD * len(source)
             target.require_space(expected - sum(tar["bytes"] for tar in written if tar))
@@ -235,14 +235,6 @@ def _remove(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     for stem in filter(fmt.is_plain_name, stems):
         (out / STATE / f"{stem}.tar.json").unlink(missing_ok=True)
-
-
-def _remove_parts(out: Path, spans: list[Span]) -> None:
-    """Remove tars that an earlier run was writing when it was killed."""
-    ours = {f"{span.name}.tar" for span in spans}
-    for path in list(out.glob("*.tar.part-*")):
-        if fmt.PART.fullmatch(path.name) and path.name.rpartition(".part-")[0] in ours:
-            path.unlink()
 
 
 def _result(out: Path, done: dict[str, Any], source: Source, began: float) -> Result:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
 from facepack.errors import FacepackError, MissingExtraError, WorkerError
@@ -48,6 +49,7 @@ class Workers:
         self._dask = dask
         self._executor: Executor | None = None
         self._client: Any = None
+        self._began: Event | None = None  # set by the first worker that runs
 
     def __enter__(self) -> Workers:
         if self._dask is not None:
@@ -85,10 +87,13 @@ class Workers:
             return
         if self._executor is None:
             # A fresh interpreter in each: a fork would inherit locks and open environments.
+            context = multiprocessing.get_context("spawn")
+            self._began = context.Event()
             self._executor = ProcessPoolExecutor(
                 self.count,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_end_with_parent,
+                mp_context=context,
+                initializer=_begin,
+                initargs=(self._began,),
             )
         yield from self._submit(self._executor, function, tasks)
 
@@ -114,14 +119,22 @@ class Workers:
                 for future in done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
+            if self._began is not None and not self._began.is_set():
+                raise WorkerError(
+                    "no worker process could start; the lines above should tell why. A script that "
+                    "uses workers must do so below `if __name__ == '__main__':`, because each "
+                    "worker imports it"
+                ) from error
             raise WorkerError(
                 "a worker process died: the system may have killed it for want of memory; "
                 "run the command again with --resume, perhaps with fewer --workers"
             ) from error
         except Exception as error:
-            if self._dask is not None and not isinstance(error, FacepackError | OSError):
+            # An OSError without a number is Dask's own, of a connection that was closed.
+            known = isinstance(error, FacepackError) or getattr(error, "errno", None) is not None
+            if self._dask is not None and not known:
                 raise WorkerError(
-                    f"a task failed on the Dask cluster: {error or type(error).__name__}; "
+                    f"a task failed on the Dask cluster: {str(error) or type(error).__name__}; "
                     "run the command again with --resume"
                 ) from error
             raise
@@ -130,11 +143,12 @@ class Workers:
                 future.cancel()
 
 
-def _end_with_parent() -> None:
-    """End this worker when the coordinator is gone: nobody would wait for its result.
+def _begin(began: Event) -> None:
+    """Set a worker up: it ends when the coordinator is gone, for nobody would wait for its result.
 
     Ctrl-C reaches the whole group of processes; it is the coordinator's to handle.
     """
+    began.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -149,13 +163,18 @@ def _end_with_parent() -> None:
 def _connect(address: str) -> tuple[Any, int]:
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise MissingExtraError("distributed", "dask") from error
+    client = None
     try:
+        get_address_host_port(address, strict=True)  # of none, a client would not get rid again
         client = Client(address, timeout=_CONNECT, set_as_default=False)
         client.wait_for_workers(1, timeout=_CONNECT)
         workers = sum(client.nthreads().values())
     except (OSError, TimeoutError, ValueError) as error:
+        if client is not None:
+            client.close()
         raise WorkerError(
             f"no Dask scheduler with workers answers at {address}: start one with "
             "`dask scheduler` and `dask worker`, or check the address"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from facepack.convert.inputs import require_once
 from facepack.convert.source import Group, Refusal, file_name, shard_stem
 from facepack.convert.zip_archive import Archive, read_archive
 from facepack.convert.zip_crypto import initial_keys
@@ -40,9 +41,9 @@ class ZipSource:
 
     def __init__(self, paths: Sequence[Path], *, password: bytes | None = None) -> None:
         self._keys = None if password is None else initial_keys(password)
-        archives = [
-            read_archive(path, has_password=password is not None) for path in zip_files(paths)
-        ]
+        files = list(zip_files(paths))
+        require_once(files)
+        archives = [read_archive(path, has_password=password is not None) for path in files]
         self.notices = _notices(archives, has_password=password is not None)
         self._archives, self._identities = _number(archives)
         self.classes: int | None = len(self._identities)
@@ -118,15 +119,23 @@ class ZipSource:
 
 
 def zip_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The zips themselves; those of a folder by name, whatever lower folder they are in."""
+    """The zips themselves; those of a folder by name, whatever lower folder they are in.
+
+    Hidden files are passed over: macOS leaves ``._0_0.zip`` beside ``0_0.zip``.
+    """
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        found = [file for file in path.rglob("*") if file.suffix.lower() == ".zip"]
+        found = [file for file in path.rglob("*") if _is_zip(file)]
         if not found:
             raise SourceError(f"{path}: has no .zip in it; pass zips, or the folder that has them")
         yield from sorted(found, key=lambda file: (os.fsencode(file.name), os.fsencode(file)))
+
+
+def _is_zip(file: Path) -> bool:
+    name = file.name
+    return name.lower().endswith(".zip") and not name.startswith(".") and not file.is_dir()
 
 
 def _number(archives: list[Archive]) -> tuple[list[Archive], np.ndarray]:
@@ -151,6 +160,18 @@ def _notices(archives: list[Archive], *, has_password: bool) -> list[str]:
     if others:
         first = next(archive.other for archive in archives if archive.other is not None)
         notices.append(f"members passed over, as no images by their names: {others} ({first} …)")
+    hollow = [archive for archive in archives if not len(archive.places)]
+    if hollow:
+        first = file_name(hollow[0].place.path)
+        notices.append(f"zips without an image by its name: {len(hollow)} ({first} …)")
+    for archive in archives:
+        before, behind = archive.place.directory.shift, archive.place.directory.behind
+        if before or behind:
+            notices.append(
+                f"{file_name(archive.place.path)}: {before:,} bytes before the zip and {behind:,} "
+                "behind it were passed over: if nobody put them there, it is cut short, and this "
+                "is a zip that it holds"
+            )
     names = np.concatenate([archive.identities for archive in archives])
     counts = np.unique(names, return_counts=True)[1]
     shared = int((counts > 1).sum())

@@ -62,6 +62,7 @@ class Directory:
     Attributes:
         start: its first byte in the file.
         size: its bytes.
+        behind: bytes of the file behind the zip and its comment.
         shift: what is added to the offsets of members: bytes put before the zip.
         count: entries, as the end of the file states them.
         count_modulus: what ``count`` may have been reduced by: without zip64 it has 16 bits, and
@@ -71,6 +72,7 @@ class Directory:
     start: int
     size: int
     shift: int
+    behind: int
     count: int
     count_modulus: int
 
@@ -125,8 +127,9 @@ def find_directory(file: ZipHandle) -> Directory:
             f"{file.path}: is no zip, or is cut short: there is no end of a directory in its last "
             f"{len(tail)} bytes; {_FETCH_AGAIN}"
         )
-    _, disk, directory_disk, here, count, size, offset, _ = _END.unpack_from(tail, at)
+    _, disk, directory_disk, here, count, size, offset, comment = _END.unpack_from(tail, at)
     end = tail_start + at
+    behind = max(len(tail) - at - _END.size - comment, 0)
     modulus = 1 << 16
     located = _end64_record(file, end)
     if located is not None:
@@ -146,7 +149,14 @@ def find_directory(file: ZipHandle) -> Directory:
             f"{file.path}: claims {count} members in a directory of {size} bytes, which holds "
             f"{size // _ENTRY.itemsize} at most; {_FETCH_AGAIN}"
         )
-    return Directory(start=end - size, size=size, shift=shift, count=count, count_modulus=modulus)
+    return Directory(
+        start=end - size,
+        size=size,
+        shift=shift,
+        behind=behind,
+        count=count,
+        count_modulus=modulus,
+    )
 
 
 def _end_record(tail: bytes) -> int | None:

@@ -76,11 +76,11 @@ def merge(
     plan = _plan(sources, shards, label_maps, classes, by_name)
     pack_id = fmt.content_id(plan)
     with Target(out, overwrite=overwrite, resume=resume) as target:
+        target.require_space(_bytes_to_copy(shards, out, copy=copy, resume=resume))
         if target.begin(plan):
             manifest = read_manifest(out)
             check_sizes(out, manifest)
             return manifest
-        target.require_space(_bytes_to_copy(shards, out, copy=copy))
         infos = []
         size = sum(_mdb(shard.entry)["bytes"] for shard in shards)
         with Progress(size, unit="bytes", label=out.name) as progress:
@@ -334,14 +334,14 @@ def _plan(
     }
 
 
-def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool) -> int:
+def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool, resume: bool) -> int:
     """Bytes of the shards that are not there and cannot be links."""
     device = out.stat().st_dev
     return sum(
         _mdb(shard.entry)["bytes"]
         for shard in shards
         if (copy or shard.source.path.stat().st_dev != device)
-        and not (out / f"{shard.name}.mdb").exists()
+        and not (resume and (out / f"{shard.name}.mdb").exists())
     )
 
 
@@ -362,13 +362,14 @@ def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> ShardInfo:
 def _bring(old: Path, new: Path, stated: dict[str, Any], *, copy: bool, resume: bool) -> None:
     """Make ``new`` the same file as ``old``, or a copy of it with the stated size and digest."""
     if resume and new.exists():
-        if (not copy and new.samefile(old)) or _is_as_stated(new, stated):
+        linked = new.samefile(old)
+        if (linked and not copy) or (not linked and _is_as_stated(new, stated)):
             return
         new.unlink()
     if not copy:
         part = new.with_name(f"{new.name}.part-{secrets.token_hex(4)}")
         try:
-            os.link(old, part)
+            os.link(old.resolve(), part)  # the file: a symbolic link may lead nowhere from here
         except OSError:
             pass  # another file system, or one without links
         else:

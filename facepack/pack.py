@@ -460,14 +460,12 @@ def _check_shape(manifest: dict[str, Any]) -> None:
                 raise ValueError(f"{where}: {field!r} is {found}")
 
     require("the manifest", manifest, _MANIFEST_SHAPE)
-    for field in ("height", "width"):
-        span = manifest["images"].get(field)
-        if not isinstance(span, list) or [type(bound) for bound in span] != [int, int]:
-            raise ValueError(f"'images' has no {field!r} of two numbers")
+    _check_images("the manifest", manifest["images"])
     if not _ID.fullmatch(manifest["pack_id"]):
         raise ValueError(f"'pack_id' is {manifest['pack_id']!r}, not 32 hexadecimal digits")
     for number, shard in enumerate(manifest["shards"]):
         require(f"shard {number}", shard, _SHARD_SHAPE)
+        _check_images(f"shard {number}", shard["images"])
         label_map = shard.get("label_map", "")
         if label_map is not None and not (
             isinstance(label_map, str)
@@ -487,6 +485,20 @@ def _check_shape(manifest: dict[str, Any]) -> None:
         require(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
         if not fmt.is_plain_name(name):
             raise ValueError(f"the file name {name!r} leads outside the pack")
+
+
+def _check_images(where: str, images: dict[str, Any]) -> None:
+    """Make sure that image statistics can be joined and shown; a ValueError says why not."""
+    for field in ("height", "width"):
+        span = images.get(field)
+        if not isinstance(span, list) or [type(bound) for bound in span] != [int, int]:
+            raise ValueError(f"{where}: 'images' has no {field!r} of two numbers")
+    for field in ("formats", "channels"):
+        counts = images.get(field)
+        if not isinstance(counts, dict) or {*map(type, counts.values())} - {int}:
+            raise ValueError(f"{where}: 'images' has no {field!r} of counts")
+    if type(images.get("oriented")) is not int:
+        raise ValueError(f"{where}: 'images' has no count 'oriented'")
 
 
 def check_sizes(path: Path, manifest: dict[str, Any]) -> None:

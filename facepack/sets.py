@@ -50,7 +50,11 @@ def choose_shards(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
         PackError: a pattern means none, or no pattern is given.
     """
     chosen: set[str] = set()
+    known = set(names)
     for pattern in patterns:
+        if pattern in known:  # no name holds a sign that means others
+            chosen.add(pattern)
+            continue
         found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
         if not found:
             raise PackError(f"no shard is called {pattern!r}: there are {_some(names)}")

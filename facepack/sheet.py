@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from facepack.errors import ConfigError, DamageError, DecodeError, PackError
 from facepack.output import write_output
@@ -122,8 +122,14 @@ def draw_sheet(pack: Pack, rows: list[SampleRow], *, size: int = 112) -> Image.I
 
 
 def thumbnail(image: np.ndarray, size: int) -> Image.Image:
-    """Fit ``image``, uint8 (height, width, 3), into a square of ``size``, keeping its shape."""
-    return ImageOps.contain(Image.fromarray(image), (size, size), Image.Resampling.LANCZOS)
+    """Fit ``image``, uint8 (height, width, 3), into a square of ``size``, keeping its shape.
+
+    Of the shorter side of a very long image, at least one pixel stays.
+    """
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    fitted = max(1, round(width * size / longer)), max(1, round(height * size / longer))
+    return Image.fromarray(image).resize(fitted, Image.Resampling.LANCZOS)
 
 
 def _draw_image(pen: _Pen, pack: Pack, position: int, box: _Box) -> None:

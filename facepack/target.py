@@ -16,7 +16,7 @@ from facepack.errors import PackError
 from facepack.shard import write_error, write_file
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
-_KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.APPENDING)
+_KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.DUPLICATES, fmt.APPENDING)
 
 
 class Target:
@@ -195,7 +195,7 @@ class Target:
             free += sum(path.stat().st_size for path in self.written_files())
         if size > free:
             raise PackError(
-                f"{self.folder}: about {size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB "
+                f"{self.folder}: about {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB "
                 "are free: free some space or choose another target"
             )
 

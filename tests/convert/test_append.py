@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
+import struct
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -30,6 +32,8 @@ from facepack.errors import ConfigError, DamageError, PackError
 from facepack.labelmap import LabelNames
 from facepack.merge import merge
 from facepack.reindex import reindex
+from facepack.shard import SourceRecord
+from facepack.target import Target
 from facepack.verify import verify
 
 MakeJpeg = Callable[..., bytes]
@@ -377,6 +381,46 @@ def test_an_unfinished_append_is_resumed_or_discarded_and_no_other(
     assert files(path) == before
 
 
+def test_what_does_not_fit_is_not_begun(
+    zips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pack"
+    convert_to_pack(ZipSource(zips[:1]), path, SMALL)
+    before, usage = files(path), type(shutil.disk_usage(path))(1000, 1000, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(PackError, match=r"are needed and 0\.0 MB are free"):
+        append(path, ZipSource(zips[1:2]), SMALL)
+    assert files(path) == before
+
+
+def test_what_is_no_plan_of_an_append_costs_no_shard(zips: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "pack"
+    convert_to_pack(ZipSource(zips[:1]), path, SMALL)
+    before, source = files(path), ZipSource(zips[1:2])
+    for text, message in (
+        ('{"shards": [{"name": "0_0-000"}]}', "0_0-000 is being appended, which is a shard of"),
+        ('{"shards": [{"name": "../pack/0_0-000"}]}', "append.json: no plan of ours"),
+        ('{"plan": 1}', "append.json: no plan of ours"),
+        ("[1]", "append.json: no plan of ours"),
+    ):
+        (path / "append.json").write_text(text)
+        with pytest.raises(DamageError, match=f"{message}.*remove it"):
+            append(path, source, SMALL, discard=True)
+        (path / "append.json").unlink()
+        assert files(path) == before
+
+
+def test_a_list_of_duplicates_goes_with_what_it_was_of(zips: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "pack"
+    convert_to_pack(ZipSource(zips[:1]), path, SMALL)
+    (path / "duplicates.jsonl").write_text("{}\n")
+    append(path, ZipSource(zips[1:2]), SMALL)
+    assert not (path / "duplicates.jsonl").exists()
+    (path / "duplicates.jsonl").write_text("{}\n")
+    convert_to_pack(ZipSource(zips[:1]), path, PackOptions(overwrite=True))
+    assert not (path / "duplicates.jsonl").exists()
+
+
 # Deleting ----------------------------------------------------------------------------------------
 
 
@@ -389,7 +433,7 @@ def test_a_source_is_deleted_once_the_pack_holds_it(
     with pytest.raises(PackError, match=r"does not hold .*0_1\.zip: nothing is deleted"):
         delete_source(path, source, stamps)
     append(path, source, SMALL)
-    assert "is deleted: " in delete_source(path, source, stamps)
+    assert "deleted: " in delete_source(path, source, stamps)
     assert [zip_.exists() for zip_ in zips] == [True, False, True]
     folder = make_rec(10)
     stamps = source_files("rec", folder)
@@ -412,14 +456,14 @@ def test_a_source_is_kept_in_case_of_doubt(
         return source, stamps
 
     zip_ = make_zip("0_1", {"ann": 3}, 10, bad=1)
-    assert "is kept: 1 of its records were set aside" in delete_source(path, *grown(zip_))
+    assert "0_1.zip: 1 of its records were set aside" in delete_source(path, *grown(zip_))
     zip_ = make_zip("0_2", {"ann": 3}, 20)
     options = PackOptions(check=ImageCheck(color="convert"))
-    assert "is kept: with --color convert" in delete_source(path, *grown(zip_, options))
+    assert "0_2.zip: with --color convert" in delete_source(path, *grown(zip_, options))
     zip_ = make_zip("0_3", {"ann": 3}, 30)
     found = grown(zip_)
     zip_.touch()
-    assert "is kept: it was changed while it was appended" in delete_source(path, *found)
+    assert "0_3.zip: it was changed while it was appended" in delete_source(path, *found)
     zip_ = make_zip("0_4", {"ann": 3}, 40)
     found = grown(zip_)
     for name in ("0_4.mdb", "0_4.kv"):
@@ -430,8 +474,57 @@ def test_a_source_is_kept_in_case_of_doubt(
         with pytest.raises(DamageError, match=r"0_4.*: the source is kept; see facepack verify"):
             delete_source(path, *found)
         (path / name).write_bytes(whole)
+    with Target(path), pytest.raises(PackError, match="another process is writing here"):
+        delete_source(path, *found)
     assert all((zip_.parent / f"0_{k}.zip").exists() for k in range(5))
-    assert "is deleted" in delete_source(path, *found)
+    assert "deleted" in delete_source(path, *found)
+
+
+def test_a_link_to_a_source_is_kept(make_zip: MakeZip, tmp_path: Path) -> None:
+    path, link = tmp_path / "pack", tmp_path / "0_1.zip"
+    convert_to_pack(ZipSource([make_zip("0_0", {"ann": 2})]), path, SMALL)
+    link.symlink_to(make_zip("0_1", {"ann": 3}, 10))
+    source = ZipSource([link])
+    append(path, source, SMALL)
+    said = delete_source(path, source, source_files("zip", link))
+    assert re.match(
+        r"kept: .*: it is a link; delete what it leads to yourself: .*/zips/0_1.zip", said
+    )
+    assert link.is_symlink() and link.exists()
+
+
+@pytest.mark.parametrize("what", ["image", "label"])
+def test_a_source_that_changed_since_it_was_packed_is_kept(
+    what: str, make_rec: MakeRec, zips: list[Path], tmp_path: Path
+) -> None:
+    """Sizes, index and the sample that ``describe`` takes stay what they were."""
+    path, folder = tmp_path / "pack", make_rec(200)
+    convert_to_pack(ZipSource(zips[:1]), path, SMALL)
+    before = RecSource(folder)
+    append(path, before, PackOptions())
+    sampled = set(np.linspace(0, len(before) - 1, 64).astype(int).tolist())
+    changed = next(k for k in range(100, 200) if k not in sampled)
+    (record,) = before.part(changed, changed + 1).read()
+    assert isinstance(record, SourceRecord)
+    data = (folder / "train.rec").read_bytes()
+    start = data.index(record.image)
+    if what == "label":  # a float in front of two numbers of 8 bytes and the image
+        start -= 20
+        new = struct.pack("<f", record.label + 1)
+    else:
+        start += len(record.image) - 3
+        new = bytes([data[start] ^ 1])
+    (folder / "train.rec").write_bytes(data[:start] + new + data[start + len(new) :])
+    source = RecSource(folder)
+    result = append(path, source, PackOptions(resume=True))
+    assert result.packed == 200  # by an earlier run
+    said = delete_source(path, source, source_files("rec", folder))
+    # Of a label, the first image of an identity that it tears apart is named.
+    match = re.search(r"its image (\d+) or the label of that is not the one that was packed", said)
+    assert match and int(match[1]) - changed in ((0,) if what == "image" else (0, 1))
+    assert (folder / "train.rec").exists()
+    (folder / "train.rec").write_bytes(data)
+    assert "deleted: " in delete_source(path, RecSource(folder), source_files("rec", folder))
 
 
 def test_only_zips_and_recs_are_deleted(tmp_path: Path) -> None:
@@ -485,13 +578,20 @@ def test_the_command_appends_zips_one_by_one(zips: list[Path], tmp_path: Path) -
     )
     listed = json.loads(result.stdout)
     assert [(r["packed"], r["classes"]) for r in listed] == [(8, 4), (6, 6)]
-    assert result.stderr.count("is deleted: ") == 2 and not zips[1].exists()
+    assert result.stderr.count("note: deleted: ") == 2 and not zips[1].exists()
     appended = json.loads((path / "plan.json").read_text())["appended"]
     assert [plan["source"]["files"][0]["name"] for plan in appended] == ["0_1.zip", "1_0.zip"]
     assert not verify(path).damage
     # What was deleted is out of the folder; the first zip is in the pack.
     result = run(path, zips[0].parent, "--source", "zip", "--resume", "--shard-records", 4)
     assert result.stdout.startswith(f"{path}: 7 images appended, 0 set aside, 6 identities of 6")
+    # Nor is one that was named and is gone in the way of the others.
+    options = ("--source", "zip", "--resume", "--shard-records", 4, "--delete-source")
+    result = run(path, zips[1], zips[0], *options)
+    assert f"{zips[1]}: deleted by an earlier run, {path} holds it" in result.stderr
+    assert not zips[0].exists()
+    result = run(path, zips[0].parent / "0_6.zip", *options, code=1)
+    assert "0_6.zip: cannot be looked at" in result.stderr
 
 
 def test_the_command_s_usage(zips: list[Path], tmp_path: Path) -> None:

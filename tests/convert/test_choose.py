@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import facepack
 from facepack.convert.bin import BinSource
 from facepack.convert.choose import Choice, choose, read_exclude_list
+from facepack.convert.img import ImgSource
 from facepack.convert.pickles import write_bin
 from facepack.convert.rec import RecSource
 from facepack.convert.recordio import RecordWriter, pack_header
@@ -174,7 +175,45 @@ def test_lists(tmp_path: Path, make_rec: MakeRec) -> None:
     assert len(choose(RecSource(make_rec(100, "b")), Choice(identities="3"))) == 15
 
 
-@pytest.mark.parametrize("sample", [0, -1, 1.5])
+@pytest.mark.parametrize("sample", [0, -1, 1.5, float("inf"), float("nan")])
 def test_a_sample_is_a_share_or_a_number(sample: float) -> None:
     with pytest.raises(ConfigError, match="--sample"):
         Choice(sample=sample)
+
+
+def test_labels_without_end(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    labels = [7, 7, (1 << 24) - 1, (1 << 24) - 1, 3]
+    source = make_tailed(tmp_path / "src", [make_jpeg(i) for i in range(5)], labels)
+    assert len(choose(source, Choice(identities="5:"))) == 4  # labels beyond the number of images
+    assert len(choose(source, Choice(min_images=2))) == 4  # counts of what is there alone
+    with pytest.raises(SourceError, match=r"none of the 5 images .*\(identities: 9:20\)"):
+        choose(source, Choice(identities="9:20"))
+
+
+def make_tree(root: Path, make_jpeg: MakeJpeg, people: list[str]) -> ImgSource:
+    for k, person in enumerate(people):
+        (root / person).mkdir(parents=True)
+        (root / person / "1.jpg").write_bytes(make_jpeg(k))
+    return ImgSource(root)
+
+
+def names_of(source: Source) -> set[str]:
+    return set(source.part(0, len(source)).identity_names().values())
+
+
+def test_numbers_in_a_list_are_names_where_names_are_numbers(
+    make_jpeg: MakeJpeg, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text(f"3\n10\n{10**30}\n")
+    choice = Choice(identities=str(tmp_path / "list.txt"))
+    numbered = make_tree(tmp_path / "numbered", make_jpeg, ["10", "20", "30", "40"])
+    assert names_of(choose(numbered, choice)) == {"10"}  # 3 is nobody, not the label of 40
+    assert "2 of 3 identities listed" in numbered.notices[-1]
+    named = make_tree(tmp_path / "named", make_jpeg, ["a", "b", "c", "d"])
+    assert names_of(choose(named, choice)) == {"d"}
+
+
+def test_who_has_no_name_is_excluded_by_none(make_rec: MakeRec) -> None:
+    source = make_rec(10)
+    chosen = choose(RecSource(source), Choice(exclude=frozenset({"None/", "-1/", "1"})))
+    assert len(chosen) == 9

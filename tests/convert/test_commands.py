@@ -241,3 +241,54 @@ def test_a_full_disk_is_reported_as_that(
     with pytest.raises(PackError, match=r"the disk is full: free some space.*--resume"):
         builder.write(small_disk, "shard", order="source", seed=0, meta={})
     assert not list(small_disk.rglob("*.mdb*"))
+
+
+def test_what_is_read_is_never_overwritten(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, pack, tree = make_rec(20), tmp_path / "pack", tmp_path / "tree"
+    assert run("rec2lmdb", source, pack).returncode == 0
+    assert run("shards", pack, "--add", "all", "*").returncode == 0
+    assert run("rec2img", source, tree).returncode == 0
+    lines = [line.split() for line in (tree / "index.kv").read_text().splitlines()]
+    for name in (tmp_path / "some.lst", tree.with_suffix(".lst")):
+        name.write_text("".join(f"{k}\t{n}\t{path}\n" for k, (path, n) in enumerate(lines)))
+    good = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for words in (
+        ("lmdb2lmdb", f"{pack}:all", pack),
+        ("lst2img", tmp_path / "some.lst", tree, "--root", tree),
+        ("lst2img", tmp_path / "some.lst", tree, "--root", tmp_path),
+        ("img2img", tmp_path, tree, "--index", tree / "index.kv"),
+        ("img2img", tmp_path, tree),
+    ):
+        done = run(*words, "--overwrite")
+        assert done.returncode == 2 and "choose another target" in done.stderr, words
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == good
+    # Beside what is read, there is room.
+    assert run("lst2img", tmp_path / "some.lst", tmp_path / "b", "--root", tree).returncode == 0
+
+
+def test_a_target_of_another_kind_is_not_overwritten(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, out = make_rec(20), tmp_path / "out"
+    assert run("rec2rec", source, out).returncode == 0
+    for command in ("rec2img", "rec2kv", "rec2wds", "rec2lmdb"):
+        done = run(command, source, out, "--overwrite")
+        assert done.returncode == 1 and "choose another target" in done.stderr, command
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".facepack",
+        "property",
+        "train.idx",
+        "train.rec",
+    ]
+
+
+def test_bins_of_a_folder_stay_files(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    (tmp_path / "bins").mkdir()
+    for name in ("lfw", "cfp_fp"):
+        write_bin(tmp_path / "bins" / f"{name}.bin", [make_jpeg(i) for i in range(20)], [True] * 10)
+    assert run("bin2bin", tmp_path / "bins", tmp_path / "out").returncode == 0
+    assert sorted(contents(tmp_path / "out")) == ["cfp_fp.bin", "lfw.bin"]
+
+
+def test_wrong_numbers_are_wrong_usage(make_rec: MakeRec, tmp_path: Path) -> None:
+    source = make_rec(5)
+    for words in (("--seed", "-1"), ("--seed", 1 << 63), ("--sample", "inf")):
+        assert run("rec2img", source, tmp_path / "out", *words).returncode == 2

@@ -84,7 +84,7 @@ def test_images_and_their_tables(ijbb: Path, make_jpeg: MakeJpeg) -> None:
     assert source.notices == [
         "probe_mixed: 1 of 2 rows name no image of loose_crop; their templates are those of "
         "template_ids",
-        "1 of 8 images were refused: results do not compare with published ones",
+        "1 of 8 images are left out: results do not compare with published ones",
     ]
 
 
@@ -152,6 +152,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("name_5pts_score", "10.jpg ", "3.jpg ", r"3\.jpg has more than one line"),
         ("name_5pts_score", " 0.25\n", "\n", r"score\.txt: line 3 is '10\.jpg 2"),
         ("name_5pts_score", " 0.25\n", " nan\n", r"line 3 is .*ten coordinates and a score"),
+        ("name_5pts_score", " 0.25\n", " 4e38\n", r"line 3 is .*ten coordinates and a score"),
         ("name_5pts_score", " 0.25\n", " x\n", r"line 3 is .*ten coordinates and a score"),
         ("template_pair_label", "103 0", "103 2", r"label\.txt: line 2 ends with 2; expected 1"),
         ("template_pair_label", "103 0", "103", r"label\.txt: line 2 is '100 103'; expected 3 num"),
@@ -165,6 +166,11 @@ def test_lists_that_are_malformed_or_disagree(
     edit(ijbb / "meta" / f"ijbb_{name}.{suffix}", old, new)
     with pytest.raises(SourceError, match=message):
         IjbSource(ijbb)
+
+
+def test_hidden_lists_are_passed_over(ijbb: Path) -> None:
+    (ijbb / "meta/._ijbb_face_tid_mid.txt").write_bytes(b"a fork of macOS")
+    assert len(IjbSource(ijbb)) == 8
 
 
 def test_folders_that_are_no_ijb(ijbb: Path) -> None:
@@ -265,3 +271,18 @@ def test_real_lists(shared: Path) -> None:
     np.testing.assert_array_equal(tables["landmarks"].reshape(-1, 10), points[:, :10])
     np.testing.assert_array_equal(tables["scores"], points[:, 10])
     assert all(isinstance(record, SourceRecord) for record in source.part(0, 50).read())
+
+
+def test_a_list_that_is_neither_gallery_nor_probes_takes_no_table_s_place(ijbb: Path) -> None:
+    (ijbb / "meta/ijbb_1N_scores.csv").write_text("T,S,F\n100,1,3.jpg\n")
+    source = IjbSource(ijbb)
+    assert source.tables(np.arange(8))["scores"].shape == (8,)
+    assert source.table_names.count("scores") == 1
+    assert source.notices[0] == "ijbb_1N_scores.csv: neither a gallery nor probes: passed over"
+
+
+def test_pairs_of_templates_without_images_are_counted(ijbb: Path) -> None:
+    edit(ijbb / "meta/ijbb_template_pair_label.txt", "100 103 0", "100 104 0")
+    assert IjbSource(ijbb).notices[0] == (
+        "ijbb_template_pair_label.txt: 1 of 2 pairs name a template that has no image"
+    )

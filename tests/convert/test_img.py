@@ -336,3 +336,34 @@ def test_a_tree_of_odd_images(shared: Path, tmp_path: Path) -> None:
         "truncated_jpeg/truncated_jpeg.jpg",
     }
     assert "FACEPACK_MAX_PIXELS" in refused["decompression_bomb/decompression_bomb.gif"]
+
+
+def test_links_in_a_circle_are_passed_over(tree: Path) -> None:
+    labels = ImgSource(tree).part(0, 1).identity_names()
+    for name in ("loop", "loop.jpg"):
+        (tree / name).symlink_to(name)
+        (tree / labels[0] / name).symlink_to(name)
+    source = ImgSource(tree)
+    assert any("2 files that are no images" in notice for notice in source.notices)
+    assert any("1 images that lie in no folder" in notice for notice in source.notices)
+    refusals = [r for r in source.part(0, len(source)).read() if isinstance(r, Refusal)]
+    assert [(r.file, r.reason) for r in refusals] == [
+        (f"{labels[0]}/loop.jpg", "the file is missing")
+    ]
+    (tree / "list.kv").write_text(f"{next(source.part(0, 1).entries()).name} 0\n")
+    assert "were passed over" in ImgSource(tree, index=tree / "list.kv").notices[0]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '|b1', 'fortran_order': False, 'shape': (10000000000000,), }",
+        b"{'descr': ('",
+        b"{" * 200,
+    ],
+)
+def test_flags_that_claim_too_much_are_refused(header: bytes, pair_folder: Path) -> None:
+    size = len(header).to_bytes(2, "little")
+    (pair_folder / "pair_label.npy").write_bytes(b"\x93NUMPY\x01\x00" + size + header)
+    with pytest.raises(SourceError, match=r"pair_label\.npy: cannot be read"):
+        ImgSource(pair_folder)

@@ -459,3 +459,31 @@ def test_real_databases_read_as_lmdb_alone_reads_them(shared: Path, name: str, f
             assert (record.name, record.label) == (key, int(label))
             # A tag and a length of two bytes, then the JPEG.
             assert value[0] == field << 3 | 2 and value[3:] == bytes(record.image)
+
+
+def test_records_without_a_line_are_told(make_pair: Callable[..., Path]) -> None:
+    folder = make_pair("a", 20)
+    make_kv(folder / "faces.kv", [(f"a_{i // 5}_{i % 5}", i // 5) for i in range(12)])
+    source = KvSource([folder])
+    assert len(source) == 12
+    assert source.notices == [
+        "faces.kv has 12 lines for the 20 records of faces.lmdb: those without a line were passed "
+        "over"
+    ]
+
+
+def test_a_database_is_taken_once(make_pair: Callable[..., Path]) -> None:
+    folder = make_pair("a", 20)
+    with pytest.raises(SourceError, match=r"data\.mdb: is given twice"):
+        KvSource([folder, folder / "faces.lmdb"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.kv"
+    path.write_bytes(b"\xef\xbb\xbfa 0\nb 1\n")
+    assert keys_of(path) == (["a", "b"], [0, 1])
+    path.write_bytes(b"\xef\xbb\xbfa  0\nb 1\n")
+    with pytest.raises(SourceError, match="line 1 is 'a  0'"):
+        read_kv(path)

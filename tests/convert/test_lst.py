@@ -113,7 +113,11 @@ def test_several_lists_each_from_its_own_folder(root: Path, make_jpeg: MakeJpeg)
         (k, 5 + k, make_jpeg(k)) for k in range(3)
     ]
     assert [r.extra for r in records] == [{"key": 1}, {"key": 2}, {"aligned": 1}]
-    source = LstSource([one, one])
+    with pytest.raises(SourceError, match=r"train\.lst: is given twice"):
+        LstSource([one, root / "m.0/../train.lst"])
+    again = root / "again.lst"
+    again.write_bytes(one.read_bytes())
+    source = LstSource([one, again])
     assert [r.extra for r in good(read_all(source))] == [None] * 4  # a key would name two records
 
 
@@ -280,7 +284,9 @@ def test_sources_that_differ_are_described_differently(root: Path, make_jpeg: Ma
     seen.append(LstSource([listed]).describe())
     (root / "m.1" / "1 face.jpg").write_bytes(make_jpeg(1) + b"x")
     seen.append(LstSource([listed]).describe())
-    seen.append(LstSource([listed, listed]).describe())
+    again = root / "again.lst"
+    again.write_bytes(listed.read_bytes())
+    seen.append(LstSource([listed, again]).describe())
     assert len({str(one) for one in seen}) == 4
 
 
@@ -296,3 +302,10 @@ def test_alignment_of_real_faces(shared: Path, tmp_path: Path) -> None:
     for record in good(read_all(source)):
         header = read_header(record.image)
         assert (header.format, header.height, header.width) == ("jpeg", 112, 112)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(root: Path) -> None:
+    plain = write(root / "plain.lst", "1\t0\tm.0/0 face.jpg", "2\t1\tm.1/1 face.jpg")
+    marked = root / "marked.lst"
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert good(read_all(LstSource([marked]))) == good(read_all(LstSource([plain])))

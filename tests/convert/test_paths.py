@@ -51,3 +51,15 @@ def test_no_name_leads_outside(name: str) -> None:
     joined = Path(os.path.normpath(Path("/target") / path))
     assert joined.is_relative_to("/target") and joined != Path("/target")
     assert len(joined.parts) == 3 + path.count("/")
+
+
+@pytest.mark.parametrize(
+    "name", ["index.kv/1.jpg", "labels.txt/1.jpg", "Quarantine.jsonl/a/1.jpg", "pairs.npy/1.jpg"]
+)
+def test_no_name_takes_the_place_of_a_file_beside_the_images(name: str) -> None:
+    assert image_path(name, 3, 17, ".jpg") == "_renamed/17.jpg"
+    assert image_path(name.replace("/", "."), 3, 17, ".jpg") == f"3/{name.replace('/', '.')}"
+
+
+def test_a_path_that_no_system_takes_is_set_aside() -> None:
+    assert image_path("a/" * 2200 + "1.jpg", 3, 17, ".jpg") == "_renamed/17.jpg"

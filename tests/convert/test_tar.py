@@ -596,3 +596,44 @@ def test_real_faces_in_seven_pieces(tmp_path: Path, shared: Path) -> None:
     assert source.classes == unpacked.classes
     for found, expected in zip(read(source, 4000), read(unpacked), strict=True):
         assert plain(found) == plain(expected)
+
+
+def test_labels_without_an_image_are_told(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    members = [
+        *((f"p/{k}.jpg", make_jpeg(k)) for k in range(3)),
+        *((f"p/{k}.cls", b"7") for k in range(2)),
+    ]
+    source = TarSource([make_tar(tmp_path / "a.tar", members)])
+    assert "2 labels (.cls, or .json with a label) have no image beside them" in source.notices[0]
+
+
+def test_no_identity_is_called_after_the_folder_above(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    members = [("p/1.jpg", make_jpeg(0)), ("p/../2.jpg", make_jpeg(1)), ("../3.jpg", make_jpeg(2))]
+    source = TarSource([make_tar(tmp_path / "a.tar", members)])
+    assert source.part(0, 3).identity_names() == {0: "p"}
+    assert [isinstance(record, Refusal) for record in read(source)] == [False, True, True]
+
+
+def test_archives_whose_names_end_alike_have_shards_of_their_own(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    paths = [tmp_path / f"set_{k:02d}" for k in range(3)]
+    for k, path in enumerate(paths):
+        make_tar(path, [(f"p{k}/1.jpg", make_jpeg(k))])
+    source = TarSource(paths)
+    assert [group.stem for group in source.groups()] == ["set", "set_2", "set_3"]
+    assert len(cut_spans(source, records=10, size=1 << 20)) == 3
+    with pytest.raises(SourceError, match="set_00: is given twice"):
+        TarSource([tmp_path, paths[0]])
+
+
+def test_archives_without_an_image_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no image and no \.rec; pass archives that do"):
+        TarSource([make_tar(tmp_path / "a.tar", [("README", b"x")])])
+
+
+def test_hidden_files_of_a_folder_are_no_tars(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    make_tar(tmp_path / "a.tar", [("p/1.jpg", make_jpeg(0))])
+    (tmp_path / "._a.tar").write_bytes(b"a fork of macOS")
+    source = TarSource([tmp_path])
+    assert len(source) == 1 and source.notices == []

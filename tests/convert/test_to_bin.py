@@ -126,3 +126,13 @@ def test_a_real_set_comes_back(shared: Path, tmp_path: Path) -> None:
     convert_to_bin(PackSource(tmp_path / "pack"), tmp_path / "out.bin", ConvertOptions())
     mine, its = read_bin(tmp_path / "out.bin"), read_bin(shared / "bins" / "cfp_fp.bin")
     assert mine.images == its.images and mine.issame.tolist() == its.issame.tolist()
+
+
+def test_what_a_killed_run_left_goes(source: BinSource, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    left, other = out / "x.bin.part-0123abcd", out / "xx.bin.part-0123abcd"
+    for path in (left, other):
+        path.touch()
+    convert_to_bin(source, out / "x.bin", ConvertOptions(resume=True))
+    assert not left.exists() and other.exists()

@@ -439,3 +439,20 @@ def test_a_read_only_target_is_reported(make_jpeg: MakeJpeg, tmp_path: Path) -> 
     (out / "faces.lmdb").write_text("a file in its place")
     with pytest.raises(PackError, match="cannot write"):
         convert_to_kv(ListSource(make_rows(make_jpeg)), out, ConvertOptions(resume=True))
+
+
+def test_what_a_killed_run_did_not_tidy_up_is_removed(
+    make_jpeg: MakeJpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = ListSource(make_rows(make_jpeg)), tmp_path / "out"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(to_kv, "_remove_states", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_to_kv(source, out, ConvertOptions())
+    convert_to_kv(source, out, ConvertOptions(resume=True))
+    left = sorted(path.name for path in (out / ".facepack").iterdir())
+    assert left == ["done.json", "plan.json"]

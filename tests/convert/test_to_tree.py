@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import facepack
 from facepack.convert import to_tree
 from facepack.convert.img import ImgSource
 from facepack.convert.lmdb import PackSource
+from facepack.convert.megaface import MegaFaceSource
 from facepack.convert.rec import RecSource
-from facepack.convert.recordio import pack_header
+from facepack.convert.recordio import RecordWriter, pack_header
 from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.convert.to_tree import TreeOptions, convert_to_tree
+from facepack.convert.zip import ZipSource
 from facepack.errors import PackError, SourceError
+from facepack.merge import merge
 from facepack.train.data import open_training_data
 
 MakeRec = Callable[..., Path]
@@ -204,3 +208,94 @@ def test_a_tree_keeps_names_of_identities_for_the_way_back(
     convert_to_tree(PackSource(tmp_path / "back"), again, TreeOptions(overwrite=True))
     assert {p.relative_to(again): p.read_bytes() for p in again.rglob("*.jpg")} == images
     assert (again / "labels.txt").read_text() == "b\nb c\nÄrger\n"
+
+
+def write_zip(path: Path, images: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, image in images.items():
+            archive.writestr(name, image)
+    return path
+
+
+def test_odd_names_are_kept_looked_at_and_removed(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    names = ["a/\u2028\x85x.jpg", "a b/c d 7.jpg", "index.kv/1.jpg", "labels.txt/1.jpg"]
+    images = {name: make_jpeg(k) for k, name in enumerate(names)}
+    source, out = write_zip(tmp_path / "x.zip", images), tmp_path / "out"
+    assert convert_to_tree(ZipSource([source]), out, TreeOptions()).packed == 4
+    assert (out / names[0]).read_bytes() == images[names[0]]
+    assert len(list((out / "_renamed").iterdir())) == 2
+    before = (out / names[0]).stat().st_mtime_ns
+    convert_to_tree(ZipSource([source]), out, TreeOptions(resume=True))
+    assert (out / names[0]).stat().st_mtime_ns == before
+    other = write_zip(tmp_path / "y.zip", {"b/1.jpg": make_jpeg(9)})
+    convert_to_tree(ZipSource([other]), out, TreeOptions(overwrite=True))
+    names = sorted(name for name in contents(out) if not name.startswith(".facepack"))
+    assert names == ["b/1.jpg", "index.kv", "labels.txt"]
+
+
+@pytest.mark.parametrize("names", [("a/b.jpg", "a/b.jpg/c.jpg"), ("a/b.jpg/c.jpg", "a/b.jpg")])
+def test_a_name_that_is_file_and_folder(
+    make_jpeg: MakeJpeg, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    images = {name: make_jpeg(k) for k, name in enumerate(names)}
+    source, out = ZipSource([write_zip(tmp_path / "x.zip", images)]), tmp_path / "out"
+    with pytest.raises(SourceError, match=r"a file here and a folder there.*--naming number"):
+        convert_to_tree(source, out, TreeOptions())
+    convert_to_tree(source, out, TreeOptions(overwrite=True, naming="number"))
+    assert {p.name for p in out.rglob("*.jpg")} == {"0.jpg", "1.jpg"}
+
+
+def test_numbers_that_repeat_in_the_source(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    for k in range(2):
+        with RecordWriter(tmp_path / f"{k}.rec", tmp_path / f"{k}.idx") as writer:
+            writer.write(5, pack_header(-1, 5) + make_jpeg(k))
+        convert_to_pack(RecSource(tmp_path / f"{k}.rec"), tmp_path / f"pack{k}", PackOptions())
+    merge([tmp_path / "pack0", tmp_path / "pack1"], tmp_path / "both")
+    source, out = PackSource(tmp_path / "both"), tmp_path / "out"
+    with pytest.raises(SourceError, match=r"1 names occur more.*'-1/5.jpg'.*--naming number"):
+        convert_to_tree(source, out, TreeOptions())
+    convert_to_tree(source, out, TreeOptions(overwrite=True, naming="number"))
+    assert [(out / "-1" / f"{k}.jpg").read_bytes() for k in (0, 1)] == [make_jpeg(0), make_jpeg(1)]
+
+
+def test_what_a_killed_run_wrote_is_known_after_the_next(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = RecSource(make_rec(600)), tmp_path / "out"
+    write = to_tree.write_image
+    left = [400, 1]
+
+    def stop(path: str, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            left.pop(0)
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(to_tree, "write_image", stop)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            convert_to_tree(source, out, TreeOptions(resume=resume))
+    monkeypatch.undo()
+    convert_to_tree(RecSource(make_rec(5, "small")), out, TreeOptions(overwrite=True))
+    assert len(list(out.rglob("*.jpg"))) == 5
+    for name in ("train.names", "train.kv"):  # as after a death behind the very last step
+        (out / ".facepack" / name).touch()
+    convert_to_tree(RecSource(tmp_path / "small"), out, TreeOptions(resume=True))
+    assert sorted(path.name for path in (out / ".facepack").iterdir()) == ["done.json", "plan.json"]
+
+
+def test_tables_count_as_files(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    for which in ("facescrub", "megaface"):
+        folder = tmp_path / "mf" / f"{which}_images" / "a"
+        folder.mkdir(parents=True)
+        (folder / "1.jpg").write_bytes(make_jpeg(1))
+        (tmp_path / "mf" / f"{which}_lst").write_text("a/1.jpg\n")
+    source, out = MegaFaceSource(tmp_path / "mf"), tmp_path / "out"
+    result = convert_to_tree(source, out, TreeOptions())
+    files = {k: v for k, v in contents(out).items() if not k.startswith(".facepack")}
+    assert {"noisy.npy", "sets.npy"} < set(files)
+    assert result.file_bytes == sum(map(len, files.values()))
+    (out / "sets.npy").unlink()
+    convert_to_tree(source, out, TreeOptions(resume=True))
+    assert contents(out).items() >= files.items()

@@ -248,6 +248,8 @@ def test_an_interrupted_run_is_completed_to_the_same_bytes(
     assert not (out / "dataset.json").exists()
     with pytest.raises(PackError, match="--resume completes it"):
         convert_to_wds(source, out, ConvertOptions())
+    for name in ("labels.txt", "dataset.json", "quarantine.jsonl"):
+        (out / f"{name}.part-0011aabb").write_bytes(b"half")
     convert_to_wds(source, out, ConvertOptions(resume=True))
     assert made == ["train-000.tar", "train-001.tar", "train-001.tar", "train-002.tar"]
     good = contents(tmp_path / "whole")

@@ -196,14 +196,15 @@ def test_a_dask_cluster_that_loses_a_worker_makes_the_same_pack(
     assert contents(out) == contents(tmp_path / "here")
 
 
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "foo://bar:1", ""])
 def test_no_scheduler_is_an_error_in_one_line(
-    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     if importlib.util.find_spec("distributed") is None:
         pytest.skip("the extra dask is not installed")
     monkeypatch.setattr(module, "_CONNECT", 0.5)
-    options = PackOptions(dask="tcp://127.0.0.1:9", shard_records=3)
-    with pytest.raises(WorkerError, match=r"no Dask scheduler .* answers at tcp://127\.0\.0\.1:9"):
+    options = PackOptions(dask=address, shard_records=3)
+    with pytest.raises(WorkerError, match=f"no Dask scheduler .* answers at {address}: start one"):
         convert_to_pack(RecSource(make_rec(10)), tmp_path / "out", options)
 
 
@@ -216,3 +217,31 @@ def test_a_target_that_cannot_be_written_stops_workers(make_rec: MakeRec, tmp_pa
         convert_to_pack(
             RecSource(make_rec(300)), out, PackOptions(shard_records=40, workers=2, overwrite=True)
         )
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from facepack.convert.workers import Workers, cpu_count\n"
+        "with Workers(2) as workers:\n"
+        "    list(workers.run(cpu_count, [(), ()]))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "no worker process could start" in done.stderr and "__name__ ==" in done.stderr
+
+
+class Apart(RuntimeError):
+    """As Dask raises when its scheduler has gone: without a word."""
+
+
+def go_apart() -> None:
+    raise Apart
+
+
+def test_a_cluster_that_is_gone_is_named(cluster: tuple[str, object]) -> None:
+    with (
+        pytest.raises(WorkerError, match=r"failed on the Dask cluster: .*\w.*; run .* --resume"),
+        Workers(1, cluster[0]) as workers,
+    ):
+        list(workers.run(go_apart, [()]))

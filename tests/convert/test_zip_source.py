@@ -210,14 +210,38 @@ def test_a_zip_without_images_makes_an_empty_group(face_zip: FaceZip) -> None:
     ]
     source = ZipSource(paths)
     assert source.groups() == [("a", 0, 0), ("b", 0, 3), ("c", 3, 3)]
+    assert source.notices[1:] == ["zips without an image by its name: 2 (a.zip …)"]
     assert len(read_all(source)) == 3
     assert list(source.part(0, 0).read()) == list(source.part(3, 3).read()) == []
 
 
 def test_one_zip_given_twice(face_zip: FaceZip) -> None:
     path = face_zip(faces(3))
-    with pytest.raises(SourceError, match="2 files would make shards called '0_0'"):
-        cut_spans(ZipSource([path, path]), records=10, size=1 << 20)
+    with pytest.raises(SourceError, match=r"0_0\.zip: is given twice; pass each file once"):
+        ZipSource([path, path.parent])
+
+
+def test_a_folder_may_hold_hidden_zips_and_folders_called_so(
+    face_zip: FaceZip, tmp_path: Path
+) -> None:
+    face_zip(faces(3), "all/0_0.zip")
+    (tmp_path / "all/._0_0.zip").write_bytes(b"a fork of macOS")
+    (tmp_path / "all/old.zip").mkdir()
+    source = ZipSource([tmp_path / "all"])
+    assert source.groups() == [("0_0", 0, 3)] and source.notices == []
+
+
+def test_a_zip_that_is_not_all_of_its_file_is_told(face_zip: FaceZip, tmp_path: Path) -> None:
+    """A zip that is cut short may end with a whole one that it holds."""
+    inner = face_zip(faces(3), "inner.zip").read_bytes()
+    outer = face_zip({**faces(6), "inner.zip": inner}, "outer.zip").read_bytes()
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(outer[: outer.index(inner) + len(inner) + 7])
+    source = ZipSource([cut])
+    assert len(source) == 3
+    before = outer.index(inner)
+    (notice,) = source.notices
+    assert f"cut.zip: {before:,} bytes before the zip and 7 behind it were passed over" in notice
 
 
 def test_what_is_no_image_is_counted(face_zip: FaceZip) -> None:

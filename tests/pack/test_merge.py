@@ -159,6 +159,42 @@ def test_copies_where_links_cannot_be(
     assert not (tmp_path / "other" / "two-shard-000.mdb").exists()
 
 
+def test_shards_that_are_symbolic_links_are_followed(make: Make, tmp_path: Path) -> None:
+    one, two = make("one", ["ann"]), make("two", ["bob"])
+    shard = one / "shard-000.mdb"
+    shard.rename(tmp_path / "elsewhere.mdb")
+    shard.symlink_to("../elsewhere.mdb")
+    out = tmp_path / "deep" / "er" / "all"
+    merge([one, two], out)
+    assert not (out / "one-shard-000.mdb").is_symlink()
+    assert (out / "one-shard-000.mdb").samefile(shard)
+    assert not verify(out).damage
+
+
+def test_copies_are_asked_for_when_links_are_there(make: Make, tmp_path: Path) -> None:
+    one, two, out = make("one", ["ann"]), make("two", ["bob"]), tmp_path / "all"
+    merge([one, two], out)
+    whole = files(out)
+    (out / "pack.json").unlink()
+    merge([one, two], out, copy=True, resume=True)
+    assert files(out) == whole
+    assert not (out / "one-shard-000.mdb").samefile(one / "shard-000.mdb")
+
+
+def test_what_does_not_fit_replaces_nothing(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, out = make("one", ["ann"]), make("two", ["bob"]), tmp_path / "all"
+    merge([one, two], out)
+    whole = files(out)
+    usage = type(shutil.disk_usage(out))(1000, 1000, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(PackError, match=r"MB are needed and .* are free"):
+            merge([one, two, make("three", ["cy", "di", "ed"])], out, copy=True, overwrite=True)
+    assert files(out) == whole
+
+
 def test_names_stay_where_they_do_not_collide(make: Make, tmp_path: Path) -> None:
     one, two = make("one", ["ann"], stem="a"), make("two", ["bob"], stem="b")
     merge([one, two], tmp_path / "all")

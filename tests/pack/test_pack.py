@@ -393,6 +393,28 @@ def test_manifests_of_any_shape_end_in_words(
         facepack.open(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"formats": 3}, "no 'formats' of counts"),
+        ({"channels": {"3": "many"}}, "no 'channels' of counts"),
+        ({"oriented": None}, "no count 'oriented'"),
+        ({"width": [1]}, "no 'width' of two numbers"),
+    ],
+)
+@pytest.mark.parametrize("where", ["the manifest", "shard 0"])
+def test_image_statistics_of_any_shape_end_in_words(
+    make_pack: MakePack, where: str, change: dict[str, object], text: str
+) -> None:
+    """Subsets, merging and appending join them."""
+    path = make_pack(10)
+    manifest = json.loads((path / "pack.json").read_text())
+    (manifest if where == "the manifest" else manifest["shards"][0])["images"] |= change
+    (path / "pack.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamageError, match=f"{where}: 'images' has {text}: rebuild it with"):
+        facepack.open(path)
+
+
 def test_the_same_records_give_the_same_bytes(make_pack: MakePack) -> None:
     one, two = make_pack(60, "one"), make_pack(60, "two")
     files = sorted(file.name for file in one.iterdir())

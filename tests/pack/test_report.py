@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import xxhash
 from click.testing import CliRunner
 from PIL import Image
@@ -197,6 +198,10 @@ def test_pairs_empty_packs_and_broken_images(tmp_path: Path, make_jpeg: MakeJpeg
         "broken",
         "pair",
     ]
+    with facepack.PackWriter(tmp_path / "long") as writer:  # a picture needs a pixel of width
+        writer.add(simplejpeg.encode_jpeg(np.zeros((3000, 2, 3), np.uint8)), 0)
+    with facepack.open(tmp_path / "long") as pack:
+        assert page(gather(pack, options=ReportOptions())).count("<img ") == 1
     with facepack.open(tmp_path / "empty") as pack:
         assert "There are no images." in Reader(page(gather(pack, options=ReportOptions()))).words
 

@@ -14,7 +14,7 @@ from facepack.commands.sheet import sheet
 from facepack.errors import ConfigError, PackError
 from facepack.output import write_output
 from facepack.sample import SampleOptions, sample_rows
-from facepack.sheet import _KEY_HEIGHT, _KEY_LINES, draw_sheet, write_sheet
+from facepack.sheet import _KEY_HEIGHT, _KEY_LINES, draw_sheet, thumbnail, write_sheet
 
 MakePack = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -108,6 +108,12 @@ def test_a_broken_image_leaves_a_crossed_box(tmp_path: Path, make_jpeg: MakeJpeg
             pack.decode(0)
         picture = draw_sheet(pack, sample_rows(pack, SampleOptions()), size=100)
     assert shows(picture, (253, 240, 238), 0) > 3000 and shows(picture, (196, 57, 43), 0) > 300
+
+
+@pytest.mark.parametrize("shape", [(3000, 1), (1, 3000), (1, 1), (112, 112), (60, 20)])
+def test_a_thumbnail_of_any_shape_has_pixels(shape: tuple[int, int]) -> None:
+    image = thumbnail(np.zeros((*shape, 3), np.uint8), 48)
+    assert max(image.size) == 48 and min(image.size) == max(1, 48 * min(shape) // max(shape))
 
 
 def test_names_that_the_font_lacks_or_that_are_long(tmp_path: Path, make_jpeg: MakeJpeg) -> None:

@@ -1,0 +1,61 @@
+"""A conversion that is killed at any of its renames, then resumed, ends as if nothing had been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facepack.convert import to_kv, to_rec, to_tree, to_wds
+from facepack.convert.kv import KvSource
+from facepack.convert.rec import RecSource
+from facepack.convert.recordio import pack_header
+from facepack.convert.registry import SINKS
+from facepack.convert.source import Part
+from facepack.shard import SourceRecord
+
+MakeRec = Callable[..., Path]
+Killed = Callable[[Callable[[], object], float], None]
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What is in each file; of F2C's LMDB the records, for its engine counts transactions."""
+    files = {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    if files.pop("faces.lmdb/data.mdb", None) and "faces.kv" in files:
+        part = (source := KvSource([path])).part(0, len(source))
+        return {**files, "faces.lmdb": [(r.name, r.label, r.image) for r in good(part)]}
+    return files
+
+
+def good(part: Part) -> Iterator[SourceRecord]:
+    return (record for record in part.read() if isinstance(record, SourceRecord))
+
+
+@pytest.mark.parametrize("sink", ["lmdb", "img", "rec", "kv", "wds"])
+def test_a_kill_at_any_rename(
+    make_rec: MakeRec, tmp_path: Path, killed: Killed, monkeypatch: pytest.MonkeyPatch, sink: str
+) -> None:
+    for module in (to_kv, to_rec, to_tree, to_wds):
+        monkeypatch.setattr(module, "_SPAN_RECORDS", 12)
+    source = make_rec(20, bad={7: pack_header(1, 8) + b"nothing"})
+    options: dict[str, Any] = {"shard_records": 12} if sink == "lmdb" else {}
+
+    def convert(out: Path, resume: bool = True) -> None:
+        SINKS[sink].write(RecSource(source), out, {**options, "resume": resume})
+
+    convert(tmp_path / "whole", resume=False)
+    expected = contents(tmp_path / "whole")
+    deaths = 0
+    for at in range(24):
+        out = tmp_path / f"out{at}"
+
+        def work(out: Path = out) -> None:
+            convert(out)
+
+        killed(work, at)
+        deaths += contents(out) != expected
+        convert(out)
+        assert contents(out) == expected, at
+    assert deaths >= 8
