@@ -19,6 +19,7 @@ from facepack.convert.relabel import Relabelled
 from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.convert.to_pack import PackOptions, plan_pack, space_needed, write_shards
+from facepack.convert.zip import ZipSource, zip_files
 from facepack.errors import ConfigError, DamageError, PackError, SourceError
 from facepack.format import NO_IDENTITY
 from facepack.labelmap import LabelNames, read_label_map
@@ -298,8 +299,6 @@ def separate_sources(kind: str, paths: Sequence[Path]) -> list[list[Path]]:
         SourceError: a folder has no zip in it.
     """
     if kind == "zip":
-        from facepack.convert.zip import zip_files
-
         return [[file] for file in zip_files(paths)]
     return [list(paths)] if SOURCES[kind].many else [[path] for path in paths]
 
@@ -397,6 +396,8 @@ def _reason_to_keep(
         return f"{refused:,} of its records were set aside, see {listed}"
     if plan["check"]["color"] == "convert":
         return "with --color convert the pack may hold other images than it"
+    if isinstance(source, ZipSource) and source.passed_over:
+        return f"it holds {source.passed_over:,} members that are no images, which the pack has not"
     if link := next(filter(Path.is_symlink, files), None):
         return f"it is a link; delete what it leads to yourself: {link.resolve()}"
     if sum(entry["records"] for entry in entries) != len(source):

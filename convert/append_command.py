@@ -20,6 +20,7 @@ from facepack.convert.commands import (
     target_options,
 )
 from facepack.convert.registry import SOURCES
+from facepack.terminal import printable
 
 if TYPE_CHECKING:
     from facepack.convert.result import Result
@@ -71,7 +72,7 @@ def append(
     for result in _append_each(pack, list(src), **options):
         results.append(result)
         for notice in result.notices:
-            click.echo(f"note: {notice}", err=True)
+            click.echo(f"note: {printable(notice)}", err=True)
         if not as_json:
             click.echo(
                 f"{pack}: {result.packed:,} images appended, {result.quarantined:,} set aside, "

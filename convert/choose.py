@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from facepack.convert.source import Entry, Group, Part, Refusal, Source
-from facepack.errors import ConfigError, SourceError
+from facepack.errors import ConfigError, NothingChosenError, SourceError
 from facepack.format import NO_IDENTITY
 from facepack.hashing import hash64
 from facepack.shard import SourceRecord
@@ -86,7 +86,8 @@ def choose(source: Source, choice: Choice) -> Source:
     """The records of ``source`` that ``choice`` takes, labels numbered anew without gaps.
 
     Raises:
-        SourceError: nothing is left, or a part of the source cannot be read.
+        NothingChosenError: nothing is left.
+        SourceError: a part of the source cannot be read.
         ConfigError: a condition cannot be understood.
     """
     if choice.is_everything:
@@ -110,7 +111,7 @@ def choose(source: Source, choice: Choice) -> Source:
     if choice.max_images is not None:
         keep &= _capped(labels, keep, choice.max_images, choice.seed)
     if not keep.any():
-        raise SourceError(
+        raise NothingChosenError(
             f"none of the {len(source):,} images is left by the choice ({choice}): choose more "
             "loosely"
         )

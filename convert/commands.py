@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES, summary
+from facepack.errors import NothingChosenError
+from facepack.terminal import printable
 
 if TYPE_CHECKING:
     from facepack.convert.result import Result
@@ -186,12 +188,6 @@ def apply_options(options: tuple[_Option, ...]) -> Callable[[_F], _F]:
     return decorate
 
 
-def open_source(source: str, paths: list[Path], options: dict[str, Any]) -> Source:
-    """The source at ``paths``; takes what is its own out of ``options``."""
-    opened: Source = SOURCES[source].open(paths, source_arguments(source, options))
-    return opened
-
-
 def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
     """What a source's class takes, out of ``options``; asks for a password if that is wanted."""
     if source == "zip":
@@ -210,9 +206,12 @@ def _password(file: Path | None, ask: bool) -> bytes | None:
         from facepack.errors import SourceError
 
         try:
-            return file.read_bytes().splitlines()[0]
-        except (OSError, IndexError) as error:
-            raise SourceError(f"{file}: has no password in its first line: {error}") from error
+            password = file.read_bytes().partition(b"\n")[0].rstrip(b"\r")
+        except OSError as error:
+            raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+        if not password:
+            raise SourceError(f"{file}: its first line is empty; write the password there")
+        return password
     return click.prompt("Password", hide_input=True, err=True).encode() if ask else None
 
 
@@ -229,12 +228,21 @@ def _convert(
     _require_apart(source, sink, paths, out, options)
     listed: list[Result] = []
     several = False
+    own = source_arguments(source, options)
     for path, target in _sets(source, sink, paths, out):
+        empty: NothingChosenError | None = None
         for low, high, below in _halves(head_tail, target):
             several |= below != out
-            result = _convert_one(
-                source, sink, path, below, min_at_least=low, fewer_than=high, **dict(options)
-            )
+            try:
+                result = _convert_one(
+                    source, sink, path, below, own, min_at_least=low, fewer_than=high, **options
+                )
+            except NothingChosenError as error:
+                if head_tail is None or empty is not None:
+                    raise
+                empty = error
+                click.echo(f"note: {printable(str(below))} is not written: {error}", err=True)
+                continue
             listed.append(result)
             _comment(result)
             if not as_json:
@@ -277,7 +285,7 @@ def _sets(source: str, sink: str, paths: list[Path], out: Path) -> list[tuple[li
     """Source and target of each conversion: of a folder of .bin files there are several."""
     if source != "bin" or not paths[0].is_dir():
         return [(paths, out)]
-    files = sorted(paths[0].glob("*.bin"))
+    files = sorted(paths[0].glob("[!.]*.bin"))
     if not files:
         from facepack.errors import SourceError
 
@@ -297,6 +305,7 @@ def _convert_one(
     sink: str,
     paths: list[Path],
     out: Path,
+    own: dict[str, Any],
     *,
     min_at_least: int | None,
     fewer_than: int | None,
@@ -310,7 +319,7 @@ def _convert_one(
 ) -> Result:
     from facepack.convert.choose import Choice, choose, read_exclude_list
 
-    opened = open_source(source, paths, options)
+    opened = SOURCES[source].open(paths, own)
     bounds = [bound for bound in (min_images, min_at_least) if bound is not None]
     choice = Choice(
         exclude=read_exclude_list(exclude) if exclude else frozenset(),
@@ -350,7 +359,7 @@ def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
 
 def _comment(result: Result) -> None:
     for notice in result.notices:
-        click.echo(f"note: {_printable(notice)}", err=True)
+        click.echo(f"note: {printable(notice)}", err=True)
     if result.quarantined:
         listed = _printable(str(Path(result.out) / "quarantine.jsonl"))
         click.echo(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from facepack import format as fmt
 from facepack.errors import PackError
@@ -72,6 +75,16 @@ def remove_parts(out: Path) -> None:
     for path in list(out.glob("*.part-*")):
         if fmt.PART.fullmatch(path.name) and not path.is_dir():
             path.unlink()
+
+
+def kept_positions(count: int, refused: Iterable[int]) -> np.ndarray:
+    """The place of each of ``count`` records among those that were not refused; -1 for the others.
+
+    int64 (count,), as :meth:`~facepack.convert.source.Source.tables` takes it.
+    """
+    kept = np.ones(count, bool)
+    kept[list(refused)] = False
+    return np.where(kept, np.cumsum(kept) - 1, -1)
 
 
 def has_size(path: Path, size: int) -> bool:

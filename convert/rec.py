@@ -10,7 +10,14 @@ import numpy as np
 import xxhash
 
 from facepack.convert.rec_layout import read_layout
-from facepack.convert.recordio import RecordError, RecordReader, class_label, unpack_header
+from facepack.convert.recordio import (
+    IR_HEADER,
+    MAX_CLASS,
+    RecordError,
+    RecordReader,
+    class_label,
+    unpack_header,
+)
 from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
 from facepack.format import NO_IDENTITY
 from facepack.shard import SourceRecord
@@ -81,6 +88,18 @@ class RecPart:
             yield Entry(label, str(self._keys[place]) if self._keys_unique else None)
 
     def _record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
+        if len(payload) > IR_HEADER.size:
+            flag, value, id_, id2 = IR_HEADER.unpack_from(payload)
+            if flag == 0 and 0 <= value <= MAX_CLASS and value.is_integer():
+                # The usual record, by the shortest way: what follows gives the same, more slowly.
+                numbers: dict[str, float | int] = {"flag": 0, "id": id_, "id2": id2}
+                if self._keys_unique:
+                    numbers["key"] = int(self._keys[place])
+                image = payload[IR_HEADER.size :]
+                return SourceRecord(self.start + place, image, int(value), None, numbers)
+        return self._any_record(place, payload)
+
+    def _any_record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
         try:
             header = unpack_header(payload)
             if not header.image:

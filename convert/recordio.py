@@ -33,7 +33,7 @@ MAX_CLASS = (1 << 24) - 1
 
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 _PART = struct.Struct("<II")
-_IR_HEADER = struct.Struct("<IfQQ")
+IR_HEADER = struct.Struct("<IfQQ")
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
 # A block is the unit of sequential reading. Records are views into it, so it must not be reused;
@@ -113,10 +113,10 @@ def pack_header(label: float | Sequence[float], id: int, id2: int = 0) -> bytes:
     """
     labels = np.asarray(label, "<f4")
     if labels.ndim == 0:
-        return _IR_HEADER.pack(0, labels.item(), id, id2)
+        return IR_HEADER.pack(0, labels.item(), id, id2)
     if labels.ndim > 1 or labels.size == 0:
         raise ValueError(f"labels of shape {labels.shape}; a label vector has one axis, not empty")
-    return _IR_HEADER.pack(labels.size, 0.0, id, id2) + labels.tobytes()
+    return IR_HEADER.pack(labels.size, 0.0, id, id2) + labels.tobytes()
 
 
 def unpack_header(
@@ -130,27 +130,27 @@ def unpack_header(
 
     Raises :class:`RecordError` when the payload is too short for its own header.
     """
-    if len(payload) < _IR_HEADER.size:
+    if len(payload) < IR_HEADER.size:
         raise RecordError(
             path,
             offset,
             key,
             f"its payload has {len(payload)} bytes, an image record has at least "
-            f"{_IR_HEADER.size} (the IRHeader)",
+            f"{IR_HEADER.size} (the IRHeader)",
             _FETCH_AGAIN,
         )
-    flag, label, id_, id2 = _IR_HEADER.unpack_from(payload)
-    start = _IR_HEADER.size + 4 * flag
+    flag, label, id_, id2 = IR_HEADER.unpack_from(payload)
+    start = IR_HEADER.size + 4 * flag
     if start > len(payload):
         raise RecordError(
             path,
             offset,
             key,
             f"its flag announces {flag} labels, its payload of {len(payload)} bytes has room for "
-            f"{(len(payload) - _IR_HEADER.size) // 4}",
+            f"{(len(payload) - IR_HEADER.size) // 4}",
             _FETCH_AGAIN,
         )
-    labels = struct.unpack_from(f"<{flag}f", payload, _IR_HEADER.size) if flag else (label,)
+    labels = struct.unpack_from(f"<{flag}f", payload, IR_HEADER.size) if flag else (label,)
     return Header(flag, labels, id_, id2, memoryview(payload)[start:])
 
 

@@ -46,6 +46,11 @@ class Relabelled:
             self._labels[label] = following if known is None else known
             following += known is None
         self._offset = following
+        # Labels without a name close ranks behind those that have one; where all have, there is
+        # nothing to close, and parts need not know of it.
+        named = np.array(sorted(self._labels), np.int32)
+        complete = source.classes is not None and source.classes <= len(named)
+        self._named = named[:0] if complete else named
         self.classes: int | None = following
         if not self._labels:
             self.classes = None if source.classes is None else first + source.classes
@@ -75,7 +80,7 @@ class Relabelled:
         """The records ``[start, stop)``."""
         inner = self._source.part(start, stop)
         labels = {label: self._labels[label] for label in inner.identity_names()}
-        return RelabelledPart(inner, labels, self._offset)
+        return RelabelledPart(inner, labels, self._offset, self._named)
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """The source's."""
@@ -83,18 +88,31 @@ class Relabelled:
 
 
 class RelabelledPart:
-    """A part under other labels: those of ``labels``, or else ``offset`` more."""
+    """A part under other labels.
 
-    def __init__(self, inner: Part, labels: Mapping[int, int], offset: int) -> None:
+    Args:
+        inner: the part.
+        labels: the new labels of identities that have a name.
+        offset: the new label of the first identity without a name.
+        named: (m,) all labels of the source that have a name, ascending: they are not counted.
+    """
+
+    def __init__(
+        self, inner: Part, labels: Mapping[int, int], offset: int, named: np.ndarray
+    ) -> None:
         self.start, self.stop = inner.start, inner.stop
         self._inner = inner
         self._labels = labels
         self._offset = offset
+        self._named = named
 
     def _label(self, label: int) -> int:
         if label == NO_IDENTITY:
             return label
-        return self._labels.get(label, self._offset + label)
+        known = self._labels.get(label)
+        if known is not None:
+            return known
+        return self._offset + label - int(np.searchsorted(self._named, label))
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read each record, in order."""

@@ -40,7 +40,8 @@ def move_tables(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The tables that say of images at their new positions what ``tables`` said at the old ones.
 
-    Rows of images that are no longer there are left out.
+    Of images that are no longer there, rows and pairs are left out; galleries and probes keep their
+    rows, which then point at no image.
 
     Args:
         tables: by name; all are known.
@@ -58,7 +59,8 @@ def move_tables(
     for name, table in tables.items():
         if columns := _position_columns(name):
             moved[name] = _point_anew(name, table, columns, positions)
-            if lost := len(table) - len(moved[name]):
+            there = np.count_nonzero((moved[name][:, columns] >= 0).all(axis=1))
+            if lost := np.count_nonzero((table[:, columns] >= 0).all(axis=1)) - there:
                 notices.append(_lost(name, lost, len(table)))
         elif name in _BY_IMAGE:
             moved[name] = _arrange(name, table, positions)
@@ -89,7 +91,7 @@ def _point_anew(
             "copy the pack again or convert anew"
         )
     new = np.where(old < 0, -1, positions[old])
-    there = ((new >= 0) | (old < 0)).all(axis=1)
+    there = (new >= 0).all(axis=1) | (name != "pairs")
     # A narrow type is widened where the new positions reach beyond it.
     kind = np.promote_types(table.dtype, np.min_scalar_type(int(new.max(initial=0))))
     moved = table.astype(kind)
@@ -116,6 +118,6 @@ def _lost(name: str, lost: int, of: int) -> str:
             "so that results do not compare with published ones"
         )
     return (
-        f"{name}: {lost} of {of} rows are left out because their images are: results do not "
-        "compare with published ones"
+        f"{name}: {lost} of {of} rows point at no image because theirs are left out: results do "
+        "not compare with published ones"
     )

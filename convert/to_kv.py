@@ -15,7 +15,15 @@ import numpy as np
 
 from facepack import format as fmt
 from facepack.convert.datum import pack_datum
-from facepack.convert.file_target import DONE, STATE, forget, has_size, remove_parts, state_target
+from facepack.convert.file_target import (
+    DONE,
+    STATE,
+    forget,
+    has_size,
+    kept_positions,
+    remove_parts,
+    state_target,
+)
 from facepack.convert.kv_data import DATA, KvData
 from facepack.convert.kv_index import read_kv
 from facepack.convert.kv_writer import KvItem, KvWriter
@@ -249,7 +257,8 @@ def _finish(source: Source, out: Path, spans: list[Span], counts: LabelCounts) -
         sizes[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [refused])[1]
     pairs = None
     if source.table_names:
-        for name, table in source.tables(_positions(len(source), refused)).items():
+        ordinals = (json.loads(line)["ordinal"] for line in refused.splitlines())
+        for name, table in source.tables(kept_positions(len(source), ordinals)).items():
             buffer = io.BytesIO()
             np.save(buffer, table, allow_pickle=False)
             sizes[f"{name}.npy"] = write_file(out / f"{name}.npy", [buffer.getvalue()])[1]
@@ -272,13 +281,6 @@ def _remove_states(out: Path, spans: list[Span]) -> None:
     for span in spans:
         for suffix in _SUFFIXES:
             (out / STATE / f"{span.name}{suffix}").unlink(missing_ok=True)
-
-
-def _positions(count: int, refused: bytes) -> np.ndarray:
-    """The line of each source record in the kv file, -1 where it was refused."""
-    kept = np.ones(count, bool)
-    kept[[json.loads(line)["ordinal"] for line in refused.splitlines()]] = False
-    return np.where(kept, np.cumsum(kept) - 1, -1)
 
 
 def _remove(out: Path) -> None:

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from facepack import format as fmt
-from facepack.convert.file_target import DONE, STATE, forget, has_size, remove_parts, state_target
+from facepack.convert.file_target import (
+    DONE,
+    STATE,
+    forget,
+    has_size,
+    kept_positions,
+    remove_parts,
+    state_target,
+)
 from facepack.convert.options import ConvertOptions
 from facepack.convert.rec_index import read_index
 from facepack.convert.recordio import MAX_CLASS, MAX_PAYLOAD, RecordWriter, pack_header
@@ -353,9 +361,8 @@ def _index(written: Path, keys: np.ndarray | None) -> Iterator[bytes]:
 def _tables(source: Source, refused: bytes) -> dict[str, np.ndarray]:
     if not source.table_names:
         return {}
-    kept = np.ones(len(source), bool)
-    kept[[json.loads(line)["ordinal"] for line in refused.splitlines()]] = False
-    return source.tables(np.where(kept, np.cumsum(kept) - 1, -1))
+    ordinals = (json.loads(line)["ordinal"] for line in refused.splitlines())
+    return source.tables(kept_positions(len(source), ordinals))
 
 
 def _remove_state(state: Path) -> None:

@@ -23,6 +23,7 @@ from facepack.convert.file_target import (
     STATE,
     forget,
     has_size,
+    kept_positions,
     remove_parts,
     state_target,
     write_image,
@@ -333,10 +334,9 @@ def _tables(source: Source, refused: bytes) -> dict[str, bytes]:
     """The files of the source's tables; positions are lines of the index."""
     if not source.table_names:
         return {}
-    kept = np.ones(len(source), bool)
-    kept[[json.loads(line)["ordinal"] for line in refused.splitlines()]] = False
+    ordinals = (json.loads(line)["ordinal"] for line in refused.splitlines())
     files = {}
-    for name, table in source.tables(np.where(kept, np.cumsum(kept) - 1, -1)).items():
+    for name, table in source.tables(kept_positions(len(source), ordinals)).items():
         buffer = io.BytesIO()
         np.save(buffer, table, allow_pickle=False)
         files[f"{name}.npy"] = buffer.getvalue()

@@ -13,7 +13,15 @@ import numpy as np
 
 from facepack import format as fmt
 from facepack.checks import ImageCheck
-from facepack.convert.file_target import DONE, STATE, forget, has_size, remove_parts, state_target
+from facepack.convert.file_target import (
+    DONE,
+    STATE,
+    forget,
+    has_size,
+    kept_positions,
+    remove_parts,
+    state_target,
+)
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, is_safe_path
 from facepack.convert.result import Result
@@ -221,9 +229,8 @@ def _finish(source: Source, out: Path, spans: list[Span]) -> dict[str, Any]:
 def _tables(source: Source, refused: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     if not source.table_names:
         return {}
-    kept = np.ones(len(source), bool)
-    kept[[entry["ordinal"] for entry in refused]] = False
-    return source.tables(np.where(kept, np.cumsum(kept) - 1, -1))
+    ordinals = (entry["ordinal"] for entry in refused)
+    return source.tables(kept_positions(len(source), ordinals))
 
 
 def _remove(out: Path) -> None:

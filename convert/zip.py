@@ -59,6 +59,11 @@ class ZipSource:
     def __len__(self) -> int:
         return int(self._bounds[-1])
 
+    @property
+    def passed_over(self) -> int:
+        """How many members are no images by their names, and so in no pack."""
+        return sum(archive.others for archive in self._archives)
+
     def describe(self) -> dict[str, Any]:
         """Names, sizes, and hashes of the directories: of all names, sizes, CRCs and offsets."""
         files = [

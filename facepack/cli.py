@@ -11,6 +11,7 @@ import click
 
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
 from facepack.errors import FacepackError
+from facepack.terminal import printable
 from facepack.version import __version__
 
 # command → (module, one line of help). The help stands here so that `facepack --help` imports no
@@ -68,7 +69,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except FacepackError as error:
-            click.echo(f"facepack {ctx.invoked_subcommand}: {error}", err=True)
+            click.echo(f"facepack {ctx.invoked_subcommand}: {printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             name = str(ctx.invoked_subcommand)

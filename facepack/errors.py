@@ -15,6 +15,10 @@ class SourceError(FacepackError):
     """A source cannot be read or holds what cannot be packed: names file, place and remedy."""
 
 
+class NothingChosenError(SourceError):
+    """No record of a source is left by the conditions that were given."""
+
+
 class PackError(FacepackError):
     """A pack cannot be opened, written or resumed."""
 

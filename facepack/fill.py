@@ -14,6 +14,8 @@ from collections import deque
 import numpy as np
 
 WINDOW = 32
+_FULL = 256  # a page with less than this part of it left is full: no other try is made
+_SHIFT = 32  # an entry is cost << 32 | record: integers compare faster than tuples
 
 
 def fill_pages(costs: np.ndarray, room: int) -> tuple[np.ndarray, list[int]]:
@@ -27,85 +29,91 @@ def fill_pages(costs: np.ndarray, room: int) -> tuple[np.ndarray, list[int]]:
         The order (an int64 permutation) and the place in it at which each page begins.
     """
     count = len(costs)
-    pending = deque(enumerate(costs.tolist()))
-    window: list[tuple[int, int]] = []  # (cost, record), sorted: the candidates
-    ages: deque[tuple[int, int]] = deque()  # the same, oldest first; taken ones linger
+    entries = (costs.astype(np.int64) << _SHIFT | np.arange(count)).tolist()
+    window: list[int] = []  # sorted: the candidates
+    ages: deque[int] = deque()  # the same, oldest first; taken ones linger
     taken = bytearray(count)
     order: list[int] = []
     starts: list[int] = []
-    total = 0
+    mask = (1 << _SHIFT) - 1
+    total = seen = 0
 
-    def take(entry: tuple[int, int]) -> None:
-        nonlocal total
-        del window[bisect_left(window, entry)]
-        taken[entry[1]] = 1
-        total -= entry[0]
-        order.append(entry[1])
-
-    def oldest() -> tuple[int, int]:
-        while taken[ages[0][1]]:
-            ages.popleft()
-        return ages[0]
-
-    while window or pending:
-        while pending and len(window) < WINDOW:
-            record, cost = pending.popleft()
-            insort(window, (cost, record))
-            ages.append((cost, record))
-            total += cost
+    while window or seen < count:
+        for entry in entries[seen : seen + WINDOW - len(window)]:
+            insort(window, entry)
+            ages.append(entry)
+            total += entry >> _SHIFT
+            seen += 1
         starts.append(len(order))
         free = room
         for _ in range(2):
-            if window and oldest()[0] <= free:
-                entry = oldest()
-                take(entry)
-                free -= entry[0]
-        while window and window[0][0] <= free:
+            while ages and taken[ages[0] & mask]:
+                ages.popleft()
+            if ages and ages[0] >> _SHIFT <= free:
+                entry = ages.popleft()
+                del window[bisect_left(window, entry)]
+                order.append(entry & mask)
+                cost = entry >> _SHIFT
+                total -= cost
+                free -= cost
+        while window and window[0] >> _SHIFT <= free:
             wanted = free * len(window) // total
-            chosen: list[tuple[int, int]] = []
-            for k in (wanted, wanted + 1):
-                trial = _choose(window, free, k)
-                if sum(cost for cost, _ in trial) > sum(cost for cost, _ in chosen):
-                    chosen = trial
+            left, chosen = _choose(window, free, wanted)
+            if left > room // _FULL:
+                left_more, more = _choose(window, free, wanted + 1)
+                if left_more < left:
+                    left, chosen = left_more, more
             if not chosen:
-                chosen = [window[bisect_right(window, (free, count)) - 1]]
+                chosen = [window[bisect_right(window, free << _SHIFT | mask) - 1]]
+                left = free - (chosen[0] >> _SHIFT)
             for entry in chosen:
-                take(entry)
-                free -= entry[0]
+                del window[bisect_left(window, entry)]
+                taken[entry & mask] = 1
+                order.append(entry & mask)
+            total -= free - left
+            free = left
     return np.asarray(order, np.int64), starts
 
 
-def _choose(window: list[tuple[int, int]], free: int, k: int) -> list[tuple[int, int]]:
-    """Pick about ``k`` entries of the sorted window that together come close to ``free``."""
+def _choose(window: list[int], free: int, k: int) -> tuple[int, list[int]]:
+    """Pick about ``k`` entries of the sorted window that together come close to ``free``.
+
+    Returns:
+        The bytes that are left, and the entries; all of them and none where it cannot be done.
+    """
+    nothing: tuple[int, list[int]] = free, []
     if k < 1 or k > len(window):
-        return []
-    left = list(window)
-    chosen: list[tuple[int, int]] = []
+        return nothing
+    if k == 1:
+        at = bisect_right(window, (free + 1) << _SHIFT) - 1
+        return (free - (window[at] >> _SHIFT), [window[at]]) if at >= 0 else nothing
+    left = window.copy()
+    chosen: list[int] = []
     for still in range(k, 2, -1):
-        at = min(bisect_left(left, (free // still, -1)), len(left) - 1)
-        if at and free // still - left[at - 1][0] < left[at][0] - free // still:
+        mean = free // still
+        at = min(bisect_left(left, mean << _SHIFT), len(left) - 1)
+        if at and mean - (left[at - 1] >> _SHIFT) < (left[at] >> _SHIFT) - mean:
             at -= 1
         entry = left.pop(at)
-        if entry[0] > free:
-            return []
+        free -= entry >> _SHIFT
+        if free < 0:
+            return nothing
         chosen.append(entry)
-        free -= entry[0]
-    if k == 1:
-        at = bisect_right(left, (free, 1 << 62)) - 1
-        return [left[at]] if at >= 0 else []
-    best, pair = -1, None
+    # The pair that fits best: from both ends inward.
+    sizes = [entry >> _SHIFT for entry in left]
     low, high = 0, len(left) - 1
+    best, pair = -1, (0, 0)
     while low < high:
-        both = left[low][0] + left[high][0]
+        both = sizes[low] + sizes[high]
         if both > free:
             high -= 1
         else:
             if both > best:
-                best, pair = both, (left[low], left[high])
+                best, pair = both, (low, high)
                 if both == free:
                     break
             low += 1
-    if pair is None:
-        return []
-    chosen.extend(pair)
-    return chosen
+    if best < 0:
+        return nothing
+    chosen += left[pair[0]], left[pair[1]]
+    return free - best, chosen

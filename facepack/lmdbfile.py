@@ -123,7 +123,7 @@ def lmdb_pages(
     page_size: int,
     leaf_starts: list[int] | None = None,
 ) -> Iterator[Buffer]:
-    """Yield an LMDB file as consecutive pieces, values as they are given.
+    """An LMDB file as consecutive pieces, values as they are given.
 
     Args:
         keys: in ascending byte order, none twice, 1 to 511 bytes each.
@@ -152,9 +152,11 @@ def lmdb_pages(
     extents = overflow_pages(page_size, key_sizes, sizes)
     layout = _lay_out(page_size, extents, starts, int(key_sizes.max()))
 
-    yield _meta_pages(layout, len(keys))
-    yield from _leaf_pages(layout, keys, values, key_sizes, sizes, costs, extents)
-    yield from _branch_pages(layout, keys)
+    return itertools.chain(
+        [_meta_pages(layout, len(keys))],
+        _leaf_pages(layout, keys, values, key_sizes, sizes, costs, extents),
+        _branch_pages(layout, keys),
+    )
 
 
 def _meta_pages(layout: _Layout, entries: int) -> bytes:
@@ -190,54 +192,47 @@ def _leaf_pages(
     extents: np.ndarray,
 ) -> Iterator[Buffer]:
     page_size = layout.page_size
-    # All node headers and all pointers at once: in Python, a record costs two appends.
+    # Whatever can be is done for all records at once: in Python, each step for each would cost.
     big = extents > 0
+    nodes = costs - POINTER
+    bounds = np.append(layout.leaf_starts, len(keys))
+    counts = np.diff(bounds)
+    ends = np.cumsum(nodes)
+    before = np.repeat(ends[bounds[:-1]] - nodes[bounds[:-1]], counts)
+    pointer_bytes = (page_size - (ends - before)).astype("<u2").tobytes()
+    uppers = (page_size - np.add.reduceat(nodes, bounds[:-1])).tolist()
+    # The first record of a page lies at its end.
+    order = np.repeat(bounds[:-1] + bounds[1:] - 1, counts) - np.arange(len(keys))
     headers = np.empty((len(keys), 4), "<u2")
     headers[:, 0] = sizes & 0xFFFF
     headers[:, 1] = sizes >> 16
     headers[:, 2] = np.where(big, F_BIGDATA, 0)
     headers[:, 3] = key_sizes
-    header_bytes = headers.tobytes()
-    nodes = costs - POINTER
-    padded = ((key_sizes + np.where(big, 8, sizes)) & 1).tolist()
-    ends = np.cumsum(nodes)
-    bounds = [*layout.leaf_starts, len(keys)]
-    before = np.repeat(
-        ends[layout.leaf_starts] - nodes[layout.leaf_starts], np.diff(np.asarray(bounds))
-    )
-    pointers = (page_size - (ends - before)).astype("<u2")
-    uppers = (page_size - np.add.reduceat(nodes, layout.leaf_starts)).tolist()
-    pointer_bytes = pointers.tobytes()
-    big_list = big.tolist()
+    header_bytes = headers[order].tobytes()
+    padded = (key_sizes + np.where(big, 8, sizes) & 1)[order].tolist()
+    listed = order.tolist()
+    parts: list[Buffer] = [b""] * (4 * len(keys))  # of a record: header, key, value, padding
+    parts[0::4] = [header_bytes[at : at + 8] for at in range(0, 8 * len(keys), 8)]
+    parts[1::4] = [keys[index] for index in listed]
+    parts[2::4] = [values[index] for index in listed]
+    parts[3::4] = [b"\0" if pad else b"" for pad in padded]
+    for place in np.flatnonzero(big[order]).tolist():
+        parts[4 * place + 2] = struct.pack("<Q", layout.big_pages[listed[place]])
+    has_big = np.logical_or.reduceat(big, bounds[:-1]).tolist()
+    cuts = bounds.tolist()
     for leaf, number in enumerate(layout.leaf_pages):
-        start, stop = bounds[leaf], bounds[leaf + 1]
+        start, stop = cuts[leaf], cuts[leaf + 1]
         lower, upper = PAGE_HEADER + POINTER * (stop - start), uppers[leaf]
-        parts: list[Buffer] = [
-            _page.pack(number, 0, P_LEAF, lower, upper),
-            pointer_bytes[2 * start : 2 * stop],
-            bytes(upper - lower),
-        ]
-        overflow: list[Buffer] = []
-        for index in range(stop - 1, start - 1, -1):  # the first record lies at the page's end
-            parts.append(header_bytes[8 * index : 8 * index + 8])
-            parts.append(keys[index])
-            if big_list[index]:
-                parts.append(struct.pack("<Q", layout.big_pages[index]))
-            else:
-                parts.append(values[index])
-            if padded[index]:
-                parts.append(b"\0")
-        if extents[start:stop].any():
-            for index in range(start, stop):
-                if big_list[index]:
-                    count = int(extents[index])
-                    overflow.append(
-                        _overflow.pack(int(layout.big_pages[index]), 0, P_OVERFLOW, count)
-                    )
-                    overflow.append(values[index])
-                    overflow.append(bytes(count * page_size - PAGE_HEADER - int(sizes[index])))
-        yield from parts
-        yield from overflow
+        yield _page.pack(number, 0, P_LEAF, lower, upper)
+        yield pointer_bytes[2 * start : 2 * stop]
+        yield bytes(upper - lower)
+        yield from parts[4 * start : 4 * stop]
+        if has_big[leaf]:
+            for index in (start + np.flatnonzero(big[start:stop])).tolist():
+                count = int(extents[index])
+                yield _overflow.pack(int(layout.big_pages[index]), 0, P_OVERFLOW, count)
+                yield values[index]
+                yield bytes(count * page_size - PAGE_HEADER - int(sizes[index]))
 
 
 def _branch_pages(layout: _Layout, keys: Sequence[bytes]) -> Iterator[bytes]:

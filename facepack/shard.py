@@ -10,8 +10,9 @@ import errno
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ from facepack.lmdbfile import (
 )
 
 _SAMPLE = 1024  # records from which the page size is chosen
-_WRITE = 1 << 20  # bytes handed to the system at once: few enough to stay in a core's cache
+_TOGETHER = 512  # pieces that are written at once: some 100 faces
+_LONGEST_TOGETHER = 8 << 20  # bytes
 _BEGIN_EVERY = 16 << 20  # bytes after which the disk is told to begin
 # With very many records to a page, cutting in order wastes next to nothing.
 _FILL_BELOW = 64
@@ -94,37 +96,31 @@ class ShardInfo:
         return cls(**{key: value for key, value in entry.items() if key in known})
 
 
-@dataclass
-class ImageStatistics:
-    """Formats and sizes of the images of a shard or a pack."""
+def image_statistics(headers: Sequence[ImageHeader]) -> dict[str, Any]:
+    """``{"formats", "channels", "oriented", "height", "width"}`` of images.
 
-    formats: Counter[str] = field(default_factory=Counter)
-    channels: Counter[int] = field(default_factory=Counter)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    oriented: int = 0
-
-    def add(self, header: ImageHeader) -> None:
-        """Count an image."""
-        self.formats[header.format] += 1
-        self.channels[header.channels] += 1
-        self.sizes[header.height, header.width] += 1
-        self.oriented += header.orientation != 1
-
-    def as_json(self) -> dict[str, Any]:
-        """``{"formats", "channels", "oriented", "height", "width"}``.
-
-        ``formats`` and ``channels`` count images; ``oriented`` are those whose EXIF orientation
-        says that they be turned; ``height`` and ``width`` are ``[min, max]`` in pixels.
-        """
-        heights = [height for height, _ in self.sizes] or [0]
-        widths = [width for _, width in self.sizes] or [0]
-        return {
-            "formats": dict(sorted(self.formats.items())),
-            "channels": {str(count): n for count, n in sorted(self.channels.items())},
-            "oriented": self.oriented,
-            "height": [min(heights), max(heights)],
-            "width": [min(widths), max(widths)],
-        }
+    ``formats`` and ``channels`` count images; ``oriented`` are those whose EXIF orientation says
+    that they be turned; ``height`` and ``width`` are ``[min, max]`` in pixels.
+    """
+    # Most images share a header with others, object and all: few are left to look at.
+    different = {id(header): header for header in headers}
+    formats: Counter[str] = Counter()
+    channels: Counter[int] = Counter()
+    oriented = 0
+    for identity, count in Counter(map(id, headers)).items():
+        header = different[identity]
+        formats[header.format] += count
+        channels[header.channels] += count
+        oriented += count * (header.orientation != 1)
+    heights = [header.height for header in different.values()] or [0]
+    widths = [header.width for header in different.values()] or [0]
+    return {
+        "formats": dict(sorted(formats.items())),
+        "channels": {str(number): count for number, count in sorted(channels.items())},
+        "oriented": oriented,
+        "height": [min(heights), max(heights)],
+        "width": [min(widths), max(widths)],
+    }
 
 
 def merge_statistics(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -167,7 +163,7 @@ class ShardBuilder:
         self.refused: list[dict[str, Any]] = []
         self.payload_bytes = 0
         self._check = check or ImageCheck()
-        self._statistics = ImageStatistics()
+        self._headers: list[ImageHeader] = []
 
     def __len__(self) -> int:
         return len(self.images)
@@ -184,7 +180,7 @@ class ShardBuilder:
                 f"label {record.label}: allowed are 0 to {fmt.MAX_LABEL}, and -1 for no identity"
             )
         image, header = self._check.look(record.image)
-        self._statistics.add(header)
+        self._headers.append(header)
         self.images.append(image)
         self.labels.append(record.label)
         self.ordinals.append(record.ordinal)
@@ -219,7 +215,7 @@ class ShardBuilder:
         arranged = places.tolist()
         keys = [fmt.record_key(place) for place in range(len(arranged))]
         values: list[Buffer] = [self.images[i] for i in arranged]
-        statistics = self._statistics.as_json()
+        statistics = image_statistics(self._headers)
         reserved = self._reserved(places, keys, values, name, meta, page_size, statistics)
 
         kv = fmt.kv_bytes(labels[places])
@@ -269,14 +265,14 @@ class ShardBuilder:
         labels = np.asarray(self.labels, np.int64)[places]
         ordinals = np.asarray(self.ordinals, np.int64)[places]
         first = int(ordinals.min()) if len(places) else 0
-        extras = [self.extras[i] or {} for i in places.tolist()]
+        extras = [values or {} for values in self.extras]
         columns = {}
         for column in sorted(set().union(*extras)):
             try:
                 numbers: list[float | int | None] = list(map(itemgetter(column), extras))
             except KeyError:
                 numbers = [values.get(column) for values in extras]
-            columns[column] = fmt.pack_column(fmt.number_column(numbers))
+            columns[column] = fmt.pack_column(fmt.number_column(numbers)[places])
         extra = {
             "first": first,
             "ordinal": fmt.pack_column(fmt.number_column((ordinals - first).tolist())),
@@ -418,16 +414,13 @@ def write_error(path: Path, error: OSError) -> PackError:
 
 
 def _chunks(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
-    waiting: list[Buffer] = []
-    size = 0
-    for piece in pieces:
-        waiting.append(piece)
-        size += len(piece)
-        if size >= _WRITE:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield b"".join(waiting)
+    """Small pieces joined: few enough that they stay in a core's cache."""
+    following = iter(pieces)
+    while together := list(islice(following, _TOGETHER)):
+        if sum(map(len, together)) <= _LONGEST_TOGETHER:
+            yield b"".join(together)
+        else:
+            yield from together
 
 
 def sync_folder(folder: Path) -> None:

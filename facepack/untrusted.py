@@ -30,7 +30,7 @@ from facepack.images import read_header
 from facepack.lmdbfile import Nodes, ScanError
 from facepack.pack import manifest_files, read_manifest
 from facepack.progress import Progress
-from facepack.shard import ImageStatistics
+from facepack.shard import image_statistics
 from facepack.verify import (
     Damage,
     Report,
@@ -287,7 +287,7 @@ def _check_shard(path: Path) -> Iterator[Damage]:
     meta = reserved[fmt.META]
     check_meta(meta)
     _check_reserved(reserved, meta["records"])
-    statistics = ImageStatistics()
+    headers = []
     for index in np.flatnonzero(places >= 0).tolist():
         image = nodes.record(data, index)[1]
         try:
@@ -296,14 +296,13 @@ def _check_shard(path: Path) -> Iterator[Damage]:
                     f"{len(image):,} bytes; at most {images.MAX_BYTES:,} are taken, unless the "
                     "environment variable FACEPACK_MAX_IMAGE_BYTES says more"
                 )
-            statistics.add(read_header(image))
+            headers.append(read_header(image))
         except DecodeError as error:
             yield Damage(shard=path.stem, key=f"{places[index]:010d}", reason=str(error))
             return
-    if statistics.as_json() != meta["images"]:
-        raise DamageError(
-            f"its images are {statistics.as_json()}, and __meta__ says {meta['images']}"
-        )
+    statistics = image_statistics(headers)
+    if statistics != meta["images"]:
+        raise DamageError(f"its images are {statistics}, and __meta__ says {meta['images']}")
 
 
 def _reserved(data: memoryview, nodes: Nodes, places: np.ndarray) -> dict[bytes, Any]:

@@ -15,7 +15,7 @@ from facepack import format as fmt
 from facepack.convert.bin import BinSource
 from facepack.convert.pickles import write_bin
 from facepack.convert.rec import RecSource
-from facepack.convert.recordio import ReadError, pack_header
+from facepack.convert.recordio import ReadError, RecordReader, pack_header
 from facepack.convert.source import (
     Refusal,
     Source,
@@ -179,3 +179,19 @@ def test_delivery(make_rec: MakeRec) -> None:
 
     with pytest.raises(OSError, match="full"), Progress(600) as progress:
         deliver(part, full, strict=False, progress=progress)
+
+
+def test_the_short_way_through_a_record_gives_what_the_long_way_gives(
+    make_rec: MakeRec, make_jpeg: MakeJpeg
+) -> None:
+    image = make_jpeg(0)
+    odd = [-1, 0.5, float("nan"), 2.0**24, -0.0, [3, 1], [], float("inf"), -2]
+    bad = {k: pack_header(v, k + 1, 2**64 - 1) + image for k, v in enumerate(odd) if v != []}
+    bad |= {20: pack_header(3, 21), 21: b"short"}
+    source = RecSource(make_rec(30, bad=bad))
+    part = source.part(0, len(source))
+    with RecordReader(part._rec) as reader:
+        payloads = list(reader.iter_at(part._offsets))
+    assert len(payloads) == len(source) >= 28
+    for place, payload in enumerate(payloads):
+        assert part._record(place, payload) == part._any_record(place, payload)

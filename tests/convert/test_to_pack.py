@@ -264,17 +264,18 @@ def test_what_a_target_may_hold(make_rec: MakeRec, tmp_path: Path) -> None:
         pack_rec(source, tmp_path / "file" / "out")
 
 
-def test_the_engine_s_map_plays_no_part(make_rec: MakeRec, tmp_path: Path) -> None:
+def test_the_engine_s_map_plays_no_part(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bytes depend on records and plan alone: how the writer cuts its output changes nothing."""
     source = make_rec(60)
     pack_rec(source, tmp_path / "one")
     from facepack import shard
 
-    original, shard._WRITE = shard._WRITE, 1000
-    try:
-        pack_rec(source, tmp_path / "two")
-    finally:
-        shard._WRITE = original
+    monkeypatch.setattr(shard, "_TOGETHER", 3)
+    monkeypatch.setattr(shard, "_LONGEST_TOGETHER", 1000)
+    monkeypatch.setattr(shard, "_BEGIN_EVERY", 5000)
+    pack_rec(source, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
