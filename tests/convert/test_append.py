@@ -602,3 +602,30 @@ def test_the_command_s_usage(zips: list[Path], tmp_path: Path) -> None:
     assert "only zips and .rec files are deleted" in result.output
     result = run(tmp_path / "pack", zips[1].parent, "--source", "what", code=2)
     assert "'what' is not one of 'rec'" in result.output
+
+
+def test_labels_without_a_name_close_ranks(make_rec: MakeRec, zips: list[Path]) -> None:
+    """A partly named source: 20 identities, of which every second one has a name."""
+
+    class Named(RecSource):
+        def part(self, start: int, stop: int) -> Any:
+            part = super().part(start, stop)
+            part.identity_names = lambda: {k: f"p{k}" for k in range(0, 20, 2)}  # type: ignore[method-assign]
+            return part
+
+    names = LabelNames(["p4", "someone"])
+    source = Relabelled(Named(make_rec(100)), first=2, names=names)
+    labels = np.unique([entry.label for entry in source.part(0, 100).entries()])
+    assert labels.tolist() == [0, *range(2, 21)]  # p4 is known, 9 other names, 10 without one
+
+
+def test_a_zip_that_holds_more_than_images_is_kept(make_zip: MakeZip, tmp_path: Path) -> None:
+    first, second = make_zip("0_0", {"ann": 3}), make_zip("0_1", {"bob": 3}, first=3)
+    with zipfile.ZipFile(second, "a") as file:
+        file.writestr("faces/landmarks.txt", "irreplaceable")
+    convert_to_pack(ZipSource([first]), tmp_path / "pack", SMALL)
+    files = source_files("zip", second)
+    source = ZipSource([second])
+    append(tmp_path / "pack", source, SMALL)
+    notice = delete_source(tmp_path / "pack", source, files)
+    assert second.exists() and "1 members that are no images" in notice

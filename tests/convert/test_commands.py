@@ -292,3 +292,34 @@ def test_wrong_numbers_are_wrong_usage(make_rec: MakeRec, tmp_path: Path) -> Non
     source = make_rec(5)
     for words in (("--seed", "-1"), ("--seed", 1 << 63), ("--sample", "inf")):
         assert run("rec2img", source, tmp_path / "out", *words).returncode == 2
+
+
+def test_a_half_without_identities_is_not_written(make_rec: MakeRec, tmp_path: Path) -> None:
+    source = make_rec(20)  # five images of each
+    done = run("rec2lmdb", source, tmp_path / "out", "--head-tail", "5")
+    assert done.returncode == 0 and (tmp_path / "out" / "head" / "pack.json").exists()
+    assert not (tmp_path / "out" / "tail").exists() and "tail is not written" in done.stderr
+    done = run("rec2lmdb", source, tmp_path / "none", "--head-tail", "5", "--identities", "50:60")
+    assert done.returncode == 1 and "choose more loosely" in done.stderr.splitlines()[-1]
+
+
+def test_names_of_strangers_cannot_write_lines_of_their_own(
+    make_jpeg: MakeJpeg, tmp_path: Path
+) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "0_0.zip", "w") as file:
+        file.writestr("faces/ann/1.jpg", make_jpeg(0))
+        file.writestr("\x1b[31mevil\nfacepack: all good.txt", "?")
+        file.writestr("faces/p/\n.jpg", b"no image")
+    done = run("zip2lmdb", tmp_path / "0_0.zip", tmp_path / "out")
+    assert done.returncode == 0 and "\x1b" not in done.stderr
+    assert "evil\\nfacepack: all good" in done.stderr
+    strict = run("zip2lmdb", tmp_path / "0_0.zip", tmp_path / "strict", "--strict")
+    assert strict.returncode == 1 and len(strict.stderr.splitlines()) == 1
+
+
+def test_a_password_file_without_a_password(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    (tmp_path / "empty").write_text("\nwebface\n")
+    done = run("zip2lmdb", "x.zip", tmp_path / "out", "--password-file", tmp_path / "empty")
+    assert done.returncode == 1 and "its first line is empty" in done.stderr
