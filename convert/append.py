@@ -73,6 +73,7 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
                     f"{path} has this source already, as {len(pack.shards_of(part))} shards: there "
                     "is nothing to append"
                 )
+            source.notices.append(f"{path} has this source already: nothing is appended")
             return _result(pack, part, source, began)
         relabelled = pack.relabel(source)
         plan, spans = plan_pack(relabelled, options)
