@@ -16,6 +16,11 @@ import simplejpeg
 # reads this when it is first imported; children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A shell's background jobs ignore Ctrl-C, and so do their children: those that are interrupted in a
+# test must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
