@@ -28,7 +28,7 @@ from facepack.convert.kv_data import DATA, KvData
 from facepack.convert.kv_index import read_kv
 from facepack.convert.kv_writer import KvItem, KvWriter
 from facepack.convert.options import ConvertOptions
-from facepack.convert.result import Result
+from facepack.convert.result import Result, finished
 from facepack.convert.source import Refusal, Source, Span, cut_spans, deliver
 from facepack.errors import PackError, SourceError
 from facepack.lmdbfile import MAX_PAGE_SIZE, node_costs, overflow_pages
@@ -80,13 +80,13 @@ def convert_to_kv(source: Source, out: Path, options: ConvertOptions) -> Result:
                 done = json.loads((target.folder / DONE).read_bytes())
                 if all(has_size(out / name, size) for name, size in done["sizes"].items()):
                     _remove_states(out, spans)
-                    return _result(out, done, source, began)
+                    return _finished(source, out, began, done)
                 forget(target, plan)
             remove_parts(out)
             done = _write(source, out, target, spans, options)
         except OSError as error:
             raise write_error(out, error) from error
-    return _result(out, done, source, began)
+    return _finished(source, out, began, done)
 
 
 class LabelCounts:
@@ -295,29 +295,12 @@ def _remove(out: Path) -> None:
         (out / LMDB).rmdir()
 
 
-def _result(out: Path, done: dict[str, Any], source: Source, began: float) -> Result:
-    found = done["packed"] + done["quarantined"]
-    if found != len(source):
-        raise PackError(
-            f"{out}: {len(source)} records were found, {found} are accounted for: "
-            "start anew with --overwrite"
-        )
+def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
     if done["no_identity"]:
         source.notices.append(
             f"{done['no_identity']} of {done['packed']} records have no identity: {INDEX} gives "
             "them the label -1, which F2C's trainer cannot use"
         )
-    return Result(
-        out=str(out),
-        found=found,
-        packed=done["packed"],
-        quarantined=done["quarantined"],
-        identities=done["identities"],
-        classes=max(source.classes or 0, done["classes"]),
-        pairs=done["pairs"],
-        shards=0,
-        payload_bytes=done["payload_bytes"],
-        file_bytes=sum(done["sizes"].values()),
-        seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
-    )
+    done = {**done, "classes": max(source.classes or 0, done["classes"])}
+    size = sum(done["sizes"].values())
+    return finished(source, out, began, done, file_bytes=size, pairs=done["pairs"])

@@ -32,7 +32,7 @@ from facepack.convert.file_target import (
 from facepack.convert.options import ConvertOptions
 from facepack.convert.rec_index import read_index
 from facepack.convert.recordio import MAX_CLASS, MAX_PAYLOAD, RecordWriter, pack_header
-from facepack.convert.result import Result
+from facepack.convert.result import Result, finished
 from facepack.convert.source import Refusal, Source, Span, cut_spans, deliver, payload_bytes
 from facepack.errors import PackError, SourceError
 from facepack.images import ImageHeader
@@ -118,7 +118,7 @@ def convert_to_rec(source: Source, out: Path, options: ConvertOptions) -> Result
                 done = json.loads((target.folder / DONE).read_bytes())
                 if all(has_size(out / name, size) for name, size in done["files"].items()):
                     _remove_state(target.folder)
-                    return _result(out, done, source, began)
+                    return _finished(source, out, began, done)
                 forget(target, plan)
             remove_parts(out)
             mark = _read_mark(out)
@@ -127,7 +127,7 @@ def convert_to_rec(source: Source, out: Path, options: ConvertOptions) -> Result
             done = _finish(source, out, mark)
         except OSError as error:
             raise write_error(out, error) from error
-    return _result(out, done, source, began)
+    return _finished(source, out, began, done)
 
 
 def _read_mark(out: Path) -> _Mark:
@@ -379,24 +379,6 @@ def _remove(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _result(out: Path, done: dict[str, Any], source: Source, began: float) -> Result:
-    found = done["packed"] + done["quarantined"]
-    if found != len(source):
-        raise PackError(
-            f"{out}: {len(source)} records were found, {found} are accounted for: "
-            "start anew with --overwrite"
-        )
-    return Result(
-        out=str(out),
-        found=found,
-        packed=done["packed"],
-        quarantined=done["quarantined"],
-        identities=done["identities"],
-        classes=done["classes"],
-        pairs=done["pairs"],
-        shards=0,
-        payload_bytes=done["payload_bytes"],
-        file_bytes=sum(done["files"].values()),
-        seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
-    )
+def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
+    size = sum(done["files"].values())
+    return finished(source, out, began, done, file_bytes=size, pairs=done["pairs"])

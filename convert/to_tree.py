@@ -30,7 +30,7 @@ from facepack.convert.file_target import (
 )
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import INDEX, image_path, is_safe_path
-from facepack.convert.result import Result
+from facepack.convert.result import Result, finished
 from facepack.convert.source import (
     Part,
     Refusal,
@@ -104,7 +104,7 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
                 done = json.loads((target.folder / DONE).read_bytes())
                 if _intact(out, done):
                     _remove_states(target.folder, spans)
-                    return _result(out, done, source, began)
+                    return _finished(source, out, began, done)
                 forget(target, plan)
             remove_parts(out)
             complete = [_written_bytes(out, span) for span in spans]
@@ -113,7 +113,7 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
             done = _finish(source, out, target.folder, spans)
         except OSError as error:
             raise write_error(out, error) from error
-    return _result(out, done, source, began)
+    return _finished(source, out, began, done)
 
 
 def _write_spans(
@@ -366,24 +366,6 @@ def _remove_tree(out: Path) -> None:
             folder = folder.rpartition("/")[0]
 
 
-def _result(out: Path, done: dict[str, Any], source: Source, began: float) -> Result:
-    found = done["packed"] + done["quarantined"]
-    if found != len(source):
-        raise PackError(
-            f"{out}: {len(source)} records were found, {found} are accounted for: "
-            "start anew with --overwrite"
-        )
-    return Result(
-        out=str(out),
-        found=found,
-        packed=done["packed"],
-        quarantined=done["quarantined"],
-        identities=done["identities"],
-        classes=done["classes"],
-        pairs=None,
-        shards=0,
-        payload_bytes=done["payload_bytes"],
-        file_bytes=done["payload_bytes"] + sum(done["files"].values()),
-        seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
-    )
+def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
+    size = done["payload_bytes"] + sum(done["files"].values())
+    return finished(source, out, began, done, file_bytes=size)

@@ -24,7 +24,7 @@ from facepack.convert.file_target import (
 )
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, is_safe_path
-from facepack.convert.result import Result
+from facepack.convert.result import Result, finished
 from facepack.convert.source import Part, Refusal, Source, Span, cut_spans, deliver, payload_bytes
 from facepack.convert.tar_headers import BLOCK, member_header, padded
 from facepack.convert.workers import Workers
@@ -80,7 +80,7 @@ def convert_to_wds(source: Source, out: Path, options: ConvertOptions) -> Result
             if target.begin(plan):
                 done = json.loads((target.folder / DONE).read_bytes())
                 if all(has_size(out / name, size) for name, size in done["files"].items()):
-                    return _result(out, done, source, began)
+                    return _finished(source, out, began, done)
                 forget(target, plan)
             remove_parts(out)
             written = [_written(out, span) for span in spans]
@@ -90,7 +90,7 @@ def convert_to_wds(source: Source, out: Path, options: ConvertOptions) -> Result
             done = _finish(source, out, spans)
         except OSError as error:
             raise write_error(out, error) from error
-    return _result(out, done, source, began)
+    return _finished(source, out, began, done)
 
 
 def sample_key(record: SourceRecord) -> str | None:
@@ -244,24 +244,13 @@ def _remove(out: Path) -> None:
         (out / STATE / f"{stem}.tar.json").unlink(missing_ok=True)
 
 
-def _result(out: Path, done: dict[str, Any], source: Source, began: float) -> Result:
-    found = done["samples"] + done["quarantined"]
-    if found != len(source):
-        raise PackError(
-            f"{out}: {len(source)} records were found, {found} are accounted for: "
-            "start anew with --overwrite"
-        )
-    return Result(
-        out=str(out),
-        found=found,
-        packed=done["samples"],
-        quarantined=done["quarantined"],
-        identities=done["identities"],
-        classes=done["classes"],
+def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
+    return finished(
+        source,
+        out,
+        began,
+        {**done, "packed": done["samples"]},
+        file_bytes=sum(done["files"].values()),
         pairs=done["pairs"],
         shards=sum(name.endswith(".tar") for name in done["files"]),
-        payload_bytes=done["payload_bytes"],
-        file_bytes=sum(done["files"].values()),
-        seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
     )
