@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -107,7 +108,7 @@ class Files:
         return GzipStream(self, sums) if self.compressed else PlainStream(self)
 
 
-class Stream:
+class Stream(ABC):
     """Bytes of files joined; ``position`` counts from the beginning of the stream.
 
     A context manager.
@@ -172,22 +173,23 @@ class Stream:
         """Pass over ``count`` bytes; as :meth:`seek`."""
         self.seek(self.position + count)
 
+    @abstractmethod
     def place(self, position: int) -> str:
         """Where a byte of the stream lies, in words: file and byte."""
-        raise NotImplementedError
 
+    @abstractmethod
     def next_start(self) -> int | None:
         """Go to the next start; returns the number of the file, or None at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ends(self) -> int | None:
         """Where the next start or the end of the stream lies, if that is known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def consumed(self) -> int:
         """About how many bytes of the files lie before the next byte of the stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close files and threads."""
 
@@ -197,13 +199,13 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @abstractmethod
     def _more(self) -> bytes:
         """The chunk behind the present one, which the caller puts in place; empty at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _go(self, position: int) -> None:
         """Go to a position outside the chunk."""
-        raise NotImplementedError
 
     def _advance(self) -> None:
         more = self._more()
