@@ -97,16 +97,16 @@ class Bench:
         return folder
 
     def pack(self) -> Path:
-        pack = self.folder / "pack"
+        pack = self.folder / f"pack-{self.records}"
         if not (pack / fmt.MANIFEST).exists():
             run([*FACEPACK, "rec2lmdb", self.rec, pack, "--overwrite"])
         return pack
 
     def zips(self) -> Path:
         """The same images in four stored zips, in WebFace260M's layout."""
-        folder = self.folder / "zips"
+        folder = self.folder / f"zips-{self.records}"
         if not folder.exists():
-            making = folder.with_name("zips.part")
+            making = folder.with_name(f"{folder.name}.part")
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
             layout = read_layout(self.rec)
@@ -125,7 +125,7 @@ class Bench:
 
     def tar(self) -> Path:
         """The image tree as a tar."""
-        tar = self.folder / "tree.tar"
+        tar = self.folder / f"tree-{self.records}.tar"
         if not tar.exists():
             tree = self.folder / "tree"
             run([*FACEPACK, "rec2img", self.rec, tree, "--overwrite"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -225,6 +227,8 @@ def _convert(
     head_tail: int | None,
     **options: Any,
 ) -> None:
+    # NumPy's BLAS starts threads that spin for a while: a conversion has nothing for them to do.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_apart(source, sink, paths, out, options)
     listed: list[Result] = []
     several = False
@@ -234,9 +238,10 @@ def _convert(
         for low, high, below in _halves(head_tail, target):
             several |= below != out
             try:
-                result = _convert_one(
-                    source, sink, path, below, own, min_at_least=low, fewer_than=high, **options
-                )
+                with _workers(source, sink, path, options):
+                    result = _convert_one(
+                        source, sink, path, below, own, min_at_least=low, fewer_than=high, **options
+                    )
             except NothingChosenError as error:
                 if head_tail is None or empty is not None:
                     raise
@@ -298,6 +303,18 @@ def _halves(head_tail: int | None, out: Path) -> list[tuple[int | None, int | No
     if head_tail is None:
         return [(None, None, out)]
     return [(head_tail, None, out / "head"), (None, head_tail, out / "tail")]
+
+
+def _workers(
+    source: str, sink: str, paths: list[Path], options: dict[str, Any]
+) -> AbstractContextManager[None]:
+    """Starts worker processes before the source is opened, where they will surely be wanted."""
+    from facepack.convert.workers import started_early
+
+    if options["dask"] or not (SOURCES[source].parallel and SINKS[sink].parallel):
+        return nullcontext()
+    modules = [kind.location.partition(":")[0] for kind in (SOURCES[source], SINKS[sink])]
+    return started_early(paths, options["workers"], modules)
 
 
 def _convert_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from facepack.convert.recordio import (
 )
 from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
 from facepack.format import NO_IDENTITY
-from facepack.shard import SourceRecord
+from facepack.shard import RecordRun, SourceRecord
 
 _LEAVE_OUT = "fetch the file again, or go on without this record"
 _SAMPLE = 64  # records whose content tells two sources apart that have the same index
@@ -74,12 +75,63 @@ class RecPart:
                         yield self._record(places[done], payload)
                         done += 1
                 except RecordError as error:
-                    reader.check_size(self._file_size)
-                    reason = error.reason
-                    if error.offset != offsets[done]:  # in one of its later parts
-                        reason = f"at byte {error.offset}: {reason}"
-                    yield self._refuse(places[done], reason, error.remedy)
+                    yield self._broken(reader, places[done], error)
                     done += 1
+
+    def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """As :meth:`read`, but usual records that follow each other come together."""
+        with RecordReader(self._rec) as reader:
+            reader.check_size(self._file_size)
+            done = 0
+            while done < len(self._offsets):
+                try:
+                    for item in reader.iter_blocks(self._offsets[done:]):
+                        if isinstance(item, memoryview):
+                            yield self._record(done, item)
+                            done += 1
+                        else:
+                            yield from self._runs(done, *item)
+                            done += len(item[1])
+                except RecordError as error:
+                    yield self._broken(reader, done, error)
+                    done += 1
+
+    def _runs(
+        self, place: int, data: memoryview, starts: np.ndarray, stops: np.ndarray
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """The records whose payloads lie in ``data``, the first of them at ``place``."""
+        words = np.frombuffer(data, "<u4", len(data) >> 2)
+        # A header that is cut short is told by its size: what is read of it then is not used.
+        flag, label, id_low, id_high, id2_low, id2_high = (
+            words[np.minimum((starts >> 2) + k, len(words) - 1)] for k in range(6)
+        )
+        label = label.view("<f4")
+        with np.errstate(invalid="ignore"):
+            usual = (stops - starts > IR_HEADER.size) & (flag == 0)
+            usual &= (label >= 0) & (label <= MAX_CLASS) & (label == np.floor(label))
+        bounds = [0, *(np.flatnonzero(np.diff(usual)) + 1).tolist(), len(usual)]
+        for begin, end in pairwise(bounds):
+            if not usual[begin]:
+                for row in range(begin, end):
+                    yield self._record(place + row, data[int(starts[row]) : int(stops[row])])
+                continue
+            rows = slice(begin, end)
+            extra = {
+                "flag": np.zeros(end - begin, np.uint32),
+                "id": id_low[rows] | id_high[rows].astype(np.uint64) << np.uint64(32),
+                "id2": id2_low[rows] | id2_high[rows].astype(np.uint64) << np.uint64(32),
+            }
+            if self._keys_unique:
+                extra["key"] = self._keys[place + begin : place + end]
+            yield RecordRun(
+                ordinals=self.start + np.arange(place + begin, place + end),
+                data=data,
+                starts=starts[rows] + IR_HEADER.size,
+                stops=stops[rows],
+                labels=label[rows].astype(np.int64),
+                names=None,
+                extra=extra,
+            )
 
     def entries(self) -> Iterator[Entry]:
         """The label of each, and the key as its name where keys are unique; -1 where broken."""
@@ -114,6 +166,14 @@ class RecPart:
         for number, value in enumerate(header.labels[1:], start=1):
             extra[f"label_{number}"] = value
         return SourceRecord(self.start + place, header.image, label, None, extra)
+
+    def _broken(self, reader: RecordReader, place: int, error: RecordError) -> Refusal:
+        """The refusal of a record that cannot be read, if the file is still the same."""
+        reader.check_size(self._file_size)
+        reason = error.reason
+        if error.offset != self._offsets[place]:  # in one of its later parts
+            reason = f"at byte {error.offset}: {reason}"
+        return self._refuse(place, reason, error.remedy)
 
     def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
         offset, key = int(self._offsets[place]), str(self._keys[place])

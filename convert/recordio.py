@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from facepack.convert.blocks import Blocks, ReadOnce
 from facepack.errors import SourceError
 
 MAGIC = 0xCED7230A
@@ -262,6 +263,7 @@ class RecordReader:
 
     def __init__(self, path: Path | str) -> None:
         self._descriptor = -1
+        self._blocks = Blocks()
         self.path = Path(path)
         try:
             self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -320,7 +322,7 @@ class RecordReader:
         stop = self.size if stop is None else min(stop, self.size)
         unpack, part_size, magic_number = _PART.unpack_from, _PART.size, MAGIC
         while start < stop:
-            block = memoryview(self._pread(min(_BLOCK, stop - start), start))
+            block = self._read_block(min(_BLOCK, stop - start), start)
             size = len(block)
             at = 0
             while at + part_size <= size:
@@ -352,7 +354,7 @@ class RecordReader:
             start = int(offsets[done])
             upto = int(np.searchsorted(offsets, start + _BLOCK))
             stop = min(int(offsets[upto - 1]) + _TAIL, start + _BLOCK, self.size)
-            block = memoryview(self._pread(stop - start, start) if 0 <= start < stop else b"")
+            block = self._read_block(max(stop - start, 0) if start >= 0 else 0, start)
             size = len(block)
             # Behind the last of all, nothing is known.
             bounds = (offsets[done : upto + 1] - start).tolist() + [None] * (upto == count)
@@ -379,6 +381,35 @@ class RecordReader:
                     self._check_following(start, after, int(offsets[done + 1]))
                 done += 1
                 yield payload
+
+    def iter_blocks(
+        self, offsets: np.ndarray
+    ) -> Iterator[memoryview | tuple[memoryview, np.ndarray, np.ndarray]]:
+        """As :meth:`iter_at`, but usual records that follow each other come together.
+
+        Of these: memory that holds them, and where each payload begins and ends in it, int64 (n,).
+        Others come as :meth:`iter_at` gives them, and are refused as there. The file is taken to
+        be read for the only time.
+        """
+        count = len(offsets)
+        done = 0
+        once = ReadOnce(self._descriptor, int(offsets[0]) if count else 0)
+        while done < count:
+            start = int(offsets[done])
+            once.reached(start)
+            upto = int(np.searchsorted(offsets, start + _BLOCK))
+            stop = min(int(offsets[upto - 1]) + _TAIL, start + _BLOCK, self.size)
+            if 0 <= start < stop and start % 4 == 0:
+                block = self._read_block(stop - start, start)
+                begins, ends = _usual_payloads(block, offsets[done : upto + 1] - start, upto - done)
+                if len(begins):
+                    yield block, begins, ends
+                    done += len(begins)
+                    continue
+            for payload in self.iter_at(offsets[done : done + 2]):
+                yield payload
+                break
+            done += 1
 
     def offsets(self) -> np.ndarray:
         """Find every record by walking from part to part: int64 byte offsets, increasing.
@@ -494,6 +525,12 @@ class RecordReader:
             "disk is sound and mounted, then run again with --resume"
         )
 
+    def _shrunk(self, offset: int) -> ReadError:
+        return ReadError(
+            f"{self.path}: byte {offset}: the file ends here, it had {self.size} bytes when it was "
+            "opened; let whatever writes or truncates it finish, then run again with --resume"
+        )
+
     def _pread(self, count: int, offset: int) -> bytes:
         data = b""
         while len(data) < count:
@@ -502,14 +539,57 @@ class RecordReader:
             except OSError as error:
                 raise self._unreadable(offset + len(data), error) from error
             if not more:
-                raise ReadError(
-                    f"{self.path}: byte {offset + len(data)}: the file ends here, it had "
-                    f"{self.size} bytes when it was opened; let whatever writes or truncates it "
-                    "finish, then run again with --resume"
-                )
+                raise self._shrunk(offset + len(data))
             # The first read gives everything, nearly always, and must not be copied.
             data = data + more if data else more
         return data
+
+    def _read_block(self, count: int, offset: int) -> memoryview:
+        """As :meth:`_pread`, into memory that suits what is kept."""
+        block = self._blocks.take(count)
+        read = 0
+        while read < count:
+            try:
+                more = os.preadv(self._descriptor, [block[read:]], offset + read)
+            except OSError as error:
+                raise self._unreadable(offset + read, error) from error
+            if not more:
+                raise self._shrunk(offset + read)
+            read += more
+        return block.toreadonly()
+
+
+def _usual_payloads(
+    block: memoryview, offsets: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the payloads of the first records in a block begin and end, as far as all is usual.
+
+    Usual are whole records that end in the block, where the next one, or another record, begins.
+
+    Args:
+        block: begins where a record begins.
+        offsets: int64, where ``count`` records begin in it; and one more, unless these are the last
+            of all, behind which nothing is known.
+        count: how many to look at.
+    """
+    words = np.frombuffer(block, "<u4", len(block) >> 2)
+    at = offsets[:count]
+    good = (at & 3 == 0) & (at + _PART.size <= len(block))
+    head = np.where(good, at >> 2, 0)
+    length = words[np.minimum(head + 1, len(words) - 1)].astype(np.int64)
+    begins = at + _PART.size
+    ends = begins + length
+    after = ends + (-length & 3)
+    # Also false for a cflag other than 0, which makes the length larger than any block.
+    good &= (words[head] == MAGIC) & (after <= len(block))
+    next_word = np.where(good, after >> 2, 0)
+    another = words[np.minimum(next_word, len(words) - 1)] == MAGIC
+    another &= after + 4 <= len(block)
+    following = offsets[1 : count + 1]
+    known = len(following)
+    good[:known] &= (after[:known] == following) | ((after[:known] < following) & another[:known])
+    taken = count if good.all() else int(np.argmin(good))
+    return begins[:taken], ends[:taken]
 
 
 def scan_offsets(path: Path | str) -> tuple[np.ndarray, np.ndarray]:

@@ -19,12 +19,14 @@ class SourceKind:
         src: what SRC is, as a sentence for the command's help.
         location: ``module:class``.
         many: whether the class takes a list of paths, else one.
+        parallel: whether several processes can read it, whatever it looks like.
     """
 
     title: str
     src: str
     location: str
     many: bool = False
+    parallel: bool = True
 
     def open(self, paths: list[Any], options: dict[str, Any]) -> Any:
         """The source at ``paths``."""
@@ -40,12 +42,14 @@ class SinkKind:
         out: what OUT becomes, as a sentence for the command's help.
         location: ``module:function``.
         options: ``module:class`` of its options.
+        parallel: whether several processes can write it.
     """
 
     title: str
     out: str
     location: str
     options: str = "facepack.convert.options:ConvertOptions"
+    parallel: bool = False
 
     def write(self, source: Any, out: Any, options: dict[str, Any]) -> Any:
         """Convert ``source`` into ``out``; returns the Result."""
@@ -92,6 +96,7 @@ SOURCES = {
         src="SRC are tars or the pieces of one, gzipped or not: they are streamed, never unpacked.",
         location="facepack.convert.tar:TarSource",
         many=True,
+        parallel=False,
     ),
     "lst": SourceKind(
         title="an im2rec or face2rec2 list",
@@ -123,6 +128,7 @@ SINKS = {
         "byte.",
         location="facepack.convert.to_pack:convert_to_pack",
         options="facepack.convert.to_pack:PackOptions",
+        parallel=True,
     ),
     "img": SinkKind(
         title="an image tree",
@@ -130,6 +136,7 @@ SINKS = {
         "set imgs/0.jpg, imgs/1.jpg, … and pair_label.npy.",
         location="facepack.convert.to_img:convert_to_img",
         options="facepack.convert.to_tree:TreeOptions",
+        parallel=True,
     ),
     "rec": SinkKind(
         title="an MXNet .rec data set",
@@ -145,6 +152,7 @@ SINKS = {
         title="WebDataset tars",
         out="OUT gets tar shards of key.jpg and key.cls.",
         location="facepack.convert.to_wds:convert_to_wds",
+        parallel=True,
     ),
     "bin": SinkKind(
         title="a verification set (.bin)",

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from facepack.errors import DecodeError, PackError, SourceError
 from facepack.progress import Progress
-from facepack.shard import SourceRecord
+from facepack.shard import RecordRun, SourceRecord
 
 _LONGEST_STEM = 100
 _PROGRESS_STEP = 256  # records between two looks at the clock
@@ -108,6 +108,14 @@ class Part(Protocol):
         """The source's names of identities, by label: at least those of this part."""
 
 
+@runtime_checkable
+class PartInRuns(Protocol):
+    """A part that can also be read many records at a time."""
+
+    def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """What :meth:`Part.read` gives, in the same order, some of it together."""
+
+
 class Source(Protocol):
     """A data set in a format of the field, as runs of records.
 
@@ -176,6 +184,7 @@ def deliver(
     *,
     strict: bool,
     progress: Progress | None = None,
+    accept_run: Callable[[RecordRun], Iterator[SourceRecord]] | None = None,
 ) -> list[dict[str, Any]]:
     """Hand each record of ``part`` to ``accept``.
 
@@ -185,6 +194,7 @@ def deliver(
             must be another error.
         strict: stop at the first refusal.
         progress: counts records, refused ones too; in a worker process there is none.
+        accept_run: takes records many at a time, and yields those that ``accept`` must take.
 
     Returns:
         The refusals, in source order, as lines of ``quarantine.jsonl``.
@@ -193,7 +203,8 @@ def deliver(
         SourceError: the source cannot be read on, or a record was refused under ``strict``.
     """
     refused = []
-    for count, record in enumerate(part.read(), start=1):
+    records = part.read() if accept_run is None else _one_by_one(part, accept_run)
+    for count, record in enumerate(records, start=1):
         refusal = record if isinstance(record, Refusal) else None
         if not isinstance(record, Refusal):
             try:
@@ -209,6 +220,17 @@ def deliver(
     if progress is not None:
         progress.update((part.stop - part.start) % _PROGRESS_STEP)
     return refused
+
+
+def _one_by_one(
+    part: Part, accept_run: Callable[[RecordRun], Iterator[SourceRecord]]
+) -> Iterator[SourceRecord | Refusal]:
+    """What is left of ``part`` when ``accept_run`` has had all runs of records."""
+    for item in part.read_runs() if isinstance(part, PartInRuns) else part.read():
+        if isinstance(item, RecordRun):
+            yield from accept_run(item)
+        else:
+            yield item
 
 
 def require_file(path: Path) -> None:

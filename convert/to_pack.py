@@ -202,7 +202,7 @@ def _make_shard(
     if written is not None:
         return written, False
     builder = ShardBuilder(check=check)
-    builder.refused = deliver(part, builder.add, strict=strict)
+    builder.refused = deliver(part, builder.add, accept_run=builder.add_run, strict=strict)
     names = part.identity_names()
     builder.identity_names = {k: names[k] for k in set(builder.labels) if k in names}
     info, ordinals = builder.write(out, name, order=order, seed=seed, meta=meta)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any, TypeVar
 
+from facepack.convert.blocks import free_blocks
 from facepack.errors import FacepackError, MissingExtraError, WorkerError
 
 R = TypeVar("R")
 _WORTH_A_PROCESS = 128 << 20
 _CONNECT = 10.0  # seconds for a Dask scheduler to answer
+_COLLECT_EVERY = 100_000  # objects; Python's own 700 is for programs that make few
 _AHEAD = 2  # tasks that wait for each worker, so that none is idle
 
 
@@ -30,6 +36,83 @@ def cpu_count() -> int:
 def suitable_count(payload_bytes: int) -> int:
     """How many processes pay for so much to convert: a start costs as much as some 100 MB."""
     return min(cpu_count(), 1 + payload_bytes // _WORTH_A_PROCESS)
+
+
+@contextmanager
+def started_early(
+    paths: Sequence[Path], count: int | None, modules: Sequence[str]
+) -> Iterator[None]:
+    """Within, processes start at once, and the first :class:`Workers` that wants any takes them.
+
+    They import what they need while the source is looked through, which takes as long.
+
+    Args:
+        paths: of the source. Where their files hold too little to pay for processes, or it cannot
+            be told at once, none are started.
+        count: how many processes; None for as many as pay.
+        modules: what they import.
+    """
+    global _early
+    pays = suitable_count(sum(map(_file_bytes, paths)))
+    count = count or pays
+    if min(count, pays) < 2:
+        yield
+        return
+    _early = early = _Processes(count)
+    try:
+        for _ in range(count):
+            early.executor.submit(_import, modules)
+        yield
+    finally:
+        if _early is early:
+            early.end(kill=True)
+        _early = None
+
+
+def _file_bytes(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder; 0 where there is none."""
+    try:
+        if path.is_dir():
+            with os.scandir(path) as entries:
+                return sum(entry.stat().st_size for entry in entries if entry.is_file())
+        return path.stat().st_size
+    except OSError:  # the source tells what is wrong with it
+        return 0
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        import_module(module)
+
+
+class _Processes:
+    """An executor of fresh interpreters: a fork would inherit locks and open environments."""
+
+    def __init__(self, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.count = count
+        self.began = context.Event()  # set by the first worker that runs
+        self.executor = ProcessPoolExecutor(
+            count, mp_context=context, initializer=_begin, initargs=(self.began,)
+        )
+
+    def end(self, *, kill: bool) -> None:
+        if kill:
+            for process in list((self.executor._processes or {}).values()):
+                process.kill()
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+
+_early: _Processes | None = None
+
+
+def _take_processes(count: int) -> _Processes:
+    """Those that were started early, if they are as many or more; else new ones."""
+    global _early
+    if _early is None or _early.count < count:
+        return _Processes(count)
+    taken, _early = _early, None
+    return taken
 
 
 class Workers:
@@ -49,7 +132,7 @@ class Workers:
         self._dask = dask
         self._executor: Executor | None = None
         self._client: Any = None
-        self._began: Event | None = None  # set by the first worker that runs
+        self._processes: _Processes | None = None
 
     def __enter__(self) -> Workers:
         if self._dask is not None:
@@ -58,17 +141,15 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if isinstance(self._executor, ProcessPoolExecutor):
-            if kind is not None and not issubclass(kind, FacepackError):
-                # Interrupted: what is being written now is done again, so nobody waits for it.
-                for process in list((self._executor._processes or {}).values()):
-                    process.kill()
-            self._executor.shutdown(wait=True, cancel_futures=True)
+        if self._processes is not None:
+            # Interrupted: what is being written now is done again, so nobody waits for it.
+            self._processes.end(kill=kind is not None and not issubclass(kind, FacepackError))
         elif self._executor is not None:
             self._executor.shutdown(wait=False)
         if self._client is not None:
             self._client.close()
-        self._executor = self._client = None
+        self._executor = self._client = self._processes = None
+        free_blocks()  # of tasks that ran here
 
     def run(
         self, function: Callable[..., R], tasks: Iterable[tuple[Any, ...]]
@@ -86,15 +167,8 @@ class Workers:
                 yield k, function(*task)
             return
         if self._executor is None:
-            # A fresh interpreter in each: a fork would inherit locks and open environments.
-            context = multiprocessing.get_context("spawn")
-            self._began = context.Event()
-            self._executor = ProcessPoolExecutor(
-                self.count,
-                mp_context=context,
-                initializer=_begin,
-                initargs=(self._began,),
-            )
+            self._processes = _take_processes(self.count)
+            self._executor = self._processes.executor
         yield from self._submit(self._executor, function, tasks)
 
     def _submit(
@@ -119,7 +193,7 @@ class Workers:
                 for future in done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
-            if self._began is not None and not self._began.is_set():
+            if self._processes is not None and not self._processes.began.is_set():
                 raise WorkerError(
                     "no worker process could start; the lines above should tell why. A script that "
                     "uses workers must do so below `if __name__ == '__main__':`, because each "
@@ -149,6 +223,9 @@ def _begin(began: Event) -> None:
     Ctrl-C reaches the whole group of processes; it is the coordinator's to handle.
     """
     began.set()
+    # A shard's images are many objects in no cycles: the collector need not look at them often.
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from facepack.convert.blocks import Blocks, ReadOnce
 from facepack.convert.source import require_file
 from facepack.errors import SourceError
 
@@ -26,6 +27,7 @@ class ZipHandle:
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self._descriptor = -1
+        self._blocks = Blocks()
         self.path = path
         require_file(path)
         try:
@@ -49,16 +51,40 @@ class ZipHandle:
             try:
                 piece = os.pread(self._descriptor, count, offset)
             except OSError as error:
-                raise SourceError(
-                    f"{self.path}: byte {offset}: cannot be read: {error.strerror}; once the disk "
-                    "answers again, run with --resume"
-                ) from error
+                raise self._unreadable(offset, error) from error
             if not piece:
-                raise self.changed(f"it ends at byte {offset} now, not {self.size}")
+                raise self._shrunk(offset)
             pieces.append(piece)
             offset += len(piece)
             count -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_block(self, offset: int, count: int) -> memoryview:
+        """As :meth:`read`, into memory that suits what is kept."""
+        block = self._blocks.take(count)
+        done = 0
+        while done < count:
+            try:
+                more = os.preadv(self._descriptor, [block[done:]], offset + done)
+            except OSError as error:
+                raise self._unreadable(offset + done, error) from error
+            if not more:
+                raise self._shrunk(offset + done)
+            done += more
+        return block.toreadonly()
+
+    def once(self, start: int) -> ReadOnce:
+        """Lets the system forget what a sweep from byte ``start`` on has read."""
+        return ReadOnce(self._descriptor, start)
+
+    def _unreadable(self, offset: int, error: OSError) -> SourceError:
+        return SourceError(
+            f"{self.path}: byte {offset}: cannot be read: {error.strerror}; once the disk answers "
+            "again, run with --resume"
+        )
+
+    def _shrunk(self, offset: int) -> SourceError:
+        return self.changed(f"it ends at byte {offset} now, not {self.size}")
 
     def changed(self, how: str) -> SourceError:
         """The error that the file is no longer the one that was looked at."""

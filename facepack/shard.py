@@ -63,6 +63,63 @@ class SourceRecord:
     extra: dict[str, float | int] | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class RecordRun:
+    """Records that follow each other and lie in one piece of memory, as columns.
+
+    What can be done for all of them at once then is.
+
+    Attributes:
+        ordinals: int64 (n,), as of :class:`SourceRecord`.
+        data: the memory.
+        starts: int64 (n,), where each image begins in it.
+        stops: int64 (n,), where it ends.
+        labels: int64 (n,).
+        names: the source's names, if it has any.
+        extra: integers (n,) of the source's header, by name.
+    """
+
+    ordinals: np.ndarray
+    data: memoryview
+    starts: np.ndarray
+    stops: np.ndarray
+    labels: np.ndarray
+    names: list[str] | None
+    extra: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    def __getitem__(self, rows: slice) -> RecordRun:
+        return RecordRun(
+            ordinals=self.ordinals[rows],
+            data=self.data,
+            starts=self.starts[rows],
+            stops=self.stops[rows],
+            labels=self.labels[rows],
+            names=self.names and self.names[rows],
+            extra={name: values[rows] for name, values in self.extra.items()},
+        )
+
+    def images(self) -> list[Buffer]:
+        """Each image, as a view."""
+        data = self.data
+        bounds = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
+        return [data[start:stop] for start, stop in bounds]
+
+    def records(self) -> Iterator[SourceRecord]:
+        """The records one by one."""
+        extra = {name: values.tolist() for name, values in self.extra.items()}
+        for row, image in enumerate(self.images()):
+            yield SourceRecord(
+                int(self.ordinals[row]),
+                image,
+                int(self.labels[row]),
+                self.names and self.names[row],
+                {name: values[row] for name, values in extra.items()} or None,
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
     """What the manifest says of a shard.
@@ -158,12 +215,13 @@ class ShardBuilder:
         self.labels: list[int] = []
         self.ordinals: list[int] = []
         self.names: list[str | None] = []
-        self.extras: list[dict[str, float | int] | None] = []
+        self.extras: list[dict[str, float | int] | None] = []  # of runs: None
         self.identity_names: dict[int, str] = {}
         self.refused: list[dict[str, Any]] = []
         self.payload_bytes = 0
         self._check = check or ImageCheck()
         self._headers: list[ImageHeader] = []
+        self._run_extras: list[tuple[int, dict[str, np.ndarray]]] = []  # with the first record
 
     def __len__(self) -> int:
         return len(self.images)
@@ -187,6 +245,34 @@ class ShardBuilder:
         self.names.append(record.name)
         self.extras.append(record.extra)
         self.payload_bytes += len(image)
+
+    def add_run(self, run: RecordRun) -> Iterator[SourceRecord]:
+        """Take the usual records of ``run`` at once; yield the others, each in its turn.
+
+        What is yielded is for :meth:`add`, before the next is asked for: then all is as if each
+        record had been added by itself.
+        """
+        headers = self._check.look_at_run(run.data, run.starts, run.stops)
+        usual = np.array([header is not None for header in headers], bool)
+        usual &= (run.labels >= fmt.NO_IDENTITY) & (run.labels <= fmt.MAX_LABEL)
+        start = 0
+        for stop in [*np.flatnonzero(~usual).tolist(), len(run)]:
+            if stop > start:
+                self._headers += headers[start:stop]  # type: ignore[arg-type]
+                self._extend(run[start:stop])
+            if stop < len(run):
+                yield from run[stop : stop + 1].records()
+            start = stop + 1
+
+    def _extend(self, run: RecordRun) -> None:
+        if run.extra:
+            self._run_extras.append((len(self), run.extra))
+        self.images += run.images()
+        self.labels += run.labels.tolist()
+        self.ordinals += run.ordinals.tolist()
+        self.names += run.names or [None] * len(run)
+        self.extras += [None] * len(run)
+        self.payload_bytes += int((run.stops - run.starts).sum())
 
     def write(
         self, folder: Path, name: str, *, order: str, seed: int, meta: dict[str, Any]
@@ -265,20 +351,13 @@ class ShardBuilder:
         labels = np.asarray(self.labels, np.int64)[places]
         ordinals = np.asarray(self.ordinals, np.int64)[places]
         first = int(ordinals.min()) if len(places) else 0
-        extras = [values or {} for values in self.extras]
-        columns = {}
-        for column in sorted(set().union(*extras)):
-            try:
-                numbers: list[float | int | None] = list(map(itemgetter(column), extras))
-            except KeyError:
-                numbers = [values.get(column) for values in extras]
-            columns[column] = fmt.pack_column(fmt.number_column(numbers)[places])
+        columns = self._extra_columns()
         extra = {
             "first": first,
-            "ordinal": fmt.pack_column(fmt.number_column((ordinals - first).tolist())),
-            "columns": columns,
+            "ordinal": fmt.pack_column(fmt.number_column(ordinals - first)),
+            "columns": {key: fmt.pack_column(columns[key][places]) for key in sorted(columns)},
         }
-        sums = np.fromiter(map(fmt.record_sum, keys, values), np.uint64, len(keys))
+        sums = np.fromiter(fmt.record_sums(keys, values), np.uint64, len(keys))
         bodies: dict[bytes, Any] = {
             fmt.META: {
                 **meta,
@@ -304,6 +383,30 @@ class ShardBuilder:
         if self.refused:
             bodies[fmt.QUARANTINED] = self.refused
         return {key: fmt.pack_reserved(key, bodies[key]) for key in sorted(bodies)}
+
+    def _extra_columns(self) -> dict[str, np.ndarray]:
+        """The numbers of the source's headers, by name, in the order of the records."""
+        runs = [extra for _, extra in self._run_extras]
+        names = set(runs[0]) if runs else set()
+        in_runs = sum(len(next(iter(extra.values()))) for extra in runs)
+        if in_runs == len(self) and all(names == set(extra) for extra in runs):
+            return {
+                name: fmt.number_column(np.concatenate([extra[name] for extra in runs]))
+                for name in names
+            }
+        extras = [values or {} for values in self.extras]
+        for start, extra in self._run_extras:
+            rows = zip(*(values.tolist() for values in extra.values()), strict=True)
+            for place, row in enumerate(rows, start):
+                extras[place] = dict(zip(extra, row, strict=True))
+        columns = {}
+        for column in set().union(*extras):
+            try:
+                numbers: list[float | int | None] = list(map(itemgetter(column), extras))
+            except KeyError:
+                numbers = [values.get(column) for values in extras]
+            columns[column] = fmt.number_column(numbers)
+        return columns
 
 
 def choose_page_size(sizes: np.ndarray) -> int:

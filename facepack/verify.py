@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ MAX_NODES = fmt.MAX_SHARD_RECORDS + 64  # a shard's records, and room for reserv
 _KEY = 10  # bytes of a record's key
 # Threads take turns for the interpreter's lock: with less at once, they mostly wait for turns.
 _READ = 8 << 20
+_LOOKS = 8  # into a file, at places evenly apart
 _AHEAD = 2  # files that are read while another is looked at
 _SHOWN = 5  # findings of the structure that are told
 _OUTSIDE = "bytes of a header or of unused space have changed, though every record is sound"
@@ -271,21 +273,51 @@ def read_ahead(paths: Sequence[Path]) -> Iterator[Callable[[], tuple[str, int]]]
     """For each of ``paths``, a call that gives its :func:`file_digest` once it is known.
 
     Threads read the files in turn, a little ahead of the caller: while he looks at one, the next is
-    digested, and the one behind it comes from the disk.
+    digested, and the one behind it comes from the disk. The page cache is left as it was found: a
+    file that was not in it goes out again when the next one is asked for.
     """
+    brought: set[Path] = set()
 
     def read(path: Path) -> tuple[str, int]:
+        if not _is_cached(path):
+            brought.add(path)
         _fetch(path)
         return file_digest(path)
 
     with ThreadPoolExecutor(_AHEAD) as readers:
-        waiting: deque[Future[tuple[str, int]]] = deque()
-        for path in paths:
-            waiting.append(readers.submit(read, path))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result
-        while waiting:
-            yield waiting.popleft().result
+        waiting: deque[tuple[Path, Future[tuple[str, int]]]] = deque()
+        following = iter(paths)
+        while True:
+            for path in islice(following, _AHEAD + 1 - len(waiting)):
+                waiting.append((path, readers.submit(read, path)))
+            if not waiting:
+                return
+            path, future = waiting.popleft()
+            yield future.result
+            if path in brought:
+                _forget(path)
+
+
+def _is_cached(path: Path) -> bool:
+    """Whether the page cache has something of a file, as far as a few looks tell."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return True
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            for part in range(_LOOKS):
+                with contextlib.suppress(BlockingIOError):
+                    os.preadv(file.fileno(), [bytearray(1)], size * part // _LOOKS, os.RWF_NOWAIT)
+                    return True
+    except OSError:  # of a file system that cannot tell, or a file that cannot be read
+        return True
+    return False
+
+
+def _forget(path: Path) -> None:
+    """Take a file out of the page cache, where the next one finds its memory."""
+    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _fetch(path: Path) -> None:

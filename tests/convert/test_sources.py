@@ -78,6 +78,7 @@ def test_a_failing_disk_stops_the_reading_and_sets_nothing_aside(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "pread", fail)
+    monkeypatch.setattr(os, "preadv", fail)
     with pytest.raises(ReadError, match=r"train\.rec: byte \d+: cannot be read.*--resume"):
         list(source.part(0, 10).read())
     with pytest.raises(ReadError):

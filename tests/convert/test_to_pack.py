@@ -321,6 +321,9 @@ def test_number_columns_keep_their_values() -> None:
         back = fmt.unpack_column(column, len(values)).tolist()
         expected = [float("nan") if v is None else v for v in values]
         np.testing.assert_array_equal(back, expected)
+        if all(isinstance(value, int) for value in values):
+            whole = fmt.number_column(np.array(values))  # an array gives the same column
+            assert fmt.pack_column(whole) == column
     with pytest.raises(PackError, match="beyond 64 bits"):
         fmt.number_column([-1, 2**63])
 

@@ -18,7 +18,7 @@ from facepack.convert.rec import RecSource
 from facepack.convert.recordio import pack_header
 from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.convert.to_tree import TreeOptions, convert_to_tree
-from facepack.convert.workers import Workers, cpu_count, suitable_count
+from facepack.convert.workers import Workers, cpu_count, started_early, suitable_count
 from facepack.errors import PackError, SourceError, WorkerError
 
 MakeRec = Callable[..., Path]
@@ -68,6 +68,30 @@ def test_an_error_of_a_task_is_raised_here(count: int) -> None:
 def test_a_worker_that_dies_is_noticed_and_the_remedy_named() -> None:
     with pytest.raises(WorkerError, match=r"worker process died.*--resume"), Workers(2) as workers:
         list(workers.run(die_at_three, ((x,) for x in range(1000))))
+
+
+def test_processes_that_were_started_early_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WORTH_A_PROCESS", 100)
+    (tmp_path / "source.rec").write_bytes(bytes(1000))
+    for paths in ([tmp_path], [tmp_path / "source.rec"]):
+        with started_early(paths, 2, ["json"]):
+            assert module._early is not None and module._early.count == 2
+            early = set(module._early.executor._processes)
+            with Workers(2) as workers:
+                pids = {pid for _, pid in workers.run(pid_after, ((0.05,) for _ in range(20)))}
+            assert pids <= early and module._early is None
+    with started_early([tmp_path], 2, ["json"]):
+        assert module._early is not None
+        running = set(module._early.executor._processes)
+        with Workers(3) as workers:
+            pids = {pid for _, pid in workers.run(pid_after, ((0.05,) for _ in range(20)))}
+        assert not pids & running
+    assert module._early is None and not any(is_running(pid) for pid in running)
+    for paths, count in (([tmp_path / "none"], 2), ([tmp_path], 1)):
+        with started_early(paths, count, ["json"]):
+            assert module._early is None
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:

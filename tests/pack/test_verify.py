@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from facepack.lmdbfile import (
     scan_leaf,
 )
 from facepack.reindex import reindex
-from facepack.verify import file_digest, read_ahead, shard_nodes, verify
+from facepack.verify import _is_cached, file_digest, read_ahead, shard_nodes, verify
 
 MakePack = Callable[..., Path]
 
@@ -455,3 +456,19 @@ def test_a_shard_that_the_disk_cannot_read(make_pack: MakePack) -> None:
     (path / "labels.txt").unlink()
     (path / "labels.txt").mkdir()
     assert any("labels.txt: the file cannot be read" in str(d) for d in verify(path).damage)
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="nothing tells what is cached here")
+def test_the_page_cache_is_left_as_it_was_found(tmp_path: Path) -> None:
+    files = [tmp_path / f"{k}" for k in range(7)]
+    for file in files:
+        file.write_bytes(bytes(1 << 20))
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    # A look may have the system read ahead, so that each file is looked at once only.
+    if _is_cached(files.pop()):
+        pytest.skip("this file system keeps what it is told to forget, as tmpfs does")
+    expected = file_digest(files[2])
+    assert [read() for read in read_ahead(files)] == [expected] * 6
+    assert [_is_cached(file) for file in files] == [k == 2 for k in range(6)]
