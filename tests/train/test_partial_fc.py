@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from torch import nn
 
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.heads import ArcFace, CosFace, PartialFC, check_labels, partial_fc
+from facepack.train.heads.centres import fill_centres
 from facepack.train.heads.row_optimizers import build_row_optimizer
 from facepack.train.heads.sampling import sample_rows
 
@@ -188,6 +187,22 @@ def test_the_margin_is_applied_to_the_own_class() -> None:
     assert float(loss.detach()) == pytest.approx(-math.log(math.exp(10 * own) / total), rel=1e-5)
 
 
+def test_filtered_cosines_count_as_zero_and_take_no_gradient() -> None:
+    centres = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], dtype=torch.float64)
+    head = PartialFC(3, 2, margin=CosFace(margin=0.1), scale=10.0, interclass_filter=0.4).double()
+    head.weight.copy_(centres)
+    loss = head(torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0]))
+    # The own cosine, 1, stays although above 0.4; 0.8 becomes 0; 0 is what it was.
+    total = math.exp(10 * 0.9) + 1 + 1
+    assert float(loss.detach()) == pytest.approx(-math.log(math.exp(10 * 0.9) / total))
+    loss.backward()
+    before = head.weight.clone()
+    head.step(1.0)
+    # Weight decay alone moves the class that was filtered.
+    torch.testing.assert_close(head.weight[1], before[1] * (1 - 5e-4))
+    assert not torch.allclose(head.weight[2], before[2] * (1 - 5e-4), rtol=1e-6)
+
+
 # ---- what a step touches --------------------------------------------------------------------
 
 
@@ -247,6 +262,18 @@ def test_the_loss_scale_is_divided_out() -> None:
         (scaled(inputs.float(), labels) * 1024).backward()
         scaled.step(LR, grad_scale=torch.tensor(1024.0), found_inf=torch.tensor(0.0))
     assert_same_bits(scaled, snapshot(plain))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("sample_rate", [0.5, 1.0])
+def test_updating_in_blocks_changes_nothing(
+    optimizer: str, sample_rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, in_blocks = (make_head(sample_rate=sample_rate, optimizer=optimizer) for _ in range(2))
+    run(at_once, 5)
+    monkeypatch.setattr(partial_fc, "_UPDATED_ROWS", 3)
+    run(in_blocks, 5)
+    torch.testing.assert_close(in_blocks.weight, at_once.weight, rtol=1e-6, atol=1e-8)
 
 
 def test_the_learning_rate_may_be_a_tensor() -> None:
@@ -318,6 +345,31 @@ def test_a_resumed_head_goes_on_to_the_same_bits(optimizer: str, sample_rate: fl
     assert resumed.get_extra_state() == straight.get_extra_state()
 
 
+def test_the_whole_state_is_the_state() -> None:
+    head = make_head(sample_rate=0.3)
+    run(head, 3)
+    whole, state = head.whole_state(), head.state_dict()
+    assert whole is not None
+    assert list(whole) == list(state)
+    other = make_head(sample_rate=0.3, seed=99)
+    other.load_whole_state(whole)
+    assert_same_bits(other, snapshot(head))
+    assert other.get_extra_state() == head.get_extra_state()
+
+
+def test_the_whole_state_of_another_head_is_refused() -> None:
+    head = make_head()
+    state = head.whole_state()
+    assert state is not None
+    with pytest.raises(TrainingError, match=r"holds .*exp_avg.*another optimizer"):
+        head.load_whole_state(make_head(optimizer="adamw").state_dict())
+    state["weight"] = state["weight"][:30]
+    before = snapshot(head)
+    with pytest.raises(TrainingError, match=r"weight is \(30, 8\); this head's is \(40, 8\)"):
+        head.load_whole_state(state)
+    assert_same_bits(head, before)
+
+
 def test_initial_centres_are_seeded_and_small() -> None:
     torch.manual_seed(1)
     first = PartialFC(2000, 64, margin=CosFace(), seed=3)
@@ -326,49 +378,18 @@ def test_initial_centres_are_seeded_and_small() -> None:
     assert not torch.equal(first.weight, PartialFC(2000, 64, margin=CosFace(), seed=4).weight)
     assert abs(float(first.weight.mean())) < 5 * 0.01 / math.sqrt(128_000)
     assert float(first.weight.std()) == pytest.approx(0.01, rel=0.01)
+    assert len(first.weight.unique(dim=0)) == 2000
+
+
+@pytest.mark.parametrize(("first", "rows"), [(0, 10), (1000, 48), (1023, 2), (1024, 1024), (5, 0)])
+def test_any_part_of_the_initial_centres_can_be_made_alone(first: int, rows: int) -> None:
+    whole, part = torch.empty(2500, 3), torch.empty(rows, 3)
+    fill_centres(whole, first=0, seed=1)
+    fill_centres(part, first=first, seed=1)
+    assert torch.equal(part, whole[first : first + rows])
 
 
 # ---- sampling -------------------------------------------------------------------------------
-
-
-def draw(labels: list[int], classes: int, size: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return sample_rows(torch.tensor(labels), classes, size, generator)
-
-
-@pytest.mark.parametrize("size", [0, 2, 4, 20, 55, 99, 100])
-def test_a_sample_holds_the_positives_and_fills_up(size: int) -> None:
-    rows = draw([70, 3, 70, 12, 99], 100, size)
-    assert len(rows) == max(size, 4)
-    assert (rows.diff() > 0).all()
-    assert {3, 12, 70, 99} <= set(rows.tolist())
-    assert int(rows[0]) >= 0
-    assert int(rows[-1]) < 100
-
-
-def test_positives_alone_when_they_exceed_the_sample() -> None:
-    assert draw([5, 1, 9, 1], 1000, 2).tolist() == [1, 5, 9]
-
-
-@pytest.mark.parametrize("size", [2, 3, 4, 5])
-def test_every_subset_of_the_others_is_equally_likely(size: int) -> None:
-    # Classes 0..5 with 2 positive: 4 or more rows come from drawing what to leave out.
-    draws = 3000
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.tensor([2])
-    seen = Counter(tuple(sample_rows(labels, 6, size, generator).tolist()) for _ in range(draws))
-    subsets = {tuple(sorted((2, *rest))) for rest in combinations((0, 1, 3, 4, 5), size - 1)}
-    assert set(seen) == subsets
-    mean = draws / len(subsets)
-    deviation = math.sqrt(mean * (1 - 1 / len(subsets)))
-    assert max(abs(count - mean) for count in seen.values()) < 4 * deviation
-
-
-def test_drawing_costs_the_sample_and_not_the_classes() -> None:
-    # A permutation of, or a score for, each of 10¹⁵ classes would fit in no memory.
-    rows = draw([10**15 - 1, 4], 10**15, 1000)
-    assert len(rows) == 1000
-    assert int(rows[-1]) == 10**15 - 1
 
 
 def test_samples_follow_seed_and_step(sampled: list[torch.Tensor]) -> None:
@@ -412,6 +433,18 @@ def test_forward_refuses_labels_outside_the_classes(sample_rate: float) -> None:
         ({"sample_rate": 1.1}, r"sample_rate: got 1.1; it must lie in \[0, 1\]"),
         ({"sample_rate": -0.1}, "sample_rate: got -0.1"),
         ({"scale": 0.0}, "scale: got 0.0; it must be above 0"),
+        (
+            {"interclass_filter": 1.0},
+            r"interclass_filter: got 1.0; it must be a cosine in \[0, 1\)",
+        ),
+        ({"chunk": 0}, "chunk: got 0; it must be at least 1"),
+        ({"momentum_dtype": torch.float16}, "momentum_dtype: got torch.float16"),
+        (
+            {"optimizer": "adamw", "momentum_dtype": torch.bfloat16},
+            "momentum_dtype: got torch.bfloat16; adamw keeps float32 moments",
+        ),
+        ({"storage": "pinned"}, "storage: got 'pinned'; it must be device or host"),
+        ({"storage": "host"}, "storage: got 'host' with sample_rate 1"),
         ({"optimizer": "adam"}, "optimizer: got 'adam'; it must be sgd or adamw"),
         ({"momentum": 1.0}, "momentum: got 1.0"),
         ({"weight_decay": -1.0}, "weight_decay: got -1.0"),
@@ -436,14 +469,7 @@ def test_sizes_out_of_range(classes: int, features: int) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("sample_rate", [0.0, 0.3, 1.0])
-def test_cuda_equals_the_cpu_given_the_same_rows(
-    optimizer: str, sample_rate: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def on_cpu(labels: torch.Tensor, classes: int, size: int, _: object) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(int(labels.sum()))
-        return sample_rows(labels.cpu(), classes, size, generator).to(labels.device)
-
-    monkeypatch.setattr(partial_fc, "sample_rows", on_cpu)
+def test_cuda_equals_the_cpu(optimizer: str, sample_rate: float) -> None:
     cpu = make_head(sample_rate=sample_rate, optimizer=optimizer).double()
     cuda = make_head(sample_rate=sample_rate, optimizer=optimizer).double().cuda()
     run(cpu, 20, dtype=torch.float64)
@@ -455,8 +481,10 @@ def test_cuda_equals_the_cpu_given_the_same_rows(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_full_softmax_never_waits_for_the_device() -> None:
-    head = make_head(sample_rate=1.0).cuda()
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("sample_rate", [0.3, 1.0])
+def test_a_step_never_waits_for_the_device(sample_rate: float, chunk: int | None) -> None:
+    head = make_head(sample_rate=sample_rate, chunk=chunk).cuda()
     inputs, labels = next(batches(1))
     inputs, labels = inputs.float().cuda(), labels.cuda()
     scale, found_inf = torch.tensor(1024.0, device="cuda"), torch.zeros((), device="cuda")
@@ -467,14 +495,3 @@ def test_a_full_softmax_never_waits_for_the_device() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(head.weight).all()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("size", [2, 30, 90])
-def test_sampling_on_cuda(size: int) -> None:
-    generator = torch.Generator("cuda").manual_seed(0)
-    rows = sample_rows(torch.tensor([70, 3], device="cuda"), 100, size, generator).cpu()
-    assert len(rows) == size
-    assert (rows.diff() > 0).all()
-    assert {3, 70} <= set(rows.tolist())

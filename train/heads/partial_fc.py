@@ -7,7 +7,9 @@ out the rows that it uses, and writes these back, so its cost follows the sample
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,12 +18,31 @@ from torch.nn import functional as F
 
 from facepack.errors import ConfigError, TrainingError
 from facepack.hashing import derive_seed
+from facepack.train.heads.centres import fill_centres
+from facepack.train.heads.chunked import ChunkedLoss
+from facepack.train.heads.faces import Faces, gather_faces
 from facepack.train.heads.margins import Margin
 from facepack.train.heads.row_optimizers import build_row_optimizer
+from facepack.train.heads.row_storage import Storage, build_row_storage
 from facepack.train.heads.sampling import sample_rows
+from facepack.train.heads.softmax import (
+    MarginSoftmax,
+    ShardedCrossEntropy,
+    margin_logits,
+    whole_loss,
+)
+from facepack.train.ranks import ALONE, Ranks
 
-_INITIAL_DEVIATION = 0.01
 _FOR_WEIGHTS, _FOR_SAMPLES = 0, 1
+
+# Bytes of logits and unit vectors of the centres: up to how many they are made whole, where
+# autograd keeps several of each, and how many are in a chunk otherwise.
+_LARGEST_WHOLE = 2 << 30
+_CHUNK_BYTES = 256 << 20
+
+# A step's temporaries are of so many rows.
+_UPDATED_ROWS = 1 << 17
+_GATHERED_ROWS = 1 << 14
 
 
 def check_labels(labels: np.ndarray | torch.Tensor, classes: int) -> None:
@@ -61,18 +82,31 @@ class PartialFC(nn.Module):
     ``momentum`` for SGD; ``exp_avg``, ``exp_avg_sq`` and ``steps`` for AdamW. ``state_dict()``
     has them and the place in the sequence of samples; gradients that await a step are not in it.
 
+    **Several processes.** A rank holds the rows ``ranks.share(C)`` of the one matrix, with the same
+    initial values, and samples among them. :meth:`forward`, ``backward()`` and :meth:`whole_state`
+    are then collective. The loss is that of the faces of all ranks.
+
     Args:
         classes: number of classes C.
         features: length F of an embedding.
         margin: applied to the cosine to a face's own class.
         scale: s, the factor on all cosines.
+        interclass_filter: a cosine above it to another class counts as 0; in [0, 1), 0 for none.
         sample_rate: share of the classes in a micro-batch's softmax, in [0, 1]. All classes that
             its labels name are always in, and the rest is drawn at random; 0 is these alone, 1 is
-            the full softmax and draws nothing. Below 1, on CUDA, drawing waits for the device.
+            the full softmax and draws nothing. Nothing waits for the device, unless the sample is
+            smaller than the batch.
+        chunk: classes whose logits are held at a time; None: all, while their logits and unit
+            vectors take no more than 2 GiB, and else as many as take 256 MiB.
         optimizer: ``sgd`` or ``adamw``, with the formulas of ``torch.optim``.
         momentum: SGD's.
+        momentum_dtype: that SGD's momentum is kept in: ``torch.float32`` or ``torch.bfloat16``.
         weight_decay: coupled for SGD, decoupled for AdamW; of used rows only.
+        storage: ``device``; or ``host``, where centres and state stay in host memory whatever
+            :meth:`to` says, and the rows of a step travel, for which the host waits.
+        device: where the centres are made, and what they are used on.
         seed: keys the initial centres and every sample.
+        ranks: the processes that share the head.
 
     Raises:
         ConfigError: an option is out of range.
@@ -87,11 +121,17 @@ class PartialFC(nn.Module):
         *,
         margin: Margin,
         scale: float = 64.0,
+        interclass_filter: float = 0.0,
         sample_rate: float = 1.0,
+        chunk: int | None = None,
         optimizer: str = "sgd",
         momentum: float = 0.9,
+        momentum_dtype: torch.dtype = torch.float32,
         weight_decay: float = 5e-4,
+        storage: Storage = "device",
+        device: torch.device | str = "cpu",
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         if classes < 1:
@@ -100,30 +140,60 @@ class PartialFC(nn.Module):
             raise ConfigError(f"features: got {features}; an embedding has at least one value")
         if not 0.0 <= sample_rate <= 1.0:
             raise ConfigError(f"sample_rate: got {sample_rate}; it must lie in [0, 1]")
-        if not scale > 0.0:
-            raise ConfigError(f"scale: got {scale}; it must be above 0")
+        if chunk is not None and chunk < 1:
+            raise ConfigError(f"chunk: got {chunk}; it must be at least 1 class, or None")
+        if momentum_dtype not in (torch.float32, torch.bfloat16):
+            raise ConfigError(
+                f"momentum_dtype: got {momentum_dtype}; it must be torch.float32 or torch.bfloat16"
+            )
+        if storage not in get_args(Storage):
+            raise ConfigError(f"storage: got {storage!r}; it must be device or host")
+        if storage == "host" and sample_rate == 1.0:
+            raise ConfigError(
+                "storage: got 'host' with sample_rate 1, which would copy every centre to the "
+                "device in each step; set a sample_rate below 1, or storage 'device'"
+            )
         self.classes = classes
-        self.margin = margin
-        self.scale = scale
         self.sample_rate = sample_rate
+        self.chunk = chunk
         self.seed = seed
+        self.ranks = ranks
+        self.softmax = MarginSoftmax(
+            margin=margin, scale=scale, interclass_filter=interclass_filter
+        )
+        self._first, stop = ranks.share(classes)
         self._draws = 0
-        self._rule = build_row_optimizer(optimizer, momentum=momentum, weight_decay=weight_decay)
-        weight = torch.empty(classes, features, dtype=torch.float32)
-        weight.normal_(0.0, _INITIAL_DEVIATION, generator=self._generator(_FOR_WEIGHTS, weight))
+        self._rule = build_row_optimizer(
+            optimizer,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            momentum_dtype=momentum_dtype,
+        )
+        self._on_host = storage == "host"
+        self._storage = build_row_storage(storage)
+        weight = torch.empty(
+            stop - self._first,
+            features,
+            dtype=torch.float32,
+            device="cpu" if self._on_host else device,
+        )
+        fill_centres(weight, first=self._first, seed=derive_seed(seed, _FOR_WEIGHTS))
         self.register_buffer("weight", weight)
         self._state_names = ["weight"]
         for name, value in self._rule.state(weight).items():
             self.register_buffer(name, value)
             self._state_names.append(name)
-        # Row ids (None: all, in order) and the leaf that takes their gradient, a micro-batch each.
-        self._pending: list[tuple[torch.Tensor | None, torch.Tensor]] = []
+        self._pending: list[_Used] = []
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Mean loss of a micro-batch, in the precision of the weights whatever the autocast.
 
         Where gradients are enabled, the rows used are kept for :meth:`step`. Labels on the CPU are
         checked; those on CUDA are not, as that would wait for the device: see :func:`check_labels`.
+
+        With several ranks each gives its own faces, in numbers that may differ, and gets the mean
+        over all. If all scale it alike, ``backward()`` leaves at a rank's embeddings the gradient
+        of that mean: the sum over the ranks of the backbones' gradients is then the backbone's.
 
         Args:
             embeddings: B×F, of any norm.
@@ -137,15 +207,43 @@ class PartialFC(nn.Module):
         """
         if labels.device.type == "cpu":
             check_labels(labels, self.classes)
-        rows, centres = self._use_rows(labels)
-        own = labels if rows is None else torch.searchsorted(rows, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = F.normalize(embeddings.to(centres.dtype))
-            cosines = F.linear(embeddings, F.normalize(centres)).clamp(-1.0, 1.0)
-            own_column = own.unsqueeze(1)
-            target = self.margin.apply(cosines.gather(1, own_column).squeeze(1))
-            logits = self.scale * cosines.scatter(1, own_column, target.unsqueeze(1))
-            return F.cross_entropy(logits, own)
+            units = F.normalize(embeddings.to(self.weight.dtype))
+            faces = gather_faces(units, labels, self.ranks)
+            used, own, present = self._use_rows(faces.labels)
+            return self._loss(faces, used.centres, own, present)
+
+    def _loss(
+        self, faces: Faces, centres: torch.Tensor, own: torch.Tensor, present: torch.Tensor | None
+    ) -> torch.Tensor:
+        chunk = self._chunk_for(len(own), len(centres))
+        if chunk is not None:
+            there = torch.ones_like(own, dtype=torch.bool) if present is None else present
+            loss: torch.Tensor = ChunkedLoss.apply(
+                faces.embeddings,
+                centres,
+                own,
+                there,
+                faces.weights,
+                self.softmax,
+                chunk,
+                self.ranks,
+            )
+        elif present is None:
+            loss = whole_loss(faces.embeddings, centres, own, self.softmax)
+        else:
+            logits = margin_logits(faces.embeddings, centres, own, self.softmax, present=present)
+            loss = ShardedCrossEntropy.apply(logits, own, present, faces.weights, self.ranks)
+        return loss
+
+    def _chunk_for(self, faces: int, rows: int) -> int | None:
+        """Classes in a chunk; None: the logits are held whole."""
+        if self.chunk is not None:
+            return self.chunk if self.chunk < rows else None
+        row_bytes = (faces + self.weight.shape[1]) * self.weight.element_size()
+        if rows * row_bytes <= _LARGEST_WHOLE:
+            return None
+        return max(1, _CHUNK_BYTES // row_bytes)
 
     @torch.no_grad()
     def step(
@@ -157,27 +255,37 @@ class PartialFC(nn.Module):
     ) -> None:
         """Update, once, the rows that gathered a gradient since the last step, and drop it.
 
-        Nothing here waits for the device, unless several micro-batches used different samples.
+        Nothing here waits for the device, unless several micro-batches used different samples or
+        the centres lie on the host.
 
         Args:
             lr: learning rate.
             grad_scale: factor on the gradients, to be divided out (``torch.amp.GradScaler``).
             found_inf: scalar; where it is not 0, the gradients are dropped and nothing changes.
+                The same on all ranks.
         """
-        pending = [(rows, leaf.grad) for rows, leaf in self._pending if leaf.grad is not None]
+        pending = [used for used in self._pending if used.centres.grad is not None]
         self.zero_grad()
         if not pending:
             return
-        chosen, gradient = _union(pending)
+        rows, gradient, centres = _union(pending)
         if grad_scale is not None:
             gradient.div_(grad_scale)
-        index = slice(None) if chosen is None else chosen
-        before = {name: self.get_buffer(name)[index] for name in self._state_names}
-        after = self._rule.update(before, gradient, lr)
-        for name, value in after.items():
-            if found_inf is not None:
-                value = torch.where(found_inf != 0, before[name], value)
-            self.get_buffer(name)[index] = value
+        for start in range(0, len(gradient), _UPDATED_ROWS):
+            part = slice(start, min(start + _UPDATED_ROWS, len(gradient)))
+            index = part if rows is None else rows[part]
+            before = {
+                # The step's own copy of the centres, if there is one, is what they are.
+                name: centres[part]
+                if name == "weight" and centres is not None
+                else self._storage.take(self.get_buffer(name), index, gradient.device)
+                for name in self._state_names
+            }
+            after = self._rule.update(before, gradient[part], lr)
+            for name, value in after.items():
+                if found_inf is not None:
+                    value = torch.where(found_inf != 0, before[name], value)
+                self._storage.put(self.get_buffer(name), index, value)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients gathered since the last step."""
@@ -192,49 +300,147 @@ class PartialFC(nn.Module):
         self.seed, self._draws = int(state["seed"]), int(state["draws"])
         self.zero_grad()
 
+    def whole_state(self) -> dict[str, Any] | None:
+        """What ``state_dict()`` of one process would hold, on the CPU; on rank 0, None elsewhere.
+
+        Every rank calls it. Rows travel in blocks, so that no device holds more than its own part.
+        """
+        local = self.state_dict()
+        if self.ranks.world == 1:
+            return {name: _to_cpu(value) for name, value in local.items()}
+        whole = {
+            name: self._gather_rows(value) if name in self._state_names else value
+            for name, value in local.items()
+        }
+        return whole if self.ranks.rank == 0 else None
+
+    def load_whole_state(self, state: dict[str, Any]) -> None:
+        """Take this rank's part of :meth:`whole_state`, of a run on any number of ranks.
+
+        Raises:
+            TrainingError: the state is of a head of another shape or optimizer.
+        """
+        expected = {*self._state_names, "_extra_state"}
+        if state.keys() != expected:
+            raise TrainingError(
+                f"the head's state holds {', '.join(sorted(state))}; this head has "
+                f"{', '.join(sorted(expected))}: it was trained with another optimizer"
+            )
+        rows = slice(self._first, self._first + len(self.weight))
+        for name in self._state_names:
+            wanted = (self.classes, *self.get_buffer(name).shape[1:])
+            if tuple(state[name].shape) != wanted:
+                raise TrainingError(
+                    f"the head's {name} is {tuple(state[name].shape)}; this head's is {wanted}: "
+                    "the state is of other data or another length of embedding"
+                )
+        for name in self._state_names:
+            self.get_buffer(name).copy_(state[name][rows])
+        self.set_extra_state(state["_extra_state"])
+
+    def _gather_rows(self, part: torch.Tensor) -> torch.Tensor | None:
+        """All ranks' rows of a matrix, on rank 0's CPU."""
+        shares = [
+            Ranks(rank, self.ranks.world).share(self.classes) for rank in range(self.ranks.world)
+        ]
+        whole = None
+        if self.ranks.rank == 0:
+            whole = torch.empty((self.classes, *part.shape[1:]), dtype=part.dtype)
+        # Rank 0 has the most rows.
+        for start in range(0, shares[0][1], _GATHERED_ROWS):
+            size = min(_GATHERED_ROWS, shares[0][1] - start)
+            block = part.new_zeros((size, *part.shape[1:]))
+            block[: len(part[start : start + size])] = part[start : start + size]
+            blocks = self.ranks.all_gather(block).split(size)
+            if whole is None:
+                continue
+            for (first, stop), rows in zip(shares, blocks, strict=True):
+                into = whole[first:stop][start : start + size]
+                into.copy_(rows[: len(into)])
+        return whole
+
     def extra_repr(self) -> str:
         """The sizes and options, for ``repr``."""
-        classes, features = self.weight.shape
         return (
-            f"{classes}, {features}, margin={self.margin}, scale={self.scale}, "
+            f"{self.classes}, {self.weight.shape[1]}, {self.softmax}, "
             f"sample_rate={self.sample_rate}, optimizer={self._rule}"
         )
 
-    def _use_rows(self, labels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Choose a micro-batch's rows; return their ids (None: all) and a leaf of their values."""
-        rows = None
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PartialFC:
+        """``to()`` and its kin: rows that lie on the host take a new type, but stay there."""
+        if not self._on_host:
+            return super()._apply(fn, recurse)
+        return super()._apply(lambda rows: rows.to(fn(rows.new_empty(0)).dtype), recurse)
+
+    def _use_rows(self, labels: torch.Tensor) -> tuple[_Used, torch.Tensor, torch.Tensor | None]:
+        """Choose a micro-batch's rows.
+
+        Returns:
+            The rows; where among them each face's own class is, 0 if it is not; and whose is there
+            (None: all).
+        """
+        own, present = labels, None
+        if self.ranks.world > 1:
+            own = labels - self._first
+            present = (own >= 0) & (own < len(self.weight))
         if self.sample_rate < 1.0:
-            size = int(self.sample_rate * self.classes)
-            generator = self._generator(_FOR_SAMPLES, labels, self._draws)
-            rows = sample_rows(labels, self.classes, size, generator)
-            self._draws += 1
-            leaf = self.weight[rows]
+            rows = self._draw(own)
+            used = _Used(rows, self._storage.take(self.weight, rows, own.device))
+            own = torch.searchsorted(rows, own)
         elif self._pending:
             # One leaf gathers the gradients of all micro-batches.
-            return self._pending[0]
+            used = self._pending[0]
         else:
-            leaf = self.weight.detach()
-        if torch.is_grad_enabled():
-            self._pending.append((rows, leaf.requires_grad_()))
-        return rows, leaf
+            used = _Used(None, self.weight.detach())
+        if torch.is_grad_enabled() and not used.centres.requires_grad:
+            used.centres.requires_grad_()
+            self._pending.append(used)
+        return used, own if present is None else torch.where(present, own, 0), present
 
-    def _generator(self, purpose: int, like: torch.Tensor, *parts: int) -> torch.Generator:
-        """A fresh generator: each draw is a function of seed, purpose and parts, so no state."""
-        generator = torch.Generator(like.device)
-        generator.manual_seed(derive_seed(self.seed, purpose, *parts))
-        return generator
+    def _draw(self, own: torch.Tensor) -> torch.Tensor:
+        """The next sample among this rank's classes."""
+        local = len(self.weight)
+        shard = (self.ranks.rank,) if self.ranks.world > 1 else ()
+        key = derive_seed(self.seed, _FOR_SAMPLES, self._draws, *shard)
+        self._draws += 1
+        return sample_rows(own, local, int(self.sample_rate * local), key)
+
+
+@dataclass(frozen=True)
+class _Used:
+    """The rows of a micro-batch."""
+
+    rows: torch.Tensor | None
+    """Sorted ids within this rank's part; None: all of it."""
+    centres: torch.Tensor
+    """Their values; a leaf that takes their gradient."""
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """What the backward passes since the last step left."""
+        assert self.centres.grad is not None
+        return self.centres.grad
 
 
 def _union(
-    parts: list[tuple[torch.Tensor | None, torch.Tensor]],
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Join (row ids, gradient) of micro-batches: the union of the rows, the sum of each's."""
+    parts: list[_Used],
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+    """Join micro-batches: the union of their rows, the sum of each one's gradients.
+
+    Returns:
+        Row ids, gradient, and the rows' values where a micro-batch has them all.
+    """
     if len(parts) == 1:
-        return parts[0]
-    used = [rows for rows, _ in parts if rows is not None]
+        return parts[0].rows, parts[0].gradient, parts[0].centres.detach()
+    used = [part.rows for part in parts if part.rows is not None]
     union = torch.unique(torch.cat(used))
-    total = parts[0][1].new_zeros(len(union), parts[0][1].shape[1])
-    for rows, (_, gradient) in zip(used, parts, strict=True):
+    first = parts[0].centres
+    total = first.new_zeros(len(union), first.shape[1])
+    for rows, part in zip(used, parts, strict=True):
         # A part's rows are distinct, so this adds each once, on any device in the same order.
-        total[torch.searchsorted(union, rows)] += gradient
-    return union, total
+        total[torch.searchsorted(union, rows)] += part.gradient
+    return union, total, None
+
+
+def _to_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, torch.Tensor) else value

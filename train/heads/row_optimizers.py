@@ -27,7 +27,10 @@ class RowOptimizer(Protocol):
         ...
 
     def update(self, rows: Rows, gradient: torch.Tensor, lr: float | torch.Tensor) -> Rows:
-        """New values of all of ``rows`` from the gradient (n×F), which may be overwritten."""
+        """New values of all of ``rows`` from the gradient (n×F), which may be overwritten.
+
+        They come in the gradient's type, whatever that of the state.
+        """
         ...
 
 
@@ -41,6 +44,10 @@ class RowSGD:
     weight_decay: float
     """λ, at least 0."""
 
+    dtype: torch.dtype | None = None
+    """The type that v is kept in; None: that of the weights. A step computes in the gradient's type
+    and rounds v to this one when it is put back."""
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.momentum < 1.0:
             raise ConfigError(f"momentum: got {self.momentum}; it must lie in [0, 1)")
@@ -48,7 +55,7 @@ class RowSGD:
 
     def state(self, weight: torch.Tensor) -> Rows:
         """``momentum``, of the matrix's shape. From zero, the first v is the gradient."""
-        return {"momentum": torch.zeros_like(weight)}
+        return {"momentum": torch.zeros_like(weight, dtype=self.dtype)}
 
     def update(self, rows: Rows, gradient: torch.Tensor, lr: float | torch.Tensor) -> Rows:
         """One step of the rows."""
@@ -94,15 +101,27 @@ class RowAdamW:
         return {"weight": weight, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "steps": steps}
 
 
-def build_row_optimizer(name: str, *, momentum: float, weight_decay: float) -> RowOptimizer:
+def build_row_optimizer(
+    name: str,
+    *,
+    momentum: float,
+    weight_decay: float,
+    momentum_dtype: torch.dtype | None = None,
+) -> RowOptimizer:
     """Build a rule by name, ``sgd`` or ``adamw``; the latter makes no use of ``momentum``.
 
     Raises:
         ConfigError: the name is unknown or a setting is out of range.
     """
     if name == "sgd":
-        return RowSGD(momentum=momentum, weight_decay=weight_decay)
+        return RowSGD(momentum=momentum, weight_decay=weight_decay, dtype=momentum_dtype)
     if name == "adamw":
+        if momentum_dtype not in (None, torch.float32):
+            # Its second moment moves by a thousandth a step, which bfloat16 would round away.
+            raise ConfigError(
+                f"momentum_dtype: got {momentum_dtype}; adamw keeps float32 moments: leave it "
+                "unset, or use sgd"
+            )
         return RowAdamW(weight_decay=weight_decay)
     raise ConfigError(f"optimizer: got {name!r}; it must be sgd or adamw")
 
