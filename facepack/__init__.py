@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 from facepack.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from facepack.loading.augment import Augment as Augment
     from facepack.loading.loader import Batch as Batch
     from facepack.loading.loader import Loader as Loader
+    from facepack.loading.torch_view import TorchBatches as TorchBatches
+    from facepack.loading.torch_view import TorchDataset as TorchDataset
     from facepack.pack import Pack as Pack
     from facepack.pack import Record as Record
     from facepack.pack import open as open
@@ -26,9 +29,23 @@ _HOMES = {
     "PackWriter": "facepack.writer",
     "Loader": "facepack.loading.loader",
     "Batch": "facepack.loading.loader",
+    "Augment": "facepack.loading.augment",
+    "TorchBatches": "facepack.loading.torch_view",
+    "TorchDataset": "facepack.loading.torch_view",
 }
 
-__all__ = ["Batch", "Loader", "Pack", "PackWriter", "Record", "__version__", "open"]
+__all__ = [
+    "Augment",
+    "Batch",
+    "Loader",
+    "Pack",
+    "PackWriter",
+    "Record",
+    "TorchBatches",
+    "TorchDataset",
+    "__version__",
+    "open",
+]
 
 
 def __getattr__(name: str) -> Any:

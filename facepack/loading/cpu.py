@@ -10,16 +10,19 @@ import numpy as np
 import torch
 
 from facepack.errors import DecodeError
-from facepack.loading.pixels import MEAN, SCALE, RowDecoder, normalize
+from facepack.loading.augment import change_images
+from facepack.loading.kernels import choose_kernels
+from facepack.loading.pixels import MEAN, SCALE, decode_rows
 from facepack.loading.plan import Draw, Draws
+from facepack.loading.readahead import NOTHING_AHEAD, Ahead
 from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_for_good
 
-# Two batches stay valid with the consumer, and two are in preparation meanwhile.
+# Two batches stay valid with the consumer.
 _HELD = 2
-_SLOTS = _HELD + 2
-
-# Images a worker reads and decodes between two looks at the shared state.
-_CHUNK = 32
+# Images a thread reads at once, and decodes before it looks at the shared state again. Reading many
+# costs less for each: with caches full of pixels, a read transaction takes longer than a record.
+_LEAST_CHUNK = 32
+_MOST_CHUNK = 128
 # Images that are decoded, then normalized together while they are in the processor's cache.
 _TILE = 8
 
@@ -30,12 +33,21 @@ class _Slot:
     def __init__(self, rows: int, size: tuple[int, int], dtype: torch.dtype, pin: bool) -> None:
         self.tensor = torch.empty((rows, *size, 3), dtype=dtype, pin_memory=pin)
         self.array: np.ndarray = self.tensor.numpy()
+        self.rows = list(self.array)  # indexing an array takes a hundredth of decoding a row
         self.copied: torch.cuda.Event | None = None
 
     def wait_until_copied(self) -> None:
         """Wait until the device has read this memory, so that it may be written again."""
         if self.copied is not None:
             self.copied.synchronize()
+
+
+class _Tile:
+    """A thread's memory for images that are decoded, but not normalized yet."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.array = np.empty((_TILE, *size, 3), np.uint8)
+        self.rows = list(self.array)
 
 
 @dataclass
@@ -62,19 +74,27 @@ class CpuStream:
     and the device normalizes.
     """
 
-    def __init__(self, settings: StreamSettings, first: int) -> None:
+    def __init__(self, settings: StreamSettings, first: int, ahead: Ahead = NOTHING_AHEAD) -> None:
         self.index = first
+        self._ahead = ahead
         self._settings = settings
         self._draws = Draws(settings.plan)
         self._next_draw = first
         on_device = settings.device.type == "cuda"
         self._normalize_here = settings.normalize and not on_device
         dtype = torch.float32 if self._normalize_here else torch.uint8
+        # Here, not in the threads: a fork must not find one of them in the middle of an import.
+        self._kernels = choose_kernels(settings.image_size)
         self._held: deque[_Slot] = deque()  # with the consumer
         self._changed = threading.Condition()  # guards what follows
+        # Every thread finds a chunk in the batches in preparation, besides one that is ready.
+        batch_size = settings.plan.batch_size
+        fair = -(-2 * batch_size // settings.threads)
+        self._chunk = min(batch_size, max(_LEAST_CHUNK, min(fair, _MOST_CHUNK)))
+        prepared = 1 + -(-settings.threads * self._chunk // batch_size)
         self._free = [
-            _Slot(settings.plan.batch_size, settings.image_size, dtype, on_device)
-            for _ in range(_SLOTS)
+            _Slot(batch_size, settings.image_size, dtype, on_device)
+            for _ in range(_HELD + prepared)
         ]
         self._works: deque[_Work] = deque()
         self._crash: BaseException | None = None
@@ -148,12 +168,11 @@ class CpuStream:
 
     def _run(self) -> None:
         try:
-            decode = RowDecoder(self._settings.image_size)
-            tile = np.empty((_TILE, *self._settings.image_size, 3), np.uint8)
+            tile = _Tile(self._settings.image_size)
             while (taken := self._take()) is not None:
                 work, start, stop = taken
                 try:
-                    self._fill(work, start, stop, decode, tile)
+                    self._fill(work, start, stop, tile)
                 except Exception as error:  # raised where the batch would be returned
                     work.failures[start] = error
                 self._finish(work, stop - start)
@@ -173,7 +192,7 @@ class CpuStream:
                         continue
                     work = self._begin()
                 start = work.handed_out
-                work.handed_out = min(start + _CHUNK, work.rows)
+                work.handed_out = min(start + self._chunk, work.rows)
                 if start < work.rows:
                     return work, start, work.handed_out
         return None
@@ -192,24 +211,26 @@ class CpuStream:
             if work.unfinished == 0:
                 self._changed.notify_all()
 
-    def _fill(
-        self, work: _Work, start: int, stop: int, decode: RowDecoder, tile: np.ndarray
-    ) -> None:
+    def _fill(self, work: _Work, start: int, stop: int, tile: _Tile) -> None:
+        self._ahead.wait(work.draw.index)
         positions = work.draw.positions[start:stop]
         mirrored = work.draw.flips[start:stop].tolist()
-        rows = work.slot.array[start:stop]
-        step = _TILE if self._normalize_here else _CHUNK
+        changes = self._settings.draw_changes(work.draw.index, positions)
         with self._settings.pack.views(positions) as views:
-            for low in range(0, stop - start, step):
-                high = min(low + step, stop - start)
-                pixels = tile if self._normalize_here else rows[low:high]
-                for place in range(low, high):
-                    try:
-                        decode(views[place], pixels[place - low], mirrored[place])
-                    except DecodeError as error:
-                        self._note_broken(work, start + place, error)
+            for low in range(start, stop, _TILE):
+                here = slice(low - start, min(low + _TILE, stop) - start)
+                slot = work.slot.array[low:stop][:_TILE]
+                pixels, rows = slot, work.slot.rows[low:stop][:_TILE]
                 if self._normalize_here:
-                    normalize(pixels[: high - low], rows[low:high])
+                    pixels, rows = tile.array[: len(slot)], tile.rows[: len(slot)]
+                reverse, broken = decode_rows(views[here], rows, mirrored[here])
+                for place, error in broken.items():
+                    self._note_broken(work, low + place, error)
+                self._kernels.reverse_rows(pixels, reverse)
+                if changes is not None:
+                    change_images(pixels, changes[here])
+                if self._normalize_here:
+                    self._kernels.normalize(pixels, slot)
 
     def _note_broken(self, work: _Work, row: int, error: DecodeError) -> None:
         if self._settings.skip:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,15 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from facepack.errors import DecodeError
+from facepack.loading.dali_decoder import choose_decoder
+from facepack.loading.dali_pipeline import build_pipeline, change_inputs
 from facepack.loading.pixels import decode_checked, plain_jpeg_size
 from facepack.loading.plan import Draw, Draws
+from facepack.loading.readahead import NOTHING_AHEAD, Ahead
 from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_for_good
 
-# Batches in the pipeline ahead of the consumer.
-_DEPTH = 2
 # Delivered batches whose encoded images stay readable: the GPU may still be at work on the last.
 _HELD = 2
-# Room beyond the decoders' first guess; growing their buffers later would stall the GPU.
-_PADDING = 1 << 20
 
 
 @dataclass
@@ -47,16 +45,18 @@ class _Fed:
 
 
 class DaliStream:
-    """Batches decoded, mirrored and normalized by DALI: on the GPU, or on the CPU without one.
+    """Batches decoded, changed, mirrored and normalized by DALI: on the CPU, or for a GPU.
 
-    DALI gets the pack's pages as they are. What its decoders would not take exactly as the
+    On a GPU's behalf its own decoder may serve or the processor's; all that follows is done on the
+    GPU. DALI gets the pack's pages as they are. What its decoders would not take exactly as the
     ``cpu`` backend does (PNG, CMYK, damaged JPEGs, other sizes) is decoded here and handed over
     as uncompressed PPM. An image that makes DALI fail takes its whole pipeline down; it is then
     looked for, remembered, and the pipeline started anew at the same batch.
     """
 
-    def __init__(self, settings: StreamSettings, first: int) -> None:
+    def __init__(self, settings: StreamSettings, first: int, ahead: Ahead = NOTHING_AHEAD) -> None:
         self.index = first
+        self._ahead = ahead
         self._settings = settings
         self._draws = Draws(settings.plan)
         self._start = first
@@ -117,7 +117,8 @@ class DaliStream:
         while True:
             if self._pipeline is None:
                 self._start = self.index
-                self._pipeline = self._build()
+                decoder = choose_decoder(self._settings)
+                self._pipeline = build_pipeline(self._settings, decoder, self._feed)
             try:
                 (images,) = self._pipeline.run(stream)
             except RuntimeError:
@@ -143,69 +144,10 @@ class DaliStream:
                         refused.add(position)
         return refused
 
-    # The pipeline -------------------------------------------------------------------------------
+    # The pipeline's source ----------------------------------------------------------------------
 
-    def _build(self) -> Any:
-        dali: Any = import_module("nvidia.dali")
-        fn, types = dali.fn, dali.types
-        settings = self._settings
-        height, width = settings.image_size
-        on_device = settings.device.type == "cuda"
-        room = (
-            {
-                "preallocate_height_hint": height,
-                "preallocate_width_hint": width,
-                "bytes_per_sample_hint": height * width * 3,
-                "host_memory_padding": _PADDING,
-                "device_memory_padding": _PADDING,
-            }
-            if on_device
-            else {}
-        )
-
-        @dali.pipeline_def(
-            batch_size=settings.plan.batch_size,
-            num_threads=settings.threads,
-            device_id=settings.device.index if on_device else None,
-            prefetch_queue_depth=_DEPTH,
-        )
-        def graph() -> Any:
-            encoded, mirror = fn.external_source(
-                source=self._feed,
-                num_outputs=2,
-                batch=True,
-                no_copy=True,
-                dtype=[types.UINT8, types.INT32],
-                ndim=[1, 0],
-            )
-            # What share of the images a GPU's JPEG engine takes (hw_decoder_load) is found by trial
-            # on that GPU: DALI's default stands until it is measured.
-            images = fn.decoders.image(
-                encoded,
-                device="mixed" if on_device else "cpu",
-                output_type=types.RGB,
-                adjust_orientation=False,
-                jpeg_fancy_upsampling=True,
-                use_fast_idct=False,
-                **room,
-            )
-            if not settings.normalize:
-                return fn.flip(images, horizontal=mirror)
-            return fn.crop_mirror_normalize(
-                images,
-                mirror=mirror,
-                dtype=types.FLOAT,
-                output_layout="HWC",
-                mean=[127.5] * 3,
-                std=[127.5] * 3,
-            )
-
-        pipeline = graph()
-        pipeline.build()
-        return pipeline
-
-    def _feed(self, iteration: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """DALI's source: the encoded images of a batch, and which of them to mirror."""
+    def _feed(self, iteration: int) -> tuple[Any, ...]:
+        """DALI's source: a batch's encoded images, which to mirror, and what else to change."""
         fed = _Fed(self._draws[self._start + iteration])
         self._fed.append(fed)
         try:
@@ -217,14 +159,21 @@ class DaliStream:
         # DALI takes no empty batch: one image stands in, and is cut off again.
         samples = fed.arrays if kept else [self._blank]
         mirror = fed.draw.flips[kept] if kept else np.zeros(1)
-        fed.arrays = [*samples, mirror.astype(np.int32)]
-        return samples, fed.arrays[-1]
+        changes = self._settings.draw_changes(
+            fed.draw.index, fed.positions if kept else np.zeros(1, np.int64)
+        )
+        inputs = [mirror.astype(np.int32)]
+        if changes is not None:
+            inputs += change_inputs(changes)
+        fed.arrays = [*samples, *inputs]
+        return (samples, *inputs)
 
     def _open(self, fed: _Fed) -> list[int]:
         """Fill ``fed.arrays`` with encoded images; return which rows of the draw they are.
 
         Takes about 3 µs an image: a third of it looks the records up, a third walks their markers.
         """
+        self._ahead.wait(fed.draw.index)
         settings = self._settings
         positions = fed.draw.positions
         kept = []

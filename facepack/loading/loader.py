@@ -7,20 +7,33 @@ import numbers
 import os
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from facepack.errors import ConfigError, MissingExtraError
+from facepack.loading.augment import PRESETS, Augment
+from facepack.loading.cache import (
+    CACHES,
+    CachedStream,
+    PixelCache,
+    check_fits,
+    filling_settings,
+)
+from facepack.loading.choice import OrderChoice, choose_order
 from facepack.loading.cpu import CpuStream
+from facepack.loading.order import BlockShape
 from facepack.loading.plan import Plan
+from facepack.loading.readahead import Ahead, read_ahead
 from facepack.loading.source import ImageSource
-from facepack.loading.stream import LEAVE_OUT, Stream, StreamSettings
+from facepack.loading.stream import LEAVE_OUT, Stream, StreamSettings, keep_for_good
 from facepack.loading.stream import Batch as Batch
 
 BACKENDS = ("auto", "cpu", "dali")
+DALI_DECODERS = ("auto", "mixed", "cpu")
 DTYPES = ("uint8", "float32")
 ON_ERROR = ("raise", "skip")
 
@@ -42,10 +55,11 @@ class Loader:
     *Memory.* ``Batch.images`` is valid until the next call but one of ``next()``: clone it to keep
     it longer. Labels and positions are yours.
 
-    *Pixels.* The backends agree in labels, order and flips everywhere, and bit for bit in the
-    pixels on the CPU. EXIF orientation is ignored. On a GPU, DALI's decoder differs from the CPU's
-    by a few grey levels. DALI decodes some damaged JPEGs, concealing the damage, that the ``cpu``
-    backend reports; ``facepack verify --decode`` finds them all.
+    *Pixels.* The backends agree in labels, order, flips and what ``augment`` decides everywhere,
+    and bit for bit in the pixels on the CPU, but for augmented ones: these, and on a GPU those of
+    DALI's ``mixed`` decoder, differ by a few grey levels. EXIF orientation is ignored. DALI
+    decodes some damaged JPEGs, concealing the damage, that the ``cpu`` backend reports;
+    ``facepack verify --decode`` finds them all.
 
     Args:
         pack: the pack; all its images must have one size.
@@ -54,11 +68,24 @@ class Loader:
         rank: of this process; it takes slice ``rank`` of each global batch.
         world: the number of processes; a global batch is ``world * batch_size`` records.
         shuffle: a new pseudo-random order each epoch; else the pack's own.
+        order: of a shuffled epoch: ``global``, a permutation of all records; ``blocks``, runs of
+            records that are read together and shuffled in windows, for packs larger than memory;
+            ``auto``, ``global`` where the pack's files fit in memory; or the
+            :class:`~facepack.loading.order.BlockShape` of ``blocks``, which else follows from the
+            size of the memory. All ranks must have the same.
         mirror: mirror each image with probability one half, drawn anew each epoch.
+        augment: further random changes, drawn anew each epoch: an :class:`Augment`, the name
+            ``"arcface_torch"`` for what arcface_torch does, or None.
         drop_last: drop the records behind the last full global batch. Else they are shared out
             evenly as a shorter batch, which may be empty on some ranks.
         backend: ``dali`` (NVIDIA DALI), ``cpu`` (simplejpeg in threads), or ``auto``: DALI where
             it is installed and ``device`` is a GPU.
+        dali_decoder: who decodes for DALI when ``device`` is a GPU: ``mixed`` (the GPU), ``cpu``
+            (only bytes are copied then; the GPU does the rest), or ``auto``: both are timed on
+            this machine for about a second, once in a process, and the faster serves.
+        cache: ``none``, or where all images are kept decoded, after a first pass that decodes the
+            pack once: ``host`` memory or the GPU's (``device``). They take height · width · 3
+            bytes each, in every process; the batches are the same.
         device: ``cpu``, ``cuda`` or ``cuda:N``: where images and labels are wanted.
         dtype: ``uint8`` raw RGB, or ``float32``: (x − 127.5)/127.5.
         on_error: ``raise``, or ``skip``: leave images that do not decode out of their batch (it is
@@ -81,9 +108,13 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         shuffle: bool = True,
+        order: str | BlockShape = "auto",
         mirror: bool = True,
+        augment: Augment | str | None = None,
         drop_last: bool = True,
         backend: str = "auto",
+        dali_decoder: str = "auto",
+        cache: str = "none",
         device: str | torch.device = "cpu",
         dtype: str = "uint8",
         on_error: str = "raise",
@@ -91,10 +122,14 @@ class Loader:
         image_size: tuple[int, int] | None = None,
     ) -> None:
         _check_choice("backend", backend, BACKENDS)
+        _check_choice("dali_decoder", dali_decoder, DALI_DECODERS)
+        _check_choice("cache", cache, CACHES)
         _check_choice("dtype", dtype, DTYPES)
         _check_choice("on_error", on_error, ON_ERROR)
         if threads is not None and _check_integer("threads", threads) < 1:
             raise ConfigError(f"threads is {threads}; it must be at least 1")
+        self._order_asked = order
+        self._order = choose_order(order, pack, shuffle)
         self._settings = StreamSettings(
             pack=pack,
             plan=Plan(
@@ -106,14 +141,21 @@ class Loader:
                 shuffle=shuffle,
                 mirror=mirror,
                 drop_last=drop_last,
+                blocks=self._order.blocks,
             ),
             image_size=_choose_size(pack, image_size),
             normalize=dtype == "float32",
             device=_check_device(device),
             threads=threads or _processors(),
             skip=on_error == "skip",
+            augment=_check_augment(augment),
+            dali_decoder=dali_decoder,
         )
         self._backend = _choose_backend(backend, self._settings.device)
+        if dali_decoder == "mixed" and self._settings.device.type == "cpu":
+            raise ConfigError("dali_decoder is 'mixed', which needs a GPU: use 'auto', or 'cuda'")
+        self._cache_device = _choose_cache_device(cache, self._settings)
+        self._cache: PixelCache | None = None
         self._epoch = 0
         self._batch = 0
         self._skipped = 0
@@ -171,16 +213,18 @@ class Loader:
                 f"the saved position belongs to another pack (content_id {state['content_id']!r}); "
                 f"{pack.path} has {pack.content_id!r}: open that pack, or start with epoch 0"
             )
+        state = {"blocks": "", **state}  # positions saved before there were blocks
         for name, mine in self._identity().items():
-            if state[name] != mine:
+            if state[name] != mine and not (name == "blocks" and self._may_adopt(state[name])):
                 raise ConfigError(
                     f"the saved position belongs to a loader with {name}={state[name]!r}; this "
                     f"one has {mine!r}, and other batches: set it back, or start with epoch 0"
                 )
+        self._adopt_order(state["blocks"])
         self.seek(state["epoch"], state["batch"])
 
     def _identity(self) -> dict[str, Any]:
-        plan = self._settings.plan
+        plan, augment = self._settings.plan, self._settings.augment
         return {
             "content_id": self._settings.pack.content_id,
             "records": plan.records,
@@ -189,7 +233,24 @@ class Loader:
             "shuffle": plan.shuffle,
             "mirror": plan.mirror,
             "drop_last": plan.drop_last,
+            "augment": None if augment is None else augment.as_dict(),
+            "blocks": str(plan.blocks) if self.order == "blocks" and plan.blocks else "",
         }
+
+    def _may_adopt(self, saved: str) -> bool:
+        """Whether this loader was free to choose the saved order: its memory may be another."""
+        return self._order_asked == "auto" or (self._order_asked == "blocks" and saved != "")
+
+    def _adopt_order(self, saved: str) -> None:
+        """Take the order of a saved position: the shape of ``blocks``, or nothing: ``global``."""
+        if saved == self._identity()["blocks"]:
+            return
+        blocks = BlockShape.parse(saved) if saved else None
+        name = "global" if blocks is None else "blocks"
+        self._order = OrderChoice(name, blocks, "the saved position belongs to it")
+        self.close()
+        plan = replace(self._settings.plan, blocks=blocks)
+        self._settings = replace(self._settings, plan=plan)
 
     @property
     def _index(self) -> int:
@@ -207,13 +268,13 @@ class Loader:
 
     def _next(self) -> Batch:
         if self._stream is None or self._stream.index != self._index:
-            self.close()
-            self._stream = self._open_stream()
-            self._close_stream = weakref.finalize(self, self._stream.close)
+            self._end_stream()
+            self._stream, end = self._open_stream()
+            self._close_stream = weakref.finalize(self, end)
         try:
             batch, skipped = self._stream.next()
         except BaseException:
-            self.close()
+            self._end_stream()
             raise
         self._batch += 1
         if skipped:
@@ -223,12 +284,37 @@ class Loader:
             )
         return batch
 
-    def _open_stream(self) -> Stream:
-        if self._backend == "dali":
-            from facepack.loading.dali import DaliStream
+    def _open_stream(self) -> tuple[Stream, Callable[[], None]]:
+        """A stream from the loader's position on, and what ends it."""
+        settings, first = self._settings, self._index
+        if self._cache_device is None:
+            return self._open_backend(settings, first)
+        if self._cache is None:
+            filling = filling_settings(settings)
+            stream, end = self._open_backend(filling, 0)
+            try:
+                self._cache = PixelCache(filling, self._cache_device, stream)
+            finally:
+                end()
+        cached = CachedStream(settings, first, self._cache)
+        return cached, cached.close
 
-            return DaliStream(self._settings, self._index)
-        return CpuStream(self._settings, self._index)
+    def _open_backend(
+        self, settings: StreamSettings, first: int
+    ) -> tuple[Stream, Callable[[], None]]:
+        ahead = read_ahead(settings.pack, settings.plan, first)
+        stream: Stream
+        try:
+            if self._backend == "dali":
+                from facepack.loading.dali import DaliStream
+
+                stream = DaliStream(settings, first, ahead)
+            else:
+                stream = CpuStream(settings, first, ahead)
+        except BaseException:
+            ahead.close()
+            raise
+        return stream, functools.partial(_close, ahead, stream)
 
     # What was left out, what serves, the end ----------------------------------------------------
 
@@ -243,12 +329,26 @@ class Loader:
         return list(self._skipped_keys)
 
     @property
+    def order(self) -> str:
+        """The order that serves: ``global``, ``blocks`` or ``sequential``."""
+        return self._order.name
+
+    @property
+    def order_reason(self) -> str:
+        """Why it is that order, for people to read."""
+        return self._order.reason
+
+    @property
     def backend(self) -> str:
         """The backend that serves: ``cpu`` or ``dali``."""
         return self._backend
 
     def close(self) -> None:
         """End threads and give up memory; the position stays, and iterating starts anew."""
+        self._end_stream()
+        self._cache = None
+
+    def _end_stream(self) -> None:
         # A finalizer runs once: here, when the loader is garbage, or when the interpreter ends.
         self._close_stream()
         self._stream = None
@@ -259,6 +359,9 @@ class Loader:
         if self._stream is not None:
             self._stream.abandon()
             self._stream = None
+        if self._cache is not None and self._cache.pixels.is_cuda:
+            keep_for_good(self._cache)
+            self._cache = None
 
     def __enter__(self) -> Loader:
         return self
@@ -270,6 +373,11 @@ class Loader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _close(ahead: Ahead, stream: Stream) -> None:
+    ahead.close()  # first: the stream's threads may be waiting for it
+    stream.close()
 
 
 _loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
@@ -287,6 +395,32 @@ if hasattr(os, "register_at_fork"):
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+def _check_augment(given: Any) -> Augment | None:
+    if given is None or isinstance(given, Augment):
+        return given
+    if given not in PRESETS:
+        raise ConfigError(
+            f"augment is {given!r}; allowed are an Augment, None and "
+            f"{', '.join(map(repr, PRESETS))}"
+        )
+    return PRESETS[given]
+
+
+def _choose_cache_device(asked: str, settings: StreamSettings) -> torch.device | None:
+    """Where decoded images are kept; None for nowhere."""
+    if asked == "none":
+        return None
+    device = torch.device("cpu") if asked == "host" else settings.device
+    if asked == "device" and device.type == "cpu":
+        raise ConfigError("cache is 'device', but device is 'cpu': use cache='host'")
+    if asked == "device" and settings.augment is not None:
+        raise ConfigError(
+            "cache is 'device', where augment cannot be done: use cache='host' or 'none'"
+        )
+    check_fits(settings, device)
+    return device
 
 
 def _check_integer(name: str, value: Any) -> int:

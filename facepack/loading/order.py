@@ -4,7 +4,7 @@ An epoch's order is a permutation that is computed, never stored: a Feistel netw
 (seed, epoch) over the smallest power of two that holds the records, with cycle walking back into
 their range (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). Any stretch
 of any epoch is found directly, in constant memory, so that a run resumes from two integers and
-ranks need not talk to each other.
+ranks need not talk to each other. The order ``blocks`` is made of the same permutations.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from facepack.errors import ConfigError
 from facepack.hashing import derive_seed, hash64
 
 # Separate the uses of one seed, so that an order tells nothing about the flips.
@@ -27,6 +28,41 @@ _ROUNDS_SMALL = 12
 _SMALL = 256
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockShape:
+    """How the order ``blocks`` is cut; another shape is another order."""
+
+    run: int
+    """Records that lie, and are read, together."""
+    window: int
+    """Runs that are shuffled together."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("run", self.run), ("window", self.window)):
+            if value < 1:
+                raise ConfigError(f"{name} of the blocks is {value}; it must be at least 1")
+
+    def __str__(self) -> str:
+        return f"{self.run}x{self.window}"
+
+    @classmethod
+    def parse(cls, text: str) -> BlockShape:
+        """The shape that ``str()`` wrote: run, ``x``, window.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        run, _, window = text.partition("x")
+        if not (run.isdecimal() and window.isdecimal()):
+            raise ConfigError(f"{text!r} is no shape of blocks, like 84x1024 (run x window)")
+        return cls(run=int(run), window=int(window))
+
+    @property
+    def records(self) -> int:
+        """Records in a window."""
+        return self.run * self.window
+
+
 class Order(Protocol):
     """Which record comes at which place of an epoch."""
 
@@ -35,41 +71,77 @@ class Order(Protocol):
         ...
 
 
+class WindowedOrder(Order, Protocol):
+    """An order that can be read ahead: its windows follow each other, and each lies in runs."""
+
+    @property
+    def windows(self) -> int:
+        """Windows in the epoch, at least 1."""
+
+    def window_of(self, place: int) -> int:
+        """The window that holds a place of the epoch."""
+        ...
+
+    def stretches(self, window: int) -> np.ndarray:
+        """Where a window's records lie: int64 (n, 2), first position and the one after the last.
+
+        They are in the order of the pack and do not overlap.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Sequential:
-    """The pack's own order."""
+    """The pack's own order, in windows of ``shape``."""
 
     records: int
+    shape: BlockShape
+
+    @property
+    def windows(self) -> int:
+        """Windows in the epoch; the last may be shorter."""
+        return -(-self.records // self.shape.records)
 
     def at(self, places: np.ndarray) -> np.ndarray:
         """Return ``places`` as they are."""
         return places.astype(np.int64)
 
+    def window_of(self, place: int) -> int:
+        """The window that holds a place of the epoch."""
+        return place // self.shape.records
 
-class Shuffled:
-    """A pseudo-random permutation of ``records`` positions, one for each (seed, epoch).
+    def stretches(self, window: int) -> np.ndarray:
+        """The window's runs: int64 (n, 2), first position and the one after the last."""
+        start = window * self.shape.records
+        stop = min(start + self.shape.records, self.records)
+        starts = np.arange(start, stop, self.shape.run)
+        return np.stack([starts, np.minimum(starts + self.shape.run, stop)], axis=1)
 
-    Costs about 0.1 µs a record when asked for some thousands at once, and no memory.
+
+class Permutation:
+    """A pseudo-random permutation of 0…``size`` − 1, one for each seed and ``parts``.
+
+    Costs about 0.1 µs an element when asked for some thousands at once, and no memory.
     """
 
-    def __init__(self, seed: int, epoch: int, records: int) -> None:
-        self.records = records
-        bits = max(2, (records - 1).bit_length())
+    def __init__(self, size: int, seed: int, *parts: int) -> None:
+        self.size = size
+        bits = max(2, (size - 1).bit_length())
         self._low = bits // 2
         self._high = bits - self._low
-        rounds = _ROUNDS if records > _SMALL else _ROUNDS_SMALL
-        self._keys = [derive_seed(seed, _ORDER, epoch, number) for number in range(rounds)]
+        rounds = _ROUNDS if size > _SMALL else _ROUNDS_SMALL
+        self._keys = [derive_seed(seed, *parts, number) for number in range(rounds)]
 
     def at(self, places: np.ndarray) -> np.ndarray:
-        """Return the positions of the records that come at ``places`` (0 ≤ place < records)."""
+        """Return what comes at ``places`` (0 ≤ place < size), int64."""
         found = self._encipher(places.astype(np.uint64))
-        # The domain is less than twice the records (from three records up), so a walk takes
+        # The domain is less than twice the size (from three elements up), so a walk takes
         # less than two steps on average; it ends, as a permutation's cycles do.
-        outside = np.flatnonzero(found >= self.records)
+        outside = np.flatnonzero(found >= self.size)
         while outside.size:
             walked = self._encipher(found[outside])
             found[outside] = walked
-            outside = outside[walked >= self.records]
+            outside = outside[walked >= self.size]
         return found.astype(np.int64)
 
     def _encipher(self, x: np.ndarray) -> np.ndarray:
@@ -81,6 +153,13 @@ class Shuffled:
             left, right = right, left ^ (hash64(key, right) & mask)
             left_bits, right_bits = right_bits, left_bits
         return (left << np.uint64(right_bits)) | right
+
+
+class Shuffled(Permutation):
+    """The order ``global``: a permutation of all positions, one for each (seed, epoch)."""
+
+    def __init__(self, seed: int, epoch: int, records: int) -> None:
+        super().__init__(records, seed, _ORDER, epoch)
 
 
 def flips(seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:

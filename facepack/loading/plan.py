@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from facepack.errors import ConfigError
-from facepack.loading.order import Order, Sequential, Shuffled, flips
+from facepack.loading.blocks import Blocks
+from facepack.loading.order import (
+    BlockShape,
+    Order,
+    Sequential,
+    Shuffled,
+    WindowedOrder,
+    flips,
+)
 
 # Records whose order is computed at once: enough to make NumPy's cost per call vanish.
 _BLOCK = 16384
@@ -39,6 +47,10 @@ class Plan:
     """Mirror each image with probability one half, anew each epoch."""
     drop_last: bool
     """Drop the records left over behind the last full global batch."""
+    blocks: BlockShape | None = None
+    """Windows of the order ``blocks``, or those in which the pack's own order is read ahead.
+
+    None: a permutation of all records, or the pack's own order in one window."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -72,9 +84,16 @@ class Plan:
 
     def order(self, epoch: int) -> Order:
         """The order of one epoch."""
-        if self.shuffle:
-            return Shuffled(self.seed, epoch, self.records)
-        return Sequential(self.records)
+        return self.windowed(epoch) or Shuffled(self.seed, epoch, self.records)
+
+    def windowed(self, epoch: int) -> WindowedOrder | None:
+        """The order of one epoch, if it has windows: each can be read before it is needed."""
+        if not self.shuffle:
+            whole = BlockShape(run=self.records, window=1)
+            return Sequential(self.records, self.blocks or whole)
+        if self.blocks is not None:
+            return Blocks(self.seed, epoch, self.records, self.blocks)
+        return None
 
     def places(self, batch: int) -> tuple[int, int]:
         """The stretch of an epoch's order that is this rank's share of a global batch."""
@@ -94,6 +113,8 @@ class Draw:
     """Positions of its records in the pack, int64."""
     flips: np.ndarray
     """True where an image is mirrored, bool."""
+    index: int
+    """The batch's number among those of all epochs: epoch * batches an epoch + batch."""
 
 
 class Draws:
@@ -124,6 +145,8 @@ class Draws:
         )
         cuts = np.cumsum([last - first for first, last in stretches])[:-1]
         return [
-            Draw(rows, coins)
-            for rows, coins in zip(np.split(positions, cuts), np.split(mirrored, cuts), strict=True)
+            Draw(rows, coins, number)
+            for number, (rows, coins) in enumerate(
+                zip(np.split(positions, cuts), np.split(mirrored, cuts), strict=True), index
+            )
         ]

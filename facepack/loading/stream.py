@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from facepack.errors import DecodeError
+from facepack.loading.augment import Augment, Changes, draw_changes
 from facepack.loading.plan import Plan
 from facepack.loading.source import ImageSource
 from facepack.pack import Pack
@@ -48,6 +49,17 @@ class StreamSettings:
     """Decoding threads on the CPU."""
     skip: bool
     """Leave images that do not decode out of their batch instead of raising."""
+    augment: Augment | None = None
+    """Random changes to the images."""
+    dali_decoder: str = "auto"
+    """The dali backend's on a GPU: ``mixed``, ``cpu``, or ``auto``, the faster."""
+
+    def draw_changes(self, index: int, positions: np.ndarray) -> Changes | None:
+        """What happens to the images at ``positions`` in batch ``index``; None for nothing."""
+        if self.augment is None:
+            return None
+        epoch = index // self.plan.batches
+        return draw_changes(self.augment, self.plan.seed, epoch, positions, self.image_size)
 
 
 class Stream(Protocol):

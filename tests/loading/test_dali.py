@@ -16,7 +16,11 @@ import pytest
 import torch
 from PIL import features
 
-from facepack.errors import DamageError, DecodeError
+from facepack.errors import ConfigError, DamageError, DecodeError
+from facepack.images import read_header
+from facepack.loading import dali_decoder
+from facepack.loading.augment import Augment, draw_changes
+from facepack.loading.dali_pipeline import Decoder
 from facepack.loading.loader import Batch, Loader
 from facepack.pack import Pack
 
@@ -110,6 +114,123 @@ def test_odd_images_equal_pillow(
             for index in range(4):
                 (batch,) = loader
                 assert_equal(batch, slow_batch(pack, index, batch_size=len(pack)))
+
+
+@pytest.mark.parametrize("kind", ["420", "422", "440", "444", "progressive"])
+def test_chroma_is_upsampled_as_by_the_cpu_backend(
+    make_pack: MakePack, make_image: MakeImage, slow_batch: SlowBatch, kind: str
+) -> None:
+    pack = make_pack([make_image(number, kind) for number in range(4)])
+    with Loader(pack, backend="dali", batch_size=4) as loader:
+        (batch,) = loader
+    assert_equal(batch, slow_batch(pack, 0, batch_size=4))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "dali"])
+def test_exif_orientation_is_ignored(
+    make_pack: MakePack, make_image: MakeImage, backend: str
+) -> None:
+    plain, turned = make_image(3, "420", 48, 48), make_image(3, "rotated", 48, 48)
+    assert read_header(turned).orientation == 6
+    pack = make_pack([turned, plain])
+    options: dict[str, Any] = {"shuffle": False, "mirror": False, "batch_size": 2}
+    with Loader(pack, backend=backend, **options) as loader:
+        (batch,) = loader
+    # Their encoders differ a little; a picture that was turned would be another one.
+    apart = (batch.images[0].double() - batch.images[1].double()).abs()
+    assert apart.mean() < 3
+    assert (batch.images[0].double() - batch.images[1].double().rot90(1, (1, 2))).abs().mean() > 30
+
+
+class TestAugment:
+    # How far DALI's changes are from the CPU backend's, in grey levels: where an image was scaled
+    # down and back, rounded four times, and elsewhere.
+    resized = 4
+    elsewhere = 1
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_changes_equal_the_cpu_backends_within_the_tolerance(
+        self, mixed: Pack, dtype: str
+    ) -> None:
+        augment = Augment(resize=0.5, blur=0.5, color=0.5, grey=0.2)
+        options: dict[str, Any] = {"batch_size": 12, "seed": 5, "dtype": dtype, "augment": augment}
+        with (
+            Loader(mixed, backend="dali", **options) as loader,
+            Loader(mixed, backend="cpu", **options) as cpu,
+        ):
+            for epoch in range(3):
+                for batch, expected in zip(loader, cpu, strict=True):
+                    assert batch.positions.tolist() == expected.positions.tolist()
+                    assert batch.images.dtype == expected.images.dtype
+                    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+                    apart = (batch.images.double() - expected.images.double()).abs()
+                    apart *= 1 if dtype == "uint8" else 127.5
+                    changes = draw_changes(augment, 5, epoch, batch.positions, (40, 48))
+                    for row, scaled in enumerate(changes.resized.tolist()):
+                        limit = self.resized if scaled else self.elsewhere
+                        assert apart[row].max() <= limit + 1e-3
+                    assert apart.mean() < 0.3
+
+    def test_what_is_left_alone_equals_the_twin(self, faces: Pack, slow_batch: SlowBatch) -> None:
+        with Loader(faces, backend="dali", batch_size=10, augment=Augment()) as loader:
+            for index, batch in enumerate(loader):
+                assert_equal(batch, slow_batch(faces, index, batch_size=10))
+
+    def test_broken_images_are_left_out(self, damaged: Pack) -> None:
+        options: dict[str, Any] = {"on_error": "skip", "drop_last": False, "batch_size": 8}
+        options["augment"] = "arcface_torch"
+        with (
+            Loader(damaged, backend="dali", **options) as loader,
+            Loader(damaged, backend="cpu", **options) as cpu,
+        ):
+            for batch, expected in zip(loader, cpu, strict=True):
+                assert batch.positions.tolist() == expected.positions.tolist()
+                apart = (batch.images.double() - expected.images.double()).abs()
+                assert apart.max() <= self.resized
+
+    def test_a_batch_of_broken_images_is_empty(
+        self, make_pack: MakePack, make_image: MakeImage, damage: Callable[[bytes], bytes]
+    ) -> None:
+        images = [make_image(number) for number in range(12)]
+        images[4:8] = map(damage, images[4:8])
+        options: dict[str, Any] = {"batch_size": 4, "shuffle": False, "on_error": "skip"}
+        options["augment"] = Augment(resize=1.0, blur=1.0, grey=1.0)
+        with Loader(make_pack(images), backend="dali", **options) as loader:
+            assert [len(batch.labels) for batch in loader] == [4, 0, 4]
+
+
+class TestDecoder:
+    def test_on_the_cpu_is_the_cpus(self, faces: Pack) -> None:
+        for asked in ("auto", "cpu"):
+            loader = Loader(faces, backend="dali", batch_size=4, dali_decoder=asked)
+            assert dali_decoder.choose_decoder(loader._settings) == Decoder("cpu")
+
+    def test_on_the_cpu_cannot_be_the_gpus(self, faces: Pack) -> None:
+        with pytest.raises(ConfigError, match="dali_decoder is 'mixed', which needs a GPU"):
+            Loader(faces, backend="dali", batch_size=4, dali_decoder="mixed")
+
+    def test_the_fastest_is_taken_and_remembered(
+        self, damaged: Pack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = Loader(damaged, backend="dali", batch_size=8)._settings
+        # Two of the kind that runs everywhere; the second is made to lose.
+        candidates = [Decoder("cpu"), Decoder("cpu", 1.0)]
+        timed: list[Decoder] = []
+
+        def speed(settings: Any, decoder: Decoder, sample: list[np.ndarray]) -> float:
+            timed.append(decoder)
+            assert len(sample) == 8  # the sound ones among the first eight, repeated
+            assert len({data.tobytes() for data in sample}) == 6
+            return dali_decoder_speed(settings, decoder, sample) / (1 + 1e3 * decoder.hw_load)
+
+        dali_decoder_speed = dali_decoder._speed
+        monkeypatch.setattr(dali_decoder, "_candidates", lambda settings: candidates)
+        monkeypatch.setattr(dali_decoder, "_speed", speed)
+        monkeypatch.setattr(dali_decoder, "_chosen", {})
+        assert dali_decoder.choose_decoder(settings) == Decoder("cpu")
+        assert timed == candidates
+        assert dali_decoder.choose_decoder(settings) == Decoder("cpu")
+        assert timed == candidates
 
 
 class TestBrokenImages:
@@ -259,12 +380,13 @@ class TestLife:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 class TestGpu:
+    @pytest.mark.parametrize("decoder", ["auto", "mixed", "cpu"])
     @pytest.mark.parametrize("dtype", ["uint8", "float32"])
     def test_batches_equal_the_cpus_within_the_tolerance(
-        self, mixed: Pack, slow_batch: SlowBatch, dtype: str
+        self, mixed: Pack, slow_batch: SlowBatch, dtype: str, decoder: str
     ) -> None:
         options: dict[str, Any] = {"batch_size": 12, "seed": 5}
-        with Loader(mixed, device="cuda", dtype=dtype, **options) as loader:
+        with Loader(mixed, device="cuda", dtype=dtype, dali_decoder=decoder, **options) as loader:
             assert loader.backend == "dali"
             for epoch in range(3):
                 for number, batch in enumerate(loader):
@@ -277,8 +399,45 @@ class TestGpu:
                     assert batch.labels.tolist() == labels.tolist()
                     apart = (batch.images.cpu().double() - images.double()).abs()
                     apart *= 1 if dtype == "uint8" else 127.5
-                    assert apart.max() <= GPU_LARGEST
+                    assert apart.max() <= (1e-3 if decoder == "cpu" else GPU_LARGEST)
                     assert apart.mean() <= GPU_MEAN
+
+    def test_auto_times_the_decoders_once(
+        self, faces: Pack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        timed: list[Decoder] = []
+        speed = dali_decoder._speed
+
+        def note(settings: Any, decoder: Decoder, sample: list[np.ndarray]) -> float:
+            timed.append(decoder)
+            return speed(settings, decoder, sample)
+
+        monkeypatch.setattr(dali_decoder, "_speed", note)
+        monkeypatch.setattr(dali_decoder, "_chosen", {})
+        for _ in range(2):
+            with Loader(faces, device="cuda", batch_size=10) as loader:
+                assert len(list(loader)) == 5
+        assert {decoder.device for decoder in timed} == {"cpu", "mixed"}
+        assert len(set(timed)) == len(timed)
+        with Loader(faces, device="cuda", batch_size=10, dali_decoder="mixed") as loader:
+            assert len(list(loader)) == 5
+        assert dali_decoder.choose_decoder(loader._settings).device == "mixed"
+
+    @pytest.mark.parametrize("decoder", ["mixed", "cpu"])
+    def test_changes_equal_the_cpu_backends_within_the_tolerance(
+        self, mixed: Pack, decoder: str
+    ) -> None:
+        options: dict[str, Any] = {"batch_size": 12, "seed": 5}
+        options["augment"] = Augment(resize=0.5, blur=0.5, color=0.5, grey=0.2)
+        with (
+            Loader(mixed, device="cuda", dali_decoder=decoder, **options) as loader,
+            Loader(mixed, backend="cpu", **options) as cpu,
+        ):
+            for batch, expected in zip(loader, cpu, strict=True):
+                assert batch.positions.tolist() == expected.positions.tolist()
+                apart = (batch.images.cpu().double() - expected.images.double()).abs()
+                assert apart.max() <= GPU_LARGEST + TestAugment.resized
+                assert apart.mean() <= GPU_MEAN
 
     def test_skip_and_count(self, damaged: Pack, slow_batch: SlowBatch) -> None:
         options: dict[str, Any] = {"batch_size": 8, "on_error": "skip", "drop_last": False}

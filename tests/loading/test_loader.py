@@ -22,8 +22,9 @@ from PIL import Image, features
 
 from facepack.errors import ConfigError, DamageError, DecodeError, MissingExtraError
 from facepack.loading import loader as loader_module
+from facepack.loading.kernels import PLAIN, Kernels, choose_kernels, load_kernels
 from facepack.loading.loader import Batch, Loader
-from facepack.loading.pixels import RowDecoder, decode_checked, normalize, plain_jpeg_size
+from facepack.loading.pixels import decode_checked, decode_rows, normalize, plain_jpeg_size
 from facepack.pack import Pack
 
 MakeImage = Callable[..., bytes]
@@ -460,7 +461,7 @@ class TestSettings:
         with Loader(faces, **options) as loader:
             assert_equal(next(iter(loader)), slow_batch(faces, 0, batch_size=4, seed=3))
             state = loader.state_dict()
-        assert {type(value) for value in state.values()} == {int, bool, str}
+        assert {type(value) for value in state.values()} <= {int, bool, str, type(None)}
 
     @pytest.mark.parametrize("name", ["epoch", "batch"])
     def test_seek_takes_integers(self, faces: Pack, name: str) -> None:
@@ -489,13 +490,19 @@ class TestSettings:
 
 class TestPixels:
     @pytest.mark.parametrize("width", [1, 7, 8, 30, 31, 48, 112])
-    @pytest.mark.parametrize("mirror", [False, True])
-    def test_rows_of_any_width(self, make_image: MakeImage, width: int, mirror: bool) -> None:
-        data = make_image(1, "420", 16, width)
-        row = np.zeros((16, width, 3), np.uint8)
-        RowDecoder((16, width))(memoryview(data), row, mirror)
-        expected = np.asarray(Image.open(io.BytesIO(data)))
-        assert np.array_equal(row, expected[:, ::-1] if mirror else expected)
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_rows_of_any_width(self, make_image: MakeImage, width: int, compiled: bool) -> None:
+        mirrored = [True, False, False, True, True]
+        images = [make_image(number, "420", 16, width) for number in range(5)]
+        images[3] = make_image(3, "PNG", 16, width)
+        pixels = np.zeros((5, 16, width, 3), np.uint8)
+        reverse, broken = decode_rows([memoryview(image) for image in images], pixels, mirrored)
+        kernels = choose_kernels((16, width)) if compiled else PLAIN
+        kernels.reverse_rows(pixels, reverse)
+        assert broken == {}
+        for row, image, mirror in zip(pixels, images, mirrored, strict=True):
+            expected = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+            assert np.array_equal(row, expected[:, ::-1] if mirror else expected)
 
     def test_plain_jpegs_are_told_from_all_else(self, make_image: MakeImage) -> None:
         for kind in ("420", "444", "422", "grey", "progressive", "rotated"):
@@ -511,12 +518,25 @@ class TestPixels:
     def test_no_damage_passes_the_decoder_unseen(self, make_image: MakeImage) -> None:
         whole = make_image(3)
         row = np.empty((40, 48, 3), np.uint8)
-        decode = RowDecoder((40, 48))
-        for data in (b"", b"\x00" * 99, whole[: len(whole) // 2], whole[:-300] + b"\xff\xd9"):
-            with pytest.raises(DecodeError):
-                decode(memoryview(data), row, False)
+        smaller = make_image(3, "420", 8, 8)
+        for data in (
+            b"",
+            b"\x00" * 99,
+            whole[: len(whole) // 2],
+            whole[:-300] + b"\xff\xd9",
+            smaller,
+        ):
+            for mirror in (False, True):
+                reverse, broken = decode_rows([memoryview(data)], [row], [mirror])
+                assert (reverse.tolist(), list(broken)) == ([False], [0])
             with pytest.raises(DecodeError):
                 decode_checked(data, (40, 48))
+        # The size of one image must not be taken for that of the next.
+        others = [
+            make_image(0, kind, *size) for kind in ("420", "444") for size in ((8, 8), (40, 48))
+        ]
+        for _ in range(2):
+            assert [plain_jpeg_size(image) for image in others] == [(8, 8), (40, 48)] * 2
 
     def test_normalize_every_value(self) -> None:
         pixels = np.arange(256, dtype=np.uint8).reshape(1, 4, 64)
@@ -525,6 +545,79 @@ class TestPixels:
         expected = (pixels.astype(np.float64) - 127.5) / 127.5
         assert np.abs(out - expected).max() <= 2**-23
         assert (out.min(), out.max()) == (-1, 1)
+
+
+class TestKernels:
+    @pytest.fixture
+    def compiled(self) -> Kernels:
+        pytest.importorskip("numba")
+        kernels = load_kernels()
+        assert kernels is not None
+        return kernels
+
+    @pytest.mark.parametrize("shape", [(1, 1, 8), (3, 5, 8), (2, 40, 48), (8, 112, 112)])
+    def test_reversed_rows_equal_the_plain_ones(
+        self, compiled: Kernels, shape: tuple[int, int, int]
+    ) -> None:
+        draw = np.random.default_rng(0)
+        pixels = draw.integers(0, 256, (*shape, 3), np.uint8)
+        reverse = draw.random(len(pixels)) < 0.5
+        for kernels in (compiled, PLAIN):
+            turned = pixels.copy()
+            kernels.reverse_rows(turned, reverse)
+            for image, before, marked in zip(turned, pixels, reverse, strict=True):
+                assert np.array_equal(image, before[:, ::-1, ::-1] if marked else before)
+
+    @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 5), (1, 1, 6), (3, 7, 11), (8, 16, 24)])
+    @pytest.mark.parametrize("offset", [0, 1, 15, 16, 17])
+    def test_normalized_bits_equal_the_plain_ones(
+        self, compiled: Kernels, shape: tuple[int, int, int], offset: int
+    ) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        expected = np.empty(pixels.shape, np.float32)
+        PLAIN.normalize(pixels, expected)
+        memory = np.full(pixels.size + 40, np.float32(7))
+        out = memory[offset : offset + pixels.size]
+        compiled.normalize(pixels, out.reshape(pixels.shape))
+        assert out.tobytes() == expected.tobytes()
+        assert set(memory[:offset]) | set(memory[offset + pixels.size :]) == {7}
+
+    def test_every_value(self, compiled: Kernels) -> None:
+        pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+        expected, out = np.empty((2, *pixels.shape), np.float32)
+        PLAIN.normalize(pixels, expected)
+        compiled.normalize(pixels, out)
+        assert out.tobytes() == expected.tobytes()
+
+    def test_a_loader_without_numba_gives_the_same(
+        self, faces: Pack, slow_batch: SlowBatch
+    ) -> None:
+        script = (
+            "import sys, torch\n"
+            "sys.modules['numba'] = None\n"  # makes the import fail
+            "import facepack\n"
+            "from facepack.loading.kernels import PLAIN, choose_kernels\n"
+            "assert choose_kernels((40, 48)) is PLAIN\n"
+            "pack = facepack.open(sys.argv[1])\n"
+            "with facepack.Loader(pack, batch_size=45, dtype='float32') as loader:\n"
+            "    torch.save(next(iter(loader)).images, sys.stdout.buffer)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(faces.path)], capture_output=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        images = torch.load(io.BytesIO(done.stdout))
+        assert torch.equal(images, slow_batch(faces, 0, "float32", batch_size=45)[0])
+
+    @pytest.mark.parametrize("threads", [1, 2, 5, 40])
+    def test_batches_larger_than_a_chunk(
+        self, faces: Pack, slow_batch: SlowBatch, threads: int
+    ) -> None:
+        options: dict[str, Any] = {"batch_size": 53, "seed": 2}
+        with Loader(faces, dtype="float32", threads=threads, **options) as loader:
+            for epoch in range(3):
+                (batch,) = loader
+                assert_equal(batch, slow_batch(faces, epoch, "float32", **options))
 
 
 @pytest.mark.gpu

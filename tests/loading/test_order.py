@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from facepack.errors import ConfigError
 from facepack.hashing import derive_seed, hash64
-from facepack.loading.order import Sequential, Shuffled, flips
+from facepack.loading.order import BlockShape, Sequential, Shuffled, flips
 from facepack.loading.plan import Draws, Plan
 
 GOLDEN_SMALL = [0, 6, 1, 4, 7, 5, 9, 3, 2, 8]
@@ -20,21 +20,26 @@ GOLDEN_LARGE = [1088821, 3919933, 2184772, 1036746]
 GOLDEN_FLIPS = [1, 0, 1, 1, 0, 1, 0, 0, 0, 1, 0, 1]
 
 
-def slow_place(seed: int, epoch: int, records: int, place: int) -> int:
-    """The record at one place of an epoch, in plain integers: the twin of ``Shuffled``."""
+def slow_permuted(size: int, place: int, *seeds: int) -> int:
+    """What comes at one place, in plain integers: the twin of ``Permutation``."""
     bits = 2
-    while 1 << bits < records:
+    while 1 << bits < size:
         bits += 1
     while True:
         widths = [bits - bits // 2, bits // 2]
         left, right = place >> widths[1], place % (1 << widths[1])
-        for number in range(12 if records <= 256 else 6):
-            key = derive_seed(seed, 1, epoch, number)
+        for number in range(12 if size <= 256 else 6):
+            key = derive_seed(*seeds, number)
             left, right = right, left ^ (hash64(key, right) % (1 << widths[0]))
             widths.reverse()
         place = (left << widths[1]) + right
-        if place < records:
+        if place < size:
             return place
+
+
+def slow_place(seed: int, epoch: int, records: int, place: int) -> int:
+    """The record at one place of an epoch: the twin of ``Shuffled``."""
+    return slow_permuted(records, place, seed, 1, epoch)
 
 
 def slow_flip(seed: int, epoch: int, record: int) -> bool:
@@ -149,7 +154,7 @@ class TestPlan:
                 assert draws[index].positions.tolist() == positions
                 assert draws[index].flips.tolist() == coins
 
-    def test_blocks_leave_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_computing_ahead_leaves_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plan = make_plan(drop_last=False)
         whole = [Draws(plan)[index].positions.tolist() for index in range(30)]
         monkeypatch.setattr("facepack.loading.plan._BLOCK", 12)
@@ -207,6 +212,6 @@ class TestPlan:
         assert message in str(caught.value)
 
     def test_sequential_is_the_packs_order(self) -> None:
-        assert Sequential(9).at(np.array([3, 8])).tolist() == [3, 8]
+        assert Sequential(9, BlockShape(run=2, window=2)).at(np.array([3, 8])).tolist() == [3, 8]
         positions = Draws(make_plan(shuffle=False))[3].positions.tolist()
         assert all(after - before == 1 for before, after in pairwise(positions))

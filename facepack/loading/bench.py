@@ -1,0 +1,306 @@
+"""What each stage of loading a pack yields on this machine, beside the limit: decoding alone.
+
+The limit is ``simplejpeg.decode_jpeg`` in as many threads as the loader has, of the same images
+held in memory, with nothing else to do. Limit and stages take turns in rounds, and only shares
+within a round count, so that other work on the machine disturbs them little. All is warm: each
+round loads what the page cache holds.
+
+The consumer of the loaders' batches touches nothing. One that works on the same cores takes its
+time from the loader; one that only reads the batches finds them in memory, not in the caches.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+
+from facepack.errors import ConfigError, DecodeError, MissingExtraError
+from facepack.loading.kernels import choose_kernels, load_kernels
+from facepack.loading.loader import Loader
+from facepack.loading.pixels import decode_rows
+from facepack.loading.plan import Draws, Plan
+from facepack.pack import Pack
+
+LIMIT = "decode"
+_WARM_UP = 8  # batches not timed, so that nothing prepared while others ran is counted
+_ROUND_SECONDS = 0.25  # that decoding takes in a round
+_TILE = 8  # images decoded before they are normalized
+_READ = 128  # records read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Images a second of one stage in every round, and the limit's in the same rounds."""
+
+    name: str
+    what: str
+    rates: list[float]
+    limits: list[float]
+
+    @property
+    def shares(self) -> list[float]:
+        """Of the limit, in ascending order."""
+        return sorted(rate / limit for rate, limit in zip(self.rates, self.limits, strict=True))
+
+    def as_json(self) -> dict[str, Any]:
+        """Medians, spread, and the rounds."""
+        return {
+            "name": self.name,
+            "what": self.what,
+            "images_per_s": statistics.median(self.rates),
+            "share": statistics.median(self.shares),
+            "share_min": self.shares[0],
+            "share_max": self.shares[-1],
+            "rates": self.rates,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadBench:
+    """The stages of loading a pack, and what they were measured with."""
+
+    setting: dict[str, Any]
+    stages: list[Stage]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON has it."""
+        return {"setting": self.setting, "stages": [stage.as_json() for stage in self.stages]}
+
+    def rows(self) -> Iterator[list[str]]:
+        """Lines of a table with :attr:`COLUMNS`."""
+        for stage in self.stages:
+            shares = stage.shares
+            yield [
+                f"{stage.name}: {stage.what}",
+                f"{statistics.median(stage.rates):,.0f}",
+                *(f"{share:.2f}" for share in (statistics.median(shares), shares[0], shares[-1])),
+            ]
+
+    COLUMNS = ("", "images/s", "share", "lowest", "highest")
+
+
+def bench_load(
+    pack: Pack,
+    *,
+    batch_size: int = 128,
+    threads: int | None = None,
+    rounds: int = 5,
+    on_round: Callable[[int], None] = lambda _: None,
+) -> LoadBench:
+    """Measure every stage of loading ``pack`` that this machine has the means for.
+
+    Args:
+        pack: a pack of JPEGs of one size.
+        batch_size: of the loaders; the pack's records at most.
+        threads: that decode; the processors this process may use by default.
+        rounds: that count; one more, the first, warms up.
+        on_round: is told each round that is done, from 0.
+
+    Raises:
+        ConfigError: a number is out of range, or the images' sizes differ.
+        DecodeError: an image is no JPEG, or broken; names its key.
+    """
+    for name, value in (("batch_size", batch_size), ("threads", threads), ("rounds", rounds)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
+    threads = threads or _usable_processors()
+    batch_size = min(batch_size, len(pack))
+    with ExitStack() as stack:
+        # First of all: it has the last word on packs that cannot be loaded.
+        loader = partial(_open_loader, stack, pack, batch_size=batch_size, threads=threads)
+        loaders = {
+            "loader uint8": loader(backend="cpu", dtype="uint8"),
+            "loader float32": loader(backend="cpu", dtype="float32"),
+        }
+        sample = _Sample(pack, batch_size, threads)
+        measures: dict[str, tuple[str, Callable[[], float]]] = {
+            LIMIT: ("simplejpeg alone, images in memory: the limit", sample.decode),
+            "order": ("positions and flips of the batches", sample.order),
+            "read": ("every record copied out of the page cache, in one thread", sample.read),
+            "mirror": ("decoded and mirrored, images in memory", sample.mirror),
+            "normalize": ("decoded, mirrored and normalized, images in memory", sample.normalize),
+        }
+        gpu = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else None
+        if gpu is not None:
+            loaders[f"loader {gpu}"] = loader(backend="cpu", dtype="uint8", device=gpu)
+            measures[f"copy {gpu}"] = (
+                "uint8 batches from pinned memory",
+                partial(sample.copy, gpu),
+            )
+        for dtype in ("uint8", "float32"):
+            try:
+                dali = loader(backend="dali", dtype=dtype, device=gpu or "cpu")
+            except MissingExtraError:
+                continue
+            loaders[f"dali {dtype}"] = dali
+        for name, opened in loaders.items():
+            measures[name] = ("batches", partial(_time_loading, opened, sample.batches))
+        rates: dict[str, list[float]] = {name: [] for name in measures}
+        for turn in range(rounds + 1):
+            for name, (_, measure) in measures.items():
+                rate = 1 / measure()
+                if turn:
+                    rates[name].append(rate)
+            on_round(turn)
+    return LoadBench(
+        setting={
+            "threads": threads,
+            "batch_size": batch_size,
+            "rounds": rounds,
+            "images_a_round": sample.batches * batch_size,
+            "bytes_an_image": round(pack.manifest["payload_bytes"] / len(pack)),
+            "kernels": "NumPy" if load_kernels() is None else "numba",
+        },
+        stages=[
+            Stage(name=name, what=what, rates=rates[name], limits=rates[LIMIT])
+            for name, (what, _) in measures.items()
+        ],
+    )
+
+
+class _Sample:
+    """Images by chance, held in memory, and the stages that need no loader.
+
+    Each of the methods below gives seconds an image.
+    """
+
+    def __init__(self, pack: Pack, batch_size: int, threads: int) -> None:
+        self._pack = pack
+        self._batch_size = batch_size
+        self._threads = threads
+        draw = np.random.default_rng(0)
+        self._images = self._read_images(draw.integers(0, len(pack), 256))
+        seconds = min(self.decode() for _ in range(3))
+        self.batches = max(2, round(_ROUND_SECONDS / seconds / batch_size))
+        self._positions = draw.integers(0, len(pack), self.batches * batch_size)
+        self._images = self._read_images(self._positions)
+        self._flips = (draw.random(len(self._images)) < 0.5).tolist()
+
+    def _read_images(self, positions: np.ndarray) -> list[bytes]:
+        images = [record.image for record in self._pack.batch(positions)]
+        for image, position in zip(images, positions.tolist(), strict=True):
+            try:
+                simplejpeg.decode_jpeg(image)
+            except (ValueError, KeyError) as error:
+                raise DecodeError(
+                    f"{self._pack.path}: {self._pack.key(position)}: no JPEG that decodes "
+                    f"({error}): the limit is that of JPEGs; take a pack of JPEGs"
+                ) from error
+        return images
+
+    def decode(self) -> float:
+        def work(number: int) -> None:
+            for image in self._images[number :: self._threads]:
+                simplejpeg.decode_jpeg(image)
+
+        return self._time_threads(work)
+
+    def order(self) -> float:
+        plan = Plan(
+            records=len(self._pack),
+            batch_size=self._batch_size,
+            seed=0,
+            rank=0,
+            world=1,
+            shuffle=True,
+            mirror=True,
+            drop_last=True,
+        )
+        draws = Draws(plan)
+        start = time.perf_counter()
+        for index in range(self.batches):
+            draws[index]
+        return (time.perf_counter() - start) / (self.batches * self._batch_size)
+
+    def read(self) -> float:
+        start = time.perf_counter()
+        for low in range(0, len(self._positions), _READ):
+            with self._pack.views(self._positions[low : low + _READ]) as views:
+                for view in views:
+                    bytes(view)
+        return (time.perf_counter() - start) / len(self._positions)
+
+    def mirror(self) -> float:
+        return self._time_threads(partial(self._decode_share, np.dtype(np.uint8)))
+
+    def normalize(self) -> float:
+        return self._time_threads(partial(self._decode_share, np.dtype(np.float32)))
+
+    def copy(self, device: torch.device) -> float:
+        size = self._pack.image_size
+        assert size is not None  # a loader was opened
+        batch = torch.zeros((self._batch_size, *size, 3), dtype=torch.uint8, pin_memory=True)
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        for _ in range(self.batches):
+            batch.to(device, non_blocking=True)
+        torch.cuda.synchronize(device)
+        return (time.perf_counter() - start) / (self.batches * self._batch_size)
+
+    def _decode_share(self, dtype: np.dtype[Any], number: int) -> None:
+        """Decode one thread's images into memory of a batch's size, as the loader does."""
+        size = self._pack.image_size
+        assert size is not None
+        kernels = choose_kernels(size)
+        slot = np.empty((-(-self._batch_size // _TILE) * _TILE, *size, 3), dtype)
+        tile = np.empty((_TILE, *size, 3), np.uint8)
+        images = [memoryview(image) for image in self._images[number :: self._threads]]
+        flips = self._flips[number :: self._threads]
+        for low in range(0, len(images), _TILE):
+            part = images[low : low + _TILE]
+            rows = slot[low % len(slot) :][: len(part)]
+            pixels = tile[: len(part)] if dtype == np.float32 else rows
+            reverse, _ = decode_rows(part, list(pixels), flips[low : low + _TILE])
+            kernels.reverse_rows(pixels, reverse)
+            if dtype == np.float32:
+                kernels.normalize(pixels, rows)
+
+    def _time_threads(self, work: Callable[[int], None]) -> float:
+        with ThreadPoolExecutor(self._threads) as pool:
+            start = time.perf_counter()
+            list(pool.map(work, range(self._threads)))
+            return (time.perf_counter() - start) / len(self._images)
+
+
+def _open_loader(stack: ExitStack, pack: Pack, **settings: Any) -> Loader:
+    return stack.enter_context(Loader(pack, **settings))
+
+
+def _time_loading(loader: Loader, batches: int) -> float:
+    """Seconds an image takes the loader, over ``batches`` batches after the warm-up."""
+    seen, start = 0, 0.0
+    while True:
+        for batch in loader:
+            if seen == _WARM_UP:
+                _wait_for(batch.images.device)
+                start = time.perf_counter()
+            seen += 1
+            if seen > _WARM_UP + batches:
+                _wait_for(batch.images.device)
+                return (time.perf_counter() - start) / (batches * len(batch.labels))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _has_gpu() -> bool:
+    return bool(torch.cuda.is_available())
+
+
+def _usable_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

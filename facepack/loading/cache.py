@@ -1,0 +1,207 @@
+"""Decoded images kept in memory: each is decoded once, and every epoch is made from the pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from facepack.errors import ConfigError, DecodeError
+from facepack.loading.augment import change_images
+from facepack.loading.choice import choose_order
+from facepack.loading.kernels import choose_kernels
+from facepack.loading.memory import memory_limit
+from facepack.loading.pixels import MEAN, SCALE, decode_checked
+from facepack.loading.plan import Draws
+from facepack.loading.stream import Batch, Stream, StreamSettings, broken_image, keep_for_good
+
+CACHES = ("none", "host", "device")
+
+# Batches that stay valid with the consumer.
+_HELD = 2
+# The share of the free memory that the cache may take: others grow, too.
+_SHARE = 0.9
+
+
+def check_fits(settings: StreamSettings, where: torch.device) -> None:
+    """Check that the decoded pack fits the memory that is free now.
+
+    Raises:
+        ConfigError: it does not; names the bytes that are needed and those that are there.
+    """
+    height, width = settings.image_size
+    needed = settings.plan.records * height * width * 3
+    if where.type == "cuda":
+        free, name = torch.cuda.mem_get_info(where)[0], f"the memory of {where}"
+        cache, remedy = "device", "cache='host' or 'none'"
+    else:
+        free, name = _free_memory(), "memory"
+        cache, remedy = "host", "cache='none'"
+    room = int(free * _SHARE)
+    if needed > room:
+        raise ConfigError(
+            f"cache is {cache!r}: {settings.plan.records} decoded images of {width}×{height} "
+            f"pixels (width×height) take {needed} bytes, and {room} may be had "
+            f"({_SHARE:.0%} of what is free in {name}): use {remedy}"
+        )
+
+
+def _free_memory() -> int:
+    """Bytes that this process could take: what is free, and no more than its control group's."""
+    limit = memory_limit().size
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:  # no Linux
+        return limit
+    return min(limit, int(text.partition("MemAvailable:")[2].split()[0]) << 10)
+
+
+class PixelCache:
+    """All images of a pack, decoded, in the memory of one device.
+
+    Attributes:
+        pixels: uint8 (records, H, W, 3), RGB; undefined where broken.
+        broken: bool (records,): those that do not decode.
+    """
+
+    def __init__(self, settings: StreamSettings, where: torch.device, stream: Stream) -> None:
+        """Fill it from an epoch of ``stream``, which has the ``settings`` to fill it with."""
+        plan = settings.plan
+        self.pixels = torch.empty(
+            (plan.records, *settings.image_size, 3), dtype=torch.uint8, device=where
+        )
+        self.broken = np.zeros(plan.records, bool)
+        for _ in range(plan.batches):
+            batch, skipped = stream.next()
+            rows = torch.from_numpy(batch.positions).to(where)
+            self.pixels.index_copy_(0, rows, batch.images.permute(0, 2, 3, 1).to(where))
+            self.broken[skipped] = True
+
+
+def filling_settings(settings: StreamSettings) -> StreamSettings:
+    """What to fill a cache with: each image once, in the pack's order, as plain bytes."""
+    order = choose_order("auto", settings.pack, shuffle=False)
+    plan = replace(
+        settings.plan,
+        rank=0,
+        world=1,
+        shuffle=False,
+        mirror=False,
+        drop_last=False,
+        blocks=order.blocks,
+    )
+    return replace(settings, plan=plan, normalize=False, augment=None, skip=True)
+
+
+class CachedStream:
+    """Batches of cached pixels: gathered, mirrored, changed and normalized at once.
+
+    The batches equal those of the backend that filled the cache; changed ones equal those of the
+    ``cpu`` backend. There are no threads: a batch is made when it is asked for.
+    """
+
+    def __init__(self, settings: StreamSettings, first: int, cache: PixelCache) -> None:
+        self.index = first
+        self._settings = settings
+        self._draws = Draws(settings.plan)
+        self._cache = cache
+        self._kernels = choose_kernels(settings.image_size)
+        self._slots = [_Slot(settings, cache.pixels.device) for _ in range(_HELD)]
+
+    def next(self) -> tuple[Batch, list[int]]:
+        """Return the next batch, and the positions that were left out of it."""
+        settings = self._settings
+        draw = self._draws[self.index]
+        positions, flips = draw.positions, draw.flips
+        skipped: list[int] = []
+        broken = self._cache.broken[positions]
+        if broken.any():
+            if not settings.skip:
+                raise self._error(int(positions[broken][0]))
+            skipped = positions[broken].tolist()
+            positions, flips = positions[~broken], flips[~broken]
+        slot = self._slots[self.index % _HELD]
+        slot.wait_until_copied()
+        images = self._gather(slot, positions)
+        _mirror(images, flips)
+        changes = settings.draw_changes(self.index, positions)
+        if changes is not None:
+            change_images(images.numpy(), changes)
+        if images.device != settings.device:
+            images = slot.copy_to(settings.device, images)
+        if settings.normalize:
+            images = self._normalize(slot, images)
+        self.index += 1
+        labels = torch.from_numpy(settings.pack.labels[positions])
+        labels = labels.to(settings.device, non_blocking=True)
+        return Batch(images.permute(0, 3, 1, 2), labels, positions), skipped
+
+    def close(self) -> None:
+        """Wait until the device has what it copies."""
+        for slot in self._slots:
+            slot.wait_until_copied()
+
+    def abandon(self) -> None:
+        """In a forked child: leave pinned memory and what is on the device to the parent."""
+        keep_for_good(self)
+
+    def _gather(self, slot: _Slot, positions: np.ndarray) -> torch.Tensor:
+        pixels = self._cache.pixels
+        rows = torch.from_numpy(positions).to(pixels.device, non_blocking=True)
+        if slot.pixels is None:
+            return pixels.index_select(0, rows)
+        return torch.index_select(pixels, 0, rows, out=slot.pixels[: len(positions)])
+
+    def _normalize(self, slot: _Slot, images: torch.Tensor) -> torch.Tensor:
+        if slot.normalized is None:
+            return images.float().sub_(float(MEAN)).mul_(float(SCALE))
+        normalized = slot.normalized[: len(images)]
+        self._kernels.normalize(images.numpy(), normalized.numpy())
+        return normalized
+
+    def _error(self, position: int) -> DecodeError:
+        """What the backends say of an image that does not decode."""
+        settings = self._settings
+        with settings.pack.views([position]) as (view,):
+            try:
+                decode_checked(view, settings.image_size)
+            except DecodeError as error:
+                return broken_image(settings, position, error)
+        changed = DecodeError("it did not decode when the cache was filled, and now it does")
+        return broken_image(settings, position, changed)
+
+
+class _Slot:
+    """Memory on the host for one batch, as far as it passes through there."""
+
+    def __init__(self, settings: StreamSettings, where: torch.device) -> None:
+        shape = (settings.plan.batch_size, *settings.image_size, 3)
+        self.pixels: torch.Tensor | None = None
+        self.normalized: torch.Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+        if where.type == "cpu":
+            pin = settings.device.type == "cuda"
+            self.pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+            if settings.normalize and not pin:
+                self.normalized = torch.empty(shape, dtype=torch.float32)
+
+    def copy_to(self, device: torch.device, images: torch.Tensor) -> torch.Tensor:
+        """Begin the copy of this memory, and note it."""
+        there = images.to(device, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record(torch.cuda.current_stream(device))
+        return there
+
+    def wait_until_copied(self) -> None:
+        """Wait until the device has read this memory, so that it may be written again."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+
+def _mirror(images: torch.Tensor, flips: np.ndarray) -> None:
+    """Mirror the images (N, H, W, 3) that ``flips`` (N,) says, in place."""
+    # By number: to count what a mask holds, the host would have to wait for the device.
+    rows = torch.from_numpy(np.flatnonzero(flips)).to(images.device, non_blocking=True)
+    images.index_copy_(0, rows, images.index_select(0, rows).flip(2))

@@ -1,0 +1,135 @@
+"""The DALI pipeline: from encoded images to batches, on the processor or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from facepack.loading.augment import Changes
+from facepack.loading.stream import StreamSettings
+
+# Batches in the pipeline ahead of the consumer.
+_DEPTH = 2
+# Room beyond the decoders' first guess; growing their buffers later would stall the GPU.
+_PADDING = 1 << 20
+
+# What the pipeline asks its source for: one entry for each image of the iteration.
+Source = Callable[[int], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Which of DALI's decoders serves."""
+
+    device: str
+    """``cpu``, or ``mixed``: the GPU, with the processor's help."""
+    hw_load: float = 0.0
+    """Share of the images that goes to the GPU's JPEG engine, where it has one (mixed)."""
+
+
+def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -> Any:
+    """Build the pipeline whose one output is uint8 or normalized float32 (N, H, W, 3).
+
+    ``source(iteration)`` gives an iteration's encoded images (uint8 arrays, read where they lie:
+    they must stay until the iteration's output is there), int32 (N,), 1 where an image is to be
+    mirrored, and under ``settings.augment`` what :func:`change_inputs` makes.
+    """
+    dali: Any = import_module("nvidia.dali")
+    fn, types = dali.fn, dali.types
+    height, width = settings.image_size
+    on_device = settings.device.type == "cuda"
+    kinds = [(types.UINT8, 1), (types.INT32, 0)]
+    if settings.augment is not None:
+        kinds += [
+            *((types.BOOL, 0), (types.FLOAT, 1)),
+            *((types.BOOL, 0), (types.INT32, 0)),
+            *((types.BOOL, 0), (types.FLOAT, 0), (types.FLOAT, 0)),
+        ]
+    padding = max(_PADDING, height * width * 3)
+    room = (
+        {
+            "hw_decoder_load": decoder.hw_load,
+            "preallocate_height_hint": height,
+            "preallocate_width_hint": width,
+            "bytes_per_sample_hint": height * width * 3,
+            "host_memory_padding": padding,
+            "device_memory_padding": padding,
+        }
+        if decoder.device == "mixed"
+        else {}
+    )
+
+    def change(images: Any, *inputs: Any) -> Any:
+        resized, sizes, blurred, windows, colored, hues, saturations = inputs
+        # Only the images in question take these ways: DALI parts and joins the batch.
+        if resized:
+            small = fn.resize(images, size=sizes)
+            images = fn.resize(small, size=[height, width])
+        if blurred:
+            images = fn.gaussian_blur(images, window_size=windows)
+        if colored:
+            images = fn.hsv(images, hue=hues, saturation=saturations)
+        return images
+
+    @dali.pipeline_def(
+        batch_size=settings.plan.batch_size,
+        num_threads=settings.threads,
+        device_id=settings.device.index if on_device else None,
+        prefetch_queue_depth=_DEPTH,
+        enable_conditionals=settings.augment is not None,
+    )
+    def graph() -> Any:
+        encoded, mirror, *changes = fn.external_source(
+            source=source,
+            num_outputs=len(kinds),
+            batch=True,
+            no_copy=True,
+            dtype=[kind for kind, _ in kinds],
+            ndim=[dimensions for _, dimensions in kinds],
+        )
+        # Pixels as on the CPU: chroma is upsampled the "fancy" way (DALI's default differs
+        # between its versions and decoders), and EXIF's orientation is ignored.
+        images = fn.decoders.image(
+            encoded,
+            device=decoder.device,
+            output_type=types.RGB,
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=True,
+            use_fast_idct=False,
+            **room,
+        )
+        if on_device and decoder.device == "cpu":
+            images = images.gpu()  # as uint8: all that follows is done there
+        if changes:
+            images = change(images, *changes)
+        if not settings.normalize:
+            return fn.flip(images, horizontal=mirror)
+        return fn.crop_mirror_normalize(
+            images,
+            mirror=mirror,
+            dtype=types.FLOAT,
+            output_layout="HWC",
+            mean=[127.5] * 3,
+            std=[127.5] * 3,
+        )
+
+    pipeline = graph()
+    pipeline.build()
+    return pipeline
+
+
+def change_inputs(changes: Changes) -> list[np.ndarray]:
+    """A batch's changes as the pipeline takes them."""
+    return [
+        changes.resized,
+        changes.sizes,
+        changes.blurred,
+        2 * changes.radii + 1,
+        changes.colored,
+        changes.hues,
+        changes.saturations,
+    ]

@@ -1,0 +1,297 @@
+"""A thread that has the system read what the next batches need, before they need it.
+
+What it reads goes to the page cache, where the shards' memory maps find it; nothing is copied. So
+the loader's threads do not wait for the disk at each page, a pack is read in long stretches
+however the records are shuffled inside a window, and a file that cannot be read is an error here
+where it would be a fatal signal (SIGBUS) in a memory map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+from facepack.errors import DamageError
+from facepack.loading.choice import pack_fits, windows_ahead
+from facepack.loading.extents import Extent, Extents
+from facepack.loading.maps import RandomMaps
+from facepack.loading.memory import memory_limit
+from facepack.loading.order import WindowedOrder
+from facepack.loading.plan import Plan
+from facepack.loading.source import ImageSource
+from facepack.pack import Pack
+
+# Extents that the disk is asked for at once: what keeps its queue filled.
+_ASKED = 16
+# Open files that are kept: more than may be asked for at once.
+_FILES = 64
+_PIECE = 4 << 20
+
+
+class Ahead(Protocol):
+    """What reads ahead of a stream of batches."""
+
+    def wait(self, index: int) -> None:
+        """Return when the batch ``index`` (epoch * batches an epoch + batch) may be read.
+
+        Indices may be asked for from any thread, about in order. Returns at once when closed.
+
+        Raises:
+            DamageError: what the batch needs cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the thread; may be called twice."""
+        ...
+
+
+def read_ahead(source: ImageSource, plan: Plan, first: int) -> Ahead:
+    """Start to read for the batches of ``plan`` from the index ``first`` on.
+
+    An order with windows is read window by window, so many ahead as a share of the memory holds.
+    A pack in ``global`` order that fits in memory is read once from front to back. Anything else
+    is read where it is used.
+    """
+    if not isinstance(source, Pack):
+        return NOTHING_AHEAD
+    memory = memory_limit()
+    if plan.windowed(0) is not None and plan.blocks is not None:
+        return WindowsAhead(source, plan, first, windows_ahead(source, plan.blocks, memory))
+    if plan.shuffle and pack_fits(source, memory)[0]:
+        return WholePackAhead(source)
+    return NOTHING_AHEAD
+
+
+class _Nothing:
+    """Nothing is read ahead."""
+
+    def wait(self, index: int) -> None:
+        """Return at once."""
+
+    def close(self) -> None:
+        """Nothing is to be ended."""
+
+
+NOTHING_AHEAD = _Nothing()
+
+
+class WindowsAhead:
+    """Reads the windows of an order one after the other, up to ``ahead`` before they are needed.
+
+    Every rank reads whole windows, for its records lie all over them; ranks of one machine begin
+    at different places of a window, and find the rest in the page cache they share.
+    """
+
+    def __init__(self, pack: Pack, plan: Plan, first: int, ahead: int) -> None:
+        self._plan = plan
+        self._ahead = ahead
+        self._extents = Extents(pack)
+        self._maps = RandomMaps(pack.path / f"{name}.mdb" for name in pack.shard_names)
+        # Windows count through all epochs, like batches.
+        self._order = _windowed(plan, 0)  # the cuts are the same in every epoch
+        self._windows = self._order.windows
+        self._changed = threading.Condition()  # guards what follows
+        self._needed = self._loaded = self._window(first, 0)
+        self._failure: Exception | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="facepack-reader", daemon=True)
+        self._thread.start()
+
+    def wait(self, index: int) -> None:
+        """See :class:`Ahead`."""
+        window = self._window(index, -1)
+        if window <= self._needed and window < self._loaded:
+            return  # mostly; no lock for it
+        with self._changed:
+            if window > self._needed:
+                self._needed = window
+                self._changed.notify_all()
+            while window >= self._loaded and not self._closed:
+                if self._failure is not None:
+                    raise self._failure
+                self._changed.wait()
+
+    def close(self) -> None:
+        """See :class:`Ahead`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _window(self, index: int, which: int) -> int:
+        """The window of a batch's first (0) or last (-1) record, counted through all epochs."""
+        epoch, batch = divmod(index, self._plan.batches)
+        first, end = self._plan.places(batch)
+        place = first if which == 0 else max(first, end - 1)
+        place = min(place, self._plan.records - 1)  # of a share that is empty
+        return epoch * self._windows + self._order.window_of(place)
+
+    def _run(self) -> None:
+        try:
+            with _Files() as files:
+                for number in count(self._loaded):
+                    with self._changed:
+                        while number > self._needed + self._ahead and not self._closed:
+                            self._changed.wait()
+                        if self._closed:
+                            return
+                    self._maps.tell()
+                    for _ in files.load(self._extents_of(number)):
+                        if self._closed:
+                            return
+                    with self._changed:
+                        self._loaded = number + 1
+                        self._changed.notify_all()
+        except Exception as error:  # raised where the batch that needs it waits
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+        finally:
+            self._maps.take_back()
+
+    def _extents_of(self, number: int) -> Iterator[Extent]:
+        epoch, window = divmod(number, self._windows)
+        order = _windowed(self._plan, epoch)
+        stretches = order.stretches(window).tolist()
+        turn = len(stretches) * self._plan.rank // self._plan.world
+        for start, stop in stretches[turn:] + stretches[:turn]:
+            yield from self._extents.of(start, stop)
+
+
+def _windowed(plan: Plan, epoch: int) -> WindowedOrder:
+    order = plan.windowed(epoch)
+    assert order is not None
+    return order
+
+
+class WholePackAhead:
+    """Reads a pack from front to back, once in a process; nobody waits for it.
+
+    A shuffled order then finds most of its pages in memory, and the disk has read them in
+    sequence. What cannot be read is reported by who needs it.
+    """
+
+    def __init__(self, pack: Pack) -> None:
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._run, args=(pack,), name="facepack-reader", daemon=True
+        )
+        if pack not in _read_once:
+            self._thread.start()
+
+    def wait(self, index: int) -> None:
+        """Return at once."""
+
+    def close(self) -> None:
+        """See :class:`Ahead`."""
+        self._closed = True
+        if self._thread.ident and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self, pack: Pack) -> None:
+        with contextlib.suppress(DamageError), _Files() as files:
+            paths = (pack.path / f"{name}.mdb" for name in pack.shard_names)
+            whole = (Extent(path, 0, _size(path)) for path in paths)
+            for _ in files.load(whole):
+                if self._closed:
+                    return
+            _read_once.add(pack)
+
+
+_read_once: weakref.WeakSet[Pack] = weakref.WeakSet()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, 0, error.strerror) from error
+
+
+class _Files:
+    """Files that are read into the page cache; the last ones used stay open."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._scratch = bytearray(0 if _SENDS else _PIECE)
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (*self._open.values(), self._nowhere):
+            os.close(file)
+
+    def load(self, extents: Iterator[Extent]) -> Iterator[None]:
+        """Read extents, several at once; yield each time that some of them is there.
+
+        Raises:
+            DamageError: a file is missing or too short, or the system reports an error.
+        """
+        asked: deque[tuple[Extent, int]] = deque()
+        for extent in _pieces(extents):
+            asked.append((extent, self._ask(extent)))
+            if len(asked) == _ASKED:
+                self._wait_for(*asked.popleft())
+                yield
+        while asked:
+            self._wait_for(*asked.popleft())
+            yield
+
+    def _ask(self, extent: Extent) -> int:
+        """Have the system begin to read, and return the open file."""
+        file = self._open.get(extent.path)
+        if file is None:
+            try:
+                file = self._open[extent.path] = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise _unreadable(extent.path, extent.offset, error.strerror) from error
+            if len(self._open) > _FILES:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(extent.path)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file, extent.offset, extent.length, os.POSIX_FADV_WILLNEED)
+        return file
+
+    def _wait_for(self, extent: Extent, file: int) -> None:
+        """Return when all of an extent is in the page cache."""
+        at, end = extent.offset, extent.offset + extent.length
+        while at < end:
+            try:
+                if _SENDS:  # within the kernel, without a copy
+                    done = os.sendfile(self._nowhere, file, at, end - at)
+                else:
+                    done = os.preadv(file, [memoryview(self._scratch)[: end - at]], at)
+            except OSError as error:
+                raise _unreadable(extent.path, at, error.strerror) from error
+            if not done:
+                raise _unreadable(extent.path, at, "the file ends there")
+            at += done
+
+
+_SENDS = sys.platform == "linux"
+
+
+def _pieces(extents: Iterator[Extent]) -> Iterator[Extent]:
+    """Cut long extents, so that a thread that reads them notices when it is to end."""
+    for path, offset, length in extents:
+        for start in range(0, length, _PIECE):
+            yield Extent(path, offset + start, min(_PIECE, length - start))
+
+
+def _unreadable(path: Path, offset: int, reason: str) -> DamageError:
+    return DamageError(
+        f"{path}: reading at byte {offset} fails: {reason}: check the pack with: "
+        f"facepack verify {path.parent}"
+    )
