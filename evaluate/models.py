@@ -1,8 +1,8 @@
-"""Load the models that are evaluated: a training run's folder, or a backbone's bare state_dict."""
+"""Load the models that are evaluated: a training run's folder, or a file of weights."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,9 +11,13 @@ from torch import Tensor
 from facepack.errors import ConfigError, EvaluationError
 from facepack.train.backbones import Backbone, build, names
 from facepack.train.config import read_settings
-
-_SHOWN = 3  # names of tensors that an error quotes
-_COUNTER = "num_batches_tracked"  # BatchNorm's, which old checkpoints lack and evaluation ignores
+from facepack.train.pretrained import (
+    describe_origin,
+    embedding_length,
+    fill,
+    guess_backbone,
+    read_weights,
+)
 
 
 def load_model(path: str | Path, *, backbone: str | None = None) -> Backbone:
@@ -21,23 +25,37 @@ def load_model(path: str | Path, *, backbone: str | None = None) -> Backbone:
 
     Args:
         path: a folder that ``facepack train`` wrote (``config.toml``, ``model.pt``), or a file that
-            holds a backbone's bare ``state_dict``, such as arcface_torch's ``model.pt``.
-        backbone: which one a file is of; guessed from the names and shapes of its tensors when
-            None. A run's folder says so itself.
+            holds a backbone's ``state_dict``, such as arcface_torch's ``model.pt`` or what
+            ``facepack export`` wrote as ``.safetensors``: all that
+            :func:`~facepack.train.pretrained.read_weights` takes.
+        backbone: which one a file is of; None asks the file, or guesses from the names and shapes
+            of its tensors. A run's folder says so itself.
 
     Raises:
         EvaluationError: there is no model at ``path``, or it fits no backbone or not this one.
         ConfigError: ``backbone`` is unknown, or not the one that the run trained.
+        MissingExtraError: a ``.safetensors`` file without the package.
     """
     path = Path(path)
     if backbone is not None and backbone not in names():
         raise ConfigError(f"unknown backbone {backbone!r}; there are {', '.join(names())}")
     if path.is_dir():
         return _load_run(path, backbone)
-    state = _read_state(path)
-    features = _embedding_length(state)
-    name = _guess(path, state, features) if backbone is None else backbone
-    return _fill(path, name, features, state)
+    state, named = read_weights(path)
+    name = backbone or (named if named in names() else None)
+    guess = guess_backbone(state) if name is None else None
+    if guess is not None:
+        return _make(path, *guess, state)
+    if name is None:
+        raise EvaluationError(
+            f"{path} holds {len(state)} tensors ({', '.join(list(state)[:3])}, …), and "
+            f"{describe_origin(state)}. Name a backbone to see what differs"
+        )
+    return _make(path, name, embedding_length(name, state) or _last_length(state), state)
+
+
+def _last_length(state: Mapping[str, Tensor]) -> int:
+    return [tensor.shape[0] for tensor in state.values() if tensor.ndim][-1]
 
 
 def _load_run(folder: Path, backbone: str | None) -> Backbone:
@@ -58,85 +76,13 @@ def _load_run(folder: Path, backbone: str | None) -> Backbone:
         )
     if backbone not in (None, name):
         raise ConfigError(f"backbone {backbone!r} was asked for, but {folder} trained {name!r}")
-    return _fill(folder / "model.pt", name, settings["features"], _read_state(folder / "model.pt"))
+    weights = read_weights(folder / "model.pt")
+    return _make(folder / "model.pt", name, settings["features"], weights.state)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The bare state_dict in a file; only tensors and plain containers are ever unpickled."""
-    if not path.is_file():
-        raise EvaluationError(f"there is no model at {path}: neither a file nor a run's folder")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch.load raise nearly anything
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = (
-            f"holds a {named[1]}, and only tensors are read, as anything else could run code"
-            if named
-            else "is damaged, cut short, or no state_dict that torch.save wrote"
-        )
-        raise EvaluationError(
-            f"{path} {what}: give a file that holds the backbone's state_dict"
-        ) from error
-    if (
-        isinstance(state, dict)
-        and all(isinstance(value, Tensor) for value in state.values())
-        and any(value.ndim for value in state.values())
-    ):
-        return state
-    if isinstance(state, dict):
-        what = f"a dict of {', '.join(list(map(str, state))[: 2 * _SHOWN]) or 'nothing'}"
-    elif isinstance(state, Tensor):
-        what = f"one tensor {tuple(state.shape)}, as a head's class centres are"
-    else:
-        what = f"a {type(state).__name__}"
-    raise EvaluationError(
-        f"{path} holds {what}; a backbone's bare state_dict is needed, "
-        "which trainers write beside it as model.pt or backbone.pth"
-    )
-
-
-def _embedding_length(state: dict[str, Tensor]) -> int:
-    """The length of the last tensor: every backbone ends in a BatchNorm over the embedding."""
-    return [tensor.shape[0] for tensor in state.values() if tensor.ndim][-1]
-
-
-def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(v.shape) for key, v in state.items() if not key.endswith(_COUNTER)}
-
-
-def _guess(path: Path, state: dict[str, Tensor], features: int) -> str:
-    shapes = _shapes(state)
-    for name in reversed(names()):
-        # On the meta device a network has shapes but no memory.
-        with torch.device("meta"):
-            candidate = build(name, features=features)
-        if _shapes(candidate.state_dict()) == shapes:
-            return name
-    raise EvaluationError(
-        f"{path}: its {len(state)} tensors ({', '.join(list(state)[:_SHOWN])}, …) are those of no "
-        f"known backbone; there are {', '.join(names())}. Name one to see what differs"
-    )
-
-
-def _fill(path: Path, name: str, features: int, state: dict[str, Tensor]) -> Backbone:
+def _make(path: Path, name: str, features: int, state: Mapping[str, Tensor]) -> Backbone:
     model = build(name, features=features)
-    wanted, found = _shapes(model.state_dict()), _shapes(state)
-    differences = [
-        (f"{len(keys)} tensors {verb}", keys)
-        for verb, keys in (
-            ("are missing", [key for key in wanted if key not in found]),
-            ("are unknown to it", [key for key in found if key not in wanted]),
-            ("have another shape", [k for k in found if wanted.get(k, found[k]) != found[k]]),
-        )
-        if keys
-    ]
-    if differences:
-        described = "; ".join(
-            f"{text} ({', '.join(keys[:_SHOWN])}{', …' if len(keys) > _SHOWN else ''})"
-            for text, keys in differences
-        )
-        raise EvaluationError(f"{path} is no {name} with {features} features: {described}")
-    model.load_state_dict(state, strict=False)
+    fill(model, state, path)
     # As the pixels come; otherwise each forward pass would reorder the weights.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval()

@@ -105,7 +105,7 @@ def test_weights_of_another_backbone_are_described(tmp_path: Path, tiny: nn.Modu
     state = tiny.state_dict()
     first = next(iter(state))
     state[first] = state[first][:1]
-    with pytest.raises(EvaluationError, match=rf"1 tensors have another shape \({first}\)"):
+    with pytest.raises(EvaluationError, match=rf"1 tensors have another shape \({first}: 1×3×8×8"):
         load_model(save(state, path), backbone="tiny")
     with pytest.raises(EvaluationError, match="are those of no known backbone"):
         load_model(path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from facepack.train.backbones.recompute import recompute
 from facepack.train.backbones.registry import Backbone, register
 
 _WIDTHS = (64, 128, 256, 512)
@@ -24,7 +25,11 @@ _DEPTHS = {
     "r100": (3, 13, 30, 3),
     "r124": (3, 13, 40, 5),
     "r200": (6, 26, 60, 6),
+    "r2060": (3, 128, 896, 3),
 }
+# Those whose activations no GPU holds at a sensible batch.
+_CHECKPOINTED = frozenset({"r2060"})
+_SEGMENT = 8  # blocks run again at a time; arcface_torch: 6 of the second stage, 8 of the third
 
 
 class IBlock(nn.Module):
@@ -66,6 +71,8 @@ class IResNet(Backbone):
         features: length of an embedding.
         dropout: share of the flattened map set to zero in training.
         autocast: reduced precision of all layers up to dropout.
+        checkpointing: in training, keep the input of every eighth block alone and compute the
+            rest again when the backward pass needs it.
     """
 
     def __init__(
@@ -74,8 +81,11 @@ class IResNet(Backbone):
         features: int,
         dropout: float,
         autocast: torch.dtype | None,
+        *,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(features, autocast)
+        self.checkpointing = checkpointing
         self.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
         self.prelu = nn.PReLU(_WIDTHS[0])
@@ -94,8 +104,17 @@ class IResNet(Backbone):
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
         """N×3×112×112 to N×25088, dropout applied."""
         x = self.prelu(self.bn1(self.conv1(images)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = self._run(stage, x)
         return self.dropout(torch.flatten(self.bn2(x), 1))
+
+    def _run(self, stage: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+        if not (self.checkpointing and self.training):
+            return stage(x)
+        blocks = list(stage)
+        for start in range(0, len(blocks), _SEGMENT):
+            x = recompute(blocks[start : start + _SEGMENT], x, draws=False)
+        return x
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """N×25088 to N×F."""
@@ -118,8 +137,9 @@ def _register_depths() -> None:
             dropout: float,
             autocast: torch.dtype | None,
             depths: tuple[int, int, int, int] = depths,
+            checkpointing: bool = name in _CHECKPOINTED,
         ) -> IResNet:
-            return IResNet(depths, features, dropout, autocast)
+            return IResNet(depths, features, dropout, autocast, checkpointing=checkpointing)
 
 
 _register_depths()

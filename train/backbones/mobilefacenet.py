@@ -12,8 +12,6 @@ from torch import nn
 
 from facepack.train.backbones.registry import Backbone, register
 
-_STEM = 128
-_MIDDLE = 256
 _TOP = 512
 _FINAL_SIDE = 7
 
@@ -111,43 +109,62 @@ class MobileFaceNet(Backbone):
     """Stem, three halvings with residual chains between, a 1×1 convolution, the embedding.
 
     Args:
+        blocks: lengths of the chain at the stem's size and of the three behind the halvings. A
+            first one of length 1 is a grouped convolution instead.
+        scale: the width, as a multiple of 64 channels at the stem and 128 from the second halving
+            on. Inside a block the widths are the same at every scale.
         features: length of an embedding.
         dropout: share of the 512 pooled values set to zero in training.
         autocast: reduced precision of all layers before ``conv_sep``.
     """
 
-    def __init__(self, features: int, dropout: float, autocast: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        blocks: tuple[int, int, int, int],
+        scale: int,
+        features: int,
+        dropout: float,
+        autocast: torch.dtype | None,
+    ) -> None:
         super().__init__(features, autocast)
+        stem, middle = 64 * scale, 128 * scale
         self.layers = nn.ModuleList(
             [
-                ConvBlock(3, _STEM, 3, stride=2),
-                ConvBlock(_STEM, _STEM, 3, groups=64),
-                DepthWise(_STEM, _STEM, inner=128, stride=2),
-                Residual(_STEM, blocks=4, inner=128),
-                DepthWise(_STEM, _MIDDLE, inner=256, stride=2),
-                Residual(_MIDDLE, blocks=6, inner=256),
-                DepthWise(_MIDDLE, _MIDDLE, inner=512, stride=2),
-                Residual(_MIDDLE, blocks=2, inner=256),
+                ConvBlock(3, stem, 3, stride=2),
+                ConvBlock(stem, stem, 3, groups=64)
+                if blocks[0] == 1
+                else Residual(stem, blocks=blocks[0], inner=128),
+                DepthWise(stem, stem, inner=128, stride=2),
+                Residual(stem, blocks=blocks[1], inner=128),
+                DepthWise(stem, middle, inner=256, stride=2),
+                Residual(middle, blocks=blocks[2], inner=256),
+                DepthWise(middle, middle, inner=512, stride=2),
+                Residual(middle, blocks=blocks[3], inner=256),
             ]
         )
-        self.conv_sep = ConvBlock(_MIDDLE, _TOP, 1)
+        self.conv_sep = ConvBlock(middle, _TOP, 1)
         self.features = EmbeddingHead(features, dropout)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
-        """N×3×112×112 to N×256×7×7."""
+        """N×3×112×112 to N×C×7×7, C = 128 · scale."""
         x = images
         for layer in self.layers:
             x = layer(x)
         return x
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """N×256×7×7 to N×F."""
+        """N×C×7×7 to N×F."""
         return self.features(self.conv_sep(hidden))
 
 
 @register("mbf")
 def _mbf(features: int, dropout: float, autocast: torch.dtype | None) -> MobileFaceNet:
-    return MobileFaceNet(features, dropout, autocast)
+    return MobileFaceNet((1, 4, 6, 2), 2, features, dropout, autocast)
+
+
+@register("mbf_large")
+def _mbf_large(features: int, dropout: float, autocast: torch.dtype | None) -> MobileFaceNet:
+    return MobileFaceNet((2, 8, 12, 4), 4, features, dropout, autocast)

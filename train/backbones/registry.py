@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from facepack.errors import ConfigError
 
@@ -23,7 +25,18 @@ class Backbone(nn.Module):
         embedding_size: length F of an embedding.
         autocast: ``torch.bfloat16`` or ``torch.float16`` for the trunk; ``None`` computes it in the
             precision of the weights.
+
+    Attributes:
+        name: under which :func:`build` made it; empty where it was made otherwise.
+        image_size: (height, width) in pixels of the images it takes; a class of another size sets
+            its own.
+        checkpointing: whether blocks run a second time in the backward pass rather than that all
+            inside them is kept; may be changed between steps. False where a class cannot.
     """
+
+    name: str = ""
+    image_size: tuple[int, int] = (112, 112)
+    checkpointing: bool = False
 
     def __init__(self, embedding_size: int, autocast: torch.dtype | None) -> None:
         super().__init__()
@@ -31,7 +44,7 @@ class Backbone(nn.Module):
         self.autocast = autocast
 
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N×3×112×112) to the tensor from which full precision starts."""
+        """Images (N×3×H×W) to the tensor from which full precision starts."""
         raise NotImplementedError
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -42,7 +55,8 @@ class Backbone(nn.Module):
         """Embed a batch.
 
         Args:
-            images: N×3×112×112, floating point, (x − 127.5) / 127.5 of RGB values.
+            images: N×3×H×W of :attr:`image_size`, floating point, (x − 127.5) / 127.5 of RGB
+                values.
 
         Returns:
             N×F embeddings, not normalised; float32 for float32 weights.
@@ -108,4 +122,28 @@ def build(
         raise ConfigError(
             f"autocast: got {autocast}; it must be torch.bfloat16, torch.float16 or None"
         )
-    return _BUILDERS[name](features, dropout, autocast)
+    backbone = _BUILDERS[name](features, dropout, autocast)
+    backbone.name = name
+    return backbone
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Within it, the functions of ``torch.nn.init`` leave tensors as they are."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def skeleton(name: str, *, features: int = 512) -> Backbone:
+    """Build a backbone on torch's meta device: names and shapes without memory, in eval mode.
+
+    Raises:
+        ConfigError: as :func:`build`.
+    """
+    with torch.device("meta"), _WithoutInitialisation():
+        return build(name, features=features).eval()

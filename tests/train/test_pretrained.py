@@ -1,0 +1,147 @@
+"""Weights from files of several trainers: each arrives bit for bit, or is refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.models import load_model
+from facepack.train import backbones, pretrained
+from facepack.train.backbones import Backbone
+from facepack.train.pretrained import guess_backbone, load_pretrained, read_weights
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def tiny() -> Backbone:
+    torch.manual_seed(3)
+    return backbones.build("tiny", features=24)
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def arcface_checkpoint(state: State) -> dict[str, Any]:
+    """What arcface_torch keeps of a run, with its keys."""
+    return {
+        "epoch": 3,
+        "global_step": 7000,
+        "state_dict_backbone": state,
+        "state_dict_softmax_fc": {"weight": torch.zeros(10, 24)},
+        "state_optimizer": {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": []},
+        "state_lr_scheduler": {"last_epoch": 7000, "_last_lr": [0.1]},
+    }
+
+
+FORMS: dict[str, Callable[[State], Any]] = {
+    "bare": lambda state: state,
+    "half precision": lambda state: {k: v.half() if v.ndim else v for k, v in state.items()},
+    "DistributedDataParallel": lambda state: prefixed(state, "module."),
+    "compiled": lambda state: prefixed(state, "module._orig_mod."),
+    "arcface_torch's checkpoint": arcface_checkpoint,
+    "facepack's checkpoint": lambda state: {"format": 2, "step": 5, "backbone": state, "head": {}},
+    "F2C's checkpoint": lambda state: {"state_dict": state, "lru": [1], "fc": torch.zeros(2, 3)},
+}
+
+
+def assert_same(net: Backbone, state: State) -> None:
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_files(
+    form: str, mapped: bool, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if mapped:
+        monkeypatch.setattr(pretrained, "_MAPPED_FROM", 0)
+    if form == "half precision":
+        tiny.half().float()
+    path = tmp_path / "checkpoint_gpu_0.pt"
+    torch.save(FORMS[form](tiny.state_dict()), path)
+    net = backbones.build("tiny", features=24)
+    load_pretrained(net, path)
+    assert_same(net, tiny.state_dict())
+    assert_same(load_model(path), tiny.state_dict())
+
+
+def test_the_older_format_of_torch(tiny: Backbone, tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save(tiny.state_dict(), path, _use_new_zipfile_serialization=False)
+    assert_same(load_model(path), tiny.state_dict())
+
+
+def test_a_runs_folder(tiny: Backbone, tmp_path: Path) -> None:
+    torch.save(tiny.state_dict(), tmp_path / "model.pt")
+    net = backbones.build("tiny", features=24, autocast=torch.bfloat16).double()
+    load_pretrained(net, tmp_path)
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in tiny.state_dict().items())
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    with pytest.raises(EvaluationError, match=r"there is no model at .*nothing"):
+        load_pretrained(net, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("metadata", [None, {"backbone": "tiny"}, {"backbone": "unheard_of"}])
+def test_safetensors(metadata: dict[str, str] | None, tiny: Backbone, tmp_path: Path) -> None:
+    files = pytest.importorskip("safetensors.torch", reason="the extra 'export' is not installed")
+    path = tmp_path / "model.safetensors"
+    files.save_file(prefixed(tiny.state_dict(), "module."), path, metadata=metadata)
+    assert read_weights(path).backbone == (metadata or {}).get("backbone")
+    assert_same(load_model(path), tiny.state_dict())
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(EvaluationError, match="damaged, cut short, or no safetensors file"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", [n for n in backbones.names() if "dp005" not in n])
+def test_every_backbone_is_known_by_its_tensors(name: str) -> None:
+    """Variants that differ in training alone are taken for the plain one."""
+    state = backbones.skeleton(name, features=96).state_dict()
+    shuffled = dict(sorted(state.items()))  # as safetensors files order them
+    assert guess_backbone(shuffled) == (name, 96)
+
+
+def test_the_wrong_file_is_answered_with_what_it_is(tiny: Backbone, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(tiny.state_dict(), path)
+    with pytest.raises(
+        EvaluationError,
+        match=r"model\.pt is no mbf with 512 features: \d+ tensors are missing \(layers.*, …\); "
+        r"\d+ tensors are unknown to it \(stem.*\)\. Of its \d+ tensors: they are those of tiny "
+        "with 24 features",
+    ):
+        load_pretrained(backbones.build("mbf"), path)
+    with pytest.raises(
+        EvaluationError, match=r"shape \(fc\.weight: 24×6272, not 32×6272, .* of tiny with 24 feat"
+    ):
+        load_pretrained(backbones.build("tiny", features=32), path)
+
+
+def test_the_nearest_backbone_is_named(tiny: Backbone, tmp_path: Path) -> None:
+    state = tiny.state_dict()
+    del state["stem.0.weight"]
+    path = tmp_path / "model.pt"
+    torch.save(state, path)
+    with pytest.raises(
+        EvaluationError, match=r"those of no known backbone .*; tiny comes nearest, with 98% of"
+    ):
+        load_pretrained(backbones.build("tiny", features=24), path)
+
+
+def test_nothing_is_changed_by_the_wrong_file(tiny: Backbone, tmp_path: Path) -> None:
+    state = tiny.state_dict()
+    wrong = {k: v + 1 for k, v in state.items() if k != "fc.bias"}
+    torch.save(wrong, tmp_path / "model.pt")
+    before = {key: value.clone() for key, value in state.items()}
+    with pytest.raises(EvaluationError, match=r"1 tensors are missing \(fc\.bias\)"):
+        load_pretrained(tiny, tmp_path / "model.pt")
+    assert_same(tiny, before)
