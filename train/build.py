@@ -9,9 +9,11 @@ from torch import nn
 
 from facepack.errors import ConfigError
 from facepack.train import backbones
+from facepack.train.backbones.registry import Backbone
 from facepack.train.config import TrainConfig
 from facepack.train.heads import Margin, PartialFC, build_margin
-from facepack.train.precision import AUTOCAST
+from facepack.train.precision import AUTOCAST, MOMENTUM_TYPES
+from facepack.train.ranks import ALONE, Ranks
 from facepack.train.schedules import Schedule, build_schedule, option_names
 
 
@@ -45,8 +47,11 @@ def enter_device(device: str | torch.device | None) -> torch.device:
         ConfigError: as :func:`choose_device`.
     """
     chosen = choose_device(device)
-    if chosen.index is not None and chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+    if chosen.type == "cuda":
+        # Batches have one size, so the convolutions' best algorithms are looked for once.
+        torch.backends.cudnn.benchmark = True
+        if chosen.index is not None:
+            torch.cuda.set_device(chosen)
     return chosen
 
 
@@ -56,6 +61,27 @@ def resolve_config(config: TrainConfig, device: torch.device) -> TrainConfig:
     if precision == "auto":
         precision = "fp16" if device.type == "cuda" else "fp32"
     return replace(config, precision=precision, lr=config.base_lr)
+
+
+def check_ranks(config: TrainConfig, ranks: Ranks) -> None:
+    """Make sure that ``ranks`` can share each step's batch.
+
+    Raises:
+        ConfigError: the batch does not divide among the ranks and their micro-batches, or leaves
+            single images.
+    """
+    parts = ranks.world * config.accumulate
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"batch_size = {config.batch_size} does not divide by {ranks.world} ranks × accumulate "
+            f"= {config.accumulate}: it is the images of a whole step, of all ranks together. Set "
+            f"it to a multiple of {parts}"
+        )
+    if config.batch_size == parts:
+        raise ConfigError(
+            f"batch_size = {config.batch_size} leaves one image in a micro-batch of each of "
+            f"{ranks.world} ranks: batch normalisation needs at least 2"
+        )
 
 
 def make_schedule(config: TrainConfig, *, total_steps: int, steps_per_epoch: int) -> Schedule:
@@ -118,33 +144,44 @@ def make_margin(config: TrainConfig) -> Margin:
     return build_margin(config.margin, **{k: v for k, v in options.items() if v is not None})
 
 
-def make_head(config: TrainConfig, classes: int, device: torch.device) -> PartialFC:
-    """The head over ``classes`` classes, with fresh centres.
+def make_head(
+    config: TrainConfig, classes: int, device: torch.device, ranks: Ranks = ALONE
+) -> PartialFC:
+    """The head over ``classes`` classes, with fresh centres: of several ranks this one's share.
 
     Raises:
-        ConfigError: an option is unknown or out of range.
+        ConfigError: an option is unknown or out of range, or there are fewer classes than ranks.
     """
-    head = PartialFC(
+    if classes < ranks.world:
+        raise ConfigError(
+            f"{ranks.world} ranks for {classes} classes: each holds one at least; start fewer"
+        )
+    return PartialFC(
         classes,
         config.features,
         margin=make_margin(config),
         scale=config.scale,
+        interclass_filter=config.interclass_filter,
         sample_rate=config.sample_rate,
+        chunk=config.chunk or None,
         optimizer=config.optimizer,
         momentum=config.momentum,
+        momentum_dtype=MOMENTUM_TYPES[config.momentum_dtype],
         weight_decay=config.weight_decay,
+        storage=config.head_storage,
+        device=device,
         seed=config.seed,
+        ranks=ranks,
     )
-    return head.to(device)
 
 
-def make_backbone(config: TrainConfig, device: torch.device) -> nn.Module:
+def make_backbone(config: TrainConfig, device: torch.device) -> Backbone:
     """The backbone with fresh weights, drawn from torch's global generator.
 
     Raises:
         ConfigError: the backbone is unknown.
     """
-    backbone: nn.Module = backbones.build(
+    backbone = backbones.build(
         config.backbone,
         features=config.features,
         dropout=config.dropout,

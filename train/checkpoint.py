@@ -13,9 +13,9 @@ from torch import nn
 
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.config import TrainConfig, differing_settings
-from facepack.train.data import TrainingData
+from facepack.train.data import TrainingData, label_map_digest
 
-FORMAT = 1
+FORMAT = 2
 
 CHECKPOINT_FILE = "checkpoint.pt"
 METRICS_FILE = "metrics.jsonl"
@@ -76,14 +76,19 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     save_atomic(path, lambda file: torch.save({"format": FORMAT, **state}, file))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
     """Read a run's state onto the CPU; no code in the file is run.
+
+    Args:
+        path: the file.
+        lazily: leave tensors on the disk until they are read: ranks of one machine then share them,
+            and each reads its own rows of the head. Damage in them is not met here.
 
     Raises:
         TrainingError: the file is damaged, no checkpoint, or of another version of the format.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     # Damage shows up as whatever zipfile, the unpickler or torch meets first.
     except Exception as error:
         raise TrainingError(
@@ -106,17 +111,28 @@ def describe_data(data: TrainingData) -> dict[str, Any]:
         "content_id": data.content_id,
         "records": len(data),
         "classes": data.classes,
+        "label_map": label_map_digest(data),
     }
 
 
-def check_resumable(state: Mapping[str, Any], config: TrainConfig, data: TrainingData) -> None:
+def check_resumable(
+    state: Mapping[str, Any], config: TrainConfig, data: TrainingData, *, ranks: int = 1
+) -> None:
     """Make sure that going on from ``state`` continues the same run.
+
+    Args:
+        state: of the run.
+        config: the settings it is to go on with.
+        data: what it is to go on with.
+        ranks: their number; with another one than the run had, ``accumulate`` may be another too.
 
     Raises:
         ConfigError: a setting that decides the weights differs; all that do are named.
-        TrainingError: the data differ.
+        TrainingError: the data differ, or the identities that the head's rows stand for.
     """
     changed = differing_settings(state["config"], config)
+    if state["ranks"] != ranks:
+        changed.pop("accumulate", None)
     if changed:
         listed = "; ".join(f"{name}: {was!r} → {now!r}" for name, (was, now) in changed.items())
         raise ConfigError(
@@ -129,6 +145,13 @@ def check_resumable(state: Mapping[str, Any], config: TrainConfig, data: Trainin
             f"--resume with other data: the run began on {_in_words(was)}, {data.path} is "
             f"{_in_words(now)}. Name the data of the run with --shards, or start another run in "
             "another --out"
+        )
+    if was["label_map"] != now["label_map"]:
+        raise TrainingError(
+            f"--resume with other identities: labels of {data.path} have other names than when the "
+            f"run began (hash {was['label_map'][:12]}, now {now['label_map'][:12]}), and the "
+            "head's rows stand for the old ones. Restore them, or start another run in another "
+            "--out"
         )
 
 

@@ -81,28 +81,51 @@ def train(
 ) -> None:
     """Train a face-recognition model from a pack.
 
+    On several GPUs: torchrun --nproc-per-node N -m facepack.train, with the same options. The
+    setting batch_size is the number of images in a step, of all GPUs together.
+
     --out receives config.toml (all settings), metrics.jsonl, checkpoint.pt and model.pt (the
     backbone's state_dict). With --resume, --config and --set add to the run's own settings.
     """
     if resume and overwrite:
         raise click.UsageError("--resume goes on with the run that --overwrite removes: give one")
+    from facepack.train.agreement import OtherRankError, together
+    from facepack.train.build import enter_device
     from facepack.train.config import collect_settings, make_config
+    from facepack.train.ranks import Ranks, rank_device
     from facepack.train.run import Trainer
 
-    settings = collect_settings(
-        source=config, overrides=overrides, shards=shards, val=val, run=out if resume else None
-    )
-    trainer = Trainer(
-        make_config(settings),
-        out=out,
-        home=home,
-        device=device,
-        resume=resume,
-        overwrite=overwrite,
-        notify=lambda text: click.echo(text, err=True),
-    )
-    summary = trainer.run(max_steps=max_steps)
-    click.echo(json.dumps(summary.as_dict()) if as_json else _text(summary))
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    entered = enter_device(rank_device(device))
+    try:
+        with Ranks.from_environment(entered) as ranks:
+            with together(ranks):
+                settings = make_config(
+                    collect_settings(
+                        source=config,
+                        overrides=overrides,
+                        shards=shards,
+                        val=val,
+                        run=out if resume else None,
+                    )
+                )
+            trainer = Trainer(
+                settings,
+                out=out,
+                home=home,
+                device=entered,
+                resume=resume,
+                overwrite=overwrite,
+                notify=say,
+                ranks=ranks,
+            )
+            summary = trainer.run(max_steps=max_steps)
+    except OtherRankError as error:
+        ctx.exit(error.exit_code)  # the rank at fault says why
+    if ranks.is_first:
+        click.echo(json.dumps(summary.as_dict()) if as_json else _text(summary))
     if summary.stopped == "interrupted":
         ctx.exit(130)
 

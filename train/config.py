@@ -51,7 +51,12 @@ class TrainConfig:
     """Keys every draw: initial weights, order, mirroring, dropout, sampled classes."""
 
     backbone: str = "r50"
-    """The network that makes embeddings: tiny, mbf, r18, r34, r50, r100, r124 or r200."""
+    """The network that makes embeddings: tiny, mbf, mbf_large, r18, r34, r50, r100, r124, r200,
+    r2060, r50_224, vit_t, vit_t_dp005_mask0, vit_s, vit_s_dp005_mask_0, vit_b,
+    vit_b_dp005_mask_005, vit_l or vit_h; see facepack models."""
+
+    pretrained: str | None = None
+    """A model to begin with: a run's folder, model.pt, or a checkpoint of arcface_torch."""
 
     features: int = 512
     """Length of the embedding."""
@@ -80,6 +85,17 @@ class TrainConfig:
     sample_rate: float = 1.0
     """Share of the classes in each step's softmax (Partial FC); 1 is the full softmax."""
 
+    interclass_filter: float = 0.0
+    """A cosine to another class that lies above it counts as 0, for noisy labels (0.4); 0 filters
+    nothing."""
+
+    chunk: int = 0
+    """Classes whose logits are held at a time; 0 chooses: all while they take at most 2 GiB."""
+
+    head_storage: Literal["device", "host"] = "device"
+    """Where centres and their momentum lie: on the device, or in host memory, from which a step's
+    sample travels (sample_rate below 1)."""
+
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The optimizer of backbone and head: sgd or adamw."""
 
@@ -88,6 +104,9 @@ class TrainConfig:
 
     momentum: float = 0.9
     """SGD's momentum."""
+
+    momentum_dtype: Literal["fp32", "bf16"] = "fp32"
+    """What the momentum of the head's centres is kept in; bf16 takes half the memory."""
 
     weight_decay: float = 5e-4
     """Weight decay, on every parameter."""
@@ -111,19 +130,35 @@ class TrainConfig:
     """Length of the run in optimizer steps; set, it takes the place of epochs."""
 
     batch_size: int = 128
-    """Images in an optimizer step, all micro-batches together."""
+    """Images in an optimizer step, all micro-batches and all ranks together: the global batch,
+    which learning rate and schedule follow."""
 
     accumulate: int = 1
-    """Micro-batches that a step's batch is cut into, for batches that the memory cannot hold."""
+    """Micro-batches that a rank's part of a step's batch is cut into, for batches that the memory
+    cannot hold."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """The backbone's arithmetic: fp32, bf16, fp16; auto is fp16 on CUDA, fp32 on the CPU."""
 
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    """torch.compile for the backbone, in one of its modes; the last two use CUDA graphs."""
+
     channels_last: bool = True
     """Keep images and convolution weights in channels-last memory."""
 
+    order: Literal["auto", "global", "blocks"] = "auto"
+    """How an epoch is shuffled: global, all images among each other; blocks, for packs larger than
+    memory, windows of runs that are read together; auto is global where the pack fits in memory."""
+
     mirror: bool = True
     """Mirror each image with probability one half."""
+
+    augment: Literal["none", "arcface_torch"] = "none"
+    """Further random changes to images: none, or arcface_torch for those of its DALI pipeline."""
+
+    cache: Literal["none", "host", "device"] = "none"
+    """Where all images are kept decoded after the first pass: nowhere (none), in host memory or in
+    the GPU's (device), in each process."""
 
     on_bad_image: Literal["raise", "skip"] = "raise"
     """An image that does not decode ends the run (raise), or is left out and counted (skip)."""
@@ -167,6 +202,22 @@ class TrainConfig:
                 f"accumulate = {self.accumulate} leaves one image in a micro-batch: batch "
                 "normalisation needs at least 2"
             )
+        if self.accumulate > 1 and self.compile in ("reduce-overhead", "max-autotune"):
+            raise ConfigError(
+                f"compile = {self.compile} keeps gradients in the memory of a CUDA graph, where "
+                f"the next micro-batch overwrites them: with accumulate = {self.accumulate} set "
+                "compile = default"
+            )
+        if self.head_storage == "host" and self.sample_rate == 1.0:
+            raise ConfigError(
+                "head_storage = host with sample_rate = 1.0 would copy every centre to the device "
+                "in each step: set a sample_rate below 1, or head_storage = device"
+            )
+        if self.optimizer == "adamw" and self.momentum_dtype != "fp32":
+            raise ConfigError(
+                f"momentum_dtype = {self.momentum_dtype} is SGD's; optimizer = adamw keeps its "
+                "moments in fp32: leave it unset"
+            )
         if self.optimizer == "adamw" and self.lr is None:
             raise ConfigError("lr must be set with optimizer = adamw: the published 0.02 is SGD's")
         if self.optimizer == "adamw" and self.momentum != TrainConfig.momentum:
@@ -205,6 +256,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "features": (1, math.inf, "at least 1"),
     "dropout": (0.0, _BELOW_ONE, "at least 0 and below 1"),
     "scale": (_ABOVE_ZERO, _FLOAT32_MAX, "above 0 and a float32"),
+    "interclass_filter": (0.0, _BELOW_ONE, "a cosine, at least 0 and below 1"),
+    "chunk": (0, math.inf, "at least 1, or 0 to choose by memory"),
     "sample_rate": (0.0, 1.0, "from 0 (positives only) to 1 (all classes)"),
     "lr": (_ABOVE_ZERO, _FLOAT32_MAX, "above 0 and a float32"),
     "momentum": (0.0, _BELOW_ONE, "at least 0 and below 1"),
@@ -223,16 +276,20 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 }
 
 # Settings that may change between a checkpoint and its resumption: where the data lie, who decodes
-# them, what is looked at and how often. All others decide the weights. So do two of these, a
-# little: threads in the last bits, by the order of torch's sums, and loader on a GPU, where the
-# decoders differ by a few grey levels. A run may move to another machine all the same; bit-for-bit
-# equality with one that was not interrupted holds at equal thread counts.
+# them, what is looked at and how often. All others decide the weights. So do some of these, a
+# little: threads, compile and chunk in the last bits, by the order of sums, and loader on a GPU,
+# where the decoders differ by a few grey levels. A run may move to another machine all the same;
+# bit-for-bit equality with one that was not interrupted holds at equal thread counts.
 FREE_ON_RESUME = frozenset(
     {
         "shards",
         "loader",
+        "cache",
         "loader_threads",
         "threads",
+        "compile",
+        "chunk",
+        "head_storage",
         "log_every",
         "checkpoint_every",
         "val_every",
@@ -309,7 +366,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 _BELONGING = {
     "schedule": ("schedule_options",),
     "margin": ("m1", "m2", "m3", "margin_gradient"),
-    "optimizer": ("lr", "momentum", "weight_decay"),
+    "optimizer": ("lr", "momentum", "momentum_dtype", "weight_decay"),
 }
 
 

@@ -32,6 +32,10 @@ class TrainingData(ImageSource, Protocol):
     def classes(self) -> int:
         """Width of the head: labels lie below it."""
 
+    @property
+    def identity_names(self) -> list[str] | None:
+        """The name of each identity, by label; None where they have none."""
+
 
 class ImageTree:
     """Images in folders, ``identity/image.jpg``, read in place.
@@ -185,6 +189,17 @@ def _places(shards: str, home: Path | None) -> list[Path]:
     path = Path(shards)
     is_name = path.name == shards
     return list(dict.fromkeys([data_home(home) / path, path])) if is_name else [path]
+
+
+def label_map_digest(data: TrainingData) -> str:
+    """Tells which identity each row of a head stands for: names in the order of their labels.
+
+    Identities without names are told by their number alone.
+    """
+    names = data.identity_names
+    text = "" if names is None else "\n".join(names)
+    digest = xxhash.xxh3_128(f"{data.classes}\n{text}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def check_training_data(

@@ -16,10 +16,15 @@ class StopRequest:
     """Within it the first SIGINT or SIGTERM sets :attr:`requested`; the second acts as usual.
 
     Handlers belong to the main thread: in another one the signals are left as they are.
+
+    Args:
+        patient: those after the first change nothing. A launcher passes on what it is sent, and
+            sends it again when it tidies up; it kills what does not end by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         self.requested = False
+        self._patient = patient
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -30,6 +35,8 @@ class StopRequest:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        if self._patient:
+            return
         self._restore()
         # Not through sys.stderr: the signal may have come in the middle of its own write.
         os.write(2, _NOTICE)

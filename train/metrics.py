@@ -107,6 +107,28 @@ class MetricsLog:
                 self._board.close()
 
 
+class SilentLog(MetricsLog):
+    """Takes the same measurements and writes nothing: of several ranks one alone writes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: Mapping[str, Any],
+        timing: Mapping[str, float] | None = None,
+    ) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def _close(self) -> None:
+        pass
+
+
 class LossMeter:
     """Mean loss since the last reading, and the first step whose loss was not finite.
 

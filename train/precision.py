@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from facepack.train.ranks import ALONE, Ranks
+
 # The setting `precision` → the backbone's autocast type; the head computes in fp32 under each.
 AUTOCAST: dict[str, torch.dtype | None] = {
     "fp32": None,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+# The setting `momentum_dtype` → what the head's momentum is kept in.
+MOMENTUM_TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 _GROWTH_INTERVAL = 100
 
@@ -58,13 +63,15 @@ class LossScaler:
     Args:
         device: where the loss is.
         enabled: False under fp32 and bf16: nothing is scaled and no step is skipped.
+        ranks: those that take the step together: it is skipped on all if it overflowed on one.
     """
 
-    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+    def __init__(self, device: torch.device, *, enabled: bool, ranks: Ranks = ALONE) -> None:
         self._scaler = torch.amp.GradScaler(
             device.type, growth_interval=_GROWTH_INTERVAL, enabled=enabled
         )
         self._device = device
+        self._ranks = ranks
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
 
     @property
@@ -86,6 +93,8 @@ class LossScaler:
             return {"grad_scale": None, "found_inf": None}
         self._scaler.unscale_(optimizer)
         verdicts = self._scaler._found_inf_per_device(optimizer).values()
+        for verdict in verdicts:  # in place: the scaler reads them again when it steps
+            self._ranks.all_reduce(verdict, "max")
         found_inf = torch.stack([v.to(self._device) for v in verdicts]).sum()
         self._skipped += found_inf != 0
         return {

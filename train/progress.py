@@ -99,3 +99,13 @@ class TrainProgress:
             self._stream.write("\n")
             self._stream.flush()
             self._is_drawn = False
+
+
+class SilentProgress(TrainProgress):
+    """Takes the same calls and shows nothing: of several ranks one alone does."""
+
+    def update(self, step: int, lr: float, reading: Reading) -> None:
+        """Nothing."""
+
+    def notice(self, text: str) -> None:
+        """Nothing."""

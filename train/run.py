@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 
 from facepack.errors import TrainingError
 from facepack.hashing import derive_seed
 from facepack.loading.loader import Batch, Loader
+from facepack.train.agreement import OtherRankError, tell, together
 from facepack.train.build import (
+    check_ranks,
     enter_device,
     make_backbone,
     make_head,
@@ -40,9 +44,11 @@ from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
 from facepack.train.data import check_training_data, open_training_data
 from facepack.train.in_flight import StepsInFlight
 from facepack.train.interrupt import StopRequest
-from facepack.train.metrics import LossMeter, MetricsLog
+from facepack.train.metrics import LossMeter, MetricsLog, SilentLog
 from facepack.train.precision import LossScaler
-from facepack.train.progress import TrainProgress
+from facepack.train.pretrained import load_pretrained
+from facepack.train.progress import SilentProgress, TrainProgress
+from facepack.train.ranks import ALONE, Ranks, local_world
 from facepack.train.step import TrainStep
 from facepack.train.stopwatch import Reading, Stopwatch
 
@@ -50,7 +56,6 @@ if TYPE_CHECKING:
     from facepack.evaluate.verification import PairResult
     from facepack.train.validation import Validator
 
-_IMAGE_SIZE = (112, 112)
 _RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE)
 _FOR_WEIGHTS, _FOR_DROPOUT = 0, 1
 # From 2^16 the scale is halved 26 times to get there: gradients that overflow still are not finite
@@ -73,7 +78,7 @@ class RunSummary:
     total_steps: int
     """The run's whole length."""
     images: int
-    """Images trained on by this call."""
+    """Images trained on by this call, of all ranks together, as in all that follows."""
     seconds: float
     """Time of training of this call, without verification and checkpoints."""
     images_per_second: float
@@ -98,11 +103,16 @@ class RunSummary:
 
 
 class Trainer:
-    """One run in one process, on one device.
+    """One run: in one process on one device, or in several that each have their own.
 
     Everything that can be found wrong is found here, before the first step and on the CPU. The
     process's global random generator and, if ``threads`` is set, its number of threads become the
     run's own.
+
+    Of several ranks each is given the same arguments but for ``ranks`` and ``device``. What one of
+    them meets in building the run, in its data and in its files ends it on all: the rank at fault
+    raises the error, the others an :class:`OtherRankError` with its words. Rank 0 alone writes,
+    verifies and gives notice.
 
     Args:
         config: all settings.
@@ -112,6 +122,7 @@ class Trainer:
         resume: go on from the checkpoint in ``out``; begin where there is none.
         overwrite: remove the run that ``out`` holds.
         notify: takes notices, a line each; prints them on stderr by default.
+        ranks: this process's place among those of the run.
 
     Raises:
         ConfigError: settings that do not fit each other, the registries or the run to resume.
@@ -129,35 +140,52 @@ class Trainer:
         resume: bool = False,
         overwrite: bool = False,
         notify: Callable[[str], None] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        home = None if home is None else Path(home)
         self.out = Path(out)
+        self.ranks = ranks
         self._notify = notify or (lambda text: print(text, file=sys.stderr))
         self._overwrite = overwrite
-        if not resume and not overwrite:
-            _refuse_used(self.out)
+        with together(ranks):
+            if not resume and not overwrite:
+                _refuse_used(self.out)
+            self._build(config, None if home is None else Path(home), device)
+            is_new = not (resume and (self.out / CHECKPOINT_FILE).exists())
+            if self.config.pretrained is not None and is_new:
+                load_pretrained(self.backbone, self.config.pretrained)
+        self._share_beginning()
+        if resume:
+            self._resume()
+
+    def _build(
+        self, config: TrainConfig, home: Path | None, device: str | torch.device | None
+    ) -> None:
+        """Make every part of the run; collective in nothing."""
+        ranks = self.ranks
         self.device = enter_device(device)
         self.config = config = resolve_config(config, self.device)
+        check_ranks(config, ranks)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 
         self.data = open_training_data(config.shards, home)
+        torch.manual_seed(derive_seed(config.seed, _FOR_WEIGHTS))
+        self.backbone = make_backbone(config, self.device)
         check_training_data(
             self.data,
             batch_size=config.batch_size,
-            image_size=_IMAGE_SIZE,
+            image_size=self.backbone.image_size,
             skip_others=config.on_bad_image == "skip",
         )
+        self._described = describe_data(self.data)
         self.steps_per_epoch = len(self.data) // config.batch_size
         self.total_steps = config.steps or config.epochs * self.steps_per_epoch
         self.schedule = make_schedule(
             config, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
         )
-        torch.manual_seed(derive_seed(config.seed, _FOR_WEIGHTS))
-        self.backbone = make_backbone(config, self.device)
-        self.head = make_head(config, self.data.classes, self.device)
+        self.head = make_head(config, self.data.classes, self.device, ranks)
         self._optimizer = make_optimizer(config, self.backbone, self.device)
-        self._scaler = LossScaler(self.device, enabled=config.precision == "fp16")
+        self._scaler = LossScaler(self.device, enabled=config.precision == "fp16", ranks=ranks)
         self._take_step = TrainStep(
             self.backbone,
             self.head,
@@ -165,65 +193,113 @@ class Trainer:
             self._scaler,
             accumulate=config.accumulate,
             clip_norm=config.clip_norm,
+            compile=config.compile,
+            ranks=ranks,
         )
-        self._validator = _build_validator(config, home)
+        self._validator = _build_validator(config, home) if ranks.is_first else None
         self._loader = Loader(
             self.data,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size // ranks.world,
+            rank=ranks.rank,
+            world=ranks.world,
             seed=config.seed,
+            order=config.order,
             mirror=config.mirror,
+            augment=None if config.augment == "none" else config.augment,
+            cache=config.cache,
             backend=config.loader,
             device=self.device,
             dtype="float32",
             on_error=config.on_bad_image,
-            threads=config.loader_threads,
-            image_size=_IMAGE_SIZE,
+            threads=config.loader_threads or _loader_threads(),
+            image_size=self.backbone.image_size,
         )
         self._meter = LossMeter(self.device)
         # Dropout draws from here on, however many numbers the weights took.
-        torch.manual_seed(derive_seed(config.seed, _FOR_DROPOUT))
+        torch.manual_seed(derive_seed(config.seed, _FOR_DROPOUT, *_beyond_first(ranks)))
         self.step = 0
-        self._skipped_before = 0
+        self._skipped_images = 0
+        self._seen_skipped = 0
         self._last: dict[str, float] = {}
         self._best: dict[str, dict[str, float]] = {}
         self._good_step: int | None = None
-        if resume:
-            self._resume()
+
+    def _share_beginning(self) -> None:
+        """Take rank 0's weights and order of images: machines of other kinds may choose others."""
+        for tensor in self.backbone.state_dict().values():
+            self.ranks.broadcast(tensor)
+        loader = self.ranks.gather_objects(self._loader.state_dict())[0]
+        with together(self.ranks):
+            if loader["content_id"] != self.data.content_id:
+                raise TrainingError(
+                    f"{self.data.path} is not the pack that rank 0 trains on (content id "
+                    f"{self.data.content_id[:12]}, its {loader['content_id'][:12]}): put the same "
+                    "on each machine"
+                )
+            self._loader.load_state_dict(loader)
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT_FILE
-        if not path.exists():
-            self._notify(f"{self.out} holds no checkpoint: the run begins at step 0")
+        state: dict[str, Any] | None = None
+        with together(self.ranks):
+            if path.exists():
+                state = load_checkpoint(path, lazily=self.ranks.world > 1)
+                check_resumable(state, self.config, self.data, ranks=self.ranks.world)
+        steps = [step for (step,) in tell(self.ranks, [-1 if state is None else state["step"]])]
+        if len(set(steps)) > 1:
+            self._fail(
+                f"the ranks do not find the same checkpoint at {path}: --out must be in a folder "
+                "that all machines of the run share"
+            )
+        if state is None:
+            self._say(f"{self.out} holds no checkpoint: the run begins at step 0")
             return
-        state = load_checkpoint(path)
-        check_resumable(state, self.config, self.data)
         self.load_state_dict(state)
         self._good_step = self.step
-        self._notify(f"resuming {self.out} at step {self.step:,} of {self.total_steps:,}")
+        self._say(f"resuming {self.out} at step {self.step:,} of {self.total_steps:,}")
+        was = state["ranks"]
+        if was != self.ranks.world:
+            self._say(f"the run had {was} ranks and has {self.ranks.world} now")
+
+    def _say(self, text: str) -> None:
+        if self.ranks.is_first:
+            self._notify(text)
+
+    def _fail(self, text: str) -> NoReturn:
+        """Raise what every rank has found, once in words."""
+        raise TrainingError(text) if self.ranks.is_first else OtherRankError(text)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the steps to come depend on; waits for the device."""
+        """All that the steps to come depend on; waits for the device.
+
+        Collective: each rank takes part, the state of rank 0 alone is whole.
+        """
         return {
             "config": self.config.as_dict(),
-            "data": describe_data(self.data),
+            "data": self._described,
+            "ranks": self.ranks.world,
             "step": self.step,
             "backbone": self.backbone.state_dict(),
-            "head": self.head.state_dict(),
+            "head": self.head.whole_state(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "schedule": self.schedule.state_dict(),
             "meter": self._meter.state_dict(),
-            "random": _random_state(self.device),
+            "loader": self._loader.state_dict(),
+            "random": self.ranks.gather_objects(_random_state(self.device)),
             "skipped_images": self._skipped_images,
             "last": dict(self._last),
             "best": {name: dict(best) for name, best in self._best.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; the settings and data must be those of the run."""
+        """Go on from :meth:`state_dict`; the settings and data must be those of the run.
+
+        The number of ranks may be another: each then draws its dropout from a new beginning.
+        """
         self.step = state["step"]
         self.backbone.load_state_dict(state["backbone"])
-        self.head.load_state_dict(state["head"])
+        self.head.load_whole_state(state["head"])
         # The options are the settings', which agree, but for what suits this device (fused).
         options = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict(
@@ -232,14 +308,16 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
         self.schedule.load_state_dict(state["schedule"])
         self._meter.load_state_dict(state["meter"])
-        _set_random_state(state["random"], self.device)
-        self._skipped_before = state["skipped_images"] - self._loader.skipped
+        self._loader.load_state_dict(state["loader"])
+        if state["ranks"] == self.ranks.world:
+            _set_random_state(state["random"][self.ranks.rank], self.device)
+        else:
+            torch.manual_seed(
+                derive_seed(self.config.seed, _FOR_DROPOUT, self.ranks.rank, self.step)
+            )
+        self._skipped_images = state["skipped_images"]
         self._last = state["last"]
         self._best = state["best"]
-
-    @property
-    def _skipped_images(self) -> int:
-        return self._skipped_before + self._loader.skipped
 
     # The run --------------------------------------------------------------------------------
 
@@ -257,26 +335,39 @@ class Trainer:
         """
         last = min(self.total_steps, max_steps or self.total_steps)
         if self.step >= last:
-            self._notify(f"{self.out}: step {self.step:,} is done already; nothing to do")
-            if not (self.out / MODEL_FILE).exists():
-                save_model(self.out / MODEL_FILE, self.backbone)
+            self._say(f"{self.out}: step {self.step:,} is done already; nothing to do")
+            with together(self.ranks):
+                if self.ranks.is_first and not (self.out / MODEL_FILE).exists():
+                    save_model(self.out / MODEL_FILE, self.backbone)
             stopped: Stopped = "finished" if self.step == self.total_steps else "max_steps"
             return self._summary(stopped, Reading())
+        with ExitStack() as stack:
+            with together(self.ranks):
+                log = stack.enter_context(self._open_log())
+                progress = stack.enter_context(self._open_progress())
+            stack.enter_context(self._loader)
+            stop = stack.enter_context(StopRequest(patient=self.ranks.world > 1))
+            stopped, reading = self._train(last, log, progress, stop)
+        return self._summary(stopped, reading)
+
+    def _open_log(self) -> MetricsLog:
+        if not self.ranks.is_first:
+            return SilentLog()
         self._prepare_folder()
         self._announce()
-        progress = TrainProgress(
-            total_steps=self.total_steps,
-            steps_per_epoch=self.steps_per_epoch,
-            batch_size=self.config.batch_size,
-        )
-        log = MetricsLog(
+        return MetricsLog(
             self.out / METRICS_FILE,
             resume_step=self.step,
             tensorboard=self.out / TENSORBOARD_FOLDER,
         )
-        with self._loader, log, progress, StopRequest() as stop:
-            stopped, reading = self._train(last, log, progress, stop)
-        return self._summary(stopped, reading)
+
+    def _open_progress(self) -> TrainProgress:
+        kind = TrainProgress if self.ranks.is_first else SilentProgress
+        return kind(
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.config.batch_size,
+        )
 
     def _train(
         self, last: int, log: MetricsLog, progress: TrainProgress, stop: StopRequest
@@ -288,11 +379,11 @@ class Trainer:
         batches = self._batches(watch, in_flight)
         logged = watch.read()
         while True:
-            batch = next(batches)
+            batch, is_stop_agreed = self._next_batch(batches, stop)
             lr = self.schedule.lr
             self._advance(batch, lr, log)
             in_flight.add()
-            watch.count(len(batch.labels))
+            watch.count(len(batch.labels) * self.ranks.world)
             if self._is_due(self.config.log_every):
                 self._check_loss()
                 reading = watch.read()
@@ -301,12 +392,14 @@ class Trainer:
                 logged = reading
             progress.update(self.step, lr, watch.read())
             with watch.paused():
-                if self._validator is not None and self._is_due(
-                    self.config.val_every or self.steps_per_epoch
-                ):
+                if self.config.val and self._is_due(self.config.val_every or self.steps_per_epoch):
                     with watch.verifying():
-                        self._validate(self._validator, log, progress, stop)
-                stopped = self._stopped(last, stop)
+                        self._check_finite()
+                        with together(self.ranks):
+                            self._validate(log, progress, stop)
+                # Of several ranks one may have been asked to stop after all agreed to go on.
+                is_asked = stop.requested if self.ranks.world == 1 else is_stop_agreed
+                stopped = self._stopped(last, is_asked)
                 self._save(stopped, log)
             if stopped is not None:
                 return stopped, watch.read()
@@ -323,9 +416,38 @@ class Trainer:
                     break
                 yield batch
 
+    def _next_batch(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[Batch, bool]:
+        """This rank's next batch, and whether any rank was asked to stop.
+
+        Collective: it is here that ranks learn of each other, by way of the processors, while the
+        devices still work. All batches have one size: where images do not decode, the other ranks
+        leave out as many of their last.
+        """
+        batch: Batch | None = None
+        error: Exception | None = None
+        try:
+            batch = next(batches)
+            self._check_batch(batch)
+        except Exception as caught:
+            if self.ranks.world == 1:
+                raise
+            error = caught
+        size = 0 if batch is None else len(batch.labels)
+        skipped = self._loader.skipped - self._seen_skipped
+        told = tell(self.ranks, [int(stop.requested), size, skipped], error=error)
+        assert batch is not None
+        stops, sizes, skips = zip(*told, strict=True)
+        self._seen_skipped += skipped
+        self._skipped_images += sum(skips)
+        all_have = min(sizes)
+        if all_have < size:
+            batch = Batch(
+                batch.images[:all_have], batch.labels[:all_have], batch.positions[:all_have]
+            )
+        return batch, any(stops)
+
     def _advance(self, batch: Batch, lr: float, log: MetricsLog) -> None:
         """Take the next step on ``batch``."""
-        self._check_batch(batch)
         images = batch.images
         if not self.config.channels_last:
             images = images.contiguous()
@@ -343,10 +465,10 @@ class Trainer:
         """Whether what is done each ``every`` steps, and at the run's end, is due."""
         return self.step % every == 0 or self.step == self.total_steps
 
-    def _stopped(self, last: int, stop: StopRequest) -> Stopped | None:
+    def _stopped(self, last: int, is_asked: bool) -> Stopped | None:
         if self.step == self.total_steps:
             return "finished"
-        if stop.requested:
+        if is_asked:
             return "interrupted"
         return "max_steps" if self.step == last else None
 
@@ -357,8 +479,9 @@ class Trainer:
         if len(batch.labels) < 2 * self.config.accumulate:
             keys = ", ".join(self._loader.skipped_keys[-3:])
             raise TrainingError(
-                f"step {self.step + 1}: only {len(batch.labels)} of {self.config.batch_size} "
-                f"images of the batch decode (left out: {keys} …). Look at the data with: "
+                f"step {self.step + 1}: only {len(batch.labels)} of "
+                f"{self.config.batch_size // self.ranks.world} images of the batch decode (left "
+                f"out: {keys} …). Look at the data with: "
                 f"facepack verify --decode {self.data.path}"
             )
 
@@ -366,24 +489,25 @@ class Trainer:
         """Wait for the device and end the run if a loss was not finite."""
         step = self._meter.first_non_finite()
         if step is not None:
-            raise TrainingError(
+            self._fail(
                 f"the loss of step {step:,} is not finite: the run has diverged. "
                 f"{self._last_good()}. Begin again with a lower lr, a warmup_epochs or another "
                 "precision"
             )
         if self._scaler.enabled and self._scaler.value() < _LOWEST_SCALE:
-            raise TrainingError(
+            self._fail(
                 f"the fp16 gradients overflow even at a loss scale of {self._scaler.value():.1e} "
                 f"(step {self.step:,}): the run has diverged. {self._last_good()}. Begin again "
                 "with precision = bf16, or with a lower lr"
             )
 
     def _check_finite(self) -> None:
-        """As :meth:`_check_loss`, and for the weights, which no loss has seen yet."""
+        """As :meth:`_check_loss`, and for the weights, which no loss has seen yet; collective."""
         self._check_loss()
         values = [*self.backbone.parameters(), *self.backbone.buffers(), self.head.weight]
-        if not torch.stack([value.isfinite().all() for value in values]).all():
-            raise TrainingError(
+        bad = torch.stack([~value.isfinite().all().to(self.device) for value in values]).any()
+        if self.ranks.all_reduce(bad.to(torch.int32), "max"):
+            self._fail(
                 f"the weights are not finite after step {self.step:,}: the run has diverged. "
                 f"{self._last_good()}. Begin again with a lower lr, a warmup_epochs or another "
                 "precision"
@@ -413,13 +537,12 @@ class Trainer:
         }
         log.write("train", self.step, values, timing)
 
-    def _validate(
-        self, validator: Validator, log: MetricsLog, progress: TrainProgress, stop: StopRequest
-    ) -> None:
-        self._check_finite()
+    def _validate(self, log: MetricsLog, progress: TrainProgress, stop: StopRequest) -> None:
+        if self._validator is None:  # another rank verifies
+            return
         left = list(self.config.val)
         start = time.perf_counter()
-        for result in validator(self.backbone):
+        for result in self._validator(self.backbone):
             left.remove(result.target)
             now = time.perf_counter()
             log.write("val", self.step, _validation_values(result), {"seconds": now - start})
@@ -449,11 +572,14 @@ class Trainer:
         if stopped is None and not ends_epoch and not (every and self._is_due(every)):
             return
         self._check_finite()
-        # The model first: a checkpoint of the last step says that everything is written.
-        if ends_epoch or stopped is not None:
-            save_model(self.out / MODEL_FILE, self.backbone)
-        log.sync()
-        save_checkpoint(self.out / CHECKPOINT_FILE, self.state_dict())
+        state = self.state_dict()
+        with together(self.ranks):
+            if self.ranks.is_first:
+                # The model first: a checkpoint of the last step says that everything is written.
+                if ends_epoch or stopped is not None:
+                    save_model(self.out / MODEL_FILE, self.backbone)
+                log.sync()
+                save_checkpoint(self.out / CHECKPOINT_FILE, state)
         self._good_step = self.step
 
     def _prepare_folder(self) -> None:
@@ -473,11 +599,13 @@ class Trainer:
     def _announce(self) -> None:
         config = self.config
         parameters = sum(p.numel() for p in self.backbone.parameters())
+        ranks = f" on each of {self.ranks.world} ranks" if self.ranks.world > 1 else ""
         self._notify(
             f"training {config.backbone} ({parameters / 1e6:.1f} M parameters) on "
             f"{self.data.name}: {len(self.data):,} images, {self.data.classes:,} classes; "
             f"{self.total_steps:,} steps of {config.batch_size} images, {self.steps_per_epoch:,} "
-            f"an epoch; {self.device}, {config.precision}, loader {self._loader.backend}"
+            f"an epoch; {self.device.type if ranks else self.device}{ranks}, {config.precision}, "
+            f"loader {self._loader.backend}"
         )
         if config.precision == "fp16" and self.device.type == "cpu":
             self._notify("fp16 on the CPU is emulated and slow: fp32 is the faster precision here")
@@ -522,6 +650,20 @@ def _build_validator(config: TrainConfig, home: Path | None) -> Validator | None
     from facepack.train.validation import Validator
 
     return Validator(config.val, home=home, batch_size=config.batch_size)
+
+
+def _beyond_first(ranks: Ranks) -> tuple[int, ...]:
+    """What keys a rank's own draws; nothing for the first, which draws as a process alone does."""
+    return () if ranks.is_first else (ranks.rank,)
+
+
+def _loader_threads() -> int | None:
+    """A share of the processors for each rank of this machine; None leaves it to the loader."""
+    ranks = local_world()
+    if ranks == 1:
+        return None
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (there or 1) // ranks)
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
+from facepack.train.gradients import GradientSum
 from facepack.train.heads.partial_fc import PartialFC
 from facepack.train.precision import LossScaler, float32_products
+from facepack.train.ranks import ALONE, Ranks
 
 
 class TrainStep:
@@ -24,6 +29,9 @@ class TrainStep:
         scaler: fp16's loss scale.
         accumulate: k, the number of micro-batches.
         clip_norm: largest norm of the backbone's gradient, after unscaling; 0 for no limit.
+        ranks: those that take the step together, each on its slice of the batch; the head's too.
+        compile: mode of ``torch.compile`` for the backbone, or ``off``. The backbone itself stays
+            as it is, so that verification and checkpoints see no difference.
     """
 
     def __init__(
@@ -35,8 +43,16 @@ class TrainStep:
         *,
         accumulate: int = 1,
         clip_norm: float = 0.0,
+        compile: str = "off",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.backbone = backbone
+        # Batches have one size, but for those that lost images which did not decode.
+        self._embed: Callable[[Tensor], Tensor] = (
+            backbone if compile == "off" else torch.compile(backbone, mode=compile, dynamic=False)
+        )
+        self._uses_graphs = compile in ("reduce-overhead", "max-autotune")
+        self._gradients = GradientSum(backbone.parameters(), ranks)
         self.head = head
         self.optimizer = optimizer
         self.scaler = scaler
@@ -49,9 +65,10 @@ class TrainStep:
         parts = zip(
             images.tensor_split(self.accumulate), labels.tensor_split(self.accumulate), strict=True
         )
-        for part, own in parts:
+        for number, (part, own) in enumerate(parts, start=1):
             # 1/k, but for a batch that lost images which did not decode.
-            total += self._micro_batch(part, own, share=len(own) / len(labels))
+            share = len(own) / len(labels)
+            total += self._micro_batch(part, own, share=share, is_last=number == self.accumulate)
 
         head_scaling = self.scaler.unscale(self.optimizer)
         if self.clip_norm:
@@ -63,16 +80,21 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
-    def _micro_batch(self, images: Tensor, labels: Tensor, *, share: float) -> Tensor:
+    def _micro_batch(
+        self, images: Tensor, labels: Tensor, *, share: float, is_last: bool
+    ) -> Tensor:
         """Add a micro-batch's share to the gradients; return its share of the loss."""
         with float32_products(tf32=False):
-            embeddings = self.backbone(images)
+            if self._uses_graphs:  # each run of which writes to the same memory
+                torch.compiler.cudagraph_mark_step_begin()
+            embeddings = self._embed(images)
         # The graph is cut at the embeddings, so that the head's products run in TF32, forward and
         # backward, and the backbone's own fp32 layers in IEEE arithmetic, forward and backward.
         leaf = embeddings.detach().requires_grad_()
         with float32_products(tf32=True):
             loss = self.head(leaf, labels) * share
             self.scaler.scale(loss).backward()
-        with float32_products(tf32=False):
+        sums = self._gradients.over_ranks() if is_last else nullcontext()
+        with float32_products(tf32=False), sums:
             embeddings.backward(leaf.grad)
         return loss.detach()

@@ -117,7 +117,7 @@ def test_other_files_and_formats_are_refused(tmp_path: Path) -> None:
 def test_resuming_needs_the_same_settings_and_data(pack_path: Path, pairs_path: Path) -> None:
     config = TrainConfig(shards="faces", lr=0.1)
     with facepack.open(pack_path) as faces, facepack.open(pairs_path) as others:
-        state = {"config": config.as_dict(), "data": describe_data(faces)}
+        state = {"config": config.as_dict(), "data": describe_data(faces), "ranks": 1}
         check_resumable(state, TrainConfig(shards="elsewhere", lr=0.1, log_every=1), faces)
         with pytest.raises(ConfigError, match=r"lr: 0\.1 → 0\.2; seed: 0 → 5\)"):
             check_resumable(state, TrainConfig(shards="faces", lr=0.2, seed=5), faces)

@@ -45,9 +45,8 @@ def test_every_setting_has_a_docstring() -> None:
         field.name for field in dataclasses.fields(TrainConfig)
     ]
     assert all(help_text.endswith(".") for _, help_text in described)
-    assert ("batch_size = 128", "Images in an optimizer step, all micro-batches together.") in (
-        described
-    )
+    help_text = dict(described)["batch_size = 128"]
+    assert help_text.startswith("Images in an optimizer step, all micro-batches and all ranks")
 
 
 def test_help_names_what_can_be_chosen() -> None:
@@ -104,6 +103,18 @@ def test_importing_settings_does_not_import_torch() -> None:
         ),
         ({"batch_size": 6, "accumulate": 4}, "accumulate = 4 does not divide batch_size = 6"),
         ({"batch_size": 4, "accumulate": 4}, "accumulate = 4 leaves one image in a micro-batch"),
+        (
+            {"head_storage": "host"},
+            r"head_storage = host with sample_rate = 1\.0 would copy every centre",
+        ),
+        (
+            {"optimizer": "adamw", "lr": 1e-3, "momentum_dtype": "bf16"},
+            "momentum_dtype = bf16 is SGD's; optimizer = adamw keeps its moments in fp32",
+        ),
+        ({"interclass_filter": 1.0}, "interclass_filter = 1.0 is not allowed: .* below 1"),
+        ({"chunk": -1}, "chunk = -1 is not allowed: it must be at least 1, or 0 to choose"),
+        ({"order": "block"}, r"order = 'block' is not one of .*did you mean blocks"),
+        ({"augment": "dali"}, "augment = 'dali' is not one of none, arcface_torch"),
         ({"val": {"lfw": 3}}, "val must name sets as name = path; received 'lfw' = 3"),
         ({"batchsize": 3}, r"unknown setting 'batchsize' \(did you mean batch_size"),
     ],
@@ -309,3 +320,9 @@ def test_differing_settings_are_those_that_decide_the_weights() -> None:
         "lr": (0.1, 0.2),
         "m3": (None, 0.3),
     }
+
+
+def test_cuda_graphs_want_one_micro_batch() -> None:
+    assert TrainConfig(shards="p", compile="reduce-overhead").compile == "reduce-overhead"
+    with pytest.raises(ConfigError, match="accumulate = 2 set compile = default"):
+        TrainConfig(shards="p", compile="reduce-overhead", accumulate=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from typing import Any
 
 import pytest
@@ -224,3 +225,18 @@ def test_scale_grows_after_a_hundred_good_steps() -> None:
         step(images, labels, 0.001)
         scales.append(step.scaler.value())
     assert scales[98:] == [2.0**16, 2.0**17, 2.0**17]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a C++ compiler here")
+def test_compiled_step_is_the_same_step() -> None:
+    batches = make_batches(3)
+    results = []
+    for mode in ("off", "default"):
+        backbone, head = make_backbone(), make_head()
+        step = make_step(backbone, head, compile=mode, accumulate=2, clip_norm=1.0)
+        losses = torch.stack([step(images, labels, 0.1) for images, labels in batches])
+        results.append((losses, backbone.state_dict(), head.weight))
+    (losses, weights, centres), (compiled_losses, compiled_weights, compiled_centres) = results
+    torch.testing.assert_close(compiled_losses, losses, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled_weights, weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(compiled_centres, centres, rtol=1e-4, atol=1e-5)

@@ -125,7 +125,7 @@ def test_help_lists_recipes_and_settings(invoke: Callable[[Sequence[str]], Resul
     text = " ".join(invoke(["train", "--help"]).stdout.split())
     for name in recipe_names():
         assert name in text
-    assert "batch_size = 128 Images in an optimizer step, all micro-batches together." in text
+    assert "batch_size = 128 Images in an optimizer step, all micro-batches and all ranks" in text
 
 
 # In processes of their own ---------------------------------------------------------------------
