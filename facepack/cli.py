@@ -29,8 +29,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("facepack.commands.verify", "Check every byte of a pack."),
     "reindex": ("facepack.commands.reindex", "Rebuild a pack's index files from its shards."),
     "salvage": ("facepack.commands.salvage", "Copy what is good out of a damaged pack."),
+    "bench": ("facepack.commands.bench", "Measure what this machine makes of a pack."),
     "train": ("facepack.train.commands", "Train a face-recognition model from a pack."),
     "schedule": ("facepack.train.schedule_command", "Replay a training log through a schedule."),
+    "models": ("facepack.train.models_command", "List the backbones."),
+    "export": ("facepack.train.export_command", "Write a model as safetensors or ONNX."),
     "eval": ("facepack.evaluate.eval_command", "Evaluate a model on verification sets."),
     "env": ("facepack.commands.env", "Show versions of everything that matters."),
 }
