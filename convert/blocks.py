@@ -32,7 +32,7 @@ class Blocks:
         """``count`` bytes to write to, of any content, where numbers of any kind may begin."""
         with _lock:
             if count > len(self._free):
-                self._free = memoryview(_block(count))
+                self._free = _block(count).data
             piece, self._free = self._free[:count], self._free[count + -count % _ALIGNED :]
         return piece
 

@@ -31,6 +31,7 @@ SETS = "sets.json"  # the user's own: no digest of it is kept
 APPENDING = "append.json"  # the plan of shards that are being appended
 LOCK = ".lock"
 
+RESERVED = b"__"  # how their keys begin: they sort behind those of records
 META = b"__meta__"
 LABEL_COLUMN = b"__labels__"
 SUMS = b"__sums__"
@@ -106,7 +107,7 @@ def record_sum(key: bytes, value: Buffer) -> int:
 
 def record_sums(keys: Iterable[bytes], values: Iterable[Buffer]) -> Iterator[int]:
     """The :func:`record_sum` of each record, in less time than by calls of it."""
-    return map(xxhash.xxh3_64_intdigest, map(operator.concat, keys, values))
+    return map(xxhash.xxh3_64_intdigest, map(operator.concat, keys, values))  # type: ignore[arg-type]
 
 
 def file_digest() -> Any:

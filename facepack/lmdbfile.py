@@ -459,6 +459,50 @@ def leaf_numbers(data: memoryview, page_size: int) -> Iterator[int]:
         page += 1
 
 
+def leaves_from(data: memoryview, page_size: int, key: bytes) -> list[int]:
+    """The numbers of the leaf pages that may hold keys not below ``key``, found by the branches.
+
+    Args:
+        data: the file, of two pages or more.
+        page_size: one of :data:`PAGE_SIZES`.
+        key: the least key that is looked for.
+
+    Raises:
+        ScanError: the tree leads to what is no branch or leaf, or to a page again.
+    """
+    pages = len(data) // page_size
+    if pages < 2:
+        raise ScanError(f"{len(data)} bytes cannot hold two meta pages of {page_size}")
+    *_, root = _db.unpack_from(data, page_size + PAGE_HEADER + _meta.size + _db.size)
+    leaves: list[int] = []
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        page = waiting.pop()
+        if not 2 <= page < pages or page in seen:
+            raise ScanError(f"a branch leads astray, to page {page}")
+        seen.add(page)
+        base = page * page_size
+        _, _, flags, lower, upper = _page.unpack_from(data, base)
+        if flags == P_LEAF:
+            leaves.append(page)
+            continue
+        if flags != P_BRANCH or not PAGE_HEADER < lower <= upper <= page_size:
+            raise ScanError(f"page {page}: neither a branch nor a leaf")
+        pointers = struct.unpack_from(
+            f"<{(lower - PAGE_HEADER) // POINTER}H", data, base + PAGE_HEADER
+        )
+        for pointer in reversed(pointers):
+            if not lower <= pointer <= page_size - NODE_HEADER:
+                raise ScanError(f"page {page}: a node at {pointer} lies outside the page")
+            low, middle, high, key_size = _node.unpack_from(data, base + pointer)
+            waiting.append(low | middle << 16 | high << 32)
+            start = base + pointer + NODE_HEADER
+            if bytes(data[start : start + key_size]) <= key:
+                break  # what lies before this child is all below
+    return sorted(leaves)
+
+
 def guess_page_size(data: memoryview) -> int:
     """The page size under which most page numbers of a damaged file are where they say.
 

@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from io import FileIO
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +23,7 @@ import xxhash
 
 from facepack import format as fmt
 from facepack.checks import ImageCheck
+from facepack.direct import BlockWriter
 from facepack.errors import PackError
 from facepack.fill import fill_pages
 from facepack.hashing import hash64
@@ -39,7 +41,6 @@ from facepack.lmdbfile import (
 _SAMPLE = 1024  # records from which the page size is chosen
 _TOGETHER = 512  # pieces that are written at once: some 100 faces
 _LONGEST_TOGETHER = 8 << 20  # bytes
-_BEGIN_EVERY = 16 << 20  # bytes after which the disk is told to begin
 # With very many records to a page, cutting in order wastes next to nothing.
 _FILL_BELOW = 64
 
@@ -115,7 +116,7 @@ class RecordRun:
                 int(self.ordinals[row]),
                 image,
                 int(self.labels[row]),
-                self.names and self.names[row],
+                self.names[row] if self.names else None,
                 {name: values[row] for name, values in extra.items()} or None,
             )
 
@@ -474,19 +475,15 @@ def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
     """
     part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
     digest = xxhash.xxh3_128()
-    size = begun = 0
+    size = 0
     try:
         try:
-            with part.open("xb", buffering=0) as file:
+            with FileIO(part, "x") as file, BlockWriter(file) as writer:
                 for chunk in _chunks(pieces):
                     digest.update(chunk)
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[file.write(view) :]
+                    writer.write(chunk)
                     size += len(chunk)
-                    if size - begun >= _BEGIN_EVERY:
-                        _begin_writing(file.fileno(), begun, size - begun)
-                        begun = size
+                writer.finish()
                 os.fsync(file.fileno())
             part.replace(path)
             sync_folder(path.parent)
@@ -496,12 +493,6 @@ def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
     except OSError as error:
         raise write_error(path, error) from error
     return digest.hexdigest(), size
-
-
-def _begin_writing(descriptor: int, start: int, length: int) -> None:
-    """Let the disk begin with these bytes while the next are made, so that the sync is short."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def write_error(path: Path, error: OSError) -> PackError:

@@ -25,6 +25,7 @@ import numpy as np
 
 from facepack import format as fmt
 from facepack import images
+from facepack.digests import file_digest
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.images import read_header
 from facepack.lmdbfile import Nodes, ScanError
@@ -35,7 +36,6 @@ from facepack.verify import (
     Damage,
     Report,
     check_meta,
-    file_digest,
     is_canonical,
     map_file,
     record_places,
@@ -95,7 +95,7 @@ def verify_untrusted(path: Path, *, decode: bool = False) -> Report:
     if damage:
         return Report(records=manifest["records"], file_bytes=sum(sizes.values()), damage=damage)
     try:
-        return verify(path, decode=decode)
+        return verify(path, deep=True, decode=decode)
     except _ASTRAY as error:
         raise DamageError(f"{path}: its files contradict each other: {_words(error)}") from error
 

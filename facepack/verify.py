@@ -1,8 +1,8 @@
-"""Checking packs: every file's digest, every shard's structure, every record's sum.
+"""Checking packs: every file's digest, and where one is wrong, structure and records.
 
-The engine is never handed a file here: structure is walked by ``lmdb.verify`` and records are read
-by offsets that are checked first. The file digest decides whether a shard is sound; walk and sums
-tell where it is not.
+The file digest decides whether a shard is sound. Where it is not, ``lmdb.verify`` walks the
+structure and every record's sum is computed, to tell where. The engine is never handed a file here:
+records are read by offsets that are checked first.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import contextlib
 import json
 import mmap
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
+from facepack.digests import digest_ahead, file_digest
 from facepack.errors import DamageError, DecodeError
 from facepack.images import decode as decode_image
 from facepack.labelmap import apply_label_map, read_label_map
@@ -31,6 +30,7 @@ from facepack.lmdbfile import (
     Nodes,
     ScanError,
     leaf_numbers,
+    leaves_from,
     lmdb_pages,
     read_nodes,
     read_page_size,
@@ -42,10 +42,6 @@ from facepack.writer import build_manifest
 
 MAX_NODES = fmt.MAX_SHARD_RECORDS + 64  # a shard's records, and room for reserved ones
 _KEY = 10  # bytes of a record's key
-# Threads take turns for the interpreter's lock: with less at once, they mostly wait for turns.
-_READ = 8 << 20
-_LOOKS = 8  # into a file, at places evenly apart
-_AHEAD = 2  # files that are read while another is looked at
 _SHOWN = 5  # findings of the structure that are told
 _OUTSIDE = "bytes of a header or of unused space have changed, though every record is sound"
 
@@ -102,10 +98,15 @@ def check_shard(
     *,
     decode: bool = False,
     canonical: bool = False,
+    deep: bool = False,
     digest: str | None = None,
     read: Callable[[], tuple[str, int]] | None = None,
 ) -> ShardContent:
-    """Check ``name.mdb`` against itself: structure, reserved records, every record's sum.
+    """Check ``name.mdb``: by its digest, or against itself.
+
+    Against itself: its structure, its reserved records, every record's sum. A file that still has
+    the digest that it was written with is what it was, and so are they: there, only the reserved
+    records are read.
 
     The key-label index is not looked at; :func:`check_index` compares it with the labels.
 
@@ -115,10 +116,11 @@ def check_shard(
         decode: also decode every image.
         canonical: also write the file anew, in memory, and compare every byte: it tells what
             changed outside the records where no digest from elsewhere is at hand.
-        digest: the XXH3-128 that the file is known to have had when it was written: where it still
-            has, its structure is what it was, and is not walked.
-        read: gives what :func:`file_digest` gives of the file, as :func:`read_ahead` does.
+        deep: look at every record whatever the digest.
+        digest: the XXH3-128 that the file is known to have had when it was written.
+        read: gives what :func:`file_digest` gives of the file, as :func:`digest_ahead` does.
     """
+    whole = decode or canonical or deep or digest is None
     content = ShardContent()
     path = folder / f"{name}.mdb"
 
@@ -130,13 +132,16 @@ def check_shard(
             report(f"structure: {problem}")
 
     try:
-        own, size = read() if read else file_digest(path)
+        own, size = read() if read else file_digest(path, cached=whole)
         if size == 0:
             raise ScanError("the file is empty")
         if own != digest and not canonical:
             walk()
         data = map_file(path)
-        _check_records(data, content, report, decode)
+        if whole or own != digest:
+            _check_records(data, content, report, decode)
+        else:
+            _read_own_account(data, content, report)
         if canonical and not content.damage and not is_canonical(data, *shard_nodes(data)):
             walk()
             if not content.damage:
@@ -255,133 +260,22 @@ def check_meta(meta: Any) -> None:
         raise ValueError(f"__meta__ claims {meta['records']} records")
 
 
-def file_digest(path: Path) -> tuple[str, int]:
-    """The XXH3-128 of a file and its size in bytes.
-
-    The file is read, not mapped: a bad sector is an OSError here, and a crash in a map.
-    """
-    digest, size = fmt.file_digest(), 0
-    buffer = memoryview(bytearray(_READ))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            size += count
-    return str(digest.hexdigest()), size
-
-
-def read_ahead(paths: Sequence[Path]) -> Iterator[Callable[[], tuple[str, int]]]:
-    """For each of ``paths``, a call that gives its :func:`file_digest` once it is known.
-
-    Threads read the files in turn, a little ahead of the caller: while he looks at one, the next is
-    digested, and the one behind it comes from the disk. The page cache is left as it was found: a
-    file that was not in it goes out again when the next one is asked for.
-    """
-    brought: set[Path] = set()
-
-    def read(path: Path) -> tuple[str, int]:
-        if not _is_cached(path):
-            brought.add(path)
-        _fetch(path)
-        return file_digest(path)
-
-    with ThreadPoolExecutor(_AHEAD) as readers:
-        waiting: deque[tuple[Path, Future[tuple[str, int]]]] = deque()
-        following = iter(paths)
-        while True:
-            for path in islice(following, _AHEAD + 1 - len(waiting)):
-                waiting.append((path, readers.submit(read, path)))
-            if not waiting:
-                return
-            path, future = waiting.popleft()
-            yield future.result
-            if path in brought:
-                _forget(path)
-
-
-def _is_cached(path: Path) -> bool:
-    """Whether the page cache has something of a file, as far as a few looks tell."""
-    if not hasattr(os, "RWF_NOWAIT"):
-        return True
-    try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            for part in range(_LOOKS):
-                with contextlib.suppress(BlockingIOError):
-                    os.preadv(file.fileno(), [bytearray(1)], size * part // _LOOKS, os.RWF_NOWAIT)
-                    return True
-    except OSError:  # of a file system that cannot tell, or a file that cannot be read
-        return True
-    return False
-
-
-def _forget(path: Path) -> None:
-    """Take a file out of the page cache, where the next one finds its memory."""
-    with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _fetch(path: Path) -> None:
-    """Have the system read a file into its page cache.
-
-    One call does it, without a copy and without the interpreter's lock, for which a thread that
-    reads piece by piece would wait again and again.
-    """
-    with (
-        contextlib.suppress(OSError),  # of no harm here: who reads the file is told
-        path.open("rb", buffering=0) as file,
-        Path(os.devnull).open("wb", buffering=0) as nowhere,
-    ):
-        size, at = os.fstat(file.fileno()).st_size, 0
-        while count := os.sendfile(nowhere.fileno(), file.fileno(), at, size - at):
-            at += count
-
-
 def _check_records(data: memoryview, content: ShardContent, report: Any, decode: bool) -> None:
+    """Look at all records of a shard; fill ``content`` with what it says of itself."""
     _, nodes = shard_nodes(data)
     for error in nodes.errors[:_SHOWN]:
         report(f"structure: {error}")
     if nodes.overlap.any():
         report(f"structure: {int(nodes.overlap.sum())} records run into others")
     places = np.where(nodes.overlap, -2, record_places(data, nodes))
-    reserved: dict[bytes, Any] = {}
-    for index in np.flatnonzero(places == -1).tolist():
-        key, value = nodes.record(data, index)
-        if not key.startswith(b"__"):
-            report(f"it holds the key {key[:32]!r}, which no shard has")
-            continue
-        try:
-            reserved[key] = fmt.unpack_reserved(key, value)
-        except DamageError as error:
-            report(str(error))
     which = np.flatnonzero(places >= 0)
     if decode:
         for index, reason in _undecodable(data, nodes, which):
             report(reason, f"{places[index]:010d}")
-    missing = [
-        key.decode()
-        for key in (fmt.META, fmt.LABEL_COLUMN, fmt.SUMS, fmt.EXTRA)
-        if key not in reserved
-    ]
-    if missing:
-        report(f"the reserved records {', '.join(missing)} are missing or damaged")
+    stated = _read_reserved(data, nodes, np.flatnonzero(places == -1), content, report)
+    if stated is None:
         return
-    meta = reserved[fmt.META]
-    try:
-        check_meta(meta)
-        count = meta["records"]
-        stated = fmt.unpack_column(reserved[fmt.SUMS], count)
-        if stated.dtype != np.uint64:
-            raise ValueError(f"sums of type {stated.dtype}")
-        content.labels = fmt.unpack_column(reserved[fmt.LABEL_COLUMN], count).astype(np.int64)
-        extra = reserved[fmt.EXTRA]
-        offsets = fmt.unpack_column(extra["ordinal"], count).astype(np.int64)
-        content.ordinals = int(extra["first"]) + offsets
-        content.identity_names = _identity_names(reserved.get(fmt.IDENTITIES))
-        content.refused = [dict(entry) for entry in reserved.get(fmt.QUARANTINED, [])]
-    except (DamageError, KeyError, TypeError, ValueError, OverflowError) as error:
-        report(f"the reserved records are not sound: {error}")
-        return
-    content.meta = meta
+    count = len(stated)
     found, inside = places[which], places[which] < count
     have = np.zeros(count, bool)
     have[found[inside]] = True
@@ -397,8 +291,65 @@ def _check_records(data: memoryview, content: ShardContent, report: Any, decode:
     if inside.sum() > have.sum():
         report(f"{inside.sum() - have.sum()} records under the key of another")
     size = int(nodes.sizes[which].sum())
-    if not content.damage and size != meta["payload_bytes"]:
-        report(f"{size} bytes of images, but {meta['payload_bytes']} were packed")
+    if not content.damage and size != content.meta["payload_bytes"]:
+        report(f"{size} bytes of images, but {content.meta['payload_bytes']} were packed")
+
+
+def _read_own_account(data: memoryview, content: ShardContent, report: Any) -> None:
+    """Fill ``content`` from the reserved records alone; the file is what was once written."""
+    page_size = read_page_size(data)
+    pages = leaves_from(data, page_size, fmt.RESERVED)
+    nodes = read_nodes(data, np.array(pages, np.int64), page_size, most=MAX_NODES)
+    for error in nodes.errors[:_SHOWN]:
+        report(f"structure: {error}")
+    reserved = np.flatnonzero(record_places(data, nodes) == -1)
+    _read_reserved(data, nodes, reserved, content, report)
+
+
+def _read_reserved(
+    data: memoryview, nodes: Nodes, which: np.ndarray, content: ShardContent, report: Any
+) -> np.ndarray | None:
+    """Fill ``content`` from the reserved records, the nodes ``which``.
+
+    Returns:
+        The records' sums that they state; None where they are not sound.
+    """
+    reserved: dict[bytes, Any] = {}
+    for index in which.tolist():
+        key, value = nodes.record(data, index)
+        if not key.startswith(fmt.RESERVED):
+            report(f"it holds the key {key[:32]!r}, which no shard has")
+            continue
+        try:
+            reserved[key] = fmt.unpack_reserved(key, value)
+        except DamageError as error:
+            report(str(error))
+    missing = [
+        key.decode()
+        for key in (fmt.META, fmt.LABEL_COLUMN, fmt.SUMS, fmt.EXTRA)
+        if key not in reserved
+    ]
+    if missing:
+        report(f"the reserved records {', '.join(missing)} are missing or damaged")
+        return None
+    meta = reserved[fmt.META]
+    try:
+        check_meta(meta)
+        count = meta["records"]
+        stated = fmt.unpack_column(reserved[fmt.SUMS], count)
+        if stated.dtype != np.uint64:
+            raise ValueError(f"sums of type {stated.dtype}")
+        content.labels = fmt.unpack_column(reserved[fmt.LABEL_COLUMN], count).astype(np.int64)
+        extra = reserved[fmt.EXTRA]
+        offsets = fmt.unpack_column(extra["ordinal"], count).astype(np.int64)
+        content.ordinals = int(extra["first"]) + offsets
+        content.identity_names = _identity_names(reserved.get(fmt.IDENTITIES))
+        content.refused = [dict(entry) for entry in reserved.get(fmt.QUARANTINED, [])]
+    except (DamageError, KeyError, TypeError, ValueError, OverflowError) as error:
+        report(f"the reserved records are not sound: {error}")
+        return None
+    content.meta = meta
+    return stated
 
 
 def _undecodable(data: memoryview, nodes: Nodes, which: np.ndarray) -> Iterator[tuple[int, str]]:
@@ -462,11 +413,13 @@ class Report:
         }
 
 
-def verify(path: Path, *, decode: bool = False) -> Report:
+def verify(path: Path, *, deep: bool = False, decode: bool = False) -> Report:
     """Check a finished pack, every byte of it.
 
     Args:
         path: the pack's folder.
+        deep: compute every record's sum, also in shards whose digest is right: it finds what went
+            wrong in writing, where the digest finds what changed since.
         decode: also decode every image.
 
     Raises:
@@ -484,10 +437,10 @@ def verify(path: Path, *, decode: bool = False) -> Report:
             progress.update(stated[name]["bytes"])
         label_maps = _label_maps(path, manifest)
         names = [fmt.check_shard_name(shard["name"]) for shard in manifest["shards"]]
-        reads = read_ahead([path / f"{name}.mdb" for name in names])
+        reads = digest_ahead([path / f"{name}.mdb" for name in names], cached=deep or decode)
         for name, shard, read in zip(names, manifest["shards"], reads, strict=True):
             digest = shard["files"][f"{name}.mdb"]["xxh3_128"]
-            content = check_shard(path, name, decode=decode, digest=digest, read=read)
+            content = check_shard(path, name, deep=deep, decode=decode, digest=digest, read=read)
             content.ordinals = content.ordinals[:0]  # of no use here, and there may be many shards
             contents.append(content)
             found = content.damage

@@ -10,24 +10,32 @@ import click
 
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
+@click.option("--deep", is_flag=True, help="Check each record's sum, also in unchanged files.")
 @click.option("--decode", is_flag=True, help="Also decode every image.")
 @click.option("--untrusted", is_flag=True, help="Check a stranger's pack before it is opened.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def verify(ctx: click.Context, pack: Path, decode: bool, untrusted: bool, as_json: bool) -> None:
+def verify(
+    ctx: click.Context, pack: Path, deep: bool, decode: bool, untrusted: bool, as_json: bool
+) -> None:
     """Check every byte of a pack.
 
-    Compares each file with its digest, checks each record's sum, and walks the structure of shards
-    that differ. Ends with status 3 where anything is damaged, and names the shard and the key.
+    Compares each file with its digest, and indexes, labels and manifest with each other. Of shards
+    that differ from their digest, walks the structure and checks each record's sum; --deep checks
+    the sums of all. Ends with status 3 where anything is damaged, and names the shard and the key.
 
     --untrusted takes the pack for one that may be made to do harm: links, pipes, forged counts and
-    trees, and images that claim too much are found without handing a file to LMDB's engine. Once it
-    passes, the pack is safe to open, as long as nobody else writes to its files.
+    trees, and images that claim too much are found without handing a file to LMDB's engine. It does
+    all that --deep does. Once it passes, the pack is safe to open, as long as nobody else writes to
+    its files.
     """
     from facepack.untrusted import printable, verify_untrusted
     from facepack.verify import verify as run
 
-    report = (verify_untrusted if untrusted else run)(pack, decode=decode)
+    if untrusted:
+        report = verify_untrusted(pack, decode=decode)
+    else:
+        report = run(pack, deep=deep, decode=decode)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=1))
     elif not report.damage:

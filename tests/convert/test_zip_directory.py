@@ -180,7 +180,8 @@ def test_damaged_zips_raise_nothing_else(
         found = {(r.name, bytes(r.image)) for r in records if isinstance(r, SourceRecord)}
         if trial % 2:
             assert found <= originals
-    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    # Two blocks of 16 MiB that reading uses again, and little beside them.
+    assert tracemalloc.get_traced_memory()[1] < 48 << 20
     tracemalloc.stop()
 
 

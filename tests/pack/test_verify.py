@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import random
 import re
 from collections.abc import Callable
@@ -18,13 +18,14 @@ from facepack.lmdbfile import (
     Nodes,
     ScanError,
     leaf_numbers,
+    leaves_from,
     lmdb_pages,
     read_nodes,
     read_page_size,
     scan_leaf,
 )
 from facepack.reindex import reindex
-from facepack.verify import _is_cached, file_digest, read_ahead, shard_nodes, verify
+from facepack.verify import shard_nodes, verify
 
 MakePack = Callable[..., Path]
 
@@ -435,16 +436,50 @@ def test_the_walk_is_spared_where_the_digest_is_right(
     assert verify(path).damage and walked == [str(path / "shard-001.mdb")]
 
 
-def test_files_are_read_ahead_in_order(tmp_path: Path) -> None:
-    files = [tmp_path / str(i) for i in range(7)]
-    for i, file in enumerate(files):
-        if i != 3:
-            file.write_bytes(bytes([i]) * i)
-    reads = list(read_ahead(files))
-    assert [reads[i]() for i in (0, 1, 6)] == [file_digest(files[i]) for i in (0, 1, 6)]
-    assert reads[6]() == (xxhash.xxh3_128_hexdigest(bytes([6]) * 6), 6)
-    with pytest.raises(FileNotFoundError):
-        reads[3]()
+def test_deep_finds_what_was_wrong_when_it_was_written(make_pack: MakePack) -> None:
+    """A record that its sum contradicts, in a file that has the digest of the manifest."""
+    path = make_pack(60)
+    shard = path / "shard-001.mdb"
+    flip(shard, place_of(shard, b"0000000007") + 40)
+    manifest = json.loads((path / "pack.json").read_text())
+    entry = manifest["shards"][1]["files"][shard.name]
+    entry["xxh3_128"] = xxhash.xxh3_128_hexdigest(shard.read_bytes())
+    manifest["content_id"] = fmt.content_id([[s["files"] for s in manifest["shards"]], {}])
+    (path / "pack.json").write_text(fmt.json_text(manifest))
+    (damage,) = verify(path, deep=True).damage
+    assert (damage.shard, damage.key) == ("shard-001", "0000000007")
+    assert verify(path).damage == []
+
+
+@pytest.mark.parametrize(("records", "names"), [(1, 3), (60, 40), (4000, 300)])
+def test_the_branches_lead_to_the_leaves_of_reserved_records(records: int, names: int) -> None:
+    """Against a look at all leaves; over trees of one level, two and three."""
+    for size in (0, 40, 900, 3000):
+        keys = [b"%010d" % place for place in range(records)]
+        keys += [b"__%06d__" % number for number in range(names)]
+        pages = lmdb_pages(keys, [bytes(size)] * len(keys), page_size=4096)
+        data = memoryview(b"".join(pages))
+        found = {
+            page: [k for k, _ in scan_leaf(data, page, 4096)] for page in leaf_numbers(data, 4096)
+        }
+        for key in (fmt.RESERVED, b"", keys[len(keys) // 2], b"~"):
+            leaves = leaves_from(data, 4096, key)
+            expected = [page for page in found if found[page][-1] >= key]
+            assert leaves == sorted(leaves) and set(expected) <= set(leaves)
+            assert len(leaves) <= len(expected) + 1
+
+
+def test_branches_that_lead_astray_end_in_words() -> None:
+    keys = [b"%010d" % place for place in range(4000)]
+    good = b"".join(lmdb_pages(keys, [bytes(40)] * len(keys), page_size=4096))
+    rng = random.Random(0)
+    for _ in range(300):
+        data = bytearray(good)
+        page = rng.choice([1, *range(len(good) // 4096 - 4, len(good) // 4096)])
+        for _ in range(rng.choice([1, 30])):
+            data[page * 4096 + rng.randrange(160)] = rng.randrange(256)
+        with contextlib.suppress(ScanError):
+            assert len(leaves_from(memoryview(data), 4096, b"")) <= len(good) // 4096
 
 
 def test_a_shard_that_the_disk_cannot_read(make_pack: MakePack) -> None:
@@ -456,19 +491,3 @@ def test_a_shard_that_the_disk_cannot_read(make_pack: MakePack) -> None:
     (path / "labels.txt").unlink()
     (path / "labels.txt").mkdir()
     assert any("labels.txt: the file cannot be read" in str(d) for d in verify(path).damage)
-
-
-@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="nothing tells what is cached here")
-def test_the_page_cache_is_left_as_it_was_found(tmp_path: Path) -> None:
-    files = [tmp_path / f"{k}" for k in range(7)]
-    for file in files:
-        file.write_bytes(bytes(1 << 20))
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    # A look may have the system read ahead, so that each file is looked at once only.
-    if _is_cached(files.pop()):
-        pytest.skip("this file system keeps what it is told to forget, as tmpfs does")
-    expected = file_digest(files[2])
-    assert [read() for read in read_ahead(files)] == [expected] * 6
-    assert [_is_cached(file) for file in files] == [k == 2 for k in range(6)]
