@@ -231,8 +231,10 @@ def _extend(image: np.ndarray, axis: int, width: int, *, mirror: bool) -> np.nda
     extended = np.empty(shape, image.dtype)
     inside, lines = np.moveaxis(image, axis, 0), np.moveaxis(extended, axis, 0)
     lines[width:-width] = inside
+    last = len(inside) - 1
     for away in range(1, width + 1):
-        step = away if mirror else 0
+        # To and fro between the borders, where the image is smaller than what is added.
+        step = last - abs(last - away % (2 * last)) if mirror and last else 0
         lines[width - away] = inside[step]
         lines[away - width - 1] = inside[-1 - step]
     return extended

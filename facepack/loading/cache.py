@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from facepack.errors import ConfigError, DecodeError
 from facepack.loading.augment import change_images
 from facepack.loading.choice import choose_order
 from facepack.loading.kernels import choose_kernels
-from facepack.loading.memory import memory_limit
+from facepack.loading.memory import free_memory
 from facepack.loading.pixels import MEAN, SCALE, decode_checked
 from facepack.loading.plan import Draws
 from facepack.loading.stream import Batch, Stream, StreamSettings, broken_image, keep_for_good
@@ -37,7 +36,7 @@ def check_fits(settings: StreamSettings, where: torch.device) -> None:
         free, name = torch.cuda.mem_get_info(where)[0], f"the memory of {where}"
         cache, remedy = "device", "cache='host' or 'none'"
     else:
-        free, name = _free_memory(), "memory"
+        free, name = free_memory(), "memory"
         cache, remedy = "host", "cache='none'"
     room = int(free * _SHARE)
     if needed > room:
@@ -46,16 +45,6 @@ def check_fits(settings: StreamSettings, where: torch.device) -> None:
             f"pixels (width×height) take {needed} bytes, and {room} may be had "
             f"({_SHARE:.0%} of what is free in {name}): use {remedy}"
         )
-
-
-def _free_memory() -> int:
-    """Bytes that this process could take: what is free, and no more than its control group's."""
-    limit = memory_limit().size
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:  # no Linux
-        return limit
-    return min(limit, int(text.partition("MemAvailable:")[2].split()[0]) << 10)
 
 
 class PixelCache:
@@ -75,8 +64,12 @@ class PixelCache:
         self.broken = np.zeros(plan.records, bool)
         for _ in range(plan.batches):
             batch, skipped = stream.next()
-            rows = torch.from_numpy(batch.positions).to(where)
-            self.pixels.index_copy_(0, rows, batch.images.permute(0, 2, 3, 1).to(where))
+            images = batch.images.permute(0, 2, 3, 1).to(where)
+            if where.type == "cpu":
+                self.pixels.numpy()[batch.positions] = images.numpy()
+            else:
+                rows = torch.from_numpy(batch.positions).to(where)
+                self.pixels.index_copy_(0, rows, images)
             self.broken[skipped] = True
 
 
@@ -125,7 +118,10 @@ class CachedStream:
         slot = self._slots[self.index % _HELD]
         slot.wait_until_copied()
         images = self._gather(slot, positions)
-        _mirror(images, flips)
+        if images.is_cuda:
+            _mirror_there(images, flips)
+        else:
+            self._mirror(images.numpy(), flips)
         changes = settings.draw_changes(self.index, positions)
         if changes is not None:
             change_images(images.numpy(), changes)
@@ -147,12 +143,28 @@ class CachedStream:
         """In a forked child: leave pinned memory and what is on the device to the parent."""
         keep_for_good(self)
 
+    # On the host NumPy does what torch could: torch shares even one image out among its threads,
+    # which keep a processor busy while they wait for each other. Beside other work that took
+    # milliseconds an image.
+
     def _gather(self, slot: _Slot, positions: np.ndarray) -> torch.Tensor:
         pixels = self._cache.pixels
-        rows = torch.from_numpy(positions).to(pixels.device, non_blocking=True)
         if slot.pixels is None:
+            rows = torch.from_numpy(positions).to(pixels.device, non_blocking=True)
             return pixels.index_select(0, rows)
-        return torch.index_select(pixels, 0, rows, out=slot.pixels[: len(positions)])
+        gathered = slot.pixels[: len(positions)]
+        # No position is out of range; "raise" would have NumPy make a copy of all.
+        np.take(pixels.numpy(), positions, axis=0, out=gathered.numpy(), mode="clip")
+        return gathered
+
+    def _mirror(self, pixels: np.ndarray, flips: np.ndarray) -> None:
+        """Mirror the images (N, H, W, 3) that ``flips`` (N,) says, in place."""
+        self._kernels.reverse_rows(pixels, flips)  # which makes BGR of them
+        for row in np.flatnonzero(flips):
+            red, _, blue = np.moveaxis(pixels[row], -1, 0)
+            first = red.copy()
+            red[...] = blue
+            blue[...] = first
 
     def _normalize(self, slot: _Slot, images: torch.Tensor) -> torch.Tensor:
         if slot.normalized is None:
@@ -200,8 +212,8 @@ class _Slot:
             self._copied.synchronize()
 
 
-def _mirror(images: torch.Tensor, flips: np.ndarray) -> None:
-    """Mirror the images (N, H, W, 3) that ``flips`` (N,) says, in place."""
+def _mirror_there(images: torch.Tensor, flips: np.ndarray) -> None:
+    """Mirror the images (N, H, W, 3) that ``flips`` (N,) says, in place, on their device."""
     # By number: to count what a mask holds, the host would have to wait for the device.
     rows = torch.from_numpy(np.flatnonzero(flips)).to(images.device, non_blocking=True)
     images.index_copy_(0, rows, images.index_select(0, rows).flip(2))

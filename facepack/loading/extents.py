@@ -96,11 +96,15 @@ class _Leaves:
 
     def bytes_of(self, start: int, stop: int) -> tuple[int, int]:
         """First byte, and the one behind the last, of the records at ``start`` … ``stop`` - 1."""
-        first = int(np.searchsorted(self._places, start, side="right")) - 1
-        last = int(np.searchsorted(self._places, stop - 1, side="right")) - 1
+        first, last = self._leaf(start), self._leaf(stop - 1)
         low = self._value_page(first, start) or int(self._pages[first])
         high = self._value_page(last, stop) or self._leaf_end(last)
         return low * self._page_size, high * self._page_size
+
+    def _leaf(self, place: int) -> int:
+        """The leaf page that holds a place."""
+        # Searched for in the type of the places: NumPy would convert them all, each time.
+        return int(self._places.searchsorted(np.uint32(place), side="right")) - 1
 
     def _leaf_end(self, leaf: int) -> int:
         """The page behind a leaf and its large values."""

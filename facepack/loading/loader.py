@@ -213,13 +213,17 @@ class Loader:
                 f"the saved position belongs to another pack (content_id {state['content_id']!r}); "
                 f"{pack.path} has {pack.content_id!r}: open that pack, or start with epoch 0"
             )
-        state = {"blocks": "", **state}  # positions saved before there were blocks
+        state = {"blocks": "", "augment": None, **state}  # saved before there were these
         for name, mine in self._identity().items():
-            if state[name] != mine and not (name == "blocks" and self._may_adopt(state[name])):
-                raise ConfigError(
-                    f"the saved position belongs to a loader with {name}={state[name]!r}; this "
-                    f"one has {mine!r}, and other batches: set it back, or start with epoch 0"
-                )
+            saved = state[name]
+            if saved == mine or (name == "blocks" and self._may_adopt(saved)):
+                continue
+            if name == "blocks":
+                name, saved, mine = "order", *(blocks or "global" for blocks in (saved, mine))
+            raise ConfigError(
+                f"the saved position belongs to a loader with {name}={saved!r}; this one has "
+                f"{mine!r}, and other batches: set it back, or start with epoch 0"
+            )
         self._adopt_order(state["blocks"])
         self.seek(state["epoch"], state["batch"])
 
@@ -248,7 +252,7 @@ class Loader:
         blocks = BlockShape.parse(saved) if saved else None
         name = "global" if blocks is None else "blocks"
         self._order = OrderChoice(name, blocks, "the saved position belongs to it")
-        self.close()
+        self._end_stream()  # but not the cache, which holds the same in any order
         plan = replace(self._settings.plan, blocks=blocks)
         self._settings = replace(self._settings, plan=plan)
 

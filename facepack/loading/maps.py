@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,38 +19,37 @@ class RandomMaps:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths = {str(path) for path in paths}
-        self._told: set[tuple[int, int]] = set()
+        self._paths = {os.path.realpath(path) for path in paths}
 
     def tell(self) -> None:
-        """Tell of the maps that are there now and were not told of yet."""
-        for span in self._maps() - self._told:
-            _advise(*span, _RANDOM)
-            self._told.add(span)
+        """Tell of the maps that are there now; those told of before are told again.
+
+        They may have been taken back by another reader of the same pack.
+        """
+        self._advise(_RANDOM)
 
     def take_back(self) -> None:
         """Have the system treat them like any others again."""
-        for span in self._maps() & self._told:
-            _advise(*span, _NORMAL)
-        self._told.clear()
+        self._advise(_NORMAL)
 
-    def _maps(self) -> set[tuple[int, int]]:
-        """Start and length of the maps of the files."""
-        spans = set()
-        if sys.platform == "linux":
-            for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
-                fields = line.split(maxsplit=5)
-                if len(fields) == 6 and fields[5] in self._paths:
-                    start, stop = (int(number, 16) for number in fields[0].split("-"))
-                    spans.add((start, stop - start))
-        return spans
-
-
-# On systems without these nothing is ever advised.
-_RANDOM: int = getattr(mmap, "MADV_RANDOM", 0)
-_NORMAL: int = getattr(mmap, "MADV_NORMAL", 0)
+    def _advise(self, advice: int) -> None:
+        if sys.platform != "linux":
+            return
+        try:
+            text = _MAPS.read_text(errors="replace")
+        except OSError:  # hidden from this process
+            return
+        for line in text.splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[5] in self._paths:
+                start, stop = (int(number, 16) for number in fields[0].split("-"))
+                _madvise(start, stop - start, advice)
 
 
-def _advise(start: int, length: int, advice: int) -> None:
+_MAPS = Path("/proc/self/maps")
+_NORMAL, _RANDOM = 0, 1  # MADV_NORMAL, MADV_RANDOM of Linux
+
+
+def _madvise(start: int, length: int, advice: int) -> None:
     """madvise(2). A map that went away meanwhile is an error that is of no harm."""
     ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)

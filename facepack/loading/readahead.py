@@ -9,6 +9,7 @@ where it would be a fatal signal (SIGBUS) in a memory map.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -34,6 +35,8 @@ _ASKED = 16
 # Open files that are kept: more than may be asked for at once.
 _FILES = 64
 _PIECE = 4 << 20
+# What a file system reports that cannot hand pages over within the kernel.
+_CANNOT_SEND = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class Ahead(Protocol):
@@ -223,7 +226,7 @@ class _Files:
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, int] = OrderedDict()
-        self._scratch = bytearray(0 if _SENDS else _PIECE)
+        self._sends = sys.platform == "linux"
         self._nowhere = os.open(os.devnull, os.O_WRONLY)
 
     def __enter__(self) -> _Files:
@@ -261,7 +264,8 @@ class _Files:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(extent.path)
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file, extent.offset, extent.length, os.POSIX_FADV_WILLNEED)
+            with contextlib.suppress(OSError):  # reading has the last word
+                os.posix_fadvise(file, extent.offset, extent.length, os.POSIX_FADV_WILLNEED)
         return file
 
     def _wait_for(self, extent: Extent, file: int) -> None:
@@ -269,18 +273,23 @@ class _Files:
         at, end = extent.offset, extent.offset + extent.length
         while at < end:
             try:
-                if _SENDS:  # within the kernel, without a copy
-                    done = os.sendfile(self._nowhere, file, at, end - at)
-                else:
-                    done = os.preadv(file, [memoryview(self._scratch)[: end - at]], at)
+                done = self._read(file, at, end - at)
             except OSError as error:
                 raise _unreadable(extent.path, at, error.strerror) from error
             if not done:
                 raise _unreadable(extent.path, at, "the file ends there")
             at += done
 
-
-_SENDS = sys.platform == "linux"
+    def _read(self, file: int, at: int, length: int) -> int:
+        """Read some bytes, and return how many; 0 at the end of the file."""
+        if self._sends:  # within the kernel, without a copy
+            try:
+                return os.sendfile(self._nowhere, file, at, length)
+            except OSError as error:
+                if error.errno not in _CANNOT_SEND:
+                    raise
+                self._sends = False
+        return len(os.pread(file, length, at))
 
 
 def _pieces(extents: Iterator[Extent]) -> Iterator[Extent]:
@@ -290,8 +299,8 @@ def _pieces(extents: Iterator[Extent]) -> Iterator[Extent]:
             yield Extent(path, offset + start, min(_PIECE, length - start))
 
 
-def _unreadable(path: Path, offset: int, reason: str) -> DamageError:
+def _unreadable(path: Path, offset: int, reason: str | None) -> DamageError:
     return DamageError(
-        f"{path}: reading at byte {offset} fails: {reason}: check the pack with: "
-        f"facepack verify {path.parent}"
+        f"{path}: reading at byte {offset} fails: {reason or 'an unknown error'}: "
+        f"check the pack with: facepack verify {path.parent}"
     )

@@ -38,7 +38,7 @@ def changes_of(**values: Any) -> Changes:
     size = np.array([values.get("size", SIZE)], np.float32)
     return Changes(
         size,
-        (size != np.array(SIZE)).any(axis=1),
+        np.array(["size" in values and "radius" not in values]),
         np.array([values.get("radius", 0)], np.int32),
         np.array([values.get("hue", 0)], np.float32),
         np.array([values.get("saturation", 1)], np.float32),
@@ -127,6 +127,15 @@ class TestChanges:
         apart = np.abs(changed(pixels, radius=radius) - slow_blur(pixels, radius))
         assert apart.max() <= 0.5 + 1e-3  # the twin does not round
 
+    @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 40), (8, 7)])
+    def test_images_smaller_than_the_window_are_mirrored_to_and_fro(
+        self, size: tuple[int, int]
+    ) -> None:
+        (pixels,) = noise()
+        pixels = np.ascontiguousarray(pixels[: size[0], : size[1]])
+        apart = np.abs(changed(pixels, size=size, radius=7) - slow_blur(pixels, 7))
+        assert apart.max() <= 0.5 + 1e-3
+
     @pytest.mark.parametrize(("hue", "saturation"), [(20, 1), (0, 1.2), (-50, 0.5), (180, 1)])
     def test_color_is_a_turn_in_yiq(self, hue: float, saturation: float) -> None:
         (pixels,) = noise()
@@ -189,7 +198,9 @@ def slow_blur(pixels: np.ndarray, radius: int) -> np.ndarray:
 
 
 def mirrored(place: int, length: int) -> int:
-    return length - 1 - abs(length - 1 - abs(place))
+    while length > 1 and not 0 <= place < length:
+        place = -place if place < 0 else 2 * (length - 1) - place
+    return place if length > 1 else 0
 
 
 def slow_color(pixels: np.ndarray, hue: float, saturation: float) -> np.ndarray:

@@ -173,14 +173,14 @@ class TestSettings:
         self, faces: Pack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         needed = 53 * 40 * 48 * 3
-        monkeypatch.setattr(cache_module, "_free_memory", lambda: needed)
+        monkeypatch.setattr(cache_module, "free_memory", lambda: needed)
         with pytest.raises(ConfigError) as caught:
             Loader(faces, batch_size=4, cache="host")
         assert str(caught.value) == (
             "cache is 'host': 53 decoded images of 48×40 pixels (width×height) take 305280 bytes, "
             "and 274752 may be had (90% of what is free in memory): use cache='none'"
         )
-        monkeypatch.setattr(cache_module, "_free_memory", lambda: 2 * needed)
+        monkeypatch.setattr(cache_module, "free_memory", lambda: 2 * needed)
         Loader(faces, batch_size=4, cache="host")
 
     @pytest.mark.parametrize(

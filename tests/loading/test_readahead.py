@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import subprocess
@@ -17,12 +18,18 @@ import facepack
 from facepack import Loader
 from facepack.errors import ConfigError, DamageError
 from facepack.loading.choice import choose_order, pack_fits, sequential_shape, shuffled_shape
-from facepack.loading.extents import Extents
+from facepack.loading.extents import Extent, Extents
 from facepack.loading.maps import RandomMaps
-from facepack.loading.memory import Memory, memory_limit
+from facepack.loading.memory import Memory, free_memory, memory_limit
 from facepack.loading.order import BlockShape
 from facepack.loading.plan import Draws, Plan
-from facepack.loading.readahead import NOTHING_AHEAD, WholePackAhead, WindowsAhead, read_ahead
+from facepack.loading.readahead import (
+    NOTHING_AHEAD,
+    WholePackAhead,
+    WindowsAhead,
+    _Files,
+    read_ahead,
+)
 from facepack.pack import Pack
 
 SHAPE = BlockShape(run=3, window=4)
@@ -160,14 +167,27 @@ class TestWindowsAhead:
             ahead.close()
         assert open_files() == before
 
-    def test_without_sendfile_it_reads(self, faces: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("facepack.loading.readahead._SENDS", False)
-        monkeypatch.delattr(os, "posix_fadvise", raising=False)
-        plan = make_plan(faces)
-        ahead = WindowsAhead(faces, plan, 0, 1)
+    @pytest.mark.parametrize("system", ["linux", "darwin"])
+    def test_reads_where_the_system_cannot_help(
+        self, own_pack: Pack, monkeypatch: pytest.MonkeyPatch, system: str
+    ) -> None:
+        def refuse(*_: object) -> int:  # as some network file systems do
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        if system == "linux":
+            monkeypatch.setattr(os, "sendfile", refuse, raising=False)
+            monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+        else:
+            monkeypatch.delattr(os, "posix_fadvise", raising=False)
+        monkeypatch.setattr("facepack.loading.readahead.sys.platform", system)
+        plan = make_plan(own_pack, shuffle=False)
+        ahead = WindowsAhead(own_pack, plan, 0, 1)
         for index in range(plan.batches):
             ahead.wait(index)
         ahead.close()
+        size = shards(own_pack)[0].stat().st_size
+        with _Files() as files, pytest.raises(DamageError, match="the file ends there"):
+            list(files.load(iter([Extent(shards(own_pack)[0], size - 5000, 6000)])))
 
 
 class TestRandomMaps:
@@ -183,6 +203,23 @@ class TestRandomMaps:
             assert "rr" in flags_of(path)
             maps.take_back()
             assert "rr" not in flags_of(path)
+            link = tmp_path / "link"
+            link.symlink_to(path)
+            others = RandomMaps([link])
+            others.tell()
+            assert "rr" in flags_of(path)
+            maps.take_back()  # one reader ends, the other goes on
+            others.tell()
+            assert "rr" in flags_of(path)
+
+    def test_maps_that_are_hidden_are_left_alone(
+        self, faces: Pack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("facepack.loading.maps._MAPS", Path("/nowhere"))
+        plan = make_plan(faces)
+        ahead = WindowsAhead(faces, plan, 0, 1)
+        ahead.wait(plan.batches - 1)
+        ahead.close()
 
 
 def flags_of(path: Path) -> list[str]:
@@ -312,6 +349,41 @@ class TestMemory:
 
     def test_this_machine_has_some(self) -> None:
         assert memory_limit().size > 1 << 20
+        assert 1 << 20 < free_memory() <= memory_limit().size
+
+    @pytest.mark.parametrize(
+        ("files", "free"),
+        [
+            ({}, 800 << 10),
+            (
+                {
+                    "proc/self/cgroup": "0::/a/b\n",
+                    "sys/fs/cgroup/a/b/memory.max": "max\n",
+                    "sys/fs/cgroup/a/b/memory.current": "5\n",
+                    "sys/fs/cgroup/a/memory.max": "8000\n",
+                    "sys/fs/cgroup/a/memory.current": "7000\n",
+                    "sys/fs/cgroup/a/memory.stat": "anon 1\nactive_file 30\ninactive_file 4\n",
+                },
+                1034,
+            ),
+            (
+                {
+                    "proc/self/cgroup": "4:memory:/x\n",
+                    "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "7000\n",
+                    "sys/fs/cgroup/memory/x/memory.usage_in_bytes": "6900\n",
+                    "sys/fs/cgroup/memory/x/memory.stat": "active_file 1\ninactive_file 1\n"
+                    "total_active_file 20\ntotal_inactive_file 3\n",
+                },
+                123,
+            ),
+        ],
+    )
+    def test_what_is_used_is_not_free(
+        self, tmp_path: Path, files: dict[str, str], free: int
+    ) -> None:
+        memory = "MemTotal: 1000 kB\nMemAvailable:  800 kB\n"
+        self.write(tmp_path, {"proc/meminfo": memory, **files})
+        assert free_memory(tmp_path) == free
 
 
 _FORK = """
@@ -382,16 +454,16 @@ class TestLoader:
                 loader.load_state_dict(saved)
                 assert loader.state_dict() == saved
             else:
-                with pytest.raises(ConfigError, match="belongs to a loader with blocks='3x4'"):
+                with pytest.raises(ConfigError, match="belongs to a loader with order='3x4'; this"):
                     loader.load_state_dict(saved)
         of_global = Loader(faces, order="global", batch_size=4).state_dict()
         loader = Loader(faces, batch_size=4)
         loader.load_state_dict(saved)
         loader.load_state_dict(of_global)
         assert loader.order == "global"
-        del of_global["blocks"]  # saved before there were blocks
+        del of_global["blocks"], of_global["augment"]  # saved before there were these
         loader.load_state_dict(of_global)
-        with pytest.raises(ConfigError, match="with blocks=''; this one has '3x4'"):
+        with pytest.raises(ConfigError, match="with order='global'; this one has '3x4'"):
             Loader(faces, order=SHAPE, batch_size=4).load_state_dict(of_global)
 
     def test_an_error_of_the_reader_surfaces_at_its_batch(self, own_pack: Pack) -> None:
