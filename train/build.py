@@ -80,7 +80,8 @@ def check_ranks(config: TrainConfig, ranks: Ranks) -> None:
     if config.batch_size == parts:
         raise ConfigError(
             f"batch_size = {config.batch_size} leaves one image in a micro-batch of each of "
-            f"{ranks.world} ranks: batch normalisation needs at least 2"
+            f"{ranks.world} ranks: batch normalisation needs at least 2. Set it to at least "
+            f"{2 * parts}, or start fewer ranks"
         )
 
 

@@ -195,12 +195,13 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}: "
-                "a step's batch is cut into micro-batches of one size"
+                "a step's batch is cut into micro-batches of one size. Set one of them so that it "
+                "does"
             )
         if self.batch_size == self.accumulate:
             raise ConfigError(
                 f"accumulate = {self.accumulate} leaves one image in a micro-batch: batch "
-                "normalisation needs at least 2"
+                "normalisation needs at least 2. Lower it, or raise batch_size"
             )
         if self.accumulate > 1 and self.compile in ("reduce-overhead", "max-autotune"):
             raise ConfigError(

@@ -29,11 +29,29 @@ def _switches(tf32: bool) -> list[tuple[Any, str, Any]]:
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
+    older: list[tuple[Any, str, Any]] = [
+        (matmul, "allow_tf32", tf32),
+        (cudnn, "allow_tf32", tf32),
+    ]
     if not hasattr(matmul, "fp32_precision"):  # torch before 2.9
-        return [(matmul, "allow_tf32", tf32), (cudnn, "allow_tf32", tf32)]
-    values = [(holder, "tf32" if tf32 else "ieee") for holder in (matmul, cudnn.conv)]
-    values += [(holder, "ieee") for holder in (mkldnn.matmul, mkldnn.conv)]
-    return [(holder, "fp32_precision", value) for holder, value in values]
+        return older
+    # Who reads the older names, as torch.compile does when it tunes convolutions, must find them in
+    # agreement with the newer ones, or torch raises: so both are set, and the older ones first, as
+    # they change the newer. Where the two disagree already, the older are somebody else's to mend.
+    values = [switch for switch in older if _is_readable(*switch[:2])]
+    values += [
+        (holder, "fp32_precision", "tf32" if tf32 else "ieee") for holder in (matmul, cudnn.conv)
+    ]
+    values += [(holder, "fp32_precision", "ieee") for holder in (mkldnn.matmul, mkldnn.conv)]
+    return values
+
+
+def _is_readable(holder: Any, name: str) -> bool:
+    try:
+        getattr(holder, name)
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from facepack.train.checkpoint import (
 )
 from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
 from facepack.train.data import check_training_data, open_training_data
+from facepack.train.folder import hold_folder
 from facepack.train.in_flight import StepsInFlight
 from facepack.train.interrupt import StopRequest
 from facepack.train.metrics import LossMeter, MetricsLog, SilentLog
@@ -343,6 +344,8 @@ class Trainer:
             return self._summary(stopped, Reading())
         with ExitStack() as stack:
             with together(self.ranks):
+                if self.ranks.is_first:
+                    stack.enter_context(hold_folder(self.out))
                 log = stack.enter_context(self._open_log())
                 progress = stack.enter_context(self._open_progress())
             stack.enter_context(self._loader)
@@ -505,7 +508,13 @@ class Trainer:
         """As :meth:`_check_loss`, and for the weights, which no loss has seen yet; collective."""
         self._check_loss()
         values = [*self.backbone.parameters(), *self.backbone.buffers(), self.head.weight]
-        bad = torch.stack([~value.isfinite().all().to(self.device) for value in values]).any()
+        # The largest magnitude is NaN where any value is, and takes no memory of the head's size.
+        largest = [
+            torch.linalg.vector_norm(value, torch.inf).to(self.device)
+            for value in values
+            if value.is_floating_point()
+        ]
+        bad = ~torch.stack(largest).isfinite().all()
         if self.ranks.all_reduce(bad.to(torch.int32), "max"):
             self._fail(
                 f"the weights are not finite after step {self.step:,}: the run has diverged. "
@@ -584,7 +593,6 @@ class Trainer:
 
     def _prepare_folder(self) -> None:
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
             if self._overwrite:
                 for path in (self.out / name for name in _RUN_FILES):
                     path.unlink(missing_ok=True)
@@ -607,6 +615,10 @@ class Trainer:
             f"an epoch; {self.device.type if ranks else self.device}{ranks}, {config.precision}, "
             f"loader {self._loader.backend}"
         )
+        if self._loader.order == "blocks":
+            self._notify(
+                f"images are shuffled in blocks that are read together: {self._loader.order_reason}"
+            )
         if config.precision == "fp16" and self.device.type == "cpu":
             self._notify("fp16 on the CPU is emulated and slow: fp32 is the faster precision here")
 

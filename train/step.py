@@ -47,10 +47,10 @@ class TrainStep:
         ranks: Ranks = ALONE,
     ) -> None:
         self.backbone = backbone
-        # Batches have one size, but for those that lost images which did not decode.
         self._embed: Callable[[Tensor], Tensor] = (
             backbone if compile == "off" else torch.compile(backbone, mode=compile, dynamic=False)
         )
+        self._full = 0
         self._uses_graphs = compile in ("reduce-overhead", "max-autotune")
         self._gradients = GradientSum(backbone.parameters(), ranks)
         self.head = head
@@ -84,10 +84,13 @@ class TrainStep:
         self, images: Tensor, labels: Tensor, *, share: float, is_last: bool
     ) -> Tensor:
         """Add a micro-batch's share to the gradients; return its share of the loss."""
+        # Those that lost images which did not decode are no size to compile the network for.
+        self._full = max(self._full, len(images))
+        embed = self._embed if len(images) == self._full else self.backbone
         with float32_products(tf32=False):
             if self._uses_graphs:  # each run of which writes to the same memory
                 torch.compiler.cudagraph_mark_step_begin()
-            embeddings = self._embed(images)
+            embeddings = embed(images)
         # The graph is cut at the embeddings, so that the head's products run in TF32, forward and
         # backward, and the backbone's own fp32 layers in IEEE arithmetic, forward and backward.
         leaf = embeddings.detach().requires_grad_()

@@ -114,6 +114,87 @@ def take_plain_steps(*, slices: int, is_training: bool) -> dict[str, Any]:
     return {"losses": losses, "backbone": list(backbone.parameters()), "head": weight.detach()}
 
 
+def sampled_steps_and_twin(ranks: Ranks, optimizer: str) -> dict[str, tuple[Any, Any]]:
+    """Steps with all that makes them hard, and one process's: (ours, its) by name.
+
+    Sampled classes, micro-batches of their own samples, a batch that lost images, clipping. The
+    twin has a dense head whose rows have an optimizer each, which steps when a row was sampled.
+    """
+    classes, parts, lr = 23, 2, 0.01
+
+    def optimize(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        if optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr, weight_decay=5e-3)
+        return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=5e-3)
+
+    backbone, twin = make_backbone(), make_backbone()
+    options: dict[str, Any] = {"optimizer": optimizer, "weight_decay": 5e-3, "sample_rate": 0.5}
+    margin = CosFace(margin=0.2)
+    head = PartialFC(classes, FEATURES, margin=margin, scale=16.0, ranks=ranks, **options).double()
+    step = TrainStep(
+        backbone,
+        head,
+        optimize(list(backbone.parameters())),
+        LossScaler(CPU, enabled=False, ranks=ranks),
+        accumulate=parts,
+        clip_norm=0.05,
+        ranks=ranks,
+    )
+    drawn: list[Tensor] = []
+    draw = head._draw
+
+    def recorded(own: Tensor) -> Tensor:
+        drawn.append(draw(own))
+        return drawn[-1]
+
+    head._draw = recorded  # type: ignore[method-assign]
+    rows = [nn.Parameter(row) for row in torch.cat(ranks.gather_objects(head.weight.clone()))]
+    row_optimizers, twin_optimizer = [optimize([r]) for r in rows], optimize([*twin.parameters()])
+    losses = []
+    for number, (images, labels) in enumerate(make_batches()):
+        each = BATCH // ranks.world
+        kept = each - (number == 2 and each > 2 * parts)
+        slices = [slice(each * rank, each * rank + kept) for rank in range(ranks.world)]
+        drawn.clear()
+        own = slices[ranks.rank]
+        loss = step(images[own], labels[own], lr)
+        first = ranks.share(classes)[0]
+        samples = ranks.gather_objects([sample + first for sample in drawn])
+        total = torch.zeros((), dtype=torch.float64)
+        for k in range(parts):
+            micro = [images[s].tensor_split(parts)[k] for s in slices]
+            own_labels = torch.cat([labels[s].tensor_split(parts)[k] for s in slices])
+            units = F.normalize(torch.cat([twin(part) for part in micro]))
+            cosines = units @ F.normalize(torch.stack(rows)).T
+            absent = torch.ones(classes, dtype=torch.bool)
+            absent[torch.cat([sample[k] for sample in samples])] = False
+            logits = 16.0 * (cosines - 0.2 * F.one_hot(own_labels, classes))
+            share = len(own_labels) / (kept * ranks.world)
+            total = total + share * F.cross_entropy(
+                logits.masked_fill(absent, -torch.inf), own_labels
+            )
+        total.backward()
+        nn.utils.clip_grad_norm_(twin.parameters(), 0.05)
+        twin_optimizer.step()
+        twin_optimizer.zero_grad()
+        used = set(torch.cat([part for sample in samples for part in sample]).tolist())
+        for row, row_optimizer in enumerate(row_optimizers):
+            if row in used:
+                row_optimizer.step()
+            row_optimizer.zero_grad()
+        losses.append((loss.double(), total.detach()))
+    whole = torch.cat(ranks.gather_objects(head.weight.clone()))
+    ours, theirs = zip(*losses, strict=True)
+    return {
+        "losses": (torch.stack(ours), torch.stack(theirs)),
+        "head": (whole, torch.stack(rows).detach()),
+        "backbone": tuple(
+            torch.cat([p.detach().flatten() for p in network.parameters()])
+            for network in (backbone, twin)
+        ),
+    }
+
+
 class Breaking(nn.Module):
     """A backbone whose gradients are infinite while it is broken."""
 
@@ -335,6 +416,7 @@ def work(folder: Path) -> None:
                 "basics": basics(ranks),
                 "sums": sum_gradients(ranks),
                 "overflow": [overflow_on_one(ranks, in_gradients=g) for g in (True, False)],
+                "sampled": {o: sampled_steps_and_twin(ranks, o) for o in ("sgd", "adamw")},
                 "resumed": run_and_resume(folder, ranks),
             }
             for world, accumulate in TWINS:
@@ -451,6 +533,16 @@ def test_step_equals_one_process(
     # The head keeps its momentum in float32, whatever its weights are.
     torch.testing.assert_close(results[0]["head"], twin["head"], rtol=1e-6, atol=1e-6)
     assert all(result["head"] is None for result in results[1:])
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_sampled_steps_equal_one_process(folder: Path, world: int, optimizer: str) -> None:
+    # The loss is logged, and the head keeps its momentum, in float32.
+    for result in found(folder, world):
+        for name, (ours, theirs) in result["sampled"][optimizer].items():
+            tight = {"rtol": 1e-6, "atol": 1e-6}
+            torch.testing.assert_close(ours, theirs, **tight, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -585,7 +677,12 @@ def test_process_on_its_own_gets_back_what_it_gave() -> None:
     [
         (18, 1, 4, "batch_size = 18 does not divide by 4 ranks × accumulate = 1.*multiple of 4"),
         (16, 2, 3, "does not divide by 3 ranks × accumulate = 2.*Set it to a multiple of 6"),
-        (8, 2, 4, "leaves one image in a micro-batch of each of 4 ranks"),
+        (
+            8,
+            2,
+            4,
+            "leaves one image in a micro-batch of each of 4 ranks.*at least 16, or start fewer",
+        ),
     ],
 )
 def test_batch_must_divide_among_ranks(

@@ -21,6 +21,7 @@ CLASSES, FEATURES, BATCH = 40, 8, 6
 SCALE, MARGIN = 16.0, 0.35
 LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-3
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
+STEPS = 15
 
 
 def make_head(**options: object) -> PartialFC:
@@ -111,13 +112,13 @@ class RowByRowTwin:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("sample_rate", [0.0, 0.3, 0.8])
-def test_fifty_steps_equal_an_optimizer_for_each_centre(
+def test_steps_equal_an_optimizer_for_each_centre(
     optimizer: str, micro_batches: int, sample_rate: float, sampled: list[torch.Tensor]
 ) -> None:
     head = make_head(sample_rate=sample_rate, optimizer=optimizer).double()
     twin = RowByRowTwin(head.weight, optimizer)
-    steps = batches(50 * micro_batches)
-    for _ in range(50):
+    steps = batches(STEPS * micro_batches)
+    for _ in range(STEPS):
         sampled.clear()
         for part in range(micro_batches):
             inputs, labels = next(steps)
@@ -136,14 +137,12 @@ def test_fifty_steps_equal_an_optimizer_for_each_centre(
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_fifty_steps_at_rate_one_equal_the_dense_softmax(
-    optimizer: str, micro_batches: int
-) -> None:
+def test_steps_at_rate_one_equal_the_dense_softmax(optimizer: str, micro_batches: int) -> None:
     head = make_head(sample_rate=1.0, optimizer=optimizer).double()
     centres = nn.Parameter(head.weight.clone())
     dense = torch_optimizer(optimizer, [centres])
-    steps = batches(50 * micro_batches)
-    for _ in range(50):
+    steps = batches(STEPS * micro_batches)
+    for _ in range(STEPS):
         for _ in range(micro_batches):
             inputs, labels = next(steps)
             ours = inputs.clone().requires_grad_()

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import facepack
 from facepack.errors import ConfigError, DecodeError, FacepackError, TrainingError
 from facepack.train.config import TrainConfig, read_settings
+from facepack.train.folder import hold_folder
 from facepack.train.in_flight import StepsInFlight
 from facepack.train.metrics import MetricsLog
 from facepack.train.run import RunSummary, Trainer
@@ -532,6 +534,53 @@ def test_weights_that_are_not_finite_are_never_saved(
     with pytest.raises(TrainingError, match=r"weights are not finite after step 5: .* of step 4"):
         trainer.run()
     assert checkpoint(tmp_path)["step"] == 4
+
+
+class Sizes(TorchDispatchMode):
+    """The largest tensor that is made within it, in values."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.largest = max(self.largest, made.numel())
+        return made
+
+
+def test_looking_for_what_is_not_finite_takes_no_memory(
+    small_config: MakeConfig, tmp_path: Path
+) -> None:
+    trainer = Trainer(small_config(), out=tmp_path, device="cpu", notify=quiet)
+    with Sizes() as sizes:
+        trainer._check_finite()
+    # A mask of a head of millions of classes would not fit beside it.
+    assert 0 < sizes.largest < 50 < trainer.head.weight.numel()
+    for value in (math.nan, math.inf, -math.inf):
+        trainer.head.weight[2, 3] = value
+        with pytest.raises(TrainingError, match="weights are not finite"):
+            trainer._check_finite()
+
+
+def test_two_processes_do_not_write_one_run(small_config: MakeConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with hold_folder(out):
+        with pytest.raises(TrainingError, match=r"another process is training in .*run: wait"):
+            train(small_config(), out)
+        assert list(out.iterdir()) == []
+    train(small_config(), out)
+    with hold_folder(out):
+        pass
+
+
+def test_blocks_are_announced_with_their_reason(small_config: MakeConfig, tmp_path: Path) -> None:
+    for order, count in (("global", 0), ("blocks", 1)):
+        said: list[str] = []
+        config = small_config(order=order, steps=1)
+        Trainer(config, out=tmp_path / order, device="cpu", notify=said.append).run()
+        told = [text for text in said if text.startswith("images are shuffled in blocks")]
+        assert len(told) == count
+    assert told[0].endswith("it was asked for")
 
 
 def break_images(pack_path: Path, folder: Path, count: int) -> Path:

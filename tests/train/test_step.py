@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from facepack.train.build import make_optimizer
 from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
-from facepack.train.precision import LossScaler
+from facepack.train.precision import LossScaler, float32_products
 from facepack.train.step import TrainStep
 
 CLASSES, FEATURES, BATCH = 6, 5, 8
@@ -240,3 +240,51 @@ def test_compiled_step_is_the_same_step() -> None:
     torch.testing.assert_close(compiled_losses, losses, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(compiled_weights, weights, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(compiled_centres, centres, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_are_compiled_for_whole_batches_alone() -> None:
+    step = make_step(make_backbone(), make_head(), accumulate=2)
+    sizes: list[int] = []
+
+    def compiled(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return step.backbone(images)
+
+    step._embed = compiled
+    images, labels = make_batches(1)[0]
+    for lost in (0, 3, 1, 0):
+        step(images[lost:], labels[lost:], 0.1)
+    # Of 8 images that lost 1, the first half is whole still.
+    assert sizes == [4, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_torch_can_tell_its_own_arithmetic(tf32: bool) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def names() -> tuple[Any, ...]:
+        # torch raises where a setting's older and newer names disagree; torch.compile reads these.
+        return matmul.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+    before = names()
+    with float32_products(tf32=tf32):
+        assert names() == (tf32, tf32, "high" if tf32 else "highest")
+    assert names() == before
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9"
+)
+def test_arithmetic_that_somebody_set_by_one_name_alone_is_put_back() -> None:
+    conv: Any = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    conv.fp32_precision = "ieee"
+    try:
+        with pytest.raises(RuntimeError):
+            _ = torch.backends.cudnn.allow_tf32
+        for tf32 in (False, True):
+            with float32_products(tf32=tf32):
+                assert conv.fp32_precision == ("tf32" if tf32 else "ieee")
+            assert conv.fp32_precision == "ieee"
+    finally:
+        conv.fp32_precision = before
