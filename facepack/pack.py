@@ -8,8 +8,10 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, cast, overload
 
@@ -62,8 +64,8 @@ class Pack:
         self.manifest = _read_checked(self.path, shards)
         self._chosen = shards is not None
         self._names: list[str] = [shard["name"] for shard in self.manifest["shards"]]
-        counts = np.asarray([shard["records"] for shard in self.manifest["shards"]], np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        counts = (shard["records"] for shard in self.manifest["shards"])
+        self._starts = list(accumulate(counts, initial=0))
         self._labels: np.ndarray | None = None
         self._held = _Held()
         self._finalizer = weakref.finalize(self, self._held.release_all)
@@ -135,8 +137,7 @@ class Pack:
 
     def source_name(self, index: int) -> str | None:
         """The source's name of the record at ``index``; None where it had none."""
-        (place,) = self._normalize([index]).tolist()
-        k = int(np.searchsorted(self._starts, place, side="right")) - 1
+        k, place = self._locate(*self._integers([index]))
         with environments.engine_calls:
             file_id, environment = self._held.shard(k, self._shard_file(k))
             try:
@@ -146,7 +147,7 @@ class Pack:
                 environments.release(file_id)
         if value is None:
             return None
-        name = fmt.unpack_reserved(fmt.NAMES, value)[place - int(self._starts[k])]
+        name = fmt.unpack_reserved(fmt.NAMES, value)[place]
         return None if name is None else str(name)
 
     @property
@@ -177,7 +178,7 @@ class Pack:
     # Records --------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __iter__(self) -> Iterator[Record]:
         for start in range(0, len(self), 256):
@@ -194,46 +195,41 @@ class Pack:
 
     def batch(self, positions: Sequence[int] | np.ndarray) -> list[Record]:
         """The records at ``positions``, in the order asked; negative ones count from the end."""
-        places = self._normalize(positions)
+        places = self._integers(positions)
         with self.views(places) as views:
             images = [bytes(view) for view in views]
-        labels = self.labels[places].tolist()
-        keys = (self.key(place) for place in places.tolist())
+        labels = self.labels[np.array(places, np.int64)].tolist()
+        keys = map(self.key, places)
         return [Record(*fields) for fields in zip(images, labels, keys, strict=True)]
 
     @contextmanager
     def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
         """The encoded images at ``positions`` without a copy, valid only inside the ``with``.
 
-        Each call has read transactions of its own, so that any thread may call it.
+        Any thread may call it, also inside the ``with`` of another call.
 
         Raises:
             IndexError: a position outside the pack.
             DamageError: a shard lacks a record that the manifest counts, or was replaced.
         """
-        places = self._normalize(positions)
-        shards = np.searchsorted(self._starts, places, side="right") - 1
-        inner = (places - self._starts[shards]).tolist()
-        users: list[environments.FileId] = []
-        transactions: dict[int, Any] = {}
-        try:
-            views = []
+        places = self._integers(positions)
+        views = []
+        with self._held.transactions() as transactions:
+            opened = transactions.gets
             with environments.engine_calls:
-                for k, place in zip(shards.tolist(), inner, strict=True):
-                    transaction = transactions.get(k)
-                    if transaction is None:
-                        # For the views' sake: closing an environment under a view is a crash.
-                        file_id, environment = self._held.shard(k, self._shard_file(k))
-                        users.append(file_id)
-                        transaction = transactions[k] = environment.begin(buffers=True)
-                    views.append(self._get(transaction, k, place))
+                # In plain Python: a few calls of NumPy take longer than to find a few records.
+                for k, place in map(self._locate, places):
+                    get = opened.get(k)
+                    if get is None:
+                        get = transactions.open(k, *self._held.shard(k, self._shard_file(k)))
+                    try:
+                        view = get(fmt.record_key(place))
+                    except lmdb.Error as error:
+                        raise self._damage(k, place, f"LMDB says: {error}") from error
+                    if view is None:
+                        raise self._damage(k, place, "the record is missing")
+                    views.append(view)
             yield views
-        finally:
-            with environments.engine_calls:
-                for transaction in transactions.values():
-                    transaction.abort()
-                for file_id in users:
-                    environments.release(file_id)
 
     def _shard_file(self, k: int) -> Path:
         """The shard's file, if it is still the one that was there when the pack was opened."""
@@ -242,19 +238,11 @@ class Pack:
             raise DamageError(f"{path} was replaced since the pack was opened: open the pack anew")
         return path
 
-    def _get(self, transaction: Any, k: int, place: int) -> memoryview:
-        try:
-            view = transaction.get(fmt.record_key(place))
-        except lmdb.Error as error:
-            view, reason = None, f"LMDB says: {error}"
-        else:
-            reason = "the record is missing"
-        if view is None:
-            raise DamageError(
-                f"{self.path}: {self._names[k]}/{place:010d}: {reason}: check the pack with: "
-                f"facepack verify {self.path}"
-            )
-        return cast(memoryview, view)
+    def _damage(self, k: int, place: int, reason: str) -> DamageError:
+        return DamageError(
+            f"{self.path}: {self._names[k]}/{place:010d}: {reason}: check the pack with: "
+            f"facepack verify {self.path}"
+        )
 
     def decode(self, index: int) -> np.ndarray:
         """The image at ``index`` as RGB: uint8 (height, width, 3).
@@ -270,9 +258,8 @@ class Pack:
 
     def key(self, index: int) -> str:
         """``shard/key`` of a position: ``0_0/0000000012``."""
-        (place,) = self._normalize([index]).tolist()
-        k = int(np.searchsorted(self._starts, place, side="right")) - 1
-        return f"{self._names[k]}/{place - self._starts[k]:010d}"
+        k, place = self._locate(*self._integers([index]))
+        return f"{self._names[k]}/{place:010d}"
 
     def position(self, key: str) -> int:
         """The position of a ``shard/key``.
@@ -285,19 +272,22 @@ class Pack:
             k = self._names.index(shard)
             place = int(digits)
             if len(digits) == 10 and place < self._starts[k + 1] - self._starts[k]:
-                return int(self._starts[k]) + place
+                return self._starts[k] + place
         raise KeyError(f"{self.path} has no record {key!r}")
 
-    def _normalize(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _integers(self, positions: Sequence[int] | np.ndarray) -> list[int]:
         given = np.asarray(positions)
         if given.dtype.kind not in "iu" and given.size:
             raise IndexError(f"positions must be integers, not {given.dtype}: {self.path}")
-        places = given.astype(np.int64)
-        low, high = int(places.min(initial=0)), int(places.max(initial=-1))
-        if high >= len(self) or low < -len(self):
-            bad = high if high >= len(self) else low
-            raise IndexError(f"position {bad}: {self.path} has {len(self)} records")
-        return np.where(places < 0, places + len(self), places) if low < 0 else places
+        return cast(list[int], given.tolist())
+
+    def _locate(self, position: int) -> tuple[int, int]:
+        """The number of a record's shard, and its place there."""
+        place = position + len(self) if position < 0 else position
+        k = bisect_right(self._starts, place) - 1
+        if k < 0 or place >= self._starts[-1]:
+            raise IndexError(f"position {position}: {self.path} has {len(self)} records")
+        return k, place - self._starts[k]
 
     # Life -----------------------------------------------------------------------------------
 
@@ -326,8 +316,48 @@ def _reopen(path: Path, content_id: str, shards: list[str] | None) -> Pack:
     return pack
 
 
+class _Transactions:
+    """Read transactions of some shards, one each, for one thread at a time.
+
+    They stay open from one reading to the next: beginning one takes longer than finding a record.
+    A shard never changes, so that an old transaction sees all of it and holds nothing back.
+    """
+
+    def __init__(self) -> None:
+        self.gets: dict[int, Callable[[bytes], memoryview | None]] = {}
+        self._open: list[Any] = []
+        self._users: list[environments.FileId] = []
+        self._pid = os.getpid()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether they belong to the process that this one was forked from."""
+        return self._pid != os.getpid()
+
+    def open(
+        self, k: int, file_id: environments.FileId, environment: Any
+    ) -> Callable[[bytes], memoryview | None]:
+        """Begin to read shard ``k``, whose environment was retained for it."""
+        self._users.append(file_id)
+        transaction = environment.begin(buffers=True)
+        self._open.append(transaction)
+        self.gets[k] = transaction.get
+        return self.gets[k]
+
+    def close(self) -> None:
+        """End them, and only then give the environments back: the other way round is a crash."""
+        if self.inherited:
+            return  # the registry forgot them; what it counts now is others' use
+        with environments.engine_calls:
+            self.gets.clear()
+            while self._open:
+                self._open.pop().abort()
+            while self._users:
+                environments.release(self._users.pop())
+
+
 class _Held:
-    """The environments that a pack keeps open, so that they need not be opened at each access."""
+    """The environments that a pack keeps open, and transactions for as many threads as read."""
 
     def __init__(self) -> None:
         self._reset()
@@ -336,7 +366,30 @@ class _Held:
         # Reentrant: a finalizer may call release_all in the middle of shard.
         self._guard = threading.RLock()
         self._shards: dict[int, environments.FileId] = {}
+        self._idle: list[_Transactions] = []
         self._pid = os.getpid()  # last: it tells other threads that the rest is new
+
+    @contextmanager
+    def transactions(self) -> Iterator[_Transactions]:
+        """Transactions that nobody else uses meanwhile; they may have shards open already."""
+        if self._pid != os.getpid():  # forked: what was held belongs to the parent
+            self._reset()
+        with self._guard:
+            home = self._idle
+            taken = home.pop() if home else _Transactions()
+        try:
+            yield taken
+        except BaseException:
+            taken.close()  # one that met damage reads nothing any more
+            raise
+        if taken.inherited:
+            return
+        with self._guard:
+            kept = home is self._idle
+            if kept:
+                home.append(taken)
+        if not kept:  # all was released meanwhile
+            taken.close()
 
     def has(self, k: int) -> bool:
         """Whether shard ``k`` is held open."""
@@ -358,6 +411,9 @@ class _Held:
         if self._pid != os.getpid():
             return
         with self._guard:
+            idle, self._idle = self._idle, []
+            while idle:
+                idle.pop().close()
             while self._shards:
                 environments.release(self._shards.popitem()[1])
 

@@ -1,8 +1,9 @@
 """What each stage of loading a pack yields on this machine, beside the limit: decoding alone.
 
 The limit is ``simplejpeg.decode_jpeg`` in as many threads as the loader has, of the same images
-held in memory, with nothing else to do. Limit and stages take turns in rounds, and only shares
-within a round count, so that other work on the machine disturbs them little. All is warm: each
+held in memory, with nothing else to do; each thread takes the next image that is left, as the
+loader's threads do. Limit and stages take turns in short rounds, and only shares within a round
+count, so that other work on the machine disturbs them little. All is warm: each
 round loads what the page cache holds.
 
 The consumer of the loaders' batches touches nothing. One that works on the same cores takes its
@@ -35,6 +36,7 @@ from facepack.pack import Pack
 LIMIT = "decode"
 _WARM_UP = 8  # batches not timed, so that nothing prepared while others ran is counted
 _ROUND_SECONDS = 0.25  # that decoding takes in a round
+_PAUSE = 0.1  # seconds in which a loader prepares its batches, before the next stage is timed
 _TILE = 8  # images decoded before they are normalized
 _READ = 128  # records read at once
 
@@ -50,8 +52,14 @@ class Stage:
 
     @property
     def shares(self) -> list[float]:
-        """Of the limit, in ascending order."""
+        """Of the limit in the same round, in ascending order."""
         return sorted(rate / limit for rate, limit in zip(self.rates, self.limits, strict=True))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Half of the shares lie between them."""
+        low, high = np.quantile(self.shares, (0.25, 0.75)).tolist()
+        return low, high
 
     def as_json(self) -> dict[str, Any]:
         """Medians, spread, and the rounds."""
@@ -60,8 +68,7 @@ class Stage:
             "what": self.what,
             "images_per_s": statistics.median(self.rates),
             "share": statistics.median(self.shares),
-            "share_min": self.shares[0],
-            "share_max": self.shares[-1],
+            "share_quartiles": self.quartiles,
             "rates": self.rates,
         }
 
@@ -80,14 +87,14 @@ class LoadBench:
     def rows(self) -> Iterator[list[str]]:
         """Lines of a table with :attr:`COLUMNS`."""
         for stage in self.stages:
-            shares = stage.shares
+            shares = (statistics.median(stage.shares), *stage.quartiles)
             yield [
                 f"{stage.name}: {stage.what}",
                 f"{statistics.median(stage.rates):,.0f}",
-                *(f"{share:.2f}" for share in (statistics.median(shares), shares[0], shares[-1])),
+                *(f"{share:.2f}" for share in shares),
             ]
 
-    COLUMNS = ("", "images/s", "share", "lowest", "highest")
+    COLUMNS = ("", "images/s", "share", "25 %", "75 %")
 
 
 def bench_load(
@@ -150,6 +157,7 @@ def bench_load(
         for turn in range(rounds + 1):
             for name, (_, measure) in measures.items():
                 rate = 1 / measure()
+                time.sleep(_PAUSE)
                 if turn:
                     rates[name].append(rate)
             on_round(turn)
@@ -200,8 +208,10 @@ class _Sample:
         return images
 
     def decode(self) -> float:
-        def work(number: int) -> None:
-            for image in self._images[number :: self._threads]:
+        images = iter(self._images)
+
+        def work(_: int) -> None:
+            for image in images:
                 simplejpeg.decode_jpeg(image)
 
         return self._time_threads(work)
@@ -232,10 +242,10 @@ class _Sample:
         return (time.perf_counter() - start) / len(self._positions)
 
     def mirror(self) -> float:
-        return self._time_threads(partial(self._decode_share, np.dtype(np.uint8)))
+        return self._time_tiles(np.dtype(np.uint8))
 
     def normalize(self) -> float:
-        return self._time_threads(partial(self._decode_share, np.dtype(np.float32)))
+        return self._time_tiles(np.dtype(np.float32))
 
     def copy(self, device: torch.device) -> float:
         size = self._pack.image_size
@@ -248,23 +258,27 @@ class _Sample:
         torch.cuda.synchronize(device)
         return (time.perf_counter() - start) / (self.batches * self._batch_size)
 
-    def _decode_share(self, dtype: np.dtype[Any], number: int) -> None:
-        """Decode one thread's images into memory of a batch's size, as the loader does."""
+    def _time_tiles(self, dtype: np.dtype[Any]) -> float:
+        """Decode into memory of a batch's size for each thread, as the loader does."""
         size = self._pack.image_size
         assert size is not None
         kernels = choose_kernels(size)
-        slot = np.empty((-(-self._batch_size // _TILE) * _TILE, *size, 3), dtype)
-        tile = np.empty((_TILE, *size, 3), np.uint8)
-        images = [memoryview(image) for image in self._images[number :: self._threads]]
-        flips = self._flips[number :: self._threads]
-        for low in range(0, len(images), _TILE):
-            part = images[low : low + _TILE]
-            rows = slot[low % len(slot) :][: len(part)]
-            pixels = tile[: len(part)] if dtype == np.float32 else rows
-            reverse, _ = decode_rows(part, list(pixels), flips[low : low + _TILE])
-            kernels.reverse_rows(pixels, reverse)
-            if dtype == np.float32:
-                kernels.normalize(pixels, rows)
+        slot_rows = -(-self._batch_size // _TILE) * _TILE
+        starts = iter(range(0, len(self._images), _TILE))
+
+        def work(_thread: int) -> None:
+            slot = np.empty((slot_rows, *size, 3), dtype)
+            tile = np.empty((_TILE, *size, 3), np.uint8)
+            for number, low in enumerate(starts):
+                part = [memoryview(image) for image in self._images[low : low + _TILE]]
+                rows = slot[number * _TILE % slot_rows :][: len(part)]
+                pixels = tile[: len(part)] if dtype == np.float32 else rows
+                reverse, _ = decode_rows(part, list(pixels), self._flips[low : low + _TILE])
+                kernels.reverse_rows(pixels, reverse)
+                if dtype == np.float32:
+                    kernels.normalize(pixels, rows)
+
+        return self._time_threads(work)
 
     def _time_threads(self, work: Callable[[int], None]) -> float:
         with ThreadPoolExecutor(self._threads) as pool:

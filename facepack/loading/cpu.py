@@ -20,7 +20,7 @@ from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_fo
 # Two batches stay valid with the consumer.
 _HELD = 2
 # Images a thread reads at once, and decodes before it looks at the shared state again. Reading many
-# costs less for each: with caches full of pixels, a read transaction takes longer than a record.
+# costs less for each: with caches full of pixels, to begin takes longer than to find a record.
 _LEAST_CHUNK = 32
 _MOST_CHUNK = 128
 # Images that are decoded, then normalized together while they are in the processor's cache.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import operator
+import os
 import pickle
 import threading
 from collections.abc import Callable
@@ -112,6 +113,71 @@ def test_threads_share_a_pack(make_pack: MakePack) -> None:
     assert not held_open(pack.path)
 
 
+def users(pack: facepack.Pack) -> int:
+    """How many hold the pack's first shard open: the pack, and each set of transactions."""
+    status = (pack.path / "shard-000.mdb").stat()
+    return environments._registry[status.st_dev, status.st_ino].users
+
+
+def test_transactions_are_used_again(make_pack: MakePack) -> None:
+    pack = facepack.open(make_pack(60))
+    for _ in range(3):
+        assert len(pack.batch(range(60))) == 60
+        assert users(pack) == 2
+    with pack.views([0]) as outer, pack.views([0]) as inner:
+        assert users(pack) == 3
+        assert bytes(outer[0]) == bytes(inner[0])
+    with pytest.raises(ZeroDivisionError), pack.views([0]):
+        raise ZeroDivisionError
+    assert users(pack) == 2
+    with pack.views([0]) as views:
+        pack.close()
+        assert users(pack) == 1
+        assert len(bytes(views[0])) > 0
+    assert not held_open(pack.path)
+
+
+def test_closing_while_threads_read(make_pack: MakePack) -> None:
+    pack = facepack.open(make_pack(60))
+    images = [record.image for record in pack]
+    stop = threading.Event()
+
+    def read(seed: int) -> bool:
+        draw = np.random.default_rng(seed)
+        while not stop.is_set():
+            positions = draw.integers(-60, 60, 9)
+            with pack.views(positions) as views:
+                if [bytes(view) for view in views] != [images[i] for i in positions]:
+                    return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        reading = [pool.submit(read, seed) for seed in range(4)]
+        for _ in range(200):
+            pack.close()
+        stop.set()
+        assert all(each.result() for each in reading)
+    pack.close()
+    assert not held_open(pack.path)
+
+
+def test_one_damaged_page_spoils_no_other_record(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    with facepack.PackWriter(tmp_path / "p", order="source") as writer:
+        for i in range(400):
+            writer.add(make_jpeg(i), i)
+    pack = facepack.open(tmp_path / "p")
+    page_size = pack.manifest["shards"][0]["page_size"]
+    images = pack.batch([0, 399])
+    with (tmp_path / "p" / "shard-000.mdb").open("r+b") as file:
+        leaf = file.read().index(pack[200].image) // page_size * page_size
+        file.seek(leaf + 10)
+        file.write(bytes(2))  # neither a branch nor a leaf
+    for _ in range(2):
+        with pytest.raises(DamageError, match=r"/0000000200: LMDB says: .*MDB_CORRUPTED"):
+            pack.batch([0, 200])
+        assert pack.batch([0, 399]) == images
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_share_a_pack(make_pack: MakePack, method: str) -> None:
     with facepack.open(make_pack(60)) as pack:
@@ -136,6 +202,23 @@ def test_a_forked_child_uses_an_open_pack(make_pack: MakePack) -> None:
         with multiprocessing.get_context("fork").Pool(2) as pool:
             assert pool.map(_inherited_records, range(2)) == [records] * 2
         assert _inherited[:] == records
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("reads", [False, True])
+def test_forking_while_views_are_held(make_pack: MakePack, reads: bool) -> None:
+    """A child may leave the ``with`` that its parent entered, having read meanwhile or not."""
+    with facepack.open(make_pack(60)) as pack:
+        record = pack[7]
+        with pack.views([7]) as views:
+            child = os.fork()
+            if child == 0 and reads and pack[7] != record:
+                os._exit(1)
+        if child == 0:
+            os._exit(0 if pack[7] == record and users(pack) == 2 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert bytes(views[0]) == record.image
+        assert pack[7] == record and users(pack) == 2
 
 
 def test_two_packs_of_one_folder_share_environments(make_pack: MakePack) -> None:
@@ -314,7 +397,6 @@ def test_an_overwritten_pack_is_not_mixed_with_the_new_one(make_pack: MakePack) 
 
 def test_forking_while_threads_read(make_pack: MakePack) -> None:
     """A child must not inherit the engine in the middle of a call: that hung one time in five."""
-    import os
     import time
 
     with facepack.open(make_pack(60)) as pack:
