@@ -12,7 +12,7 @@ import numpy as np
 from facepack.errors import DecodeError
 from facepack.images import decode
 
-FACE_SIZE = (112, 112)  # height and width of an aligned face, in pixels
+FACE_SIZE = (112, 112)  # height and width in pixels, of the sets as published
 
 _CHUNK = 16  # images a task: long enough to hide the hand-over, short enough to share out a batch
 _BATCHES_AHEAD = 2
@@ -21,15 +21,16 @@ _BATCHES_AHEAD = 2
 def _decode_into(
     out: np.ndarray, images: Sequence[bytes | memoryview], keys: Sequence[str], name: str
 ) -> None:
+    height, width = out.shape[1:3]
     for row, image, key in zip(out, images, keys, strict=True):
         try:
             face = decode(image)
         except DecodeError as error:
             raise DecodeError(f"{name}: {key}: {error}") from error
-        if face.shape[:2] != FACE_SIZE:
+        if face.shape != row.shape:
             raise DecodeError(
-                f"{name}: {key} is {face.shape[1]}×{face.shape[0]} pixels; evaluation takes "
-                f"aligned faces of {FACE_SIZE[1]}×{FACE_SIZE[0]}: align the images first"
+                f"{name}: {key} is {face.shape[1]}×{face.shape[0]} pixels; aligned faces of "
+                f"{width}×{height} are needed: align the images to that size first"
             )
         row[...] = face
 
@@ -40,9 +41,10 @@ def decode_batches(
     keys: Sequence[str],
     name: str,
     batch_size: int,
+    size: tuple[int, int] = FACE_SIZE,
     threads: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the faces in order: uint8 RGB arrays (n, 112, 112, 3), n = ``batch_size`` but the last.
+    """Yield the faces in order: uint8 RGB arrays (n, H, W, 3), n = ``batch_size`` but the last.
 
     Threads decode two batches ahead of the one that is handed out, so that the caller's network
     need not wait. Each array is new and the caller's to keep.
@@ -52,17 +54,18 @@ def decode_batches(
         keys: what errors call each image.
         name: what errors call the set.
         batch_size: images a batch.
+        size: (H, W) of the images in pixels; none is scaled.
         threads: decoding threads; as many as there are cores, at most 8, when None.
 
     Raises:
-        DecodeError: an image does not decode, or not to 112×112; names the set and the image.
+        DecodeError: an image does not decode, or not to ``size``; names the set and the image.
     """
     pending: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
     try:
         for start in range(0, len(images), batch_size):
             stop = min(start + batch_size, len(images))
-            batch = np.empty((stop - start, *FACE_SIZE, 3), np.uint8)
+            batch = np.empty((stop - start, *size, 3), np.uint8)
             tasks = [
                 pool.submit(
                     _decode_into,

@@ -50,8 +50,8 @@ def embed(
     no gradient is recorded and no random number drawn.
 
     Args:
-        model: float32 (n, 3, 112, 112) → (n, F).
-        batches: uint8 RGB arrays (n, 112, 112, 3).
+        model: float32 (n, 3, H, W) → (n, F).
+        batches: uint8 RGB arrays (n, H, W, 3).
         device: where the model is; None asks its first parameter.
         on_batch: called with n when a batch has been handed to the model.
 

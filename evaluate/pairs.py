@@ -37,7 +37,7 @@ class PairSet:
     name: str
     """What results and errors call the set."""
     images: Sequence[bytes | memoryview] | np.ndarray
-    """The distinct images: encoded, or decoded as one uint8 RGB array (n, 112, 112, 3)."""
+    """The distinct images: encoded, or decoded as one uint8 RGB array (n, H, W, 3)."""
     keys: Sequence[str]
     """What errors call each image: its index in the set, and its key in the source."""
     pairs: np.ndarray
@@ -96,19 +96,24 @@ class PairSet:
             issame=issame,
         )
 
-    def decoded(self) -> PairSet:
+    def decoded(self, size: tuple[int, int] = FACE_SIZE) -> PairSet:
         """The same set with its images decoded, for a set that is evaluated again and again.
 
-        It takes 37,632 bytes an image: 290 MB for LFW.
+        It takes 37,632 bytes an image of 112×112: 290 MB for LFW.
+
+        Args:
+            size: (H, W) of the images in pixels, which is the model's ``image_size``.
 
         Raises:
-            DecodeError: an image does not decode to 112×112; names the set and the image.
+            DecodeError: an image does not decode to ``size``; names the set and the image.
         """
         if isinstance(self.images, np.ndarray):
             return self
-        faces = np.empty((len(self.images), *FACE_SIZE, 3), np.uint8)
+        faces = np.empty((len(self.images), *size, 3), np.uint8)
         at = 0
-        for batch in decode_batches(self.images, keys=self.keys, name=self.name, batch_size=256):
+        for batch in decode_batches(
+            self.images, keys=self.keys, name=self.name, batch_size=256, size=size
+        ):
             faces[at : at + len(batch)] = batch
             at += len(batch)
         return replace(self, images=faces)
@@ -129,7 +134,7 @@ def find_pair_set(target: str | Path, data: str | Path | None = None) -> Path:
     is_name = as_path.name == str(target)
     looked_for = []
     for base in dict.fromkeys([home / as_path, as_path] if is_name else [as_path]):
-        as_bin = Path(f"{base}.bin")
+        as_bin = base if base.suffix == ".bin" else Path(f"{base}.bin")
         if base.is_file() or _is_pack(base):
             return base
         if as_bin.is_file():

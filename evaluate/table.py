@@ -34,7 +34,8 @@ def table_row(result: PairResult, targets: Sequence[str]) -> str:
         *map(_percent, result.tar.values()),
         _percent(result.auc, digits=3),
         _percent(result.eer),
-        f"{result.norm:.2f}",
+        # An untrained network's may be of any size.
+        f"{result.norm:.2f}" if result.norm < 10_000 else f"{result.norm:.1e}",
     )
     return result.target.ljust(_width(targets)) + "".join(
         cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True)

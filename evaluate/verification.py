@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.decode import decode_batches
+from facepack.evaluate.decode import FACE_SIZE, decode_batches
 from facepack.evaluate.embed import embed, normalize
 from facepack.evaluate.pairs import PairSet
 from facepack.evaluate.protocol import (
@@ -22,6 +22,7 @@ from facepack.evaluate.protocol import (
     fold_numbers,
     validation_rate,
 )
+from facepack.train.backbones.registry import Backbone
 
 TAR_FARS = (1e-4, 1e-3, 1e-2)
 
@@ -139,23 +140,31 @@ def evaluate_pairs(
     had not; for repeated calls give it :meth:`PairSet.decoded`.
 
     Args:
-        model: float32 (n, 3, 112, 112) → (n, F) embeddings.
+        model: float32 (n, 3, H, W) → (n, F) embeddings. The size is the ``image_size`` of the
+            backbone, itself or wrapped; 112×112 for any other model.
         pair_set: the set.
         device: where the model is; None asks its first parameter.
         batch_size: images a forward pass.
         on_batch: called with the images of each batch once it is under way.
 
     Raises:
-        DecodeError: an image does not decode to 112×112; names the set and the image.
-        EvaluationError: the model's output is not (n, F), or not finite.
+        DecodeError: an image does not decode to the model's size; names the set and the image.
+        EvaluationError: the model's output is not (n, F), or not finite, or the set is decoded at
+            another size.
     """
     images = pair_set.images
+    size = _image_size(model)
     batches: Iterable[np.ndarray]
     if isinstance(images, np.ndarray):
+        if images.shape[1:3] != size:
+            raise EvaluationError(
+                f"{pair_set.name}: its images were decoded at {images.shape[2]}×{images.shape[1]} "
+                f"pixels, but the model takes {size[1]}×{size[0]}: decode the set at that size"
+            )
         batches = (images[at : at + batch_size] for at in range(0, len(images), batch_size))
     else:
         batches = decode_batches(
-            images, keys=pair_set.keys, name=pair_set.name, batch_size=batch_size
+            images, keys=pair_set.keys, name=pair_set.name, batch_size=batch_size, size=size
         )
     raw = embed(model, batches, device=device, on_batch=on_batch)
     finite = np.isfinite(raw).all(axis=1)
@@ -173,3 +182,8 @@ def evaluate_pairs(
         pair_set.issame,
         norm=float(norms[pair_set.pairs].mean()),
     )
+
+
+def _image_size(model: nn.Module) -> tuple[int, int]:
+    backbones = (module for module in model.modules() if isinstance(module, Backbone))
+    return next((backbone.image_size for backbone in backbones), FACE_SIZE)

@@ -26,12 +26,18 @@ class _TrainCommand(click.Command):
 
 
 def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:
-    """Split ``name=path``."""
-    pairs = [value.partition("=") for value in values]
-    for name, equals, path in pairs:
-        if not (name and equals and path):
-            raise click.BadParameter(f"{name + equals + path!r}: write it as NAME=PATH")
-    return {name: path for name, _, path in pairs}
+    """Split ``name=path``; a path alone is called by its file's name."""
+    named = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals:
+            name, path = Path(value).stem, value
+        if not (name and path):
+            raise click.BadParameter(f"{value!r}: write it as NAME=PATH, or PATH alone")
+        if name in named:
+            raise click.BadParameter(f"two sets are called {name!r}: write them as NAME=PATH")
+        named[name] = path
+    return named
 
 
 @click.command(cls=_TrainCommand)
@@ -52,7 +58,7 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option("--overwrite", is_flag=True, help="Remove the run that --out holds.")
 @click.option(
     "--val",
-    metavar="NAME=PATH",
+    metavar="[NAME=]PATH",
     multiple=True,
     callback=_named_path,
     help="Verification set to watch; can be given again.",

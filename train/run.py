@@ -197,7 +197,9 @@ class Trainer:
             compile=config.compile,
             ranks=ranks,
         )
-        self._validator = _build_validator(config, home) if ranks.is_first else None
+        self._validator = (
+            _build_validator(config, home, self.backbone.image_size) if ranks.is_first else None
+        )
         self._loader = Loader(
             self.data,
             batch_size=config.batch_size // ranks.world,
@@ -655,13 +657,15 @@ def _refuse_used(out: Path) -> None:
         raise TrainingError(f"{out} is a file; --out names a folder for the run")
 
 
-def _build_validator(config: TrainConfig, home: Path | None) -> Validator | None:
+def _build_validator(
+    config: TrainConfig, home: Path | None, image_size: tuple[int, int]
+) -> Validator | None:
     if not config.val:
         return None
     # The evaluation room is of use only to runs that verify.
     from facepack.train.validation import Validator
 
-    return Validator(config.val, home=home, batch_size=config.batch_size)
+    return Validator(config.val, home=home, image_size=image_size, batch_size=config.batch_size)
 
 
 def _beyond_first(ranks: Ranks) -> tuple[int, ...]:

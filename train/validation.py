@@ -18,15 +18,24 @@ class Validator:
     Args:
         sets: name → path of a pack, a ``.bin`` or a tree, or its name in the data home.
         home: the data home.
+        image_size: (height, width) that the backbone takes.
         batch_size: images a forward pass.
 
     Raises:
         EvaluationError, SourceError, PackError, DecodeError: a set cannot be read.
     """
 
-    def __init__(self, sets: Mapping[str, str], *, home: Path | None, batch_size: int) -> None:
+    def __init__(
+        self,
+        sets: Mapping[str, str],
+        *,
+        home: Path | None,
+        image_size: tuple[int, int],
+        batch_size: int,
+    ) -> None:
         self._sets = [
-            replace(load_pair_set(path, home), name=name).decoded() for name, path in sets.items()
+            replace(load_pair_set(path, home), name=name).decoded(image_size)
+            for name, path in sets.items()
         ]
         self._batch_size = batch_size
 

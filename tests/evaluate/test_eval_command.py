@@ -17,7 +17,8 @@ from facepack.cli import root
 from facepack.convert.pickles import write_bin
 from facepack.evaluate.models import load_model
 from facepack.evaluate.pairs import load_pair_set
-from facepack.evaluate.verification import evaluate_pairs
+from facepack.evaluate.table import table_header, table_row
+from facepack.evaluate.verification import evaluate_pairs, measure_pairs
 from facepack.train.backbones import build
 from facepack.train.config import TrainConfig, dump_config
 
@@ -89,6 +90,13 @@ def test_the_table_is_in_percent(data: Path, run: Path) -> None:
     assert f"{100 * wanted.eer:.2f}" in lfw and lfw.endswith(f"{wanted.norm:.2f}")
     assert few.split()[:3] == ["few", "7", "–"]
     assert "few: 7 pairs make no 10 folds" in result.stderr
+
+
+@pytest.mark.parametrize(("norm", "written"), [(9999.5, "9999.50"), (4_278_279_653.4, "4.3e+09")])
+def test_columns_stay_apart_however_long_embeddings_are(norm: float, written: str) -> None:
+    result = measure_pairs("set", np.linspace(0, 1, 20), np.arange(20) % 2 == 0, norm=norm)
+    header, row = table_header(["set"]), table_row(result, ["set"])
+    assert len(header) == len(row) and row.split()[-1] == written
 
 
 def test_a_target_that_is_not_there_stops_before_the_others_run(data: Path, run: Path) -> None:

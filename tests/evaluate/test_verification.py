@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from facepack.errors import DecodeError, EvaluationError
 from facepack.evaluate.pairs import PairSet
 from facepack.evaluate.verification import evaluate_pairs, measure_pairs
 from facepack.images import decode
+from facepack.train.backbones import Backbone, build
 
 
 def pair_set_of(images: list[bytes], issame: np.ndarray) -> PairSet:
@@ -154,3 +156,28 @@ def test_the_public_names_are_there() -> None:
     assert all(callable(getattr(room, name)) for name in room.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         room.nothing  # noqa: B018
+
+
+def test_the_size_of_images_is_the_backbones(encode_jpeg: Callable[[np.ndarray], bytes]) -> None:
+    class Wide(Backbone):
+        image_size = (64, 96)
+
+        def trunk(self, images: torch.Tensor) -> torch.Tensor:
+            assert images.shape[1:] == (3, 64, 96)
+            return images.mean((2, 3))
+
+        def head(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden
+
+    rng = np.random.default_rng(0)
+    images = [encode_jpeg(rng.integers(0, 256, (64, 96, 3), np.uint8)) for _ in range(40)]
+    pair_set = pair_set_of(images, np.arange(20) < 10)
+    model = Wide(3, None)
+    result = evaluate_pairs(model, pair_set)
+    assert evaluate_pairs(nn.Sequential(model), pair_set.decoded((64, 96))) == result
+    with pytest.raises(
+        DecodeError, match=r"people: image 0 is 96×64 pixels; .* 112×112 are needed"
+    ):
+        evaluate_pairs(build("tiny", features=8), pair_set)
+    with pytest.raises(EvaluationError, match=r"people: .* at 96×64 pixels, .* takes 112×112"):
+        evaluate_pairs(build("tiny", features=8), pair_set.decoded((64, 96)))

@@ -11,7 +11,8 @@ from torch import nn
 
 from facepack.train import backbones
 from facepack.train.backbones import registry
-from facepack.train.model_cost import model_cost
+from facepack.train.backbones.iresnet import IResNet
+from facepack.train.model_cost import count_cost, count_macs, model_cost
 from facepack.train.models_command import models
 
 # arcface_torch's README and the names it gives its logs: 10^9 multiply-accumulates, rounded, with
@@ -32,6 +33,29 @@ PUBLISHED_GMACS = {
 @pytest.mark.parametrize(("name", "published"), PUBLISHED_GMACS.items())
 def test_multiply_accumulates_are_the_published(name: str, published: float) -> None:
     assert model_cost(name).macs / 1e9 == pytest.approx(published, rel=0.03, abs=0.05)
+
+
+@pytest.mark.parametrize("name", [name for name in backbones.names() if name != "r2060"])
+def test_what_is_remembered_is_what_is_counted(name: str) -> None:
+    assert model_cost(name) == count_cost(name)
+
+
+def test_the_thousand_blocks_of_r2060_cost_alike() -> None:
+    """Their sum from a few: each further block of a stage adds the same."""
+
+    def cost(*depths: int) -> tuple[int, int]:
+        with torch.device("meta"):
+            net = IResNet(depths, 512, 0.0, None)
+        parameters = sum(p.numel() for p in net.parameters())
+        return parameters, count_macs(net)
+
+    base, second, third = cost(3, 2, 2, 3), cost(3, 3, 2, 3), cost(3, 2, 3, 3)
+    expected = [
+        b + (128 - 2) * (s - b) + (896 - 2) * (t - b)
+        for b, s, t in zip(base, second, third, strict=True)
+    ]
+    whole = model_cost("r2060")
+    assert [whole.parameters, whole.macs] == expected
 
 
 @pytest.mark.parametrize("name", ["tiny", "mbf"])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from facepack.train.backbones import Backbone
+from facepack.train.backbones import iresnet as iresnet_module
 from facepack.train.backbones.iresnet import IResNet
 from facepack.train.backbones.recompute import recompute
 from facepack.train.backbones.registry import skeleton
@@ -17,8 +18,8 @@ from facepack.train.backbones.vit import VisionTransformer
 
 
 def iresnet(**options: Any) -> Backbone:
-    # The third stage is longer than a segment and no multiple of one.
-    return IResNet((1, 1, 10, 1), 16, 0.2, options.pop("autocast", None), **options)
+    # The third stage is longer than a segment of two and no multiple of one.
+    return IResNet((1, 1, 3, 1), 16, 0.2, options.pop("autocast", None), **options)
 
 
 def vit(**options: Any) -> Backbone:
@@ -40,7 +41,10 @@ def step(net: Backbone) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 @pytest.mark.parametrize("make", [iresnet, vit])
-def test_a_checkpointed_step_is_the_plain_one(make: Any, autocast: torch.dtype | None) -> None:
+def test_a_checkpointed_step_is_the_plain_one(
+    make: Any, autocast: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(iresnet_module, "_SEGMENT", 2)
     torch.manual_seed(0)
     plain = make(checkpointing=False, autocast=autocast)
     checkpointed = make(checkpointing=True, autocast=autocast)

@@ -173,3 +173,21 @@ def test_autocast_covers_the_blocks_and_not_the_last_normalisation() -> None:
     assert seen == {"mlp": torch.bfloat16, "norm": torch.float32}
     assert embeddings.dtype == torch.float32
     assert torch.cosine_similarity(embeddings, full(images)).min() > 0.98
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_a_vit_learns(autocast: torch.dtype | None) -> None:
+    torch.manual_seed(0)
+    net = small(masked=0.1, drop_path=0.1)
+    net.autocast, net.checkpointing = autocast, True
+    classifier = torch.nn.Linear(net.embedding_size, 4)
+    optimizer = torch.optim.AdamW([*net.parameters(), *classifier.parameters()], 3e-3)
+    images, labels = torch.rand(8, 3, 112, 112) * 2 - 1, torch.arange(8) % 4
+    losses = []
+    for _ in range(12):
+        loss = torch.nn.functional.cross_entropy(classifier(net(images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]
