@@ -33,6 +33,7 @@ from typing import Any
 BATCH = 128
 SIDE = 112
 WORKERS = 2
+PAUSE = 1.5  # seconds in which the loader before fills its queues again, and comes to rest
 WARM_UP = 10  # batches not timed: what was prepared while others ran is gone by then
 
 
@@ -69,6 +70,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in running}
     for _ in range(options.rounds):
         for name, child in running.items():
+            time.sleep(PAUSE)
             rates[name].append(child.measure(options.batches))
     figures: dict[str, Any] = {}
     limits = rates["limit"]
