@@ -2,9 +2,12 @@
 
 The limit is ``simplejpeg.decode_jpeg`` in as many threads as the loader has, of the same images
 held in memory, with nothing else to do; each thread takes the next image that is left, as the
-loader's threads do. Limit and stages take turns in short rounds, and only shares within a round
-count, so that other work on the machine disturbs them little. All is warm: each
-round loads what the page cache holds.
+loader's threads do. It has simplejpeg take the memory for the pixels, as programs do that know
+nothing better. The stage ``decode into`` is the same in memory as the loader chooses it
+(:func:`facepack.images.skip_to_decode`): that is what the loader cannot exceed.
+
+Limit and stages take turns in short rounds, and only shares within a round count, so that other
+work on the machine disturbs them little. All is warm: each round loads what the page cache holds.
 
 The consumer of the loaders' batches touches nothing. One that works on the same cores takes its
 time from the loader; one that only reads the batches finds them in memory, not in the caches.
@@ -27,6 +30,7 @@ import simplejpeg
 import torch
 
 from facepack.errors import ConfigError, DecodeError, MissingExtraError
+from facepack.images import empty_pixels
 from facepack.loading.kernels import choose_kernels, load_kernels
 from facepack.loading.loader import Loader
 from facepack.loading.pixels import decode_rows
@@ -133,6 +137,7 @@ def bench_load(
         sample = _Sample(pack, batch_size, threads)
         measures: dict[str, tuple[str, Callable[[], float]]] = {
             LIMIT: ("simplejpeg alone, images in memory: the limit", sample.decode),
+            "decode into": ("the same, into memory that is written fast", sample.decode_into),
             "order": ("positions and flips of the batches", sample.order),
             "read": ("every record copied out of the page cache, in one thread", sample.read),
             "mirror": ("decoded and mirrored, images in memory", sample.mirror),
@@ -184,7 +189,9 @@ class _Sample:
     """
 
     def __init__(self, pack: Pack, batch_size: int, threads: int) -> None:
+        assert pack.image_size is not None  # a loader was opened
         self._pack = pack
+        self._size = pack.image_size
         self._batch_size = batch_size
         self._threads = threads
         draw = np.random.default_rng(0)
@@ -213,6 +220,17 @@ class _Sample:
         def work(_: int) -> None:
             for image in images:
                 simplejpeg.decode_jpeg(image)
+
+        return self._time_threads(work)
+
+    def decode_into(self) -> float:
+        """As :meth:`decode`, into memory that the decoder writes fast."""
+        images = iter(self._images)
+
+        def work(_: int) -> None:
+            pixels = empty_pixels(*self._size, 3)
+            for image in images:
+                simplejpeg.decode_jpeg(image, buffer=pixels)
 
         return self._time_threads(work)
 
@@ -248,9 +266,7 @@ class _Sample:
         return self._time_tiles(np.dtype(np.float32))
 
     def copy(self, device: torch.device) -> float:
-        size = self._pack.image_size
-        assert size is not None  # a loader was opened
-        batch = torch.zeros((self._batch_size, *size, 3), dtype=torch.uint8, pin_memory=True)
+        batch = torch.zeros((self._batch_size, *self._size, 3), dtype=torch.uint8, pin_memory=True)
         torch.cuda.synchronize(device)
         start = time.perf_counter()
         for _ in range(self.batches):
@@ -260,15 +276,17 @@ class _Sample:
 
     def _time_tiles(self, dtype: np.dtype[Any]) -> float:
         """Decode into memory of a batch's size for each thread, as the loader does."""
-        size = self._pack.image_size
-        assert size is not None
+        size = self._size
         kernels = choose_kernels(size)
         slot_rows = -(-self._batch_size // _TILE) * _TILE
         starts = iter(range(0, len(self._images), _TILE))
 
         def work(_thread: int) -> None:
-            slot = np.empty((slot_rows, *size, 3), dtype)
-            tile = np.empty((_TILE, *size, 3), np.uint8)
+            tile = empty_pixels(_TILE, *size, 3)
+            if dtype == np.uint8:
+                slot = empty_pixels(slot_rows, *size, 3)
+            else:
+                slot = np.empty((slot_rows, *size, 3), dtype)
             for number, low in enumerate(starts):
                 part = [memoryview(image) for image in self._images[low : low + _TILE]]
                 rows = slot[number * _TILE % slot_rows :][: len(part)]

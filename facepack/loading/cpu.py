@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from facepack.errors import DecodeError
+from facepack.images import SKIPPED, empty_pixels, skip_to_decode
 from facepack.loading.augment import change_images
 from facepack.loading.kernels import choose_kernels
 from facepack.loading.pixels import MEAN, SCALE, decode_rows
@@ -31,7 +33,13 @@ class _Slot:
     """Memory of one batch: a tensor (batch_size, H, W, 3) and the same memory as an array."""
 
     def __init__(self, rows: int, size: tuple[int, int], dtype: torch.dtype, pin: bool) -> None:
-        self.tensor = torch.empty((rows, *size, 3), dtype=dtype, pin_memory=pin)
+        shape = (rows, *size, 3)
+        if dtype == torch.uint8:
+            memory = torch.empty(math.prod(shape) + SKIPPED, dtype=dtype, pin_memory=pin)
+            skipped = skip_to_decode(memory.data_ptr())
+            self.tensor = memory[skipped : skipped + math.prod(shape)].view(shape)
+        else:
+            self.tensor = torch.empty(shape, dtype=dtype, pin_memory=pin)
         self.array: np.ndarray = self.tensor.numpy()
         self.rows = list(self.array)  # indexing an array takes a hundredth of decoding a row
         self.copied: torch.cuda.Event | None = None
@@ -46,7 +54,7 @@ class _Tile:
     """A thread's memory for images that are decoded, but not normalized yet."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        self.array = np.empty((_TILE, *size, 3), np.uint8)
+        self.array = empty_pixels(_TILE, *size, 3)
         self.rows = list(self.array)
 
 

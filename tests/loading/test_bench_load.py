@@ -17,7 +17,16 @@ from facepack.loading import bench
 from facepack.loading.bench import bench_load
 from facepack.pack import Pack
 
-STAGES = ["decode", "order", "read", "mirror", "normalize", "loader uint8", "loader float32"]
+STAGES = [
+    "decode",
+    "decode into",
+    "order",
+    "read",
+    "mirror",
+    "normalize",
+    "loader uint8",
+    "loader float32",
+]
 
 
 @pytest.fixture(autouse=True)

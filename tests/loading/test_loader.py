@@ -21,6 +21,7 @@ import torch
 from PIL import Image, features
 
 from facepack.errors import ConfigError, DamageError, DecodeError, MissingExtraError
+from facepack.images import SKIPPED, decode, empty_pixels, skip_to_decode
 from facepack.loading import loader as loader_module
 from facepack.loading.kernels import PLAIN, Kernels, choose_kernels, load_kernels
 from facepack.loading.loader import Batch, Loader
@@ -503,6 +504,31 @@ class TestPixels:
         for row, image, mirror in zip(pixels, images, mirrored, strict=True):
             expected = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
             assert np.array_equal(row, expected[:, ::-1] if mirror else expected)
+
+    def test_decoders_write_into_memory_where_it_is_fast(
+        self, faces: Pack, make_image: MakeImage
+    ) -> None:
+        for shape in ((1, 1, 3), (40, 48, 3), (3, 112, 112, 3)):
+            pixels = empty_pixels(*shape)
+            assert pixels.shape == shape and pixels.flags.c_contiguous and pixels.flags.writeable
+            assert pixels.ctypes.data % 16 == 8
+        assert all(0 <= skip_to_decode(address) < SKIPPED for address in range(64))
+        assert decode(make_image(0)).ctypes.data % 16 == 8
+        with Loader(faces, batch_size=4, dtype="uint8", backend="cpu") as loader:
+            assert {batch.images.data_ptr() % 16 for batch in loader} == {8}
+
+    @pytest.mark.parametrize("kind", ["420", "444", "422", "grey", "progressive"])
+    def test_pixels_are_the_same_wherever_they_lie(self, make_image: MakeImage, kind: str) -> None:
+        image = make_image(5, kind, 112, 112)
+        memory = np.zeros(112 * 112 * 3 + 64, np.uint8)
+        first = -memory.ctypes.data % 32
+        expected = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+        for skipped in (0, 1, 8, 16, 24):
+            row = memory[first + skipped :][: 112 * 112 * 3].reshape(112, 112, 3)
+            row[...] = 0
+            decode_rows([memoryview(image)], [row], [False])
+            assert np.array_equal(row, expected)
+        assert np.array_equal(decode(image), expected)
 
     def test_plain_jpegs_are_told_from_all_else(self, make_image: MakeImage) -> None:
         for kind in ("420", "444", "422", "grey", "progressive", "rotated"):
