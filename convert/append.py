@@ -23,7 +23,13 @@ from facepack.convert.zip import ZipSource, zip_files
 from facepack.errors import ConfigError, DamageError, PackError, SourceError
 from facepack.format import NO_IDENTITY
 from facepack.labelmap import LabelNames, read_label_map
-from facepack.pack import check_sizes, read_checked_file, read_manifest
+from facepack.pack import (
+    check_sizes,
+    read_checked_file,
+    read_identity_names,
+    read_manifest,
+    read_quarantine,
+)
 from facepack.pack import open as open_pack
 from facepack.shard import ShardInfo, SourceRecord, sync_folder, write_file
 from facepack.target import Target
@@ -70,10 +76,13 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
         if part is not None:
             if not options.resume:
                 raise PackError(
-                    f"{path} has this source already, as {len(pack.shards_of(part))} shards: there "
+                    f"{path} has this source already (shards: {len(pack.shards_of(part))}): there "
                     "is nothing to append"
                 )
-            source.notices.append(f"{path} has this source already: nothing is appended")
+            source.notices.append(
+                f"{path} has this source already, and nothing is left to do: the figures are those "
+                "of the run that appended it"
+            )
             return _result(pack, part, source, began)
         relabelled = pack.relabel(source)
         plan, spans = plan_pack(relabelled, options)
@@ -178,16 +187,9 @@ class _Pack:
             pack_id = self.manifest["pack_id"] if plan is self.plan else fmt.content_id(plan)
         return [entry for entry in self.manifest["shards"] if entry["pack_id"] == pack_id]
 
-    def identity_names(self) -> list[str]:
-        """The name of each identity, by label; an empty list where they have none."""
-        if fmt.LABELS not in self.manifest["files"]:
-            return []
-        text = read_checked_file(self.path, self.manifest, fmt.LABELS).decode()
-        return fmt.read_labels_text(text)
-
     def relabel(self, source: Source) -> Relabelled:
         """``source`` under labels and shard names that continue the pack's."""
-        names = LabelNames(self.identity_names())
+        names = LabelNames(read_identity_names(self.path, self.manifest))
         taken = [entry["name"] for entry in self.manifest["shards"]]
         stems = [group.stem for group in source.groups()]
         prefix, number = "", len(self.appended)
@@ -246,17 +248,16 @@ class _Pack:
         """Replace the manifest by that of the pack with the new shards."""
         grown = {**self.plan, "appended": [*self.appended, plan]}
         files = self.manifest["files"]
-        old_refused = b""
-        if fmt.QUARANTINE in files:
-            old_refused = read_checked_file(self.path, self.manifest, fmt.QUARANTINE)
-        known = {k: name for k, name in enumerate(self.identity_names()) if name}
+        old_refused = list(read_quarantine(self.path, self.manifest))
+        old_names = read_identity_names(self.path, self.manifest)
+        known = {k: name for k, name in enumerate(old_names) if name}
         (self.path / fmt.DUPLICATES).unlink(missing_ok=True)  # of fewer images
         finish_pack(
             self.path,
             plan=grown,
             pack_id=fmt.content_id(grown),
             shards=[*map(ShardInfo.from_json, self.manifest["shards"]), *shards],
-            refused=[*map(json.loads, old_refused.splitlines()), *refused],
+            refused=[*old_refused, *refused],
             identity_names=known | identity_names,
             label_maps={
                 name: read_label_map(read_checked_file(self.path, self.manifest, name), name)

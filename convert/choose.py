@@ -77,7 +77,8 @@ def read_exclude_list(path: Path) -> frozenset[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}; check the file") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{path}: cannot be read: {reason}; check the file") from error
     lines = (line.strip().rsplit("\t", 1)[-1] for line in text.splitlines())
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
@@ -146,6 +147,11 @@ def _identities(source: Source, labels: np.ndarray, wanted: str) -> np.ndarray:
         return above if high is None else above[above < high]
     if wanted.isdecimal():
         return present[: int(wanted)]
+    if not Path(wanted).exists():
+        raise ConfigError(
+            f"--identities {wanted}: allowed are a number such as 100, a range such as 100:200, or "
+            "a file that lists identities; there is no such file"
+        )
     lines = read_exclude_list(Path(wanted))
     named: dict[str, int] = {}
     for _, first, last in source.groups():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from facepack import format as fmt
+from facepack.convert.options import ConvertOptions
+from facepack.convert.source import Source, Span
 from facepack.errors import PackError
 from facepack.images import SUFFIXES
 from facepack.lmdbfile import Buffer
@@ -23,7 +23,7 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile(rf"\d+({'|'.join(map(re.escape, SUFFIXES.values()))})")
 
 
-def state_target(out: Path, *, overwrite: bool, resume: bool) -> Target:
+def state_target(out: Path, options: ConvertOptions) -> Target:
     """The folder in ``out`` that keeps the plan, the lock and what is done.
 
     Raises:
@@ -31,8 +31,88 @@ def state_target(out: Path, *, overwrite: bool, resume: bool) -> Target:
     """
     state = out / STATE
     if out.is_dir() and not state.is_dir() and any(out.iterdir()):
-        raise PackError(f"{out} is not empty and holds nothing of ours: choose another target")
-    return Target(state, overwrite=overwrite, resume=resume, finished=DONE)
+        what = "a pack, or a part of one" if (out / fmt.PLAN).exists() else "nothing of ours"
+        raise PackError(f"{out} is not empty and holds {what}: choose another target")
+    return Target(
+        state, overwrite=options.overwrite, resume=options.resume, finished=DONE, shown=out
+    )
+
+
+def make_plan(
+    kind: str, source: Source, spans: Sequence[Span], options: ConvertOptions, **others: Any
+) -> dict[str, Any]:
+    """The plan of a target of files: what it is a function of.
+
+    Args:
+        kind: of the target.
+        source: what is converted.
+        spans: its runs of records, between which an interrupted run goes on.
+        options: how.
+        others: what else this kind of target depends on.
+    """
+    return {
+        "format": fmt.FORMAT_VERSION,
+        "kind": kind,
+        "source": source.describe(),
+        "check": options.check.as_json(),
+        "tables": sorted(source.table_names),
+        "shards": [vars(span) for span in spans],
+        **others,
+    }
+
+
+def has_size(path: Path, size: int) -> bool:
+    """Whether ``path`` is there with ``size`` bytes."""
+    try:
+        return path.stat().st_size == size
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def has_files(out: Path, done: dict[str, Any]) -> bool:
+    """Whether the ``files`` that were noted as done are in ``out`` with their sizes."""
+    return all(has_size(out / name, size) for name, size in done["files"].items())
+
+
+def begin(
+    target: Target,
+    plan: dict[str, Any],
+    *,
+    remove: Callable[[Path], None],
+    is_whole: Callable[[Path, dict[str, Any]], bool] = has_files,
+) -> dict[str, Any] | None:
+    """Begin to write under ``plan``, or to go on.
+
+    Args:
+        target: a target of files.
+        plan: of this run.
+        remove: removes from the folder that it is given what an earlier run wrote there.
+        is_whole: whether that folder has all that was noted in ``done.json``.
+
+    Returns:
+        What an earlier run noted in ``done.json``, if nothing is left to do; else None.
+
+    Raises:
+        PackError: the target holds something that may not be touched, or another plan.
+    """
+    out = target.folder.parent
+    if target.overwrite and forget(target, plan):
+        remove(out)
+    if target.begin(plan):
+        done = _read_done(target.folder / DONE)
+        if done is not None and is_whole(out, done):
+            return done
+        forget(target, plan)
+    remove_parts(out)
+    return None
+
+
+def _read_done(path: Path) -> dict[str, Any] | None:
+    try:
+        done = json.loads(path.read_bytes())
+    except ValueError:  # a damaged one is as good as none: the files are looked at again
+        return None
+    return done if isinstance(done, dict) and isinstance(done.get("files"), dict) else None
 
 
 def forget(target: Target, plan: dict[str, Any]) -> bool:
@@ -77,22 +157,12 @@ def remove_parts(out: Path) -> None:
             path.unlink()
 
 
-def kept_positions(count: int, refused: Iterable[int]) -> np.ndarray:
-    """The place of each of ``count`` records among those that were not refused; -1 for the others.
-
-    int64 (count,), as :meth:`~facepack.convert.source.Source.tables` takes it.
-    """
-    kept = np.ones(count, bool)
-    kept[list(refused)] = False
-    return np.where(kept, np.cumsum(kept) - 1, -1)
-
-
-def has_size(path: Path, size: int) -> bool:
-    """Whether ``path`` is there with ``size`` bytes."""
-    try:
-        return path.stat().st_size == size
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+def remove_beside(out: Path) -> None:
+    """Remove the quarantine and the tables that an earlier run wrote."""
+    tables = json.loads((out / STATE / fmt.PLAN).read_bytes()).get("tables", [])
+    (out / fmt.QUARANTINE).unlink(missing_ok=True)
+    for table in filter(fmt.is_plain_name, tables):
+        (out / f"{table}.npy").unlink(missing_ok=True)
 
 
 def write_image(path: Path | str, image: Buffer) -> None:

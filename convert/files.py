@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import xxhash
@@ -66,10 +65,11 @@ def require_folder(path: Path) -> None:
 
 def cannot_read(path: Path | str, error: OSError) -> SourceError:
     """The error that says that ``path`` cannot be read."""
-    return SourceError(
-        f"{path}: cannot be read: {error.strerror}; check the name, its permissions and the disk, "
-        "then go on with --resume"
-    )
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        remedy = "check the name"
+    else:
+        remedy = "check its permissions and the disk, then go on with --resume"
+    return SourceError(f"{path}: cannot be read: {error.strerror}; {remedy}")
 
 
 class Root:
@@ -260,12 +260,7 @@ class FolderReader:
             raise cannot_read(self._folder, error) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
     def read(self, name: bytes, size: int) -> bytes:

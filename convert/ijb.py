@@ -23,6 +23,7 @@ from facepack.convert.files import (
 )
 from facepack.convert.names import Names, find, first_repeated
 from facepack.convert.source import Group, file_name, require_file, shard_stem
+from facepack.convert.tables import arrange
 from facepack.errors import SourceError
 
 IMAGES = "loose_crop"
@@ -246,20 +247,18 @@ class IjbSource:
         ``probe_mixed`` and the other 1:N lists: int64 (r, 3), template, subject, and the position
         of the row's image; -1 where the row names none of the images, or one that was refused.
         """
-        packed = np.flatnonzero(positions >= 0)
-        if len(packed) < len(positions):
+        if left_out := np.count_nonzero(positions < 0):
             self.notices.append(
-                f"{len(positions) - len(packed)} of {len(positions)} images are left out: results "
+                f"{left_out} of {len(positions)} images are left out: results "
                 "do not compare with published ones"
             )
-        order = np.empty(len(packed), np.int64)
-        order[positions[packed]] = packed
-        tables = {
-            "landmarks": self._landmarks[order],
-            "scores": self._scores[order],
-            "template_ids": self._media[order, 0],
-            "media_ids": self._media[order, 1],
+        by_record = {
+            "landmarks": self._landmarks,
+            "scores": self._scores,
+            "template_ids": self._media[:, 0],
+            "media_ids": self._media[:, 1],
         }
+        tables = {name: arrange(table, positions) for name, table in by_record.items()}
         if self._pairs is not None:
             tables["template_pairs"] = self._pairs
         # The row behind the last is that of no image.

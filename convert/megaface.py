@@ -23,6 +23,7 @@ from facepack.convert.files import (
 )
 from facepack.convert.names import Names
 from facepack.convert.source import Group, file_name, require_file
+from facepack.convert.tables import arrange
 from facepack.errors import SourceError
 from facepack.format import NO_IDENTITY
 
@@ -162,11 +163,8 @@ class MegaFaceSource:
 
         ``sets`` is uint8 (n,), 0 FaceScrub, 1 MegaFace; ``noisy`` bool (n,).
         """
-        packed = np.flatnonzero(positions >= 0)
-        order = np.empty(len(packed), np.int64)
-        order[positions[packed]] = packed
-        sets = np.searchsorted(self._bounds, order, side="right") - 1
-        return {"sets": sets.astype(np.uint8), "noisy": self._noisy[order]}
+        sets = np.repeat(np.arange(len(SETS), dtype=np.uint8), np.diff(self._bounds))
+        return {"sets": arrange(sets, positions), "noisy": arrange(self._noisy, positions)}
 
 
 class _Image(NamedTuple):

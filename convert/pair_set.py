@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from facepack.checks import ImageCheck
-from facepack.convert.source import Refusal, Source
+from facepack.convert.result import Result
+from facepack.convert.source import Refusal, Source, refuse
+from facepack.convert.tables import lost_rows
 from facepack.errors import DecodeError, SourceError
 from facepack.images import SUFFIXES
 from facepack.lmdbfile import Buffer
@@ -48,11 +52,8 @@ def pair_table(
     whole = pairs.min(axis=1, initial=0) >= 0
     notices = []
     if not whole.all():
-        notices.append(
-            f"{name}: {np.count_nonzero(~whole)} of {len(whole)} pairs are left out because an "
-            "image of theirs was refused: later folds shift, so that results do not compare with "
-            "published ones"
-        )
+        lost = lost_rows("pairs", int(np.count_nonzero(~whole)), len(whole))
+        notices.append(f"{name}: {lost}")
     narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
     return pairs[whole].astype(narrow), notices
 
@@ -85,7 +86,7 @@ def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
             try:
                 image, header = check.look(record.image)
             except DecodeError as error:
-                raise _unusable(part.refuse(record, str(error))) from error
+                raise _unusable(refuse(part, record, error)) from error
             images.append(image)
             suffixes.append(SUFFIXES[header.format])
     pairs = source.tables(np.arange(len(source)))["pairs"]
@@ -94,6 +95,32 @@ def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
         suffixes=suffixes,
         uses=pairs[:, :2].astype(np.int64).ravel(),
         issame=pairs[:, 2].astype(bool),
+    )
+
+
+def pair_result(
+    source: Source,
+    out: Path,
+    began: float,
+    pairs: PairSet,
+    *,
+    payload_bytes: int,
+    file_bytes: int,
+) -> Result:
+    """The result of a conversion that wrote ``pairs``; the other arguments are as in Result."""
+    return Result(
+        out=str(out),
+        found=len(pairs.uses),
+        packed=len(pairs.uses),
+        quarantined=0,
+        identities=0,
+        classes=0,
+        pairs=len(pairs.issame),
+        shards=0,
+        payload_bytes=payload_bytes,
+        file_bytes=file_bytes,
+        seconds=round(time.monotonic() - began, 3),
+        notices=source.notices,
     )
 
 

@@ -37,7 +37,6 @@ def finished(
     done: Mapping[str, Any],
     *,
     file_bytes: int,
-    pairs: int | None = None,
     shards: int = 0,
 ) -> Result:
     """The result of a conversion that is complete.
@@ -46,9 +45,9 @@ def finished(
         source: what was converted.
         out: the target.
         began: monotonic time of the start, seconds.
-        done: ``packed``, ``quarantined``, ``identities``, ``classes``, ``payload_bytes``.
+        done: ``packed``, ``quarantined``, ``identities``, ``classes``, ``payload_bytes``, and
+            ``pairs`` of a verification set.
         file_bytes: of the target's files.
-        pairs: of a verification set.
         shards: files that hold the records, where there are several.
 
     Raises:
@@ -67,7 +66,7 @@ def finished(
         quarantined=done["quarantined"],
         identities=done["identities"],
         classes=done["classes"],
-        pairs=pairs,
+        pairs=done.get("pairs"),
         shards=shards,
         payload_bytes=done["payload_bytes"],
         file_bytes=file_bytes,

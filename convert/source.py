@@ -6,14 +6,20 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from facepack.errors import DecodeError, PackError, SourceError
+from facepack.errors import (
+    DecodeError,
+    FacepackError,
+    PackError,
+    SourceError,
+    UnwantedImageError,
+)
 from facepack.progress import Progress
 from facepack.shard import RecordRun, SourceRecord
 
@@ -210,7 +216,7 @@ def deliver(
             try:
                 accept(record)
             except (DecodeError, PackError) as error:
-                refusal = part.refuse(record, str(error))
+                refusal = refuse(part, record, error)
         if refusal is not None:
             if strict:
                 raise SourceError(f"{refusal} (--strict stops here)")
@@ -220,6 +226,14 @@ def deliver(
     if progress is not None:
         progress.update((part.stop - part.start) % _PROGRESS_STEP)
     return refused
+
+
+def refuse(part: Part, record: SourceRecord, error: FacepackError) -> Refusal:
+    """The refusal of a record of ``part`` because of ``error``."""
+    refusal = part.refuse(record, str(error))
+    if isinstance(error, UnwantedImageError):  # to fetch it again would not help
+        return replace(refusal, remedy=error.remedy)
+    return refusal
 
 
 def _one_by_one(

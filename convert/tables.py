@@ -61,7 +61,7 @@ def move_tables(
             moved[name] = _point_anew(name, table, columns, positions)
             there = np.count_nonzero((moved[name][:, columns] >= 0).all(axis=1))
             if lost := np.count_nonzero((table[:, columns] >= 0).all(axis=1)) - there:
-                notices.append(_lost(name, lost, len(table)))
+                notices.append(lost_rows(name, lost, len(table)))
         elif name in _BY_IMAGE:
             moved[name] = _arrange(name, table, positions)
         else:
@@ -105,13 +105,24 @@ def _arrange(name: str, table: np.ndarray, positions: np.ndarray) -> np.ndarray:
             f"{name}.npy: {len(table)} rows for {len(positions)} images; "
             "copy the pack again or convert anew"
         )
+    return arrange(table, positions)
+
+
+def arrange(table: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The rows of ``table``, one of each record, in the order of ``positions``.
+
+    Args:
+        table: (n, …).
+        positions: (n,) of each record in the pack, -1 for those whose rows are left out.
+    """
     there = positions >= 0
     moved = np.empty((np.count_nonzero(there), *table.shape[1:]), table.dtype)
     moved[positions[there]] = table[there]
     return moved
 
 
-def _lost(name: str, lost: int, of: int) -> str:
+def lost_rows(name: str, lost: int, of: int) -> str:
+    """The notice that as many rows of table ``name`` are of no use: their images are left out."""
     if name == "pairs":
         return (
             f"{lost} of {of} pairs are left out because an image of theirs is: later folds shift, "

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from facepack import format as fmt
 from facepack.convert.options import ConvertOptions
-from facepack.convert.pair_set import PairSet, read_pair_set
+from facepack.convert.pair_set import PairSet, pair_result, read_pair_set
 from facepack.convert.pickles import read_bin, write_bin
 from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
-from facepack.shard import sync_folder, write_error
+from facepack.shard import sync_folder, write_errors
 
 _SUFFIX = ".bin"
 
@@ -40,29 +40,15 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
         raise PackError("resume keeps what is there and overwrite removes it: choose one")
     pairs = read_pair_set(source, options.check)
     path = out if out.suffix == _SUFFIX else out / f"{source.groups()[0].stem}{_SUFFIX}"
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if options.overwrite or options.resume:
             _remove_parts(path)
         if options.overwrite or not _is_written(path, pairs, options.resume):
             _write(path, pairs)
         size = path.stat().st_size
-    except OSError as error:
-        raise write_error(path, error) from error
-    return Result(
-        out=str(path),
-        found=len(pairs.uses),
-        packed=len(pairs.uses),
-        quarantined=0,
-        identities=0,
-        classes=0,
-        pairs=len(pairs.issame),
-        shards=0,
-        payload_bytes=sum(map(len, pairs.images)),
-        file_bytes=size,
-        seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
-    )
+    payload = sum(map(len, pairs.images))
+    return pair_result(source, path, began, pairs, payload_bytes=payload, file_bytes=size)
 
 
 def _is_written(path: Path, pairs: PairSet, resume: bool) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import mmap
 import time
 from bisect import bisect_right
@@ -18,22 +16,22 @@ from facepack.convert.datum import pack_datum
 from facepack.convert.file_target import (
     DONE,
     STATE,
-    forget,
-    has_size,
-    kept_positions,
-    remove_parts,
+    begin,
+    make_plan,
+    remove_beside,
     state_target,
 )
 from facepack.convert.kv_data import DATA, KvData
 from facepack.convert.kv_index import read_kv
 from facepack.convert.kv_writer import KvItem, KvWriter
 from facepack.convert.options import ConvertOptions
+from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
 from facepack.convert.result import Result, finished
-from facepack.convert.source import Refusal, Source, Span, cut_spans, deliver
-from facepack.errors import PackError, SourceError
+from facepack.convert.source import Source, Span, cut_spans, deliver
+from facepack.errors import SourceError
 from facepack.lmdbfile import MAX_PAGE_SIZE, node_costs, overflow_pages
 from facepack.progress import Progress
-from facepack.shard import SourceRecord, write_error, write_file
+from facepack.shard import SourceRecord, write_errors, write_file
 from facepack.target import Target
 
 LMDB = "faces.lmdb"
@@ -64,28 +62,12 @@ def convert_to_kv(source: Source, out: Path, options: ConvertOptions) -> Result:
     """
     began = time.monotonic()
     spans = cut_spans(source, records=_SPAN_RECORDS, size=fmt.MAX_SHARD_BYTES)
-    plan = {
-        "format": fmt.FORMAT_VERSION,
-        "kind": "kv",
-        "source": source.describe(),
-        "check": options.check.as_json(),
-        "tables": sorted(source.table_names),
-        "shards": [vars(span) for span in spans],
-    }
-    with state_target(out, overwrite=options.overwrite, resume=options.resume) as target:
-        try:
-            if options.overwrite and forget(target, plan):
-                _remove(out)
-            if target.begin(plan):
-                done = json.loads((target.folder / DONE).read_bytes())
-                if all(has_size(out / name, size) for name, size in done["sizes"].items()):
-                    _remove_states(out, spans)
-                    return _finished(source, out, began, done)
-                forget(target, plan)
-            remove_parts(out)
+    plan = make_plan("kv", source, spans, options)
+    with state_target(out, options) as target, write_errors(out):
+        done = begin(target, plan, remove=_remove)
+        if done is None:
             done = _write(source, out, target, spans, options)
-        except OSError as error:
-            raise write_error(out, error) from error
+        _remove_states(out, spans)
     return _finished(source, out, began, done)
 
 
@@ -208,10 +190,7 @@ def _write_span(
 
     def accept(record: SourceRecord) -> None:
         nonlocal batch_bytes, payload
-        if not fmt.NO_IDENTITY <= record.label <= fmt.MAX_LABEL:
-            raise PackError(
-                f"label {record.label}: allowed are 0 to {fmt.MAX_LABEL}, and -1 for no identity"
-            )
+        fmt.check_label(record.label)
         image, _ = options.check.look(record.image)
         fallback = f"{stem}_{record.label}_{counts.next(record.label)}"
         batch.append(KvItem(record.name, fallback, pack_datum(image)))
@@ -233,10 +212,7 @@ def _write_span(
     writer.sync()
     state = out / STATE
     lines = "".join(f"{key} {label}\n" for key, label in zip(keys, labels, strict=True))
-    text = "".join(
-        json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n" for entry in refused
-    )
-    write_file(state / f"{span.name}.jsonl", [text.encode()])
+    write_file(state / f"{span.name}.jsonl", [fmt.json_lines(refused)])
     write_file(state / f"{span.name}.bytes", [str(payload).encode()])
     write_file(state / f"{span.name}.kv", [lines.encode()])
 
@@ -250,29 +226,21 @@ def _finish(source: Source, out: Path, spans: list[Span], counts: LabelCounts) -
     refused = b"".join(joined(".jsonl"))
     figures = counts.summary()
     if refused and not figures["packed"]:
-        first = Refusal(**json.loads(refused.splitlines()[0]))
-        raise SourceError(f"{out}: no record at all can be used; the first is {first}")
-    sizes = {f"{LMDB}/{DATA}": (out / LMDB / DATA).stat().st_size}
+        raise nothing_usable(out, read_refused(refused))
+    files = {f"{LMDB}/{DATA}": (out / LMDB / DATA).stat().st_size}
     if refused:
-        sizes[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [refused])[1]
-    pairs = None
-    if source.table_names:
-        ordinals = (json.loads(line)["ordinal"] for line in refused.splitlines())
-        for name, table in source.tables(kept_positions(len(source), ordinals)).items():
-            buffer = io.BytesIO()
-            np.save(buffer, table, allow_pickle=False)
-            sizes[f"{name}.npy"] = write_file(out / f"{name}.npy", [buffer.getvalue()])[1]
-            pairs = len(table) if name == "pairs" else pairs
-    sizes[INDEX] = write_file(out / INDEX, joined(".kv"))[1]
+        files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [refused])[1]
+    tables, pairs = write_tables(source, out, read_refused(refused))
+    files |= tables
+    files[INDEX] = write_file(out / INDEX, joined(".kv"))[1]
     done = {
         **figures,
         "quarantined": refused.count(b"\n"),
         "pairs": pairs,
         "payload_bytes": sum(int(size) for size in joined(".bytes")),
-        "sizes": sizes,
+        "files": files,
     }
     write_file(state / DONE, [fmt.json_text(done).encode()])
-    _remove_states(out, spans)
     return done
 
 
@@ -286,10 +254,7 @@ def _remove_states(out: Path, spans: list[Span]) -> None:
 def _remove(out: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
     (out / INDEX).unlink(missing_ok=True)
-    (out / fmt.QUARANTINE).unlink(missing_ok=True)
-    for table in json.loads((out / STATE / fmt.PLAN).read_bytes()).get("tables", []):
-        if fmt.is_plain_name(table):
-            (out / f"{table}.npy").unlink(missing_ok=True)
+    remove_beside(out)
     (out / LMDB / DATA).unlink(missing_ok=True)
     if (out / LMDB).is_dir() and not any((out / LMDB).iterdir()):
         (out / LMDB).rmdir()
@@ -302,5 +267,5 @@ def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> 
             "them the label -1, which F2C's trainer cannot use"
         )
     done = {**done, "classes": max(source.classes or 0, done["classes"])}
-    size = sum(done["sizes"].values())
-    return finished(source, out, began, done, file_bytes=size, pairs=done["pairs"])
+    size = sum(done["files"].values())
+    return finished(source, out, began, done, file_bytes=size)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from facepack import format as fmt
-from facepack.checks import ImageCheck
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
 from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payload_bytes
@@ -145,17 +144,7 @@ def write_shards(
         for k, span in enumerate(spans):
             meta = shard_meta(plan, pack_id, k, len(spans))
             part = source.part(span.start, span.stop)
-            yield (
-                part,
-                span.name,
-                out,
-                options.order,
-                options.seed,
-                options.check,
-                meta,
-                (options.resume),
-                options.strict,
-            )
+            yield part, out, span.name, options, meta
 
     parallel = source.parallel and len(spans) > 1
     shards: list[Written | None] = [None] * len(spans)
@@ -187,25 +176,17 @@ def write_shards(
 
 
 def _make_shard(
-    part: Part,
-    name: str,
-    out: Path,
-    order: str,
-    seed: int,
-    check: ImageCheck,
-    meta: dict[str, Any],
-    resume: bool,
-    strict: bool,
+    part: Part, out: Path, name: str, options: PackOptions, meta: dict[str, Any]
 ) -> tuple[Written, bool]:
     """The shard, and whether it had to be made; runs in a worker."""
-    written = _committed(out, name, meta) if resume else None
+    written = _committed(out, name, meta) if options.resume else None
     if written is not None:
         return written, False
-    builder = ShardBuilder(check=check)
-    builder.refused = deliver(part, builder.add, accept_run=builder.add_run, strict=strict)
+    builder = ShardBuilder(check=options.check)
+    builder.refused = deliver(part, builder.add, accept_run=builder.add_run, strict=options.strict)
     names = part.identity_names()
     builder.identity_names = {k: names[k] for k in set(builder.labels) if k in names}
-    info, ordinals = builder.write(out, name, order=order, seed=seed, meta=meta)
+    info, ordinals = builder.write(out, name, order=options.order, seed=options.seed, meta=meta)
     return Written(info, ordinals, builder.identity_names, builder.refused), True
 
 

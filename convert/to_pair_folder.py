@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
-
-import numpy as np
 
 from facepack import format as fmt
 from facepack.convert.file_target import (
@@ -18,11 +15,11 @@ from facepack.convert.file_target import (
     write_image,
 )
 from facepack.convert.options import ConvertOptions
-from facepack.convert.pair_set import PairSet, read_pair_set
+from facepack.convert.pair_set import PairSet, pair_result, read_pair_set
 from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.progress import Progress
-from facepack.shard import write_error, write_file
+from facepack.shard import write_errors, write_file
 from facepack.target import Target
 
 IMAGES = "imgs"
@@ -48,38 +45,16 @@ def convert_to_pair_folder(source: Source, out: Path, options: ConvertOptions) -
         "source": source.describe(),
         "check": options.check.as_json(),
     }
-    target = state_target(out, overwrite=options.overwrite, resume=options.resume)
+    target = state_target(out, options)
     pairs = read_pair_set(source, options.check)
-    with target:
-        try:
-            if options.overwrite and forget(target, plan):
-                _remove(out)
-            target.begin(plan)
-            labels = _labels(pairs)
-            _write(pairs, out, labels, target)
-        except OSError as error:
-            raise write_error(out, error) from error
+    labels = fmt.npy_bytes(pairs.issame)
+    with target, write_errors(out):
+        if options.overwrite and forget(target, plan):
+            _remove(out)
+        target.begin(plan)
+        _write(pairs, out, labels, target)
     size = sum(len(pairs.images[use]) for use in pairs.uses.tolist())
-    return Result(
-        out=str(out),
-        found=len(pairs.uses),
-        packed=len(pairs.uses),
-        quarantined=0,
-        identities=0,
-        classes=0,
-        pairs=len(pairs.issame),
-        shards=0,
-        payload_bytes=size,
-        file_bytes=size + len(labels),
-        seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
-    )
-
-
-def _labels(pairs: PairSet) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, pairs.issame, allow_pickle=False)
-    return buffer.getvalue()
+    return pair_result(source, out, began, pairs, payload_bytes=size, file_bytes=size + len(labels))
 
 
 def _write(pairs: PairSet, out: Path, labels: bytes, target: Target) -> None:

@@ -7,7 +7,6 @@ by the identity records, each of which tells the keys ``[first, end)`` of one id
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -23,22 +22,22 @@ from facepack import format as fmt
 from facepack.convert.file_target import (
     DONE,
     STATE,
-    forget,
-    has_size,
-    kept_positions,
-    remove_parts,
+    begin,
+    make_plan,
+    remove_beside,
     state_target,
 )
 from facepack.convert.options import ConvertOptions
+from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
 from facepack.convert.rec_index import read_index
 from facepack.convert.recordio import MAX_CLASS, MAX_PAYLOAD, RecordWriter, pack_header
 from facepack.convert.result import Result, finished
-from facepack.convert.source import Refusal, Source, Span, cut_spans, deliver, payload_bytes
-from facepack.errors import PackError, SourceError
+from facepack.convert.source import Source, Span, cut_spans, deliver, payload_bytes
+from facepack.errors import PackError
 from facepack.images import ImageHeader
 from facepack.lmdbfile import Buffer
 from facepack.progress import Progress
-from facepack.shard import SourceRecord, sync_folder, write_error, write_file
+from facepack.shard import SourceRecord, sync_folder, write_errors, write_file
 
 REC, INDEX, PROPERTY = "train.rec", "train.idx", "property"
 
@@ -100,34 +99,16 @@ def convert_to_rec(source: Source, out: Path, options: ConvertOptions) -> Result
     """
     began = time.monotonic()
     spans = cut_spans(source, records=_SPAN_RECORDS, size=_SPAN_BYTES)
-    plan = {
-        "format": fmt.FORMAT_VERSION,
-        "kind": "rec",
-        "source": source.describe(),
-        "check": options.check.as_json(),
-        "classes": source.classes,
-        "tables": sorted(source.table_names),
-        "shards": [vars(span) for span in spans],
-    }
-    target = state_target(out, overwrite=options.overwrite, resume=options.resume)
-    with target:
-        try:
-            if options.overwrite and forget(target, plan):
-                _remove(out)
-            if target.begin(plan):
-                done = json.loads((target.folder / DONE).read_bytes())
-                if all(has_size(out / name, size) for name, size in done["files"].items()):
-                    _remove_state(target.folder)
-                    return _finished(source, out, began, done)
-                forget(target, plan)
-            remove_parts(out)
+    plan = make_plan("rec", source, spans, options, classes=source.classes)
+    with state_target(out, options) as target, write_errors(out):
+        done = begin(target, plan, remove=_remove)
+        if done is None:
             mark = _read_mark(out)
             target.require_space(int(payload_bytes(source) * _EXPECTED_OVERHEAD) - mark.files[0])
             _write_images(source, out, mark, spans, options)
             done = _finish(source, out, mark)
-        except OSError as error:
-            raise write_error(out, error) from error
-    return _finished(source, out, began, done)
+        _remove_state(target.folder)
+    return finished(source, out, began, done, file_bytes=sum(done["files"].values()))
 
 
 def _read_mark(out: Path) -> _Mark:
@@ -172,11 +153,10 @@ def _write_images(
         for span in spans[mark.spans :]:
             part = source.part(span.start, span.stop)
             refused = deliver(part, accept, strict=options.strict, progress=progress)
-            lines = (json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in refused)
             mark.files = (
                 *writer.sync(),
                 _append(state / _ROWS, mark.files[2], np.array(rows, _ROW).tobytes()),
-                _append(state / _REFUSED, mark.files[3], "".join(lines).encode()),
+                _append(state / _REFUSED, mark.files[3], fmt.json_lines(refused)),
             )
             mark.spans += 1
             write_file(state / _MARK, [fmt.json_text(asdict(mark)).encode()])
@@ -227,8 +207,7 @@ def _finish(source: Source, out: Path, mark: _Mark) -> dict[str, Any]:
     state = out / STATE
     refused = (state / _REFUSED).read_bytes()
     if not mark.images:
-        first = Refusal(**json.loads(refused.splitlines()[0]))
-        raise SourceError(f"{out}: no record at all can be used; the first is {first}")
+        raise nothing_usable(out, read_refused(refused))
     rows = np.fromfile(state / _ROWS, _ROW, mark.images)
     keys = _keys(source, rows["key"])
     labels = rows["label"] if keys is None else rows["label"][np.argsort(keys)]
@@ -257,12 +236,8 @@ def _finish(source: Source, out: Path, mark: _Mark) -> dict[str, Any]:
         _, files[PROPERTY] = write_file(out / PROPERTY, [text.encode()])
     if refused:
         _, files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [refused])
-    pairs = None
-    for name, table in _tables(source, refused).items():
-        buffer = io.BytesIO()
-        np.save(buffer, table, allow_pickle=False)
-        _, files[f"{name}.npy"] = write_file(out / f"{name}.npy", [buffer.getvalue()])
-        pairs = len(table) if name == "pairs" else pairs
+    tables, pairs = write_tables(source, out, read_refused(refused))
+    files |= tables
     (state / REC).replace(out / REC)
     sync_folder(out)
     done = {
@@ -275,7 +250,6 @@ def _finish(source: Source, out: Path, mark: _Mark) -> dict[str, Any]:
         "payload_bytes": mark.payload,
     }
     write_file(state / DONE, [fmt.json_text(done).encode()])
-    _remove_state(state)
     return done
 
 
@@ -358,13 +332,6 @@ def _index(written: Path, keys: np.ndarray | None) -> Iterator[bytes]:
         yield b"".join(b"%d\t%d\n" % line for line in lines)
 
 
-def _tables(source: Source, refused: bytes) -> dict[str, np.ndarray]:
-    if not source.table_names:
-        return {}
-    ordinals = (json.loads(line)["ordinal"] for line in refused.splitlines())
-    return source.tables(kept_positions(len(source), ordinals))
-
-
 def _remove_state(state: Path) -> None:
     """Remove what an unfinished ``.rec`` needs, the mark first: the rest is nothing without."""
     for name in (_MARK, REC, INDEX, _ROWS, _REFUSED, f"header-{REC}"):
@@ -373,12 +340,7 @@ def _remove_state(state: Path) -> None:
 
 def _remove(out: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
-    tables = json.loads((out / STATE / fmt.PLAN).read_bytes()).get("tables", [])
     _remove_state(out / STATE)
-    for name in (REC, INDEX, PROPERTY, fmt.QUARANTINE, *(f"{table}.npy" for table in tables)):
+    remove_beside(out)
+    for name in (REC, INDEX, PROPERTY):
         (out / name).unlink(missing_ok=True)
-
-
-def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
-    size = sum(done["files"].values())
-    return finished(source, out, began, done, file_bytes=size, pairs=done["pairs"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import time
@@ -17,35 +16,27 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
-from facepack.checks import ImageCheck
 from facepack.convert.file_target import (
     DONE,
     STATE,
-    forget,
+    begin,
+    has_files,
     has_size,
-    kept_positions,
-    remove_parts,
+    make_plan,
+    remove_beside,
     state_target,
     write_image,
 )
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import INDEX, image_path, is_safe_path
+from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
 from facepack.convert.result import Result, finished
-from facepack.convert.source import (
-    Part,
-    Refusal,
-    Source,
-    Span,
-    cut_spans,
-    deliver,
-    payload_bytes,
-)
-from facepack.convert.workers import Workers
+from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payload_bytes
+from facepack.convert.workers import write_spans
 from facepack.errors import PackError, SourceError
 from facepack.images import SUFFIXES
 from facepack.lmdbfile import Buffer
-from facepack.progress import Progress
-from facepack.shard import SourceRecord, write_error, write_file
+from facepack.shard import SourceRecord, write_errors, write_file
 
 NAMING = ("source", "number")
 _SPAN_RECORDS = 16_384  # files between two points from which an interrupted run goes on
@@ -86,62 +77,18 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
     """
     began = time.monotonic()
     spans = cut_spans(source, records=_SPAN_RECORDS, size=fmt.MAX_SHARD_BYTES)
-    plan = {
-        "format": fmt.FORMAT_VERSION,
-        "kind": "tree",
-        "source": source.describe(),
-        "check": options.check.as_json(),
-        "naming": options.naming,
-        "tables": sorted(source.table_names),
-        "shards": [vars(span) for span in spans],
-    }
-    target = state_target(out, overwrite=options.overwrite, resume=options.resume)
-    with target:
-        try:
-            if options.overwrite and forget(target, plan):
-                _remove_tree(out)
-            if target.begin(plan):
-                done = json.loads((target.folder / DONE).read_bytes())
-                if _intact(out, done):
-                    _remove_states(target.folder, spans)
-                    return _finished(source, out, began, done)
-                forget(target, plan)
-            remove_parts(out)
-            complete = [_written_bytes(out, span) for span in spans]
-            target.require_space(payload_bytes(source) - sum(filter(None, complete)))
-            _write_spans(source, out, spans, complete, options)
+    plan = make_plan("tree", source, spans, options, naming=options.naming)
+    with state_target(out, options) as target, write_errors(out):
+        done = begin(target, plan, remove=_remove_tree, is_whole=_is_whole)
+        if done is None:
+            written = [_written_bytes(out, span) for span in spans]
+            target.require_space(payload_bytes(source) - sum(filter(None, written)))
+            missing = [span for span, size in zip(spans, written, strict=True) if size is None]
+            write_spans(_write_span, missing, source, out, options)
             done = _finish(source, out, target.folder, spans)
-        except OSError as error:
-            raise write_error(out, error) from error
-    return _finished(source, out, began, done)
-
-
-def _write_spans(
-    source: Source, out: Path, spans: list[Span], complete: list[int | None], options: TreeOptions
-) -> None:
-    missing = [span for span, size in zip(spans, complete, strict=True) if size is None]
-
-    def tasks() -> Iterator[tuple[Any, ...]]:
-        for span in missing:
-            part = source.part(span.start, span.stop)
-            yield (
-                part,
-                out,
-                span.name,
-                options.check,
-                options.naming,
-                options.strict,
-                options.resume,
-            )
-
-    count = min(options.workers, len(missing)) if source.parallel else 1
-    with (
-        Progress(len(source), unit="images", label=out.name) as progress,
-        Workers(max(count, 1), options.dask if source.parallel else None) as workers,
-    ):
-        progress.skip(len(source) - sum(span.stop - span.start for span in missing))
-        for k, _ in workers.run(_write_span, tasks()):
-            progress.update(missing[k].stop - missing[k].start)
+        _remove_states(target.folder, spans)
+    size = done["payload_bytes"] + sum(done["files"].values())
+    return finished(source, out, began, done, file_bytes=size)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -164,10 +111,9 @@ def _bytes_of(out: Path, index: Path) -> int | None:
         return None
 
 
-def _intact(out: Path, done: dict[str, Any]) -> bool:
+def _is_whole(out: Path, done: dict[str, Any]) -> bool:
     """Whether a finished tree is there in full: every file of its index, as far as sizes tell."""
-    beside = all(has_size(out / name, size) for name, size in done["files"].items())
-    return beside and _bytes_of(out, out / INDEX) == done["payload_bytes"]
+    return has_files(out, done) and _bytes_of(out, out / INDEX) == done["payload_bytes"]
 
 
 def _written_bytes(out: Path, span: Span) -> int | None:
@@ -183,15 +129,7 @@ def _written_bytes(out: Path, span: Span) -> int | None:
     return total if _bytes_of(out, index) == total else None
 
 
-def _write_span(
-    part: Part,
-    out: Path,
-    name: str,
-    check: ImageCheck,
-    naming: str,
-    strict: bool,
-    resume: bool,
-) -> None:
+def _write_span(part: Part, out: Path, name: str, options: TreeOptions) -> None:
     """Write the files of a span and what the state keeps of them; runs in a worker."""
     lines: list[str] = []
     labels: set[int] = set()
@@ -210,7 +148,7 @@ def _write_span(
                 if folder not in folders:
                     (out / folder).mkdir(parents=True, exist_ok=True)
                     folders.add(folder)
-                if not (resume and has_size(out / path, len(image))):
+                if not (options.resume and has_size(out / path, len(image))):
                     write_image(f"{root}/{path}", image)
             except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
                 raise SourceError(
@@ -221,10 +159,11 @@ def _write_span(
 
     def accept(record: SourceRecord) -> None:
         nonlocal size
-        image, header = check.look(record.image)
-        number = record.extra.get("key") if record.extra and naming == "source" else None
+        image, header = options.check.look(record.image)
+        keeps_names = options.naming == "source"
+        number = record.extra.get("key") if record.extra and keeps_names else None
         path = image_path(
-            record.name if naming == "source" else None,
+            record.name if keeps_names else None,
             record.label,
             record.ordinal if number is None else int(number),
             SUFFIXES[header.format],
@@ -236,17 +175,11 @@ def _write_span(
         if len(batch) == _BATCH:
             flush()
 
-    try:
-        with (state / f"{name}.names").open("a", encoding="utf-8") as log:
-            log.write("\n")  # ends what a killed run may have left of a line
-            refused = deliver(part, accept, strict=strict)
-            flush()
-    except OSError as error:
-        raise write_error(out, error) from error
-    text = "".join(
-        json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n" for entry in refused
-    )
-    write_file(state / f"{name}.jsonl", [text.encode()])
+    with write_errors(out), (state / f"{name}.names").open("a", encoding="utf-8") as log:
+        log.write("\n")  # ends what a killed run may have left of a line
+        refused = deliver(part, accept, strict=options.strict)
+        flush()
+    write_file(state / f"{name}.jsonl", [fmt.json_lines(refused)])
     write_file(state / f"{name}.bytes", [str(size).encode()])
     known = part.identity_names()
     names = {label: known[label] for label in labels if label in known}
@@ -263,17 +196,14 @@ def _finish(source: Source, out: Path, state: Path, spans: list[Span]) -> dict[s
     refused = b"".join(pieces(".jsonl"))
     paths, labels = _look_through(pieces(".kv"))
     if not len(paths):
-        first = Refusal(**json.loads(refused.splitlines()[0]))
-        raise SourceError(f"{out}: no record at all can be used; the first is {first}")
+        raise nothing_usable(out, read_refused(refused))
     _require_distinct(out, paths, pieces(".kv"))
     names: dict[int, str] = {}
     for identities in pieces(".identities"):
         names |= {int(label): name for label, name in json.loads(identities).items()}
     classes = max(source.classes or 0, max(labels) + 1)
 
-    files: dict[str, int] = {}
-    for name, data in _tables(source, refused).items():
-        _, files[name] = write_file(out / name, [data])
+    files, _ = write_tables(source, out, read_refused(refused))
     if names:
         text = fmt.labels_text([names.get(label, "") for label in range(classes)])
         _, files[fmt.LABELS] = write_file(out / fmt.LABELS, [text.encode()])
@@ -289,7 +219,6 @@ def _finish(source: Source, out: Path, state: Path, spans: list[Span]) -> dict[s
         "payload_bytes": sum(map(int, pieces(".bytes"))),
     }
     write_file(state / DONE, [fmt.json_text(done).encode()])
-    _remove_states(state, spans)
     return done
 
 
@@ -330,19 +259,6 @@ def _require_distinct(out: Path, paths: np.ndarray, indices: Iterable[bytes]) ->
     )
 
 
-def _tables(source: Source, refused: bytes) -> dict[str, bytes]:
-    """The files of the source's tables; positions are lines of the index."""
-    if not source.table_names:
-        return {}
-    ordinals = (json.loads(line)["ordinal"] for line in refused.splitlines())
-    files = {}
-    for name, table in source.tables(kept_positions(len(source), ordinals)).items():
-        buffer = io.BytesIO()
-        np.save(buffer, table, allow_pickle=False)
-        files[f"{name}.npy"] = buffer.getvalue()
-    return files
-
-
 def _remove_tree(out: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
     logs = sorted((out / STATE).glob("*.names"))
@@ -354,9 +270,9 @@ def _remove_tree(out: Path) -> None:
         with suppress(NotADirectoryError, IsADirectoryError):  # of two names, one was written
             (out / path).unlink(missing_ok=True)
         folders.add(path.rpartition("/")[0])
-    tables = json.loads((out / STATE / fmt.PLAN).read_bytes()).get("tables", [])
-    for name in (INDEX, fmt.LABELS, fmt.QUARANTINE, *(f"{table}.npy" for table in tables)):
-        (out / name).unlink(missing_ok=True)
+    (out / INDEX).unlink(missing_ok=True)
+    (out / fmt.LABELS).unlink(missing_ok=True)
+    remove_beside(out)
     for log in logs:
         log.unlink()
         log.with_suffix(".identities").unlink(missing_ok=True)
@@ -364,8 +280,3 @@ def _remove_tree(out: Path) -> None:
         while folder and (out / folder).is_dir() and not any((out / folder).iterdir()):
             (out / folder).rmdir()
             folder = folder.rpartition("/")[0]
-
-
-def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
-    size = done["payload_bytes"] + sum(done["files"].values())
-    return finished(source, out, began, done, file_bytes=size)

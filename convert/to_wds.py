@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from facepack import format as fmt
-from facepack.checks import ImageCheck
 from facepack.convert.file_target import (
     DONE,
     STATE,
-    forget,
+    begin,
     has_size,
-    kept_positions,
-    remove_parts,
+    make_plan,
+    remove_beside,
     state_target,
 )
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, is_safe_path
+from facepack.convert.quarantine import nothing_usable, write_tables
 from facepack.convert.result import Result, finished
-from facepack.convert.source import Part, Refusal, Source, Span, cut_spans, deliver, payload_bytes
+from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payload_bytes
 from facepack.convert.tar_headers import BLOCK, member_header, padded
-from facepack.convert.workers import Workers
-from facepack.errors import PackError, SourceError
+from facepack.convert.workers import write_spans
 from facepack.images import IMAGE_SUFFIXES, SUFFIXES
 from facepack.lmdbfile import Buffer
-from facepack.progress import Progress
-from facepack.shard import SourceRecord, write_error, write_file
+from facepack.shard import SourceRecord, write_errors, write_file
 
 SUMMARY = "dataset.json"
 _SPAN_RECORDS = 10_000
@@ -64,32 +58,16 @@ def convert_to_wds(source: Source, out: Path, options: ConvertOptions) -> Result
     """
     began = time.monotonic()
     spans = cut_spans(source, records=_SPAN_RECORDS, size=fmt.MAX_SHARD_BYTES)
-    plan = {
-        "format": fmt.FORMAT_VERSION,
-        "kind": "wds",
-        "source": source.describe(),
-        "check": options.check.as_json(),
-        "classes": source.classes,
-        "tables": sorted(source.table_names),
-        "shards": [vars(span) for span in spans],
-    }
-    with state_target(out, overwrite=options.overwrite, resume=options.resume) as target:
-        try:
-            if options.overwrite and forget(target, plan):
-                _remove(out)
-            if target.begin(plan):
-                done = json.loads((target.folder / DONE).read_bytes())
-                if all(has_size(out / name, size) for name, size in done["files"].items()):
-                    return _finished(source, out, began, done)
-                forget(target, plan)
-            remove_parts(out)
-            written = [_written(out, span) for span in spans]
+    plan = make_plan("wds", source, spans, options, classes=source.classes)
+    with state_target(out, options) as target, write_errors(out):
+        done = begin(target, plan, remove=_remove)
+        if done is None:
+            written = [_written_bytes(out, span) for span in spans]
             expected = payload_bytes(source) + _EXPECTED_OVERHEAD * len(source)
-            target.require_space(expected - sum(tar["bytes"] for tar in written if tar))
-            _write_spans(source, out, spans, written, options)
+            target.require_space(expected - sum(filter(None, written)))
+            missing = [span for span, size in zip(spans, written, strict=True) if size is None]
+            write_spans(_write_span, missing, source, out, options)
             done = _finish(source, out, spans)
-        except OSError as error:
-            raise write_error(out, error) from error
     return _finished(source, out, began, done)
 
 
@@ -105,40 +83,16 @@ def sample_key(record: SourceRecord) -> str | None:
     return key if usable else None
 
 
-def _written(out: Path, span: Span) -> dict[str, Any] | None:
-    """What the state tells of a span that an earlier run wrote; None if it must be made."""
+def _written_bytes(out: Path, span: Span) -> int | None:
+    """Bytes of a span's tar if an earlier run wrote it; None if it must be made."""
     try:
-        tar: dict[str, Any] = json.loads((out / STATE / f"{span.name}.tar.json").read_bytes())
+        tar = json.loads((out / STATE / f"{span.name}.tar.json").read_bytes())
     except FileNotFoundError:
         return None
-    return tar if has_size(out / tar["name"], tar["bytes"]) else None
+    return int(tar["bytes"]) if has_size(out / tar["name"], tar["bytes"]) else None
 
 
-def _write_spans(
-    source: Source,
-    out: Path,
-    spans: list[Span],
-    written: list[dict[str, Any] | None],
-    options: ConvertOptions,
-) -> None:
-    missing = [span for span, tar in zip(spans, written, strict=True) if tar is None]
-
-    def tasks() -> Iterator[tuple[Any, ...]]:
-        for span in missing:
-            part = source.part(span.start, span.stop)
-            yield part, out, span.name, options.check, options.strict
-
-    count = min(options.workers, len(missing)) if source.parallel else 1
-    with (
-        Progress(len(source), unit="images", label=out.name) as progress,
-        Workers(max(count, 1), options.dask if source.parallel else None) as workers,
-    ):
-        progress.skip(len(source) - sum(span.stop - span.start for span in missing))
-        for k, _ in workers.run(_write_span, tasks()):
-            progress.update(missing[k].stop - missing[k].start)
-
-
-def _write_span(part: Part, out: Path, name: str, check: ImageCheck, strict: bool) -> None:
+def _write_span(part: Part, out: Path, name: str, options: ConvertOptions) -> None:
     """Write a tar and what the state keeps of it; runs in a worker."""
     pieces: list[Buffer] = []
     keys: set[str] = set()
@@ -147,11 +101,8 @@ def _write_span(part: Part, out: Path, name: str, check: ImageCheck, strict: boo
 
     def accept(record: SourceRecord) -> None:
         nonlocal payload
-        if not fmt.NO_IDENTITY <= record.label <= fmt.MAX_LABEL:
-            raise PackError(
-                f"label {record.label}: allowed are 0 to {fmt.MAX_LABEL}, and -1 for no identity"
-            )
-        image, header = check.look(record.image)
+        fmt.check_label(record.label)
+        image, header = options.check.look(record.image)
         key = sample_key(record)
         if key is None or key in keys:
             key = f"{ASIDE}/{record.ordinal:010d}"
@@ -166,7 +117,7 @@ def _write_span(part: Part, out: Path, name: str, check: ImageCheck, strict: boo
         labels.add(record.label)
         payload += len(image)
 
-    refused = deliver(part, accept, strict=strict)
+    refused = deliver(part, accept, strict=options.strict)
     names = part.identity_names()
     digest, size = write_file(out / f"{name}.tar", [*pieces, _END])
     state = {
@@ -192,21 +143,16 @@ def _finish(source: Source, out: Path, spans: list[Span]) -> dict[str, Any]:
         tars.append(tar)
     packed = sum(tar["samples"] for tar in tars)
     if refused and not packed:
-        first = Refusal(**refused[0])
-        raise SourceError(f"{out}: no record at all can be used; the first is {first}")
+        raise nothing_usable(out, refused)
     files = {tar["name"]: tar["bytes"] for tar in tars}
-    tables = _tables(source, refused)
-    for name, table in tables.items():
-        buffer = io.BytesIO()
-        np.save(buffer, table, allow_pickle=False)
-        _, files[f"{name}.npy"] = write_file(out / f"{name}.npy", [buffer.getvalue()])
+    tables, pairs = write_tables(source, out, refused)
+    files |= tables
     classes = max(source.classes or 0, max(names, default=-1) + 1)
     if any(names.values()):
         text = fmt.labels_text([names.get(label, "") for label in range(classes)])
         _, files[fmt.LABELS] = write_file(out / fmt.LABELS, [text.encode()])
     if refused:
-        lines = [json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n" for entry in refused]
-        _, files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, ["".join(lines).encode()])
+        _, files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [fmt.json_lines(refused)])
     summary = {
         "format": fmt.FORMAT_VERSION,
         "kind": source.content,
@@ -215,32 +161,24 @@ def _finish(source: Source, out: Path, spans: list[Span]) -> dict[str, Any]:
         "identities": len({*names} - {fmt.NO_IDENTITY}),
         "classes": classes,
         "payload_bytes": sum(tar["payload_bytes"] for tar in tars),
-        "tables": sorted(tables),
+        "tables": sorted(source.table_names),
         "tars": tars,
     }
     _, files[SUMMARY] = write_file(out / SUMMARY, [fmt.json_text(summary).encode()])
     kept = ("samples", "quarantined", "identities", "classes", "payload_bytes")
-    done = {key: summary[key] for key in kept} | {"files": files}
-    done["pairs"] = len(tables["pairs"]) if "pairs" in tables else None
+    done = {key: summary[key] for key in kept} | {"files": files, "pairs": pairs}
     write_file(out / STATE / DONE, [fmt.json_text(done).encode()])
     return done
-
-
-def _tables(source: Source, refused: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    if not source.table_names:
-        return {}
-    ordinals = (entry["ordinal"] for entry in refused)
-    return source.tables(kept_positions(len(source), ordinals))
 
 
 def _remove(out: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
     plan = json.loads((out / STATE / fmt.PLAN).read_bytes())
-    stems = [shard["name"] for shard in plan.get("shards", [])]
-    names = [f"{stem}.tar" for stem in stems] + [f"{table}.npy" for table in plan.get("tables", [])]
-    for name in (SUMMARY, fmt.LABELS, fmt.QUARANTINE, *filter(fmt.is_plain_name, names)):
-        (out / name).unlink(missing_ok=True)
-    for stem in filter(fmt.is_plain_name, stems):
+    (out / SUMMARY).unlink(missing_ok=True)
+    (out / fmt.LABELS).unlink(missing_ok=True)
+    remove_beside(out)
+    for stem in filter(fmt.is_plain_name, (shard["name"] for shard in plan.get("shards", []))):
+        (out / f"{stem}.tar").unlink(missing_ok=True)
         (out / STATE / f"{stem}.tar.json").unlink(missing_ok=True)
 
 
@@ -251,6 +189,5 @@ def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> 
         began,
         {**done, "packed": done["samples"]},
         file_bytes=sum(done["files"].values()),
-        pairs=done["pairs"],
         shards=sum(name.endswith(".tar") for name in done["files"]),
     )

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facepack.convert.blocks import free_blocks
+from facepack.convert.options import ConvertOptions
+from facepack.convert.source import Part, Source, Span
 from facepack.errors import FacepackError, MissingExtraError, WorkerError
+from facepack.progress import Progress
 
 R = TypeVar("R")
 _WORTH_A_PROCESS = 128 << 20
@@ -215,6 +218,28 @@ class Workers:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def write_spans(
+    function: Callable[[Part, Path, str, Any], None],
+    spans: Sequence[Span],
+    source: Source,
+    out: Path,
+    options: ConvertOptions,
+) -> None:
+    """Call ``function(part, out, name, options)`` for each of ``spans``, side by side.
+
+    ``spans`` are those of ``source`` that an earlier run did not write.
+    """
+    tasks = ((source.part(span.start, span.stop), out, span.name, options) for span in spans)
+    count = min(options.workers, len(spans)) if source.parallel else 1
+    with (
+        Progress(len(source), unit="images", label=out.name) as progress,
+        Workers(max(count, 1), options.dask if source.parallel else None) as workers,
+    ):
+        progress.skip(len(source) - sum(span.stop - span.start for span in spans))
+        for k, _ in workers.run(function, tasks):
+            progress.update(spans[k].stop - spans[k].start)
 
 
 def _begin(began: Event) -> None:

@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image
 
 from facepack import images
-from facepack.errors import DecodeError, PackError
+from facepack.errors import DecodeError, PackError, UnwantedImageError
 from facepack.images import ImageHeader, check_image, decode, known_headers, read_header
 from facepack.lmdbfile import Buffer
 
@@ -55,7 +55,8 @@ class ImageCheck:
         """The image to store, the same bytes unless colours are converted, and its header.
 
         Raises:
-            DecodeError: it cannot be decoded, is too large, or is not what was asked for.
+            DecodeError: it cannot be decoded, or is too large.
+            UnwantedImageError: it is not what was asked for.
         """
         if len(image) > images.MAX_BYTES:
             raise DecodeError(
@@ -69,13 +70,13 @@ class ImageCheck:
             header = check_image(image)
         if self.size is not None and (header.height, header.width) != self.size:
             height, width = self.size
-            raise DecodeError(
+            raise UnwantedImageError(
                 f"it has {header.width}×{header.height} pixels, not the {width}×{height} asked for"
             )
         if header.channels == 3 or self.color == "keep":
             return image, header
         if self.color == "refuse":
-            raise DecodeError(f"it has {header.channels} colour channels, not 3")
+            raise UnwantedImageError(f"it has {header.channels} colour channels, not 3")
         image = _encode(image, header)
         return image, read_header(image)
 

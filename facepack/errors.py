@@ -33,6 +33,12 @@ class DecodeError(FacepackError):
     """An image does not decode, or not to the size that is expected: names its key."""
 
 
+class UnwantedImageError(DecodeError):
+    """A sound image that is not what was asked for: of another size, or with other colours."""
+
+    remedy = "resize or convert the image, or ask for something else with --size and --color"
+
+
 class ConfigError(FacepackError):
     """A setting is out of range, unknown or contradicts another: names the setting."""
 

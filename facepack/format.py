@@ -6,6 +6,7 @@ with nothing but the ``lmdb`` and ``msgpack`` modules.
 
 from __future__ import annotations
 
+import io
 import json
 import operator
 import re
@@ -78,6 +79,16 @@ def check_shard_name(name: str) -> str:
             "first), without .part-"
         )
     return name
+
+
+def check_label(label: int) -> None:
+    """Make sure that a key-label index can hold ``label``.
+
+    Raises:
+        PackError: it cannot.
+    """
+    if not NO_IDENTITY <= label <= MAX_LABEL:
+        raise PackError(f"label {label}: allowed are 0 to {MAX_LABEL}, and -1 for no identity")
 
 
 def next_name(name: str, pack_id: str) -> str:
@@ -273,6 +284,13 @@ def kv_labels(data: bytes, name: str, *, check_keys: bool = False) -> np.ndarray
     return labels
 
 
+def npy_bytes(array: np.ndarray) -> bytes:
+    """A ``.npy`` file of ``array``."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
 # Text files --------------------------------------------------------------------------------------
 
 
@@ -296,6 +314,12 @@ def read_labels_text(text: str) -> list[str]:
 def json_text(value: Any) -> str:
     """JSON as facepack writes it: sorted keys, so that equal content is equal bytes."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+def json_lines(values: Iterable[Any]) -> bytes:
+    """A file of one JSON value a line, as ``quarantine.jsonl`` is."""
+    lines = (json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n" for value in values)
+    return "".join(lines).encode()
 
 
 def content_id(value: Any) -> str:

@@ -31,9 +31,7 @@ def apply_label_map(label_map: np.ndarray | None, labels: np.ndarray) -> np.ndar
 
 def label_map_bytes(label_map: np.ndarray) -> bytes:
     """The file of a label map: a NumPy array of ``<i4`` (n,)."""
-    buffer = io.BytesIO()
-    np.save(buffer, label_map.astype("<i4"), allow_pickle=False)
-    return buffer.getvalue()
+    return fmt.npy_bytes(label_map.astype("<i4"))
 
 
 def read_label_map(data: bytes, name: str) -> np.ndarray:

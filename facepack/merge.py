@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -24,7 +23,13 @@ from facepack.labelmap import (
     map_names,
     read_label_map,
 )
-from facepack.pack import check_sizes, read_checked_file, read_manifest
+from facepack.pack import (
+    check_sizes,
+    read_checked_file,
+    read_identity_names,
+    read_manifest,
+    read_quarantine,
+)
 from facepack.progress import Progress
 from facepack.shard import ShardInfo, sync_folder, write_file
 from facepack.target import Target
@@ -96,7 +101,11 @@ def merge(
             plan=plan,
             pack_id=pack_id,
             shards=infos,
-            refused=[entry for source in sources for entry in source.refused()],
+            refused=[
+                entry
+                for source in sources
+                for entry in read_quarantine(source.path, source.manifest)
+            ],
             identity_names=names,
             label_maps=label_maps,
             partial=any(source.manifest["partial"] for source in sources),
@@ -127,17 +136,7 @@ class _Source:
                 "records by position, so only training packs are merged"
             )
         check_sizes(path, manifest)
-        names = []
-        if fmt.LABELS in manifest["files"]:
-            names = fmt.read_labels_text(read_checked_file(path, manifest, fmt.LABELS).decode())
-        return cls(path=path, manifest=manifest, names=names)
-
-    def refused(self) -> list[dict[str, Any]]:
-        """Its quarantine."""
-        if fmt.QUARANTINE not in self.manifest["files"]:
-            return []
-        data = read_checked_file(self.path, self.manifest, fmt.QUARANTINE)
-        return [json.loads(line) for line in data.splitlines()]
+        return cls(path=path, manifest=manifest, names=read_identity_names(path, manifest))
 
     def label_map(self, name: str | None) -> np.ndarray | None:
         """Its label map of that file name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import operator
 import os
@@ -610,6 +611,39 @@ def read_checked_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
             f"facepack verify {path}"
         )
     return data
+
+
+def read_identity_names(path: Path, manifest: dict[str, Any]) -> list[str]:
+    """The source's name of each identity of the pack ``path``, by label; none where it has none.
+
+    Raises:
+        DamageError: the file differs from what the manifest states.
+    """
+    if fmt.LABELS not in manifest["files"]:
+        return []
+    return fmt.read_labels_text(read_checked_file(path, manifest, fmt.LABELS).decode())
+
+
+def read_quarantine(path: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The records that were refused when the pack ``path`` was made.
+
+    Raises:
+        DamageError: the file differs from what the manifest states, or has lines of another form.
+    """
+    if fmt.QUARANTINE not in manifest["files"]:
+        return
+    lines = io.BytesIO(read_checked_file(path, manifest, fmt.QUARANTINE))
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("not an object")
+        except (ValueError, RecursionError) as error:
+            raise DamageError(
+                f"{path / fmt.QUARANTINE}: line {number}: {error}: rebuild it with: "
+                f"facepack reindex {path}"
+            ) from error
+        yield entry
 
 
 def _identity(path: Path) -> tuple[int, int, int, int]:

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facepack import format as fmt
 from facepack.duplicates import ACROSS, UNLABELED, WITHIN, Duplicates, find_duplicates, scope
 from facepack.errors import ConfigError, DamageError, DecodeError
 from facepack.output import write_output
-from facepack.pack import Pack, read_checked_file
+from facepack.pack import Pack, read_quarantine
 from facepack.sample import SampleOptions, sample_rows
 from facepack.sheet import reason_alone, thumbnail
 from facepack.summary import Summary, summarize
@@ -212,7 +209,7 @@ def _refusals(pack: Pack) -> list[Refusals]:
     """The refused source records by kind of reason, the most frequent first."""
     counts: dict[str, int] = {}
     examples: dict[str, list[dict[str, Any]]] = {}
-    for entry in _quarantine(pack):
+    for entry in read_quarantine(pack.path, pack.manifest):
         kind = _reason_kind(str(entry.get("reason", "")))
         if kind not in counts and len(counts) >= _REASONS:
             kind = "other reasons"
@@ -224,23 +221,6 @@ def _refusals(pack: Pack) -> list[Refusals]:
     return [
         Refusals(reason=kind, count=counts[kind], examples=tuple(examples[kind])) for kind in order
     ]
-
-
-def _quarantine(pack: Pack) -> Iterator[dict[str, Any]]:
-    if fmt.QUARANTINE not in pack.manifest["files"]:
-        return
-    lines = io.BytesIO(read_checked_file(pack.path, pack.manifest, fmt.QUARANTINE))
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError("not an object")
-        except (ValueError, RecursionError) as error:
-            raise DamageError(
-                f"{pack.path / fmt.QUARANTINE}: line {number}: {error}: rebuild it with: "
-                f"facepack reindex {pack.path}"
-            ) from error
-        yield entry
 
 
 def _reason_kind(reason: str) -> str:

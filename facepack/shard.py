@@ -11,6 +11,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from io import FileIO
 from itertools import islice
@@ -234,10 +235,7 @@ class ShardBuilder:
             DecodeError: the image cannot be decoded, or is not what was asked for.
             PackError: the label lies outside what the index can hold.
         """
-        if not fmt.NO_IDENTITY <= record.label <= fmt.MAX_LABEL:
-            raise PackError(
-                f"label {record.label}: allowed are 0 to {fmt.MAX_LABEL}, and -1 for no identity"
-            )
+        fmt.check_label(record.label)
         image, header = self._check.look(record.image)
         self._headers.append(header)
         self.images.append(image)
@@ -476,7 +474,7 @@ def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
     part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
     digest = xxhash.xxh3_128()
     size = 0
-    try:
+    with write_errors(path):
         try:
             with FileIO(part, "x") as file, BlockWriter(file) as writer:
                 for chunk in _chunks(pieces):
@@ -490,9 +488,16 @@ def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+    return digest.hexdigest(), size
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Within, a failure to write ``path``, or below it, is the :func:`write_error` of it."""
+    try:
+        yield
     except OSError as error:
         raise write_error(path, error) from error
-    return digest.hexdigest(), size
 
 
 def write_error(path: Path, error: OSError) -> PackError:

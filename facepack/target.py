@@ -8,12 +8,11 @@ import os
 import re
 import shutil
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from facepack import format as fmt
 from facepack.errors import PackError
-from facepack.shard import write_error, write_file
+from facepack.shard import write_errors, write_file
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
 _KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.DUPLICATES, fmt.APPENDING)
@@ -27,6 +26,11 @@ class Target:
         overwrite: remove the pack (finished or not) that the folder holds.
         resume: go on with an unfinished pack whose plan is the same.
         finished: the file that is written last.
+        shown: what messages call the target, if it is not the folder that the user named.
+
+    Attributes:
+        folder: as given.
+        overwrite: as given.
 
     Raises:
         PackError: another process is writing here, or the folder cannot be made.
@@ -39,21 +43,21 @@ class Target:
         overwrite: bool = False,
         resume: bool = False,
         finished: str = fmt.MANIFEST,
+        shown: Path | None = None,
     ) -> None:
         if overwrite and resume:
             raise PackError("resume keeps what is there and overwrite removes it: choose one")
         self.folder = folder
-        self._overwrite = overwrite
+        self.overwrite = overwrite
         self._resume = resume
         self._finished = finished
+        self._shown = shown or folder
         self._lock: int | None = None
 
     def __enter__(self) -> Target:
-        try:
+        with write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
-        except OSError as error:
-            raise write_error(self.folder, error) from error
         return self
 
     def _take_lock(self) -> int:
@@ -68,19 +72,14 @@ class Target:
             except BlockingIOError:
                 os.close(descriptor)
                 raise PackError(
-                    f"{self.folder}: another process is writing here; wait for it or choose "
+                    f"{self._shown}: another process is writing here; wait for it or choose "
                     "another target"
                 ) from None
             except FileNotFoundError:
                 pass
             os.close(descriptor)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             (self.folder / fmt.LOCK).unlink(missing_ok=True)
             os.close(self._lock)
@@ -97,13 +96,13 @@ class Target:
         """
         existing = self.folder / fmt.PLAN
         finished = (self.folder / self._finished).exists()
-        if self._overwrite and (existing.exists() or finished):
+        if self.overwrite and (existing.exists() or finished):
             self._clear()
         elif existing.exists() or finished:
             if not self._resume:
                 what = "a finished result" if finished else "an unfinished conversion"
                 how = "--overwrite replaces it" + ("" if finished else "; --resume completes it")
-                raise PackError(f"{self.folder} holds {what}: {how}")
+                raise PackError(f"{self._shown} holds {what}: {how}")
             self._compare(existing, plan)
             self.remove_parts()
             return finished
@@ -124,7 +123,8 @@ class Target:
             found = json.loads(existing.read_bytes())
         except (OSError, ValueError) as error:
             raise PackError(
-                f"{existing} cannot be read ({error}): start anew with --overwrite"
+                f"{existing} cannot be read ({error}), so that nobody knows what was begun: remove "
+                f"{self._shown} yourself or choose another target"
             ) from error
         wanted = json.loads(fmt.json_text(plan))
         differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
@@ -134,7 +134,7 @@ class Target:
                 for key in differing
             )
             raise PackError(
-                f"{self.folder} was begun under another plan ({details}): resume with the same "
+                f"{self._shown} was begun under another plan ({details}): resume with the same "
                 "source and options, or start anew with --overwrite"
             )
 
@@ -191,11 +191,11 @@ class Target:
             PackError: they do not; says how much is missing.
         """
         free = shutil.disk_usage(self.folder).free
-        if self._overwrite and (self.folder / fmt.PLAN).exists():
+        if self.overwrite and (self.folder / fmt.PLAN).exists():
             free += sum(path.stat().st_size for path in self.written_files())
         if size > free:
             raise PackError(
-                f"{self.folder}: about {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB "
+                f"{self._shown}: about {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB "
                 "are free: free some space or choose another target"
             )
 

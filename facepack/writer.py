@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import json
 import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -130,12 +127,9 @@ def finish_pack(
         names = [identity_names.get(label, "") for label in range(classes)]
         put(fmt.LABELS, fmt.labels_text(names).encode())
     if refused:
-        lines = [json.dumps(entry, sort_keys=True, ensure_ascii=False) for entry in refused]
-        put(fmt.QUARANTINE, "".join(line + "\n" for line in lines).encode())
+        put(fmt.QUARANTINE, fmt.json_lines(refused))
     for name, table in (tables or {}).items():
-        buffer = io.BytesIO()
-        np.save(buffer, table, allow_pickle=False)
-        put(f"{name}.npy", buffer.getvalue())
+        put(f"{name}.npy", fmt.npy_bytes(table))
     for name, label_map in (label_maps or {}).items():
         put(name, label_map_bytes(label_map))
     put(fmt.PLAN, fmt.json_text(plan).encode())
@@ -366,15 +360,10 @@ class PackWriter:
         self._shards.append(info)
         self._builder = ShardBuilder(check=self._check)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._open = False
         try:
-            if error is None:
+            if kind is None:
                 if "pairs" in self._tables:
                     fmt.check_pairs(self._tables["pairs"], self._count, "pairs")
                 self._write_shard(last=True)
@@ -388,4 +377,4 @@ class PackWriter:
                     tables=self._tables,
                 )
         finally:
-            self._target.__exit__(kind, error, trace)
+            self._target.__exit__()

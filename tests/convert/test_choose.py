@@ -160,6 +160,7 @@ def test_pairs_whose_images_are_left_out_go(make_jpeg: MakeJpeg, tmp_path: Path)
     chosen = choose(source, Choice(sample=7))
     assert len(chosen.tables(np.arange(7))["pairs"]) == 3
     assert any("1 of 4 pairs are left out" in notice for notice in source.notices)
+    assert not any("refused" in notice for notice in source.notices)
 
 
 def test_lists(tmp_path: Path, make_rec: MakeRec) -> None:
@@ -169,6 +170,8 @@ def test_lists(tmp_path: Path, make_rec: MakeRec) -> None:
         read_exclude_list(tmp_path / "none.txt")
     (tmp_path / "people.txt").write_text("3\n5\n999\n")
     source = RecSource(make_rec(100))
+    with pytest.raises(ConfigError, match=r"--identities 5-9: allowed are .* no such file"):
+        choose(source, Choice(identities="5-9"))
     chosen = choose(source, Choice(identities=str(tmp_path / "people.txt")))
     assert len(chosen) == 10 and chosen.describe()["chosen"]["identities"] == "people.txt"
     assert "1 of 3 identities listed" in source.notices[-1] and "'999'" in source.notices[-1]

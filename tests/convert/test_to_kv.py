@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -365,20 +363,6 @@ def test_a_map_that_is_too_small_grows(
     result = convert_to_kv(ListSource(rows), tmp_path / "out", ConvertOptions())
     assert result.packed == 150 and read_rows(tmp_path / "out") == rows
     assert len(sizes) > 2 and sizes == sorted(sizes)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
-    if os.name != "posix" or shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("a small file system can be mounted by root only")
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_is_reported_as_that(

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facepack.checks import ImageCheck
+from facepack.convert.options import ConvertOptions
+from facepack.convert.rec import RecSource
+from facepack.convert.result import Result
+from facepack.convert.to_kv import convert_to_kv
+from facepack.convert.to_pack import PackOptions, convert_to_pack
+from facepack.convert.to_rec import convert_to_rec
+from facepack.convert.to_tree import TreeOptions, convert_to_tree
+from facepack.convert.to_wds import convert_to_wds
+from facepack.errors import PackError, SourceError
+
+MakeRec = Callable[..., Path]
+Convert = Callable[..., Result]
+
+SINKS = {
+    "kv": (convert_to_kv, ConvertOptions),
+    "rec": (convert_to_rec, ConvertOptions),
+    "tree": (convert_to_tree, TreeOptions),
+    "wds": (convert_to_wds, ConvertOptions),
+}
+
+
+@pytest.fixture(params=SINKS)
+def convert(request: pytest.FixtureRequest, make_rec: MakeRec, tmp_path: Path) -> Convert:
+    """``convert(**options)``: 20 images into ``out`` by one of the sinks of plain files."""
+    function, kind = SINKS[request.param]
+    source = make_rec(20)
+
+    def run(**options: Any) -> Result:
+        return function(RecSource(source), tmp_path / "out", kind(**options))
+
+    return run
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """What is in each file but F2C's LMDB, whose engine counts transactions."""
+    files = (file for file in path.rglob("*") if file.is_file() and file.suffix != ".mdb")
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_what_is_done_is_looked_for_where_its_note_is_damaged(
+    convert: Convert, tmp_path: Path, damage: bytes
+) -> None:
+    result = convert()
+    good = contents(tmp_path / "out")
+    (tmp_path / "out" / ".facepack" / "done.json").write_bytes(damage)
+    again = convert(resume=True)
+    assert contents(tmp_path / "out") == good
+    assert (again.packed, again.file_bytes) == (result.packed, result.file_bytes)
+
+
+def test_a_plan_cannot_have_files_removed_elsewhere(convert: Convert, tmp_path: Path) -> None:
+    convert()
+    (tmp_path / "mine.npy").write_bytes(b"mine")
+    plan = tmp_path / "out" / ".facepack" / "plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_bytes()) | {"tables": ["../mine"]}))
+    convert(overwrite=True)
+    assert (tmp_path / "mine.npy").read_bytes() == b"mine"
+
+
+def test_messages_call_the_target_as_the_user_does(convert: Convert, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert()
+    with pytest.raises(PackError, match=rf"^{out} holds a finished result: --overwrite"):
+        convert()
+    with pytest.raises(PackError, match=rf"^{out} was begun under another plan \(check: "):
+        convert(resume=True, check=ImageCheck(decode=True))
+
+
+def test_a_pack_in_the_targets_place_is_called_one(
+    convert: Convert, make_rec: MakeRec, tmp_path: Path
+) -> None:
+    convert_to_pack(RecSource(make_rec(5, "other")), tmp_path / "out", PackOptions())
+    with pytest.raises(PackError, match="holds a pack, or a part of one: choose another target"):
+        convert(overwrite=True)
+
+
+def test_images_that_are_not_what_was_asked_for_need_not_be_fetched_again(
+    convert: Convert,
+) -> None:
+    with pytest.raises(SourceError, match=r"32×32 pixels, not the 9×9 asked for; .*--size"):
+        convert(check=ImageCheck(size=(9, 9)))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_plan_that_cannot_be_read_is_the_users_to_remove(
+    convert: Convert, tmp_path: Path, finished: bool
+) -> None:
+    out = tmp_path / "out"
+    convert()
+    (out / ".facepack" / "plan.json").write_bytes(b"{")
+    if not finished:
+        (out / ".facepack" / "done.json").unlink()
+    before = contents(out)
+    with pytest.raises(PackError, match=rf"cannot be read .*: remove {out} yourself or choose"):
+        convert(resume=True)
+    with pytest.raises(PackError, match="choose another target"):
+        convert(overwrite=True)
+    assert contents(out) == before
