@@ -34,6 +34,7 @@ BATCH = 128
 SIDE = 112
 WORKERS = 2
 PAUSE = 1.5  # seconds in which the loader before fills its queues again, and comes to rest
+AT_ONCE = 10  # batches that the limit decodes between two looks at the clock: no idle threads
 WARM_UP = 10  # batches not timed: what was prepared while others ran is gone by then
 
 
@@ -52,6 +53,8 @@ def main() -> None:
     if options.serve:
         serve(options.serve, options.pack, options.folder)
         return
+    if options.batches < 1 or options.batches % AT_ONCE:
+        parser.error(f"--batches is {options.batches}: it must be a multiple of {AT_ONCE}")
     _export(options.pack, options.folder)
     pythons = {"mxnet": options.mxnet_python} | dict.fromkeys(
         ("ffcv", "webdataset", "litdata", "streaming", "imagefolder"), options.peers_python
@@ -220,11 +223,10 @@ def limit(pack: Path, folder: Path) -> Loading:
             simplejpeg.decode_jpeg(image)
 
     def rounds() -> Iterator[None]:
-        # As many batches at once as are timed between two looks at the clock: no idle threads.
-        for start in range(0, len(images), 10 * BATCH):
-            part = images[start : start + 10 * BATCH]
+        for start in range(0, len(images), AT_ONCE * BATCH):
+            part = images[start : start + AT_ONCE * BATCH]
             list(pool.map(decode, [part[k::WORKERS] for k in range(WORKERS)]))
-            yield from [None] * 10
+            yield from [None] * AT_ONCE
 
     return _forever(rounds), _version("simplejpeg")
 
@@ -254,7 +256,9 @@ def ffcv(pack: Path, folder: Path) -> Loading:
         quality = _same_size_quality(folder)
         image_field = RGBImageField(write_mode="jpg", jpeg_quality=quality)
         fields = {"image": image_field, "label": IntField()}
-        DatasetWriter(str(part), fields, num_workers=WORKERS).from_indexed_dataset(_Pixels(folder))
+        DatasetWriter(str(part), fields, num_workers=WORKERS).from_indexed_dataset(
+            _Faces(folder, _pixels)
+        )
         part.rename(file)
     mean = np.full(3, 127.5, np.float32)
     image = [
@@ -291,20 +295,26 @@ def _same_size_quality(folder: Path) -> int:
     return min(range(60, 100), key=excess)
 
 
-class _Pixels:
-    """Decoded images by number, as FFCV's writer takes them."""
+class _Faces:
+    """The tree's images by number, as ``read`` makes them of a file, with their labels."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, read: Callable[[Path], Any]) -> None:
         self._files = _tree(folder)
+        self._read = read
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Any:
-        import simplejpeg
-
         file, label = self._files[index]
-        return simplejpeg.decode_jpeg(file.read_bytes()), label
+        return self._read(file), label
+
+
+def _pixels(file: Path) -> Any:
+    """What FFCV's writer takes."""
+    import simplejpeg
+
+    return simplejpeg.decode_jpeg(file.read_bytes())
 
 
 def dali(pack: Path, folder: Path) -> Loading:
@@ -375,27 +385,18 @@ def _torch_batches(dataset: Any, **options: Any) -> Iterator[Any]:
     return (batch[0] for batch in _forever(lambda: loader))
 
 
-class _ImageFolder:
-    """What torchvision's ImageFolder does, with Pillow."""
+def _by_pillow(file: Path) -> Any:
+    """What torchvision's ImageFolder and its transforms make."""
+    import numpy as np
+    from PIL import Image
 
-    def __init__(self, folder: Path) -> None:
-        self._files = _tree(folder)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Any:
-        import numpy as np
-        from PIL import Image
-
-        file, label = self._files[index]
-        with file.open("rb") as stream:
-            return _to_tensor(np.array(Image.open(stream).convert("RGB"))), label
+    with file.open("rb") as stream:
+        return _to_tensor(np.array(Image.open(stream).convert("RGB")))
 
 
 def imagefolder(pack: Path, folder: Path) -> Loading:
     """An image folder, Pillow and torch's DataLoader."""
-    return _torch_batches(_ImageFolder(folder), shuffle=True), _version("torch", "Pillow")
+    return _torch_batches(_Faces(folder, _by_pillow), shuffle=True), _version("torch", "Pillow")
 
 
 def _wds_sample(sample: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -42,8 +43,7 @@ def choose_decoder(settings: StreamSettings) -> Decoder:
     if key not in _chosen:
         sample = _sample(settings)
         # Without a JPEG there is nothing to tell the decoders apart: all is decoded here.
-        speeds = [_speed(settings, one, sample) if sample else 0.0 for one in candidates]
-        _chosen[key] = candidates[int(np.argmax(speeds))]
+        _chosen[key] = _fastest(settings, candidates, sample) if sample else candidates[0]
     return _chosen[key]
 
 
@@ -54,6 +54,25 @@ def _candidates(settings: StreamSettings) -> list[Decoder]:
     engine = torch.cuda.get_device_capability(settings.device) in _ENGINES
     mixed = [Decoder("mixed", load) for load in (_HW_LOADS if engine else _HW_LOADS[:1])]
     return mixed if settings.dali_decoder == "mixed" else cpu + mixed
+
+
+def _fastest(
+    settings: StreamSettings, candidates: list[Decoder], sample: list[np.ndarray]
+) -> Decoder:
+    """The fastest of those that run here: for some a library or the JPEG engine may be missing."""
+    speeds: dict[Decoder, float] = {}
+    for number, candidate in enumerate(candidates, start=1):
+        try:
+            speeds[candidate] = _speed(settings, candidate, sample)
+        except RuntimeError as error:
+            if number == len(candidates) and not speeds:
+                raise
+            reason = " ".join(str(error).split())
+            warnings.warn(
+                f"DALI does not run here with {candidate}, which is left out: {reason}",
+                stacklevel=2,
+            )
+    return max(speeds, key=speeds.__getitem__)
 
 
 def _sample(settings: StreamSettings) -> list[np.ndarray]:

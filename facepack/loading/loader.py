@@ -9,7 +9,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -121,6 +120,8 @@ class Loader:
         threads: int | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> None:
+        if isinstance(pack, (str, os.PathLike)):
+            raise ConfigError(f"pack is the path {os.fspath(pack)!r}: give facepack.open(path)")
         _check_choice("backend", backend, BACKENDS)
         _check_choice("dali_decoder", dali_decoder, DALI_DECODERS)
         _check_choice("cache", cache, CACHES)
@@ -186,13 +187,16 @@ class Loader:
         Raises:
             ConfigError: there is no such batch.
         """
+        self._epoch, self._batch = self._check_place(epoch, batch)
+
+    def _check_place(self, epoch: Any, batch: Any) -> tuple[int, int]:
         epoch, batch = _check_integer("epoch", epoch), _check_integer("batch", batch)
         if epoch < 0 or not 0 <= batch <= len(self):
             raise ConfigError(
                 f"no batch {batch} in epoch {epoch}: epochs count from 0 and have {len(self)} "
                 "batches"
             )
-        self._epoch, self._batch = epoch, batch
+        return epoch, batch
 
     def state_dict(self) -> dict[str, Any]:
         """The position, as plain numbers, and the settings that it is a position of."""
@@ -205,15 +209,22 @@ class Loader:
         Another number of ranks is fine as long as the global batch is the same.
 
         Raises:
-            ConfigError: this loader has another pack or order; names the setting.
+            ConfigError: this loader has another pack or order, and names the setting; or it is no
+                saved position. The loader is as it was then.
         """
         pack = self._settings.pack
+        state = {"blocks": "", "augment": None, **state}  # saved before there were these
+        missing = {"epoch", "batch", *self._identity()} - set(state)
+        if missing:
+            raise ConfigError(
+                f"the saved position lacks {', '.join(sorted(missing))}: give what state_dict() of "
+                "a loader returned"
+            )
         if state["content_id"] != pack.content_id:
             raise ConfigError(
                 f"the saved position belongs to another pack (content_id {state['content_id']!r}); "
                 f"{pack.path} has {pack.content_id!r}: open that pack, or start with epoch 0"
             )
-        state = {"blocks": "", "augment": None, **state}  # saved before there were these
         for name, mine in self._identity().items():
             saved = state[name]
             if saved == mine or (name == "blocks" and self._may_adopt(saved)):
@@ -224,8 +235,9 @@ class Loader:
                 f"the saved position belongs to a loader with {name}={saved!r}; this one has "
                 f"{mine!r}, and other batches: set it back, or start with epoch 0"
             )
+        place = self._check_place(state["epoch"], state["batch"])
         self._adopt_order(state["blocks"])
-        self.seek(state["epoch"], state["batch"])
+        self._epoch, self._batch = place
 
     def _identity(self) -> dict[str, Any]:
         plan, augment = self._settings.plan, self._settings.augment
@@ -370,12 +382,7 @@ class Loader:
     def __enter__(self) -> Loader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -404,7 +411,7 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _check_augment(given: Any) -> Augment | None:
     if given is None or isinstance(given, Augment):
         return given
-    if given not in PRESETS:
+    if not isinstance(given, str) or given not in PRESETS:
         raise ConfigError(
             f"augment is {given!r}; allowed are an Augment, None and "
             f"{', '.join(map(repr, PRESETS))}"
@@ -455,7 +462,7 @@ def _choose_size(pack: ImageSource, asked: Any) -> tuple[int, int]:
 def _check_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device is {str(name)!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")

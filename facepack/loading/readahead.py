@@ -13,6 +13,7 @@ import errno
 import os
 import sys
 import threading
+import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ _ASKED = 16
 # Open files that are kept: more than may be asked for at once.
 _FILES = 64
 _PIECE = 4 << 20
+# Seconds between two looks for maps that were opened meanwhile: at first, and later on.
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
 # What a file system reports that cannot hand pages over within the kernel.
 _CANNOT_SEND = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -61,16 +65,16 @@ def read_ahead(source: ImageSource, plan: Plan, first: int) -> Ahead:
     """Start to read for the batches of ``plan`` from the index ``first`` on.
 
     An order with windows is read window by window, so many ahead as a share of the memory holds.
-    A pack in ``global`` order that fits in memory is read once from front to back. Anything else
-    is read where it is used.
+    A pack in ``global`` order is read once from front to back if it fits in memory, else where it
+    is used. Anything else is read where it is used.
     """
     if not isinstance(source, Pack):
         return NOTHING_AHEAD
     memory = memory_limit()
     if plan.windowed(0) is not None and plan.blocks is not None:
         return WindowsAhead(source, plan, first, windows_ahead(source, plan.blocks, memory))
-    if plan.shuffle and pack_fits(source, memory)[0]:
-        return WholePackAhead(source)
+    if plan.shuffle:
+        return WholePackAhead(source, whole=pack_fits(source, memory)[0])
     return NOTHING_AHEAD
 
 
@@ -98,7 +102,7 @@ class WindowsAhead:
         self._plan = plan
         self._ahead = ahead
         self._extents = Extents(pack)
-        self._maps = RandomMaps(pack.path / f"{name}.mdb" for name in pack.shard_names)
+        self._maps = _shard_maps(pack)
         # Windows count through all epochs, like batches.
         self._order = _windowed(plan, 0)  # the cuts are the same in every epoch
         self._windows = self._order.windows
@@ -182,36 +186,63 @@ class WholePackAhead:
 
     A shuffled order then finds most of its pages in memory, and the disk has read them in
     sequence. What cannot be read is reported by who needs it.
+
+    Pages that are missing all the same are read by themselves: the maps are marked for it as long
+    as the thread lives. Memory may be short beside other work, or the pack larger than it; each
+    such page would else have the system read megabytes around it, and drop as much for them.
+
+    Args:
+        pack: the pack.
+        whole: whether to read it; else its maps are marked, and that is all.
     """
 
-    def __init__(self, pack: Pack) -> None:
-        self._closed = False
+    def __init__(self, pack: Pack, *, whole: bool = True) -> None:
+        self._whole = whole
+        self._maps = _shard_maps(pack)
+        self._closed = threading.Event()
         self._thread = threading.Thread(
             target=self._run, args=(pack,), name="facepack-reader", daemon=True
         )
-        if pack not in _read_once:
-            self._thread.start()
+        self._thread.start()
 
     def wait(self, index: int) -> None:
         """Return at once."""
 
     def close(self) -> None:
         """See :class:`Ahead`."""
-        self._closed = True
-        if self._thread.ident and self._thread is not threading.current_thread():
+        self._closed.set()
+        if self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self, pack: Pack) -> None:
+        # The decoders open a shard when they first need it, and its map is there from then on.
+        if self._whole and pack not in _read_once:
+            self._read(pack)
+        pause = _FIRST_PAUSE
+        while not self._closed.wait(pause):
+            self._maps.tell()
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        self._maps.take_back()
+
+    def _read(self, pack: Pack) -> None:
+        told = time.monotonic()
         with contextlib.suppress(DamageError), _Files() as files:
             paths = (pack.path / f"{name}.mdb" for name in pack.shard_names)
             whole = (Extent(path, 0, _size(path)) for path in paths)
             for _ in files.load(whole):
-                if self._closed:
+                if self._closed.is_set():
                     return
+                if time.monotonic() - told > _FIRST_PAUSE:
+                    self._maps.tell()
+                    told = time.monotonic()
             _read_once.add(pack)
 
 
 _read_once: weakref.WeakSet[Pack] = weakref.WeakSet()
+
+
+def _shard_maps(pack: Pack) -> RandomMaps:
+    return RandomMaps(pack.path / f"{name}.mdb" for name in pack.shard_names)
 
 
 def _size(path: Path) -> int:

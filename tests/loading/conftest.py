@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ import torch
 from PIL import Image, features
 
 import facepack
+from facepack.errors import DamageError
+from facepack.loading.loader import Batch
 from facepack.loading.plan import Draws, Plan
 from facepack.pack import Pack
 
@@ -123,6 +128,21 @@ def damaged(make_pack: MakePack, damage: Callable[[bytes], bytes]) -> Pack:
     return make_pack(images)
 
 
+@pytest.fixture()
+def torn(faces: Pack) -> Pack:
+    """The pack ``faces``, but its record 21 is damage to whoever reads it."""
+
+    class Torn(Pack):
+        @contextmanager
+        def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
+            if 21 in positions:
+                raise DamageError("shard-001 has no record 0000000001")
+            with super().views(positions) as views:
+                yield views
+
+    return Torn(faces.path)
+
+
 @pytest.fixture(scope="session")
 def odd_images() -> Path:
     """Pillow's folder of odd images, beside the repository on some machines."""
@@ -132,64 +152,51 @@ def odd_images() -> Path:
     return folder
 
 
-# The children: one goes on to the epoch's end, one uses nothing, one lets the loader go. An alarm
-# ends what hangs.
-_FORK = """
-import facepack, gc, os, signal, sys
-
-loader = facepack.Loader(facepack.open(sys.argv[1]), batch_size=4, seed=3, backend=sys.argv[2])
-batches = iter(loader)
-next(batches)
-
-def digest(batch):
-    return batch.positions.tolist(), batch.labels.tolist(), int(batch.images.long().sum())
-
-def fork(use):
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)
-        use()
-        sys.exit(0)
-    _, status = os.waitpid(child, 0)
-    assert status == 0, (use, status)
-
-def go_on():
-    for batch in batches:
-        print(digest(batch), flush=True)
-
-def use_nothing():
-    pass
-
-def let_go():
-    global loader, batches
-    del loader, batches
-    gc.collect()
-
-for use in (go_on, use_nothing, let_go):
-    fork(use)
-go_on()
-"""
+# Seconds after which a process is taken to hang: many, for others may stop or starve it.
+_FOREVER = 600
 
 
 @pytest.fixture(scope="session")
-def fork_in_use() -> Callable[[Pack, str], list[str]]:
-    """Fork a process whose loader is in use.
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script by itself: ``run_python(script, *words)``; one that fails or hangs is an error.
 
-    ``fork_in_use(pack, backend)`` gives the digests of the epoch's batches from 1 on in a child,
-    then those of the parent. Batches have four records, the seed is 3.
+    What it forks ends with it.
     """
 
-    def run(pack: Pack, backend: str) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", _FORK, str(pack.path), backend],
-            capture_output=True,
+    def run(script: str, *words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", script, *map(str, words)]
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=150,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+            start_new_session=True,
+        ) as process:
+            try:
+                out, err = process.communicate(timeout=_FOREVER)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # or its children keep the pipes open
+                raise
+        assert process.returncode == 0, err
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def assert_equal() -> Callable[[Batch, tuple[torch.Tensor, torch.Tensor, np.ndarray]], None]:
+    """Compare a batch with what :func:`slow_batch` made, or another batch: bit for bit."""
+
+    def compare(batch: Batch, slow: tuple[torch.Tensor, torch.Tensor, np.ndarray]) -> None:
+        images, labels, positions = slow
+        assert batch.positions.tolist() == positions.tolist()
+        assert batch.labels.dtype == torch.int64
+        assert batch.labels.tolist() == labels.tolist()
+        assert batch.images.dtype == images.dtype
+        assert torch.equal(batch.images, images)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+    return compare
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import pytest
 import torch
 from PIL import features
 
-from facepack.errors import ConfigError, DamageError, DecodeError
+from facepack.errors import ConfigError, DecodeError
 from facepack.images import read_header
 from facepack.loading import dali_decoder
 from facepack.loading.augment import Augment, draw_changes
@@ -29,21 +26,12 @@ pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 MakeImage = Callable[..., bytes]
 MakePack = Callable[..., Pack]
 SlowBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, np.ndarray]]
+AssertEqual = Callable[..., None]
 ForkInUse = Callable[[Pack, str], list[str]]
 
 # nvJPEG's inverse DCT and colour conversion round otherwise than libjpeg-turbo's: in grey levels.
 GPU_LARGEST = 8
 GPU_MEAN = 1.0
-
-
-def assert_equal(batch: Batch, slow: tuple[torch.Tensor, torch.Tensor, np.ndarray]) -> None:
-    images, labels, positions = slow
-    assert batch.positions.tolist() == positions.tolist()
-    assert batch.labels.dtype == torch.int64
-    assert batch.labels.tolist() == labels.tolist()
-    assert batch.images.dtype == images.dtype
-    assert torch.equal(batch.images, images)
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
 def native_threads() -> int:
@@ -54,8 +42,18 @@ def native_threads() -> int:
     return len(list(tasks.iterdir()))
 
 
+def ends_with_threads(most: int) -> bool:
+    """Whether ``most`` threads are left: the system lists one for a moment after it was joined."""
+    deadline = time.monotonic() + 60
+    while native_threads() > most and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return native_threads() <= most
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_batches_equal_the_twin(mixed: Pack, slow_batch: SlowBatch, dtype: str) -> None:
+def test_batches_equal_the_twin(
+    mixed: Pack, slow_batch: SlowBatch, dtype: str, assert_equal: AssertEqual
+) -> None:
     with Loader(mixed, backend="dali", batch_size=12, seed=5, dtype=dtype) as loader:
         assert loader.backend == "dali"
         for epoch in range(3):
@@ -65,7 +63,9 @@ def test_batches_equal_the_twin(mixed: Pack, slow_batch: SlowBatch, dtype: str) 
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_resumes_at_any_batch_of_the_cpu_backend(faces: Pack, dtype: str) -> None:
+def test_resumes_at_any_batch_of_the_cpu_backend(
+    faces: Pack, dtype: str, assert_equal: AssertEqual
+) -> None:
     options: dict[str, Any] = {"batch_size": 9, "seed": 3, "dtype": dtype, "drop_last": False}
     with Loader(faces, backend="cpu", **options) as loader:
         whole = [
@@ -85,20 +85,8 @@ def test_resumes_at_any_batch_of_the_cpu_backend(faces: Pack, dtype: str) -> Non
                 assert_equal(batch, expected)
 
 
-def test_ranks_and_empty_batches(faces: Pack, slow_batch: SlowBatch) -> None:
-    for rank in range(4):
-        options: dict[str, Any] = {"rank": rank, "world": 4, "batch_size": 13, "drop_last": False}
-        with Loader(faces, backend="dali", **options) as loader:
-            first, last = loader
-            assert_equal(first, slow_batch(faces, 0, **options))
-            if rank < 3:
-                assert last.images.shape == (0, 3, 40, 48)
-            else:
-                assert_equal(last, slow_batch(faces, 1, **options))
-
-
 def test_odd_images_equal_pillow(
-    odd_images: Path, make_pack: MakePack, slow_batch: SlowBatch
+    odd_images: Path, make_pack: MakePack, slow_batch: SlowBatch, assert_equal: AssertEqual
 ) -> None:
     names = (
         "hopper.jpg",
@@ -118,7 +106,11 @@ def test_odd_images_equal_pillow(
 
 @pytest.mark.parametrize("kind", ["420", "422", "440", "444", "progressive"])
 def test_chroma_is_upsampled_as_by_the_cpu_backend(
-    make_pack: MakePack, make_image: MakeImage, slow_batch: SlowBatch, kind: str
+    make_pack: MakePack,
+    make_image: MakeImage,
+    slow_batch: SlowBatch,
+    kind: str,
+    assert_equal: AssertEqual,
 ) -> None:
     pack = make_pack([make_image(number, kind) for number in range(4)])
     with Loader(pack, backend="dali", batch_size=4) as loader:
@@ -171,7 +163,9 @@ class TestAugment:
                         assert apart[row].max() <= limit + 1e-3
                     assert apart.mean() < 0.3
 
-    def test_what_is_left_alone_equals_the_twin(self, faces: Pack, slow_batch: SlowBatch) -> None:
+    def test_what_is_left_alone_equals_the_twin(
+        self, faces: Pack, slow_batch: SlowBatch, assert_equal: AssertEqual
+    ) -> None:
         with Loader(faces, backend="dali", batch_size=10, augment=Augment()) as loader:
             for index, batch in enumerate(loader):
                 assert_equal(batch, slow_batch(faces, index, batch_size=10))
@@ -234,44 +228,6 @@ class TestDecoder:
 
 
 class TestBrokenImages:
-    def test_raise_with_key_at_their_batch(self, damaged: Pack) -> None:
-        with Loader(damaged, backend="dali", batch_size=10, shuffle=False) as loader:
-            for _ in range(2):
-                with pytest.raises(DecodeError) as caught:
-                    list(loader)
-                message = str(caught.value)
-                assert f"{damaged.path}: shard-000/0000000004: the jpeg image does" in message
-                assert (loader.epoch, loader.batch) == (0, 0)
-            loader.seek(0, 1)
-            iterator = iter(loader)
-            assert next(iterator).positions.tolist() == list(range(10, 20))
-            with pytest.raises(DecodeError, match="shard-000/0000000021"):
-                next(iterator)
-            assert loader.batch == 2
-
-    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-    def test_skip_and_count(self, damaged: Pack, slow_batch: SlowBatch, dtype: str) -> None:
-        options: dict[str, Any] = {"batch_size": 8, "on_error": "skip", "drop_last": False}
-        with Loader(damaged, backend="dali", dtype=dtype, **options) as loader:
-            for epoch in range(2):
-                for number, batch in enumerate(loader):
-                    index = epoch * len(loader) + number
-                    assert_equal(batch, slow_batch(damaged, index, dtype, **options))
-                assert loader.skipped == 3 * (epoch + 1)
-            assert sorted(loader.skipped_keys) == [
-                f"shard-000/{number:010d}" for number in (4, 5, 21)
-            ]
-
-    def test_a_batch_of_broken_images_is_empty(
-        self, make_pack: MakePack, make_image: MakeImage, damage: Callable[[bytes], bytes]
-    ) -> None:
-        images = [make_image(number) for number in range(12)]
-        images[4:8] = map(damage, images[4:8])
-        options: dict[str, Any] = {"batch_size": 4, "shuffle": False, "on_error": "skip"}
-        with Loader(make_pack(images), backend="dali", **options) as loader:
-            assert [len(batch.labels) for batch in loader] == [4, 0, 4]
-            assert loader.skipped == 4
-
     @pytest.mark.parametrize("kind", ["420", "PNG"])
     def test_another_size_is_named(
         self, make_pack: MakePack, make_image: MakeImage, kind: str
@@ -290,27 +246,11 @@ class TestBrokenImages:
         with Loader(pack, backend="dali", on_error="skip", **options) as loader:
             assert [len(batch.labels) for batch in loader] == [4, 3]
 
-    def test_other_errors_keep_their_type_and_place(self, faces: Pack) -> None:
-        class Torn(Pack):
-            @contextmanager
-            def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
-                if 21 in positions:
-                    raise DamageError("shard-001 has no record 0000000001")
-                with super().views(positions) as views:
-                    yield views
-
-        pack = Torn(faces.path)
-        with Loader(pack, backend="dali", batch_size=10, shuffle=False) as loader:
-            iterator = iter(loader)
-            next(iterator)
-            next(iterator)
-            with pytest.raises(DamageError, match="shard-001 has no record"):
-                next(iterator)
-            assert loader.batch == 2
-
 
 class TestLife:
-    def test_batches_stay_valid_after_closing(self, faces: Pack, slow_batch: SlowBatch) -> None:
+    def test_batches_stay_valid_after_closing(
+        self, faces: Pack, slow_batch: SlowBatch, assert_equal: AssertEqual
+    ) -> None:
         with Loader(faces, backend="dali", batch_size=4) as loader:
             batches = list(loader)
         for index, batch in enumerate(batches):
@@ -326,12 +266,12 @@ class TestLife:
                 break
             assert native_threads() > before
             loader.close()
-            assert native_threads() <= before
+            assert ends_with_threads(before)
             for _ in loader:
                 break
             del loader
             gc.collect()
-            assert native_threads() <= before
+            assert ends_with_threads(before)
 
     def test_an_error_that_is_kept_keeps_no_threads(self, faces: Pack, damaged: Pack) -> None:
         with Loader(faces, backend="dali", batch_size=4) as loader:
@@ -340,41 +280,8 @@ class TestLife:
         with Loader(damaged, backend="dali", batch_size=30) as loader:
             with pytest.raises(DecodeError) as caught:
                 next(iter(loader))
-            assert native_threads() <= before
+            assert ends_with_threads(before)
         assert caught.value.__traceback__ is not None
-
-    def test_the_pack_may_be_closed_meanwhile(self, faces: Pack, slow_batch: SlowBatch) -> None:
-        with Loader(faces, backend="dali", batch_size=4) as loader:
-            for index, batch in enumerate(loader):
-                faces.close()
-                assert_equal(batch, slow_batch(faces, index, batch_size=4))
-
-    def test_the_interpreter_ends_though_nobody_closed(self, faces: Pack) -> None:
-        script = (
-            "import facepack, sys\n"
-            "pack = facepack.open(sys.argv[1])\n"
-            "loader = facepack.Loader(pack, batch_size=4, backend='dali')\n"
-            "batches = iter(loader)\n"
-            "print(next(batches).images.shape[0])\n"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(faces.path)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
-
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-    def test_a_forked_child_goes_on_and_ends(
-        self, faces: Pack, slow_batch: SlowBatch, fork_in_use: ForkInUse
-    ) -> None:
-        expected = []
-        for index in range(1, len(faces) // 4):
-            images, labels, positions = slow_batch(faces, index, batch_size=4, seed=3)
-            digest = (positions.tolist(), labels.tolist(), int(images.long().sum()))
-            expected.append(str(digest))
-        assert fork_in_use(faces, "dali") == expected * 2
 
 
 @pytest.mark.gpu

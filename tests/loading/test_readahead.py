@@ -6,8 +6,8 @@ import errno
 import mmap
 import os
 import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from facepack.loading.readahead import (
     WholePackAhead,
     WindowsAhead,
     _Files,
+    _read_once,
     read_ahead,
 )
 from facepack.pack import Pack
@@ -254,23 +255,39 @@ class TestReadAhead:
     def test_a_pack_that_fits_is_read_once(
         self, own_pack: Pack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from facepack.loading import readahead
+        read: list[int] = []
+        wait_for = _Files._wait_for
 
-        sizes: list[int] = []
-        load = readahead._Files._wait_for
+        def note(self: _Files, extent: Extent, file: int) -> None:
+            read.append(extent.length)
+            wait_for(self, extent, file)
 
-        def note(self: object, extent: object, file: int) -> None:
-            sizes.append(extent.length)  # type: ignore[attr-defined]
-            load(self, extent, file)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(readahead._Files, "_wait_for", note)
+        monkeypatch.setattr(_Files, "_wait_for", note)
         for _ in range(2):
-            ahead = WholePackAhead(own_pack)
+            ahead = read_ahead(own_pack, make_plan(own_pack, blocks=None), 0)
             ahead.wait(0)
-            if ahead._thread.ident:
-                ahead._thread.join()
+            while own_pack not in _read_once:
+                time.sleep(0.001)
             ahead.close()
-        assert sum(sizes) == sum(path.stat().st_size for path in shards(own_pack))
+        assert sum(read) == sum(path.stat().st_size for path in shards(own_pack))
+
+    @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc/self/smaps")
+    @pytest.mark.parametrize("fits", [True, False])
+    def test_maps_are_marked_while_a_pack_is_read_at_random(
+        self, own_pack: Pack, monkeypatch: pytest.MonkeyPatch, fits: bool
+    ) -> None:
+        read: list[Extent] = []
+        monkeypatch.setattr(_Files, "_wait_for", lambda self, extent, file: read.append(extent))
+        memory = Memory(1 << 40 if fits else 1 << 10, "a limit")
+        monkeypatch.setattr("facepack.loading.readahead.memory_limit", lambda: memory)
+        ahead = read_ahead(own_pack, make_plan(own_pack, blocks=None), 0)
+        own_pack.batch([0, 25, 50])  # which opens the shards, after the thread began
+        for path in shards(own_pack):
+            while "rr" not in flags_of(path):
+                time.sleep(0.001)
+        ahead.close()
+        assert not any("rr" in flags_of(path) for path in shards(own_pack))
+        assert bool(read) == fits
 
 
 class TestChoice:
@@ -387,7 +404,7 @@ class TestMemory:
 
 
 _FORK = """
-import facepack, os, signal, sys, threading
+import facepack, os, sys, threading
 from facepack.loading.order import BlockShape
 
 pack = facepack.open(sys.argv[1])
@@ -400,7 +417,6 @@ def rest():
 
 child = os.fork()
 if child == 0:
-    signal.alarm(60)
     rest()
     sys.exit(0)
 assert os.waitpid(child, 0)[1] == 0
@@ -474,14 +490,10 @@ class TestLoader:
         assert not [t for t in threading.enumerate() if t.name.startswith("facepack-")]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-    def test_goes_on_in_a_forked_child(self, faces: Pack) -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", _FORK, str(faces.path)],
-            capture_output=True,
-            text=True,
-            timeout=150,
-        )
-        assert done.returncode == 0, done.stderr
+    def test_goes_on_in_a_forked_child(
+        self, faces: Pack, run_python: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        done = run_python(_FORK, faces.path)
         child, parent, threads = done.stdout.splitlines()
         assert child == parent
         assert threads == "0"
