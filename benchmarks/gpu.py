@@ -79,21 +79,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.6, help="a window, about")
     parser.add_argument("--arcface-torch", type=Path, help="its folder, for the peer's figures")
     parser.add_argument("--toy", action="store_true", help="small sizes: does it run at all?")
-    parser.add_argument("--json", type=Path, help="write all figures here, after each part")
+    parser.add_argument("--json", type=Path, help="write the figures here, after each one")
     options = parser.parse_args()
     if options.toy:
         options.images, options.identities, options.batches = 2_000, 1_000, [16, 32]
         options.backbones, options.windows, options.seconds = ["tiny"], 3, 0.1
         options.precision = "fp32" if options.device == "cpu" else options.precision
     bench = Bench(options)
-    results: dict[str, Any] = {"machine": machine(bench.device)}
-    print("\n".join(f"{name:>10}: {value}" for name, value in results["machine"].items()))
+    found = bench.begin("machine")
+    found |= machine(bench.device)
+    print("\n".join(f"{name:>10}: {value}" for name, value in found.items()), flush=True)
     for part in options.parts:
         began = time.monotonic()
-        results[part] = PARTS[part](bench)
+        PARTS[part](bench, bench.begin(part))
+        bench.save()
         print(f"{'':>10}  ({part}: {time.monotonic() - began:.0f} s)", flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(results, indent=1))
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,18 @@ class Bench:
         self.device = enter_device(options.device)
         self.on_gpu = self.device.type == "cuda"
         self.pack = facepack.open(options.pack or self._drawn())
+        self.results: dict[str, dict[str, Any]] = {}
         self.ceilings: dict[str, float] = {}
         self.cached: dict[Cell, Figure] = {}
+
+    def begin(self, part: str) -> dict[str, Any]:
+        """Where the figures of ``part`` go."""
+        return self.results.setdefault(part, {})
+
+    def save(self) -> None:
+        """Write what there is so far: time on a lent machine may end at any figure."""
+        if self.options.json:
+            self.options.json.write_text(json.dumps(self.results, indent=1))
 
     def _drawn(self) -> Path:
         images = self.options.images
@@ -227,6 +237,9 @@ def _run(*words: object) -> None:
 
 
 def _show(name: object, figure: Figure, note: str = "") -> None:
+    if "failed" in figure:
+        print(f"  {name!s:<44} {figure['failed']:.500}", flush=True)
+        return
     windows = figure["windows"]
     spread = f"({windows[0]:,.0f}–{windows[-1]:,.0f}, n = {len(windows)})"
     print(
@@ -237,7 +250,7 @@ def _show(name: object, figure: Figure, note: str = "") -> None:
 # The ceilings -------------------------------------------------------------------------------------
 
 
-def measure_ceilings(bench: Bench) -> dict[str, float]:
+def measure_ceilings(bench: Bench, ceilings: dict[str, float]) -> None:
     """What the machine can do at best, in bytes/s, operations/s and images/s."""
     device, toy = bench.device, bench.options.toy
     count = (64 if toy else 1024) << 20
@@ -250,7 +263,7 @@ def measure_ceilings(bench: Bench) -> dict[str, float]:
     def best(step: Callable[[], object]) -> float:
         return min(bench.time_steps(step, warm_up=3))
 
-    ceilings = {"memory_bytes_per_second": 2 * count / best(lambda: target.copy_(source))}
+    ceilings["memory_bytes_per_second"] = 2 * count / best(lambda: target.copy_(source))
     arrived = torch.empty_like(host, device=device)
     seconds = best(lambda: arrived.copy_(host, non_blocking=True))
     ceilings["to_device_bytes_per_second"] = len(host) / seconds
@@ -269,7 +282,6 @@ def measure_ceilings(bench: Bench) -> dict[str, float]:
     bench.ceilings = ceilings
     for name, value in ceilings.items():
         print(f"  {name.replace('_', ' '):<44} {value:.3g}", flush=True)
-    return ceilings
 
 
 def decode_on_processors(bench: Bench) -> float:
@@ -295,23 +307,26 @@ def decode_on_processors(bench: Bench) -> float:
 # Loading ------------------------------------------------------------------------------------------
 
 
-def measure_loading(bench: Bench) -> dict[str, Figure]:
+def measure_loading(bench: Bench, figures: dict[str, Figure]) -> None:
     """The loader by itself: batches arrive on the device, and are dropped."""
     ways: dict[str, dict[str, Any]] = {"cpu": {"backend": "cpu"}}
     if machine(bench.device)["dali"] != "not installed":
         decoders = ("cpu", "mixed") if bench.on_gpu else ("cpu",)
         for decoder in decoders:
             ways[f"dali, {decoder} decoder"] = {"backend": "dali", "dali_decoder": decoder}
-    figures = {}
     for (name, way), batch in itertools.product(ways.items(), bench.options.batches):
-        with bench.loader(batch, **way) as loader:
-            batches = _without_end(loader)
-            figure = bench.rate(batch, bench.time_steps(lambda b=batches: next(b), warm_up=16))
+        figure = _guarded(bench, lambda batch=batch, way=way: _loading(bench, batch, way))
         figures[f"{name}, batch {batch}"] = figure
         _show(f"loader: {name}, batch {batch}", figure)
-    best = max(figure["images_per_second"] for figure in figures.values())
+        bench.save()
+    best = max(figure.get("images_per_second", 0.0) for figure in figures.values())
     print(f"  {'best of these, against the aim':<44} {best / LOADER_AIM:>9.2f}")
-    return figures
+
+
+def _loading(bench: Bench, batch: int, way: dict[str, Any]) -> Figure:
+    with bench.loader(batch, **way) as loader:
+        batches = _without_end(loader)
+        return bench.rate(batch, bench.time_steps(lambda: next(batches), warm_up=16))
 
 
 def _without_end(loader: Loader) -> Iterator[Any]:
@@ -348,22 +363,23 @@ class Training:
         self._in_flight.add()
 
 
-def measure_training(bench: Bench) -> dict[str, Any]:
+def measure_training(bench: Bench, figures: dict[str, dict[str, Figure]]) -> None:
     """Whole optimizer steps, on a batch that stays on the device, then on the loader's batches."""
-    figures: dict[str, Any] = {"cached": {}, "live": {}}
+    figures |= {"cached": {}, "live": {}}
     for cell in bench.cells():
         figure = _guarded(bench, lambda cell=cell: _cached(bench, cell))
         figures["cached"][str(cell)] = figure
-        if "images_per_second" in figure:
+        note = ""
+        if "failed" not in figure:
             bench.cached[cell] = figure
-            _show(cell, figure, f"cached batch; {figure['peak_gib']:.1f} GiB")
-        else:
-            print(f"  {cell!s:<44} {figure['failed']}")
+            note = f"cached batch; {figure['peak_gib']:.1f} GiB"
+        _show(cell, figure, note)
+        bench.save()
     for cell in _best_and_128(bench.cached):
         figure = _guarded(bench, lambda cell=cell: _live(bench, cell))
         figures["live"][str(cell)] = figure
-        if "images_per_second" not in figure:
-            print(f"  {cell!s:<44} {figure['failed']}")
+        if "failed" in figure:
+            _show(cell, figure)
             continue
         rate, cost = figure["images_per_second"], figure["longer_than_cached"]
         figure["webface12m_hours"] = EPOCHS * WEBFACE12M / rate / 3600
@@ -375,12 +391,12 @@ def measure_training(bench: Bench) -> dict[str, Any]:
             floor, aim = AIMS[cell.backbone]
             note += f"; floor {rate / floor:.2f}, aim {rate / aim:.2f}"
         _show(cell, figure, note)
-    return figures
+        bench.save()
 
 
 def _cached(bench: Bench, cell: Cell) -> Figure:
     training = Training(bench, cell)
-    with bench.loader(cell.batch) as loader:
+    with bench.loader(cell.batch, backend="cpu") as loader:
         batch = next(iter(loader))
         batch = batch._replace(images=batch.images.clone())
     figure = bench.rate(cell.batch, bench.time_steps(lambda: training.on(batch)))
@@ -397,7 +413,7 @@ def _live(bench: Bench, cell: Cell) -> Figure:
         rounds = bench.time_by_turns(
             lambda: training.on(next(batches)),
             lambda: training.on(kept),
-            warm_up=2 if bench.options.toy else 16,
+            warm_up=2 if bench.options.toy else 8,
         )
     figure = bench.rate(cell.batch, [live for live, _ in rounds])
     costs = sorted(live / cached - 1 for live, cached in rounds)
@@ -405,14 +421,19 @@ def _live(bench: Bench, cell: Cell) -> Figure:
 
 
 def _guarded(bench: Bench, measure: Callable[[], Figure]) -> Figure:
-    """The figure, or that it does not fit; either way the memory is given back."""
+    """The figure, or why there is none; either way the memory is given back."""
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
         return measure()
     except torch.cuda.OutOfMemoryError:
         return {"failed": "does not fit the device's memory"}
+    except RuntimeError as error:  # of torch or DALI: the other figures are still wanted
+        return {"failed": " ".join(str(error).split())}
     finally:
+        if any(mode != "off" for mode in bench.options.compile):
+            # Else torch gives up after some sizes of batch, and CUDA graphs keep their memory.
+            torch.compiler.reset()
         gc.collect()
         if bench.on_gpu:
             torch.cuda.empty_cache()
@@ -437,31 +458,27 @@ def _best_and_128(cached: dict[Cell, Figure]) -> list[Cell]:
 # The peer -----------------------------------------------------------------------------------------
 
 
-def measure_peer(bench: Bench) -> dict[str, Any]:
+def measure_peer(bench: Bench, figures: dict[str, Any]) -> None:
     """arcface_torch's backbone, head, loss and step, as its train_v2.py puts them together."""
     folder = bench.options.arcface_torch
     if folder is None or not bench.on_gpu:
         print("  not measured: it takes --arcface-torch and a GPU")
-        return {}
+        return
     sys.path.insert(0, str(folder.resolve()))
     torch.distributed.init_process_group(
         "nccl", init_method="tcp://127.0.0.1:12584", rank=0, world_size=1
     )
-    figures: dict[str, Any] = {}
     try:
         for cell in dict.fromkeys(
             Cell(cell.backbone, cell.rate, cell.batch, "off") for cell in bench.cells()
         ):
             figure = _guarded(bench, lambda cell=cell: _peer(bench, cell))
             figures[str(cell)] = figure
-            if "images_per_second" in figure:
-                _show(f"arcface_torch: {cell}", figure)
-            else:
-                print(f"  arcface_torch: {cell!s:<44} {figure['failed']}")
+            _show(f"arcface_torch: {cell}", figure)
+            bench.save()
     finally:
         torch.distributed.destroy_process_group()
     figures["ratios"] = _ratios(bench, figures)
-    return figures
 
 
 def _peer(bench: Bench, cell: Cell) -> Figure:
@@ -487,7 +504,7 @@ def _peer(bench: Bench, cell: Cell) -> Figure:
     groups = [{"params": backbone.parameters()}, {"params": head.parameters()}]
     optimizer = torch.optim.SGD(groups, lr=0.02, momentum=0.9, weight_decay=5e-4)
     scaler = torch.amp.GradScaler("cuda", growth_interval=100, enabled=fp16)
-    with bench.loader(cell.batch) as loader:
+    with bench.loader(cell.batch, backend="cpu") as loader:
         batch = next(iter(loader))
         images = batch.images.clone(memory_format=torch.contiguous_format)
         labels = bench.spread(batch.labels)
@@ -555,17 +572,16 @@ def count_backbone(name: str) -> tuple[float, float]:
     return 3 * counter.get_total_flops() / 2, 5 * 2 * elements / 2
 
 
-def measure_roofline(bench: Bench) -> dict[str, Figure]:
+def measure_roofline(bench: Bench, figures: dict[str, Figure]) -> None:
     """The least time of a step at the ceilings, and what share of the measured time that is."""
     if not bench.ceilings:
-        measure_ceilings(bench)
+        measure_ceilings(bench, bench.begin("ceilings"))
     operations = bench.ceilings.get(
         f"{bench.options.precision}_operations_per_second",
         bench.ceilings["fp32_operations_per_second"],
     )
     bandwidth = bench.ceilings["memory_bytes_per_second"]
     products = bench.ceilings["fp32_operations_per_second"]
-    figures: dict[str, Figure] = {}
     for cell in bench.cells():
         if cell.compile != "off":
             continue
@@ -599,10 +615,9 @@ def measure_roofline(bench: Bench) -> dict[str, Figure]:
         figures[str(cell)] = figure
         listed = ", ".join(f"{name} {1000 * value:.2f}" for name, value in parts.items())
         print(f"  {cell!s:<44} least {1000 * floor:.2f} ms ({listed}){note}")
-    return figures
 
 
-PARTS: dict[str, Callable[[Bench], Any]] = {
+PARTS: dict[str, Callable[[Bench, dict[str, Any]], None]] = {
     "ceilings": measure_ceilings,
     "loading": measure_loading,
     "training": measure_training,

@@ -164,8 +164,14 @@ def least_seconds(setup: Setup) -> float:
     return seconds
 
 
-def count_saved_bytes(name: str, images: int = 2) -> int:
+def count_saved_bytes(name: str) -> int:
     """Bytes an image that the backbone's backward pass needs, in half precision; counted here."""
+    # What one image more adds: half-precision copies of the weights are kept once for a batch.
+    return _saved_bytes(name, 3) - _saved_bytes(name, 2)
+
+
+def _saved_bytes(name: str, images: int) -> int:
+    """Bytes that autograd keeps of a batch, the parameters themselves left out."""
     backbone = backbones.build(name, features=512, autocast=torch.bfloat16).train()
     own = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
     seen: dict[int, int] = {}
@@ -179,12 +185,8 @@ def count_saved_bytes(name: str, images: int = 2) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = backbone(torch.randn(images, 3, 112, 112))
-    total = sum(seen.values())
-    # Half-precision copies of the weights, which autocast keeps, are not the images'.
-    weights = sum(p.numel() for p in backbone.parameters()) * 2
-    del output
-    return max(0, total - weights) // images
+        backbone(torch.randn(images, 3, 112, 112))
+    return sum(seen.values())
 
 
 def backbone_bytes(name: str, batch: int) -> int:

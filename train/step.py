@@ -19,8 +19,8 @@ class TrainStep:
 
     The gradient is that of the mean loss over the whole batch, whatever the number of
     micro-batches; only batch normalisation sees the micro-batches apart. The loss returned is that
-    mean, detached, on the device. Only two things here wait for the device: the head's sampling, at
-    a sample rate below 1, and under fp16 the scaler, with an optimizer that is not fused.
+    mean, detached, on the device. Nothing here waits for the device but the head, where it says so,
+    and under fp16 the scaler, with an optimizer that is not fused.
 
     Args:
         backbone: images (N×3×H×W, fp32) → embeddings (N×F, fp32); applies its own autocast.
