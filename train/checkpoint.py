@@ -43,12 +43,23 @@ def save_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except (OSError, RuntimeError) as error:
         kept = "the previous one is untouched" if path.exists() else "none was written before"
         raise TrainingError(
-            f"cannot write {path}: {error}; {kept}. Make room or mend the disk, then --resume"
+            f"cannot write {path}: {_reason(error)}; {kept}. Make room or mend the disk, then "
+            "--resume"
         ) from error
     finally:
         # Gone already where it took the other's place.
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """The system's words, which torch's zip writer covers by words on its own workings."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
 
 
 def part_of(path: Path) -> Path:

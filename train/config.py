@@ -411,7 +411,8 @@ def collect_settings(
         run: folder of a run to resume, whose own settings lie below all others.
 
     Raises:
-        ConfigError: as :func:`read_settings` and :func:`parse_overrides`.
+        ConfigError: as :func:`read_settings` and :func:`parse_overrides`; ``run`` holds no settings
+            and nothing else says what to train on.
     """
     layers: list[Mapping[str, Any]] = []
     if run is not None and (run / CONFIG_FILE).is_file():
@@ -423,7 +424,13 @@ def collect_settings(
         layers.append({"shards": shards})
     if val:
         layers.append({"val": dict(val)})
-    return merge_settings(*layers)
+    settings = merge_settings(*layers)
+    if run is not None and "shards" not in settings:
+        raise ConfigError(
+            f"{run} holds no run to resume (no {CONFIG_FILE}): give its folder as --out; to begin "
+            "one, name what to train on (--shards)"
+        )
+    return settings
 
 
 def make_config(settings: Mapping[str, Any]) -> TrainConfig:

@@ -68,7 +68,7 @@ class ImageTree:
         if not labels:
             raise SourceError(
                 f"{path} holds no images: an image tree is identity/image.jpg (or .jpeg, .png); "
-                "for anything else make a pack"
+                f"{_instead(path)}"
             )
         self.labels = np.array(labels, np.int64)
         self._joined = bytes(joined)
@@ -122,6 +122,15 @@ class ImageTree:
         digest.update(self._ends.tobytes())
         digest.update(self._joined)
         return digest.hexdigest()
+
+
+def _instead(path: Path) -> str:
+    """What to do about a folder that is no image tree."""
+    if packs := sorted(entry.name for entry in path.iterdir() if is_pack(entry)):
+        return f"it is a folder of packs, of which name one: {', '.join(packs)}"
+    if next(path.glob("*.rec"), None):
+        return f"it holds a .rec, which is packed by: facepack rec2lmdb {path} PACK"
+    return "for anything else make a pack"
 
 
 def _folders(path: Path) -> list[bytes]:
@@ -236,6 +245,11 @@ def check_training_data(
             f"{image_size[1]}×{image_size[0]}: align and crop them first"
         )
     labels = np.asarray(data.labels)
+    if labels.max() < 0:
+        raise TrainingError(
+            f"{data.path} holds no identities: none of its {len(data):,} images has a label. A "
+            "verification set is for --val; train on a pack or an image tree of identities"
+        )
     try:
         check_labels(labels, data.classes)
     except TrainingError as error:

@@ -121,9 +121,11 @@ def export_model(
     model = copy.deepcopy(model).cpu().float().eval()
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.autocast = None
-    batches = {f"{images} of random pixels": _random_pixels(model, images, seed)}
+    batches = {f"{images} images of random pixels": _random_pixels(model, images, seed)}
     if pack is not None:
-        batches[f"{min(images, len(pack))} of {pack.path}"] = _pack_pixels(model, pack, images)
+        batches[f"{min(images, len(pack))} images of {pack.path}"] = _pack_pixels(
+            model, pack, images
+        )
     with _folder_beside(out) as folder:
         written = folder / out.name
         embed = (_write_safetensors if out.suffix == SAFETENSORS else _write_onnx)(model, written)
@@ -229,12 +231,16 @@ def _compare(name: str, model: Backbone, embed: Embed, pixels: torch.Tensor) -> 
 
 
 def _write_safetensors(model: Backbone, path: Path) -> Embed:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     path.touch()
     mode = path.stat().st_mode
-    save_file(state, path, metadata=describe(model))
+    try:
+        save_file(state, path, metadata=describe(model))
+    except SafetensorError as error:  # of the disk, too
+        raise OSError(str(error)) from error
     path.chmod(mode)  # save_file makes files that nobody else may read
     again = build(model.name, features=model.embedding_size).eval()
     load_pretrained(again, path)

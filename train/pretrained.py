@@ -72,6 +72,11 @@ def read_weights(path: Path) -> Weights:
         raise EvaluationError(f"there is no model at {path}: neither a file nor a run's folder")
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
+    if path.suffix == ".onnx":
+        raise EvaluationError(
+            f"{path} is ONNX, whose weights are merged with normalisation: give the run or the "
+            "model that it was exported from"
+        )
     try:
         # What is mapped into memory is read when it is used, as a large head never is; but only
         # what is read whole is checked against the file's sums.

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from facepack.errors import ConfigError
+from facepack.errors import ConfigError, FacepackError
 
 # Above the longest wait of a healthy run: rank 0 verifies and writes large checkpoints alone.
 _TIMEOUT = timedelta(minutes=30)
@@ -64,8 +64,15 @@ class Ranks:
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=_TIMEOUT)
-        yield cls(rank, world, dist.group.WORLD)
-        # Not after an error: a collective that another rank never entered would be waited for.
+        try:
+            yield cls(rank, world, dist.group.WORLD)
+        except FacepackError:
+            # All ranks were told and end with this one. A group that outlives the interpreter may
+            # abort the process, whose exit code would be lost.
+            dist.destroy_process_group()
+            raise
+        # Not after any other error: a collective that another rank never entered would be waited
+        # for.
         dist.destroy_process_group()
 
     @property

@@ -262,7 +262,7 @@ class Trainer:
         self._say(f"resuming {self.out} at step {self.step:,} of {self.total_steps:,}")
         was = state["ranks"]
         if was != self.ranks.world:
-            self._say(f"the run had {was} ranks and has {self.ranks.world} now")
+            self._say(f"ranks: {was} before, {self.ranks.world} now")
 
     def _say(self, text: str) -> None:
         if self.ranks.is_first:

@@ -303,7 +303,9 @@ def test_command_line_lies_over_recipe(tmp_path: Path) -> None:
 def test_resumed_run_brings_its_own_settings(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(dump_config(make(epochs=9, val={"lfw": "l"})))
     assert make_config(collect_settings(run=tmp_path)).epochs == 9
-    assert collect_settings(run=tmp_path / "none") == {}
+    assert collect_settings(run=tmp_path / "none", shards="faces") == {"shards": "faces"}
+    with pytest.raises(ConfigError, match=r"none holds no run to resume \(no config\.toml\)"):
+        collect_settings(run=tmp_path / "none")
 
 
 def test_settings_named_on_resume_add_to_the_runs_own(tmp_path: Path) -> None:

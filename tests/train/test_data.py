@@ -75,6 +75,14 @@ def test_tree_is_told_from_another_wherever_it_lies(pack_path: Path, tmp_path: P
     assert ImageTree(tmp_path / "b").content_id != first.content_id
 
 
+def test_folder_that_is_no_tree_is_told_by_what_it_holds(pack_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=f"folder of packs, of which name one: {pack_path.name}"):
+        open_training_data(str(pack_path.parent))
+    (tmp_path / "train.rec").touch()
+    with pytest.raises(SourceError, match=rf"packed by: facepack rec2lmdb {tmp_path} PACK"):
+        open_training_data(str(tmp_path))
+
+
 def test_tree_without_images_or_with_none_that_reads(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(SourceError, match=r"holds no images: an image tree is identity/image\.jpg"):
@@ -212,6 +220,10 @@ def data(**changes: Any) -> Any:
         (
             {"image_size": None},
             "holds images of several sizes; training takes aligned faces of 112",
+        ),
+        (
+            {"labels": np.array([-1, -1, -1, -1]), "classes": 0},
+            "faces holds no identities: none of its 4 images has a label. A verification set is",
         ),
         ({"labels": np.array([0, -1, 2, -1])}, r"faces: label -1 \(at position 1\) is outside"),
         (

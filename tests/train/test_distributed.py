@@ -405,7 +405,7 @@ def basics(ranks: Ranks) -> dict[str, Any]:
 
 def work(folder: Path) -> None:
     """What each of the four processes does."""
-    with Ranks.from_environment(CPU) as four:
+    with pytest.raises(TrainingError, match="so ends"), Ranks.from_environment(CPU) as four:
         members = dist.new_group([0, 1])
         runs = [four]
         if four.rank < 2:
@@ -441,6 +441,8 @@ def work(folder: Path) -> None:
         # From one rank to two, above; now from two to four.
         four.gather_objects(None)
         train(make_config(folder, **ALIKE), folder / "moving", four, resume=True, max_steps=6)
+        tell(four, error=TrainingError("so ends a run of which a rank has failed"))
+    (folder / f"left-{four.rank}").write_text(str(dist.is_initialized()))
 
 
 # The tests ---------------------------------------------------------------------------------------
@@ -483,6 +485,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_jpeg: Callable[..., by
 def found(folder: Path, world: int) -> list[dict[str, Any]]:
     files = [folder / f"{world}-{rank}.pt" for rank in range(world)]
     return [torch.load(file, weights_only=False) for file in files]
+
+
+def test_failed_run_leaves_no_group_that_aborts_the_process(folder: Path) -> None:
+    assert [(folder / f"left-{rank}").read_text() for rank in range(4)] == ["False"] * 4
 
 
 @pytest.mark.parametrize("world", WORLDS)

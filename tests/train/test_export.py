@@ -195,7 +195,7 @@ def test_the_command(run: Path, faces: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0].endswith(
         f"tiny, 16 features, input 112x112 RGB; {out.stat().st_size:,} bytes"
     )
-    assert "4 of random pixels: largest difference 0 (0 of" in done.stdout
+    assert "4 images of random pixels: largest difference 0 (0 of" in done.stdout
     again = CliRunner().invoke(export, [str(out), str(out), "--json", "--images", "2"])
     assert json.loads(again.stdout)["metadata"]["backbone"] == "tiny"
 
@@ -210,7 +210,7 @@ def test_real_images_are_compared(run: Path, tmp_path: Path) -> None:
     with facepack.open(pack) as opened:
         result = export_model(load_model(run), tmp_path / "m.safetensors", images=20, pack=opened)
     assert [parity.count for parity in result.parity] == [20, 6]
-    assert result.parity[1].images == f"6 of {pack}"
+    assert result.parity[1].images == f"6 images of {pack}"
     assert result.parity[1].max_difference == 0.0
 
 
@@ -222,10 +222,25 @@ def test_a_model_that_does_not_agree_is_not_written(tmp_path: Path) -> None:
         net.fc.bias[3] = torch.nan
     out = tmp_path / "model.safetensors"
     out.write_bytes(b"before")
-    with pytest.raises(TrainingError, match=r"is not written: on 2 of random pixels, embeddings"):
+    with pytest.raises(
+        TrainingError, match=r"is not written: on 2 images of random pixels, embeddings"
+    ):
         export_model(net, out, images=2)
     assert out.read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.usefixtures("safetensors_extra")
+def test_full_disk_is_told_in_words(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="only POSIX limits the size of files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"cannot write .*make room or choose another file"):
+            export_model(build("tiny", features=16), tmp_path / "m.safetensors", images=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_endings_and_folders_that_will_not_do(tmp_path: Path) -> None:

@@ -146,3 +146,9 @@ def test_nothing_is_changed_by_the_wrong_file(tiny: Backbone, tmp_path: Path) ->
     with pytest.raises(EvaluationError, match=r"1 tensors are missing \(fc\.bias\)"):
         load_pretrained(tiny, tmp_path / "model.pt")
     assert_same(tiny, before)
+
+
+def test_onnx_is_pointed_back_to_its_model(tmp_path: Path) -> None:
+    (tmp_path / "r50.onnx").touch()
+    with pytest.raises(EvaluationError, match=r"r50\.onnx is ONNX.* it was exported from"):
+        read_weights(tmp_path / "r50.onnx")
