@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from facepack import format as fmt
 from facepack.errors import PackError
+from facepack.lock import hold_lock
 from facepack.shard import write_errors, write_file
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
@@ -52,38 +52,19 @@ class Target:
         self._resume = resume
         self._finished = finished
         self._shown = shown or folder
-        self._lock: int | None = None
+        self._lock = ExitStack()
 
     def __enter__(self) -> Target:
+        busy = PackError(
+            f"{self._shown}: another process is writing here; wait for it or choose another target"
+        )
         with write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._take_lock()
+            self._lock.enter_context(hold_lock(self.folder, busy))
         return self
 
-    def _take_lock(self) -> int:
-        path = self.folder / fmt.LOCK
-        while True:
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The last holder unlinks the file: make sure that ours is the one that is there.
-                if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                    return descriptor
-            except BlockingIOError:
-                os.close(descriptor)
-                raise PackError(
-                    f"{self._shown}: another process is writing here; wait for it or choose "
-                    "another target"
-                ) from None
-            except FileNotFoundError:
-                pass
-            os.close(descriptor)
-
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            (self.folder / fmt.LOCK).unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
     def begin(self, plan: dict[str, Any]) -> bool:
         """Write the plan, or find it there when resuming.

@@ -100,3 +100,25 @@ def small_config(pack_path: Path, small_backbone: str) -> Callable[..., TrainCon
         return TrainConfig(**settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[Any, Any], None]:
+    """Equality to the bit, through dicts and lists."""
+
+    def compare(one: Any, other: Any, at: str = "") -> None:
+        assert type(one) is type(other), at
+        if isinstance(one, torch.Tensor):
+            assert one.dtype == other.dtype and torch.equal(one, other), at
+        elif isinstance(one, dict):
+            assert one.keys() == other.keys(), at
+            for key in one:
+                compare(one[key], other[key], f"{at}/{key}")
+        elif isinstance(one, list):
+            assert len(one) == len(other), at
+            for index, (a, b) in enumerate(zip(one, other, strict=True)):
+                compare(a, b, f"{at}/{index}")
+        else:
+            assert one == other, at
+
+    return compare

@@ -565,24 +565,10 @@ def test_overflow_on_one_rank_skips_the_step_on_all(folder: Path, world: int, ho
             assert torch.equal(first, own)
 
 
-def assert_same(one: Any, other: Any, at: str = "") -> None:
-    """Equality to the bit, through dicts and lists."""
-    if isinstance(one, Tensor):
-        assert torch.equal(one, other), at
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), at
-        for key in one:
-            assert_same(one[key], other[key], f"{at}/{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), at
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{at}/{index}")
-    else:
-        assert one == other, at
-
-
 @pytest.mark.parametrize("world", WORLDS)
-def test_resumed_run_is_the_same_to_the_bit(folder: Path, world: int) -> None:
+def test_resumed_run_is_the_same_to_the_bit(
+    assert_same: Callable[[Any, Any], None], folder: Path, world: int
+) -> None:
     whole, cut = (
         load_checkpoint(folder / f"world{world}" / name / CHECKPOINT_FILE)
         for name in ("whole", "cut")

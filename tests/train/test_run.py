@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import facepack
 from facepack.errors import ConfigError, DecodeError, FacepackError, TrainingError
+from facepack.format import LOCK
 from facepack.train.config import TrainConfig, read_settings
 from facepack.train.folder import hold_folder
 from facepack.train.in_flight import StepsInFlight
@@ -27,6 +28,8 @@ from facepack.train.step import TrainStep
 from facepack.train.stopwatch import Stopwatch
 
 MakeConfig = Callable[..., TrainConfig]
+AssertSame = Callable[[Any, Any], None]
+AssertSameRun = Callable[[Path, Path], None]
 STEPS = 11
 
 
@@ -52,27 +55,14 @@ def checkpoint(out: Path) -> dict[str, Any]:
     return torch.load(out / "checkpoint.pt", weights_only=True)
 
 
-def assert_same(one: Any, other: Any, at: str = "") -> None:
-    """Equality to the bit, through dicts and lists."""
-    assert type(one) is type(other), at
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype and torch.equal(one, other), at
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), at
-        for key in one:
-            assert_same(one[key], other[key], f"{at}/{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), at
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{at}/{index}")
-    else:
-        assert one == other, at
+@pytest.fixture
+def assert_same_run(assert_same: AssertSame) -> AssertSameRun:
+    def compare(out: Path, reference: Path) -> None:
+        assert_same(checkpoint(out), checkpoint(reference))
+        assert_same(*(torch.load(o / "model.pt", weights_only=True) for o in (out, reference)))
+        assert metrics(out) == metrics(reference)
 
-
-def assert_same_run(out: Path, reference: Path) -> None:
-    assert_same(checkpoint(out), checkpoint(reference))
-    assert_same(*(torch.load(o / "model.pt", weights_only=True) for o in (out, reference)))
-    assert metrics(out) == metrics(reference)
+    return compare
 
 
 class Killed(BaseException):
@@ -160,7 +150,9 @@ def test_model_loads_into_a_fresh_backbone(
     fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
 
 
-def test_seed_and_settings_alone_decide_the_run(small_config: MakeConfig, tmp_path: Path) -> None:
+def test_seed_and_settings_alone_decide_the_run(
+    assert_same_run: AssertSameRun, small_config: MakeConfig, tmp_path: Path
+) -> None:
     train(small_config(), tmp_path / "a")
     torch.manual_seed(99)
     train(small_config(), tmp_path / "b")
@@ -189,7 +181,10 @@ def test_tree_trains_like_a_pack(small_config: MakeConfig, pack_path: Path, tmp_
     ],
 )
 def test_other_settings_train_and_resume_to_the_same_bits(
-    small_config: MakeConfig, tmp_path: Path, changes: dict[str, Any]
+    assert_same_run: AssertSameRun,
+    small_config: MakeConfig,
+    tmp_path: Path,
+    changes: dict[str, Any],
 ) -> None:
     config = small_config(**changes)
     summary = train(config, tmp_path / "whole")
@@ -205,6 +200,7 @@ def test_other_settings_train_and_resume_to_the_same_bits(
 @pytest.mark.parametrize("killed_in", range(1, STEPS + 1))
 @pytest.mark.parametrize("checkpoint_every", [0, 2])
 def test_killed_run_resumes_to_the_same_bits(
+    assert_same_run: AssertSameRun,
     small_config: MakeConfig,
     tmp_path: Path,
     kill_in_step: Callable[[int], None],
@@ -225,7 +221,7 @@ def test_killed_run_resumes_to_the_same_bits(
 
 
 def test_run_stopped_and_resumed_at_each_step_is_the_same(
-    small_config: MakeConfig, pairs_path: Path, tmp_path: Path
+    assert_same_run: AssertSameRun, small_config: MakeConfig, pairs_path: Path, tmp_path: Path
 ) -> None:
     config = small_config(val={"own": str(pairs_path)}, val_every=4)
     train(config, tmp_path / "whole")
@@ -236,7 +232,9 @@ def test_run_stopped_and_resumed_at_each_step_is_the_same(
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_trainer_goes_on_after_max_steps(small_config: MakeConfig, tmp_path: Path) -> None:
+def test_trainer_goes_on_after_max_steps(
+    assert_same_run: AssertSameRun, small_config: MakeConfig, tmp_path: Path
+) -> None:
     train(small_config(), tmp_path / "whole")
     trainer = Trainer(small_config(), out=tmp_path / "cut", device="cpu", notify=quiet)
     for last in (3, 3, 7, None):
@@ -245,7 +243,11 @@ def test_trainer_goes_on_after_max_steps(small_config: MakeConfig, tmp_path: Pat
 
 
 def test_signal_writes_a_checkpoint_and_the_run_resumes(
-    small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    assert_same_run: AssertSameRun,
+    assert_same: AssertSame,
+    small_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     train(small_config(), tmp_path / "whole")
     whole_step = TrainStep.__call__
@@ -267,7 +269,9 @@ def test_signal_writes_a_checkpoint_and_the_run_resumes(
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_finished_run_has_nothing_to_resume(small_config: MakeConfig, tmp_path: Path) -> None:
+def test_finished_run_has_nothing_to_resume(
+    assert_same: AssertSame, small_config: MakeConfig, tmp_path: Path
+) -> None:
     first = train(small_config(), tmp_path)
     said: list[str] = []
     again = Trainer(small_config(), out=tmp_path, resume=True, notify=said.append).run()
@@ -375,7 +379,7 @@ def test_overwriting_removes_what_a_kill_left_half_written(
 
 
 def test_verification_changes_no_bit_of_the_run(
-    small_config: MakeConfig, pairs_path: Path, tmp_path: Path
+    assert_same: AssertSame, small_config: MakeConfig, pairs_path: Path, tmp_path: Path
 ) -> None:
     without = train(small_config(), tmp_path / "without")
     config = small_config(val={"one": str(pairs_path), "two": str(pairs_path)}, val_every=2)
@@ -567,8 +571,9 @@ def test_two_processes_do_not_write_one_run(small_config: MakeConfig, tmp_path: 
     with hold_folder(out):
         with pytest.raises(TrainingError, match=r"another process is training in .*run: wait"):
             train(small_config(), out)
-        assert list(out.iterdir()) == []
+        assert [path.name for path in out.iterdir()] == [LOCK]
     train(small_config(), out)
+    assert not (out / LOCK).exists()
     with hold_folder(out):
         pass
 
@@ -595,7 +600,7 @@ def break_images(pack_path: Path, folder: Path, count: int) -> Path:
 
 
 def test_broken_image_ends_the_run_or_is_counted(
-    small_config: MakeConfig, pack_path: Path, tmp_path: Path
+    assert_same_run: AssertSameRun, small_config: MakeConfig, pack_path: Path, tmp_path: Path
 ) -> None:
     broken = str(break_images(pack_path, tmp_path / "broken", 3))
     with pytest.raises(DecodeError, match="shard-000/"):
