@@ -45,6 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import facepack
 from facepack.loading.loader import Loader
+from facepack.machine import usable_processors
 from facepack.train import backbones
 from facepack.train.build import enter_device, make_backbone, make_head, make_optimizer
 from facepack.train.config import TrainConfig
@@ -286,7 +287,7 @@ def measure_ceilings(bench: Bench, ceilings: dict[str, float]) -> None:
 
 def decode_on_processors(bench: Bench) -> float:
     """Seconds an image with simplejpeg on all processors, of images held in memory."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = usable_processors()
     positions = np.arange(min(len(bench.pack), 8_000))
     with bench.pack.views(positions) as views:
         images = [bytes(view) for view in views]
@@ -299,7 +300,7 @@ def decode_on_processors(bench: Bench) -> float:
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(bench.options.windows):
             began = time.perf_counter()
-            list(pool.map(decode, [images[k::threads] for k in range(threads or 1)]))
+            list(pool.map(decode, [images[k::threads] for k in range(threads)]))
             best = min(best, (time.perf_counter() - began) / len(images))
     return best
 

@@ -26,9 +26,9 @@ import simplejpeg
 from facepack.convert.faces import SIZES, render_faces
 from facepack.convert.pickles import write_bin
 from facepack.convert.recordio import MAX_CLASS, RecordWriter, pack_header
-from facepack.convert.workers import cpu_count
 from facepack.errors import ConfigError, FacepackError
 from facepack.hashing import derive_seed, hash64
+from facepack.machine import usable_processors
 from facepack.progress import Progress
 
 FOLDS = 10
@@ -137,7 +137,7 @@ def generate(
     :class:`~facepack.errors.FacepackError` when a target exists and ``overwrite`` is not set.
     """
     out = Path(out)
-    workers = cpu_count() if workers is None else workers
+    workers = usable_processors() if workers is None else workers
     if workers < 1:
         raise ConfigError(f"workers is {workers}; give at least 1")
     bins = (f"{options.bin_name}.bin",) if options.pairs else ()

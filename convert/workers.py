@@ -20,6 +20,7 @@ from facepack.convert.blocks import free_blocks
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Part, Source, Span
 from facepack.errors import FacepackError, MissingExtraError, WorkerError
+from facepack.machine import usable_processors
 from facepack.progress import Progress
 
 R = TypeVar("R")
@@ -29,16 +30,9 @@ _COLLECT_EVERY = 100_000  # objects; Python's own 700 is for programs that make 
 _AHEAD = 2  # tasks that wait for each worker, so that none is idle
 
 
-def cpu_count() -> int:
-    """How many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def suitable_count(payload_bytes: int) -> int:
     """How many processes pay for so much to convert: a start costs as much as some 100 MB."""
-    return min(cpu_count(), 1 + payload_bytes // _WORTH_A_PROCESS)
+    return min(usable_processors(), 1 + payload_bytes // _WORTH_A_PROCESS)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ import numpy as np
 
 from facepack.errors import DecodeError
 from facepack.images import decode
+from facepack.machine import usable_processors
 
 FACE_SIZE = (112, 112)  # height and width in pixels, of the sets as published
 
@@ -55,13 +55,14 @@ def decode_batches(
         name: what errors call the set.
         batch_size: images a batch.
         size: (H, W) of the images in pixels; none is scaled.
-        threads: decoding threads; as many as there are cores, at most 8, when None.
+        threads: decoding threads; as many as the process may use processors, at most 8,
+            when None.
 
     Raises:
         DecodeError: an image does not decode, or not to ``size``; names the set and the image.
     """
     pending: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
-    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(threads or min(8, usable_processors()))
     try:
         for start in range(0, len(images), batch_size):
             stop = min(start + batch_size, len(images))

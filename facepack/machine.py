@@ -86,14 +86,20 @@ def _dali_version() -> str | None:
     return None
 
 
+def usable_processors() -> int:
+    """How many processors this process may use: those it is bound to, where the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _cpu() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
         model = match[1] if match else model
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"model": model, "cores": os.cpu_count(), "usable": usable}
+    return {"model": model, "cores": os.cpu_count(), "usable": usable_processors()}
 
 
 def _memory() -> int | None:

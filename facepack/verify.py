@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -35,6 +34,7 @@ from facepack.lmdbfile import (
     read_nodes,
     read_page_size,
 )
+from facepack.machine import usable_processors
 from facepack.pack import manifest_files, read_file, read_manifest
 from facepack.progress import Progress
 from facepack.shard import ShardInfo, write_file
@@ -362,7 +362,7 @@ def _undecodable(data: memoryview, nodes: Nodes, which: np.ndarray) -> Iterator[
             return index, str(error)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_processors()) as threads:
         for found in threads.map(look, which.tolist()):
             if found:
                 yield found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 from facepack.errors import TrainingError
 from facepack.hashing import derive_seed
 from facepack.loading.loader import Batch, Loader
+from facepack.machine import usable_processors
 from facepack.train.agreement import OtherRankError, tell, together
 from facepack.train.build import (
     check_ranks,
@@ -678,8 +678,7 @@ def _loader_threads() -> int | None:
     ranks = local_world()
     if ranks == 1:
         return None
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (there or 1) // ranks)
+    return max(1, usable_processors() // ranks)
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

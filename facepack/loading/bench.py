@@ -15,7 +15,6 @@ time from the loader; one that only reads the batches finds them in memory, not 
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from facepack.loading.kernels import choose_kernels, load_kernels
 from facepack.loading.loader import Loader
 from facepack.loading.pixels import decode_rows
 from facepack.loading.plan import Draws, Plan
+from facepack.machine import usable_processors
 from facepack.pack import Pack
 
 LIMIT = "decode"
@@ -125,7 +125,7 @@ def bench_load(
     for name, value in (("batch_size", batch_size), ("threads", threads), ("rounds", rounds)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1")
-    threads = threads or _usable_processors()
+    threads = threads or usable_processors()
     batch_size = min(batch_size, len(pack))
     with ExitStack() as stack:
         # First of all: it has the last word on packs that cannot be loaded.
@@ -330,9 +330,3 @@ def _wait_for(device: torch.device) -> None:
 
 def _has_gpu() -> bool:
     return bool(torch.cuda.is_available())
-
-
-def _usable_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -30,6 +30,7 @@ from facepack.loading.readahead import Ahead, read_ahead
 from facepack.loading.source import ImageSource
 from facepack.loading.stream import LEAVE_OUT, Stream, StreamSettings, keep_for_good
 from facepack.loading.stream import Batch as Batch
+from facepack.machine import usable_processors
 
 BACKENDS = ("auto", "cpu", "dali")
 DALI_DECODERS = ("auto", "mixed", "cpu")
@@ -147,7 +148,7 @@ class Loader:
             image_size=_choose_size(pack, image_size),
             normalize=dtype == "float32",
             device=_check_device(device),
-            threads=threads or _processors(),
+            threads=threads or usable_processors(),
             skip=on_error == "skip",
             augment=_check_augment(augment),
             dali_decoder=dali_decoder,
@@ -477,12 +478,6 @@ def _check_device(name: str | torch.device) -> torch.device:
             "counted from 0"
         )
     return torch.device("cuda", index)
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _choose_backend(asked: str, device: torch.device) -> str:

@@ -18,8 +18,9 @@ from facepack.convert.rec import RecSource
 from facepack.convert.recordio import pack_header
 from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.convert.to_tree import TreeOptions, convert_to_tree
-from facepack.convert.workers import Workers, cpu_count, started_early, suitable_count
+from facepack.convert.workers import Workers, started_early, suitable_count
 from facepack.errors import PackError, SourceError, WorkerError
+from facepack.machine import usable_processors
 
 MakeRec = Callable[..., Path]
 
@@ -132,7 +133,7 @@ def is_running(pid: int) -> bool:
 
 def test_how_many_processes_pay() -> None:
     assert suitable_count(1000) == 1
-    assert suitable_count(1 << 60) == cpu_count() >= 1
+    assert suitable_count(1 << 60) == usable_processors() >= 1
 
 
 def test_workers_make_the_same_pack_and_the_same_tree(make_rec: MakeRec, tmp_path: Path) -> None:
@@ -246,9 +247,10 @@ def test_a_target_that_cannot_be_written_stops_workers(make_rec: MakeRec, tmp_pa
 def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from facepack.convert.workers import Workers, cpu_count\n"
+        "from facepack.convert.workers import Workers\n"
+        "from facepack.machine import usable_processors\n"
         "with Workers(2) as workers:\n"
-        "    list(workers.run(cpu_count, [(), ()]))\n"
+        "    list(workers.run(usable_processors, [(), ()]))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
