@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +28,84 @@ _LEAVE_OUT = "fetch the file again, or go on without this record"
 _SAMPLE = 64  # records whose content tells two sources apart that have the same index
 
 
-class RecPart:
+class RecordPart(ABC):
+    """Image records of a ``.rec`` that follow each other, wherever the ``.rec`` lies.
+
+    What a record says is told here; how its bytes are come by, by those that derive from it.
+
+    Args:
+        rec: what the ``.rec`` is called, for messages.
+        start: ordinal of the first image.
+        offsets: (n,) byte offset of each record in the ``.rec``.
+        keys: (n,) key of each.
+        keys_unique: whether no two images of the whole ``.rec`` share a key.
+    """
+
+    def __init__(
+        self,
+        rec: Path,
+        start: int,
+        *,
+        offsets: np.ndarray,
+        keys: np.ndarray,
+        keys_unique: bool,
+    ) -> None:
+        self.start, self.stop = start, start + len(offsets)
+        self._rec = rec
+        self._offsets = offsets
+        self._keys = keys
+        self._keys_unique = keys_unique
+
+    @abstractmethod
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the records; as :meth:`facepack.convert.source.Part.read`."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """The label of each, and the key as its name where keys are unique; -1 where broken."""
+
+    def _record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
+        if len(payload) > IR_HEADER.size:
+            flag, value, id_, id2 = IR_HEADER.unpack_from(payload)
+            if flag == 0 and 0 <= value <= MAX_CLASS and value.is_integer():
+                # The usual record, by the shortest way: what follows gives the same, more slowly.
+                numbers: dict[str, float | int] = {"flag": 0, "id": id_, "id2": id2}
+                if self._keys_unique:
+                    numbers["key"] = int(self._keys[place])
+                image = payload[IR_HEADER.size :]
+                return SourceRecord(self.start + place, image, int(value), None, numbers)
+        return self._any_record(place, payload)
+
+    def _any_record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
+        try:
+            header = unpack_header(payload)
+            if not header.image:
+                remedy = "nothing needs to be done if it is a header record"
+                return self._refuse(place, "it holds no image", remedy)
+            label = class_label(header)
+        except RecordError as error:
+            return self._refuse(place, error.reason, error.remedy)
+        extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
+        if self._keys_unique:  # else a key names no one record
+            extra["key"] = int(self._keys[place])
+        for number, value in enumerate(header.labels[1:], start=1):
+            extra[f"label_{number}"] = value
+        return SourceRecord(self.start + place, header.image, label, None, extra)
+
+    def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
+        offset, key = int(self._offsets[place]), str(self._keys[place])
+        return Refusal(self.start + place, file_name(self._rec), offset, key, reason, remedy)
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of a record that was read but cannot be packed."""
+        return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
+
+    def identity_names(self) -> dict[int, str]:
+        """None: a ``.rec`` knows identities by number."""
+        return {}
+
+
+class RecPart(RecordPart):
     """Images of a ``.rec`` that follow each other in the file.
 
     Args:
@@ -49,12 +127,8 @@ class RecPart:
         keys: np.ndarray,
         keys_unique: bool,
     ) -> None:
-        self.start, self.stop = start, start + len(offsets)
-        self._rec = rec
+        super().__init__(rec, start, offsets=offsets, keys=keys, keys_unique=keys_unique)
         self._file_size = file_size
-        self._offsets = offsets
-        self._keys = keys
-        self._keys_unique = keys_unique
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the records in one sweep over the file.
@@ -139,34 +213,6 @@ class RecPart:
             label = NO_IDENTITY if isinstance(record, Refusal) else record.label
             yield Entry(label, str(self._keys[place]) if self._keys_unique else None)
 
-    def _record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
-        if len(payload) > IR_HEADER.size:
-            flag, value, id_, id2 = IR_HEADER.unpack_from(payload)
-            if flag == 0 and 0 <= value <= MAX_CLASS and value.is_integer():
-                # The usual record, by the shortest way: what follows gives the same, more slowly.
-                numbers: dict[str, float | int] = {"flag": 0, "id": id_, "id2": id2}
-                if self._keys_unique:
-                    numbers["key"] = int(self._keys[place])
-                image = payload[IR_HEADER.size :]
-                return SourceRecord(self.start + place, image, int(value), None, numbers)
-        return self._any_record(place, payload)
-
-    def _any_record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
-        try:
-            header = unpack_header(payload)
-            if not header.image:
-                remedy = "nothing needs to be done if it is a header record"
-                return self._refuse(place, "it holds no image", remedy)
-            label = class_label(header)
-        except RecordError as error:
-            return self._refuse(place, error.reason, error.remedy)
-        extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
-        if self._keys_unique:  # else a key names no one record
-            extra["key"] = int(self._keys[place])
-        for number, value in enumerate(header.labels[1:], start=1):
-            extra[f"label_{number}"] = value
-        return SourceRecord(self.start + place, header.image, label, None, extra)
-
     def _broken(self, reader: RecordReader, place: int, error: RecordError) -> Refusal:
         """The refusal of a record that cannot be read, if the file is still the same."""
         reader.check_size(self._file_size)
@@ -174,18 +220,6 @@ class RecPart:
         if error.offset != self._offsets[place]:  # in one of its later parts
             reason = f"at byte {error.offset}: {reason}"
         return self._refuse(place, reason, error.remedy)
-
-    def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
-        offset, key = int(self._offsets[place]), str(self._keys[place])
-        return Refusal(self.start + place, file_name(self._rec), offset, key, reason, remedy)
-
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a record that was read but cannot be packed."""
-        return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
-
-    def identity_names(self) -> dict[int, str]:
-        """None: a ``.rec`` knows identities by number."""
-        return {}
 
 
 class RecSource:

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from facepack import images
-from facepack.convert.rec import RecPart
+from facepack.convert.rec import RecordPart
 from facepack.convert.rec_index import parse_index
 from facepack.convert.rec_layout import announces
 from facepack.convert.recordio import MAGIC, MAX_CLASS, MAX_PAYLOAD
@@ -304,7 +304,7 @@ class RecordSet:
         return {}
 
 
-class TarRecPart(RecPart):
+class TarRecPart(RecordPart):
     """Images of a ``.rec`` in an archive that follow each other.
 
     Args:
@@ -334,7 +334,7 @@ class TarRecPart(RecPart):
         keys: np.ndarray,
         keys_unique: bool,
     ) -> None:
-        super().__init__(Path(name), 0, start, offsets=offsets, keys=keys, keys_unique=keys_unique)
+        super().__init__(Path(name), start, offsets=offsets, keys=keys, keys_unique=keys_unique)
         self._files = files
         self._shared = shared
         self._begin = begin
