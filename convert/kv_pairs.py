@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facepack import format as fmt
+from facepack import lfs
 from facepack.convert.kv_data import DATA, is_data_file
 from facepack.errors import SourceError
 
@@ -52,6 +53,7 @@ def find_pairs(paths: Sequence[Path]) -> list[KvPair]:
                 pairs.append(KvPair(other, path))
                 del rest[0]
             else:
+                lfs.require_content(path, SourceError)
                 raise SourceError(f"{path}: is no LMDB database, and none follows it: {_EXPECTED}")
     except OSError as error:
         raise SourceError(f"{error.filename}: cannot be read: {error.strerror}") from error
@@ -76,6 +78,8 @@ def _pairs_in(folder: Path) -> list[KvPair]:
         if data is not None:
             found.append(KvPair(data, _kv_of(path)))
     if not found:
+        for path in filter(Path.is_file, sorted(folder.iterdir())):
+            lfs.require_content(path, SourceError)
         raise SourceError(f"{folder}: holds no LMDB database: {_EXPECTED}")
     return found
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facepack import lfs
 from facepack.convert.pickle_stream import PickledArray, interpret, kind
 from facepack.errors import SourceError
 
@@ -46,6 +47,8 @@ def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
         data = path.read_bytes() if data is None else data
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    if lfs.is_pointer(data):
+        raise SourceError(f"{path}: is a pointer of Git LFS, not the set itself: {lfs.REMEDY}")
     pair = interpret(path, data)
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise SourceError(

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from facepack import lfs
 from facepack.errors import (
     DecodeError,
     FacepackError,
     PackError,
     SourceError,
-    UnwantedImageError,
 )
 from facepack.progress import Progress
 from facepack.shard import RecordRun, SourceRecord
@@ -231,7 +231,7 @@ def deliver(
 def refuse(part: Part, record: SourceRecord, error: FacepackError) -> Refusal:
     """The refusal of a record of ``part`` because of ``error``."""
     refusal = part.refuse(record, str(error))
-    if isinstance(error, UnwantedImageError):  # to fetch it again would not help
+    if isinstance(error, DecodeError) and error.remedy:  # to fetch it again would not help
         return replace(refusal, remedy=error.remedy)
     return refusal
 
@@ -251,7 +251,7 @@ def require_file(path: Path) -> None:
     """Make sure that ``path`` is a regular file: opening a pipe would wait for its writer.
 
     Raises:
-        SourceError: it is none, or cannot be looked at.
+        SourceError: it is none, cannot be looked at, or is a pointer of Git LFS.
     """
     try:
         path.stat()
@@ -264,6 +264,7 @@ def require_file(path: Path) -> None:
             f"{path}: is no regular file (but a folder, pipe, socket or device); copy the data "
             "into a file and pass that"
         )
+    lfs.require_content(path, SourceError)
 
 
 def file_name(path: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 import facepack
+from facepack import lfs
 from facepack.convert.pickles import read_bin
 from facepack.errors import EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
@@ -221,6 +222,7 @@ def _load_tree(name: str, path: Path) -> PairSet:
 
 
 def _read_pair_labels(path: Path) -> np.ndarray:
+    lfs.require_content(path, EvaluationError)
     try:
         labels = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

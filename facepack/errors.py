@@ -30,7 +30,19 @@ class DamageError(PackError):
 
 
 class DecodeError(FacepackError):
-    """An image does not decode, or not to the size that is expected: names its key."""
+    """An image does not decode, or not to the size that is expected: names its key.
+
+    Attributes:
+        remedy: what to do, where that does not depend on where the image came from; else None.
+    """
+
+    remedy: str | None = None
+
+
+class PointerImageError(DecodeError):
+    """What was taken for an image is a pointer of Git LFS."""
+
+    remedy = "fetch the images so, then convert again"
 
 
 class UnwantedImageError(DecodeError):

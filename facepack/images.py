@@ -17,7 +17,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from facepack.errors import DecodeError
+from facepack import lfs
+from facepack.errors import DecodeError, PointerImageError
 
 # Far above any face, far below what a crafted header can claim.
 MAX_PIXELS = int(os.environ.get("FACEPACK_MAX_PIXELS", 1 << 26))  # 67 million
@@ -157,6 +158,8 @@ def _scan_start(data: bytes | bytearray | memoryview) -> int | None:
 def _read_header(data: bytes | bytearray | memoryview) -> ImageHeader:
     kind = image_format(data)
     if kind is None:
+        if lfs.is_pointer(data):
+            raise PointerImageError("it is a pointer of Git LFS, not the image: run `git lfs pull`")
         head = bytes(data[:8]).hex(" ") or "nothing"
         raise DecodeError(f"not an image: the data begin with {head}")
     try:

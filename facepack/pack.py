@@ -20,7 +20,7 @@ import lmdb
 import numpy as np
 import xxhash
 
-from facepack import environments
+from facepack import environments, lfs
 from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.images import decode
@@ -457,6 +457,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise PackError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
+        lfs.require_content(file, DamageError)
         raise DamageError(f"{file}: {error}: rebuild it with: facepack reindex {path}") from error
     if version != fmt.FORMAT_VERSION:
         raise PackError(
@@ -576,6 +577,7 @@ def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
         if size is None:
             raise DamageError(f"{path}: {name} is missing: {remedy}")
         if size != stated["bytes"]:
+            lfs.require_content(path / name, DamageError)
             raise DamageError(
                 f"{path}: {name} has {size} bytes, the manifest says {stated['bytes']}: {remedy}"
             )

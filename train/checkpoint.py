@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
+from facepack import lfs
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.config import TrainConfig, differing_settings
 from facepack.train.data import TrainingData, label_map_digest
@@ -98,6 +99,7 @@ def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
     Raises:
         TrainingError: the file is damaged, no checkpoint, or of another version of the format.
     """
+    lfs.require_content(path, TrainingError)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     # Damage shows up as whatever zipfile, the unpickler or torch meets first.

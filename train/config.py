@@ -22,6 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
+from facepack import lfs
 from facepack.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -315,6 +316,7 @@ def read_settings(source: str) -> dict[str, Any]:
         path = Path(source)
         if not path.is_file():
             raise ConfigError(f"config file {source} does not exist")
+        lfs.require_content(path, ConfigError)
         text = path.read_text(encoding="utf-8")
     else:
         if source not in recipe_names():

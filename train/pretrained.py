@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
+from facepack import lfs
 from facepack.errors import EvaluationError, MissingExtraError
 from facepack.train.backbones import Backbone, names, skeleton
 from facepack.train.checkpoint import MODEL_FILE
@@ -70,6 +71,7 @@ def read_weights(path: Path) -> Weights:
     """
     if not path.is_file():
         raise EvaluationError(f"there is no model at {path}: neither a file nor a run's folder")
+    lfs.require_content(path, EvaluationError)
     if path.suffix == SAFETENSORS:
         return _read_safetensors(path)
     if path.suffix == ".onnx":

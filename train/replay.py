@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from facepack import lfs
 from facepack.errors import SourceError
 from facepack.train.schedules import Schedule, build_schedule, option_names
 
@@ -147,6 +148,7 @@ def read_log(path: Path) -> TrainingLog:
     last line of JSON that a crash cut short is left out, with a notice. Raises
     :class:`SourceError` naming file, line and what is wrong.
     """
+    lfs.require_content(path, SourceError)
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
