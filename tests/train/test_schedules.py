@@ -323,7 +323,7 @@ def test_formulas(warmup):
     run = {**RUN, "warmup_steps": warmup}
     expected = {
         "cosine": lambda x: 0.02 * 0.5 * (1 + math.cos(math.pi * x)),
-        "poly": lambda x: 0.02 * (1 - x) ** 2,
+        "poly": lambda x: 0.02 * (1 - x),
         "constant": lambda x: 0.02,
     }
     for name, formula in expected.items():
@@ -334,6 +334,40 @@ def test_formulas(warmup):
             else:
                 assert rates[k] == pytest.approx(formula((k - warmup) / (STEPS - warmup)))
         assert rates[STEPS + 1 :] == [rates[STEPS]] * 5
+
+
+def slow_train_v2_rates(total_steps, warmup, power, base_lr):
+    """arcface_torch's PolynomialLRWarmup as a recurrence: the rate of each step, one by one."""
+    rate, rates = base_lr, [base_lr]  # the first is the optimizer's own, warm-up or not
+    for k in range(1, total_steps):
+        if k <= warmup:
+            rate = base_lr * k / warmup
+        else:
+            decay_steps = total_steps - warmup
+            rate *= ((total_steps - k) / decay_steps) ** power
+            rate /= ((total_steps - k + 1) / decay_steps) ** power
+        rates.append(rate)
+    return rates
+
+
+@pytest.mark.parametrize("power", [None, 2.0])
+@pytest.mark.parametrize("warmup", [0, 100])
+def test_poly_is_the_decay_of_train_v2(warmup, power):
+    options = {} if power is None else {"power": power}
+    run = {**RUN, "base_lr": 0.1, "warmup_steps": warmup}
+    rates = rates_of(build_schedule("poly", **run, **options), [0.0] * STEPS)[:-1]
+    theirs = slow_train_v2_rates(STEPS, warmup, power or 1.0, 0.1)
+    # Only the first step of a warm-up differs: it runs at the full rate there.
+    first = 1 if warmup else 0
+    assert rates[first:] == pytest.approx(theirs[first:], rel=1e-9)
+    assert (rates[0], theirs[0]) == ((0.0, 0.1) if warmup else (0.1, 0.1))
+
+
+def test_poly_halves_the_rate_in_the_middle_of_the_run():
+    schedule = build_schedule("poly", **{**RUN, "base_lr": 0.1})
+    assert schedule.lr_after(STEPS // 2) == pytest.approx(0.05)
+    older = build_schedule("poly", power=2, **{**RUN, "base_lr": 0.1})
+    assert older.lr_after(STEPS // 2) == pytest.approx(0.025)
 
 
 def test_multistep_in_epochs_and_steps():

@@ -32,8 +32,9 @@ class NoOptions:
 class PolyOptions:
     """Settings of ``poly``."""
 
-    power: float = 2.0
-    """Exponent p of the decay; 1 is a straight line."""
+    power: float = 1.0
+    """Exponent p of the decay: 1, a straight line, as in arcface_torch's train_v2.py; 2 is that of
+    its PolyScheduler, before April 2023."""
 
     def __post_init__(self) -> None:
         require_number("power", self.power, above=0)
@@ -77,7 +78,11 @@ class Cosine(FixedSchedule):
 
 @register("poly", PolyOptions)
 class Poly(FixedSchedule):
-    """base_lr·(1 − (k−w)/(T−w))^power, the polynomial decay of arcface_torch."""
+    """base_lr·(1 − (k−w)/(T−w))^power, the polynomial decay of arcface_torch.
+
+    Its PolynomialLRWarmup gives the same rates but for the first step of a warm-up, which runs at
+    base_lr there and at 0 here.
+    """
 
     options: PolyOptions
 
