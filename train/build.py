@@ -85,6 +85,11 @@ def check_ranks(config: TrainConfig, ranks: Ranks) -> None:
         )
 
 
+def micro_batch(config: TrainConfig, ranks: Ranks) -> int:
+    """Images in a forward pass of one rank; see :func:`check_ranks`."""
+    return config.batch_size // (ranks.world * config.accumulate)
+
+
 def make_schedule(config: TrainConfig, *, total_steps: int, steps_per_epoch: int) -> Schedule:
     """The learning-rate schedule of a run of that length.
 

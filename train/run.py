@@ -25,6 +25,7 @@ from facepack.train.build import (
     make_head,
     make_optimizer,
     make_schedule,
+    micro_batch,
     resolve_config,
 )
 from facepack.train.checkpoint import (
@@ -198,7 +199,9 @@ class Trainer:
             ranks=ranks,
         )
         self._validator = (
-            _build_validator(config, home, self.backbone.image_size) if ranks.is_first else None
+            _build_validator(config, home, self.backbone.image_size, ranks)
+            if ranks.is_first
+            else None
         )
         self._loader = Loader(
             self.data,
@@ -658,14 +661,16 @@ def _refuse_used(out: Path) -> None:
 
 
 def _build_validator(
-    config: TrainConfig, home: Path | None, image_size: tuple[int, int]
+    config: TrainConfig, home: Path | None, image_size: tuple[int, int], ranks: Ranks
 ) -> Validator | None:
     if not config.val:
         return None
     # The evaluation room is of use only to runs that verify.
     from facepack.train.validation import Validator
 
-    return Validator(config.val, home=home, image_size=image_size, batch_size=config.batch_size)
+    # No more images in a pass than in one of training, for which the memory is known to do.
+    size = micro_batch(config, ranks)
+    return Validator(config.val, home=home, image_size=image_size, batch_size=size)
 
 
 def _beyond_first(ranks: Ranks) -> tuple[int, ...]:

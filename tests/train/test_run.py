@@ -19,10 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import facepack
 from facepack.errors import ConfigError, DecodeError, FacepackError, TrainingError
 from facepack.format import LOCK
+from facepack.train.backbones import registry
+from facepack.train.build import micro_batch
 from facepack.train.config import TrainConfig, read_settings
 from facepack.train.folder import hold_folder
 from facepack.train.in_flight import StepsInFlight
 from facepack.train.metrics import MetricsLog
+from facepack.train.ranks import Ranks
 from facepack.train.run import RunSummary, Trainer
 from facepack.train.step import TrainStep
 from facepack.train.stopwatch import Stopwatch
@@ -396,6 +399,35 @@ def test_verification_changes_no_bit_of_the_run(
     assert 0 < with_it.verification_share < 1
     best = max(line["accuracy"] for line in lines)
     assert with_it.best["one"]["accuracy"] == best > 0.5
+
+
+@pytest.mark.parametrize(("accumulate", "largest"), [(1, 8), (4, 2)])
+def test_verification_holds_no_more_images_than_a_micro_batch(
+    small_config: MakeConfig,
+    small_backbone: str,
+    pairs_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accumulate: int,
+    largest: int,
+) -> None:
+    backbone = registry._BUILDERS[small_backbone]
+    trunk = backbone.trunk
+    sizes: dict[bool, set[int]] = {True: set(), False: set()}
+
+    def counted(self: registry.Backbone, images: torch.Tensor) -> torch.Tensor:
+        sizes[self.training].add(len(images))
+        return trunk(self, images)
+
+    monkeypatch.setattr(backbone, "trunk", counted)
+    train(small_config(val={"own": str(pairs_path)}, accumulate=accumulate), tmp_path)
+    assert sizes[True] == {largest}
+    assert max(sizes[False]) == largest
+
+
+def test_micro_batch_is_one_ranks_part_of_a_step() -> None:
+    config = TrainConfig(shards="faces", batch_size=1024, accumulate=4)
+    assert micro_batch(config, Ranks(world=8)) == 32
 
 
 def test_verification_comes_at_each_epochs_end_by_default(
