@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from facepack import lfs
 from facepack.errors import EvaluationError, MissingExtraError
 from facepack.train.backbones import Backbone, names, skeleton
 from facepack.train.checkpoint import MODEL_FILE
+from facepack.train.torch_files import load_tensors
 
 SAFETENSORS = ".safetensors"
 
-_MAPPED_FROM = 8 << 30  # bytes; no backbone is as large, only checkpoints with their head are
 _SHOWN = 3  # names of tensors that an error quotes
 _COUNTER = "num_batches_tracked"  # BatchNorm's, which old checkpoints lack and nothing needs
-# Under which a training checkpoint holds the backbone: arcface_torch's, facepack's, F2C's.
-_CONTAINERS = ("state_dict_backbone", "backbone", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+# Under which a training checkpoint holds the backbone: arcface_torch's, facepack's, F2C's, others'.
+_CONTAINERS = ("state_dict_backbone", "backbone", "state_dict", "model_state_dict", "model", "net")
 _NEAR = 0.5  # share of tensors in common from which a backbone is worth naming
 
 Shapes = dict[str, tuple[int, ...]]
@@ -63,7 +59,8 @@ def read_weights(path: Path) -> Weights:
     Args:
         path: a ``.safetensors`` file, or one that ``torch.save`` wrote: the bare ``state_dict``, or
             a training checkpoint that holds it (arcface_torch's ``checkpoint_gpu_0.pt``, facepack's
-            ``checkpoint.pt``, F2C's). Prefixes of wrappers (``module.``) are taken off.
+            ``checkpoint.pt``, F2C's). A prefix that all names share, as wrappers put it
+            there (``module.``, ``backbone.``), is taken off.
 
     Raises:
         EvaluationError: there is no such file, it is damaged, or holds something else.
@@ -79,21 +76,7 @@ def read_weights(path: Path) -> Weights:
             f"{path} is ONNX, whose weights are merged with normalisation: give the run or the "
             "model that it was exported from"
         )
-    try:
-        # What is mapped into memory is read when it is used, as a large head never is; but only
-        # what is read whole is checked against the file's sums.
-        mapped = path.stat().st_size >= _MAPPED_FROM and zipfile.is_zipfile(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # damaged bytes make torch.load raise nearly anything
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = (
-            f"holds a {named[1]}, and only tensors are read, as anything else could run code"
-            if named
-            else "is damaged, cut short, or no state_dict that torch.save wrote"
-        )
-        raise EvaluationError(
-            f"{path} {what}: give a file that holds the backbone's state_dict"
-        ) from error
+    content = load_tensors(path, "the backbone's state_dict")
     return Weights(_unprefixed(_unwrap(path, content)), None)
 
 
@@ -116,8 +99,8 @@ def _read_safetensors(path: Path) -> Weights:
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
     if isinstance(content, dict):
         for candidate in (content, *(content.get(key) for key in _CONTAINERS)):
-            if _is_state(candidate):
-                return dict(candidate)
+            if state := _state_in(candidate):
+                return state
         what = f"a dict of {', '.join(list(map(str, content))[: 2 * _SHOWN]) or 'nothing'}"
     elif isinstance(content, Tensor):
         what = f"one tensor {tuple(content.shape)}, as a head's class centres are"
@@ -129,20 +112,24 @@ def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
     )
 
 
-def _is_state(content: Any) -> TypeGuard[dict[str, Tensor]]:
-    return (
-        isinstance(content, dict)
-        and all(isinstance(value, Tensor) for value in content.values())
-        and any(value.ndim for value in content.values())
-    )
+def _state_in(content: Any) -> dict[str, Tensor]:
+    """The tensors of a ``state_dict``, beside which numbers and texts may stand; else none."""
+    if not isinstance(content, dict):
+        return {}
+    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    others = [value for value in content.values() if not isinstance(value, Tensor)]
+    if not all(isinstance(value, int | float | str | None) for value in others):
+        return {}
+    return state if any(value.ndim for value in state.values()) else {}
 
 
 def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same under names without what all begin with, up to a dot: no backbone's own do."""
     while True:
-        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
-        if prefix is None:
+        first = {key.partition(".")[0] for key in state}
+        if len(first) > 1 or not all("." in key for key in state):
             return state
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
+        state = {key.partition(".")[2]: value for key, value in state.items()}
 
 
 # Which backbone it is -----------------------------------------------------------------------

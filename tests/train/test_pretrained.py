@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from facepack.errors import EvaluationError
 from facepack.evaluate.models import load_model
-from facepack.train import backbones, pretrained
+from facepack.train import backbones, torch_files
 from facepack.train.backbones import Backbone
+from facepack.train.numpy_scalars import scalars_allowed
 from facepack.train.pretrained import guess_backbone, load_pretrained, read_weights
 
 State = dict[str, Tensor]
@@ -46,6 +48,15 @@ FORMS: dict[str, Callable[[State], Any]] = {
     "half precision": lambda state: {k: v.half() if v.ndim else v for k, v in state.items()},
     "DistributedDataParallel": lambda state: prefixed(state, "module."),
     "compiled": lambda state: prefixed(state, "module._orig_mod."),
+    "of a larger module": lambda state: prefixed(state, "backbone."),
+    "under net": lambda state: {"state_dict": prefixed(state, "net."), "epoch": 3},
+    "of a trainer's model": lambda state: {"model": prefixed(state, "model.module.backbone.")},
+    "scalars beside": lambda state: {
+        "state_dict": state,
+        "best": np.float64(0.99),
+        "n": np.int64(3),
+    },
+    "scalars among": lambda state: {**state, "accuracy": np.float32(0.5), "epoch": 2, "note": None},
     "arcface_torch's checkpoint": arcface_checkpoint,
     "facepack's checkpoint": lambda state: {"format": 2, "step": 5, "backbone": state, "head": {}},
     "F2C's checkpoint": lambda state: {"state_dict": state, "lru": [1], "fc": torch.zeros(2, 3)},
@@ -63,7 +74,7 @@ def test_forms_of_files(
     form: str, mapped: bool, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if mapped:
-        monkeypatch.setattr(pretrained, "_MAPPED_FROM", 0)
+        monkeypatch.setattr(torch_files, "_MAPPED_FROM", 0)
     if form == "half precision":
         tiny.half().float()
     path = tmp_path / "checkpoint_gpu_0.pt"
@@ -152,3 +163,66 @@ def test_onnx_is_pointed_back_to_its_model(tmp_path: Path) -> None:
     (tmp_path / "r50.onnx").touch()
     with pytest.raises(EvaluationError, match=r"r50\.onnx is ONNX.* it was exported from"):
         read_weights(tmp_path / "r50.onnx")
+
+
+@pytest.mark.parametrize("name", [n for n in backbones.names() if "dp005" not in n])
+def test_no_backbones_names_share_a_first_part(name: str) -> None:
+    assert len({key.partition(".")[0] for key in backbones.skeleton(name).state_dict()}) > 1
+
+
+@pytest.mark.parametrize("byte_order", "<>")
+def test_numpy_scalars_come_as_numbers(byte_order: str, tmp_path: Path) -> None:
+    codes = ["?", *"bhiqBHIQ", *"efd"]
+    values = [np.array(3, byte_order + code)[()] for code in codes]
+    torch.save(values, tmp_path / "file.pt")
+    with scalars_allowed():
+        loaded = torch.load(tmp_path / "file.pt", weights_only=True)
+    assert loaded == [value.item() for value in values]
+    assert [type(number) for number in loaded] == [bool, *[int] * 8, *[float] * 3]
+
+
+class _Flagged:
+    """A scalar of a dtype of objects whose flags say that its bytes are plain numbers."""
+
+    class Dtype:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return np.dtype, ("O", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        scalar = np.float64(1.0).__reduce__()[0]
+        return scalar, (self.Dtype(), b"\x41" * 8)
+
+
+def test_bytes_are_not_passed_off_as_objects(tmp_path: Path) -> None:
+    torch.save({"best": _Flagged()}, tmp_path / "model.pt")
+    with pytest.raises(EvaluationError, match=r"holds a numpy\.dtype\('O'\), and only tensors"):
+        read_weights(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("value", [np.complex64(1), np.str_("x"), np.zeros(2), {"deeper": print}])
+def test_other_things_are_named_and_refused(value: Any, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.zeros(2)}, "note": value}, tmp_path / "model.pt")
+    with pytest.raises(EvaluationError, match=r"holds a \S+, and only tensors are read"):
+        read_weights(tmp_path / "model.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda net, path: torch.jit.trace(net, torch.ones(1, 2)).save(path), "TorchScript module"),
+        (
+            lambda net, path: torch.export.save(
+                torch.export.export(net, (torch.ones(1, 2),)), path
+            ),
+            r"program of torch\.export",
+        ),
+    ],
+)
+def test_programs_are_told_as_that(
+    write: Callable[[torch.nn.Module, str], None], words: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "model.pt2")
+    write(torch.nn.Linear(2, 2), path)
+    with pytest.raises(EvaluationError, match=rf"is a {words}.*holds code.*state_dict"):
+        read_weights(Path(path))
