@@ -2,7 +2,8 @@
 
 Three kinds of log are read: CSV with the columns step, loss, lr and epoch; JSON lines with those
 keys (a run's ``metrics.jsonl``); and the lines that arcface_torch and its descendants write to
-``training.log``.
+``training.log``. The rate may be missing, as it is in the oldest of these: a replay is then told
+the base rate.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from typing import Any
 import numpy as np
 
 from facepack import lfs
-from facepack.errors import SourceError
+from facepack.errors import ConfigError, SourceError
 from facepack.train.schedules import Schedule, build_schedule, option_names
 
 _FIELDS = ("step", "loss", "lr", "epoch")
+_OPTIONAL = ("lr",)
+_NEEDED = tuple(field for field in _FIELDS if field not in _OPTIONAL)
 # A step of the longest runs there are is below it, and a replay of as many fits into memory.
 _HIGHEST_STEP = 100_000_000
 _FLOAT32_MAX = 3.4028234663852886e38
 _TRAINER_LINE = re.compile(
-    r"\bLoss\s+(?P<loss>\S+)\s+LearningRate\s+(?P<lr>\S+)\s+"
+    r"\bLoss\s+(?P<loss>\S+)\s+(?:LearningRate\s+(?P<lr>\S+)\s+)?"
     r"Epoch:\s*(?P<epoch>\S+)\s+Global Step:\s*(?P<step>\S+)"
 )
 
@@ -40,16 +43,17 @@ class TrainingLog:
     losses: np.ndarray
     """float64 (n,): loss, as a rule the mean since the row before."""
     lrs: np.ndarray
-    """float64 (n,): learning rate."""
+    """float64 (n,): learning rate; NaN in rows that do not tell it."""
     epochs: np.ndarray
     """int64 (n,): epoch, usually from 0."""
     notices: tuple[str, ...] = ()
     """What of the log was left out."""
 
     @property
-    def base_lr(self) -> float:
-        """The highest learning rate of the log."""
-        return float(self.lrs.max())
+    def base_lr(self) -> float | None:
+        """The highest learning rate of the log; None where no row tells one."""
+        told = self.lrs[~np.isnan(self.lrs)]
+        return float(told.max()) if len(told) else None
 
     @property
     def total_steps(self) -> int:
@@ -73,9 +77,11 @@ class TrainingLog:
         return whole if before <= whole * begun < after else round((before + after) / 2 / begun)
 
     def changes(self) -> list[tuple[int, float]]:
-        """The rows at which the learning rate differs from the row before: (step, rate)."""
-        rows = np.flatnonzero(np.diff(self.lrs)) + 1
-        return [(int(self.steps[row]), float(self.lrs[row])) for row in rows]
+        """The rows at which the learning rate differs from the one told before: (step, rate)."""
+        told = ~np.isnan(self.lrs)
+        steps, lrs = self.steps[told], self.lrs[told]
+        rows = np.flatnonzero(np.diff(lrs)) + 1
+        return [(int(steps[row]), float(lrs[row])) for row in rows]
 
     def loss_of_every_step(self) -> np.ndarray:
         """float64 (total_steps,): the losses of steps 1, 2, …, interpolated linearly.
@@ -120,13 +126,18 @@ def replay_log(
 
     The run's numbers are those of :func:`build_schedule`; where None, the log's. Losses are read
     at every step unless ``read_every`` says otherwise: there is no device to wait for. Raises
-    :class:`ConfigError` for a wrong setting.
+    :class:`ConfigError` for a wrong setting, or where neither the log nor the call tells the rate.
     """
+    base_lr = log.base_lr if base_lr is None else base_lr
+    if base_lr is None:
+        raise ConfigError(
+            "the log tells no learning rate: give the base rate of its run with --base-lr"
+        )
     if "read_every" in option_names(name):
         options.setdefault("read_every", 1)
     schedule = build_schedule(
         name,
-        base_lr=log.base_lr if base_lr is None else base_lr,
+        base_lr=base_lr,
         total_steps=log.total_steps if total_steps is None else total_steps,
         steps_per_epoch=log.steps_per_epoch if steps_per_epoch is None else steps_per_epoch,
         batch_size=batch_size,
@@ -169,7 +180,7 @@ def read_log(path: Path) -> TrainingLog:
         raise SourceError(
             f"{path} holds no training step; a log is CSV with the columns {', '.join(_FIELDS)}, "
             "JSON lines with those keys, or a training.log with lines such as 'Loss 46.5 "
-            "LearningRate 0.02 Epoch: 0 Global Step: 20'"
+            "LearningRate 0.02 Epoch: 0 Global Step: 20'; the rate may be missing"
         )
     steps, losses, lrs, epochs = zip(*rows, strict=True)
     log = TrainingLog(
@@ -207,7 +218,7 @@ def _parse_csv(lines: list[str], path: Path) -> _Numbered:
             yield reader.line_num, dict(zip(header, cells, strict=False))
             continue
         header = [cell.strip().lower() for cell in cells]
-        missing = [field for field in _FIELDS if field not in header]
+        missing = [field for field in _NEEDED if field not in header]
         if missing:
             raise SourceError(
                 f"{path} lacks the column {', '.join(missing)}; it has {', '.join(header)}"
@@ -249,10 +260,10 @@ def _numbered_text(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
 def _to_row(fields: dict[str, Any], place: str) -> tuple[int, float, float, int]:
     values: dict[str, float] = {}
     for field in _FIELDS:
-        if field not in fields:
-            raise SourceError(f"{place} lacks {field}; each row needs {', '.join(_FIELDS)}")
-        value = fields[field]
-        if value is None and field == "loss":  # JSON has no NaN
+        value: Any = fields.get(field)
+        if value is None and field in _NEEDED and field not in fields:
+            raise SourceError(f"{place} lacks {field}; each row needs {', '.join(_NEEDED)}")
+        if value in (None, "") and field in ("loss", *_OPTIONAL):  # JSON has no NaN
             value = "nan"
         try:
             values[field] = float(value)
@@ -263,7 +274,8 @@ def _to_row(fields: dict[str, Any], place: str) -> tuple[int, float, float, int]
             raise SourceError(
                 f"{place}: {field} {fields[field]!r} is not a count from 0 to {_HIGHEST_STEP:,}"
             )
-    if not 0 <= values["lr"] < float("inf"):
+    is_told = fields.get("lr") not in (None, "")
+    if is_told and not 0 <= values["lr"] < float("inf"):
         raise SourceError(f"{place}: lr {fields['lr']!r} is not a learning rate")
     # A training's losses are of single precision; what lies beyond it, their sums may not hold.
     loss = values["loss"] if abs(values["loss"]) <= _FLOAT32_MAX else float("nan")

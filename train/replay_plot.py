@@ -50,7 +50,10 @@ def draw_replay(log: TrainingLog, replay: Replay, path: Path) -> None:
     above.set_ylabel("loss")
     above.legend()
 
-    below.plot(log.steps, log.lrs, drawstyle="steps-post", color="0.55", linewidth=3, label="log")
+    if log.base_lr is not None:
+        below.plot(
+            log.steps, log.lrs, drawstyle="steps-post", color="0.55", linewidth=3, label="log"
+        )
     below.plot(steps, replay.lrs, color="C3", linewidth=1.2, label=replay.schedule.name)
     for step, _ in replay.changes:
         for axes in (above, below):

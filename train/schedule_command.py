@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @click.command()
@@ -24,7 +28,11 @@ import click
     multiple=True,
     help="A setting of the schedule, such as window=4000 or milestones=[8,14]; repeatable.",
 )
-@click.option("--base-lr", type=float, help="Base learning rate.  [default: the log's highest]")
+@click.option(
+    "--base-lr",
+    type=float,
+    help="Base learning rate; needed where the log tells none.  [default: the log's highest]",
+)
 @click.option("--total-steps", type=int, help="Steps of the run.  [default: the log's last]")
 @click.option(
     "--steps-per-epoch", type=int, help="Steps of an epoch.  [default: from the log's epochs]"
@@ -54,8 +62,8 @@ def schedule(
     """Replay a training log through a schedule.
 
     LOG is CSV (step, loss, lr, epoch), a run's metrics.jsonl, or the training.log of
-    arcface_torch and its kin. Prints each change of the schedule: the step after which it came,
-    and the learning rate from then on.
+    arcface_torch and its kin; where it tells no learning rate, give --base-lr. Prints each sudden
+    change of the schedule: the step after which it came, and the learning rate from then on.
     """
     from dataclasses import asdict
 
@@ -85,10 +93,28 @@ def schedule(
             "schedule": name,
             "options": asdict(replay.schedule.options),
             "changes": [{"step": step, "lr": lr} for step, lr in replay.changes],
+            "lr": _course(replay.lrs),
         }
         click.echo(json.dumps(result))
         return
     for step, lr in replay.changes:
         click.echo(f"{step:>9}  {lr:.6g}")
     if not replay.changes:
-        click.echo(f"{name} changed nothing in {len(replay.losses)} steps", err=True)
+        click.echo(_without_changes(name, replay.lrs), err=True)
+
+
+def _course(lrs: np.ndarray) -> dict[str, float]:
+    """The learning rate of a few steps."""
+    places = {"first": 0, "middle": len(lrs) // 2, "last": -1}
+    return {name: float(lrs[place]) for name, place in places.items()}
+
+
+def _without_changes(name: str, lrs: np.ndarray) -> str:
+    steps = f"{len(lrs):,} steps"
+    if (lrs == lrs[0]).all():
+        return f"{name} changes nothing: the rate stays at {lrs[0]:.6g} for {steps}"
+    first, middle, last = _course(lrs).values()
+    return (
+        f"{name} moves the rate without sudden changes: {first:.6g} in the first of {steps}, "
+        f"{middle:.6g} in the middle one, {last:.6g} in the last"
+    )

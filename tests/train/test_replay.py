@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -165,9 +166,9 @@ def test_the_run_may_be_given(tmp_path):
         ("", "holds no training step; a log is CSV with the columns step, loss, lr, epoch"),
         ("hello\nworld\n", "holds no training step"),
         ("step,loss,lr,epoch\n", "holds no training step"),
-        ("step,loss,epoch\n1,2,0\n", "lacks the column lr; it has step, loss, epoch"),
+        ("step,loss,lr\n1,2,0\n", "lacks the column epoch; it has step, loss, lr"),
         ("step,loss,lr,epoch\n1,2,0.1,0\n\n2,x,0.1,0\n", "line 4: loss 'x' is not a number"),
-        ("step,loss,lr,epoch\n1,2,0.1\n", "line 2 lacks epoch; each row needs step, loss, lr"),
+        ("step,loss,lr,epoch\n1,2,0.1\n", "line 2 lacks epoch; each row needs step, loss, epoch"),
         ("step,loss,lr,epoch\n1.5,2,0.1,0\n", "line 2: step '1.5' is not a count"),
         ("step,loss,lr,epoch\n1,2,0.1,-1\n", "line 2: epoch '-1' is not a count"),
         (
@@ -180,7 +181,7 @@ def test_the_run_may_be_given(tmp_path):
         ("step,loss,lr,epoch\n1,nan,0.1,0\n", "holds no finite loss"),
         ("step,loss,lr,epoch\n0,2,0.1,0\n", "ends at step 0; there is nothing to replay"),
         ('{"step": 1, "loss": null, "lr": 0.1, "epoch": 0}', "holds no finite loss"),
-        ('{"step": 1, "loss": 2}', "line 1 lacks lr"),
+        ('{"step": 1, "loss": 2}', "line 1 lacks epoch"),
         ('{"step": 1, "loss": 2, "lr": 0.1, "epoch": 0}\n{"ste\n{}', "line 2: not JSON"),
         ('{"step": 1, "loss": 2, "lr": 0.1, "epoch": 0}\n{"ste\n', "line 2: not JSON"),
         ('{"ste', "holds no training step"),
@@ -264,19 +265,67 @@ def test_the_command_prints_json(tmp_path, run):
             "refractory": 210, "band": 3, "tail": 0.15,
         },
         "changes": [{"step": step, "lr": lr} for step, lr in expected.changes],
+        "lr": {"first": 0.02, "middle": expected.lrs[3000], "last": expected.lrs[-1]},
     }  # fmt: skip
     assert printed["changes"]
 
 
 def test_the_command_takes_the_run_and_says_when_nothing_changed(tmp_path):
     path = write_csv(tmp_path / "log.csv", [(5, 1.0, 0.1, 0), (10, 1.0, 0.1, 0)])
-    result = CliRunner().invoke(root, ["schedule", str(path), "--schedule", "cosine"])
+    result = CliRunner().invoke(root, ["schedule", str(path), "--schedule", "constant"])
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "cosine changed nothing in 10 steps\n"
+    assert result.stderr == "constant changes nothing: the rate stays at 0.1 for 10 steps\n"
     arguments = ["--schedule", "multistep", "--set", "milestones=[1]", "--steps-per-epoch", "4"]
     numbers = ["--base-lr", "8", "--total-steps", "99", "--batch-size", "1", "--warmup-steps", "2"]
     result = CliRunner().invoke(root, ["schedule", str(path), *arguments, *numbers])
     assert result.stdout.split() == ["4", "0.8"]
+
+
+def test_the_command_says_what_a_schedule_without_sudden_changes_does(tmp_path):
+    path = write_csv(tmp_path / "log.csv", [(5, 1.0, 0.1, 0), (10, 1.0, 0.1, 0)])
+    result = CliRunner().invoke(root, ["schedule", str(path), "--schedule", "poly"])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "0.1 in the first of 10 steps, 0.05 in the middle one, 0.01 in the last" in result.stderr
+
+
+@pytest.mark.parametrize("write", [write_csv, write_json_lines, write_trainer_lines])
+def test_a_log_without_rates_replays_with_the_one_given(tmp_path, run, write):
+    path = write(tmp_path / "log", rows_of(run, 10))
+    whole = replay_log(read_log(path), "mhlr", window=120)
+    text = path.read_text()
+    if write is write_csv:
+        text = "".join(f"{s},{x},{e}\n" for s, x, _, e in csv.reader(text.splitlines()))
+    elif write is write_json_lines:
+        text = re.sub(r'"lr": [^,]+, ', "", text)
+    else:
+        text = re.sub(r"LearningRate \S+ +", "", text)
+    path.write_text(text)
+    log = read_log(path)
+    assert (log.base_lr, log.changes(), log.steps_per_epoch) == (None, [], 1500)
+    assert np.isnan(log.lrs).all()
+    replay = replay_log(log, "mhlr", window=120, base_lr=0.02)
+    assert replay.changes == whole.changes
+    arguments = ["schedule", str(path), "--schedule", "mhlr", "--set", "window=120"]
+    refused = CliRunner().invoke(root, arguments)
+    assert refused.exit_code == 2
+    assert "tells no learning rate: give the base rate of its run with --base-lr" in refused.stderr
+    result = CliRunner().invoke(root, [*arguments, "--base-lr", "0.02"])
+    assert len(result.stdout.splitlines()) == len(whole.changes)
+
+
+def test_rows_may_lack_the_rate_that_others_tell(tmp_path):
+    rows = [(1, 1.0, "", 0), (2, 1.0, 0.1, 0), (3, 1.0, "", 0), (4, 1.0, 0.1, 0), (5, 1.0, 0.2, 0)]
+    log = read_log(write_csv(tmp_path / "log.csv", rows))
+    assert (log.base_lr, log.changes()) == (0.2, [(5, 0.2)])
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_plot_needs_no_rates_of_the_log(tmp_path, is_told):
+    pytest.importorskip("matplotlib", reason="needs the extra 'plot'")
+    rows = [(step, 1.0, 0.1 if is_told else "", 0) for step in range(1, 30)]
+    log = read_log(write_csv(tmp_path / "log.csv", rows))
+    draw_replay(log, replay_log(log, "poly", base_lr=0.1), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 0
 
 
 def test_the_command_leaves_out_a_line_that_a_crash_cut(tmp_path):
