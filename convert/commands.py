@@ -267,9 +267,10 @@ def _require_apart(
     for value in options.values():
         values = value if isinstance(value, tuple) else (value,)
         read += [path for path in values if isinstance(path, Path)]
-    if source == "lmdb":  # PACK:SET is a set of PACK
-        sets = [path for path in paths if ":" in path.name and not path.exists()]
-        read += [Path(str(path).rpartition(":")[0]) for path in sets]
+    if source == "lmdb":
+        from facepack.sets import split_set
+
+        read += [split_set(path)[0] for path in paths]
     target = out.resolve()
     for path in read:
         if path.resolve().is_relative_to(target):

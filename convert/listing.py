@@ -132,7 +132,7 @@ class Listing:
         if not (self.sizes() > 0).any():
             raise SourceError(
                 f"{file}: none of the {len(self)} files that it names is in {root.path}; pass the "
-                "folder that its paths are relative to"
+                "folder that its paths are relative to (--root of a .lst, SRC of an image folder)"
             )
 
     def _look(self, line: bytes) -> int:

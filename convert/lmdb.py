@@ -17,7 +17,8 @@ from facepack import images
 from facepack.convert.pack_shard import PackShard, StatedShard
 from facepack.convert.source import Entry, Group, Refusal
 from facepack.convert.tables import is_known, move_tables
-from facepack.pack import Pack, read_checked_file
+from facepack.pack import open as open_pack
+from facepack.pack import read_checked_file
 from facepack.shard import SourceRecord
 
 _VERIFY = "look closer with facepack verify, and copy the pack again or convert anew"
@@ -146,10 +147,7 @@ class PackSource:
     parallel = True
 
     def __init__(self, path: Path, *, shards: str | Sequence[str] | None = None) -> None:
-        if shards is None and not path.exists() and ":" in path.name:
-            folder, _, shards = str(path).rpartition(":")
-            path = Path(folder)
-        with Pack(path, shards) as pack:
+        with open_pack(path, shards=shards) as pack:
             self._folder, self._manifest, self._content_id = (
                 pack.path,
                 pack.manifest,

@@ -18,9 +18,10 @@ from facepack import lfs
 from facepack.convert.pickles import read_bin
 from facepack.errors import EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
-from facepack.format import MANIFEST, PLAN
+from facepack.format import MANIFEST
 from facepack.images import IMAGE_SUFFIXES
-from facepack.train.home import data_home
+from facepack.sets import split_set
+from facepack.train.home import data_home, is_pack
 
 KNOWN_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp")
 
@@ -136,7 +137,7 @@ def find_pair_set(target: str | Path, data: str | Path | None = None) -> Path:
     looked_for = []
     for base in dict.fromkeys([home / as_path, as_path] if is_name else [as_path]):
         as_bin = base if base.suffix == ".bin" else Path(f"{base}.bin")
-        if base.is_file() or _is_pack(base):
+        if base.is_file() or is_pack(split_set(base)[0]):
             return base
         if as_bin.is_file():
             return as_bin
@@ -161,14 +162,9 @@ def load_pair_set(target: str | Path, data: str | Path | None = None) -> PairSet
     path = find_pair_set(target, data)
     if path.is_file():
         return _load_bin(str(target), path)
-    if _is_pack(path):
+    if is_pack(split_set(path)[0]):
         return _load_pack(str(target), path)
     return _load_tree(str(target), path)
-
-
-def _is_pack(folder: Path) -> bool:
-    # A folder with a plan alone is an unfinished pack; opening it says so.
-    return (folder / MANIFEST).is_file() or (folder / PLAN).is_file()
 
 
 def _load_pack(name: str, path: Path) -> PairSet:

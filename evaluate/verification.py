@@ -57,10 +57,7 @@ class PairResult:
             "pairs": self.pairs,
             "accuracy": self.accuracy,
             "std": self.std,
-            "tar": {
-                np.format_float_scientific(far, trim="-", exp_digits=1): tar
-                for far, tar in self.tar.items()
-            },
+            "tar": {_far_text(far): tar for far, tar in self.tar.items()},
             "val_at_far_1e-3": val and {"mean": val.mean, "std": val.std, "far": val.far},
             "auc": self.auc,
             "eer": self.eer,
@@ -95,6 +92,12 @@ def measure_pairs(
                 f"{pairs} pairs do not divide by {FOLDS}: the first {pairs % FOLDS} folds hold "
                 f"{sizes[0]} pairs, the others {sizes[-1]}"
             )
+        if lone := _folds_of_one_kind(issame):
+            notices.append(
+                f"{len(lone)} of the {FOLDS} folds hold pairs of one kind only (the first is fold "
+                f"{lone[0]}, counted from 1): their accuracy is that of one side of the threshold. "
+                "Published sets have as many same as different pairs in each fold"
+            )
         by_fold = accuracy_by_fold(distances, issame)
         accuracy, std = float(by_fold.mean()), float(by_fold.std())
     if same in (0, pairs):
@@ -106,6 +109,12 @@ def measure_pairs(
     else:
         roc = Roc.from_pairs(distances, issame)
         tar = {far: roc.tar_at(far) for far in TAR_FARS}
+        if unmeasurable := [far for far in TAR_FARS if far < 1 / (pairs - same)]:
+            notices.append(
+                f"{pairs - same:,} different pairs cannot measure a FAR below "
+                f"{1 / (pairs - same):.1e}: TAR at {', '.join(map(_far_text, unmeasurable))} is "
+                "that without a single false accept"
+            )
         auc, eer = roc.auc(), roc.eer()
         if pairs >= FOLDS:
             try:
@@ -124,6 +133,19 @@ def measure_pairs(
         norm=norm,
         notices=tuple(notices),
     )
+
+
+def _far_text(far: float) -> str:
+    return np.format_float_scientific(far, trim="-", exp_digits=1)
+
+
+def _folds_of_one_kind(issame: np.ndarray) -> list[int]:
+    """The folds, from 1, that lack same or different pairs, of a set that has both."""
+    folds = fold_numbers(len(issame))
+    kinds = [np.bincount(folds[issame == kind], minlength=FOLDS) for kind in (True, False)]
+    if not all(kind.any() for kind in kinds):
+        return []  # the whole set is of one kind, which is said of all of it
+    return (np.flatnonzero(np.minimum(*kinds) == 0) + 1).tolist()
 
 
 def evaluate_pairs(

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
-from facepack.errors import FacepackError
+from facepack.errors import FacepackError, did_you_mean
 from facepack.terminal import printable
 from facepack.version import __version__
 
@@ -57,6 +57,16 @@ class LazyGroup(click.Group):
         attribute = f"{name}_" if name in {"eval"} else name
         command: click.Command = getattr(module, attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As Click does it; a name that there is none of comes with the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"{error.message}{hint}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the sources, the sinks and the other commands from their tables alone."""

@@ -4,6 +4,10 @@ Each says what was received, what is allowed and what to do next. The command li
 :class:`FacepackError` into one line on stderr and the exit status it carries.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class FacepackError(Exception):
     """Base of all errors that the user can mend; ``exit_code`` is the command's exit status."""
@@ -76,3 +80,11 @@ class MissingExtraError(FacepackError):
         super().__init__(
             f"{package} is not installed; install it with: pip install 'facepack[{extra}]'"
         )
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """`` (did you mean mhlr?)`` for a mistyped ``name``; empty where nothing allowed is near it."""
+    from difflib import get_close_matches  # only a mistake needs it
+
+    matches = get_close_matches(name, list(allowed))
+    return f" (did you mean {' or '.join(matches)}?)" if matches else ""

@@ -24,7 +24,7 @@ from facepack import environments, lfs
 from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.images import decode
-from facepack.sets import recount, subset_manifest
+from facepack.sets import recount, split_set, subset_manifest
 
 
 class Record(NamedTuple):
@@ -42,7 +42,7 @@ def open(path: str | os.PathLike[str], *, shards: str | Sequence[str] | None = N
     are, and ``classes`` is the highest label + 1.
 
     Args:
-        path: the pack's folder.
+        path: the pack's folder; or ``PACK:SET``, which is a shard set of it.
         shards: names or shell patterns of shards (``["0_0", "1_*"]``), or the name of a shard set
             (``"webface12m"``); None opens all.
 
@@ -50,7 +50,8 @@ def open(path: str | os.PathLike[str], *, shards: str | Sequence[str] | None = N
         PackError: no finished pack is there, or not those shards.
         DamageError: a file is missing or has not the size that the manifest states.
     """
-    return Pack(Path(path), shards)
+    folder, shard_set = (Path(path), None) if shards is not None else split_set(Path(path))
+    return Pack(folder, shards if shard_set is None else shard_set)
 
 
 class Pack:
@@ -448,10 +449,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         if (path / fmt.PLAN).exists():
             raise PackError(
-                f"{path} is an unfinished pack: run its conversion again with --resume"
+                f"{path} is an unfinished pack: run its conversion again with --resume. If it was "
+                f"finished and only its {fmt.MANIFEST} is lost: facepack reindex {path}"
             ) from None
-        what = "is no folder" if not path.is_dir() else f"has no {fmt.MANIFEST}"
-        raise PackError(f"{path} is not a pack: it {what}") from None
+        raise PackError(f"{path} {_why_no_pack(path)}") from None
     except NotADirectoryError:
         raise PackError(f"{path} is not a pack: it is no folder") from None
     except OSError as error:
@@ -469,6 +470,24 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "not know: upgrade it"
         )
     return dict(manifest)
+
+
+def _why_no_pack(path: Path) -> str:
+    """What is wrong with ``path``, which has no manifest, and what to do about it."""
+    folder, shard_set = split_set(path)
+    if shard_set is not None and (folder / fmt.MANIFEST).exists():
+        return (
+            f"is a shard set, and this command takes whole packs: give {folder}, or make the set a "
+            f"pack of its own with: facepack lmdb2lmdb {path} OUT"
+        )
+    if not path.is_dir():
+        return "is not a pack: it is no folder"
+    if next(path.glob("*.mdb"), None):
+        return (
+            f"has no {fmt.MANIFEST}: if it was a pack, rebuild that from the shards with: facepack "
+            f"reindex {path}"
+        )
+    return f"is not a pack: it has no {fmt.MANIFEST}"
 
 
 _SHARD_SHAPE = {

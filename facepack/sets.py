@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from facepack import format as fmt
-from facepack.errors import DamageError, PackError
+from facepack.errors import DamageError, PackError, did_you_mean
 from facepack.shard import ShardInfo, merge_statistics, write_file
 from facepack.target import Target
 from facepack.writer import content_id
@@ -41,6 +41,17 @@ class ShardSet:
     patterns: tuple[str, ...]
     own: bool = True
     missing: tuple[str, ...] = ()
+
+
+def split_set(path: Path) -> tuple[Path, str | None]:
+    """The folder of a pack and the name of a shard set, where ``path`` is ``PACK:SET``.
+
+    Anything that is there, and anything else, is a path of its own: its set is None.
+    """
+    folder, colon, name = str(path).rpartition(":")
+    if not colon or not fmt.is_plain_name(name) or path.exists():
+        return path, None
+    return Path(folder), name
 
 
 def choose_shards(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
@@ -91,8 +102,8 @@ def find_set(path: Path, names: Sequence[str], wanted: str) -> list[str]:
     if wanted not in sets:
         have = f"it has {', '.join(sorted(sets))}" if sets else "it has none"
         raise PackError(
-            f"{path} has no shard set {wanted!r}; {have}. Make one with: "
-            f"facepack shards {path} --add {wanted} PATTERN…"
+            f"{path} has no shard set {wanted!r}{did_you_mean(wanted, sets)}; {have}. Make one "
+            f"with: facepack shards {path} --add {wanted} PATTERN…"
         )
     try:
         return choose_shards(names, sets[wanted].patterns)

@@ -37,6 +37,7 @@ from facepack.lmdbfile import (
 from facepack.machine import usable_processors
 from facepack.pack import manifest_files, read_file, read_manifest
 from facepack.progress import Progress
+from facepack.sets import split_set, subset_manifest
 from facepack.shard import ShardInfo, write_file
 from facepack.writer import build_manifest
 
@@ -414,10 +415,10 @@ class Report:
 
 
 def verify(path: Path, *, deep: bool = False, decode: bool = False) -> Report:
-    """Check a finished pack, every byte of it.
+    """Check a finished pack, every byte of it; of a shard set, its shards and the pack's own files.
 
     Args:
-        path: the pack's folder.
+        path: the pack's folder, or ``PACK:SET``.
         deep: compute every record's sum, also in shards whose digest is right: it finds what went
             wrong in writing, where the digest finds what changed since.
         decode: also decode every image.
@@ -426,7 +427,10 @@ def verify(path: Path, *, deep: bool = False, decode: bool = False) -> Report:
         PackError: no finished pack is there.
         DamageError: the manifest cannot be read.
     """
+    path, shard_set = split_set(path)
     manifest = read_manifest(path)
+    if shard_set is not None:
+        manifest = subset_manifest(path, manifest, shard_set)
     damage: list[Damage] = []
     contents: list[ShardContent] = []
     stated = manifest_files(manifest)
@@ -450,9 +454,10 @@ def verify(path: Path, *, deep: bool = False, decode: bool = False) -> Report:
             found += _compare_with_manifest(path, shard, content)
             damage += found
             progress.update(sum(entry["bytes"] for entry in shard["files"].values()))
-    if not damage:
+    if not damage and shard_set is None:  # the manifest's figures are those of all shards
         damage += _check_manifest(path, manifest, contents)
-    return Report(records=manifest["records"], file_bytes=size, damage=damage)
+    records = sum(shard["records"] for shard in manifest["shards"])
+    return Report(records=records, file_bytes=size, damage=damage)
 
 
 def _check_file(path: Path, manifest: dict[str, Any], name: str) -> Iterator[Damage]:

@@ -136,3 +136,16 @@ assert facepack.Loader and facepack.open and facepack.PackWriter
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("rec2lmbd", "rec2lmdb"), ("vreify", "verify"), ("evaluate", "eval")]
+)
+def test_a_mistyped_command_is_answered_with_the_nearest(typed: str, meant: str) -> None:
+    result = CliRunner().invoke(root, [typed])
+    assert result.exit_code == 2 and meant in result.stderr.partition("did you mean")[2]
+
+
+def test_a_command_near_none_is_answered_without_a_guess() -> None:
+    result = CliRunner().invoke(root, ["xyzzy"])
+    assert result.exit_code == 2 and "did you mean" not in result.stderr

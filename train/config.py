@@ -8,7 +8,6 @@ schedule of the given name exists is for their registries to say, when the run i
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import math
 import sys
@@ -23,7 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import tomli_w
 
 from facepack import lfs
-from facepack.errors import ConfigError
+from facepack.errors import ConfigError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -321,7 +320,7 @@ def read_settings(source: str) -> dict[str, Any]:
     else:
         if source not in recipe_names():
             raise ConfigError(
-                f"unknown recipe {source!r}{_near(source, recipe_names())}; there are "
+                f"unknown recipe {source!r}{did_you_mean(source, recipe_names())}; there are "
                 f"{', '.join(recipe_names())}; a file of your own must end in .toml"
             )
         recipe = resources.files("facepack.train.recipes") / f"{source}.toml"
@@ -498,13 +497,8 @@ def _kinds() -> dict[str, Any]:
 def _known(name: str, where: str) -> Any:
     kinds = _kinds()
     if name not in kinds:
-        raise ConfigError(f"{where}: unknown setting {name!r}{_near(name, kinds)}")
+        raise ConfigError(f"{where}: unknown setting {name!r}{did_you_mean(name, kinds)}")
     return kinds[name]
-
-
-def _near(name: str, allowed: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(allowed), n=3)
-    return f" (did you mean {' or '.join(matches)}?)" if matches else ""
 
 
 def _optional(kind: Any) -> bool:
@@ -534,7 +528,7 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     if get_origin(base) is Literal:
         allowed = get_args(base)
         if value not in allowed:
-            near = _near(value, allowed) if isinstance(value, str) else ""
+            near = did_you_mean(value, allowed) if isinstance(value, str) else ""
             raise ConfigError(f"{name} = {value!r} is not one of {', '.join(allowed)}{near}")
         return value
     if base is float and isinstance(value, int) and not isinstance(value, bool):

@@ -43,6 +43,10 @@ def verify(
     else:
         for damage in report.damage:
             click.echo(printable(f"{pack}: {damage}"))
-        click.echo(f"{pack}: {len(report.damage)} damaged places", err=True)
+        click.echo(
+            f"{pack}: {len(report.damage)} damaged places; what is good can be copied out of it "
+            f"with: facepack salvage {pack} OUT",
+            err=True,
+        )
     if report.damage:
         ctx.exit(3)

@@ -55,7 +55,7 @@ def test_people_are_told_apart(
 ) -> None:
     result = evaluate_pairs(averages, pair_set_of(*pair_images))
     assert (result.accuracy, result.std, result.auc, result.eer) == (1.0, 0.0, 1.0, 0.0)
-    assert result.pairs == 20 and result.notices == ()
+    assert result.pairs == 20 and result.val is not None
 
 
 def test_a_decoded_set_gives_the_same_figures(
@@ -97,11 +97,11 @@ def test_embeddings_that_are_not_finite_are_refused(
 
 def test_an_ordinary_set_needs_no_notice() -> None:
     result = measure_pairs(
-        "lfw", np.array([0.2, 1.0] * 10), np.array([True, False] * 10), norm=20.0
+        "lfw", np.array([0.2, 1.0] * 10_000), np.array([True, False] * 10_000), norm=20.0
     )
     assert result.as_dict() == {
         "target": "lfw",
-        "pairs": 20,
+        "pairs": 20_000,
         "accuracy": 1.0,
         "std": 0.0,
         "tar": {"1e-4": 1.0, "1e-3": 1.0, "1e-2": 1.0},
@@ -127,8 +127,9 @@ def test_a_set_of_one_kind_keeps_its_accuracy(kind: str, missing: str) -> None:
 def test_a_remainder_makes_the_first_folds_larger() -> None:
     result = measure_pairs("set", np.array([0.2, 1.0] * 12), np.array([True, False] * 12), norm=1.0)
     assert result.accuracy == 1.0
-    assert result.notices == (
-        "24 pairs do not divide by 10: the first 4 folds hold 3 pairs, the others 2",
+    assert (
+        "24 pairs do not divide by 10: the first 4 folds hold 3 pairs, the others 2"
+        in result.notices
     )
 
 
@@ -136,8 +137,8 @@ def test_fewer_than_ten_pairs_keep_what_needs_no_folds() -> None:
     result = measure_pairs("set", np.array([0.2, 1.0] * 3), np.array([True, False] * 3), norm=1.0)
     assert result.accuracy is result.std is result.val is None
     assert (result.tar[1e-3], result.auc, result.eer) == (1.0, 1.0, 0.0)
-    assert result.notices == (
-        "6 pairs make no 10 folds: accuracy and validation rate are undefined",
+    assert result.notices[0] == (
+        "6 pairs make no 10 folds: accuracy and validation rate are undefined"
     )
 
 
@@ -145,8 +146,32 @@ def test_different_pairs_in_one_fold_leave_the_validation_rate_undefined() -> No
     issame = np.array([True] * 19 + [False])
     result = measure_pairs("set", np.linspace(0.1, 1, 20), issame, norm=1.0)
     assert result.val is None and result.auc == 1.0 and result.accuracy is not None
-    (notice,) = result.notices
-    assert "different pairs in at least two folds" in notice
+    assert "different pairs in at least two folds" in result.notices[-1]
+
+
+@pytest.mark.parametrize(
+    ("different", "named"), [(99, "1e-4, 1e-3, 1e-2"), (100, "1e-4, 1e-3"), (10_000, None)]
+)
+def test_a_far_below_one_false_accept_is_said(different: int, named: str | None) -> None:
+    issame = np.arange(2 * different) % 2 == 0
+    result = measure_pairs("set", np.where(issame, 0.2, 1.0), issame, norm=1.0)
+    said = [notice for notice in result.notices if "cannot measure" in notice]
+    assert len(said) == (named is not None)
+    if named is not None:
+        assert f"{different} different pairs" in said[0] and f"TAR at {named} is" in said[0]
+
+
+def test_folds_of_one_kind_are_said() -> None:
+    # LFW's order has both kinds in each fold; a list of all same pairs first has not.
+    halves = np.arange(20_000) < 10_000
+    (notice,) = measure_pairs("set", np.where(halves, 0.2, 1.0), halves, norm=1.0).notices
+    assert "10 of the 10 folds hold pairs of one kind only" in notice
+    alternating = np.arange(20_000) % 2 == 0
+    assert not measure_pairs("set", np.where(alternating, 0.2, 1), alternating, norm=1).notices
+    one = np.arange(24_000) % 2 == 0
+    one[2_400:4_800] = True
+    (notice,) = measure_pairs("set", np.where(one, 0.2, 1.0), one, norm=1.0).notices
+    assert "1 of the 10 folds" in notice and "fold 2, counted from 1" in notice
 
 
 def test_the_public_names_are_there() -> None:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import facepack
+from facepack.cli import root
 from facepack.commands.shards import shards as command
 from facepack.errors import DamageError, PackError
 from facepack.sets import (
@@ -262,3 +263,79 @@ def test_the_command_s_usage(webface: Path) -> None:
     for arguments in (["--add", "x"], ["0_0"]):
         result = CliRunner().invoke(command, [str(webface), *arguments])
         assert result.exit_code == 2 and "PATTERN" in result.output
+
+
+# PACK:SET ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def named(path: Path) -> str:
+    """``PACK:SET`` of shards 1 and 2."""
+    with facepack.open(path) as pack:
+        add_set(path, pack.shard_names, "part", ["shard-00[12]"])
+    return f"{path}:part"
+
+
+def test_a_set_is_opened_by_its_name_behind_the_pack(path: Path, named: str) -> None:
+    with facepack.open(named) as part, facepack.open(path, shards="part") as twin:
+        assert part.shard_names == twin.shard_names == ["shard-001", "shard-002"]
+        assert part[:] == twin[:] and part.content_id == twin.content_id
+
+
+def test_a_folder_with_a_colon_in_its_name_is_itself(path: Path) -> None:
+    odd = path.with_name("pack:part")
+    path.rename(odd)
+    assert len(facepack.open(odd)) == 60
+
+
+@pytest.mark.parametrize(
+    "words", [["inspect"], ["get", "3", "--info"], ["sheet", "OUT.png"], ["report", "OUT.html"]]
+)
+def test_commands_that_read_take_a_set(named: str, tmp_path: Path, words: list[str]) -> None:
+    words = [str(tmp_path / word) if word.startswith("OUT") else word for word in words]
+    result = CliRunner().invoke(root, [words[0], named, *words[1:]])
+    assert result.exit_code == 0, result.output
+    if words[0] == "inspect":
+        assert "shard-001" in result.stdout and "shard-003" not in result.stdout
+
+
+def test_verifying_a_set_looks_at_its_shards_alone(path: Path, named: str) -> None:
+    for name in ("shard-003", "shard-002"):
+        data = bytearray((path / f"{name}.mdb").read_bytes())
+        data[len(data) // 2] ^= 1
+        (path / f"{name}.mdb").write_bytes(data)
+        report = verify(Path(named))
+        assert report.records == 20
+        assert bool(report.damage) == (name == "shard-002")
+    assert {damage.shard for damage in report.damage} == {"shard-002"}
+
+
+@pytest.mark.parametrize(
+    "words", [["merge", "SET", "PACK", "OUT"], ["append", "SET", "PACK", "--source", "lmdb"]]
+)
+def test_commands_on_whole_packs_say_how_a_set_becomes_one(
+    path: Path, named: str, tmp_path: Path, words: list[str]
+) -> None:
+    meant = {"SET": named, "PACK": str(path), "OUT": str(tmp_path / "out")}
+    result = CliRunner().invoke(root, [meant.get(word, word) for word in words])
+    assert result.exit_code == 1 and f"facepack lmdb2lmdb {named} OUT" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistyped_set_is_answered_with_the_nearest(path: Path, named: str) -> None:
+    with pytest.raises(PackError, match=r"no shard set 'prat' .did you mean part"):
+        facepack.open(f"{path}:prat")
+
+
+def test_a_lost_manifest_and_damage_name_the_command_that_helps(path: Path) -> None:
+    data = bytearray((path / "shard-003.mdb").read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / "shard-003.mdb").write_bytes(data)
+    result = CliRunner().invoke(root, ["verify", str(path)])
+    assert result.exit_code == 3 and f"facepack salvage {path} OUT" in result.stderr
+    (path / "pack.json").unlink()
+    with pytest.raises(PackError, match=f"facepack reindex {path}"):
+        facepack.open(path)
+    (path / "plan.json").unlink()
+    with pytest.raises(PackError, match=f"facepack reindex {path}"):
+        facepack.open(path)

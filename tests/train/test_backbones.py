@@ -313,7 +313,7 @@ def test_tiny_learns() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'r51', which is none of .*r50.* did you mean 'r50'"):
+    with pytest.raises(ConfigError, match=r"'r51', which is none of .*r50.* .did you mean r50"):
         backbones.build("r51")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from facepack.errors import ConfigError
+from facepack.errors import ConfigError, did_you_mean
 
 REDUCED_PRECISIONS = (torch.bfloat16, torch.float16)
 
@@ -111,9 +110,10 @@ def build(
         ConfigError: the name is unknown or an option is out of range.
     """
     if name not in _BUILDERS:
-        close = difflib.get_close_matches(name, _BUILDERS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"backbone: got {name!r}, which is none of {', '.join(_BUILDERS)}{hint}")
+        raise ConfigError(
+            f"backbone: got {name!r}, which is none of {', '.join(_BUILDERS)}"
+            f"{did_you_mean(name, _BUILDERS)}"
+        )
     if features < 1:
         raise ConfigError(f"features: got {features}; an embedding has at least one value")
     if not 0.0 <= dropout < 1.0:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from facepack.errors import ConfigError
+from facepack.errors import ConfigError, did_you_mean
 from facepack.train.schedules.base import Schedule
 from facepack.train.schedules.plan import RunPlan
 
@@ -39,7 +39,10 @@ def names() -> list[str]:
 
 def _find(name: str) -> tuple[type[Schedule], type[Any]]:
     if name not in _SCHEDULES:
-        raise ConfigError(f"schedule {name!r} is unknown; allowed: {', '.join(names())}")
+        raise ConfigError(
+            f"schedule {name!r} is unknown{did_you_mean(name, names())}; allowed: "
+            f"{', '.join(names())}"
+        )
     return _SCHEDULES[name]
 
 
@@ -75,8 +78,8 @@ def build_schedule(
     for option in options:
         if option not in allowed:
             raise ConfigError(
-                f"schedule {name}: {option} is not one of its settings; "
-                f"allowed: {', '.join(allowed) or 'none'}"
+                f"schedule {name}: {option} is not one of its settings"
+                f"{did_you_mean(option, allowed)}; allowed: {', '.join(allowed) or 'none'}"
             )
     try:
         return schedule(run, options_type(**options))
