@@ -369,18 +369,18 @@ def test_samples_are_labelled_by_their_members(
     assert labels == [
         7,
         3,
-        "its sample has neith",
-        "its .cls holds no cl",
+        "its sample has anoth",
+        "its label is a text,",
+        "its label is a text,",
         -1,
         "its .cls holds no cl",
         6,
     ]
     names = [r.name if isinstance(r, SourceRecord) else r.key for r in found]
-    assert names == ["p/000", "001", "002", "003", "004", "006", "007"]
-    assert [entry.name for entry in source.part(0, 7).entries()] == names
-    assert source.classes is None and source.part(0, 7).identity_names() == {}
-    assert any("1 members such as key.seg.png" in notice for notice in source.notices)
-    refused = found[2]
+    assert names == ["p/000", "001", "001.seg.png", "002", "003", "004", "006", "007"]
+    assert [entry.name for entry in source.part(0, 8).entries()] == names
+    assert source.classes is None and source.part(0, 8).identity_names() == {}
+    refused = found[3]
     assert isinstance(refused, Refusal) and refused.file.startswith("a.t") and refused.offset
 
 
