@@ -87,7 +87,7 @@ def choose(source: Source, choice: Choice) -> Source:
     """The records of ``source`` that ``choice`` takes, labels numbered anew without gaps.
 
     Raises:
-        NothingChosenError: nothing is left.
+        NothingChosenError: nothing is left, or no pair of a verification set.
         SourceError: a part of the source cannot be read.
         ConfigError: a condition cannot be understood.
     """
@@ -116,7 +116,12 @@ def choose(source: Source, choice: Choice) -> Source:
             f"none of the {len(source):,} images is left by the choice ({choice}): choose more "
             "loosely"
         )
-    return Chosen(source, np.flatnonzero(keep), labels, choice)
+    chosen = Chosen(source, np.flatnonzero(keep), labels, choice)
+    if source.content == "pairs":
+        notices = list(source.notices)
+        chosen.tables(np.arange(len(chosen)))  # refuses if no pair is left, before all the work
+        source.notices[:] = notices  # what it said is said again when the tables are written
+    return chosen
 
 
 def _look(source: Source, exclude: frozenset[str]) -> tuple[np.ndarray, np.ndarray]:

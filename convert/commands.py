@@ -85,11 +85,7 @@ _RUN: tuple[_Option, ...] = (
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
-_ONLY_INDEXED = click.option(
-    "--only-indexed", is_flag=True, help="Leave out images of a .rec that its .idx does not list."
-)
 _OF_SOURCE: dict[str, tuple[_Option, ...]] = {
-    "rec": (_ONLY_INDEXED,),
     "zip": (
         click.option("--password-file", type=_PATH, help="First line is the zips' password."),
         click.option("--password", "ask", is_flag=True, help="Ask for the zips' password."),
@@ -103,10 +99,7 @@ _OF_SOURCE: dict[str, tuple[_Option, ...]] = {
             help="Of several kv files, number each one's labels after the last one's.",
         ),
     ),
-    "tar": (
-        click.option("--member", help="Take only this member, a .rec or .bin."),
-        _ONLY_INDEXED,
-    ),
+    "tar": (click.option("--member", help="Take only this member, a .rec or .bin."),),
     "lst": (
         click.option("--root", type=_PATH, help="Folder of the images; the list's by default."),
         click.option("--align", is_flag=True, help="Warp faces to 112×112 by their landmarks."),
@@ -237,6 +230,7 @@ def _convert(
     # NumPy's BLAS starts threads that spin for a while: a conversion has nothing for them to do.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_apart(source, sink, paths, out, options)
+    _require_parallel(sink, options)
     listed: list[Result] = []
     several = False
     own = source_arguments(source, options)
@@ -261,6 +255,22 @@ def _convert(
                 click.echo(_summary(result))
     if as_json:
         click.echo(_json([vars(r) for r in listed] if several else vars(listed[0])))
+
+
+def _require_parallel(sink: str, options: dict[str, Any]) -> None:
+    """Make sure that processes are asked for only where several can write the target."""
+    if SINKS[sink].parallel:
+        return
+    for option in _asked_for(options):
+        raise click.UsageError(
+            f"{option}: {SINKS[sink].title} is written by one process; leave {option} away"
+        )
+
+
+def _asked_for(options: dict[str, Any]) -> list[str]:
+    """Which of the options that ask for more than one process were given."""
+    given = {"--workers": (options["workers"] or 1) > 1, "--dask": options["dask"] is not None}
+    return [option for option, is_given in given.items() if is_given]
 
 
 def _require_apart(
@@ -345,6 +355,9 @@ def _convert_one(
     from facepack.convert.choose import Choice, choose, read_exclude_list
 
     opened = SOURCES[source].open(paths, own)
+    alone = not opened.parallel or (sink == "img" and opened.content == "pairs")
+    if alone and (asked := _asked_for(options)):
+        opened.notices.append(f"one process does it all, so that {asked[0]} changes nothing")
     bounds = [bound for bound in (min_images, min_at_least) if bound is not None]
     choice = Choice(
         exclude=read_exclude_list(exclude) if exclude else frozenset(),

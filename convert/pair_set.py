@@ -11,7 +11,7 @@ import numpy as np
 from facepack.checks import ImageCheck
 from facepack.convert.result import Result
 from facepack.convert.source import Refusal, Source, refuse
-from facepack.convert.tables import lost_rows
+from facepack.convert.tables import lost_rows, require_pairs
 from facepack.errors import DecodeError, SourceError
 from facepack.images import SUFFIXES
 from facepack.lmdbfile import Buffer
@@ -47,10 +47,14 @@ def pair_table(
 
     Returns:
         Unsigned integers (P', 3): positions of both images and 1 for the same person.
+
+    Raises:
+        NothingChosenError: no pair is left.
     """
     pairs = np.stack([positions[uses[0::2]], positions[uses[1::2]], issame], axis=1)
     whole = pairs.min(axis=1, initial=0) >= 0
     notices = []
+    require_pairs(int(np.count_nonzero(whole)), len(whole))
     if not whole.all():
         lost = lost_rows("pairs", int(np.count_nonzero(~whole)), len(whole))
         notices.append(f"{name}: {lost}")

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from facepack.errors import SourceError
+from facepack.errors import NothingChosenError, SourceError
 
 _BY_IMAGE = ("landmarks", "scores", "template_ids", "media_ids", "sets", "noisy")
 _WITHOUT_IMAGES = ("template_pairs",)
@@ -53,6 +53,7 @@ def move_tables(
 
     Raises:
         SourceError: a table has not the shape that its name stands for, or points at no image.
+        NothingChosenError: no pair is left.
     """
     moved: dict[str, np.ndarray] = {}
     notices: list[str] = []
@@ -60,6 +61,8 @@ def move_tables(
         if columns := _position_columns(name):
             moved[name] = _point_anew(name, table, columns, positions)
             there = np.count_nonzero((moved[name][:, columns] >= 0).all(axis=1))
+            if name == "pairs":
+                require_pairs(there, len(table))
             if lost := np.count_nonzero((table[:, columns] >= 0).all(axis=1)) - there:
                 notices.append(lost_rows(name, lost, len(table)))
         elif name in _BY_IMAGE:
@@ -119,6 +122,19 @@ def arrange(table: np.ndarray, positions: np.ndarray) -> np.ndarray:
     moved = np.empty((np.count_nonzero(there), *table.shape[1:]), table.dtype)
     moved[positions[there]] = table[there]
     return moved
+
+
+def require_pairs(left: int, of: int) -> None:
+    """Make sure that a verification set of ``of`` pairs, of which ``left`` are left, still is one.
+
+    Raises:
+        NothingChosenError: none is left.
+    """
+    if not left:
+        raise NothingChosenError(
+            f"none of the {of:,} pairs is left, for an image of each is left out: choose more "
+            "loosely, or mend the images"
+        )
 
 
 def lost_rows(name: str, lost: int, of: int) -> str:

@@ -11,6 +11,7 @@ from facepack.convert.file_target import (
     forget,
     has_size,
     remove_images,
+    remove_parts,
     state_target,
     write_image,
 )
@@ -52,6 +53,7 @@ def convert_to_pair_folder(source: Source, out: Path, options: ConvertOptions) -
         if options.overwrite and forget(target, plan):
             _remove(out)
         target.begin(plan)
+        remove_parts(out)
         _write(pairs, out, labels, target)
     size = sum(len(pairs.images[use]) for use in pairs.uses.tolist())
     return pair_result(source, out, began, pairs, payload_bytes=size, file_bytes=size + len(labels))
