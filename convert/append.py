@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from facepack import format as fmt
+from facepack.convert.held import HeldShard, held_files
 from facepack.convert.registry import SOURCES
 from facepack.convert.relabel import Relabelled
 from facepack.convert.result import Result
@@ -56,8 +57,8 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
 
     Raises:
         SourceError: the source cannot be read, or a record cannot be packed under ``strict``.
-        PackError: no training pack is there, it has the source already, another append was
-            interrupted, or the pack cannot be written.
+        PackError: no training pack is there, it has the source already or a part of it, another
+            append was interrupted, or the pack cannot be written.
         DamageError: a file beside the shards differs from the manifest.
         WorkerError: a worker process died.
     """
@@ -72,18 +73,18 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
         pack = _Pack.read(path)
         if discard:
             pack.discard()
-        part = pack.find(source)
-        if part is not None:
+        held = pack.find(source)
+        if held is not None:
             if not options.resume:
                 raise PackError(
-                    f"{path} has this source already (shards: {len(pack.shards_of(part))}): there "
-                    "is nothing to append"
+                    f"{path} has this source already (shards: {len(held)}): there is nothing to "
+                    "append"
                 )
             source.notices.append(
                 f"{path} has this source already, and nothing is left to do: the figures are those "
                 "of the run that appended it"
             )
-            return _result(pack, part, source, began)
+            return _result(pack, [shard.entry for shard in held], source, began)
         relabelled = pack.relabel(source)
         plan, spans = plan_pack(relabelled, options)
         plan |= {"onto": pack.manifest["pack_id"], "labels_xxh3_128": relabelled.labels_digest}
@@ -97,7 +98,8 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
             refused=[entry for shard in shards for entry in shard.refused],
             identity_names={k: v for shard in shards for k, v in shard.identity_names.items()},
         )
-        return _result(_Pack.read(path), plan, source, began)
+        grown = _Pack.read(path)
+        return _result(grown, grown.shards_of(plan), source, began)
 
 
 @dataclass(frozen=True)
@@ -173,11 +175,36 @@ class _Pack:
                 file.unlink()
         self.journal.unlink()
 
-    def find(self, source: Source) -> dict[str, Any] | None:
-        """The plan under which the pack has ``source`` already."""
+    def find(self, source: Source) -> list[HeldShard] | None:
+        """The shards that hold ``source`` already; None: nothing of it is there.
+
+        Raises:
+            PackError: a part of it is there, and appending it would make that twice.
+        """
         description = json.loads(fmt.json_text(source.describe()))
         plans = [self.plan, *self.appended]
-        return next((plan for plan in plans if plan["source"] == description), None)
+        for plan in plans:
+            if plan["source"] == description:
+                return [HeldShard(entry, 0, plan["check"]) for entry in self.shards_of(plan)]
+        held = held_files(self.path, source)
+        missing = [g.stem for g in source.groups() if g.stop > g.start and g not in held]
+        if held and missing:
+            there = ", ".join(group.stem for group in held)
+            raise PackError(
+                f"{self.path} has {there} of this source already, and has not "
+                f"{', '.join(missing)}: append what it has not by itself"
+            )
+        if held:
+            return [shard for shards in held.values() for shard in shards]
+        for made_of in (each for plan in plans for each in _descriptions(plan["source"])):
+            if "chosen" in made_of and _files(made_of) & _files(description):
+                raise PackError(
+                    f"{self.path} has a choice of the images of this source "
+                    f"({_choice(made_of['chosen'])}): appending all would make these twice; "
+                    "convert those still wanted into a pack of their own and join the two with: "
+                    "facepack merge"
+                )
+        return None
 
     def shards_of(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
         """The manifest's entries of the shards that were made under ``plan``."""
@@ -268,8 +295,37 @@ class _Pack:
         self.journal.unlink()
 
 
-def _result(pack: _Pack, plan: dict[str, Any], source: Source, began: float) -> Result:
-    entries = pack.shards_of(plan)
+def _descriptions(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a plan says of the source, or of those of each pack that was merged."""
+    if source["kind"] != "merge":
+        yield source
+    for pack in source.get("packs", []):
+        yield from _descriptions(pack["source"])
+
+
+def _files(description: dict[str, Any]) -> set[str]:
+    """What tells the files of a source from others, whatever they are called."""
+    files = [description]
+    for key in ("files", "sets", "lists"):  # of zips, kv files and lists; a tar's hold less
+        listed = description.get(key, [])
+        if listed and all(isinstance(each, dict) for each in listed):
+            files = listed
+    return {
+        fmt.json_text({k: v for k, v in each.items() if k != "name" and not k.startswith("chosen")})
+        for each in files
+    }
+
+
+def _choice(chosen: dict[str, Any]) -> str:
+    """The options that made it."""
+    return ", ".join(
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in sorted(chosen.items())
+        if name != "seed" and value
+    )
+
+
+def _result(pack: _Pack, entries: Sequence[dict[str, Any]], source: Source, began: float) -> Result:
     packed = sum(entry["records"] for entry in entries)
     quarantined = sum(entry["quarantined"] for entry in entries)
     return Result(
@@ -312,7 +368,11 @@ def deleted_before(path: Path, zips: Sequence[Path]) -> list[Path]:
     """
     manifest = read_manifest(path)
     plan = json.loads(read_checked_file(path, manifest, fmt.PLAN))
-    held = [part["source"] for part in (plan, *plan.get("appended", []))]
+    held = [
+        description
+        for part in (plan, *plan.get("appended", []))
+        for description in _descriptions(part["source"])
+    ]
     names = {file["name"] for each in held if each["kind"] == "zip" for file in each["files"]}
     return [zip_ for zip_ in zips if zip_.name in names and not zip_.exists()]
 
@@ -368,10 +428,10 @@ def delete_source(path: Path, source: Source, files: Mapping[Path, Stamp]) -> st
     names = ", ".join(str(file) for file in files)
     with Target(path):
         pack = _Pack.read(path)
-        plan = pack.find(source)
-        if plan is None:
+        held = pack.find(source)
+        if held is None:
             raise PackError(f"{path} does not hold {names}: nothing is deleted")
-        if reason := _reason_to_keep(pack, plan, source, files):
+        if reason := _reason_to_keep(pack, held, source, files):
             return f"kept: {names}: {reason}"
         for file in files:
             try:
@@ -383,7 +443,7 @@ def delete_source(path: Path, source: Source, files: Mapping[Path, Stamp]) -> st
 
 
 def _reason_to_keep(
-    pack: _Pack, plan: dict[str, Any], source: Source, files: Mapping[Path, Stamp]
+    pack: _Pack, held: Sequence[HeldShard], source: Source, files: Mapping[Path, Stamp]
 ) -> str | None:
     """Why the source should stay, in words; None: the pack holds all of it.
 
@@ -391,12 +451,12 @@ def _reason_to_keep(
         SourceError: the source cannot be read again.
         DamageError: a shard is not what was written.
     """
-    entries = pack.shards_of(plan)
+    entries = [shard.entry for shard in held]
     refused = sum(entry["quarantined"] for entry in entries)
     if refused:
         listed = pack.path / fmt.QUARANTINE
         return f"{refused:,} of its records were set aside, see {listed}"
-    if plan["check"]["color"] == "convert":
+    if any(shard.check["color"] == "convert" for shard in held):
         return "with --color convert the pack may hold other images than it"
     if isinstance(source, ZipSource) and source.passed_over:
         return f"it holds {source.passed_over:,} members that are no images, which the pack has not"
@@ -404,7 +464,7 @@ def _reason_to_keep(
         return f"it is a link; delete what it leads to yourself: {link.resolve()}"
     if sum(entry["records"] for entry in entries) != len(source):
         return f"{pack.path} has not each of its {len(source):,} images"
-    ordinals = [_check_on_disk(pack.path, entry).ordinals for entry in entries]
+    ordinals = [_check_on_disk(pack.path, each.entry).ordinals + each.shift for each in held]
     names = [entry["name"] for entry in entries]
     if (changed := _first_difference(pack.path, names, ordinals, source)) is not None:
         return f"its image {changed:,} or the label of that is not the one that was packed"

@@ -36,7 +36,7 @@ _OPTIONS = (
         required=True,
         help="What SRC is, as in the conversions SOURCE2lmdb.",
     ),
-    *(option for options in _OWN_OPTIONS.values() for option in options),
+    *dict.fromkeys(option for options in _OWN_OPTIONS.values() for option in options),
     *sink_options("lmdb"),
     *LOOK,
     click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order."),
@@ -85,13 +85,17 @@ def append(
 
 def _refuse_options_of_others(ctx: click.Context, options: dict[str, Any]) -> None:
     """Take the options of other sources away, and say so where one was given."""
-    own = parameter_names(_OWN_OPTIONS[options["source"]])
+    sources: dict[str, list[str]] = {}
     for source, others in _OWN_OPTIONS.items():
         for name in parameter_names(others):
-            if name not in own and name in options:
-                if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
-                    raise click.UsageError(f"--{name.replace('_', '-')} is for --source {source}")
-                del options[name]
+            sources.setdefault(name, []).append(source)
+    for name, takers in sources.items():
+        if options["source"] not in takers and name in options:
+            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} is for --source {' or '.join(takers)}"
+                )
+            del options[name]
 
 
 def _append_each(

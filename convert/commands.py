@@ -85,7 +85,11 @@ _RUN: tuple[_Option, ...] = (
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
+_ONLY_INDEXED = click.option(
+    "--only-indexed", is_flag=True, help="Leave out images of a .rec that its .idx does not list."
+)
 _OF_SOURCE: dict[str, tuple[_Option, ...]] = {
+    "rec": (_ONLY_INDEXED,),
     "zip": (
         click.option("--password-file", type=_PATH, help="First line is the zips' password."),
         click.option("--password", "ask", is_flag=True, help="Ask for the zips' password."),
@@ -99,7 +103,10 @@ _OF_SOURCE: dict[str, tuple[_Option, ...]] = {
             help="Of several kv files, number each one's labels after the last one's.",
         ),
     ),
-    "tar": (click.option("--member", help="Take only this member, a .rec or .bin."),),
+    "tar": (
+        click.option("--member", help="Take only this member, a .rec or .bin."),
+        _ONLY_INDEXED,
+    ),
     "lst": (
         click.option("--root", type=_PATH, help="Folder of the images; the list's by default."),
         click.option("--align", is_flag=True, help="Warp faces to 112×112 by their landmarks."),

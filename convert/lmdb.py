@@ -180,15 +180,27 @@ class PackSource:
     def groups(self) -> list[Group]:
         """The files that the pack was made of: shards cut from one are one group again."""
         groups = []
+        k = 0
+        for run in self.runs():
+            stem = run[0]["name"]
+            if len(run) > 1:
+                stem = stem.rpartition("-")[0]
+            groups.append(Group(stem, self._bounds[k], self._bounds[k + len(run)]))
+            k += len(run)
+        return groups
+
+    def runs(self) -> list[list[dict[str, Any]]]:
+        """The manifest's entries of the shards of each group."""
         names = {entry["name"] for entry in self._entries}
+        runs = []
         k = 0
         while k < len(self._entries):
             stem, count = self._run(k)
             if count == 1 or stem in names:
-                stem, count = self._entries[k]["name"], 1
-            groups.append(Group(stem, self._bounds[k], self._bounds[k + count]))
+                count = 1
+            runs.append(self._entries[k : k + count])
             k += count
-        return groups
+        return runs
 
     def _run(self, k: int) -> tuple[str, int]:
         """Stem and count of the shards ``stem-000 stem-001 …`` of one pack that begin at ``k``."""

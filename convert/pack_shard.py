@@ -79,12 +79,23 @@ class PackShard:
             found = self._path.stat().st_size
         except OSError as error:
             raise SourceError(f"{self._path}: cannot be read: {error.strerror}") from error
-        meta = (self._reserved(fmt.META) if found == stated.size else None) or {}
+        self._meta = meta = (self._reserved(fmt.META) if found == stated.size else None) or {}
         own = (meta.get("pack_id"), meta.get("shard"), meta.get("records"))
         if own != (stated.pack_id, stated.number, stated.records):
             raise SourceError(
                 f"{self._path} changed since the pack was opened: run again when the pack is whole"
             )
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan it was made under, without the list of shards."""
+        return dict(self._meta["plan"])
+
+    @property
+    def span(self) -> dict[str, Any] | None:
+        """Its entry in that list; None in a streamed pack."""
+        span: dict[str, Any] | None = self._meta["span"]
+        return span
 
     def labels(self) -> np.ndarray:
         """The label of each record in the pack, by place: int64 (records,)."""
@@ -109,8 +120,13 @@ class PackShard:
 
     def order(self) -> np.ndarray:
         """The places of the records in the order of the source that the pack was made of."""
-        column = self._extra()["ordinal"]
-        return np.argsort(fmt.unpack_column(column, self.records), kind="stable")
+        return np.argsort(self.ordinals(), kind="stable")
+
+    def ordinals(self) -> np.ndarray:
+        """The place of each record among those of that source, by place here: int64 (records,)."""
+        extra = self._extra()
+        ordinals = fmt.unpack_column(extra["ordinal"], self.records).astype(np.int64)
+        return ordinals + int(extra["first"])
 
     def columns(self) -> dict[str, np.ndarray]:
         """What else the source said of each record, by place: arrays (records,)."""

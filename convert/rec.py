@@ -15,12 +15,14 @@ from facepack.convert.rec_layout import read_layout
 from facepack.convert.recordio import (
     IR_HEADER,
     MAX_CLASS,
+    PART_HEAD,
     RecordError,
     RecordReader,
     class_label,
     unpack_header,
 )
 from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
+from facepack.errors import SourceError
 from facepack.format import NO_IDENTITY
 from facepack.shard import RecordRun, SourceRecord
 
@@ -115,6 +117,8 @@ class RecPart(RecordPart):
         offsets: (n,) byte offset of each record.
         keys: (n,) key of each.
         keys_unique: whether no two images of the whole file share a key.
+        others: offsets of all records between and behind them, the last of them the next image or
+            the end of the file; None: records that are not known of are meant to be left out.
     """
 
     def __init__(
@@ -126,9 +130,12 @@ class RecPart(RecordPart):
         offsets: np.ndarray,
         keys: np.ndarray,
         keys_unique: bool,
+        others: np.ndarray | None = None,
     ) -> None:
         super().__init__(rec, start, offsets=offsets, keys=keys, keys_unique=keys_unique)
         self._file_size = file_size
+        self._complete = others is not None
+        self._others = np.empty(0, np.int64) if others is None else others
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the records in one sweep over the file.
@@ -146,6 +153,7 @@ class RecPart(RecordPart):
             while done < len(places):
                 try:
                     for payload in reader.iter_at(offsets[done:]):
+                        self._require_known_end(reader, places[done], len(payload))
                         yield self._record(places[done], payload)
                         done += 1
                 except RecordError as error:
@@ -161,9 +169,11 @@ class RecPart(RecordPart):
                 try:
                     for item in reader.iter_blocks(self._offsets[done:]):
                         if isinstance(item, memoryview):
+                            self._require_known_end(reader, done, len(item))
                             yield self._record(done, item)
                             done += 1
                         else:
+                            self._require_known_ends(reader, done, item[2] - item[1])
                             yield from self._runs(done, *item)
                             done += len(item[1])
                 except RecordError as error:
@@ -207,6 +217,41 @@ class RecPart(RecordPart):
                 extra=extra,
             )
 
+    def _require_known_ends(self, reader: RecordReader, place: int, lengths: np.ndarray) -> None:
+        """Make sure that behind records of one part, with payloads of so many bytes, nothing begins
+        that was not known: a record between two others, which the index omits."""
+        if not self._complete:
+            return
+        ends = self._offsets[place : place + len(lengths)] + PART_HEAD + (lengths + 3 & ~3)
+        following = self._offsets[place + 1 : place + 1 + len(lengths)]
+        odd = np.ones(len(lengths), bool)
+        odd[: len(following)] = ends[: len(following)] != following
+        for row in np.flatnonzero(odd).tolist():
+            self._require_known_end(reader, place + row, int(lengths[row]))
+
+    def _require_known_end(self, reader: RecordReader, place: int, length: int) -> None:
+        """As :meth:`_require_known_ends`, of one record with a payload of ``length`` bytes."""
+        if not self._complete:
+            return
+        offset = int(self._offsets[place])
+        end = offset + PART_HEAD + (length + 3 & ~3)
+        if self._is_known(place, end):
+            return
+        end = reader.end_of(offset)  # it may have several parts
+        if not self._is_known(place, end) and reader.begins_at(end):
+            raise SourceError(
+                f"{self._rec}: byte {end}: a record begins that {self._rec.with_suffix('.idx')} "
+                "omits: remove the index, and the .rec is scanned, or pack only what it lists with "
+                "--only-indexed; start anew with --overwrite"
+            )
+
+    def _is_known(self, place: int, end: int) -> bool:
+        """Whether the next image, or a record without one, is known to begin at byte ``end``."""
+        if place + 1 < len(self._offsets) and end == self._offsets[place + 1]:
+            return True
+        row = int(np.searchsorted(self._others, end))
+        return row < len(self._others) and end == self._others[row]
+
     def entries(self) -> Iterator[Entry]:
         """The label of each, and the key as its name where keys are unique; -1 where broken."""
         for place, record in enumerate(self.read()):
@@ -227,6 +272,7 @@ class RecSource:
 
     Args:
         path: a ``.rec``, or a folder that holds ``train.rec``.
+        only_indexed: leave out the images that no line of the ``.idx`` names.
 
     Raises:
         SourceError: the files are malformed or hold no image.
@@ -237,8 +283,8 @@ class RecSource:
     parallel = True
     table_names = ()
 
-    def __init__(self, path: Path) -> None:
-        self._layout = read_layout(path)
+    def __init__(self, path: Path, *, only_indexed: bool = False) -> None:
+        self._layout = read_layout(path, only_indexed=only_indexed)
         self.notices = list(self._layout.notices)
         self.classes = self._layout.classes
 
@@ -289,6 +335,12 @@ class RecSource:
     def part(self, start: int, stop: int) -> RecPart:
         """The records ``[start, stop)``."""
         layout = self._layout
+        others = None
+        if layout.complete and start < stop:
+            begin, last = layout.offsets[start], layout.offsets[stop - 1]
+            end = last + layout.extents[stop - 1]
+            blank = layout.blank_offsets
+            others = np.append(blank[slice(*np.searchsorted(blank, (begin, end)))], end)
         return RecPart(
             layout.rec,
             layout.file_size,
@@ -296,6 +348,7 @@ class RecSource:
             offsets=layout.offsets[start:stop],
             keys=layout.keys[start:stop],
             keys_unique=layout.keys_unique,
+            others=others,
         )
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:

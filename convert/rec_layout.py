@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from facepack.convert.rec_index import read_index
+from facepack.convert.rec_omitted import find_omitted, number_on
 from facepack.convert.recordio import (
     FramingError,
     RecordError,
@@ -52,7 +54,8 @@ class RecLayout:
     """Bytes of the ``.rec``."""
 
     keys: np.ndarray
-    """(n,) key of each image; its ordinal among all records where there is no index."""
+    """(n,) key of each image; its ordinal among all records where there is no index. Images that no
+    line of the index names are numbered on."""
 
     keys_unique: bool
     """Whether every image has a key of its own."""
@@ -75,19 +78,29 @@ class RecLayout:
     image_size: tuple[int, int] | None
     """Height and width in pixels, from ``property``; None where that is absent."""
 
+    complete: bool
+    """Whether these are said to be all records: then none may begin between two of them."""
+
     notices: tuple[str, ...]
     """What the user should know though it stops nothing."""
 
     def __len__(self) -> int:
         return len(self.offsets)
 
+    @cached_property
+    def blank_offsets(self) -> np.ndarray:
+        """(k,) byte offsets of all records without an image, increasing."""
+        header = [] if self.header_offset is None else [self.header_offset]
+        return np.sort(np.append(self.identity_offsets, np.array(header, np.int64)))
 
-def read_layout(source: Path | str) -> RecLayout:
+
+def read_layout(source: Path | str, *, only_indexed: bool = False) -> RecLayout:
     """Sort the records of ``source``: a ``.rec``, or a folder that holds ``train.rec``.
 
     The index (same name, ``.idx``) and ``property`` are taken from the same folder when they are
-    there. Raises :class:`~facepack.errors.SourceError` when a file is malformed, when the index
-    does not belong to the ``.rec``, or when there is no image.
+    there. Records that no line of the index names are taken too, unless ``only_indexed``. Raises
+    :class:`~facepack.errors.SourceError` when a file is malformed, when the index does not belong
+    to the ``.rec``, or when there is no image.
     """
     rec = _find_rec(Path(source))
     classes, image_size = read_property(rec.parent / "property")
@@ -95,27 +108,33 @@ def read_layout(source: Path | str) -> RecLayout:
     index: Path | None = rec.with_suffix(".idx")
     with RecordReader(rec) as reader:
         if index is not None and index.exists():
-            keys, offsets = _read_checked_index(index, reader)
+            listed = _read_checked_index(index, reader, notices)
+            records = _Records.of(reader, *listed, indexed=True)
+            if not only_indexed:
+                records = _with_omitted(index, reader, records, notices)
+        elif only_indexed:
+            raise SourceError(
+                f"{index}: is absent, and --only-indexed goes by it: put it there, or leave that "
+                "option out"
+            )
         else:
             notices.append(f"{index} is absent: {rec.name} was scanned")
             index = None
-            keys, offsets = scan_offsets(rec)
-        extents = np.diff(offsets, append=reader.size)
-        blank = _blank_records(reader, keys, offsets, extents)
-        images = int(np.count_nonzero(~blank))
+            records = _Records.of(reader, *scan_offsets(rec), indexed=False)
+        keys, offsets, blank, images = records.keys, records.offsets, records.blank, records.images
         if images == 0:
             raise SourceError(
                 f"{rec}: none of its {len(offsets)} records holds an image; pass the .rec that has "
                 "the images, not a list of identities"
             )
-        header, announced = _find_header(reader, keys, offsets, blank, images, index is not None)
+        announced = records.announced
         if announced is not None and not announces(announced, images):
             notices.append(
                 f"{rec}: the header record announces {announced - 1:.0f} images, {images} were "
-                f"found{f' by {index.name}' if index else ''}"
+                f"found{f' by {index.name}' if index and only_indexed else ''}"
             )
         if index is not None:
-            notices += _index_gaps(index, offsets, reader)
+            notices += _index_gaps(index, offsets, reader, only_indexed=only_indexed)
         size = reader.size
     keys = keys[~blank]
     # np.unique hashes, which takes a minute where sorting takes seconds.
@@ -123,8 +142,8 @@ def read_layout(source: Path | str) -> RecLayout:
     if repeated:
         notices.append(f"{index}: {repeated} keys occur more than once; every image is taken")
     identities = blank.copy()
-    if header is not None:
-        identities[header] = False
+    if records.header is not None:
+        identities[records.header] = False
     return RecLayout(
         rec=rec,
         index=index,
@@ -132,13 +151,75 @@ def read_layout(source: Path | str) -> RecLayout:
         keys=keys,
         keys_unique=repeated == 0,
         offsets=offsets[~blank],
-        extents=extents[~blank],
-        header_offset=None if header is None else int(offsets[header]),
+        extents=np.diff(offsets, append=size)[~blank],
+        header_offset=None if records.header is None else int(offsets[records.header]),
         identity_offsets=offsets[identities],
         classes=classes,
         image_size=image_size,
+        complete=not only_indexed,
         notices=tuple(notices),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Records:
+    """Records of a ``.rec``, in the order of the file, and which of them are no images.
+
+    Attributes:
+        keys: (n,) int64.
+        offsets: (n,) int64, increasing.
+        blank: (n,) bool, those without an image.
+        header: row of the header record, or None.
+        announced: its first label.
+    """
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    blank: np.ndarray
+    header: int | None
+    announced: float | None
+
+    @classmethod
+    def of(
+        cls,
+        reader: RecordReader,
+        keys: np.ndarray,
+        offsets: np.ndarray,
+        *,
+        indexed: bool,
+        unsure: np.ndarray | None = None,
+    ) -> _Records:
+        """Sort records; those at the offsets ``unsure`` are read, however long they are."""
+        extents = np.diff(offsets, append=reader.size)
+        blank = _blank_records(reader, keys, offsets, extents, unsure)
+        images = int(np.count_nonzero(~blank))
+        header, announced = _find_header(reader, keys, offsets, blank, images, indexed)
+        return cls(keys=keys, offsets=offsets, blank=blank, header=header, announced=announced)
+
+    @property
+    def images(self) -> int:
+        """How many hold an image."""
+        return int(np.count_nonzero(~self.blank))
+
+
+def _with_omitted(
+    index: Path, reader: RecordReader, listed: _Records, notices: list[str]
+) -> _Records:
+    """The records that the index lists and those that it does not."""
+    announced = listed.announced
+    fewer = announced is not None and announced > np.float32(listed.images + 1)
+    omitted = find_omitted(reader, listed.keys, listed.offsets, thorough=bool(fewer))
+    if not len(omitted):
+        return listed
+    keys, offsets = number_on(listed.keys, listed.offsets, omitted)
+    records = _Records.of(reader, keys, offsets, indexed=True, unsure=omitted)
+    if more := records.images - listed.images:
+        notices.append(
+            f"{index}: lists {listed.images:,} images and omits {more:,}, which are taken too, as "
+            "MXNet's ImageRecordIter does; --only-indexed leaves them out, if the index was "
+            "cleaned on purpose"
+        )
+    return records
 
 
 def announces(label: float, images: int) -> bool:
@@ -190,7 +271,9 @@ def _find_rec(source: Path) -> Path:
     )
 
 
-def _read_checked_index(index: Path, reader: RecordReader) -> tuple[np.ndarray, np.ndarray]:
+def _read_checked_index(
+    index: Path, reader: RecordReader, notices: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets in physical order, checked against the file as far as is cheap."""
     require_file(index)
     keys, offsets = read_index(index)
@@ -207,8 +290,12 @@ def _read_checked_index(index: Path, reader: RecordReader) -> tuple[np.ndarray, 
         )
     _probe(index, keys, offsets, reader)
     if not (np.diff(offsets) > 0).all():
-        order = np.argsort(offsets, kind="stable")
+        order = np.lexsort((keys, offsets))
         keys, offsets = keys[order], offsets[order]
+        again = (np.diff(offsets, prepend=-1) == 0) & (np.diff(keys, prepend=-1) == 0)
+        if again.any():
+            keys, offsets = keys[~again], offsets[~again]
+            notices.append(f"{index}: {np.count_nonzero(again):,} lines are there twice")
         twice = np.flatnonzero(np.diff(offsets) == 0)
         if len(twice):
             first = int(twice[0])
@@ -240,10 +327,16 @@ def _probe(index: Path, keys: np.ndarray, offsets: np.ndarray, reader: RecordRea
 
 
 def _blank_records(
-    reader: RecordReader, keys: np.ndarray, offsets: np.ndarray, extents: np.ndarray
+    reader: RecordReader,
+    keys: np.ndarray,
+    offsets: np.ndarray,
+    extents: np.ndarray,
+    unsure: np.ndarray | None,
 ) -> np.ndarray:
     """Mask of the records without an image, among those too short for one and the likely ones."""
     likely = (extents <= _LONGEST_BLANK) | (keys == 0)
+    if unsure is not None:
+        likely[np.searchsorted(offsets, unsure)] = True
     likely[[0, -1]] = True
     blank = np.zeros(len(offsets), bool)
     rows = np.flatnonzero(likely)
@@ -287,11 +380,14 @@ def _find_header(
     return None, None
 
 
-def _index_gaps(index: Path, offsets: np.ndarray, reader: RecordReader) -> list[str]:
+def _index_gaps(
+    index: Path, offsets: np.ndarray, reader: RecordReader, *, only_indexed: bool
+) -> list[str]:
     outside = int(offsets[0]) + reader.size - reader.end_of(int(offsets[-1]))
     if not outside:
         return []
-    return [
-        f"{index}: {outside} bytes at the ends of {reader.path.name} belong to no line; the "
-        "records there are left out (remove the index to have all of them)"
-    ]
+    if only_indexed:
+        left_out = "belong to no line; the records there are left out"
+    else:
+        left_out = "are no records"
+    return [f"{index}: {outside} bytes at the ends of {reader.path.name} {left_out}"]

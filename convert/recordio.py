@@ -34,6 +34,9 @@ MAX_CLASS = (1 << 24) - 1
 
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 _PART = struct.Struct("<II")
+PART_HEAD = _PART.size
+"""Bytes before the payload of a part."""
+
 IR_HEADER = struct.Struct("<IfQQ")
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
@@ -310,6 +313,14 @@ class RecordReader:
         for start, length in self._parts(offset):
             end = start + _padded(length)
         return end
+
+    def begins_at(self, offset: int) -> bool:
+        """Whether a record begins, and is whole, at byte ``offset``."""
+        try:
+            self.end_of(offset)
+        except FramingError:
+            return False
+        return True
 
     def iter_range(
         self, start: int = 0, stop: int | None = None

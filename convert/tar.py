@@ -56,6 +56,7 @@ class TarSource:
             it is all that is given and has a ``labels.txt``, line n of that is the name of identity
             n of samples.
         member: the name of a ``.rec`` or ``.bin`` in the archives which is taken alone.
+        only_indexed: of a ``.rec``, leave out the images that no line of its ``.idx`` names.
 
     Raises:
         SourceError: a file cannot be read, is damaged, not complete or no tar, or a piece of
@@ -64,7 +65,9 @@ class TarSource:
 
     kind = "tar"
 
-    def __init__(self, paths: Sequence[Path], *, member: str | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], *, member: str | None = None, only_indexed: bool = False
+    ) -> None:
         if member is not None and not member.endswith((".rec", ".bin")):
             raise SourceError(
                 f"--member {member}: only a .rec or a .bin can be taken alone; leave --member out "
@@ -76,7 +79,12 @@ class TarSource:
         look.run()
         self._files = files
         self._sums = look.sums if look.complete else {}
-        self._content = look.content()
+        self._content = look.content(only_indexed=only_indexed)
+        if only_indexed and not isinstance(self._content, RecordSet):
+            raise SourceError(
+                f"--only-indexed is for a .rec and its .idx, and there is no .rec in "
+                f"{files.names[0]}: leave that option out"
+            )
         self.notices = [*passed_over, *look.notices, *self._content.notices]
         self._content.notices = self.notices  # it may have more to say later
         self.content = self._content.content
@@ -204,8 +212,8 @@ class _Look:
                 number = stream.next_start() if self._set is None else None
             self.complete = self._set is None
 
-    def content(self) -> RecordSet | ImageSet | BinSource:
-        """What was found, in the order of preference.
+    def content(self, *, only_indexed: bool) -> RecordSet | ImageSet | BinSource:
+        """What was found, in the order of preference; see :class:`TarSource` for the argument.
 
         Raises:
             SourceError: nothing was.
@@ -226,7 +234,8 @@ class _Look:
                 )
             folder = _folder(self._records.name)
             index = self._indexes.get(self._records.name.removesuffix(".rec"))
-            return RecordSet(self._records, index, self._classes.get(folder))
+            classes = self._classes.get(folder)
+            return RecordSet(self._records, index, classes, only_indexed=only_indexed)
         if not len(self._images):
             raise SourceError(
                 f"{self._files.names[0]}: the archives hold no image and no .rec; "

@@ -1,17 +1,13 @@
 """Images that are members of a tar, with labels from WebDataset samples or from their folders.
 
-In a WebDataset the members that share their name up to its first dot are one sample and follow
-each other: ``key.jpg``, and the label as text in ``key.cls`` or as ``{"label": n}`` in
-``key.json``. In a tree, ``…/identity/image.jpg``, the folder is the identity. Which of the two
-archives are shows when all was looked at: they are samples if any image has such a label.
+In a tree, ``…/identity/image.jpg``, the folder is the identity. Where the source has labels of
+samples (:mod:`facepack.convert.tar_samples`), folders are none, which shows when all was looked at.
 
 Names stay in the archive: what memory holds of an image are 23 bytes.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -25,15 +21,23 @@ from facepack.convert.files import is_image, text
 from facepack.convert.names import Names
 from facepack.convert.source import Entry, Group, Refusal
 from facepack.convert.tar_headers import BLOCK, Member, read_member
+from facepack.convert.tar_samples import LONGEST_CLS, LONGEST_JSON, NO_LABEL, REASONS, Samples
 from facepack.convert.tar_stream import Files, Stream, opened
 from facepack.errors import SourceError
 from facepack.shard import SourceRecord
 
-_UNLABELLED, _BAD_LABEL = -2, -3
 _LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
-_LONGEST_CLS = 64  # bytes
-_LONGEST_JSON = 1 << 20
-_CLS = re.compile(rb"\s*(-1|\d{1,8})\s*")
+_REASONS = {
+    "samples": REASONS,
+    "tree": {
+        NO_LABEL: (
+            "it lies in no folder, whose name would be its identity, and no KEY.cls or KEY.json "
+            "beside it has its label",
+            "put its label, a number or a name, into a KEY.cls, or it into a folder that has the "
+            "identity's name",
+        )
+    },
+}
 TOO_LARGE = "set the environment variable FACEPACK_MAX_IMAGE_BYTES to more, or go on without it"
 _LEAVE_OUT = "fetch the archive again, or go on without this image"
 
@@ -47,12 +51,16 @@ class Archive(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Images: where their data begin, their bytes, blocks of headers before them, labels."""
+    """Images: where their data begin, their bytes, blocks of headers before them, labels.
+
+    And how many suffixes of its name a record is not called by: none in a tree.
+    """
 
     offsets: np.ndarray
     sizes: np.ndarray
     headers: np.ndarray
     labels: np.ndarray
+    suffixes: np.ndarray
 
     def take(self, rows: slice | np.ndarray) -> Rows:
         """Some of them."""
@@ -66,18 +74,13 @@ class ImageMembers:
         self._offsets = array("q")
         self._sizes = array("I")
         self._headers = array("H")
-        self._labels = array("i")  # of samples
+        self._samples = Samples()
         self._identities = array("i")  # numbers in order of appearance, -1 in no folder
-        self._compound = array("B")  # whether the suffix has a further dot, as in key.seg.png
         self._numbers: dict[bytes, int] = {}
         self._homes = array("Q")  # of each identity, a hash of the first path of its folder
         self._strayed: set[int] = set()  # identities whose name several folders have
         self._folder: bytes | None = None
         self._identity = -1
-        self._sample: bytes | None = None
-        self._first = 0  # row of the sample
-        self._label: int | None = None
-        self._stray = 0  # labels of samples without an image
         self._digest = xxhash.xxh3_128()
 
     def __len__(self) -> int:
@@ -85,35 +88,31 @@ class ImageMembers:
 
     def begin_archive(self) -> None:
         """The next member is the first of an archive: no sample goes on in it."""
-        self._end_sample()
-        self._sample = None
+        self._samples.begin_archive()
 
     def add(self, member: Member, stream: Stream) -> bool:
         """Take a file, if it is an image or the label of one; its data may be read thereby."""
         name = member.name
         cut = name.rfind(b"/") + 1
-        dot = name.find(b".", cut)
-        if dot > cut and name[:dot] != self._sample:
-            self._end_sample()
-            self._sample = name[:dot]
-        if is_image(name[cut:]):
+        base = name[cut:]
+        if is_image(base):
             if name[:cut] != self._folder:
                 self._enter(name[:cut])
             self._offsets.append(member.data)
             self._sizes.append(min(member.size, _LARGEST))
             self._headers.append((member.data - member.begin) // BLOCK)
-            self._labels.append(_UNLABELLED)
             self._identities.append(self._identity)
-            self._compound.append(name.find(b".", dot + 1) >= 0)
+            self._samples.add_image(name)
             self._digest.update(b"%d %b\n" % (member.size, name))
             return True
-        suffix = name[dot:].lower() if dot > cut else b""
-        if suffix == b".cls":
-            content = stream.read(member.size) if member.size <= _LONGEST_CLS else b""
-            match = _CLS.fullmatch(content)
-            self._label = int(match[1]) if match else _BAD_LABEL
-        elif suffix == b".json" and self._label is None and member.size <= _LONGEST_JSON:
-            self._label = _json_label(stream.read(member.size))
+        suffix = base[-5:].lower()
+        if base.startswith(b"."):
+            return False
+        if suffix.endswith(b".cls"):
+            content = stream.read(member.size) if member.size <= LONGEST_CLS else b""
+            self._samples.add_class(name, content)
+        elif suffix == b".json" and member.size <= LONGEST_JSON:
+            self._samples.add_object(name, stream.read(member.size))
         else:
             return False
         return True
@@ -125,46 +124,34 @@ class ImageMembers:
             archives: each with its first row.
             names: of the identities of samples, by label, as far as they are known.
         """
-        self._end_sample()
-        rows = Rows(
-            np.frombuffer(self._offsets, np.int64),
-            np.frombuffer(self._sizes, np.uint32),
-            np.frombuffer(self._headers, np.uint16),
-            np.frombuffer(self._labels, np.int32),
-        )
-        bounds = np.array([first for _, first in archives] + [len(self)])
-        listing = self._digest.hexdigest()
-        notices: list[str] = []
-        if self._stray:
-            notices.append(
-                f"{self._stray:,} labels (.cls, or .json with a label) have no image beside them "
-                "and were passed over: members of a sample must follow each other"
-            )
-        samples = bool((rows.labels != _UNLABELLED).any())
-        if samples:
-            single = np.frombuffer(self._compound, np.uint8) == 0
-            if not single.all():
-                notices.append(
-                    f"{np.count_nonzero(~single):,} members such as key.seg.png, whose suffix has "
-                    "two dots, were passed over"
-                )
-                rows = rows.take(single)
-                bounds = np.concatenate([[0], np.cumsum(single)])[bounds]
+        labels, suffixes, texts = self._samples.finish()
+        notices = self._samples.notices()
+        layout = "samples" if self._samples.found else "tree"
+        if layout == "samples":
+            names = names if texts is None else texts
         else:
             names = Names()
             ordered = sorted(self._numbers)
             for name in ordered:
                 names.append(name)
             # One place more, so that -1 (no folder) finds itself.
-            ranks = np.full(len(ordered) + 1, _UNLABELLED, np.int32)
+            ranks = np.full(len(ordered) + 1, NO_LABEL, np.int32)
             ranks[[self._numbers[name] for name in ordered]] = np.arange(len(ordered))
-            rows = rows._replace(labels=ranks[np.frombuffer(self._identities, np.int32)])
+            labels, suffixes = ranks[np.frombuffer(self._identities, np.int32)], suffixes * 0
             if self._strayed:
                 notices.append(
                     f"{len(self._strayed):,} names of folders occur at several places: each name "
                     "is taken for one identity"
                 )
-        return ImageSet(archives, bounds, rows, names, samples, listing, notices)
+        rows = Rows(
+            np.frombuffer(self._offsets, np.int64),
+            np.frombuffer(self._sizes, np.uint32),
+            np.frombuffer(self._headers, np.uint16),
+            labels,
+            suffixes,
+        )
+        bounds = np.array([first for _, first in archives] + [len(self)])
+        return ImageSet(archives, bounds, rows, names, layout, self._digest.hexdigest(), notices)
 
     def _enter(self, folder: bytes) -> None:
         self._folder = folder
@@ -179,13 +166,6 @@ class ImageMembers:
         elif self._homes[number] != home:
             self._strayed.add(number)
 
-    def _end_sample(self) -> None:
-        if self._label is not None:
-            self._stray += self._first == len(self._labels)
-            for row in range(self._first, len(self._labels)):
-                self._labels[row] = self._label
-        self._first, self._label = len(self._labels), None
-
 
 class ImageSet:
     """The images of archives, as :class:`facepack.convert.source.Source` wants them.
@@ -195,7 +175,7 @@ class ImageSet:
         bounds: the first row of each archive, and how many rows there are.
         rows: all images.
         names: of the identities, by label, as far as they are known.
-        samples: whether labels come from samples, else from folders.
+        layout: where labels come from: ``samples`` or a ``tree``.
         listing: a hash of names and sizes.
         notices: for the user.
     """
@@ -209,7 +189,7 @@ class ImageSet:
         bounds: np.ndarray,
         rows: Rows,
         names: Names,
-        samples: bool,
+        layout: str,
         listing: str,
         notices: list[str],
     ) -> None:
@@ -217,7 +197,7 @@ class ImageSet:
         self._bounds = bounds
         self._rows = rows
         self._names = names
-        self._samples = samples
+        self._layout = layout
         self._listing = listing
         self.notices = notices
         self.classes = len(names) or None
@@ -226,10 +206,10 @@ class ImageSet:
         return len(self._rows.offsets)
 
     def describe(self) -> dict[str, Any]:
-        """Whether the images are samples or a tree, and hashes of all names, sizes, labels."""
+        """Where labels come from, and hashes of all names, sizes, labels."""
         labels = xxhash.xxh3_128_hexdigest(self._rows.labels.astype("<i4").tobytes())
         return {
-            "layout": "samples" if self._samples else "tree",
+            "layout": self._layout,
             "listing_xxh3_128": self._listing,
             "labels_xxh3_128": labels,
             "names_xxh3_128": self._names.digest().hex(),
@@ -256,7 +236,7 @@ class ImageSet:
         known = (rows.labels >= 0) & (rows.labels < len(self._names))
         present = np.unique(rows.labels[known]).tolist()
         names = {label: name for label in present if (name := text(self._names[label]))}
-        return TarImagePart(files, shared, start, rows, archive, self._samples, names)
+        return TarImagePart(files, shared, start, rows, archive, self._layout, names)
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """None: these are images with labels."""
@@ -272,7 +252,7 @@ class TarImagePart:
         start: ordinal of the first image.
         rows: the images.
         archive: the tar that they are members of.
-        samples: whether names are those of samples, without suffix.
+        layout: where labels come from: ``samples`` or a ``tree``.
         identity_names: names of the identities among them, by label.
     """
 
@@ -283,7 +263,7 @@ class TarImagePart:
         start: int,
         rows: Rows,
         archive: Archive,
-        samples: bool,
+        layout: str,
         identity_names: dict[int, str],
     ) -> None:
         self.start, self.stop = start, start + len(rows.offsets)
@@ -291,7 +271,7 @@ class TarImagePart:
         self._shared = shared
         self._rows = rows
         self._archive = archive
-        self._samples = samples
+        self._layout = layout
         self._identity_names = identity_names
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
@@ -310,7 +290,7 @@ class TarImagePart:
         with opened(self._files, self._shared) as stream:
             for place in range(len(self._rows.offsets)):
                 label = max(int(self._rows.labels[place]), fmt.NO_IDENTITY)
-                yield Entry(label, self._name(self._header(stream, place)))
+                yield Entry(label, self._name(place, self._header(stream, place)))
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of an image that was read but cannot be packed."""
@@ -322,10 +302,10 @@ class TarImagePart:
 
     def _read_one(self, stream: Stream, place: int) -> SourceRecord | Refusal:
         member = self._header(stream, place)
-        name = self._name(member)
+        name = self._name(place, member)
         label = int(self._rows.labels[place])
         if label < fmt.NO_IDENTITY:
-            return self._refuse(place, name, *self._no_label(label))
+            return self._refuse(place, name, *_REASONS[self._layout][label])
         if member.size > images.MAX_BYTES:
             return self._refuse(
                 place,
@@ -346,34 +326,12 @@ class TarImagePart:
             )
         return member
 
-    def _name(self, member: Member) -> str:
-        name = member.name
-        if self._samples:
-            name = name[: name.find(b".", name.rfind(b"/") + 1)]
-        return text(name.removeprefix(b"./"))
-
-    def _no_label(self, label: int) -> tuple[str, str]:
-        if not self._samples:
-            return (
-                "it lies in no folder, whose name would be its identity",
-                "put it into a folder that has the identity's name",
-            )
-        if label == _BAD_LABEL:
-            return "its .cls holds no class, a whole number up to 99999999", "correct the .cls"
-        return "its sample has neither a .cls nor a label in a .json", "add one of them"
+    def _name(self, place: int, member: Member) -> str:
+        name = member.name.removeprefix(b"./")
+        suffixes = int(self._rows.suffixes[place])
+        return text(name.rsplit(b".", suffixes)[0] if suffixes else name)
 
     def _refuse(self, place: int, name: str | None, reason: str, remedy: str) -> Refusal:
         begin = int(self._rows.offsets[place]) - BLOCK * int(self._rows.headers[place])
         offset = begin - self._archive.begin
         return Refusal(self.start + place, self._archive.file, offset, name, reason, remedy)
-
-
-def _json_label(content: bytes) -> int | None:
-    """The ``label`` of a JSON object, if it has one that can be a class."""
-    try:
-        label = json.loads(content)["label"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    if isinstance(label, bool) or not isinstance(label, int):
-        return None
-    return label if fmt.NO_IDENTITY <= label <= fmt.MAX_LABEL else None

@@ -21,6 +21,7 @@ from facepack import images
 from facepack.convert.rec import RecordPart
 from facepack.convert.rec_index import parse_index
 from facepack.convert.rec_layout import announces
+from facepack.convert.rec_omitted import number_on
 from facepack.convert.recordio import MAGIC, MAX_CLASS, MAX_PAYLOAD
 from facepack.convert.source import Entry, Group, Refusal, shard_stem
 from facepack.convert.tar_images import TOO_LARGE
@@ -184,9 +185,10 @@ class RecordSet:
         records: all of its records.
         index: keys and offsets of its ``.idx``, by offset; None numbers the records.
         classes: what ``property`` states.
+        only_indexed: leave out the records that the index does not list.
 
     Raises:
-        SourceError: no record holds an image.
+        SourceError: no record holds an image, or none is listed as ``only_indexed`` wants it.
     """
 
     content = "train"
@@ -197,6 +199,8 @@ class RecordSet:
         records: Records,
         index: tuple[np.ndarray, np.ndarray] | None,
         classes: int | None,
+        *,
+        only_indexed: bool,
     ) -> None:
         self.classes = classes
         self.notices: list[str] = []
@@ -204,7 +208,7 @@ class RecordSet:
         self._begin = records.begin
         self._size = records.size
         self._digest = records.digest
-        rows, keys, indexed = self._join(records, index)
+        rows, keys, indexed = self._join(records, index, only_indexed)
         blank = records.blank[rows]
         images_at = rows[~blank]
         if not len(images_at):
@@ -226,12 +230,16 @@ class RecordSet:
         self._labels = records.labels[images_at]
 
     def _join(
-        self, records: Records, index: tuple[np.ndarray, np.ndarray] | None
+        self,
+        records: Records,
+        index: tuple[np.ndarray, np.ndarray] | None,
+        only_indexed: bool,
     ) -> tuple[np.ndarray, np.ndarray, bool]:
         """Rows of the records that count, the key of each, and whether it is from the index."""
         count = len(records.offsets)
         rows = np.arange(count)
         if index is None:
+            self._require_index(only_indexed, "has no .idx beside it")
             self.notices.append(f"{self._name}: no .idx beside it: its records are numbered")
             return rows, rows, False
         keys, offsets = index
@@ -241,16 +249,29 @@ class RecordSet:
         found[found == count] = 0
         known = len(offsets) and (records.offsets[found] == offsets).all()
         if not known or (np.diff(found) == 0).any():
+            self._require_index(only_indexed, "has an .idx that names bytes where no record begins")
             self.notices.append(
                 f"{self._name}: its .idx is not used, for it names bytes at which no record "
                 "begins: its records are numbered"
             )
             return rows, rows, False
-        self.notices.append(
-            f"{self._name}: {count - len(found)} of {count} records are not in its .idx and were "
-            "left out"
-        )
-        return found, keys, True
+        omitted = np.setdiff1d(rows, found, assume_unique=True)
+        if only_indexed:
+            return found, keys, True
+        keys, _ = number_on(keys, offsets, records.offsets[omitted])
+        if images := int(np.count_nonzero(~records.blank[omitted])):
+            self.notices.append(
+                f"{self._name}: its .idx omits {images:,} images, which are taken too, as MXNet's "
+                "ImageRecordIter does; --only-indexed leaves them out, if the index was cleaned on "
+                "purpose"
+            )
+        return rows, keys, True
+
+    def _require_index(self, only_indexed: bool, found: str) -> None:
+        if only_indexed:
+            raise SourceError(
+                f"{self._name}: {found}, and --only-indexed goes by it: leave that option out"
+            )
 
     def _compare(self, header_labels: np.ndarray, count: int) -> None:
         """Compare what the header record, if there is one, announces with what was found."""

@@ -174,6 +174,7 @@ def make_head(
         momentum=config.momentum,
         momentum_dtype=MOMENTUM_TYPES[config.momentum_dtype],
         weight_decay=config.weight_decay,
+        update=config.head_update,
         storage=config.head_storage,
         device=device,
         seed=config.seed,

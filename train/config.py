@@ -96,6 +96,10 @@ class TrainConfig:
     """Where centres and their momentum lie: on the device, or in host memory, from which a step's
     sample travels (sample_rate below 1)."""
 
+    head_update: Literal["sampled", "dense"] = "sampled"
+    """Which centres momentum and weight decay move in a step: sampled, those in its softmax; dense,
+    all, as in arcface_torch's train_v2.py, at a cost that follows the classes, not the sample."""
+
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The optimizer of backbone and head: sgd or adamw."""
 
@@ -278,8 +282,9 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 
 # Settings that may change between a checkpoint and its resumption: where the data lie, who decodes
 # them, what is looked at and how often. All others decide the weights. So do some of these, a
-# little: threads, compile and chunk in the last bits, by the order of sums, and loader on a GPU,
-# where the decoders differ by a few grey levels. A run may move to another machine all the same;
+# little: threads, compile and chunk in the last bits, by the order of sums; head_storage under
+# head_update = dense, by the processor that rounds; and loader on a GPU, where the decoders differ
+# by a few grey levels. A run may move to another machine all the same;
 # bit-for-bit equality with one that was not interrupted holds at equal thread counts.
 FREE_ON_RESUME = frozenset(
     {

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from facepack.terminal import printable
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -32,9 +34,12 @@ def merge(
     OUT becomes a pack of all their shards, which are linked, not rewritten (copied to another disk,
     or with --copy). Labels of the first pack stay; those of the next begin behind them.
     """
+    from facepack.convert.held import notes_on_shared
     from facepack.merge import merge as run
 
     manifest = run(packs, out, by_name=by_name, copy=copy, resume=resume, overwrite=overwrite)
+    for note in notes_on_shared(packs):
+        click.echo(f"note: {printable(note)}", err=True)
     if as_json:
         click.echo(json.dumps(manifest, indent=1, sort_keys=True))
     else:

@@ -202,7 +202,9 @@ def test_what_does_not_grow(
         append(path, source, SMALL)
 
 
-def test_names_that_do_not_tell_who_is_meant(zips: list[Path], tmp_path: Path) -> None:
+def test_names_that_do_not_tell_who_is_meant(
+    zips: list[Path], make_zip: MakeZip, tmp_path: Path
+) -> None:
     packs = [tmp_path / zip_.stem for zip_ in zips[:2]]
     for pack, zip_ in zip(packs, zips, strict=False):
         convert_to_pack(ZipSource([zip_]), pack, SMALL)
@@ -210,7 +212,7 @@ def test_names_that_do_not_tell_who_is_meant(zips: list[Path], tmp_path: Path) -
     with pytest.raises(
         PackError, match=r"two identities are called 'ann', labels 0 and 2: .*merge"
     ):
-        append(tmp_path / "all", ZipSource(zips[1:2]), SMALL)
+        append(tmp_path / "all", ZipSource([make_zip("2_0", {"ann": 2}, 300)]), SMALL)
     append(tmp_path / "all", ZipSource(zips[2:]), SMALL)  # no ann in it
     assert not verify(tmp_path / "all").damage
 
@@ -224,14 +226,15 @@ def test_a_damaged_pack_does_not_grow(zips: list[Path], tmp_path: Path) -> None:
         append(path, ZipSource(zips[1:2]), SMALL)
 
 
-def test_merged_packs_grow_and_grown_packs_merge(zips: list[Path], tmp_path: Path) -> None:
+def test_merged_packs_grow_and_grown_packs_merge(
+    zips: list[Path], make_zip: MakeZip, tmp_path: Path
+) -> None:
     grow(tmp_path / "grown", zips[:2])
     convert_to_pack(ZipSource(zips[2:]), tmp_path / "other", SMALL)
     path = tmp_path / "all"
     merge([tmp_path / "other", tmp_path / "grown"], path, by_name=True)
     assert people(path) == people(tmp_path / "grown") | people(tmp_path / "other")
-    more = zips[0].with_name("more.zip")
-    shutil.copy(zips[1], more)
+    more = make_zip("more", {"ann": 2, "bob": 3, "dora": 3}, 300)
     append(path, ZipSource([more]), SMALL)
     assert facepack.open(path).identity_names == ["adam", "bob", "cy", "eve", "ann", "dora"]
     assert not verify(path).damage

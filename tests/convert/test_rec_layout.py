@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from facepack.convert.rec import RecPart, RecSource
 from facepack.convert.rec_layout import RecLayout, announces, read_layout, read_property
 from facepack.convert.recordio import (
     RecordReader,
@@ -177,11 +179,88 @@ def test_shuffled_index_lines_come_in_the_order_of_the_file(tmp_path: Path) -> N
     assert layout.header_offset == expected.header_offset
 
 
-def test_an_index_of_some_records_leaves_the_others_out(tmp_path: Path) -> None:
+def keep_lines(folder: Path, rows: Iterable[int]) -> None:
+    """Leave only these lines in the index."""
+    lines = (folder / "train.idx").read_bytes().splitlines(keepends=True)
+    (folder / "train.idx").write_bytes(b"".join(lines[row] for row in rows))
+
+
+def test_records_that_the_index_omits_are_found(tmp_path: Path) -> None:
     write(tmp_path, [HEADER, *IMAGES, *IDENTITIES])
-    lines = (tmp_path / "train.idx").read_bytes().splitlines(keepends=True)
-    (tmp_path / "train.idx").write_bytes(b"".join(lines[n] for n in (0, 2, 4)))
+    full = read_layout(tmp_path)
+    keep_lines(tmp_path, (0, 2, 4))
     layout = read_layout(tmp_path)
+    assert layout.keys.tolist() == [5, 2, 6, 4, 7]  # those without a line are numbered on
+    assert layout.offsets.tolist() == full.offsets.tolist()
+    assert layout.extents.tolist() == full.extents.tolist()
+    assert layout.identity_offsets.tolist() == full.identity_offsets.tolist()
+    assert layout.header_offset == 0 and labels(layout) == [0, 0, 1, 1, 1]
+    (notice,) = layout.notices
+    assert "train.idx: lists 2 images and omits 3, which are taken too" in notice
+    assert "--only-indexed" in notice
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), count=st.integers(1, 40), header=st.integers(0, 40) | st.none())
+def test_whatever_lines_are_missing_as_a_twin_that_scans(
+    tmp_path: Path, data: st.DataObject, count: int, header: int | None
+) -> None:
+    """Files of fewer records than lines are tried: every gap is found."""
+    made = [image(key, key, data.draw(st.integers(300, 3000))) for key in range(1, count + 1)]
+    if header is not None:
+        made.insert(header, blank([count + 1, 0], 0))
+    write(tmp_path, made)
+    rows = data.draw(st.sets(st.integers(0, len(made) - 1), min_size=1))
+    keep_lines(tmp_path, data.draw(st.permutations(sorted(rows))))
+    with RecordReader(tmp_path / "train.rec") as reader:
+        twin = [o for o, p in reader.iter_range() if unpack_header(p).image]
+    listed = [made[row][0] for row in sorted(rows)]
+    assert read_layout(tmp_path).offsets.tolist() == twin
+    if any(listed):
+        chosen = read_layout(tmp_path, only_indexed=True)
+        assert chosen.keys.tolist() == [key for key in listed if key]
+
+
+def test_an_index_of_images_alone_omits_none(tmp_path: Path) -> None:
+    write(tmp_path, [HEADER, *IMAGES, *IDENTITIES])
+    keep_lines(tmp_path, range(1, 6))
+    layout = read_layout(tmp_path)
+    assert layout.keys.tolist() == [1, 2, 3, 4, 5] and layout.notices == ()
+    assert len(layout.identity_offsets) == 3  # the header has no key to be known by
+
+
+def test_a_header_that_announces_more_leads_to_a_closer_look(tmp_path: Path) -> None:
+    """One line of 2,000 is missing, the keys are those of a full index, and no line that is tried
+    shows it; without a header the reading stops there."""
+    images = [image(0, key, 100 if 1000 <= key <= 1003 else 700) for key in range(1, 2001)]
+    for k, records in enumerate(([blank([2001, 2003], 0), *images], images)):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        write(folder, records)
+        lines = (folder / "train.idx").read_text().splitlines()
+        offsets = [line.split("\t")[1] for line in lines]
+        del offsets[1001]
+        lines = [f"{key}\t{offset}\n" for key, offset in enumerate(offsets, start=k)]
+        (folder / "train.idx").write_text("".join(lines))
+    assert len(read_layout(tmp_path / "0")) == 2000
+    source = RecSource(tmp_path / "1")
+    with RecordReader(tmp_path / "1" / "train.rec") as reader:
+        offset = reader.offsets()[1001]
+    for read in (RecPart.read, RecPart.read_runs, RecPart.entries):
+        for start, stop in ((0, 1999), (1000, 1001)):
+            with pytest.raises(SourceError, match=f"byte {offset}: a record begins that .* omits"):
+                list(read(source.part(start, stop)))
+        for start, stop in ((0, 1000), (1001, 1999)):
+            assert list(read(source.part(start, stop)))
+    assert len(list(RecSource(tmp_path / "1", only_indexed=True).part(0, 1999).read())) == 1999
+
+
+def test_an_index_is_followed_where_that_is_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, [HEADER, *IMAGES, *IDENTITIES])
+    keep_lines(tmp_path, (0, 2, 4))
+    layout = read_layout(tmp_path, only_indexed=True)
     assert layout.keys.tolist() == [2, 4]
     # Key 0 is asked though the records left out behind it could hide an image.
     assert layout.header_offset == 0
@@ -195,7 +274,7 @@ def test_a_blank_record_hidden_by_a_gap_is_met_when_it_is_read(tmp_path: Path) -
     write(tmp_path, [IMAGES[0], blank([1, 3], 9), *IMAGES[1:]])
     lines = (tmp_path / "train.idx").read_bytes().splitlines(keepends=True)
     (tmp_path / "train.idx").write_bytes(b"".join(lines[n] for n in (0, 1, 3)))
-    layout = read_layout(tmp_path)
+    layout = read_layout(tmp_path, only_indexed=True)
     assert layout.keys.tolist() == [1, 9, 3]
     with RecordReader(layout.rec) as reader:
         images = [bool(unpack_header(p).image) for p in reader.iter_at(layout.offsets)]
@@ -213,9 +292,7 @@ def test_keys_that_repeat_are_noticed(tmp_path: Path) -> None:
 def test_a_header_that_announces_another_number_is_noticed(tmp_path: Path) -> None:
     layout = read_layout(write(tmp_path, [blank([4, 6], 0), *IMAGES]))
     assert len(layout) == 5
-    assert layout.notices[0].endswith(
-        "the header record announces 3 images, 5 were found by train.idx"
-    )
+    assert layout.notices[0].endswith("the header record announces 3 images, 5 were found")
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(23), struct.pack("<IfQQ", 9, 0, 0, 0)])
@@ -283,7 +360,7 @@ class TestLargeNumbers:
         index = "".join(f"{key}\t{offset}\n" for key, offset in records)
         (tmp_path / "train.idx").write_text(index)
 
-        layout = read_layout(tmp_path)
+        layout = read_layout(tmp_path, only_indexed=True)  # the hole looks like a record
         assert layout.keys.tolist() == [1, last - 1, last]
         assert layout.offsets.tolist() == [records[n][1] for n in (1, 2, 3)]
         assert labels(layout) == [7, 8, 9]
@@ -403,6 +480,19 @@ class TestFaults:
             read_layout(tmp_path)
         assert "train.idx: line 2: key 1: " in str(raised.value)
         assert "not the start of a record" in str(raised.value)
+
+    def test_lines_that_are_there_twice(self, tmp_path: Path) -> None:
+        expected = read_layout(write(tmp_path, IMAGES))
+        lines = (tmp_path / "train.idx").read_bytes().splitlines(keepends=True)
+        (tmp_path / "train.idx").write_bytes(b"".join(lines + lines[:2]))
+        layout = read_layout(tmp_path)
+        assert layout.keys.tolist() == expected.keys.tolist()
+        assert layout.notices == (f"{tmp_path}/train.idx: 2 lines are there twice",)
+
+    def test_only_indexed_without_an_index(self, tmp_path: Path) -> None:
+        write(tmp_path, IMAGES, index=False)
+        with pytest.raises(SourceError, match="is absent, and --only-indexed goes by it"):
+            read_layout(tmp_path, only_indexed=True)
 
     def test_two_lines_for_one_record(self, tmp_path: Path) -> None:
         write(tmp_path, IMAGES)

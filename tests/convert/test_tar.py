@@ -246,7 +246,7 @@ def test_records_of_several_parts_are_joined(tmp_path: Path, make_jpeg: MakeJpeg
     assert any("no .idx beside it" in notice for notice in source.notices)
 
 
-def test_an_index_that_leaves_records_out_is_followed_and_a_wrong_one_is_not(
+def test_an_index_that_omits_records_is_completed_and_a_wrong_one_is_not_used(
     make_rec: MakeRec, tmp_path: Path
 ) -> None:
     folder = make_rec(20)
@@ -254,13 +254,22 @@ def test_an_index_that_leaves_records_out_is_followed_and_a_wrong_one_is_not(
     lines = members["set/train.idx"].splitlines(keepends=True)
     members["set/train.idx"] = b"".join(lines[:5] + lines[8:])
     (folder / "train.idx").write_bytes(members["set/train.idx"])
-    source = TarSource([make_tar(tmp_path / "a.tar", list(members.items()))])
+    path = make_tar(tmp_path / "a.tar", list(members.items()))
+    source = TarSource([path])
     assert [plain(r) for r in read(source)] == [plain(r) for r in read(RecSource(folder))]
-    assert len(source) == 17 and any("3 of 25 records are not in" in n for n in source.notices)
+    assert len(source) == 20 and any("its .idx omits 3 images" in n for n in source.notices)
+    source, twin = TarSource([path], only_indexed=True), RecSource(folder, only_indexed=True)
+    assert [plain(r) for r in read(source)] == [plain(r) for r in read(twin)]
+    assert len(source) == 17
     assert any("announces 20 images, 17 were found" in notice for notice in source.notices)
     members["set/train.idx"] = b"1\t4\n"
     source = TarSource([make_tar(tmp_path / "b.tar", list(members.items()))])
     assert len(source) == 20 and any("its .idx is not used" in n for n in source.notices)
+    with pytest.raises(SourceError, match="and --only-indexed goes by it: leave that option out"):
+        TarSource([tmp_path / "b.tar"], only_indexed=True)
+    tree = make_tar(tmp_path / "tree.tar", [("ann/0.jpg", b"image")])
+    with pytest.raises(SourceError, match=r"--only-indexed is for a \.rec and its \.idx"):
+        TarSource([tree], only_indexed=True)
     members["set/train.idx"] = b"1 4\n"
     with pytest.raises(SourceError, match=r"train.idx: line 1 is '1 4'"):
         TarSource([make_tar(tmp_path / "c.tar", list(members.items()))])
@@ -369,18 +378,18 @@ def test_samples_are_labelled_by_their_members(
     assert labels == [
         7,
         3,
-        "its sample has neith",
-        "its .cls holds no cl",
+        "its sample has anoth",
+        "its label is a text,",
+        "its label is a text,",
         -1,
         "its .cls holds no cl",
         6,
     ]
     names = [r.name if isinstance(r, SourceRecord) else r.key for r in found]
-    assert names == ["p/000", "001", "002", "003", "004", "006", "007"]
-    assert [entry.name for entry in source.part(0, 7).entries()] == names
-    assert source.classes is None and source.part(0, 7).identity_names() == {}
-    assert any("1 members such as key.seg.png" in notice for notice in source.notices)
-    refused = found[2]
+    assert names == ["p/000", "001", "001.seg.png", "002", "003", "004", "006", "007"]
+    assert [entry.name for entry in source.part(0, 8).entries()] == names
+    assert source.classes is None and source.part(0, 8).identity_names() == {}
+    refused = found[3]
     assert isinstance(refused, Refusal) and refused.file.startswith("a.t") and refused.offset
 
 

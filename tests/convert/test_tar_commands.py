@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def rows(pack: Path) -> list[Any]:
             assert not isinstance(record, Refusal)
             found.append((bytes(record.image), record.label, record.name, record.extra))
     return found
+
+
+def make_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
 
 
 def pack_tar(path: Path, folder: Path, pieces: int = 1) -> list[Path]:
@@ -153,3 +163,86 @@ def test_real_faces_in_seven_pieces(tmp_path: Path, shared: Path) -> None:
     facepack("tar2rec", *paths, tmp_path / "made")
     facepack("rec2rec", folder, tmp_path / "expected")
     assert files(tmp_path / "made") == files(tmp_path / "expected")
+
+
+# Samples -----------------------------------------------------------------------------------------
+
+
+def labels(pack: Path) -> list[int]:
+    return [label for _, label, _, _ in rows(pack)]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_keys_that_come_again_keep_their_labels(
+    tmp_path: Path, make_jpeg: MakeJpeg, suffix: str
+) -> None:
+    # As webdataset's writer deals samples of 12 people to five shards, in its order of members.
+    dealt = [
+        make_tar(
+            tmp_path / f"{shard}{suffix}",
+            [
+                member
+                for k in range(shard, 60, 5)
+                for member in (
+                    (f"p/{k % 3}.cls", b"%d" % (k % 12)),
+                    (f"p/{k % 3}.jpg", make_jpeg(k)),
+                )
+            ],
+        )
+        for shard in range(5)
+    ]
+    found = facepack("tar2lmdb", *dealt, tmp_path / "pack", "--order", "source")
+    assert (found["found"], found["packed"], found["identities"]) == (60, 60, 12)
+    order = [k for shard in range(5) for k in range(shard, 60, 5)]
+    assert labels(tmp_path / "pack") == [k % 12 for k in order]
+    images = [image for image, _, _, _ in rows(tmp_path / "pack")]
+    assert images == [make_jpeg(k) for k in order]
+
+
+def test_images_of_samples_are_packed_or_set_aside(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    image = make_jpeg(0)
+    first = make_tar(
+        tmp_path / "a.tar",
+        [
+            ("p/0.jpg", image),
+            ("p/0.seg.png", image),
+            ("p/0.cls", b"3"),
+            ("p/1.rgb.jpg", image),
+            ("p/1.ir.jpg", image),
+            ("p/1.cls", b"4"),
+            ("p/2.jpg", image),
+            ("p/9.cls", b"5"),
+        ],
+    )
+    # Folders are no labels, not even those of an archive without any .cls.
+    second = make_tar(tmp_path / "b.tar", [("anna/1.jpg", image), ("anna/2.jpg", image)])
+    done = CliRunner().invoke(
+        root, ["tar2lmdb", str(first), str(second), str(tmp_path / "pack"), "--json"]
+    )
+    found = json.loads(done.stdout)
+    assert (found["found"], found["packed"], found["quarantined"]) == (7, 1, 6)
+    assert labels(tmp_path / "pack") == [3]
+    assert "1 labels (.cls, or .json with a label) have no image" in done.stderr
+    lines = (tmp_path / "pack" / "quarantine.jsonl").read_text().splitlines()
+    aside = {line["key"]: line["reason"] for line in map(json.loads, lines)}
+    assert "another image" in aside["p/0.seg.png"] and "several images" in aside["p/1.ir.jpg"]
+    assert "neither a .cls nor" in aside["p/2"] and "neither a .cls nor" in aside["anna/1"]
+
+
+def test_text_labels_name_identities(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    people = ["ben", "anna", "ben", "Zoë"]
+    members = [
+        member
+        for k, name in enumerate(people)
+        for member in ((f"{k:03d}.cls", name.encode()), (f"{k:03d}.jpg", make_jpeg(k)))
+    ]
+    path = make_tar(tmp_path / "a.tar", members)
+    assert facepack("tar2lmdb", path, tmp_path / "pack", "--order", "source")["classes"] == 3
+    assert labels(tmp_path / "pack") == [2, 1, 2, 0]
+    facepack("tar2wds", path, tmp_path / "wds")
+    facepack("tar2lmdb", tmp_path / "wds", tmp_path / "again", "--order", "source")
+    for name in ("pack", "again"):
+        assert (tmp_path / name / "labels.txt").read_text() == "Zoë\nanna\nben\n"
+    assert rows(tmp_path / "again") == rows(tmp_path / "pack")
+    texts = make_tar(tmp_path / "b.tar", [("0.jpg", make_jpeg(0)), ("0.txt", b"anna")])
+    assert "into a KEY.cls" in refusal("tar2lmdb", texts, tmp_path / "none")

@@ -159,6 +159,50 @@ def test_steps_at_rate_one_equal_the_dense_softmax(optimizer: str, micro_batches
     torch.testing.assert_close(head.weight, centres.detach(), **TIGHT)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("sample_rate", [0.0, 0.3, 0.8])
+def test_dense_steps_equal_one_optimizer_for_all_centres(
+    optimizer: str, micro_batches: int, sample_rate: float, sampled: list[torch.Tensor]
+) -> None:
+    """arcface_torch's second Partial FC: one parameter, of which each step's softmax sees rows."""
+    head = make_head(sample_rate=sample_rate, optimizer=optimizer, update="dense").double()
+    centres = nn.Parameter(head.weight.clone())
+    dense = torch_optimizer(optimizer, [centres])
+    steps = batches(STEPS * micro_batches)
+    for _ in range(STEPS):
+        sampled.clear()
+        for part in range(micro_batches):
+            inputs, labels = next(steps)
+            loss = head(inputs, labels)
+            expected = plain_loss(inputs, centres, labels, sampled[part])
+            torch.testing.assert_close(loss, expected)
+            (loss / micro_batches).backward()
+            (expected / micro_batches).backward()
+        head.step(LR)
+        dense.step()
+        dense.zero_grad()
+        torch.testing.assert_close(head.weight, centres.detach(), **TIGHT)
+    state = dense.state[centres]
+    for name, theirs in {"sgd": {"momentum": "momentum_buffer"}}.get(
+        optimizer, {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+    ).items():
+        torch.testing.assert_close(head.get_buffer(name), state[theirs], **TIGHT)
+
+
+def test_dense_momentum_carries_rows_that_are_sampled_no_more() -> None:
+    head = make_head(sample_rate=0.0, update="dense")
+    inputs, labels = torch.randn(2, FEATURES), torch.tensor([3, 3])
+    head(inputs, labels + 1).backward()
+    head.step(LR)
+    weight, momentum = head.weight[4].clone(), head.momentum[4].clone()
+    head(inputs, labels).backward()
+    head.step(LR)
+    moved = MOMENTUM * momentum + DECAY * weight
+    torch.testing.assert_close(head.momentum[4], moved)
+    torch.testing.assert_close(head.weight[4], weight - LR * moved)
+
+
 def test_float32_stays_near_float64() -> None:
     single, double = make_head(sample_rate=0.5), make_head(sample_rate=0.5).double()
     run(single, 20)
@@ -234,8 +278,10 @@ def test_adamw_counts_the_steps_of_each_row(sampled: list[torch.Tensor]) -> None
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("sample_rate", [0.0, 0.3, 1.0])
-def test_an_overflow_changes_nothing(optimizer: str, sample_rate: float) -> None:
-    head, twin = (make_head(sample_rate=sample_rate, optimizer=optimizer) for _ in range(2))
+@pytest.mark.parametrize("update", ["sampled", "dense"])
+def test_an_overflow_changes_nothing(optimizer: str, sample_rate: float, update: str) -> None:
+    options = {"sample_rate": sample_rate, "optimizer": optimizer, "update": update}
+    head, twin = make_head(**options), make_head(**options)
     run(head, 3)
     run(twin, 3)
     before = snapshot(head)
@@ -265,10 +311,12 @@ def test_the_loss_scale_is_divided_out() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("sample_rate", [0.5, 1.0])
+@pytest.mark.parametrize("update", ["sampled", "dense"])
 def test_updating_in_blocks_changes_nothing(
-    optimizer: str, sample_rate: float, monkeypatch: pytest.MonkeyPatch
+    optimizer: str, sample_rate: float, update: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once, in_blocks = (make_head(sample_rate=sample_rate, optimizer=optimizer) for _ in range(2))
+    options = {"sample_rate": sample_rate, "optimizer": optimizer, "update": update}
+    at_once, in_blocks = make_head(**options), make_head(**options)
     run(at_once, 5)
     monkeypatch.setattr(partial_fc, "_UPDATED_ROWS", 3)
     run(in_blocks, 5)
@@ -276,7 +324,8 @@ def test_updating_in_blocks_changes_nothing(
 
 
 def test_the_learning_rate_may_be_a_tensor() -> None:
-    number, tensor = make_head(optimizer="adamw"), make_head(optimizer="adamw")
+    options = {"optimizer": "adamw", "sample_rate": 0.3, "update": "dense"}
+    number, tensor = make_head(**options), make_head(**options)
     for inputs, labels in batches(5):
         for head, lr in ((number, 0.125), (tensor, torch.tensor(0.125))):
             head(inputs.float(), labels).backward()

@@ -179,6 +179,8 @@ def test_tree_trains_like_a_pack(small_config: MakeConfig, pack_path: Path, tmp_
     [
         {"accumulate": 4, "channels_last": False, "clip_norm": 0.0},
         {"optimizer": "adamw", "lr": 0.001, "margin": "arcface"},
+        {"head_update": "dense", "momentum_dtype": "bf16", "accumulate": 2},
+        {"head_update": "dense", "head_storage": "host", "optimizer": "adamw", "lr": 0.001},
         {"precision": "bf16", "margin": "combined", "m1": 1.0, "m2": 0.2, "m3": 0.1},
         {"precision": "fp16", "accumulate": 2, "schedule": "cosine", "schedule_options": {}},
     ],

@@ -144,6 +144,35 @@ def check_sampled(ranks: Ranks, sample_rate: float, chunk: int | None) -> None:
             assert actual == wanted
 
 
+def check_dense(ranks: Ranks, sample_rate: float, optimizer: str, storage: str) -> None:
+    """Each rank against torch's optimizer over its whole part, also where it used no row."""
+    classes = 61
+    head = make_head(
+        ranks,
+        classes=classes,
+        sample_rate=sample_rate,
+        optimizer=optimizer,
+        storage=storage,
+        update="dense",
+    ).double()
+    start, stop = ranks.share(classes)
+    whole = torch.nn.Parameter(head.weight.clone())
+    rule = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer]
+    momentum = {"momentum": 0.9} if optimizer == "sgd" else {}
+    theirs = rule([whole], lr=LR, weight_decay=5e-3, **momentum)
+    for images, labels in batches(3, world=ranks.world, classes=classes, dtype=torch.float64):
+        loss = head(own_part(images, ranks), own_part(labels, ranks))
+        (used,) = head._pending
+        rows = torch.cat(ranks.gather_objects(used.rows + start))
+        leaf = torch.cat(ranks.gather_objects(whole.detach().clone())).requires_grad_()
+        sampled_loss(images, leaf, labels, rows).backward()
+        loss.backward()
+        whole.grad = leaf.grad[start:stop].clone()
+        head.step(LR)
+        theirs.step()
+        torch.testing.assert_close(head.weight, whole.detach(), rtol=1e-9, atol=1e-12)
+
+
 def check_ranks_draw_apart(ranks: Ranks) -> None:
     head = make_head(ranks, classes=400, sample_rate=0.2)
     for images, labels in batches(1, world=ranks.world, classes=400, dtype=torch.float32):
@@ -244,6 +273,10 @@ def checks(world: int) -> dict[str, Check]:
         every[f"sampled {rate} chunk={chunk}"] = lambda ranks, a=(rate, chunk): check_sampled(
             ranks, *a
         )
+    for rate, optimizer, storage in product((0.0, 0.2), ("sgd", "adamw"), ("device", "host")):
+        every[f"dense {rate} {optimizer} {storage}"] = lambda ranks, a=(rate, optimizer, storage): (
+            check_dense(ranks, *a)
+        )
     kinds: dict[str, dict[str, Any]] = {
         "sgd": {},
         "adamw": {"optimizer": "adamw"},
@@ -254,7 +287,7 @@ def checks(world: int) -> dict[str, Check]:
         every[f"whole state {kind} block={block}"] = lambda ranks, a=(block, options): (
             check_whole_state(ranks, *a)
         )
-    few = ("one process sgd", "initial", "whole state sgd", "gathered", "sampled 0.2")
+    few = ("one process sgd", "initial", "whole state sgd", "gathered", "sampled 0.2", "dense 0.2")
     return {name: each for name, each in every.items() if world > 2 or name.startswith(few)}
 
 

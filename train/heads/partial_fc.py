@@ -2,14 +2,15 @@
 
 After An et al., "Partial FC: Training 10 Million Identities on a Single Machine", 2021, in its
 first form: the centres and their optimizer state are not parameters of an optimizer. A step copies
-out the rows that it uses, and writes these back, so its cost follows the sample.
+out the rows that it uses, and writes these back, so its cost follows the sample. Its second form,
+one dense parameter whose momentum and decay act on every row, is the update ``dense``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from facepack.train.heads.softmax import (
     whole_loss,
 )
 from facepack.train.ranks import ALONE, Ranks
+
+Update = Literal["sampled", "dense"]
 
 _FOR_WEIGHTS, _FOR_SAMPLES = 0, 1
 
@@ -76,7 +79,8 @@ class PartialFC(nn.Module):
         head.step(lr)
 
     The rows that the micro-batches used, their union, get one update each. All other rows and
-    their optimizer state stay as they are, bit for bit.
+    their optimizer state stay as they are, bit for bit, or, with ``update="dense"``, get the one
+    that ``torch.optim`` gives a row whose gradient is 0.
 
     ``weight`` (C×F, float32, N(0, 0.01²) at first) is a buffer, as is the optimizer's state:
     ``momentum`` for SGD; ``exp_avg``, ``exp_avg_sq`` and ``steps`` for AdamW. ``state_dict()``
@@ -101,7 +105,9 @@ class PartialFC(nn.Module):
         optimizer: ``sgd`` or ``adamw``, with the formulas of ``torch.optim``.
         momentum: SGD's.
         momentum_dtype: that SGD's momentum is kept in: ``torch.float32`` or ``torch.bfloat16``.
-        weight_decay: coupled for SGD, decoupled for AdamW; of used rows only.
+        weight_decay: coupled for SGD, decoupled for AdamW.
+        update: which rows a step moves: ``sampled``, those it used; or ``dense``, all. Every step
+            then reads and writes the whole matrix and its state, where they lie.
         storage: ``device``; or ``host``, where centres and state stay in host memory whatever
             :meth:`to` says, and the rows of a step travel, for which the host waits.
         device: where the centres are made, and what they are used on.
@@ -128,6 +134,7 @@ class PartialFC(nn.Module):
         momentum: float = 0.9,
         momentum_dtype: torch.dtype = torch.float32,
         weight_decay: float = 5e-4,
+        update: Update = "sampled",
         storage: Storage = "device",
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -146,6 +153,8 @@ class PartialFC(nn.Module):
             raise ConfigError(
                 f"momentum_dtype: got {momentum_dtype}; it must be torch.float32 or torch.bfloat16"
             )
+        if update not in get_args(Update):
+            raise ConfigError(f"update: got {update!r}; it must be sampled or dense")
         if storage not in get_args(Storage):
             raise ConfigError(f"storage: got {storage!r}; it must be device or host")
         if storage == "host" and sample_rate == 1.0:
@@ -169,6 +178,7 @@ class PartialFC(nn.Module):
             weight_decay=weight_decay,
             momentum_dtype=momentum_dtype,
         )
+        self._is_dense = update == "dense"
         self._on_host = storage == "host"
         self._storage = build_row_storage(storage)
         weight = torch.empty(
@@ -255,6 +265,8 @@ class PartialFC(nn.Module):
     ) -> None:
         """Update, once, the rows that gathered a gradient since the last step, and drop it.
 
+        With ``update="dense"`` all other rows move with their momentum and decay.
+
         Nothing here waits for the device, unless several micro-batches used different samples or
         the centres lie on the host.
 
@@ -286,6 +298,26 @@ class PartialFC(nn.Module):
                 if found_inf is not None:
                     value = torch.where(found_inf != 0, before[name], value)
                 self._storage.put(self.get_buffer(name), index, value)
+        if self._is_dense and rows is not None:
+            self._move_unused(rows, lr, found_inf)
+
+    def _move_unused(
+        self, used: torch.Tensor, lr: float | torch.Tensor, found_inf: torch.Tensor | None
+    ) -> None:
+        """Update all rows but the ``used`` ones by a gradient of 0, on the device of the matrix."""
+        device = self.weight.device
+        held = torch.zeros(len(self.weight), dtype=torch.bool, device=device)
+        held[used.to(device)] = True
+        if found_inf is not None:
+            held |= (found_inf != 0).to(device)
+        rate = lr.to(device) if isinstance(lr, torch.Tensor) else lr
+        for start in range(0, len(held), _UPDATED_ROWS):
+            part = slice(start, start + _UPDATED_ROWS)
+            before = {name: self.get_buffer(name)[part] for name in self._state_names}
+            after = self._rule.update(before, torch.zeros_like(before["weight"]), rate)
+            for name, value in after.items():
+                keeps = held[part].view(-1, *[1] * (value.ndim - 1))
+                before[name].copy_(torch.where(keeps, before[name], value))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients gathered since the last step."""

@@ -2,7 +2,7 @@
 
 Each rule keeps its state in buffers of the module that owns the matrix, one row of state a row of
 weights, and is given and gives back only the rows of a step. A row's momentum and decay advance
-when the row is used; there is no catching up for the steps between.
+when it is given; there is no catching up for the steps between.
 """
 
 from __future__ import annotations
