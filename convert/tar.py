@@ -24,7 +24,7 @@ from facepack.convert.files import text
 from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.names import Names
 from facepack.convert.source import Group, Part, shard_stem
-from facepack.convert.tar_headers import Member, is_header, read_member
+from facepack.convert.tar_headers import BLOCK, Member, is_header, read_member
 from facepack.convert.tar_images import Archive, ImageMembers, ImageSet
 from facepack.convert.tar_records import Records, RecordSet, read_index, scan_records
 from facepack.convert.tar_stream import Files, Stream, StreamEndError, cut_short
@@ -41,13 +41,15 @@ _LISTED = 64  # files that a plan names; a hash stands for all
 _MOST_PROPERTY = 1 << 16
 _MOST_BIN = 1 << 30
 _SHOWN = 5
+_FETCH_AGAIN = "the archive is damaged; fetch it again, and give pieces in order"
 
 
 class TarSource:
     """The images of tars, in the order of the archives.
 
-    Files are joined: an archive goes on in the next file until its end marker is met, so that
-    pieces of one archive and archives by themselves are both given as a list. Gzipped or not is
+    Files are joined: an archive goes on in the next file until its end marker is met, and another
+    may follow in the same file, so that pieces of one archive, archives by themselves and archives
+    that were joined are all given as a list. Gzipped or not is
     found by looking. Uncompressed archives are read by several processes at once, gzipped ones in
     order by one.
 
@@ -205,11 +207,9 @@ class _Look:
             self._files.open(self._check_sum) as stream,
             Progress(total >> 20, unit="MiB", label="looking") as progress,
         ):
-            number: int | None = 0
-            while number is not None and self._set is None:
-                self._run_archive(stream, number, progress)
+            while self._set is None and self._find_archive(stream):
+                self._run_archive(stream, progress)
                 progress.update((stream.consumed() >> 20) - progress.done)
-                number = stream.next_start() if self._set is None else None
             self.complete = self._set is None
 
     def content(self, *, only_indexed: bool) -> RecordSet | ImageSet | BinSource:
@@ -251,17 +251,56 @@ class _Look:
         self.sums[number] = md5
         glint360k.check_sum(self._files.names[number], md5)
 
-    def _run_archive(self, stream: Stream, number: int, progress: Progress) -> None:
-        name = self._files.names[number]
+    def _find_archive(self, stream: Stream) -> bool:
+        """Go to where the next archive begins; returns whether there is one.
+
+        It may follow in the same file, as with ``tar --ignore-zeros``. What follows and is no
+        archive is told.
+        """
+        while True:
+            behind = stream.position  # of the last archive, its end marker included
+            if not stream.skip_zeros():
+                return False
+            # To look further may reach into the next file.
+            name, start = self._files.names[stream.number], stream.start
+            if is_header(stream.peek(BLOCK)):
+                return True
+            if start >= behind:
+                raise SourceError(
+                    f"{name}: begins neither as a tar nor as a gzipped one; pass tars or, in "
+                    "order, all pieces of one"
+                )
+            self._pass_over(stream, name, start, behind)
+
+    def _pass_over(self, stream: Stream, name: str, start: int, behind: int) -> None:
+        """Pass over what is no archive, up to the next start behind ``start``, and tell it.
+
+        Raises:
+            SourceError: members follow it, as after a hole in an archive.
+        """
+        begin = stream.position
+        count = -(begin - behind) % BLOCK or BLOCK  # members begin at whole blocks
+        while (block := stream.peek(count)) and stream.start == start:
+            if is_header(block):
+                raise SourceError(
+                    f"{name}: zeros end an archive, but it goes on behind them and "
+                    f"{stream.position - begin:,} bytes that are no tar: {_FETCH_AGAIN}"
+                )
+            stream.skip(len(block))
+            count = BLOCK
+        if stream.start != start:
+            stream.seek(stream.start)
+        self.notices.append(
+            f"{name}: {stream.position - begin:,} bytes behind the end of an archive are no tar "
+            "and were passed over: if nobody put them there, it is damaged: fetch it again"
+        )
+
+    def _run_archive(self, stream: Stream, progress: Progress) -> None:
+        name = self._files.names[stream.number]
+        begin = stream.position
         self._images.begin_archive()
-        archive = Archive(unused_stem(_stem(name), self._stems), name, stream.position)
+        archive = Archive(unused_stem(_stem(name), self._stems), name, min(stream.start, begin))
         self._archives.append((archive, len(self._images)))
-        first = stream.peek(512)
-        if any(first) and not is_header(first):
-            raise SourceError(
-                f"{name}: begins neither as a tar nor as a gzipped one; pass tars or, in order, "
-                "all pieces of one"
-            )
         members = 0
         while stream.peek(1):
             member = read_member(stream)
@@ -273,6 +312,11 @@ class _Look:
                     return
                 self._pass_boundary(member, stream)
                 stream.seek(member.end)
+                if begin < stream.foreign < member.end:
+                    raise SourceError(
+                        f"{stream.place(stream.foreign)}: the gzipped data end inside the archive, "
+                        f"and others follow that are none: {_FETCH_AGAIN}"
+                    )
             except StreamEndError as error:
                 raise SourceError(f"{text(member.name)} is not complete: {error}") from error
             members += 1

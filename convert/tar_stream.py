@@ -112,10 +112,16 @@ class Stream(ABC):
     """Bytes of files joined; ``position`` counts from the beginning of the stream.
 
     A context manager.
+
+    Attributes:
+        files: the files.
+        foreign: where data that are not gzipped, and follow such as are in the same file, were
+            last met; -1 where they were not. Inside an archive they are damage.
     """
 
     def __init__(self, files: Files) -> None:
         self.files = files
+        self.foreign = -1
         self._chunk = b""
         self._at = 0  # of the next byte, in the chunk
         self._base = files.base  # of the chunk, in the stream
@@ -173,13 +179,37 @@ class Stream(ABC):
         """Pass over ``count`` bytes; as :meth:`seek`."""
         self.seek(self.position + count)
 
+    def skip_zeros(self) -> bool:
+        """Go to the next byte that is not 0; returns whether there is one.
+
+        Raises:
+            SourceError: the files cannot be read on; checksums are looked at on the way.
+        """
+        while True:
+            rest = self._chunk[self._at :].lstrip(b"\0")
+            if rest:
+                self._at = len(self._chunk) - len(rest)
+                return True
+            more = self._more()
+            if not more:
+                self._at = len(self._chunk)
+                return False
+            self._base += len(self._chunk)
+            self._chunk, self._at = more, 0
+
     @abstractmethod
     def place(self, position: int) -> str:
         """Where a byte of the stream lies, in words: file and byte."""
 
+    @property
     @abstractmethod
-    def next_start(self) -> int | None:
-        """Go to the next start; returns the number of the file, or None at the end."""
+    def start(self) -> int:
+        """The last start up to the next byte, or up to what was looked at behind it."""
+
+    @property
+    @abstractmethod
+    def number(self) -> int:
+        """The number of the file that the next byte is from."""
 
     @abstractmethod
     def ends(self) -> int | None:
@@ -239,13 +269,15 @@ class PlainStream(Stream):
         number = self._file_at(min(position, self._starts[-1] - 1))
         return f"{self.files.names[number]}: byte {position - self._starts[number]}"
 
-    def next_start(self) -> int | None:
-        """Go to the file after the one that the next byte lies in."""
-        number = self._file_at(self.position) + 1
-        if number >= len(self.files.paths):
-            return None
-        self.seek(self._starts[number])
-        return number
+    @property
+    def start(self) -> int:
+        """Where the file of the next byte begins."""
+        return self._starts[self.number]
+
+    @property
+    def number(self) -> int:
+        """The file of the next byte, or the last one."""
+        return min(self._file_at(self.position), len(self.files.paths) - 1)
 
     def ends(self) -> int | None:
         """Where the file of the next byte ends."""
@@ -322,6 +354,7 @@ class GzipStream(Stream):
         self._chunks: ReadAhead[_Chunk] | None = None
         self._base, self._chunk, self._at = 0, b"", 0
         self._from = (0, 0)  # file and byte from which the chunk was inflated
+        self._start = 0
 
     def place(self, position: int) -> str:
         """The byte of the inflated stream, and about where in the files the reading is."""
@@ -330,15 +363,15 @@ class GzipStream(Stream):
             f"{self.files.names[number]}: near byte {byte} (byte {position} of the inflated data)"
         )
 
-    def next_start(self) -> int | None:
-        """Inflate on to the next start, and so make sure of the checksum behind the data."""
-        while (chunk := self._next()) is not None:
-            self._base += len(self._chunk)
-            self._chunk, self._at = chunk.data, 0
-            if chunk.starts:
-                return chunk.file
-        self._at = len(self._chunk)
-        return None
+    @property
+    def start(self) -> int:
+        """Where the last file begins that does not continue the compressed data before it."""
+        return self._start
+
+    @property
+    def number(self) -> int:
+        """The file of the next byte."""
+        return self._from[0]
 
     def ends(self) -> int | None:
         """None: how much there is only shows when it is inflated."""
@@ -375,6 +408,11 @@ class GzipStream(Stream):
         chunk = next(self._chunks, None)
         if chunk is not None:
             self._from = chunk.file, chunk.byte
+            begin = self._base + len(self._chunk)
+            if chunk.starts:
+                self._start = begin
+            if chunk.foreign:
+                self.foreign = begin
         return chunk
 
 
@@ -391,6 +429,7 @@ class _Chunk(NamedTuple):
     file: int
     byte: int
     starts: bool
+    foreign: bool = False  # whether data that are not gzipped begin here, behind such as are
 
 
 def _read(files: Files, sums: Sums | None) -> Iterator[_Block]:
@@ -429,6 +468,10 @@ def _inflate(files: Files, blocks: Iterator[_Block]) -> Iterator[_Chunk]:
             if inflater is None:
                 data = data.lstrip(b"\0")  # padding, as tapes have it
                 if not data:
+                    break
+                if data[: len(_GZIP)] != _GZIP[: len(data)]:
+                    gzipped = False
+                    yield _Chunk(data, number, byte, starts, foreign=True)
                     break
                 inflater = zlib.decompressobj(_GZIP_WINDOW)
             try:

@@ -565,6 +565,129 @@ def test_two_sources_describe_themselves_differently(tmp_path: Path, make_jpeg: 
     assert (name, size, len(md5)) == ("b.tgz", packed.stat().st_size, 32)
 
 
+# Archives joined in one file ---------------------------------------------------------------------
+
+
+def joined(
+    tmp_path: Path, make_jpeg: MakeJpeg, kinds: Sequence[str], *between: bytes
+) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Archives of these suffixes as one run of bytes, ``between`` behind each; and all images."""
+    stored, images = b"", []
+    for k, (suffix, behind) in enumerate(zip(kinds, between, strict=True)):
+        rows = [(f"{k}{j % 2}/{j}.jpg", make_jpeg(10 * k + j)) for j in range(4)]
+        stored += make_tar(tmp_path / f"part{suffix}", rows).read_bytes() + behind
+        images += rows
+    return stored, images
+
+
+JOINED = [(".tar", ".tar"), (".tar.gz", ".tar.gz"), (".tar.gz", ".tar"), (".tar",) * 3]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7])
+@pytest.mark.parametrize("padding", [0, 512, 5000])
+@pytest.mark.parametrize("kinds", JOINED, ids="+".join)
+def test_archives_joined_in_one_file_are_all_read(
+    tmp_path: Path, make_jpeg: MakeJpeg, kinds: Sequence[str], padding: int, pieces: int
+) -> None:
+    zeros = [bytes(padding)] * len(kinds)
+    stored, images = joined(tmp_path, make_jpeg, kinds, *zeros)
+    (tmp_path / "all.tar").write_bytes(stored)
+    paths = [tmp_path / "all.tar"] if pieces == 1 else cut(tmp_path / "all.tar", pieces)
+    source = TarSource(paths)
+    records = [record for record in read(source, 3) if isinstance(record, SourceRecord)]
+    assert [(record.name, record.image) for record in records] == images
+    assert source.notices == [] and len(source.groups()) == len(kinds)
+
+
+def test_refused_images_of_joined_archives_are_named_by_their_byte_in_the_file(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    first = make_tar(tmp_path / "a.tar", [("p/1.jpg", make_jpeg(0))]).read_bytes()
+    second = make_tar(tmp_path / "b.tar", [("loose.jpg", make_jpeg(1))]).read_bytes()
+    (tmp_path / "ab.tar").write_bytes(first + second)
+    refused = read(TarSource([tmp_path / "ab.tar"]))[1]
+    assert isinstance(refused, Refusal) and refused.offset == len(first)
+
+
+def test_a_sample_does_not_reach_into_a_joined_archive(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    stored = b""
+    for k in range(3):
+        members = [("1.jpg", make_jpeg(k)), ("1.cls", b"%d" % k)]
+        stored += make_tar(tmp_path / "part.tar", members).read_bytes()
+    (tmp_path / "all.tar").write_bytes(stored)
+    source = TarSource([tmp_path / "all.tar"])
+    labels = [record.label for record in read(source) if isinstance(record, SourceRecord)]
+    assert labels == [0, 1, 2] and source.notices == []
+
+
+def test_zeros_before_an_archive_are_passed_over(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    path = make_tar(tmp_path / "a.tar", [("p/1.jpg", make_jpeg(0))])
+    path.write_bytes(bytes(1536) + path.read_bytes())
+    assert len(TarSource([path])) == 1
+
+
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_follows_and_is_no_tar_is_told(
+    tmp_path: Path, make_jpeg: MakeJpeg, kind: str, alone: bool
+) -> None:
+    stored, images = joined(tmp_path, make_jpeg, [kind], b"and more")
+    paths = [tmp_path / f"x{kind}"]
+    paths[0].write_bytes(stored)
+    if not alone:  # the next file is read nevertheless
+        paths.append(make_tar(tmp_path / "y.tar.gz", images))
+    source = TarSource(paths)
+    assert [r.image for r in read(source) if isinstance(r, SourceRecord)] == [
+        image for _, image in images * (1 if alone else 2)
+    ]
+    (notice,) = source.notices
+    assert notice.startswith(f"x{kind}: 8 bytes behind the end of an archive are no tar")
+
+
+def test_an_archive_behind_what_is_no_tar_is_never_lost_in_silence(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    path = tmp_path / "x.tar"
+    for junk, count in [(b"\1" * 1024, None), (b"junk", 10_244)]:
+        stored, _ = joined(tmp_path, make_jpeg, [".tar", ".tar"], junk, b"")
+        path.write_bytes(stored)
+        if count is None:  # whole blocks, as after a hole
+            with pytest.raises(SourceError, match=r"x\.tar: zeros end an archive, but it goes on"):
+                TarSource([path])
+        else:
+            (notice,) = TarSource([path]).notices
+            assert f"{len(stored) // 2 + 2:,} bytes behind the end of an archive" in notice
+
+
+def test_a_hole_in_an_archive_is_damage(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    path = make_tar(tmp_path / "a.tar", [(f"p/{k}.jpg", make_jpeg(k)) for k in range(6)])
+    data = bytearray(path.read_bytes())
+    second = 512 + padded(len(make_jpeg(0)))
+    data[second : second + 1024] = bytes(1024)
+    path.write_bytes(bytes(data))
+    with pytest.raises(SourceError, match="zeros end an archive, but it goes on"):
+        TarSource([path])
+
+
+def test_gzipped_data_that_end_inside_an_archive_are_damage(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    # Several members, as parallel compressors write them, of which one has a wrong first byte.
+    plain = make_tar(tmp_path / "a.tar", [(f"p/{k}.jpg", make_jpeg(k)) for k in range(6)])
+    data = plain.read_bytes()
+    members = [gzip.compress(data[at : at + 3000]) for at in range(0, len(data), 3000)]
+    (tmp_path / "b.tar.gz").write_bytes(b"".join(members))
+    expected = [
+        record.image for record in read(TarSource([plain])) if not isinstance(record, Refusal)
+    ]
+    found = read(TarSource([tmp_path / "b.tar.gz"]))
+    assert [record.image for record in found if not isinstance(record, Refusal)] == expected
+    members[1] = b"\x1e" + members[1][1:]
+    (tmp_path / "b.tar.gz").write_bytes(b"".join(members))
+    with pytest.raises(SourceError, match="the gzipped data end inside the archive"):
+        TarSource([tmp_path / "b.tar.gz"])
+
+
 # Verification sets -------------------------------------------------------------------------------
 
 

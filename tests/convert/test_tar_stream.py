@@ -102,16 +102,16 @@ def test_some_of_the_files_read_the_same_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_starts_are_where_files_begin_by_themselves(tmp_path: Path, packed: bool) -> None:
-    parts = [content(200_000, seed) for seed in range(3)]
+    parts = [b"x" * 100_000 + bytes(100_000) for _ in range(3)]
     stored = [gzip.compress(part, 1) if packed else part for part in parts]
     paths = [path for k, data in enumerate(stored) for path in cut(tmp_path, data, name=f"{k}")]
     with Files.look_at(paths).open() as stream:
-        assert stream.read(100) == parts[0][:100]
-        assert stream.next_start() == 1 and stream.position == 200_000
-        assert stream.read(200_000) == parts[1]
-        assert (stream.next_start() if packed else stream.position) == (2 if packed else 400_000)
-        assert stream.read(10) == parts[2][:10]
-        assert stream.next_start() is None
+        for number in range(3):
+            assert stream.skip_zeros() and stream.position == number * 200_000
+            assert (stream.number, stream.start) == (number, number * 200_000)
+            assert stream.read(100_000) == parts[0][:100_000]
+            assert (stream.number, stream.start) == (number, number * 200_000)
+        assert not stream.skip_zeros() and stream.position == 600_000
 
 
 def test_gzip_members_and_padding_follow_each_other(tmp_path: Path) -> None:
@@ -119,6 +119,17 @@ def test_gzip_members_and_padding_follow_each_other(tmp_path: Path) -> None:
     paths = cut(tmp_path, stored, 5, 30, len(stored) - 100)
     with Files.look_at(paths).open() as stream:
         assert stream.read(6) == b"onetwo" and stream.peek(1) == b""
+
+
+@pytest.mark.parametrize("padding", [0, 600])
+def test_data_behind_gzipped_ones_that_are_none_are_passed_on(tmp_path: Path, padding: int) -> None:
+    stored = gzip.compress(b"one") + bytes(padding) + b"\x1ftwo"
+    following = gzip.compress(b"three")
+    paths = [*cut(tmp_path, stored, name="a"), *cut(tmp_path, following, name="b")]
+    with Files.look_at(paths).open() as stream:
+        assert stream.read(3) == b"one" and stream.foreign == -1
+        assert stream.read(9) == b"\x1ftwothree" and stream.foreign == 3
+        assert stream.start == 7 and stream.number == 1
 
 
 def test_an_inflating_bomb_takes_no_memory(tmp_path: Path) -> None:
@@ -144,7 +155,7 @@ def test_damage_is_named_by_file_and_byte(tmp_path: Path) -> None:
     with Files.look_at(paths).open() as stream:
         with pytest.raises(SourceError, match=r"piece_0\d: .*damaged in the 256 KiB from byte"):
             stream.skip(700_000)
-            stream.next_start()
+            stream.skip_zeros()
 
 
 def test_a_wrong_checksum_at_the_end_is_damage(tmp_path: Path) -> None:
@@ -154,7 +165,8 @@ def test_a_wrong_checksum_at_the_end_is_damage(tmp_path: Path) -> None:
     with Files.look_at([tmp_path / "a.gz"]).open() as stream:
         assert stream.read(1000) == content()[:1000]
         with pytest.raises(SourceError, match="incorrect data check"):
-            stream.next_start()
+            stream.skip(699_000)
+            stream.skip_zeros()
 
 
 def test_a_missing_last_piece_is_said(tmp_path: Path) -> None:
@@ -194,7 +206,7 @@ def test_a_published_piece_that_differs_is_named(
     with Files.look_at(paths).open() as stream:
         with pytest.raises(SourceError, match=f"glint360k_00: its MD5 is {found}, the published"):
             stream.skip(700_000)
-            stream.next_start()
+            stream.skip_zeros()
 
 
 def test_all_seven_pieces_are_asked_for() -> None:
@@ -215,7 +227,7 @@ def test_files_that_change_stop_the_reading(tmp_path: Path, packed: bool) -> Non
     with files.open() as stream, pytest.raises(SourceError, match="piece_01 changed while"):
         stream.skip(690_000)
         stream.read(10_000)
-        stream.next_start()
+        stream.skip_zeros()
     paths[1].unlink()
     with files.open() as stream, pytest.raises(SourceError, match=r"piece_01: byte 0: .*No such"):
         stream.skip(690_000)
