@@ -40,6 +40,18 @@ class _Size(click.ParamType):
         return int(match[2] or match[1]), int(match[1])
 
 
+class _Level(click.ParamType):
+    """A number of folders from the top, or, below 0, from the image."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        level = click.INT.convert(value, param, ctx)
+        if not level:
+            self.fail("0 is no level: 1 is the topmost folder, -1 the image's own", param, ctx)
+        return int(level)
+
+
 LOOK: tuple[_Option, ...] = (
     click.option("--decode", is_flag=True, help="Decode every image, not only its header."),
     click.option("--size", type=_Size(), help="Set aside images of another size, e.g. 112."),
@@ -88,13 +100,22 @@ _RUN: tuple[_Option, ...] = (
 _ONLY_INDEXED = click.option(
     "--only-indexed", is_flag=True, help="Leave out images of a .rec that its .idx does not list."
 )
+_IDENTITY_LEVEL = click.option(
+    "--identity-level",
+    type=_Level(),
+    help="Folder that is the identity: 1 the topmost of a path, 2 the next; -1 the image's own.",
+)
 _OF_SOURCE: dict[str, tuple[_Option, ...]] = {
     "rec": (_ONLY_INDEXED,),
     "zip": (
         click.option("--password-file", type=_PATH, help="First line is the zips' password."),
         click.option("--password", "ask", is_flag=True, help="Ask for the zips' password."),
+        _IDENTITY_LEVEL,
     ),
-    "img": (click.option("--index", type=_PATH, help="A kv or .lst file that gives the labels."),),
+    "img": (
+        click.option("--index", type=_PATH, help="A kv, .lst or label.txt that gives the labels."),
+        _IDENTITY_LEVEL,
+    ),
     "kv": (
         click.option(
             "--offset-labels/--keep-labels",
@@ -199,9 +220,10 @@ def apply_options(options: tuple[_Option, ...]) -> Callable[[_F], _F]:
 
 def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
     """What a source's class takes, out of ``options``; asks for a password if that is wanted."""
+    own = {name: options.pop(name) for name in parameter_names(source_options(source))}
     if source == "zip":
-        return {"password": _password(options.pop("password_file"), options.pop("ask"))}
-    return {name: options.pop(name) for name in parameter_names(source_options(source))}
+        own["password"] = _password(own.pop("password_file"), own.pop("ask"))
+    return own
 
 
 def parameter_names(options: tuple[_Option, ...]) -> list[str]:

@@ -22,6 +22,10 @@ from facepack.images import IMAGE_SUFFIXES
 from facepack.shard import SourceRecord
 
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
+# What systems put beside images: macOS into zips, Synology, QNAP and Windows onto disks.
+_CLUTTER = frozenset((b"__MACOSX", b"@eaDir", b"#recycle", b"@Recycle", b"$RECYCLE.BIN"))
+CLUTTER_NAMES = "hidden, or put beside images by a system (._x.jpg, __MACOSX, @eaDir)"
+"""What :func:`is_clutter` tells, in the words of notices."""
 
 # What a list holds in place of a size, for a file that cannot be read.
 MISSING, OUTSIDE, IRREGULAR = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
@@ -46,7 +50,26 @@ def text(name: bytes) -> str:
 
 def is_image(name: bytes) -> bool:
     """Whether a file of this name claims to be an image: not hidden, with an image's suffix."""
-    return not name.startswith(b".") and name.lower().endswith(_SUFFIXES)
+    return not name.startswith(b".") and has_image_suffix(name)
+
+
+def has_image_suffix(name: bytes) -> bool:
+    """Whether a file's name, hidden or not, ends as those of images do."""
+    return name.lower().endswith(_SUFFIXES)
+
+
+def is_clutter(name: bytes) -> bool:
+    """Whether a file or folder of this name is hidden, or what systems put beside images.
+
+    So are macOS's ``._0.jpg`` and ``__MACOSX``, Synology's ``@eaDir``, and bins for what was
+    deleted: what looks like an image there is none, a preview, or not wanted any more.
+    """
+    return name in _CLUTTER or (name.startswith(b".") and name not in (b".", b".."))
+
+
+def lies_in_clutter(path: bytes) -> bool:
+    """Whether any part of ``path`` is clutter."""
+    return any(map(is_clutter, path.split(b"/")))
 
 
 def require_folder(path: Path) -> None:

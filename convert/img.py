@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,15 +11,9 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
-from facepack.convert.files import (
-    FileList,
-    FilesPart,
-    Root,
-    cannot_read,
-    is_image,
-    status_size,
-    text,
-)
+from facepack.convert.files import FilesPart, Root, text
+from facepack.convert.identity_folder import OPTION
+from facepack.convert.image_tree import ImageTree, images_below
 from facepack.convert.list_lines import LINES
 from facepack.convert.listing import (
     Listing,
@@ -30,47 +21,46 @@ from facepack.convert.listing import (
     keys_are_unique,
     read_identities,
 )
-from facepack.convert.names import Names
 from facepack.convert.pair_folder import PairFolder
 from facepack.convert.paths import INDEX
 from facepack.convert.source import Group, Part, file_name, shard_stem
 from facepack.convert.to_pair_folder import IMAGES, LABELS
 from facepack.errors import SourceError
 
+_PADDLE = "label.txt"  # what Paddle calls the list of a folder's labels
 _STRETCH = 65_536  # lines of a list that are looked at together
 
 
 class ImgSource:
     """The image files of a folder, in one of three layouts.
 
-    *A tree* ``identity/image.jpg``: the folder at the top is the identity, however deep below it
-    the image lies (``identity/sub/image.jpg``). Identities that have images are numbered by name,
-    sorted by UTF-8 bytes over the whole tree; the images of one come in the order of their paths.
+    *A tree* ``identity/image.jpg``, as :class:`facepack.convert.image_tree.ImageTree` lists it.
 
-    *An indexed folder*: ``index`` names a list of its files, with lines ``path label``, those of
-    im2rec or of face2rec2 (:mod:`facepack.convert.listing`); default is ``index.kv`` in the folder,
-    as conversions to trees leave it. Labels and order are the list's, files that it does not name
+    *An indexed folder*: ``index`` names a list of its files, of any kind in
+    :mod:`facepack.convert.list_lines`; default is ``index.kv`` in the folder, as conversions to
+    trees leave it. Labels and order are the list's, files that it does not name
     are left out. Names of identities, and with them the width of a head, are taken from
     ``labels.txt`` beside ``index.kv``, if it is there.
 
     *A pair folder*: ``imgs/0.jpg``, ``imgs/1.jpg``, … and ``pair_label.npy``; pair i is images 2i
     and 2i + 1. Each distinct image is taken once, in the order of their first use.
 
-    Files are told to be images by their suffix; hidden ones are passed over. Links are followed
-    where they stay in the folder, links to folders at its top only.
-
     Args:
         path: the folder.
         index: the list of its files.
+        identity_level: of the folders of a tree that are identities; None chooses.
 
     Raises:
-        SourceError: the folder cannot be read, holds no image, or is none of those.
+        SourceError: the folder cannot be read, holds no image, or is none of those; or
+            ``identity_level`` is given for what is no tree.
     """
 
     kind = "img"
     parallel = True
 
-    def __init__(self, path: Path, *, index: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, *, index: Path | None = None, identity_level: int | None = None
+    ) -> None:
         root = Root(path)
         self._name = file_name(path.absolute())
         if index is None and (path / INDEX).exists():
@@ -81,7 +71,12 @@ class ImgSource:
         elif (path / LABELS).exists() and (path / IMAGES).is_dir():
             self._layout = PairFolder(root)
         else:
-            self._layout = _Tree(root)
+            self._layout = _Tree(path, identity_level)
+        if identity_level is not None and not isinstance(self._layout, _Tree):
+            raise SourceError(
+                f"{path}: labels come from {index or path / LABELS}, not from folders: leave "
+                f"{OPTION} out"
+            )
         self.content = self._layout.content
         self.classes = self._layout.classes
         self.table_names = self._layout.table_names
@@ -132,32 +127,22 @@ class _Tree:
     classes: int | None
     table_names: tuple[str, ...] = ()
 
-    def __init__(self, root: Root) -> None:
-        self._files = FileList(root.path)
-        self._identities = Names()
-        passed: Counter[str] = Counter()
-        for identity in sorted(_top_folders(root, passed)):
-            found = sorted(_images_below(root, identity, passed))
-            for name, size in found:
-                self._files.append(name, size, len(self._identities))
-            if found:
-                self._identities.append(identity)
-        if not len(self._files):
-            raise SourceError(
-                f"{root.path} holds no images in folders: an image tree is identity/image.jpg (or "
-                ".jpeg, .png); for images that lie in one folder pass a list of their labels "
-                "(--index)"
-            )
+    def __init__(self, path: Path, identity_level: int | None) -> None:
+        try:
+            tree = ImageTree(path, identity_level)
+        except SourceError as error:
+            raise SourceError(f"{error}{_instead(path)}") from error
+        self._files, self._identities = tree.files, tree.identity_names()
+        self._described = tree.identities.describe(usual=1)
         self.classes = len(self._identities)
-        self.notices = [
-            f"{root.path}: {passed[kind]} {note}" for kind, note in _NOTES.items() if passed[kind]
-        ]
+        self.notices = tree.notices
 
     def __len__(self) -> int:
         return len(self._files)
 
     def describe(self) -> dict[str, Any]:
-        return {"identities": self.classes, "files_xxh3_128": self._files.digest()}
+        described = {"identities": self.classes, "files_xxh3_128": self._files.digest()}
+        return described | self._described
 
     def sizes(self) -> np.ndarray:
         return self._files.sizes()
@@ -167,62 +152,6 @@ class _Tree:
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         return {}
-
-
-_OTHERS, _LOOSE, _LINKS = "others", "loose", "links"
-_NOTES = {
-    _OTHERS: "files that are no images by their names were passed over",
-    _LOOSE: "images that lie in no folder have no identity and were passed over",
-    _LINKS: "links to folders were passed over: they lead outside, or lie too deep",
-}
-
-
-def _top_folders(root: Root, passed: Counter[str]) -> Iterator[bytes]:
-    for entry in root.scan():
-        if entry.name.startswith(b"."):
-            continue
-        if not _is_folder(entry):
-            passed[_LOOSE if is_image(entry.name) else _OTHERS] += 1
-        elif entry.is_symlink() and not root.holds(entry.name):
-            passed[_LINKS] += 1
-        else:
-            yield entry.name
-
-
-def _images_below(root: Root, top: bytes, passed: Counter[str]) -> Iterator[tuple[bytes, int]]:
-    """Path and size of every image below the folder ``top``."""
-    folders = [top]
-    while folders:
-        folder = folders.pop()
-        for entry in root.scan(folder):
-            name = folder + b"/" + entry.name
-            if entry.name.startswith(b"."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(name)
-            elif is_image(entry.name):
-                yield name, _size(root, name, entry)
-            else:
-                passed[_LINKS if _is_folder(entry) else _OTHERS] += 1
-
-
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    """Whether it is a folder, or a link to one; a link that leads in a circle is none."""
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return False
-        raise cannot_read(text(entry.path), error) from error
-
-
-def _size(root: Root, name: bytes, entry: os.DirEntry[bytes]) -> int:
-    if entry.is_symlink():
-        return root.size(name)
-    try:
-        return status_size(entry.stat(follow_symlinks=False))
-    except OSError as error:
-        raise cannot_read(text(entry.path), error) from error
 
 
 class _IndexedFolder:
@@ -248,7 +177,7 @@ class _IndexedFolder:
         parts = (self.part(k, min(k + _STRETCH, total)) for k in range(0, total, _STRETCH))
         names = (entry.name or "" for part in parts for entry in part.entries())
         listed = np.fromiter(map(_hash, names), np.uint64, total)
-        found = array("Q", map(_hash, map(text, _all_images(root))))
+        found = array("Q", (_hash(text(name)) for name, _ in images_below(root, Counter())))
         return int(np.count_nonzero(~np.isin(np.array(found, np.uint64), listed)))
 
     def __len__(self) -> int:
@@ -271,14 +200,12 @@ class _IndexedFolder:
         return {}
 
 
+def _instead(path: Path) -> str:
+    """What to say behind the reason why a folder is no tree."""
+    if not (path / _PADDLE).is_file():
+        return ""
+    return f". {_PADDLE} may be such a list: --index {path / _PADDLE}"
+
+
 def _hash(name: str) -> int:
     return int(xxhash.xxh3_64_intdigest(name.encode()))
-
-
-def _all_images(root: Root) -> Iterator[bytes]:
-    """Every image of the folder, in folders or not."""
-    yield from (
-        entry.name for entry in root.scan() if is_image(entry.name) and not _is_folder(entry)
-    )
-    for top in _top_folders(root, Counter()):
-        yield from (name for name, _ in _images_below(root, top, Counter()))

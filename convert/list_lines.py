@@ -1,13 +1,16 @@
 """Lines of lists of images, and what each says.
 
-Three kinds, told apart by their columns:
+Four kinds, told apart by their columns:
 
 ==============  ===================================================================================
 ``im2rec``      ``idx TAB label [TAB label …] TAB path``, as MXNet's im2rec writes them
 ``face2rec2``   ``aligned TAB path TAB label [TAB 4 numbers of a box [TAB 10 of landmarks]]``, as
                 InsightFace reads them: five x, then five y
+``paddle``      ``path TAB label``, as Paddle's recognition training reads them
 ``kv``          ``path label``, split at the last space, as image trees are indexed here
 ==============  ===================================================================================
+
+Blanks around the fields between tabs belong to none of them: im2rec takes them away as well.
 """
 
 from __future__ import annotations
@@ -78,12 +81,24 @@ def read_kv(line: bytes) -> ListedImage:
     return ListedImage(path, _label(label), {})
 
 
+def _fields(line: bytes) -> list[bytes]:
+    return [field.strip() for field in line.split(b"\t")]
+
+
+def read_paddle(line: bytes) -> ListedImage:
+    """Read ``path TAB label``."""
+    fields = _fields(line)
+    if len(fields) != 2 or not fields[0]:
+        raise LineError("expected a path and a label, with a tab between")
+    return ListedImage(fields[0], _label(fields[1]), {})
+
+
 def read_im2rec(line: bytes) -> ListedImage:
     """Read ``idx TAB label … TAB path``.
 
     The first label is the identity, the others are ``label_1``, …; ``idx`` is ``key``.
     """
-    fields = line.split(b"\t")
+    fields = _fields(line)
     if len(fields) < 3 or not _IDX.fullmatch(fields[0]) or not fields[-1]:
         raise LineError("expected a number, one or more labels and a path, with tabs between")
     extra: dict[str, float | int] = {"key": int(fields[0])}
@@ -97,7 +112,7 @@ def read_face2rec2(line: bytes) -> ListedImage:
 
     The rest is kept as ``aligned``, ``box_1`` … ``box_4``, ``landmark_1`` … ``landmark_10``.
     """
-    fields = line.split(b"\t")
+    fields = _fields(line)
     if len(fields) not in (3, 7, 17) or fields[0] not in (b"0", b"1") or not fields[1]:
         raise LineError(
             "expected 0 or 1, a path and a label, 4 numbers more for a box and 10 for landmarks, "
@@ -113,11 +128,13 @@ def read_face2rec2(line: bytes) -> ListedImage:
 LINES: Mapping[str, Callable[[bytes], ListedImage]] = {
     "im2rec": read_im2rec,
     "face2rec2": read_face2rec2,
+    "paddle": read_paddle,
     "kv": read_kv,
 }
 FORMS = {
     "im2rec": "idx TAB label TAB path",
     "face2rec2": "aligned TAB path TAB label",
+    "paddle": "path TAB label",
     "kv": "path label",
 }
 

@@ -1,4 +1,4 @@
-"""Image lists of im2rec and face2rec2 as a source."""
+"""Image lists of im2rec, face2rec2 and Paddle as a source."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from facepack.convert.listing import Listing, ListingPart, keys_are_unique
 from facepack.convert.source import Group
 from facepack.errors import SourceError
 
+_KINDS = ("im2rec", "face2rec2", "paddle")
+
 
 class LstSource:
     """The images that one or several lists name, in the order of the lists; labels are theirs.
 
-    A list has the lines of MXNet's im2rec (``idx TAB label … TAB path``) or those of InsightFace's
+    A list has the lines of MXNet's im2rec (``idx TAB label … TAB path``), those of InsightFace's
     face2rec2 (``aligned TAB path TAB label``, perhaps four numbers of a box and ten of landmarks:
-    five x, then five y); each list is told by its columns. What a line says beside path and label
-    is kept with the record. Boxes are kept, never used.
+    five x, then five y) or those of Paddle (``path TAB label``); each list is told by its columns.
+    What a line says beside path and label is kept with the record. Boxes are kept, never used.
 
     Args:
         paths: the lists.
@@ -50,8 +52,7 @@ class LstSource:
         require_once(paths)
         self._align = align
         self._listings = [
-            Listing(path, Root(path.parent if root is None else root), ("im2rec", "face2rec2"))
-            for path in paths
+            Listing(path, Root(path.parent if root is None else root), _KINDS) for path in paths
         ]
         self._firsts = list(accumulate(map(len, self._listings), initial=0))
         self._keyed = keys_are_unique(self._listings)

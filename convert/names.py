@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import xxhash
@@ -15,6 +15,14 @@ class Names:
     def __init__(self) -> None:
         self._joined = bytearray()
         self._ends = array("q")
+
+    @classmethod
+    def of(cls, names: Iterable[bytes]) -> Names:
+        """All of ``names``, in their order."""
+        these = cls()
+        for name in names:
+            these.append(name)
+        return these
 
     def __len__(self) -> int:
         return len(self._ends)

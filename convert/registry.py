@@ -75,7 +75,7 @@ SOURCES = {
     ),
     "zip": SourceKind(
         title="WebFace260M zips",
-        src="SRC are zips, or folders of zips; members are …/identity/image.jpg.",
+        src="SRC are zips, or folders of zips; members are identity/image.jpg.",
         location="facepack.convert.zip:ZipSource",
         many=True,
     ),
@@ -99,8 +99,8 @@ SOURCES = {
         parallel=False,
     ),
     "lst": SourceKind(
-        title="an im2rec or face2rec2 list",
-        src="SRC are .lst files.",
+        title="an im2rec, face2rec2 or Paddle list",
+        src="SRC are .lst files, or label.txt of Paddle.",
         location="facepack.convert.lst:LstSource",
         many=True,
     ),

@@ -10,10 +10,11 @@ import numpy as np
 import xxhash
 
 from facepack import images
+from facepack.convert.names import Names
 from facepack.convert.zip_crypto import Keys
 from facepack.convert.zip_directory import Members, find_directory, walk
 from facepack.convert.zip_handle import ZipHandle
-from facepack.convert.zip_names import OTHER, REFUSED, IdentityIndex, name_text
+from facepack.convert.zip_names import CLUTTER, OTHER, REFUSED, FolderIndex, name_text
 from facepack.convert.zip_part import AES, DEFLATED, ENCRYPTED, STORED, ZipPart, ZipPlace
 from facepack.errors import SourceError
 
@@ -32,10 +33,11 @@ class Archive:
         entries: how many entries it has, images or not.
         places: uint32 or uint64 (n,), byte of each image's entry in the directory.
         sizes: uint32 (n,), bytes of each image, 0 for more than are taken.
-        labels: int32 (n,), its identity or -1.
-        identities: bytes (k,), names of the identities, in UTF-8, in the order of their numbers.
+        labels: int32 (n,), its identity or -1; its folder's number as long as they are not known.
+        folders: paths of these folders, in the order of their numbers.
         others: how many members are no images by name, directories aside.
         other: the first of them.
+        clutter: how many members are hidden, or in folders that systems put beside images.
         encrypted: numbers of the first few encrypted images.
     """
 
@@ -45,13 +47,21 @@ class Archive:
     places: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
-    identities: np.ndarray
+    folders: Names
     others: int
     other: str | None
+    clutter: int
     encrypted: list[int]
 
     def part(
-        self, start: int, stop: int, *, first: int, identities: np.ndarray, keys: Keys | None
+        self,
+        start: int,
+        stop: int,
+        *,
+        first: int,
+        level: int,
+        identities: np.ndarray,
+        keys: Keys | None,
     ) -> ZipPart:
         """The images ``[start, stop)`` of this zip; ``first`` is the ordinal of its first one."""
         labels = self.labels[start:stop]
@@ -63,22 +73,23 @@ class Archive:
             first + start,
             places=self.places[start:stop],
             labels=labels,
+            level=level,
             identities=dict(zip(present.tolist(), names, strict=True)),
             keys=keys,
         )
 
 
 def read_archive(path: Path, *, has_password: bool) -> Archive:
-    """Read the directory of a zip; labels are numbers of this zip's own identities.
+    """Read the directory of a zip; labels are numbers of this zip's own folders.
 
     Raises:
         SourceError: the zip cannot be read or is damaged, or its images are encrypted and there is
             no password, or no password would help.
     """
-    index = IdentityIndex()
+    index = FolderIndex()
     digest = xxhash.xxh3_128()
     columns = [_Columns.empty()]
-    others, other = 0, None
+    others, other, clutter = 0, None, 0
     encrypted: list[int] = []
     entries = count = 0
     with ZipHandle(path) as file:
@@ -89,6 +100,7 @@ def read_archive(path: Path, *, has_password: bool) -> Archive:
             if len(passed_over) and other is None:
                 other = _name(members, passed_over[0])
             others += len(passed_over)
+            clutter += int(np.count_nonzero(codes == CLUTTER))
             rows = np.flatnonzero(codes >= REFUSED)
             secret = rows[(members.flags[rows] & ENCRYPTED) != 0]
             if len(secret):
@@ -108,9 +120,10 @@ def read_archive(path: Path, *, has_password: bool) -> Archive:
         places=np.concatenate([column.places for column in columns]),
         sizes=np.concatenate([column.sizes for column in columns]),
         labels=labels,
-        identities=np.array(list(index.names), bytes),
+        folders=Names.of(index.numbers),
         others=others,
         other=other,
+        clutter=clutter,
         encrypted=encrypted,
     )
 

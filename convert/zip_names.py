@@ -8,17 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from facepack.convert.files import is_image
+from facepack.convert.files import is_image, lies_in_clutter
+from facepack.convert.identity_folder import LONGEST
 
 UTF8_FLAG = 0x800
 """The flag of a member whose name is UTF-8; else it is code page 437 (APPNOTE, appendix D)."""
 
-FOLDER, OTHER, REFUSED = -3, -2, -1
-"""What stands in place of an identity: a directory, no image by its name, an image refused."""
+CLUTTER, FOLDER, OTHER, REFUSED = -4, -3, -2, -1
+"""What stands in place of a folder's number: what is hidden or a system's own, a directory, no
+image by its name, an image refused."""
 
 _UNSAFE = re.compile(rb"[\\\0]|\A/|\A[A-Za-z]:|(?:\A|/)\.{0,2}(?:/|\Z)")
 _ODD = (b"\\", b"\0", b"/.")  # what makes a name unsafe or hidden, whatever its folder
-_LONGEST = 255  # bytes of a folder's name that every file system takes
 
 
 class NameRefusedError(ValueError):
@@ -31,7 +32,12 @@ class NameRefusedError(ValueError):
 
 
 def name_text(name: bytes, flags: int) -> str:
-    """A member's name as text; bytes that are not the UTF-8 they claim become ``\\xff``."""
+    """A member's name as text; bytes that are not the UTF-8 they claim become ``\\xff``.
+
+    Backslashes are slashes, as for :func:`folder_of`.
+    """
+    if b"/" not in name:
+        name = _with_slashes(name, flags)
     if name.isascii():
         return name.decode("ascii")
     if flags & UTF8_FLAG:
@@ -39,12 +45,24 @@ def name_text(name: bytes, flags: int) -> str:
     return name.decode("cp437")
 
 
-def identity_of(name: bytes, flags: int) -> bytes:
-    """The identity of an image: the name of the folder it lies in, as UTF-8.
+def _with_slashes(name: bytes, flags: int) -> bytes:
+    """``name`` with slashes for backslashes, which older .NET writes between folders.
+
+    A backslash is left as it is in a name that has slashes, and in one of another encoding, where
+    it may be half of a letter.
+    """
+    if b"/" in name or not (name.isascii() or flags & UTF8_FLAG):
+        return name
+    return name.replace(b"\\", b"/")
+
+
+def folder_of(name: bytes, flags: int) -> bytes:
+    """The folders that an image lies in, as UTF-8, with a slash behind each.
 
     Raises:
-        NameRefusedError: the name is unsafe, or tells none.
+        NameRefusedError: the name is unsafe, or has none.
     """
+    name = _with_slashes(name, flags)
     if _UNSAFE.search(name):
         raise NameRefusedError(
             "its name is absolute, or has a backslash, an empty part, '.', '..' or a NUL",
@@ -55,7 +73,7 @@ def identity_of(name: bytes, flags: int) -> bytes:
             "it lies in no folder, whose name would be its identity",
             "zip it again in a folder that has the identity's name",
         )
-    folder = name.rsplit(b"/", 2)[-2]
+    folder = name[: name.rfind(b"/") + 1]
     if not name.isascii():
         try:
             name.decode("utf-8" if flags & UTF8_FLAG else "cp437")
@@ -64,26 +82,27 @@ def identity_of(name: bytes, flags: int) -> bytes:
                 "its name is said to be UTF-8 and is not", "rename the member"
             ) from error
         folder = name_text(folder, flags).encode()
-    if len(folder) > _LONGEST:
+    longest = max(map(len, folder.split(b"/")))
+    if longest > LONGEST:
         raise NameRefusedError(
-            f"its identity's name has {len(folder)} bytes; at most {_LONGEST} are taken",
+            f"its folder's name has {longest} bytes; at most {LONGEST} are taken",
             "give the folder a shorter name",
         )
     return folder
 
 
-class IdentityIndex:
-    """Numbers the identities of one zip as they come.
+class FolderIndex:
+    """Numbers the folders of the images of one zip as they come.
 
     Attributes:
-        names: the number of each identity, by its UTF-8 bytes.
+        numbers: the number of each, by its path as :func:`folder_of` has it.
     """
 
     def __init__(self) -> None:
-        self.names: dict[bytes, int] = {}
+        self.numbers: dict[bytes, int] = {}
 
     def number(self, names: Sequence[bytes], flags: Sequence[int]) -> np.ndarray:
-        """The identity of each member, or one of the codes above: int32 (n,)."""
+        """The number of each member's folder, or one of the codes above: int32 (n,)."""
         codes = array("i")
         append = codes.append
         # Nearly every name is in the folder, and has the suffix, of the one before. Where none of
@@ -102,10 +121,15 @@ class IdentityIndex:
         return np.array(codes, np.int32)
 
     def _code(self, name: bytes, flags: int) -> int:
-        cut = name.rfind(b"/") + 1
-        if not is_image(name[cut:]):
-            return FOLDER if cut and cut == len(name) else OTHER
+        path = _with_slashes(name, flags)
+        cut = path.rfind(b"/") + 1
+        if cut and cut == len(path):
+            return FOLDER
+        if lies_in_clutter(path):
+            return CLUTTER
+        if not is_image(path[cut:]):
+            return OTHER
         try:
-            return self.names.setdefault(identity_of(name, flags), len(self.names))
+            return self.numbers.setdefault(folder_of(name, flags), len(self.numbers))
         except NameRefusedError:
             return REFUSED

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from facepack import images
+from facepack.convert.identity_folder import folder_at, why_none
 from facepack.convert.source import Entry, Refusal, file_name
 from facepack.convert.zip_crypto import HEADER, Keys, decrypt
 from facepack.convert.zip_directory import Directory, Members, read_members
 from facepack.convert.zip_handle import ZipHandle
-from facepack.convert.zip_names import NameRefusedError, identity_of, name_text
+from facepack.convert.zip_names import NameRefusedError, folder_of, name_text
 from facepack.format import NO_IDENTITY
 from facepack.lmdbfile import Buffer
 from facepack.shard import RecordRun, SourceRecord
@@ -71,6 +72,7 @@ class ZipPart:
         start: ordinal of the first.
         places: (n,) byte of each in the directory.
         labels: (n,) identity of each, -1 for one that is refused for its name.
+        level: of the folders that are identities.
         identities: the names of these identities.
         keys: what the password makes of the cipher's keys.
     """
@@ -82,6 +84,7 @@ class ZipPart:
         *,
         places: np.ndarray,
         labels: np.ndarray,
+        level: int,
         identities: dict[int, str],
         keys: Keys | None,
     ) -> None:
@@ -89,6 +92,7 @@ class ZipPart:
         self._zip = place
         self._places = places
         self._labels = labels
+        self._level = level
         self._identities = identities
         self._keys = keys
 
@@ -234,7 +238,8 @@ class ZipPart:
         payloads: list[Payload] = [b""] * len(members)
         good = ~_suspects(members, offsets, labels, file.size)
         for row in np.flatnonzero(~good).tolist():
-            payloads[row] = _why(members[row : row + 1], int(offsets[row]), labels[row], file.size)
+            member, offset = members[row : row + 1], int(offsets[row])
+            payloads[row] = _why(member, offset, labels[row], file.size, level=self._level)
         rows = np.flatnonzero(good)
         rows = rows[np.argsort(offsets[rows], kind="stable")]
         packed, names = members.packed.tolist(), members.names
@@ -344,15 +349,19 @@ def _suspects(
     )
 
 
-def _why(member: Members, offset: int, label: int, file_size: int) -> tuple[str, str]:
+def _why(
+    member: Members, offset: int, label: int, file_size: int, *, level: int
+) -> tuple[str, str]:
     """Reason and remedy for a member of :func:`_suspects`, in the order of its conditions."""
     size, packed = int(member.size[0]), int(member.packed[0])
     method, flags = int(member.method[0]), int(member.flags[0])
     if label == NO_IDENTITY:
         try:
-            identity_of(member.names[0], flags)
+            folder = folder_of(member.names[0], flags)
         except NameRefusedError as error:
             return error.reason, error.remedy
+        if folder_at(folder, level) is None:
+            return why_none(level)
         return "a member before it has the same name", "rename one of them, or go on without it"
     if member.damaged[0]:
         return "its zip64 field is missing or too short", _FETCH_AGAIN

@@ -74,7 +74,9 @@ def tree(tmp_path: Path, make_jpeg: MakeJpeg) -> Path:
 def test_a_tree_is_numbered_by_name(tree: Path) -> None:
     source = ImgSource(tree)
     assert rows(source) == slow_rows(tree)
-    assert len(source) == 23 and source.classes == 6 and source.notices == []
+    assert len(source) == 23 and source.classes == 6
+    (deeper,) = source.notices
+    assert "level 1, as 'b' in b/sub/deeper/; 3 of 23 images lie deeper, as in 'sub'" in deeper
     assert (source.content, source.table_names, source.tables(np.arange(23))) == ("train", (), {})
     names = dict(source.part(0, 23).identity_names())
     assert names == dict(enumerate(["B", "a b", "b", "é", "\uffee", "\U0001f600"]))
@@ -107,6 +109,9 @@ def test_what_is_passed_over_is_counted(tree: Path, make_jpeg: MakeJpeg) -> None
         (tree / hidden).write_bytes(make_jpeg(0))
     (tree / ".folder").mkdir()
     (tree / ".folder" / "1.jpg").write_bytes(make_jpeg(0))
+    for beside in ("@eaDir", "b/@eaDir"):
+        (tree / beside).mkdir()
+        (tree / beside / "1.jpg").write_bytes(make_jpeg(0))
     (tree / "itself").symlink_to(".")
     (tree / "b" / "up").symlink_to("..")
     other = tree.with_name("other")
@@ -115,9 +120,11 @@ def test_what_is_passed_over_is_counted(tree: Path, make_jpeg: MakeJpeg) -> None
     (tree / "other").symlink_to(other)
     source = ImgSource(tree)
     assert rows(source) == expected
-    assert source.notices == [
+    assert source.notices[1:] == [
         f"{tree}: 2 files that are no images by their names were passed over",
-        f"{tree}: 1 images that lie in no folder have no identity and were passed over",
+        f"{tree}: 5 images and folders were passed over, as hidden, or put beside images by a "
+        "system (._x.jpg, __MACOSX, @eaDir)",
+        f"{tree}: 1 images that lie in no folder of an identity were passed over",
         f"{tree}: 3 links to folders were passed over: they lead outside, or lie too deep",
     ]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from facepack.convert.align import TEMPLATE, align_face
+from facepack.convert.img import ImgSource
 from facepack.convert.list_lines import LineError, read_face2rec2
 from facepack.convert.listing import tell_kind
 from facepack.convert.lst import LstSource
@@ -309,3 +310,38 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(root: Path) -> None:
     marked = root / "marked.lst"
     marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
     assert good(read_all(LstSource([marked]))) == good(read_all(LstSource([plain])))
+
+
+def test_blanks_around_tabs_are_no_part_of_a_field(
+    tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    """As im2rec takes them away."""
+    (tmp_path / "a").mkdir()
+    lines = ["0 \t 3 \t a/0.jpg \n", "1\t1\ta/b c.jpg\n"]
+    for name in ("0", "b c"):
+        (tmp_path / "a" / f"{name}.jpg").write_bytes(make_jpeg(0))
+    for name, text in {
+        "im2rec.lst": lines,
+        "face2rec2.lst": ["1 \t a/0.jpg \t 3\n", "1\ta/b c.jpg\t1\n"],
+        "label.txt": ["a/0.jpg \t 3\n", "a/b c.jpg\t1\n"],
+    }.items():
+        (tmp_path / name).write_text("".join(text))
+        part = LstSource([tmp_path / name]).part(0, 2)
+        assert list(part.entries()) == [(3, "a/0.jpg"), (1, "a/b c.jpg")]
+        assert all(isinstance(record, SourceRecord) for record in part.read())
+
+
+def test_a_list_of_paddle_is_suggested(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(make_jpeg(number))
+    lines = [f"images/{number}.jpg\t{number // 2}\n" for number in range(4)]
+    (tmp_path / "label.txt").write_text("".join(lines))
+    with pytest.raises(SourceError, match=r"'images' is rather a part.*--index .*label\.txt"):
+        ImgSource(tmp_path)
+    source = ImgSource(tmp_path, index=tmp_path / "label.txt")
+    assert [entry.label for entry in source.part(0, 4).entries()] == [0, 0, 1, 1]
+    for file in list((tmp_path / "images").iterdir()):
+        file.rename(tmp_path / file.name)
+    with pytest.raises(SourceError, match=r"no images in folders.*--index .*label\.txt"):
+        ImgSource(tmp_path)

@@ -98,8 +98,10 @@ def twin(paths: list[Path]) -> list[tuple[str, bytes, str]]:
     return found
 
 
-def check_against_twin(paths: list[Path], step: int | None = None) -> None:
-    source = ZipSource(paths)
+def check_against_twin(
+    paths: list[Path], step: int | None = None, level: int | None = None
+) -> None:
+    source = ZipSource(paths, identity_level=level)
     expected = twin(paths)
     order = sorted({identity for _, _, identity in expected}, key=lambda name: name.encode())
     assert source.classes == len(order)
@@ -161,13 +163,13 @@ def test_random_zips_read_as_zipfile_reads_them(
     random_zip(paths[1], 2 * seed + 1, monkeypatch)
     if not twin(paths):
         pytest.skip("this seed makes no image")
-    check_against_twin(paths)
+    check_against_twin(paths, level=-1)  # they lie at several depths
     if seed % 2:  # no bound of a block, batch or run may show
         monkeypatch.setattr(zip_directory, "_BLOCK", 100)
         monkeypatch.setattr(zip_part, "_DIRECTORY_BYTES", 150)
         monkeypatch.setattr(zip_part, "_BATCH_BYTES", (700, 900))
         monkeypatch.setattr(zip_part, "_RUN", 600)
-        check_against_twin(paths, step=7)
+        check_against_twin(paths, step=7, level=-1)
 
 
 def test_webface(shared: Path) -> None:
@@ -180,7 +182,7 @@ def test_webface(shared: Path) -> None:
 
 def test_a_folder_gives_its_zips_by_name(face_zip: FaceZip, tmp_path: Path) -> None:
     for name in ("1/1_0.zip", "0/0_1.ZIP", "0_0.zip", "0/notes.txt"):
-        face_zip(faces(2, prefix=f"{name[-7:-4]}/p"), f"data/{name}")
+        face_zip(faces(2, prefix=f"set/{name[-7:-4]}_"), f"data/{name}")
     source = ZipSource([tmp_path / "data"])
     assert [group.stem for group in source.groups()] == ["0_0", "0_1", "1_0"]
     (tmp_path / "empty").mkdir()
@@ -189,7 +191,7 @@ def test_a_folder_gives_its_zips_by_name(face_zip: FaceZip, tmp_path: Path) -> N
 
 
 def test_zips_share_identities_but_no_shard(face_zip: FaceZip) -> None:
-    first = face_zip({"x/p1/1.jpg": b"1", "p3/1.jpg": b"2"})
+    first = face_zip({"p1/1.jpg": b"1", "p3/1.jpg": b"2"})
     second = face_zip({"p2/1.jpg": b"3", "p3/1.jpg": b"4"}, "0_1.zip")
     source = ZipSource([first, second])
     labels = [r.label for r in read_all(source) if isinstance(r, SourceRecord)]
@@ -248,7 +250,38 @@ def test_what_is_no_image_is_counted(face_zip: FaceZip) -> None:
     others = {"README.txt": b"", "__MACOSX/set/p0/._0.jpg": b"x", "set/p0/Thumbs.db": b""}
     source = ZipSource([face_zip({**others, "set/": b"", **faces(3)})])
     assert len(source) == 3
-    assert source.notices == ["members passed over, as no images by their names: 3 (README.txt …)"]
+    assert source.notices == [
+        "members passed over, as no images by their names: 2 (README.txt …)",
+        "members passed over, as hidden, or put beside images by a system (._x.jpg, __MACOSX, "
+        "@eaDir): 1",
+    ]
+    assert source.passed_over == 3
+
+
+def test_what_systems_leave_is_no_identity(face_zip: FaceZip) -> None:
+    clutter = ("._q/1.jpg", "__MACOSX/p0/._0.jpg", "p0/@eaDir/0.jpg/SYNO_THUMB.jpg", "p0/._0.jpg",
+               "#recycle/p9/0.jpg", ".thumbs/p0/0.jpg", ".hidden.jpg", "@eaDir\\p.jpg")  # fmt: skip
+    good = faces(4, prefix="p")
+    mixed = dict(list(zip(clutter, [b"x"] * 8, strict=True))[:5]) | good
+    source = ZipSource([face_zip(mixed | dict.fromkeys(clutter, b"x"))])
+    assert len(source) == 4 and source.classes == 2 and source.passed_over == 8
+    assert [r.name for r in read_all(source) if isinstance(r, SourceRecord)] == list(good)
+
+
+@pytest.mark.parametrize("folder_entry", [True, False])
+def test_backslashes_of_old_net_are_separators(folder_entry: bool, face_zip: FaceZip) -> None:
+    names = ["set\\p1\\0.jpg", "set\\p0\\0.jpg", "set\\ü\\1.jpg"]
+    folders = dict.fromkeys(["set\\", "set\\p1\\"] if folder_entry else [], b"")
+    source = ZipSource([face_zip({**folders, **{name: name.encode() for name in names}})])
+    records = [r for r in read_all(source) if isinstance(r, SourceRecord)]
+    assert [(r.label, r.name) for r in records] == [
+        (1, "set/p1/0.jpg"),
+        (0, "set/p0/0.jpg"),
+        (2, "set/ü/1.jpg"),
+    ]
+    assert [bytes(r.image).decode() for r in records] == names
+    assert source.part(0, 3).identity_names() == {0: "p0", 1: "p1", 2: "ü"}
+    assert source.notices == []
 
 
 @pytest.mark.parametrize(
@@ -258,8 +291,11 @@ def test_what_is_no_image_is_counted(face_zip: FaceZip) -> None:
         "p/../evil.jpg",
         "/etc/evil.jpg",
         "C:/p/evil.jpg",
-        "p\\evil.jpg",
         "q/p\\evil.jpg",
+        "..\\..\\p\\evil.jpg",
+        "\\\\server\\p\\evil.jpg",
+        "C:\\p\\evil.jpg",
+        "p\\..\\evil.jpg",
         "p//evil.jpg",
         "./p/evil.jpg",
     ],
@@ -271,9 +307,10 @@ def test_unsafe_names_are_refused_and_nothing_is_written(
     source = ZipSource([path])
     good, refusal, last = read_all(source)
     assert isinstance(good, SourceRecord) and isinstance(last, SourceRecord)
-    assert isinstance(refusal, Refusal) and refusal.key == name
+    assert isinstance(refusal, Refusal)
+    assert refusal.key == (name if "/" in name else name.replace("\\", "/"))
     assert "its name is absolute, or has a backslash" in refusal.reason
-    assert list(source.part(0, 3).entries())[1] == (-1, name)
+    assert list(source.part(0, 3).entries())[1] == (-1, refusal.key)
     assert [entry.name for entry in tmp_path.rglob("*")] == ["in", "0_0.zip"]
 
 

@@ -1,0 +1,150 @@
+"""An image tree: every image below a folder, under the identity that its path says."""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from facepack.convert.files import (
+    CLUTTER_NAMES,
+    FileList,
+    Root,
+    cannot_read,
+    has_image_suffix,
+    is_clutter,
+    status_size,
+    text,
+)
+from facepack.convert.identity_folder import Identities, ImageFolders, find_identities
+from facepack.convert.names import Names
+from facepack.errors import SourceError
+
+_OTHERS, _CLUTTER, _SHALLOW, _LINKS = "others", "clutter", "shallow", "links"
+_NOTES = {
+    _OTHERS: "files that are no images by their names were passed over",
+    _CLUTTER: f"images and folders were passed over, as {CLUTTER_NAMES}",
+    _SHALLOW: "images that lie in no folder of an identity were passed over",
+    _LINKS: "links to folders were passed over: they lead outside, or lie too deep",
+}
+
+
+class ImageTree:
+    """The images of a tree, ordered by identity and then by path.
+
+    Identities that have images are numbered by name, sorted by UTF-8 bytes; which folder is one,
+    :mod:`facepack.convert.identity_folder` says. Files are told to be images by their suffix.
+    Links are followed where they stay in the tree, links to folders at its top only.
+
+    Args:
+        path: the folder.
+        identity_level: of the folders that are identities; None chooses.
+
+    Attributes:
+        files: paths below the folder, sizes and labels.
+        identities: their names, and the level of their folders.
+        notices: for the user: what was passed over.
+
+    Raises:
+        SourceError: the folder cannot be read, no image is in the folder of an identity, or it is
+            in doubt which folders these are.
+    """
+
+    def __init__(self, path: Path, identity_level: int | None = None) -> None:
+        root = Root(path)
+        passed: Counter[str] = Counter()
+        found = _Found()
+        for name, size in images_below(root, passed):
+            found.append(name, size)
+        folders = ImageFolders(str(path), found.numbers, found.counts())
+        self.identities: Identities = find_identities([folders], identity_level)
+        labels = self.identities.labels[0][found.folders]
+        self.files = FileList(path)
+        order = np.argsort(labels, kind="stable")
+        bounds = np.searchsorted(labels[order], np.arange(len(self.identities.names) + 1))
+        for label, (start, stop) in enumerate(pairwise(bounds.tolist())):
+            rows = order[start:stop].tolist()
+            for name, size in sorted((found.names[row], found.sizes[row]) for row in rows):
+                self.files.append(name, size, label)
+        passed[_SHALLOW] = len(labels) - len(self.files)
+        self.notices = [
+            *self.identities.notices,
+            *(f"{path}: {passed[kind]} {note}" for kind, note in _NOTES.items() if passed[kind]),
+        ]
+        if not len(self.files):
+            raise SourceError(
+                f"{path} holds no images in folders: an image tree is identity/image.jpg (or "
+                ".jpeg, .png); labels of images in one folder come from a list (facepack img2lmdb "
+                "--index LIST)"
+            )
+
+    def identity_names(self) -> Names:
+        """The names of the identities, by label."""
+        return Names.of(self.identities.names.tolist())
+
+
+class _Found:
+    """Images as they are found, and the folders they lie in, numbered as these come."""
+
+    def __init__(self) -> None:
+        self.names = Names()
+        self.sizes = array("I")
+        self.folders = array("i")
+        self.numbers: dict[bytes, int] = {}
+
+    def append(self, name: bytes, size: int) -> None:
+        folder = name[: name.rfind(b"/") + 1]
+        self.names.append(name)
+        self.sizes.append(size)
+        self.folders.append(self.numbers.setdefault(folder, len(self.numbers)))
+
+    def counts(self) -> np.ndarray:
+        return np.bincount(np.array(self.folders, np.int32), minlength=len(self.numbers))
+
+
+def images_below(root: Root, passed: Counter[str]) -> Iterator[tuple[bytes, int]]:
+    """Path and size of every image below ``root``, in no order; counts what it passes over."""
+    folders = [b""]
+    while folders:
+        folder = folders.pop()
+        for entry in root.scan(folder):
+            name = folder + entry.name
+            is_image = has_image_suffix(entry.name)
+            if is_clutter(entry.name):
+                passed[_CLUTTER] += is_image or entry.is_dir(follow_symlinks=False)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(name + b"/")
+            elif _is_folder(entry):  # a link to one
+                if folder or not root.holds(name):
+                    passed[_LINKS] += 1
+                else:
+                    folders.append(name + b"/")
+            elif is_image:
+                yield name, _size(root, name, entry)
+            else:
+                passed[_OTHERS] += 1
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise cannot_read(text(entry.path), error) from error
+
+
+def _size(root: Root, name: bytes, entry: os.DirEntry[bytes]) -> int:
+    if entry.is_symlink():
+        return root.size(name)
+    try:
+        return status_size(entry.stat(follow_symlinks=False))
+    except OSError as error:
+        raise cannot_read(text(entry.path), error) from error
