@@ -58,6 +58,10 @@ class TrainConfig:
     pretrained: str | None = None
     """A model to begin with: a run's folder, model.pt, or a checkpoint of arcface_torch."""
 
+    continues: str | None = None
+    """A run of arcface_torch to go on with: its output folder, from which backbone, class centres
+    and the momentum of both are taken. Steps and schedule begin anew."""
+
     features: int = 512
     """Length of the embedding."""
 
@@ -217,6 +221,11 @@ class TrainConfig:
             raise ConfigError(
                 "head_storage = host with sample_rate = 1.0 would copy every centre to the device "
                 "in each step: set a sample_rate below 1, or head_storage = device"
+            )
+        if self.pretrained is not None and self.continues is not None:
+            raise ConfigError(
+                f"continues = {self.continues} brings a backbone of its own, and pretrained = "
+                f"{self.pretrained} another: set one of them"
             )
         if self.optimizer == "adamw" and self.momentum_dtype != "fp32":
             raise ConfigError(

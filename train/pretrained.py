@@ -77,7 +77,16 @@ def read_weights(path: Path) -> Weights:
             "model that it was exported from"
         )
     content = load_tensors(path, "the backbone's state_dict")
-    return Weights(_unprefixed(_unwrap(path, content)), None)
+    return Weights(state_of(path, content), None)
+
+
+def state_of(path: Path, content: Any) -> dict[str, Tensor]:
+    """The backbone's bare ``state_dict`` in what was read from ``path``.
+
+    Raises:
+        EvaluationError: it holds something else; says what.
+    """
+    return _unprefixed(_unwrap(path, content))
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -93,7 +102,7 @@ def _read_safetensors(path: Path) -> Weights:
         raise EvaluationError(
             f"{path} is damaged, cut short, or no safetensors file ({error}): give a good copy"
         ) from error
-    return Weights(_unprefixed(_unwrap(path, state)), named)
+    return Weights(state_of(path, state), named)
 
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:

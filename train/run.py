@@ -18,6 +18,7 @@ from facepack.hashing import derive_seed
 from facepack.loading.loader import Batch, Loader
 from facepack.machine import usable_processors
 from facepack.train.agreement import OtherRankError, tell, together
+from facepack.train.arcface_torch import continue_run
 from facepack.train.build import (
     check_ranks,
     enter_device,
@@ -153,8 +154,8 @@ class Trainer:
                 _refuse_used(self.out)
             self._build(config, None if home is None else Path(home), device)
             is_new = not (resume and (self.out / CHECKPOINT_FILE).exists())
-            if self.config.pretrained is not None and is_new:
-                load_pretrained(self.backbone, self.config.pretrained)
+            if is_new:
+                self._begin_from_others()
         self._share_beginning()
         if resume:
             self._resume()
@@ -229,6 +230,14 @@ class Trainer:
         self._last: dict[str, float] = {}
         self._best: dict[str, dict[str, float]] = {}
         self._good_step: int | None = None
+
+    def _begin_from_others(self) -> None:
+        """Take the weights that the settings name to begin with."""
+        if self.config.pretrained is not None:
+            load_pretrained(self.backbone, self.config.pretrained)
+        if self.config.continues is not None:
+            folder = Path(self.config.continues)
+            self._say(continue_run(folder, self.backbone, self._optimizer, self.head))
 
     def _share_beginning(self) -> None:
         """Take rank 0's weights and order of images: machines of other kinds may choose others."""

@@ -370,6 +370,25 @@ class PartialFC(nn.Module):
             self.get_buffer(name).copy_(state[name][rows])
         self.set_extra_state(state["_extra_state"])
 
+    def load_rows(self, first: int, rows: dict[str, torch.Tensor]) -> None:
+        """Take those of the rows of class ``first`` and the following ones that this rank holds.
+
+        Args:
+            first: the class of the first row.
+            rows: by the name of the buffer, all of one length.
+        """
+        held = range(self._first, self._first + len(self.weight))
+        for name, values in rows.items():
+            low, high = max(first, held.start), min(first + len(values), held.stop)
+            if low < high:
+                into = self.get_buffer(name)[low - held.start : high - held.start]
+                into.copy_(values[low - first : high - first])
+
+    def clear_state(self) -> None:
+        """Let the optimizer forget what it knows of the rows."""
+        for name, value in self._rule.state(self.weight).items():
+            self.get_buffer(name).copy_(value)
+
     def _gather_rows(self, part: torch.Tensor) -> torch.Tensor | None:
         """All ranks' rows of a matrix, on rank 0's CPU."""
         shares = [
