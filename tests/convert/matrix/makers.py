@@ -28,6 +28,7 @@ Maker = Callable[[Path, Sequence[Shot]], Made]
 
 NUMBERS = {"Zoë": 5, "b c": 0, "a": 7, "B": 1}  # labels of formats without names, with gaps
 SECRET = b"open sesame"
+SECOND = ("--identity-level", "2")
 
 
 def file_name(shots: Sequence[Shot], place: int) -> str:
@@ -56,6 +57,14 @@ def named_faces(shots: Sequence[Shot], *, top: str = "", stem: str = "") -> list
         )
         for k, shot in enumerate(shots)
     ]
+
+
+def split_faces(shots: Sequence[Shot], *, stem: str) -> list[Face]:
+    """Faces as :func:`named_faces` has them, in two parts of a data set that share people."""
+    faces = named_faces(shots, stem=stem)
+    names = [f"{'val' if k % 3 == 0 else 'train'}/{face.name}" for k, face in enumerate(faces)]
+    pairs = zip(faces, names, strict=True)
+    return [replace(face, name=name, known_as=name) for face, name in pairs]
 
 
 def strangers(shots: Sequence[Shot]) -> list[Shot]:
@@ -232,6 +241,13 @@ def make_zip(folder: Path, shots: Sequence[Shot], *, by_hand: bool | None = None
     return made
 
 
+def make_split_zip(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A zip whose second folders are the people."""
+    faces = split_faces(shots, stem="0_0")
+    write(folder, {"0_0.zip": zip_bytes(faces, zipfile.ZIP_STORED)})
+    return Made(paths=[folder / "0_0.zip"], truth=Truth(faces=faces), options=SECOND)
+
+
 def make_zips(folder: Path, shots: Sequence[Shot]) -> Made:
     """A folder of two zips, deflated, that share people."""
     faces = named_faces(shots)
@@ -251,6 +267,14 @@ def make_tree(folder: Path, shots: Sequence[Shot]) -> Made:
     write(folder / "faces", {str(face.name): face.shot.image for face in faces})
     faces.sort(key=lambda face: str(face.name).encode())
     return Made(paths=[folder / "faces"], truth=Truth(faces=faces))
+
+
+def make_split_tree(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A tree whose second folders are the people; images come person by person."""
+    faces = split_faces(shots, stem="faces")
+    write(folder / "faces", {str(face.name): face.shot.image for face in faces})
+    faces.sort(key=lambda face: (face.label, str(face.name).encode()))
+    return Made(paths=[folder / "faces"], truth=Truth(faces=faces), options=SECOND)
 
 
 def flat_faces(folder: Path, shots: Sequence[Shot], *, stem: str) -> list[Face]:
@@ -287,6 +311,19 @@ def make_indexed_by_lst(folder: Path, shots: Sequence[Shot]) -> Made:
     return Made(paths=[folder / "flat"], truth=Truth(faces=faces), options=options)
 
 
+def paddle(faces: Sequence[Face]) -> bytes:
+    """Lines ``path TAB label``, with blanks that belong to nothing."""
+    return "".join(f"{face.name} \t {face.label}\n" for face in faces).encode()
+
+
+def make_indexed_by_paddle(folder: Path, shots: Sequence[Shot]) -> Made:
+    """Paddle's folder: images, and ``label.txt`` beside them."""
+    faces = flat_faces(folder / "flat", strangers(shots), stem="flat")
+    write(folder / "flat", {"label.txt": paddle(faces)})
+    options = ("--index", str(folder / "flat" / "label.txt"))
+    return Made(paths=[folder / "flat"], truth=Truth(faces=faces), options=options)
+
+
 # Lists -------------------------------------------------------------------------------------------
 
 
@@ -295,6 +332,13 @@ def make_im2rec(folder: Path, shots: Sequence[Shot]) -> Made:
     lines, faces = im2rec(flat_faces(folder, strangers(shots), stem="train"))
     write(folder, {"train.lst": lines})
     return Made(paths=[folder / "train.lst"], truth=Truth(faces=faces))
+
+
+def make_paddle(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A list of Paddle's beside the images."""
+    faces = flat_faces(folder, strangers(shots), stem="label")
+    write(folder, {"label.txt": paddle(faces)})
+    return Made(paths=[folder / "label.txt"], truth=Truth(faces=faces))
 
 
 def make_face2rec2(folder: Path, shots: Sequence[Shot]) -> Made:
@@ -594,13 +638,16 @@ MAKERS: dict[str, dict[str, Maker]] = {
     "zip": {
         "stored": make_zip,
         "several": make_zips,
+        "split": make_split_zip,
         "secret": partial(make_zip, by_hand=False),
         "typed": partial(make_zip, by_hand=True),
     },
     "img": {
         "tree": make_tree,
+        "split": make_split_tree,
         "indexed": make_indexed,
         "by-lst": make_indexed_by_lst,
+        "by-paddle": make_indexed_by_paddle,
         "pairs": make_pair_folder,
     },
     "kv": {
@@ -618,7 +665,7 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "wds": make_wds,
         "wds-json": partial(make_wds, as_json=True),
     },
-    "lst": {"im2rec": make_im2rec, "face2rec2": make_face2rec2},
+    "lst": {"im2rec": make_im2rec, "face2rec2": make_face2rec2, "paddle": make_paddle},
     "ijb": {"ijbb": make_ijb},
     "megaface": {
         "lists": partial(make_megaface, kit=False),
