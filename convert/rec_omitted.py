@@ -34,7 +34,7 @@ def find_omitted(
     """
     shown = any(_is_gap(_end(reader, row), after) for row, after in _suspects(keys, offsets))
     inner = range(len(offsets) - 1 if thorough or shown else 0)
-    gaps = [(0, int(offsets[0]))]
+    gaps: list[tuple[int | None, int]] = [(0, int(offsets[0]))]
     gaps += [(_end(reader, int(offsets[row])), int(offsets[row + 1])) for row in inner]
     gaps.append((_end(reader, int(offsets[-1])), reader.size))
     found = [at for begin, end in gaps if _is_gap(begin, end) for at in _walk(reader, begin, end)]
@@ -66,7 +66,8 @@ def _suspects(keys: np.ndarray, offsets: np.ndarray) -> Iterator[tuple[int, int]
     """
     extents = np.diff(offsets)
     jumps = np.flatnonzero(np.diff(keys) != 1)
-    largest = np.argpartition(extents, -min(_TRIED, len(extents)))[-_TRIED:] if len(extents) else []
+    tried = min(_TRIED, len(extents))
+    largest = np.argpartition(extents, -tried)[-tried:] if tried else extents
     rows = np.concatenate([_spread(len(extents)), jumps[_spread(len(jumps))], largest])
     for row in np.unique(rows.astype(np.int64)).tolist():
         yield int(offsets[row]), int(offsets[row + 1])
