@@ -220,6 +220,8 @@ def _images(report: Report) -> str:
     parts.append(
         _table("Formats and colors", ("what", "which", "#images", "#share"), rows, fold=False)
     )
+    if found.broken:
+        parts.append(_broken(report))
     parts.append(_pixel_sizes(report))
     lengths = spread(found.lengths)
     assert lengths is not None
@@ -242,7 +244,8 @@ def _pixel_sizes(report: Report) -> str:
     parts = ["<h3>Size in pixels</h3>"]
     if len(sizes) == 1:
         ((height, width),) = sizes
-        return f"{parts[0]}<p>All are {height}×{width} (height × width).</p>"
+        which = "All that can be read" if report.survey.broken else "All"
+        return f"{parts[0]}<p>{which} are {height}×{width} (height × width).</p>"
     ranked = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
     rows: list[Sequence[object]] = [
         (height, width, count, _share(count, looked)) for (height, width), count in ranked[:_SIZES]
@@ -262,8 +265,6 @@ def _pixel_sizes(report: Report) -> str:
             y_label="images",
         )
         parts.append(_chart(chart))
-    if report.survey.broken_kept:
-        parts.append(_broken(report))
     return "".join(parts)
 
 

@@ -206,6 +206,24 @@ def test_pairs_empty_packs_and_broken_images(tmp_path: Path, make_jpeg: MakeJpeg
         assert "There are no images." in Reader(page(gather(pack, options=ReportOptions()))).words
 
 
+@pytest.mark.parametrize("sizes", [(32, 32, 32), (32, 32, 64), (32,)], ids=["one", "two", "none"])
+def test_unreadable_images_are_listed_whatever_the_others_are(
+    tmp_path: Path, make_jpeg: MakeJpeg, sizes: tuple[int, ...]
+) -> None:
+    images = [make_jpeg(k, size) for k, size in enumerate(sizes)]
+    with facepack.PackWriter(tmp_path / "pack", order="source", stem="x") as writer:
+        for image in images:
+            writer.add(image, 0)
+    (shard,) = (tmp_path / "pack").glob("*.mdb")
+    shard.write_bytes(shard.read_bytes().replace(images[0], b"torn" + images[0][4:]))
+    with facepack.open(tmp_path / "pack") as pack:
+        words = Reader(page(gather(pack, options=ReportOptions()))).words
+    assert "Images whose header cannot be read (1)" in words
+    assert "not an image: the data begin with 74 6f 72 6e" in words
+    assert "All are" not in words
+    assert ("All that can be read are 32×32" in words) == (sizes == (32, 32, 32))
+
+
 def test_a_list_of_refusals_that_cannot_be_read(make_pack: MakePack) -> None:
     pack = make_pack(8)
     quarantine(pack, [refusal(0, "good"), [1]])
