@@ -98,7 +98,7 @@ def train(
     from facepack.train.agreement import OtherRankError, together
     from facepack.train.build import enter_device
     from facepack.train.config import collect_settings, make_config
-    from facepack.train.ranks import Ranks, rank_device
+    from facepack.train.ranks import Ranks, keep_exit_code, rank_device
     from facepack.train.run import Trainer
 
     def say(text: str) -> None:
@@ -106,7 +106,7 @@ def train(
 
     entered = enter_device(rank_device(device))
     try:
-        with Ranks.from_environment(entered) as ranks:
+        with keep_exit_code(), Ranks.from_environment(entered) as ranks:
             with together(ranks):
                 settings = make_config(
                     collect_settings(

@@ -8,9 +8,10 @@ parameter to have a gradient. Buckets here are a function of the parameters alon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from weakref import WeakMethod
 
 import torch
 import torch.distributed as dist
@@ -42,9 +43,11 @@ class GradientSum:
         self._buckets = [_Bucket(part) for part in _cut(wanted[::-1])]
         self._works: list[dist.Work] = []
         self._is_last_pass = False
-        for bucket in self._buckets:
+        # Python does not see through a parameter to its hooks: they must not hold what holds it.
+        count = WeakMethod(self._count)
+        for number, bucket in enumerate(self._buckets):
             for parameter in bucket.parameters:
-                parameter.register_post_accumulate_grad_hook(partial(self._count, bucket))
+                parameter.register_post_accumulate_grad_hook(partial(_call, count, number))
 
     @contextmanager
     def over_ranks(self) -> Iterator[None]:
@@ -62,12 +65,13 @@ class GradientSum:
         for bucket, work in zip(self._buckets, self._works, strict=True):
             work.wait()
             bucket.unpack()
+        self._works = []  # which hold the connections to the other ranks
 
-    def _count(self, bucket: _Bucket, _: Tensor) -> None:
-        """A parameter of ``bucket`` has its gradient."""
+    def _count(self, number: int) -> None:
+        """A parameter of a bucket has its gradient."""
         if not self._is_last_pass:
             return
-        bucket.missing -= 1
+        self._buckets[number].missing -= 1
         # In one order on all ranks: that in which gradients arrive need not be the same.
         while len(self._works) < len(self._buckets) and not self._buckets[len(self._works)].missing:
             self._send()
@@ -75,6 +79,13 @@ class GradientSum:
     def _send(self) -> None:
         bucket = self._buckets[len(self._works)]
         self._works.append(self._ranks.start_all_reduce(bucket.pack()))
+
+
+def _call(count: WeakMethod[Callable[[int], None]], number: int, _: Tensor) -> None:
+    """The hook of a bucket's parameter, as long as the gradients are summed by anyone."""
+    method = count()
+    if method is not None:
+        method(number)
 
 
 class _Bucket:

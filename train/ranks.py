@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -39,7 +42,11 @@ class Ranks:
     world: int = 1
     """The number of processes."""
     group: dist.ProcessGroup | None = None
-    """Carries CPU and, where there are any, CUDA tensors; None for a process on its own."""
+    """Some of the processes; None for all that :meth:`from_environment` found.
+
+    It is torch.distributed that holds the group of all, and nothing else: its threads end when the
+    last reference goes, and an error that is on its way holds whatever its frames do.
+    """
 
     @classmethod
     @contextmanager
@@ -47,7 +54,9 @@ class Ranks:
         """Within it this process is one of those that torchrun started; on its own otherwise.
 
         Reads ``RANK`` and ``WORLD_SIZE``, and meets the others at ``MASTER_ADDR``:``MASTER_PORT``.
-        CPU tensors travel by gloo, those on ``device``, if it is a CUDA device, by NCCL.
+        CPU tensors travel by gloo, those on ``device``, if it is a CUDA device, by NCCL. The group
+        and its threads are gone afterwards, but for an error that the other ranks were not told of:
+        see :func:`keep_exit_code`.
 
         Raises:
             ConfigError: some of these variables are missing.
@@ -63,13 +72,15 @@ class Ranks:
             )
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        # Its functions take the group that is there when they are defined as a default, and hold it
+        # from then on: the first optimizer of a process imports it.
+        import torch.distributed.nn.functional  # noqa: F401
+
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=_TIMEOUT)
         try:
-            yield cls(rank, world, dist.group.WORLD)
+            yield cls(rank, world)
         except FacepackError:
-            # All ranks were told and end with this one. A group that outlives the interpreter may
-            # abort the process, whose exit code would be lost.
-            dist.destroy_process_group()
+            dist.destroy_process_group()  # all ranks were told and end with this one
             raise
         # Not after any other error: a collective that another rank never entered would be waited
         # for.
@@ -122,6 +133,36 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+@contextmanager
+def keep_exit_code() -> Iterator[None]:
+    """Around a command that is one rank: it ends by itself, and with the exit code that it means.
+
+    A launcher sends SIGTERM to the others once one has ended. Each ends by itself by then, and what
+    it still has to say is not cut off: the signal is ignored from the block's end on.
+
+    An error that the other ranks were not told of leaves a group whose threads may be in a
+    collective that those never enter. Nothing ends these threads, and one that wants the
+    interpreter while that ends, to let go of a tensor, aborts the process. So the process ends just
+    before, when all else is done and said.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if dist.is_initialized():
+            atexit.register(_end_process, 130 if isinstance(error, KeyboardInterrupt) else 1)
+        raise
+    finally:
+        if is_launched():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _end_process(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def is_launched() -> bool:

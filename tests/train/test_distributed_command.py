@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,54 @@ def wait_for_lines(process: subprocess.Popen[str], file: Path, lines: int) -> No
         if file.exists() and file.read_bytes().count(b"\n") >= lines:
             return
         time.sleep(0.01)
+
+
+def exit_codes(said: str) -> dict[int, int]:
+    """What each rank that failed ended with, from the launcher's report."""
+    found = re.findall(r"rank *: (\d+) \(local.*\n *exitcode *: (-?\d+)", said)
+    return {int(rank): int(code) for rank, code in found}
+
+
+def test_each_rank_says_and_ends_as_it_means(pack_path: Path, tmp_path: Path) -> None:
+    process = start(pack_path, tmp_path / "run", "--set=batch_size=9")
+    _, said = process.communicate(timeout=120)
+    assert exit_codes(said) == {0: 2, 1: 1}, said
+    assert said.count("facepack train: batch_size = 9 does not divide by 2 ranks") == 1
+
+
+# Rank 1 ends by an error and leaves a collective behind, which the first rank enters only when the
+# other's interpreter is about to end: a thread of rank 1 then waits to let go of a tensor, behind a
+# function that keeps the interpreter to itself.
+LEAVING = """
+import atexit
+atexit.register(sum, range(10**8))  # runs as the last of all that is registered
+import os, sys, time
+from pathlib import Path
+import torch
+from facepack.train.ranks import Ranks, keep_exit_code
+
+ending = Path(sys.argv[1]) / "ending"
+atexit.register(ending.touch)
+with keep_exit_code(), Ranks.from_environment(torch.device("cpu")) as ranks:
+    other = ranks.gather_objects(os.getpid())[1]
+    if ranks.rank == 1:
+        ranks.start_all_reduce(torch.ones(3))
+        raise RuntimeError("nobody was told")
+    while Path(f"/proc/{other}").exists() and not ending.exists():
+        time.sleep(0.01)
+    ranks.all_reduce(torch.ones(3))
+    time.sleep(60)
+"""
+
+
+def test_untold_error_keeps_its_exit_code(tmp_path: Path) -> None:
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    process = subprocess.run(
+        [*TORCHRUN, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert exit_codes(process.stderr)[1] == 1, process.stderr
+    assert "RuntimeError: nobody was told" in process.stderr
 
 
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on(pack_path: Path, tmp_path: Path) -> None:
