@@ -21,7 +21,7 @@ from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.convert.to_pack import PackOptions, plan_pack, space_needed, write_shards
 from facepack.convert.zip import ZipSource, zip_files
-from facepack.errors import ConfigError, DamageError, PackError, SourceError
+from facepack.errors import ConfigError, DamageError, NewerFormatError, PackError, SourceError
 from facepack.format import NO_IDENTITY
 from facepack.labelmap import LabelNames, read_label_map
 from facepack.pack import (
@@ -29,12 +29,14 @@ from facepack.pack import (
     read_checked_file,
     read_identity_names,
     read_manifest,
+    read_plan,
     read_quarantine,
 )
 from facepack.pack import open as open_pack
+from facepack.reading import read_json
 from facepack.shard import ShardInfo, SourceRecord, sync_folder, write_file
 from facepack.target import Target
-from facepack.verify import ShardContent, check_index, check_shard
+from facepack.verify import ShardContent, check_index, check_shard, states
 from facepack.writer import finish_pack, settle
 
 
@@ -126,7 +128,7 @@ class _Pack:
             )
         settle(path, manifest)
         check_sizes(path, manifest)
-        pack = cls(path, manifest, json.loads(read_checked_file(path, manifest, fmt.PLAN)))
+        pack = cls(path, manifest, read_plan(path, manifest))
         if pack.unfinished() in pack.appended:
             pack.journal.unlink()
         return pack
@@ -144,14 +146,17 @@ class _Pack:
     def unfinished(self) -> dict[str, Any] | None:
         """The plan of an append that was interrupted."""
         try:
-            plan = json.loads(self.journal.read_bytes())
+            plan = read_json(self.journal)
             if not isinstance(plan, dict):
                 raise ValueError("not a map")
+            fmt.require_known(plan, str(self.journal))
             for span in plan["shards"]:
                 fmt.check_shard_name(span["name"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, RecursionError, PackError) as error:
+        except NewerFormatError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, PackError) as error:
             raise DamageError(f"{self.journal}: no plan of ours ({error}): remove it") from error
         return plan
 
@@ -291,6 +296,7 @@ class _Pack:
                 for name in filter(fmt.is_label_map, files)
             },
             replacing=True,
+            before=[self.manifest],
         )
         self.journal.unlink()
 
@@ -367,7 +373,7 @@ def deleted_before(path: Path, zips: Sequence[Path]) -> list[Path]:
     An earlier run with ``--delete-source`` leaves such behind it.
     """
     manifest = read_manifest(path)
-    plan = json.loads(read_checked_file(path, manifest, fmt.PLAN))
+    plan = read_plan(path, manifest)
     held = [
         description
         for part in (plan, *plan.get("appended", []))
@@ -513,7 +519,7 @@ def _check_on_disk(path: Path, entry: dict[str, Any]) -> ShardContent:
         _drop_from_cache(path / file)
     content = check_shard(path, name, canonical=True)
     damage = [str(found) for found in content.damage or check_index(path, name, content.labels)]
-    if content.info is not None and content.info.files[f"{name}.mdb"] != _mdb(entry):
+    if content.info is not None and not states(_mdb(entry), content.info.files[f"{name}.mdb"]):
         damage.append(f"{name}.mdb differs from what the manifest states")
     if damage:
         raise DamageError(f"{path}: {damage[0]}: the source is kept; see facepack verify {path}")

@@ -16,6 +16,7 @@ from facepack.convert.source import Entry, Group, Part, Refusal, Source
 from facepack.errors import ConfigError, NothingChosenError, SourceError
 from facepack.format import NO_IDENTITY
 from facepack.hashing import hash64
+from facepack.reading import read_text
 from facepack.shard import SourceRecord
 
 _STEP = 1 << 16  # records whose labels are looked at in one part
@@ -75,8 +76,8 @@ def read_exclude_list(path: Path) -> frozenset[str]:
         SourceError: the file cannot be read as text.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SourceError(f"{path}: cannot be read: {reason}; check the file") from error
     lines = (line.strip().rsplit("\t", 1)[-1] for line in text.splitlines())

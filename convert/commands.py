@@ -235,9 +235,10 @@ def parameter_names(options: tuple[_Option, ...]) -> list[str]:
 def _password(file: Path | None, ask: bool) -> bytes | None:
     if file is not None:
         from facepack.errors import SourceError
+        from facepack.reading import read_bytes
 
         try:
-            password = file.read_bytes().partition(b"\n")[0].rstrip(b"\r")
+            password = read_bytes(file).partition(b"\n")[0].rstrip(b"\r")
         except OSError as error:
             raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
         if not password:

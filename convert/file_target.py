@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from facepack.convert.source import Source, Span
 from facepack.errors import PackError
 from facepack.images import SUFFIXES
 from facepack.lmdbfile import Buffer
+from facepack.reading import read_json
 from facepack.target import Target
 
 STATE = ".facepack"  # the plan, the lock and what is done
@@ -109,7 +109,7 @@ def begin(
 
 def _read_done(path: Path) -> dict[str, Any] | None:
     try:
-        done = json.loads(path.read_bytes())
+        done = read_json(path)
     except ValueError:  # a damaged one is as good as none: the files are looked at again
         return None
     return done if isinstance(done, dict) and isinstance(done.get("files"), dict) else None
@@ -135,7 +135,7 @@ def forget(target: Target, plan: dict[str, Any]) -> bool:
     target.written_files()  # refuses what is none of ours
     out = target.folder.parent
     try:
-        kind = json.loads(begun.read_bytes())["kind"]
+        kind = read_json(begun)["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PackError(
             f"{begun} cannot be read ({error}), so that nobody knows what to replace: remove {out} "
@@ -159,7 +159,7 @@ def remove_parts(out: Path) -> None:
 
 def remove_beside(out: Path) -> None:
     """Remove the quarantine and the tables that an earlier run wrote."""
-    tables = json.loads((out / STATE / fmt.PLAN).read_bytes()).get("tables", [])
+    tables = read_json(out / STATE / fmt.PLAN).get("tables", [])
     (out / fmt.QUARANTINE).unlink(missing_ok=True)
     for table in filter(fmt.is_plain_name, tables):
         (out / f"{table}.npy").unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from facepack.convert.names import little_endian
 from facepack.convert.source import Entry, Group, Refusal, file_name, require_file, shard_stem
 from facepack.errors import DecodeError, SourceError
 from facepack.format import NO_IDENTITY, read_labels_text
+from facepack.reading import read_text
 from facepack.shard import SourceRecord
 
 _LONGEST = 1 << 16  # bytes of a line
@@ -346,8 +347,8 @@ def read_identities(path: Path) -> list[str]:
         SourceError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return read_labels_text(path.read_bytes().decode())
+        return read_labels_text(read_text(path))
     except OSError as error:
         raise cannot_read(path, error) from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:
         raise SourceError(f"{path}: {error}; correct the file, or remove it") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,10 @@ from facepack import images
 from facepack.convert.pack_shard import PackShard, StatedShard
 from facepack.convert.source import Entry, Group, Refusal
 from facepack.convert.tables import is_known, move_tables
+from facepack.errors import DamageError
 from facepack.pack import open as open_pack
 from facepack.pack import read_checked_file
+from facepack.reading import parse_npy
 from facepack.shard import SourceRecord
 
 _VERIFY = "look closer with facepack verify, and copy the pack again or convert anew"
@@ -256,9 +257,11 @@ class PackSource:
         return tables
 
     def _table(self, name: str) -> np.ndarray:
-        data = read_checked_file(self._folder, self._manifest, f"{name}.npy")
-        table: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-        return table
+        file = f"{name}.npy"
+        try:
+            return parse_npy(read_checked_file(self._folder, self._manifest, file))
+        except ValueError as error:
+            raise DamageError(f"{self._folder / file}: {error}; {_VERIFY}") from error
 
 
 def _extras(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from itertools import repeat
@@ -26,6 +25,7 @@ from facepack.convert.source import Group, file_name, require_file
 from facepack.convert.tables import arrange
 from facepack.errors import SourceError
 from facepack.format import NO_IDENTITY
+from facepack.reading import parse_json, read_bytes
 
 SETS = ("facescrub", "megaface")  # by their numbers in the table ``sets``
 _FOLDERS = (".", "templatelists", "devkit/templatelists")  # where lists are looked for
@@ -178,7 +178,7 @@ def _read_list(file: Path, which: str) -> Iterator[_Image]:
     """The images of a list, FaceScrub's with their persons."""
     require_file(file)
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
     except OSError as error:
         raise cannot_read(file, error) from error
     with_persons = which == "facescrub"
@@ -204,10 +204,10 @@ def _parse_kit_list(
 ) -> tuple[list[bytes], list[bytes]]:
     """``path`` and, where there are persons, ``id`` of a list of the development kit."""
     try:
-        listed = json.loads(content)
+        listed = parse_json(content)
         paths = [path.encode() for path in listed["path"]]
         persons = [str(person).encode() for person in listed["id"]] if with_persons else []
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SourceError(
             f"{file}: is no list of the development kit, which has the keys path and, for "
             f"FaceScrub, id ({type(error).__name__}: {error}): fetch it again"
@@ -232,7 +232,7 @@ def read_noises(file: Path) -> set[bytes]:
     """
     require_file(file)
     try:
-        lines = file.read_bytes().splitlines()
+        lines = read_bytes(file).splitlines()
     except OSError as error:
         raise cannot_read(file, error) from error
     names = (line.rpartition(b"\t")[2].strip() for line in lines if not line.startswith(b"#"))

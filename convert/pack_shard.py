@@ -19,6 +19,7 @@ from facepack import environments
 from facepack import format as fmt
 from facepack.errors import DamageError, SourceError
 from facepack.lmdbfile import ScanError
+from facepack.reading import open_regular, read_bytes
 from facepack.verify import record_places, shard_nodes
 
 _AHEAD = 128 << 10  # what every system agrees to read ahead at one request
@@ -101,7 +102,7 @@ class PackShard:
         """The label of each record in the pack, by place: int64 (records,)."""
         path = self._folder / f"{self.name}.kv"
         try:
-            data = path.read_bytes()
+            data = read_bytes(path, None)
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
         if xxhash.xxh3_128_hexdigest(data) != self._stated.index_digest:
@@ -167,7 +168,7 @@ class PackShard:
             DamageError: it is no LMDB file.
         """
         try:
-            with self._path.open("rb", buffering=0) as file:
+            with open_regular(self._path) as file:
                 data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 if len(data) != self._stated.size:
                     raise SourceError(f"{self._path} changed while it was read: run again")
@@ -196,8 +197,8 @@ class PackShard:
         """A reserved record, or None."""
         file_id, environment = environments.acquire(self._path)
         try:
-            with environments.engine_calls, environment.begin() as transaction:
-                value = transaction.get(key)
+            with environments.engine_calls:
+                value = environments.get(environment, key)
         finally:
             environments.release(file_id)
         return None if value is None else fmt.unpack_reserved(key, value)

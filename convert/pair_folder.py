@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from facepack.convert.pair_set import pair_table
 from facepack.convert.source import require_file
 from facepack.convert.to_pair_folder import IMAGES, LABELS
 from facepack.errors import SourceError
+from facepack.reading import parse_npy, read_bytes
 
 
 class PairPart(FilesPart):
@@ -104,18 +104,16 @@ def _read_flags(path: Path) -> np.ndarray:
     """(P,) bool of ``pair_label.npy``, which may hold booleans, or integers 0 and 1."""
     require_file(path)
     try:
-        flags = np.load(path, allow_pickle=False)
-    # NumPy lets its parser's errors through, and makes room for what a header claims.
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:
+        flags = parse_npy(read_bytes(path))
+    except (OSError, ValueError) as error:
         raise SourceError(
             f"{path}: cannot be read: {error}; write it again with numpy.save, as booleans"
         ) from error
-    good = isinstance(flags, np.ndarray) and flags.ndim == 1 and flags.dtype.kind in "biu"
+    good = flags.ndim == 1 and flags.dtype.kind in "biu"
     if not good or not len(flags) or not np.isin(flags, (0, 1)).all():
-        what = f"{flags.dtype} {flags.shape}" if isinstance(flags, np.ndarray) else "an archive"
         raise SourceError(
-            f"{path}: holds {what}; expected one flag a pair, booleans or 0 and 1: write it again "
-            "with numpy.save"
+            f"{path}: holds {flags.dtype} {flags.shape}; expected one flag a pair, booleans or 0 "
+            "and 1: write it again with numpy.save"
         )
     return flags.astype(bool)
 

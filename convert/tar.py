@@ -30,6 +30,7 @@ from facepack.convert.tar_records import Records, RecordSet, read_index, scan_re
 from facepack.convert.tar_stream import Files, Stream, StreamEndError, cut_short
 from facepack.errors import SourceError
 from facepack.progress import Progress
+from facepack.reading import read_text
 
 _ARCHIVE = re.compile(r".+\.(tar|tgz|tar\.gz)([._-]?[0-9A-Za-z]{1,6})?|.+_\d{2,3}", re.IGNORECASE)
 
@@ -169,8 +170,8 @@ def _identity_names(paths: Sequence[Path]) -> Names:
     path = paths[0] / fmt.LABELS
     if len(paths) == 1 and path.is_file():
         try:
-            lines = fmt.read_labels_text(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            lines = fmt.read_labels_text(read_text(path))
+        except (OSError, ValueError) as error:
             raise SourceError(
                 f"{path}: cannot be read ({error}): remove it, and identities have no names"
             ) from error

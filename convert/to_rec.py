@@ -7,7 +7,6 @@ by the identity records, each of which tells the keys ``[first, end)`` of one id
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -37,6 +36,7 @@ from facepack.errors import PackError
 from facepack.images import ImageHeader
 from facepack.lmdbfile import Buffer
 from facepack.progress import Progress
+from facepack.reading import read_json
 from facepack.shard import SourceRecord, sync_folder, write_errors, write_file
 
 REC, INDEX, PROPERTY = "train.rec", "train.idx", "property"
@@ -115,12 +115,12 @@ def _read_mark(out: Path) -> _Mark:
     """How far an earlier run came; the start if what it left is not all there."""
     state = out / STATE
     try:
-        stated = json.loads((state / _MARK).read_bytes())
-    except FileNotFoundError:
+        stated = read_json(state / _MARK)
+        mark = _Mark(**stated | {"files": tuple(stated["files"])})
+    except (OSError, ValueError, LookupError, TypeError):  # none, or one that is damaged
         return _Mark()
     if not (state / REC).exists() and (out / REC).exists():  # it ended on its last steps
         (out / REC).replace(state / REC)
-    mark = _Mark(**stated | {"files": tuple(stated["files"])})
     for name, size in zip((REC, INDEX, _ROWS, _REFUSED), mark.files, strict=True):
         if not (state / name).exists() or (state / name).stat().st_size < size:
             return _Mark()

@@ -87,9 +87,9 @@ def _written_bytes(out: Path, span: Span) -> int | None:
     """Bytes of a span's tar if an earlier run wrote it; None if it must be made."""
     try:
         tar = json.loads((out / STATE / f"{span.name}.tar.json").read_bytes())
-    except FileNotFoundError:
+        return int(tar["bytes"]) if has_size(out / tar["name"], tar["bytes"]) else None
+    except (OSError, ValueError, LookupError, TypeError):  # none, or one that is damaged
         return None
-    return int(tar["bytes"]) if has_size(out / tar["name"], tar["bytes"]) else None
 
 
 def _write_span(part: Part, out: Path, name: str, options: ConvertOptions) -> None:

@@ -20,6 +20,7 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
 from facepack.format import MANIFEST
 from facepack.images import IMAGE_SUFFIXES
+from facepack.reading import IMAGE, parse_npy, read_bytes
 from facepack.sets import split_set
 from facepack.train.home import data_home, is_pack
 
@@ -208,9 +209,13 @@ def _load_tree(name: str, path: Path) -> PairSet:
             f"{2 * len(issame)} in all: pair_label.npy names {len(issame)} pairs, two images each"
         )
     named = [files[str(i)] for i in range(2 * len(issame))]
+    try:
+        images = [read_bytes(file, IMAGE) for file in named]
+    except OSError as error:
+        raise EvaluationError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return PairSet.from_images(
         name,
-        [file.read_bytes() for file in named],
+        images,
         keys=[f"image {i} (imgs/{file.name})" for i, file in enumerate(named)],
         pairs=_consecutive(len(issame)),
         issame=issame,
@@ -220,8 +225,8 @@ def _load_tree(name: str, path: Path) -> PairSet:
 def _read_pair_labels(path: Path) -> np.ndarray:
     lfs.require_content(path, EvaluationError)
     try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        labels = parse_npy(read_bytes(path))
+    except (OSError, ValueError) as error:
         raise EvaluationError(
             f"{path}: the pairs' labels cannot be read ({error}); "
             "a numpy file with 1 or 0 for each pair of imgs/ is needed"

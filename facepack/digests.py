@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import FileIO
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import xxhash
 
 from facepack import format as fmt
 from facepack.direct import BLOCK, read_blocks
+from facepack.reading import open_regular
 
 _AHEAD = 2  # files that are digested while another is looked at
 
@@ -28,7 +28,7 @@ def file_digest(path: Path, *, cached: bool = False) -> tuple[str, int]:
         path: the file.
         cached: read it by way of the page cache, for who reads it next.
     """
-    with FileIO(path) as file:
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size <= BLOCK:
             data = file.readall()
             return xxhash.xxh3_128_hexdigest(data), len(data)

@@ -18,6 +18,7 @@ import lmdb
 
 from facepack.errors import DamageError
 from facepack.lmdbfile import MAX_PAGE_SIZE, ScanError, read_page_size, stated_pages
+from facepack.reading import open_regular
 
 
 class _EngineCalls:
@@ -110,8 +111,29 @@ def acquire(path: Path) -> tuple[FileId, Any]:
             return file_id, entry.environment
     except FileNotFoundError as error:
         raise DamageError(f"{path}: the shard is missing") from error
+    except OSError as error:
+        raise DamageError(f"{path}: cannot be read: {error.strerror}") from error
     except lmdb.Error as error:
         raise DamageError(f"{path}: LMDB cannot open the shard: {error}") from error
+
+
+def get(environment: Any, key: bytes) -> bytes | None:
+    """The value of ``key``, copied; None if the file has none.
+
+    Call it within :data:`engine_calls`, as all that goes into the engine.
+
+    Raises:
+        DamageError: LMDB cannot read on.
+    """
+    try:
+        with environment.begin() as transaction:
+            value: bytes | None = transaction.get(key)
+            return value
+    except lmdb.Error as error:
+        raise DamageError(
+            f"{environment.path()}: LMDB cannot read on: {error}: somebody changed the file, or it "
+            "is damaged: see facepack verify"
+        ) from error
 
 
 def retain(file_id: FileId) -> Any:
@@ -135,7 +157,7 @@ def release(file_id: FileId) -> None:
 
 
 def _check_length(path: Path, size: int) -> None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(2 * MAX_PAGE_SIZE)
     try:
         needed = stated_pages(head) * read_page_size(head)

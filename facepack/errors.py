@@ -33,6 +33,10 @@ class DamageError(PackError):
     exit_code = 3
 
 
+class NewerFormatError(PackError):
+    """A pack needs a newer facepack: of another format version, or with what is not known here."""
+
+
 class DecodeError(FacepackError):
     """An image does not decode, or not to the size that is expected: names its key.
 

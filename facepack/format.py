@@ -10,14 +10,14 @@ import io
 import json
 import operator
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgpack
 import numpy as np
 import xxhash
 
-from facepack.errors import DamageError, PackError
+from facepack.errors import DamageError, NewerFormatError, PackError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -124,6 +124,29 @@ def record_sums(keys: Iterable[bytes], values: Iterable[Buffer]) -> Iterator[int
 def file_digest() -> Any:
     """A fresh XXH3-128 hasher, the digest of whole files in the manifest."""
     return xxhash.xxh3_128()
+
+
+def require_known(stated: Mapping[str, Any], where: str, *, version: str = "format") -> None:
+    """Make sure that this facepack understands what ``stated`` describes.
+
+    Args:
+        stated: a manifest, a plan or what a shard says of itself.
+        where: what to call it in an error.
+        version: the key of its format version.
+
+    Raises:
+        NewerFormatError: it is of another version, or requires what is not known.
+    """
+    found = stated.get(version, FORMAT_VERSION)
+    if type(found) is not int or found != FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{where} has format {found!r}; this facepack reads {FORMAT_VERSION}: upgrade it"
+        )
+    if requires := stated.get("requires"):
+        needed = ", ".join(map(str, requires)) if isinstance(requires, list) else requires
+        raise NewerFormatError(
+            f"{where} needs {needed}, which this facepack does not know: upgrade it"
+        )
 
 
 # Reserved records --------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
 from dataclasses import dataclass
 
@@ -19,12 +18,13 @@ from PIL import Image, UnidentifiedImageError
 
 from facepack import lfs
 from facepack.errors import DecodeError, PointerImageError
+from facepack.limits import limit
 
 # Far above any face, far below what a crafted header can claim.
-MAX_PIXELS = int(os.environ.get("FACEPACK_MAX_PIXELS", 1 << 26))  # 67 million
+MAX_PIXELS = limit("FACEPACK_MAX_PIXELS")
 if Image.MAX_IMAGE_PIXELS is not None:  # Pillow has a limit of its own, which must not come first
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
-MAX_BYTES = int(os.environ.get("FACEPACK_MAX_IMAGE_BYTES", 64 << 20))  # of an encoded image
+MAX_BYTES = limit("FACEPACK_MAX_IMAGE_BYTES")  # of an encoded image
 
 SKIPPED = 16
 """Bytes of memory that :func:`skip_to_decode` leaves unused at most."""

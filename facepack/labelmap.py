@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from facepack import format as fmt
 from facepack.errors import DamageError, PackError
+from facepack.reading import parse_npy
 
 
 def apply_label_map(label_map: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
@@ -41,8 +41,8 @@ def read_label_map(data: bytes, name: str) -> np.ndarray:
         DamageError: it is none.
     """
     try:
-        label_map: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+        label_map = parse_npy(data)
+    except ValueError as error:
         raise DamageError(f"{name}: not a label map: {error}") from error
     if label_map.dtype != np.dtype("<i4") or label_map.ndim != 1:
         raise DamageError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facepack.errors import FacepackError
+from facepack.reading import open_regular
 
 REMEDY = "run `git lfs pull` where it was cloned, or download the file itself"
 
@@ -28,7 +29,7 @@ def require_content(path: Path, error: type[FacepackError]) -> None:
         error: it is one.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             head = file.read(len(_FIRST))
     except OSError:
         return

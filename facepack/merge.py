@@ -31,6 +31,7 @@ from facepack.pack import (
     read_quarantine,
 )
 from facepack.progress import Progress
+from facepack.reading import open_regular
 from facepack.shard import ShardInfo, sync_folder, write_file
 from facepack.target import Target
 from facepack.writer import finish_pack
@@ -109,6 +110,7 @@ def merge(
             identity_names=names,
             label_maps=label_maps,
             partial=any(source.manifest["partial"] for source in sources),
+            before=[source.manifest for source in sources],
         )
 
 
@@ -383,7 +385,7 @@ def _checked(path: Path, stated: dict[str, Any]) -> Iterator[bytes]:
     digest = fmt.file_digest()
     size = 0
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             while piece := file.read(_CHUNK):
                 digest.update(piece)
                 size += len(piece)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import operator
 import os
 import re
@@ -24,6 +23,7 @@ from facepack import environments, lfs
 from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.images import decode
+from facepack.reading import parse_json, parse_npy, read_bytes, read_json
 from facepack.sets import recount, split_set, subset_manifest
 
 
@@ -123,7 +123,16 @@ class Pack:
             labels = np.empty(len(self), np.int64)
             for k, name in enumerate(self._names):
                 path = self.path / f"{name}.kv"
-                part = fmt.kv_labels(path.read_bytes(), str(path))
+                count = self._starts[k + 1] - self._starts[k]
+                try:
+                    part = fmt.kv_labels(read_bytes(path, None), str(path))
+                except OSError as error:
+                    raise _cannot_read(path, error) from error
+                if len(part) != count:
+                    raise DamageError(
+                        f"{path} has {len(part)} lines for {count} records: rebuild it with: "
+                        f"facepack reindex {self.path}"
+                    )
                 labels[self._starts[k] : self._starts[k + 1]] = part
             labels.flags.writeable = False
             self._labels = labels
@@ -134,8 +143,7 @@ class Pack:
         """The source's name of each identity, by label; None where it had none."""
         if fmt.LABELS not in self.manifest["files"]:
             return None
-        text = read_file(self.path, self.manifest, fmt.LABELS).decode()
-        return fmt.read_labels_text(text)[: self.classes]
+        return _label_names(self.path, self.manifest, read_stated_file)[: self.classes]
 
     def source_name(self, index: int) -> str | None:
         """The source's name of the record at ``index``; None where it had none."""
@@ -143,8 +151,7 @@ class Pack:
         with environments.engine_calls:
             file_id, environment = self._held.shard(k, self._shard_file(k))
             try:
-                with environment.begin() as transaction:
-                    value = transaction.get(fmt.NAMES)
+                value = environments.get(environment, fmt.NAMES)
             finally:
                 environments.release(file_id)
         if value is None:
@@ -169,13 +176,18 @@ class Pack:
 
         Raises:
             PackError: the pack has no such table.
+            DamageError: it cannot be read.
         """
         file = f"{name}.npy"
         if name not in fmt.table_names(self.manifest["files"]):
             have = fmt.table_names(self.manifest["files"])
             raise PackError(f"{self.path} has no table {name!r}; it has {have}")
-        table: np.ndarray = np.load(self.path / file, allow_pickle=False)
-        return table
+        try:
+            return parse_npy(read_stated_file(self.path, self.manifest, file))
+        except ValueError as error:
+            raise DamageError(
+                f"{self.path / file}: {error}: copy the pack again or convert anew"
+            ) from error
 
     # Records --------------------------------------------------------------------------------
 
@@ -221,10 +233,10 @@ class Pack:
             with environments.engine_calls:
                 # In plain Python: a few calls of NumPy take longer than to find a few records.
                 for k, place in map(self._locate, places):
-                    get = opened.get(k)
-                    if get is None:
-                        get = transactions.open(k, *self._held.shard(k, self._shard_file(k)))
                     try:
+                        get = opened.get(k)
+                        if get is None:
+                            get = transactions.open(k, *self._held.shard(k, self._shard_file(k)))
                         view = get(fmt.record_key(place))
                     except lmdb.Error as error:
                         raise self._damage(k, place, f"LMDB says: {error}") from error
@@ -439,13 +451,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
     Raises:
         PackError: no finished pack is there; says what is.
+        NewerFormatError: this facepack cannot read it.
+        DamageError: the manifest is damaged.
     """
     file = path / fmt.MANIFEST
     try:
-        manifest = json.loads(file.read_bytes())
-        version = manifest["format"]
-        if version == fmt.FORMAT_VERSION:
-            _check_shape(manifest)
+        manifest = read_json(file)
+        if not isinstance(manifest, dict) or "format" not in manifest:
+            raise ValueError("it has no 'format'")
+        fmt.require_known(manifest, str(path))
+        _check_shape(manifest)
     except FileNotFoundError:
         if (path / fmt.PLAN).exists():
             raise PackError(
@@ -457,19 +472,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise PackError(f"{path} is not a pack: it is no folder") from None
     except OSError as error:
         raise PackError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         lfs.require_content(file, DamageError)
         raise DamageError(f"{file}: {error}: rebuild it with: facepack reindex {path}") from error
-    if version != fmt.FORMAT_VERSION:
-        raise PackError(
-            f"{path} has format {version!r}; this facepack reads {fmt.FORMAT_VERSION}: upgrade it"
-        )
-    if manifest["requires"]:
-        raise PackError(
-            f"{path} needs {', '.join(map(str, manifest['requires']))}, which this facepack does "
-            "not know: upgrade it"
-        )
-    return dict(manifest)
+    return manifest
 
 
 def _why_no_pack(path: Path) -> str:
@@ -611,9 +617,28 @@ def read_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
         FileNotFoundError: it is missing.
     """
     try:
-        return (path / fmt.next_name(name, manifest["pack_id"])).read_bytes()
+        return read_bytes(path / fmt.next_name(name, manifest["pack_id"]), None)
     except FileNotFoundError:
-        return (path / name).read_bytes()
+        return read_bytes(path / name, None)
+
+
+def read_stated_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
+    """The bytes of a file that the manifest states.
+
+    Raises:
+        DamageError: it cannot be read.
+    """
+    try:
+        return read_file(path, manifest, name)
+    except OSError as error:
+        raise _cannot_read(path / name, error) from error
+
+
+def _cannot_read(file: Path, error: OSError) -> DamageError:
+    return DamageError(
+        f"{file}: cannot be read: {error.strerror or error}: see what is wrong with: "
+        f"facepack verify {file.parent}"
+    )
 
 
 def read_checked_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
@@ -622,10 +647,7 @@ def read_checked_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
     Raises:
         DamageError: it is missing, or differs.
     """
-    try:
-        data = read_file(path, manifest, name)
-    except OSError as error:
-        raise DamageError(f"{path / name}: cannot be read: {error.strerror}") from error
+    data = read_stated_file(path, manifest, name)
     if xxhash.xxh3_128_hexdigest(data) != manifest_files(manifest)[name]["xxh3_128"]:
         raise DamageError(
             f"{path / name} differs from what the manifest states: see what is wrong with: "
@@ -642,7 +664,38 @@ def read_identity_names(path: Path, manifest: dict[str, Any]) -> list[str]:
     """
     if fmt.LABELS not in manifest["files"]:
         return []
-    return fmt.read_labels_text(read_checked_file(path, manifest, fmt.LABELS).decode())
+    return _label_names(path, manifest, read_checked_file)
+
+
+def _label_names(
+    path: Path, manifest: dict[str, Any], read: Callable[[Path, dict[str, Any], str], bytes]
+) -> list[str]:
+    try:
+        return fmt.read_labels_text(read(path, manifest, fmt.LABELS).decode())
+    except UnicodeDecodeError as error:
+        raise DamageError(
+            f"{path / fmt.LABELS}: {error}: rebuild it with: facepack reindex {path}"
+        ) from error
+
+
+def read_plan(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The plan of the pack ``path``.
+
+    Raises:
+        DamageError: it differs from what the manifest states, or is no plan.
+        NewerFormatError: this facepack does not know all that it requires.
+    """
+    data = read_checked_file(path, manifest, fmt.PLAN)
+    try:
+        plan = parse_json(data)
+        if not isinstance(plan, dict):
+            raise ValueError("not a map")
+    except ValueError as error:
+        raise DamageError(
+            f"{path / fmt.PLAN}: {error}: rebuild it with: facepack reindex {path}"
+        ) from error
+    fmt.require_known(plan, str(path / fmt.PLAN))
+    return plan
 
 
 def read_quarantine(path: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -656,10 +709,10 @@ def read_quarantine(path: Path, manifest: dict[str, Any]) -> Iterator[dict[str, 
     lines = io.BytesIO(read_checked_file(path, manifest, fmt.QUARANTINE))
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if not isinstance(entry, dict):
                 raise ValueError("not an object")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DamageError(
                 f"{path / fmt.QUARANTINE}: line {number}: {error}: rebuild it with: "
                 f"facepack reindex {path}"

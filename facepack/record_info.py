@@ -156,8 +156,7 @@ def _reserved(pack: Pack, shard: str, key: bytes) -> Any:
     with environments.engine_calls:
         file_id, environment = environments.acquire(pack.path / f"{shard}.mdb")
         try:
-            with environment.begin() as transaction:
-                value = transaction.get(key)
+            value = environments.get(environment, key)
         finally:
             environments.release(file_id)
     return None if value is None else fmt.unpack_reserved(key, value)

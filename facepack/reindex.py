@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +12,10 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
-from facepack.errors import DamageError, PackError
+from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.labelmap import apply_label_map, map_names, read_label_map
 from facepack.pack import read_manifest
+from facepack.reading import parse_npy, read_bytes, read_json
 from facepack.shard import ShardInfo
 from facepack.target import Target
 from facepack.verify import ShardContent, check_shard
@@ -40,20 +38,22 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
 
     Raises:
         DamageError: a shard is damaged, missing, of another pack, or a table is missing.
+        NewerFormatError: the pack or a shard needs a newer facepack.
     """
     names = sorted(file.stem for file in path.glob("*.mdb"))
     if not names:
         raise PackError(f"{path} holds no shards (*.mdb): there is nothing to rebuild from")
     with Target(path):
-        with contextlib.suppress(PackError):
-            settle(path, read_manifest(path))
+        before = _old_manifest(path)
+        if before is not None:
+            settle(path, before)
         unfinished = _unfinished_id(path)
         found = {name: _read(path, name) for name in names}
         contents = {k: v for k, v in found.items() if v.meta["pack_id"] != unfinished}
         joined = _joined(path, contents)
         if joined is None:
-            return _finish(path, _of_one_pack(path, contents, partial))
-        return _finish(path, _of_joined_pack(path, contents, joined, partial))
+            return _finish(path, _of_one_pack(path, contents, partial), before)
+        return _finish(path, _of_joined_pack(path, contents, joined, partial), before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,10 @@ class _Chosen:
     partial: bool
 
 
-def _finish(path: Path, chosen: _Chosen) -> dict[str, Any]:
+def _finish(path: Path, chosen: _Chosen, before: dict[str, Any] | None) -> dict[str, Any]:
     plan = chosen.plan
     records = sum(content.meta["records"] for content in chosen.contents)
-    tables = {name: _table(path, name, records) for name in plan["tables"]}
+    tables = {name: _table(path, name, records, before) for name in plan["tables"]}
     stated = plan.get("label_maps", {})
     label_maps = {name: _label_map(path, name, stated[name]) for name in sorted(stated)}
     shards: list[ShardInfo] = []
@@ -98,6 +98,7 @@ def _finish(path: Path, chosen: _Chosen) -> dict[str, Any]:
         tables=tables,
         label_maps=label_maps,
         partial=chosen.partial,
+        before=[before] if before is not None else [],
     )
 
 
@@ -111,19 +112,40 @@ def _read(path: Path, name: str) -> ShardContent:
     return content
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    """The map in a JSON file; an empty one if there is none."""
+def _old_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest that is to be replaced, if it can be read.
+
+    Raises:
+        NewerFormatError: what it requires would be lost.
+    """
     try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_manifest(path)
+    except NewerFormatError:
+        raise
+    except PackError:
+        return None
+
+
+def _read_plan(file: Path) -> dict[str, Any]:
+    """The plan in a JSON file; an empty one if there is none.
+
+    Raises:
+        NewerFormatError: this facepack does not know all that it requires.
+    """
+    try:
+        value = read_json(file)
+    except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict) or "format" not in value:
+        return {}
+    fmt.require_known(value, str(file))
+    return value
 
 
 def _unfinished_id(path: Path) -> str | None:
     """The id of shards that an interrupted append left here, which are not the pack's yet."""
-    plan = _read_json(path / fmt.APPENDING)
-    appended = _read_json(path / fmt.PLAN).get("appended", [])
+    plan = _read_plan(path / fmt.APPENDING)
+    appended = _read_plan(path / fmt.PLAN).get("appended", [])
     return fmt.content_id(plan) if plan and plan not in appended else None
 
 
@@ -199,7 +221,7 @@ def _joined(path: Path, contents: dict[str, ShardContent]) -> dict[str, Any] | N
 
     ``plan.json`` has it. Without that, shards that were appended still say onto what.
     """
-    plan = _read_json(path / fmt.PLAN)
+    plan = _read_plan(path / fmt.PLAN)
     ids = {content.meta["pack_id"] for content in contents.values()}
     try:
         if ids <= {entry["pack_id"] for entry in _entries(plan, contents)}:
@@ -299,7 +321,7 @@ def _of_joined_pack(
 
 def _label_map(path: Path, name: str, digest: str) -> np.ndarray:
     try:
-        data = (path / fmt.check_shard_name(name)).read_bytes()
+        data = read_bytes(path / fmt.check_shard_name(name), None)
     except OSError as error:
         raise DamageError(
             f"{path}: the label map {name} cannot be read ({error.strerror}), and the shards of a "
@@ -313,17 +335,14 @@ def _label_map(path: Path, name: str, digest: str) -> np.ndarray:
     return read_label_map(data, str(path / name))
 
 
-def _table(path: Path, name: str, records: int) -> np.ndarray:
+def _table(path: Path, name: str, records: int, before: dict[str, Any] | None) -> np.ndarray:
     file = path / f"{fmt.check_shard_name(name)}.npy"
     try:
-        stated = read_manifest(path)["files"].get(file.name)
-    except PackError:
-        stated = None
-    try:
-        data = file.read_bytes()
-        table: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        data = read_bytes(file, None)
+        table = parse_npy(data)
+    except (OSError, ValueError) as error:
         raise DamageError(f"{path}: the table {file.name} cannot be read: {error}") from error
+    stated = before["files"].get(file.name) if before else None
     if stated and xxhash.xxh3_128_hexdigest(data) != stated["xxh3_128"]:
         raise DamageError(
             f"{path}: the table {file.name} differs from what {fmt.MANIFEST} states: copy it again "

@@ -23,6 +23,7 @@ from facepack.errors import DamageError, DecodeError
 from facepack.images import decode
 from facepack.labelmap import apply_label_map, map_names
 from facepack.lmdbfile import guess_page_size, leaf_candidates, read_nodes
+from facepack.reading import open_regular
 from facepack.shard import SourceRecord
 from facepack.verify import check_meta, record_places, record_sums
 
@@ -313,7 +314,7 @@ def read_through(path: Path) -> tuple[memoryview, int]:
     Raises:
         OSError: the file cannot be opened.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         data = memoryview(bytearray(file.seek(0, os.SEEK_END)))
         return data, sum(_fill(file.fileno(), data, 0))
 

@@ -9,7 +9,6 @@ ordinal is its position in the damaged pack, and what is lost stands in ``quaran
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -20,11 +19,12 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
-from facepack.errors import DamageError, DecodeError, PackError
+from facepack.errors import DamageError, DecodeError, NewerFormatError, PackError
 from facepack.labelmap import read_label_map
 from facepack.lmdbfile import ScanError
 from facepack.pack import read_manifest
 from facepack.progress import Progress
+from facepack.reading import parse_npy, read_bytes
 from facepack.remains import REASONS, Fate, Remains
 from facepack.shard import ShardBuilder, ShardInfo
 from facepack.target import Target
@@ -67,6 +67,7 @@ def salvage(path: Path, out: Path, *, overwrite: bool = False) -> Salvaged:
     Raises:
         PackError: no shards are there, or the target cannot be written.
         DamageError: nothing can be salvaged, or the folder holds shards of several packs.
+        NewerFormatError: the pack or a shard needs a newer facepack.
     """
     if out.exists() and path.exists() and out.samefile(path):
         raise PackError(f"{out} is the damaged pack itself: choose another target")
@@ -213,6 +214,8 @@ class _Wreck:
         notices: list[str] = []
         try:
             manifest = read_manifest(path)
+        except NewerFormatError:
+            raise
         except PackError as error:
             manifest = {}
             notices.append(f"the manifest is of no help: {error}")
@@ -251,16 +254,16 @@ class _Wreck:
                 if fmt.is_label_map(name):
                     self.label_maps[name] = read_label_map(data, name)
                 elif name.endswith(".npy"):
-                    self.tables[name[:-4]] = np.load(io.BytesIO(data), allow_pickle=False)
+                    self.tables[name[:-4]] = parse_npy(data)
                 elif name == fmt.LABELS:
                     names = fmt.read_labels_text(data.decode())
                     self.identity_names = {k: text for k, text in enumerate(names) if text}
-            except (DamageError, ValueError, EOFError) as error:
+            except (DamageError, ValueError) as error:
                 self.notices.append(f"{name}: {error}")
 
     def _proven(self, name: str, digest: str) -> bytes | None:
         try:
-            data = (self.path / name).read_bytes()
+            data = read_bytes(self.path / name, None)
         except OSError as error:
             self.notices.append(f"{name}: {error.strerror}")
             return None

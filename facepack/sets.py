@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from facepack import format as fmt
 from facepack.errors import DamageError, PackError, did_you_mean
+from facepack.reading import read_json
 from facepack.shard import ShardInfo, merge_statistics, write_file
 from facepack.target import Target
 from facepack.writer import content_id
@@ -183,7 +183,7 @@ def _write_own(path: Path, sets: dict[str, list[str]]) -> None:
 def _read_own(path: Path) -> dict[str, list[str]]:
     file = path / fmt.SETS
     try:
-        sets = json.loads(file.read_bytes())
+        sets = read_json(file)
         if not isinstance(sets, dict):
             raise ValueError("it is no map of names to lists")
         for name, patterns in sets.items():
@@ -194,7 +194,7 @@ def _read_own(path: Path) -> dict[str, list[str]]:
             _check_patterns(patterns)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError, PackError) as error:
+    except (OSError, ValueError, PackError) as error:
         raise DamageError(
             f"{file}: {error}: mend it, or delete it and add the sets again with: facepack shards"
         ) from error

@@ -39,6 +39,8 @@ from facepack.lmdbfile import (
     overflow_pages,
 )
 
+IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width")  # of image statistics
+
 _SAMPLE = 1024  # records from which the page size is chosen
 _TOGETHER = 512  # pieces that are written at once: some 100 faces
 _LONGEST_TOGETHER = 8 << 20  # bytes

@@ -12,6 +12,7 @@ from typing import Any
 from facepack import format as fmt
 from facepack.errors import PackError
 from facepack.lock import hold_lock
+from facepack.reading import read_json
 from facepack.shard import write_errors, write_file
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
@@ -101,7 +102,9 @@ class Target:
 
     def _compare(self, existing: Path, plan: dict[str, Any]) -> None:
         try:
-            found = json.loads(existing.read_bytes())
+            found = read_json(existing)
+            if not isinstance(found, dict):
+                raise ValueError("not a map")
         except (OSError, ValueError) as error:
             raise PackError(
                 f"{existing} cannot be read ({error}), so that nobody knows what was begun: remove "
@@ -154,8 +157,8 @@ class Target:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            value = json.loads((self.folder / name).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            value = read_json(self.folder / name)
+        except (OSError, ValueError):
             return {}
         return value if isinstance(value, dict) else {}
 

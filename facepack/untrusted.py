@@ -12,12 +12,11 @@ What this tells holds for the files as they are: nobody else may write to them a
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import stat
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,9 +27,11 @@ from facepack import images
 from facepack.digests import file_digest
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.images import read_header
+from facepack.limits import too_large
 from facepack.lmdbfile import Nodes, ScanError
 from facepack.pack import manifest_files, read_manifest
 from facepack.progress import Progress
+from facepack.reading import JSON, TEXT, decode_text, parse_json, read_bytes, read_json
 from facepack.shard import image_statistics
 from facepack.verify import (
     Damage,
@@ -40,16 +41,10 @@ from facepack.verify import (
     map_file,
     record_places,
     shard_nodes,
+    states,
     verify,
 )
 
-_LIMITS = {  # bytes of a file, or of a record, beyond which it is not looked at
-    "FACEPACK_MAX_JSON_BYTES": 16 << 20,
-    "FACEPACK_MAX_TEXT_BYTES": 256 << 20,
-    "FACEPACK_MAX_TABLE_BYTES": 1 << 30,
-    "FACEPACK_MAX_SHARD_BYTES": 1 << 30,
-    "FACEPACK_MAX_RESERVED_BYTES": 64 << 20,
-}
 _DEPTH = 32  # of containers within containers
 _HEADER = 10_000  # bytes of a table's header
 _DIMENSIONS = 8
@@ -92,6 +87,8 @@ def verify_untrusted(path: Path, *, decode: bool = False) -> Report:
             for name, stated in files.items():
                 damage += _check_file(path / name, stated, manifest)
                 progress.update(stated["bytes"])
+        if fmt.DUPLICATES in sizes:
+            damage += _told_as_damage(path / fmt.DUPLICATES, _check_duplicates)
     if damage:
         return Report(records=manifest["records"], file_bytes=sum(sizes.values()), damage=damage)
     try:
@@ -134,15 +131,8 @@ def _survey(path: Path) -> tuple[dict[str, int], list[Damage]]:
     return sizes, damage
 
 
-def _too_large(size: int, variable: str) -> str | None:
-    most = int(os.environ.get(variable, _LIMITS[variable]))
-    if size <= most:
-        return None
-    return f"{size:,} bytes; at most {most:,} are looked at, unless {variable} says more"
-
-
 def _manifest(path: Path, sizes: dict[str, int]) -> dict[str, Any]:
-    reason = _too_large(sizes.get(fmt.MANIFEST, 0), "FACEPACK_MAX_JSON_BYTES")
+    reason = too_large(sizes.get(fmt.MANIFEST, 0), JSON)
     if reason:
         raise DamageError(f"{path / fmt.MANIFEST}: {reason}")
     try:
@@ -173,17 +163,18 @@ def _check_manifest(manifest: dict[str, Any], sizes: dict[str, int]) -> Iterator
     if manifest["classes"] > fmt.MAX_LABEL + 1:
         yield finding(fmt.MANIFEST, f"{manifest['classes']} classes are claimed")
     files = manifest_files(manifest)
-    for name in sorted({*sizes} - {*files, fmt.MANIFEST, fmt.SETS}):
+    for name in sorted({*sizes} - {*files, fmt.MANIFEST, fmt.SETS, fmt.DUPLICATES}):
         yield finding(name, "the manifest does not tell of this file: remove it if it is yours")
     for name, stated in files.items():
         if name not in sizes:
             yield finding(name, "the file is missing")
         elif sizes[name] != stated["bytes"]:
             yield finding(name, f"{sizes[name]} bytes, the manifest states {stated['bytes']}")
-        elif reason := _too_large(stated["bytes"], _limit_of(name)):
+        elif reason := too_large(stated["bytes"], _limit_of(name)):
             yield finding(name, reason)
-    if reason := _too_large(sizes.get(fmt.SETS, 0), "FACEPACK_MAX_JSON_BYTES"):
-        yield finding(fmt.SETS, reason)
+    for name in (fmt.SETS, fmt.DUPLICATES):  # of which the manifest does not tell
+        if reason := too_large(sizes.get(name, 0), _limit_of(name)):
+            yield finding(name, reason)
 
 
 def _limit_of(name: str) -> str:
@@ -191,12 +182,13 @@ def _limit_of(name: str) -> str:
         return "FACEPACK_MAX_TABLE_BYTES"
     if name.endswith((".mdb", ".kv")):
         return "FACEPACK_MAX_SHARD_BYTES"
-    return "FACEPACK_MAX_TEXT_BYTES" if name != fmt.PLAN else "FACEPACK_MAX_JSON_BYTES"
+    return JSON if name in (fmt.PLAN, fmt.SETS) else TEXT
 
 
 def _check_file(path: Path, stated: dict[str, Any], manifest: dict[str, Any]) -> Iterator[Damage]:
     """One file of the pack: its digest, then whatever its kind could hide."""
-    try:
+
+    def look(path: Path) -> Iterator[Damage]:
         if file_digest(path)[0] != stated["xxh3_128"]:
             raise DamageError("the file differs from what the manifest states")
         if path.suffix == ".mdb":
@@ -205,11 +197,19 @@ def _check_file(path: Path, stated: dict[str, Any], manifest: dict[str, Any]) ->
             with path.open("rb") as file:
                 _check_table(file, stated["bytes"])
         elif path.name == fmt.PLAN:
-            _check_plan(json.loads(path.read_bytes()))
+            _check_plan(read_json(path))
         elif path.name == fmt.LABELS:
-            _check_labels(path.read_bytes(), manifest["classes"])
+            _check_labels(read_bytes(path), manifest["classes"])
         elif path.name == fmt.QUARANTINE:
             _check_quarantine(path, manifest["quarantined"])
+
+    return _told_as_damage(path, look)
+
+
+def _told_as_damage(path: Path, look: Callable[[Path], Iterator[Damage]]) -> Iterator[Damage]:
+    """What ``look`` finds in a file, and what it or a parser raises."""
+    try:
+        yield from look(path)
     except (PackError, ScanError, OSError) as error:
         yield Damage(shard=path.name, key=None, reason=str(error))
     except _ASTRAY as error:
@@ -256,18 +256,31 @@ def _check_labels(data: bytes, classes: int) -> None:
     lines = data.count(b"\n")
     if lines != classes or data[-1:] not in (b"", b"\n"):
         raise DamageError(f"{lines} lines for {classes} classes")
-    data.decode()
+    decode_text(data)
 
 
 def _check_quarantine(path: Path, count: int) -> None:
-    lines = 0
-    with path.open("rb") as file:
-        for line in file:
-            lines += 1
-            if not isinstance(json.loads(line), dict):
-                raise DamageError(f"line {lines} is no record that was refused")
+    lines = sum(1 for _ in _map_lines(path))
     if lines != count:
         raise DamageError(f"{lines} lines for {count} records that were refused")
+
+
+def _check_duplicates(path: Path) -> Iterator[Damage]:
+    for number, line in enumerate(_map_lines(path), start=1):
+        if not all(isinstance(line.get(key), list) for key in ("keys", "labels")):
+            reason = f"line {number} is no group of images"
+            yield Damage(shard=path.name, key=None, reason=reason)
+            return
+
+
+def _map_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file of JSON maps."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            value = parse_json(line)
+            if not isinstance(value, dict):
+                raise DamageError(f"line {number} is no map")
+            yield value
 
 
 # Shards -------------------------------------------------------------------------------------------
@@ -301,7 +314,7 @@ def _check_shard(path: Path) -> Iterator[Damage]:
             yield Damage(shard=path.stem, key=f"{places[index]:010d}", reason=str(error))
             return
     statistics = image_statistics(headers)
-    if statistics != meta["images"]:
+    if not states(meta["images"], statistics):
         raise DamageError(f"its images are {statistics}, and __meta__ says {meta['images']}")
 
 
@@ -313,7 +326,7 @@ def _reserved(data: memoryview, nodes: Nodes, places: np.ndarray) -> dict[bytes,
         if not key.startswith(b"__"):
             raise DamageError(f"it holds the key {key[:32]!r}, which no shard has")
         name = key.decode("ascii", "backslashreplace")
-        if reason := _too_large(len(value), "FACEPACK_MAX_RESERVED_BYTES"):
+        if reason := too_large(len(value), "FACEPACK_MAX_RESERVED_BYTES"):
             raise DamageError(f"{name}: {reason}")
         try:
             (start, stop), *_ = walk_msgpack(value)

@@ -8,7 +8,6 @@ records are read by offsets that are checked first.
 from __future__ import annotations
 
 import contextlib
-import json
 import mmap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import xxhash
 
 from facepack import format as fmt
 from facepack.digests import digest_ahead, file_digest
-from facepack.errors import DamageError, DecodeError
+from facepack.errors import DamageError, DecodeError, NewerFormatError
 from facepack.images import decode as decode_image
 from facepack.labelmap import apply_label_map, read_label_map
 from facepack.lmdbfile import (
@@ -35,18 +34,21 @@ from facepack.lmdbfile import (
     read_page_size,
 )
 from facepack.machine import usable_processors
-from facepack.pack import manifest_files, read_file, read_manifest
+from facepack.pack import manifest_files, read_file, read_manifest, read_plan
 from facepack.progress import Progress
+from facepack.reading import open_regular, parse_npy, read_bytes
 from facepack.sets import split_set, subset_manifest
-from facepack.shard import ShardInfo, write_file
+from facepack.shard import IMAGE_FIELDS, ShardInfo, write_file
 from facepack.writer import build_manifest
 
 MAX_NODES = fmt.MAX_SHARD_RECORDS + 64  # a shard's records, and room for reserved ones
 _KEY = 10  # bytes of a record's key
 _SHOWN = 5  # findings of the structure that are told
+_BY_NAME = ("files", "formats", "channels")  # fields of maps whose keys are names
 _OUTSIDE = "bytes of a header or of unused space have changed, though every record is sound"
 
 _META_SHAPE: dict[str, type | tuple[type, ...]] = {
+    "version": int,
     "pack_id": str,
     "name": str,
     "shard": int,
@@ -147,6 +149,8 @@ def check_shard(
             walk()
             if not content.damage:
                 report(_OUTSIDE)
+    except NewerFormatError as error:
+        raise NewerFormatError(f"{path}: {error}") from error
     except FileNotFoundError:
         report("the shard is missing")
     except OSError as error:
@@ -164,7 +168,7 @@ def check_shard(
                 payload_bytes=content.meta["payload_bytes"],
                 page_size=content.meta["page_size"],
                 quarantined=len(content.refused),
-                images=content.meta["images"],
+                images={k: v for k, v in content.meta["images"].items() if k in IMAGE_FIELDS},
                 files={f"{name}.mdb": {"bytes": size, "xxh3_128": own}},
             )
     return content
@@ -172,7 +176,7 @@ def check_shard(
 
 def map_file(path: Path) -> memoryview:
     """The bytes of a file that is not empty, as a map that lasts as long as a view of it."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
@@ -243,20 +247,21 @@ def record_sums(data: memoryview, nodes: Nodes, which: np.ndarray) -> np.ndarray
 
 
 def check_meta(meta: Any) -> None:
-    """A ValueError for the first field of ``__meta__`` that is not as it must be."""
+    """A ValueError for the first field of ``__meta__`` that is not as it must be.
+
+    Raises:
+        NewerFormatError: the shard is of another version, or requires what is not known here.
+    """
     if not isinstance(meta, dict):
         raise ValueError("__meta__ is no map")
-    if meta.get("version") != fmt.FORMAT_VERSION:
-        raise ValueError(
-            f"the shard has format {meta.get('version')!r}, this facepack reads "
-            f"{fmt.FORMAT_VERSION}: upgrade it"
-        )
+    fmt.require_known(meta, "the shard", version="version")
     for key, kind in _META_SHAPE.items():
         value = meta.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"__meta__ has no sound {key!r}")
         if isinstance(value, int) and value < 0:
             raise ValueError(f"__meta__: {key!r} is {value}")
+    fmt.require_known(meta["plan"], "the shard's plan")
     if meta["records"] > fmt.MAX_SHARD_RECORDS:
         raise ValueError(f"__meta__ claims {meta['records']} records")
 
@@ -380,9 +385,13 @@ def check_index(folder: Path, name: str, labels: np.ndarray) -> Iterator[Damage]
     """Compare the key-label index ``name.kv`` with the labels that the shard itself holds."""
     path = folder / f"{name}.kv"
     try:
-        stated = fmt.kv_labels(path.read_bytes(), path.name, check_keys=True)
+        stated = fmt.kv_labels(read_bytes(path, None), path.name, check_keys=True)
     except FileNotFoundError:
         yield Damage(shard=name, key=None, reason=f"{path.name} is missing: facepack reindex")
+        return
+    except OSError as error:
+        reason = f"{path.name} cannot be read: {error.strerror or error}"
+        yield Damage(shard=name, key=None, reason=reason)
         return
     except DamageError as error:
         yield Damage(shard=name, key=None, reason=str(error))
@@ -535,16 +544,17 @@ def _check_manifest(
         assert content.info is not None
         stated = {key: entry[key] for key in ("files", "label_map")}
         shards.append(replace(content.info, **stated))
-    plan = json.loads(read_file(path, manifest, fmt.PLAN))
-    pairs = path / "pairs.npy"
+    plan = read_plan(path, manifest)
+    pairs = "pairs.npy"
     count = None
-    if pairs.name in manifest["files"]:
-        table = np.load(pairs, allow_pickle=False)
-        count = len(table)
+    if pairs in manifest["files"]:
         try:
-            fmt.check_pairs(table, manifest["records"], pairs.name)
-        except DamageError as error:
-            yield Damage(shard=pairs.name, key=None, reason=str(error))
+            table = parse_npy(read_file(path, manifest, pairs))
+            fmt.check_pairs(table, manifest["records"], pairs)
+            count = len(table)
+        except (DamageError, ValueError) as error:
+            yield Damage(shard=pairs, key=None, reason=str(error))
+            return
     rebuilt = build_manifest(
         plan=plan,
         pack_id=manifest["pack_id"],
@@ -558,13 +568,26 @@ def _check_manifest(
     planned = plan["shards"] or plan.get("appended")  # else a stream, whose id has its content
     if planned and not manifest["partial"] and fmt.content_id(plan) != manifest["pack_id"]:
         yield Damage(shard=fmt.MANIFEST, key=None, reason="the pack id is not that of the plan")
-    # What later versions may add is left to them.
     for key in sorted(rebuilt):
-        if rebuilt[key] != manifest.get(key):
+        if not states(manifest.get(key), rebuilt[key]):
             reason = f"{key!r} differs from what the shards say: facepack reindex"
             yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
             return
-    differs = fmt.json_text(rebuilt).encode() != (path / fmt.MANIFEST).read_bytes()
-    if differs and set(manifest) == set(rebuilt):
+    # How a later version writes its text is left to it.
+    text = fmt.json_text(rebuilt).encode()
+    if manifest == rebuilt and text != read_bytes(path / fmt.MANIFEST):
         reason = "the text differs, though it says the same: facepack reindex"
         yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
+
+
+def states(stated: Any, known: Any, *, exact: bool = False) -> bool:
+    """Whether ``stated`` says all that ``known`` does; keys that later versions add may be there.
+
+    With ``exact``, and in maps by name, there may be no others.
+    """
+    if isinstance(known, dict) and isinstance(stated, dict):
+        fits = known.keys() == stated.keys() if exact else known.keys() <= stated.keys()
+        return fits and all(states(stated[key], known[key], exact=key in _BY_NAME) for key in known)
+    if isinstance(known, list) and isinstance(stated, list):
+        return len(known) == len(stated) and all(map(states, stated, known))
+    return bool(stated == known)

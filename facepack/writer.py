@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from facepack.checks import ImageCheck
 from facepack.errors import PackError
 from facepack.labelmap import label_map_bytes
 from facepack.lmdbfile import Buffer
+from facepack.reading import read_bytes
 from facepack.shard import (
     ShardBuilder,
     ShardInfo,
@@ -93,6 +94,7 @@ def finish_pack(
     label_maps: Mapping[str, np.ndarray] | None = None,
     partial: bool = False,
     replacing: bool = False,
+    before: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write what stands beside the shards, the manifest last, and return the manifest.
 
@@ -108,6 +110,8 @@ def finish_pack(
         partial: shards were left out.
         replacing: the folder holds a finished pack, which stays whole until its manifest is
             replaced: until then, new files have other names, by which readers find them.
+        before: the manifests that told of these shards until now; what later versions added to
+            them is kept of all that is still the same.
     """
     files: dict[str, dict[str, Any]] = {}
 
@@ -119,7 +123,7 @@ def finish_pack(
             waiting.unlink(missing_ok=True)
 
     labels = [
-        fmt.kv_labels((folder / f"{shard.name}.kv").read_bytes(), f"{shard.name}.kv")
+        fmt.kv_labels(read_bytes(folder / f"{shard.name}.kv", None), f"{shard.name}.kv")
         for shard in shards
     ]
     if identity_names:
@@ -143,10 +147,32 @@ def finish_pack(
         partial=partial,
         files=files,
     )
+    for old in before:
+        _keep_unknown(manifest, old)
     write_file(folder / fmt.MANIFEST, [fmt.json_text(manifest).encode()])
     if replacing:
         settle(folder, manifest)
     return manifest
+
+
+def _keep_unknown(manifest: dict[str, Any], old: dict[str, Any]) -> None:
+    """Take over what a later version said in ``old`` of what is the same in ``manifest``.
+
+    That is the pack while its ``content_id`` stays, and a shard or another file while its digest
+    does.
+    """
+
+    def by_digest(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for entry in manifest["shards"]:
+            mdb = entry["files"][f"{entry['name']}.mdb"]
+            yield f"shard {mdb['xxh3_128']}", entry
+            yield from ((stated["xxh3_128"], stated) for stated in entry["files"].values())
+        yield from ((stated["xxh3_128"], stated) for stated in manifest["files"].values())
+        yield f"pack {manifest['content_id']}", manifest
+
+    known = dict(by_digest(old))
+    for digest, new in by_digest(manifest):
+        new |= {key: value for key, value in known.get(digest, {}).items() if key not in new}
 
 
 def settle(folder: Path, manifest: dict[str, Any]) -> None:
@@ -195,8 +221,15 @@ def build_manifest(
 
 def content_id(shards: Sequence[ShardInfo], files: Mapping[str, Mapping[str, Any]]) -> str:
     """What tells a pack's content from any other's: the digests of shards and tables."""
-    parts = {f"{name}.npy": files[f"{name}.npy"] for name in fmt.table_names(files)}
-    return fmt.content_id([[shard.files for shard in shards], parts])
+
+    def known(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            name: {key: stated[key] for key in ("bytes", "xxh3_128")}
+            for name, stated in files.items()
+        }
+
+    tables = {f"{name}.npy": files[f"{name}.npy"] for name in fmt.table_names(files)}
+    return fmt.content_id([[known(shard.files) for shard in shards], known(tables)])
 
 
 def _present_labels(labels: Sequence[np.ndarray]) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-import sys
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -23,11 +22,7 @@ import tomli_w
 
 from facepack import lfs
 from facepack.errors import ConfigError, did_you_mean
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from facepack.reading import parse_toml, read_text
 
 CONFIG_FILE = "config.toml"  # a run's resolved settings, in its folder
 
@@ -327,10 +322,14 @@ def read_settings(source: str) -> dict[str, Any]:
     """
     if source.endswith(".toml"):
         path = Path(source)
-        if not path.is_file():
-            raise ConfigError(f"config file {source} does not exist")
+        try:
+            text = read_text(path)
+        except FileNotFoundError:
+            raise ConfigError(f"config file {source} does not exist") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"config file {source} cannot be read: {reason}") from error
         lfs.require_content(path, ConfigError)
-        text = path.read_text(encoding="utf-8")
     else:
         if source not in recipe_names():
             raise ConfigError(
@@ -340,8 +339,8 @@ def read_settings(source: str) -> dict[str, Any]:
         recipe = resources.files("facepack.train.recipes") / f"{source}.toml"
         text = recipe.read_text(encoding="utf-8")
     try:
-        settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        settings = parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"config {source} is not TOML: {error}") from error
     for name in settings:
         _known(name, f"config {source}")
@@ -583,8 +582,8 @@ def _split(assignment: str) -> tuple[str, str]:
 def _parse_free(text: str) -> Any:
     """A value of no declared type: TOML's reading of it, or else the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

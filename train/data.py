@@ -15,6 +15,7 @@ import facepack
 from facepack.errors import DecodeError, SourceError, TrainingError
 from facepack.images import IMAGE_SUFFIXES, read_header
 from facepack.loading.source import ImageSource
+from facepack.reading import IMAGE, read_bytes
 from facepack.train.heads import check_labels
 from facepack.train.home import data_home, is_pack, shard_sets
 
@@ -98,7 +99,7 @@ class ImageTree:
     def _read(self, position: int) -> memoryview:
         file = self.path / self.key(position)
         try:
-            return memoryview(file.read_bytes())
+            return memoryview(read_bytes(file, IMAGE))
         except OSError as error:
             raise SourceError(f"{file} can no longer be read: {error}") from error
 

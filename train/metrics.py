@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from facepack.errors import TrainingError
+from facepack.reading import parse_json
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -175,7 +176,7 @@ def _length_up_to(path: Path, step: int) -> int:
     with path.open("rb") as file:
         for line in file:
             try:
-                belongs = line.endswith(b"\n") and json.loads(line)["step"] <= step
+                belongs = line.endswith(b"\n") and parse_json(line)["step"] <= step
             except (ValueError, KeyError, TypeError):
                 belongs = False
             if not belongs:

@@ -9,7 +9,6 @@ the base rate.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from facepack import lfs
 from facepack.errors import ConfigError, SourceError
+from facepack.reading import parse_json, read_bytes
 from facepack.train.schedules import Schedule, build_schedule, option_names
 
 _FIELDS = ("step", "loss", "lr", "epoch")
@@ -161,7 +161,7 @@ def read_log(path: Path) -> TrainingLog:
     """
     lfs.require_content(path, SourceError)
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = read_bytes(path).decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     lines = text.splitlines()
@@ -211,7 +211,13 @@ def _parser_for(first_line: str) -> Callable[[list[str], Path], _Numbered]:
 def _parse_csv(lines: list[str], path: Path) -> _Numbered:
     reader = csv.reader(lines)
     header: list[str] = []
-    for cells in reader:
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise SourceError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
         if not any(cell.strip() for cell in cells):
             continue
         if header:
@@ -228,7 +234,7 @@ def _parse_csv(lines: list[str], path: Path) -> _Numbered:
 def _parse_json_lines(lines: list[str], path: Path) -> _Numbered:
     for number, line in _numbered_text(lines):
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
         except ValueError as error:
             raise SourceError(
                 f"{path}, line {number}: not JSON ({error}); remove the line if a crash cut it"
@@ -240,7 +246,7 @@ def _parse_json_lines(lines: list[str], path: Path) -> _Numbered:
 
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        parse_json(line)
     except ValueError:
         return False
     return True

@@ -472,7 +472,8 @@ def test_overwriting_touches_only_what_a_conversion_wrote(
     ("change", "text"),
     [
         ({"records": -3}, "'records' is -3"),
-        ({"records": 10**30}, "'records' is 10"),
+        ({"records": 2**63}, "'records' is 9223372036854775808"),
+        ({"records": 10**30}, "a number of 31 digits"),
         ({"shards": [{}]}, "shard 0 has no 'name'"),
         ({"images": []}, "no 'images' of type dict"),
         ({"classes": "3"}, "no 'classes' of type int"),

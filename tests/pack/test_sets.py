@@ -196,7 +196,7 @@ def test_sets_that_cannot_be_made(path: Path) -> None:
         ('{"a": [1]}', "1 names no shards"),
         ('{"a": ["../x"]}', r"'\.\./x' names no shards"),
         ('{"a/b": ["x"]}', "'a/b' cannot be a name"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested more than 200 deep"),
     ],
 )
 def test_a_damaged_file_of_sets(path: Path, text: str, reason: str) -> None:

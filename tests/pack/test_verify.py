@@ -13,7 +13,7 @@ import xxhash
 
 import facepack
 from facepack import format as fmt
-from facepack.errors import DamageError, PackError
+from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.lmdbfile import (
     Nodes,
     ScanError,
@@ -245,7 +245,6 @@ def rewrite_meta(shard: Path, /, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"version": 2}, "format 2, this facepack reads 1"),
         ({"records": 10**11}, "claims 100000000000 records"),
         ({"records": "3"}, "no sound 'records'"),
         ({"images": []}, "no sound 'images'"),
@@ -261,6 +260,14 @@ def test_shards_of_strangers_end_in_words(
     assert any(text in damage.reason for damage in verify(path).damage)
     with pytest.raises(DamageError, match=text):
         reindex(path)
+
+
+def test_shards_of_a_later_version_are_not_judged(make_pack: MakePack) -> None:
+    path = make_pack(10)
+    rewrite_meta(path / "shard-000.mdb", version=2)
+    for look in (verify, reindex):
+        with pytest.raises(NewerFormatError, match=r"shard-000\.mdb: the shard has format 2; this"):
+            look(path)
 
 
 def test_a_table_s_name_leads_nowhere_else(make_pack: MakePack) -> None:

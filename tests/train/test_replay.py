@@ -341,7 +341,11 @@ def test_the_command_leaves_out_a_line_that_a_crash_cut(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--schedule", "cosin"], 2, "schedule 'cosin' is unknown; allowed: constant, cosine"),
+        (
+            ["--schedule", "cosin"],
+            2,
+            "schedule 'cosin' is unknown (did you mean cosine?); allowed: constant, cosine",
+        ),
         (["--schedule", "mhlr", "--set", "windw=4"], 2, "windw is not one of its settings"),
         (["--schedule", "mhlr", "--set", "window=x"], 2, "window must be an integer"),
         (["--schedule", "mhlr", "--set", "window"], 2, "--set window: write it as key=value"),
