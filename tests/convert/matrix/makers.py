@@ -100,11 +100,16 @@ def ir_header(labels: Sequence[float], id: int, id2: int = 0, *, vector: bool) -
 
 
 def rec_files(
-    shots: Sequence[Shot], *, vector: bool = False, header: str = "first"
+    shots: Sequence[Shot],
+    *,
+    vector: bool = False,
+    header: str = "first",
+    unlisted: Sequence[int] = (),
 ) -> tuple[dict[str, bytes], list[Face]]:
     """``train.rec``, ``train.idx``, ``property``, and what is in them.
 
-    Images have the keys 1 to n; the header record is ``first``, ``last`` or ``none``.
+    Images have the keys 1 to n; the header record is ``first``, ``last`` or ``none``. Keys that are
+    ``unlisted`` have no line in the index; their images are numbered on.
     """
     records: list[tuple[int, bytes]] = []
     faces = []
@@ -113,6 +118,9 @@ def rec_files(
         labels = [number_of(shot), k / 4, 1.0] if vector_here else [number_of(shot)]
         head = ir_header(labels, k + 1, 100 * k, vector=vector_here)
         records.append((k + 1, head + shot.image))
+        key = k + 1
+        if key in unlisted:
+            key = len(shots) + 1 + list(unlisted).index(key)
         numbers: dict[str, float] = {"flag": 3 if vector_here else 0, "id": k + 1, "id2": 100 * k}
         if vector_here:
             numbers |= {"label_1": k / 4, "label_2": 1.0}
@@ -120,9 +128,9 @@ def rec_files(
             Face(
                 shot=shot,
                 label=number_of(shot),
-                known_as=str(k + 1),
+                known_as=str(key),
                 stem="train",
-                numbers=numbers | {"key": k + 1},
+                numbers=numbers | {"key": key},
             )
         )
     if header != "none":
@@ -131,7 +139,8 @@ def rec_files(
         records.insert(0 if header == "first" else len(records), record)
     rec, idx = b"", b""
     for key, payload in records:
-        idx += b"%d\t%d\n" % (key, len(rec))
+        if key not in unlisted:
+            idx += b"%d\t%d\n" % (key, len(rec))
         rec += recordio(payload)
     classes = max(NUMBERS.values()) + 1
     prop = f"{classes},{shots[0].side},{shots[0].side}\n".encode()
@@ -143,6 +152,20 @@ def make_rec(folder: Path, shots: Sequence[Shot], **options: Any) -> Made:
     files, faces = rec_files(strangers(shots), **options)
     write(folder, files)
     return Made(paths=[folder], truth=Truth(faces=faces))
+
+
+UNLISTED = (3, 7)
+
+
+def listed_only(made: Made) -> Made:
+    """Without the images whose keys are :data:`UNLISTED`, by the option for it."""
+    faces = [face for k, face in enumerate(made.truth.faces, 1) if k not in UNLISTED]
+    return replace(made, truth=Truth(faces=faces), options=("--only-indexed",))
+
+
+def make_cleaned_rec(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A ``.rec`` whose index leaves out some images on purpose."""
+    return listed_only(make_rec(folder, shots, unlisted=UNLISTED))
 
 
 def make_bare_rec(folder: Path, shots: Sequence[Shot]) -> Made:
@@ -248,9 +271,9 @@ def make_split_zip(folder: Path, shots: Sequence[Shot]) -> Made:
     return Made(paths=[folder / "0_0.zip"], truth=Truth(faces=faces), options=SECOND)
 
 
-def make_zips(folder: Path, shots: Sequence[Shot]) -> Made:
+def make_zips(folder: Path, shots: Sequence[Shot], *, views: bool = False) -> Made:
     """A folder of two zips, deflated, that share people."""
-    faces = named_faces(shots)
+    faces = with_views(named_faces(shots)) if views else named_faces(shots)
     halves = {"0_0": faces[:4], "0_1": faces[4:]}
     for stem, half in halves.items():
         write(folder, {f"{stem}.zip": zip_bytes(half, zipfile.ZIP_DEFLATED)})
@@ -261,9 +284,20 @@ def make_zips(folder: Path, shots: Sequence[Shot]) -> Made:
 # Folders -----------------------------------------------------------------------------------------
 
 
-def make_tree(folder: Path, shots: Sequence[Shot]) -> Made:
-    """``identity/image.jpg``; images come in the order of their paths."""
+def with_views(faces: Sequence[Face]) -> list[Face]:
+    """The same, each image in one of two folders below its identity's."""
+    moved = []
+    for k, face in enumerate(faces):
+        folder, _, base = str(face.name).rpartition("/")
+        name = f"{folder}/{('frontal', 'profile')[k % 2]}/{base}"
+        moved.append(replace(face, name=name, known_as=name))
+    return moved
+
+
+def make_tree(folder: Path, shots: Sequence[Shot], *, views: bool = False) -> Made:
+    """``identity/image.jpg``, or with folders below; images come in the order of their paths."""
     faces = named_faces(shots, stem="faces")
+    faces = with_views(faces) if views else faces
     write(folder / "faces", {str(face.name): face.shot.image for face in faces})
     faces.sort(key=lambda face: str(face.name).encode())
     return Made(paths=[folder / "faces"], truth=Truth(faces=faces))
@@ -454,9 +488,11 @@ def make_tar(
     return Made(paths=paths, truth=Truth(faces=faces))
 
 
-def make_rec_in_tar(folder: Path, shots: Sequence[Shot], *, gzipped: bool) -> Made:
+def make_rec_in_tar(
+    folder: Path, shots: Sequence[Shot], *, gzipped: bool = False, **options: Any
+) -> Made:
     """A tar as Glint360K's: a ``.rec`` with what belongs to it, and a verification set."""
-    files, faces = rec_files(shots, vector=True)
+    files, faces = rec_files(shots, vector=True, **options)
     files["lfw.bin"] = bytes_pickle([shot.image for shot in pair_shots(shots)], SAME)
     data = tar_bytes([(f"glint/{name}", data) for name, data in files.items()])
     path = folder / ("glint.tgz" if gzipped else "glint.tar")
@@ -464,9 +500,14 @@ def make_rec_in_tar(folder: Path, shots: Sequence[Shot], *, gzipped: bool) -> Ma
     return Made(paths=[path], truth=Truth(faces=faces))
 
 
+def make_cleaned_rec_in_tar(folder: Path, shots: Sequence[Shot]) -> Made:
+    """The index in the tar leaves out some images on purpose."""
+    return listed_only(make_rec_in_tar(folder, shots, unlisted=UNLISTED))
+
+
 def make_bin_in_tar(folder: Path, shots: Sequence[Shot]) -> Made:
     """The verification set of such a tar."""
-    made = make_rec_in_tar(folder, shots, gzipped=False)
+    made = make_rec_in_tar(folder, shots)
     truth = pair_truth(shots, "lfw")
     return replace(made, truth=truth, options=("--member", "lfw.bin"))
 
@@ -488,6 +529,20 @@ def make_wds(folder: Path, shots: Sequence[Shot], *, as_json: bool = False) -> M
         name = f"{shard}.tar.gz" if as_json else f"{shard}.tar"
         write(folder, {name: gzip.compress(data, mtime=0) if as_json else data})
     return Made(paths=[folder], truth=Truth(faces=faces))
+
+
+def make_text_wds(folder: Path, shots: Sequence[Shot]) -> Made:
+    """Samples whose names have dots and whose labels are texts: they name identities."""
+    labels = ranks(shots)
+    members: list[tuple[str, bytes]] = []
+    faces = []
+    for k, shot in enumerate(shots):
+        key, label = f"set/m.{k:04d}", labels[shot.person]
+        members += [(f"{key}.jpg", shot.image), (f"{key}.cls", shot.person.encode())]
+        named = Face(shot=shot, label=label, name=key, person=shot.person, known_as=key)
+        faces.append(replace(named, stem="faces"))
+    write(folder, {"faces.tar": tar_bytes(members)})
+    return Made(paths=[folder / "faces.tar"], truth=Truth(faces=faces))
 
 
 # IJB and MegaFace --------------------------------------------------------------------------------
@@ -629,6 +684,8 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "vectors": partial(make_rec, vector=True),
         "header-last": partial(make_rec, header="last"),
         "bare": make_bare_rec,
+        "unlisted": partial(make_rec, unlisted=UNLISTED),
+        "cleaned": make_cleaned_rec,
     },
     "bin": {
         "bytes": make_bin,
@@ -638,12 +695,14 @@ MAKERS: dict[str, dict[str, Maker]] = {
     "zip": {
         "stored": make_zip,
         "several": make_zips,
+        "views": partial(make_zips, views=True),
         "split": make_split_zip,
         "secret": partial(make_zip, by_hand=False),
         "typed": partial(make_zip, by_hand=True),
     },
     "img": {
         "tree": make_tree,
+        "views": partial(make_tree, views=True),
         "split": make_split_tree,
         "indexed": make_indexed,
         "by-lst": make_indexed_by_lst,
@@ -659,11 +718,13 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "tree": make_tar,
         "gzipped": partial(make_tar, gzipped=True),
         "pieces": partial(make_tar, gzipped=True, pieces=3),
-        "rec": partial(make_rec_in_tar, gzipped=False),
+        "rec": make_rec_in_tar,
+        "rec-cleaned": make_cleaned_rec_in_tar,
         "rec-gzipped": partial(make_rec_in_tar, gzipped=True),
         "bin": make_bin_in_tar,
         "wds": make_wds,
         "wds-json": partial(make_wds, as_json=True),
+        "wds-text": make_text_wds,
     },
     "lst": {"im2rec": make_im2rec, "face2rec2": make_face2rec2, "paddle": make_paddle},
     "ijb": {"ijbb": make_ijb},
