@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -146,3 +147,16 @@ def fits(kind: str, line: bytes) -> bool:
     except LineError:
         return False
     return not _NUMBER.fullmatch(path) and b"\t" not in path
+
+
+def most_fitting(lines: Iterable[bytes], kinds: Collection[str]) -> str | None:
+    """Which of ``kinds`` most of ``lines`` are; None if none, or as many of one as of another."""
+    votes: Counter[str] = Counter()
+    for line in lines:
+        fitting = [kind for kind in kinds if fits(kind, line)]
+        if len(fitting) == 1:
+            votes[fitting[0]] += 1
+    ranked = votes.most_common(2)
+    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+        return None
+    return ranked[0][0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import os
 from array import array
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ from facepack.convert.files import (
     known_sizes,
     text,
 )
-from facepack.convert.list_lines import FORMS, LINES, LineError, ListedImage, fits
+from facepack.convert.list_lines import FORMS, LINES, LineError, ListedImage, most_fitting
 from facepack.convert.names import little_endian
 from facepack.convert.source import Entry, Group, Refusal, file_name, require_file, shard_stem
 from facepack.errors import DecodeError, SourceError
@@ -45,20 +44,15 @@ def tell_kind(file: Path, kinds: Collection[str]) -> str:
     Raises:
         SourceError: they are none of them, or as many are of one as of another.
     """
-    votes: Counter[str] = Counter()
-    first = b""
-    for line, _ in islice(_lines(file), _PROBES):
-        first = first or line
-        fitting = [kind for kind in kinds if fits(kind, line)]
-        if len(fitting) == 1:
-            votes[fitting[0]] += 1
-    ranked = votes.most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+    lines = [line for line, _ in islice(_lines(file), _PROBES)]
+    kind = most_fitting(lines, kinds)
+    if kind is None:
+        first = next(filter(None, lines), b"")
         raise SourceError(
             f"{file}: the first line is {text(first[:80])!r}; expected "
             f"{' or '.join(FORMS[kind] for kind in kinds)}: pass another list, or correct it"
         )
-    return ranked[0][0]
+    return kind
 
 
 def _lines(file: Path) -> Iterator[tuple[bytes, int]]:

@@ -1,9 +1,11 @@
-"""Images that are members of a tar, with labels from WebDataset samples or from their folders.
+"""Images that are members of a tar, with labels from samples, a list, or their folders.
 
-In a tree, ``…/identity/image.jpg``, the folder is the identity. Where the source has labels of
-samples (:mod:`facepack.convert.tar_samples`), folders are none, which shows when all was looked at.
+Which of these shows when all was looked at: labels of WebDataset samples
+(:mod:`facepack.convert.tar_samples`) go before a list (:mod:`facepack.convert.tar_lists`), and that
+before folders. In a tree, ``…/identity/image.jpg``, the folder is the identity.
 
-Names stay in the archive: what memory holds of an image are 23 bytes.
+Names stay in the archive: what memory holds of an image are 23 bytes, and 8 more until it is known
+that there is no list.
 """
 
 from __future__ import annotations
@@ -17,18 +19,21 @@ import xxhash
 
 from facepack import format as fmt
 from facepack import images
+from facepack.convert import tar_lists, tar_samples
 from facepack.convert.files import is_image, text
 from facepack.convert.names import Names
 from facepack.convert.source import Entry, Group, Refusal
 from facepack.convert.tar_headers import BLOCK, Member, read_member
-from facepack.convert.tar_samples import LONGEST_CLS, LONGEST_JSON, NO_LABEL, REASONS, Samples
+from facepack.convert.tar_lists import Lists, is_list, path_hash
+from facepack.convert.tar_samples import LONGEST_CLS, LONGEST_JSON, NO_LABEL, Samples
 from facepack.convert.tar_stream import Files, Stream, opened
 from facepack.errors import SourceError
 from facepack.shard import SourceRecord
 
 _LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
 _REASONS = {
-    "samples": REASONS,
+    "samples": tar_samples.REASONS,
+    "list": tar_lists.REASONS,
     "tree": {
         NO_LABEL: (
             "it lies in no folder, whose name would be its identity, and no KEY.cls or KEY.json "
@@ -75,6 +80,9 @@ class ImageMembers:
         self._sizes = array("I")
         self._headers = array("H")
         self._samples = Samples()
+        self._lists = Lists()
+        self._paths: array[int] | None = array("Q")  # hashes of names, where no sample is known
+        self._archives = array("q")  # the first row of each
         self._identities = array("i")  # numbers in order of appearance, -1 in no folder
         self._numbers: dict[bytes, int] = {}
         self._homes = array("Q")  # of each identity, a hash of the first path of its folder
@@ -89,6 +97,7 @@ class ImageMembers:
     def begin_archive(self) -> None:
         """The next member is the first of an archive: no sample goes on in it."""
         self._samples.begin_archive()
+        self._archives.append(len(self))
 
     def add(self, member: Member, stream: Stream) -> bool:
         """Take a file, if it is an image or the label of one; its data may be read thereby."""
@@ -103,6 +112,8 @@ class ImageMembers:
             self._headers.append((member.data - member.begin) // BLOCK)
             self._identities.append(self._identity)
             self._samples.add_image(name)
+            if self._paths is not None:
+                self._paths.append(path_hash(name))
             self._digest.update(b"%d %b\n" % (member.size, name))
             return True
         suffix = base[-5:].lower()
@@ -111,6 +122,9 @@ class ImageMembers:
         if suffix.endswith(b".cls"):
             content = stream.read(member.size) if member.size <= LONGEST_CLS else b""
             self._samples.add_class(name, content)
+            self._paths = None
+        elif is_list(base):
+            return self._lists.add(name, len(self._archives) - 1, stream, member.size)
         elif suffix == b".json" and member.size <= LONGEST_JSON:
             self._samples.add_object(name, stream.read(member.size))
         else:
@@ -126,10 +140,16 @@ class ImageMembers:
         """
         labels, suffixes, texts = self._samples.finish()
         notices = self._samples.notices()
-        layout = "samples" if self._samples.found else "tree"
-        if layout == "samples":
-            names = names if texts is None else texts
+        listed = None
+        if not self._samples.found and self._lists.first:
+            listed, more = self._labels_of_lists()
+            notices += more
+        if self._samples.found:
+            layout, names = "samples", names if texts is None else texts
+        elif listed is not None:
+            layout, names, labels, suffixes = "list", Names(), listed, suffixes * 0
         else:
+            layout = "tree"
             names = Names()
             ordered = sorted(self._numbers)
             for name in ordered:
@@ -143,6 +163,11 @@ class ImageMembers:
                     f"{len(self._strayed):,} names of folders occur at several places: each name "
                     "is taken for one identity"
                 )
+        if self._lists.first and layout != "list":
+            notices.append(
+                f"{self._lists.first}: a list of images was passed over: labels are those of "
+                + ("the samples" if self._samples.found else "the folders")
+            )
         rows = Rows(
             np.frombuffer(self._offsets, np.int64),
             np.frombuffer(self._sizes, np.uint32),
@@ -152,6 +177,11 @@ class ImageMembers:
         )
         bounds = np.array([first for _, first in archives] + [len(self)])
         return ImageSet(archives, bounds, rows, names, layout, self._digest.hexdigest(), notices)
+
+    def _labels_of_lists(self) -> tuple[np.ndarray | None, list[str]]:
+        archives = np.repeat(np.arange(len(self._archives)), np.diff([*self._archives, len(self)]))
+        paths = np.array(self._paths, np.uint64)
+        return self._lists.label(paths, archives, alone=len(self._numbers) < 2)
 
     def _enter(self, folder: bytes) -> None:
         self._folder = folder
@@ -175,7 +205,7 @@ class ImageSet:
         bounds: the first row of each archive, and how many rows there are.
         rows: all images.
         names: of the identities, by label, as far as they are known.
-        layout: where labels come from: ``samples`` or a ``tree``.
+        layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
         listing: a hash of names and sizes.
         notices: for the user.
     """
@@ -252,7 +282,7 @@ class TarImagePart:
         start: ordinal of the first image.
         rows: the images.
         archive: the tar that they are members of.
-        layout: where labels come from: ``samples`` or a ``tree``.
+        layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
         identity_names: names of the identities among them, by label.
     """
 

@@ -246,3 +246,110 @@ def test_text_labels_name_identities(tmp_path: Path, make_jpeg: MakeJpeg) -> Non
     assert rows(tmp_path / "again") == rows(tmp_path / "pack")
     texts = make_tar(tmp_path / "b.tar", [("0.jpg", make_jpeg(0)), ("0.txt", b"anna")])
     assert "into a KEY.cls" in refusal("tar2lmdb", texts, tmp_path / "none")
+
+
+# Lists -------------------------------------------------------------------------------------------
+
+
+def listed(make_jpeg: MakeJpeg, folder: str = "") -> tuple[list[tuple[str, bytes]], list[int]]:
+    """Images in one folder, in the layout of Paddle, and their labels."""
+    images = [(f"{folder}images/{k:03d}.jpg", make_jpeg(k)) for k in range(12)]
+    return images, [(5 * k) % 4 for k in range(12)]
+
+
+def lines(images: Sequence[tuple[str, bytes]], given: Sequence[int], folder: str = "") -> bytes:
+    paths = (name.removeprefix(folder) for name, _ in images)
+    return "".join(f"{path}\t{label}\n" for path, label in zip(paths, given, strict=True)).encode()
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("folder", ["", "./", "set/", "./set//"])
+def test_a_list_labels_the_images_of_its_archive(
+    tmp_path: Path, make_jpeg: MakeJpeg, suffix: str, first: bool, folder: str
+) -> None:
+    images, given = listed(make_jpeg, folder)
+    index = (f"{folder.replace('//', '/')}label.txt", lines(images, given, folder))
+    members = [index, *images] if first else [*images, index]
+    path = make_tar(tmp_path / f"a{suffix}", members)
+    found = facepack("tar2lmdb", path, tmp_path / "pack", "--order", "source")
+    assert (found["packed"], found["classes"], found["notices"]) == (12, 4, [])
+    assert [(image, label) for image, label, _, _ in rows(tmp_path / "pack")] == [
+        (image, label) for (_, image), label in zip(images, given, strict=True)
+    ]
+
+
+def test_images_that_a_list_omits_are_set_aside(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    images, given = listed(make_jpeg)
+    text = lines(images[:10], given[:10]) + lines(images[:1], [9]) + b"images/x.jpg\t1\n\nwhat\n"
+    path = make_tar(tmp_path / "a.tar", [*images, ("label.txt", text)])
+    found = facepack("tar2lmdb", path, tmp_path / "pack", "--order", "source")
+    assert (found["found"], found["packed"], found["quarantined"]) == (12, 9, 3)
+    assert labels(tmp_path / "pack") == given[1:10]
+    aside = (tmp_path / "pack" / "quarantine.jsonl").read_text().splitlines()
+    reasons = [json.loads(line)["reason"] for line in aside]
+    assert ["different labels" in reasons[0], "no line" in reasons[1], len(reasons)] == [
+        True,
+        True,
+        3,
+    ]
+    assert found["notices"] == ["label.txt: 1 lines name no image of the archives, 1 are malformed"]
+
+
+def test_each_of_several_archives_has_a_list_of_its_own(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    images, given = listed(make_jpeg)
+    paths = []
+    for k in range(2):
+        index = ("label.txt", lines(images, [label + k for label in given]))
+        paths.append(make_tar(tmp_path / f"{k}.tar", [*images, index]))
+    found = facepack("tar2lmdb", *paths, tmp_path / "pack", "--order", "source")
+    assert labels(tmp_path / "pack") == [*given, *(label + 1 for label in given)]
+    assert "labels are those of 2 lists" in found["notices"][0]
+    # One list is that of all archives.
+    parts = [images[:7], [*images[7:], ("label.txt", lines(images, given))]]
+    paths = [make_tar(tmp_path / f"{k}.tar.gz", part) for k, part in enumerate(parts)]
+    facepack("tar2lmdb", *paths, tmp_path / "one", "--order", "source")
+    assert labels(tmp_path / "one") == given
+
+
+def test_lists_of_im2rec_count_where_folders_tell_nothing(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    images, given = listed(make_jpeg)
+    index = "".join(
+        f"{k}\t{label}\t{name}\n"
+        for k, ((name, _), label) in enumerate(zip(images, given, strict=True))
+    )
+    path = make_tar(tmp_path / "a.tar", [*images, ("train.lst", index.encode())])
+    facepack("tar2lmdb", path, tmp_path / "flat", "--order", "source")
+    assert labels(tmp_path / "flat") == given
+    tree = [(f"p{k // 3}/{k}.jpg", image) for k, (_, image) in enumerate(images)]
+    index = "".join(f"{k}\t{7 + k // 3}\t{name}\n" for k, (name, _) in enumerate(tree))
+    path = make_tar(tmp_path / "b.tar", [*tree, ("train.lst", index.encode())])
+    found = facepack("tar2lmdb", path, tmp_path / "tree", "--order", "source")
+    assert labels(tmp_path / "tree") == [k // 3 for k in range(12)]
+    assert found["notices"] == [
+        "train.lst: a list of images was passed over: labels are those of the folders"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"anna\nben\n", b"1\t2\n3\t4\n", b"x" * 100_000, b"\0" * 5000, b"other/1.jpg\t3\n"],
+)
+def test_what_is_no_list_of_the_images_is_passed_over(
+    tmp_path: Path, make_jpeg: MakeJpeg, text: bytes
+) -> None:
+    members = [(f"p{k}/{k}.jpg", make_jpeg(k)) for k in range(3)]
+    path = make_tar(tmp_path / "a.tar", [*members, ("label.txt", text)])
+    found = facepack("tar2lmdb", path, tmp_path / "pack", "--order", "source")
+    assert labels(tmp_path / "pack") == [0, 1, 2]
+    assert len(found["notices"]) == 1 and "passed over" in found["notices"][0]
+
+
+def test_samples_go_before_a_list(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    members = [("1.jpg", make_jpeg(0)), ("1.cls", b"4"), ("label.txt", b"1.jpg\t3\n")]
+    found = facepack("tar2lmdb", make_tar(tmp_path / "a.tar", members), tmp_path / "pack")
+    assert labels(tmp_path / "pack") == [4] and "label.txt" in found["notices"][0]
