@@ -35,7 +35,7 @@ _NOTES = {
 }
 
 
-class ImageTree:
+class TreeFiles:
     """The images of a tree, ordered by identity and then by path.
 
     Identities that have images are numbered by name, sorted by UTF-8 bytes; which folder is one,

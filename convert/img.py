@@ -13,7 +13,7 @@ import xxhash
 from facepack import format as fmt
 from facepack.convert.files import FilesPart, Root, text
 from facepack.convert.identity_folder import OPTION
-from facepack.convert.image_tree import ImageTree, images_below
+from facepack.convert.image_tree import TreeFiles, images_below
 from facepack.convert.list_lines import LINES
 from facepack.convert.listing import (
     Listing,
@@ -34,7 +34,7 @@ _STRETCH = 65_536  # lines of a list that are looked at together
 class ImgSource:
     """The image files of a folder, in one of three layouts.
 
-    *A tree* ``identity/image.jpg``, as :class:`facepack.convert.image_tree.ImageTree` lists it.
+    *A tree* ``identity/image.jpg``, as :class:`facepack.convert.image_tree.TreeFiles` lists it.
 
     *An indexed folder*: ``index`` names a list of its files, of any kind in
     :mod:`facepack.convert.list_lines`; default is ``index.kv`` in the folder, as conversions to
@@ -129,7 +129,7 @@ class _Tree:
 
     def __init__(self, path: Path, identity_level: int | None) -> None:
         try:
-            tree = ImageTree(path, identity_level)
+            tree = TreeFiles(path, identity_level)
         except SourceError as error:
             raise SourceError(f"{error}{_instead(path)}") from error
         self._files, self._identities = tree.files, tree.identity_names()

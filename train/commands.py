@@ -42,6 +42,11 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
 
 @click.command(cls=_TrainCommand)
 @click.option("--shards", metavar="NAME_OR_PATH", help="Pack, shard set or tree to train on.")
+@click.option(
+    "--identity-level",
+    type=int,
+    help="Folder of a tree that is the identity: 1 the topmost, 2 the next; -1 the image's own.",
+)
 @click.option("--config", metavar="NAME|FILE.toml", help="Recipe, or a TOML file of settings.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
 @click.option(
@@ -74,6 +79,7 @@ def train(
     ctx: click.Context,
     *,
     shards: str | None,
+    identity_level: int | None,
     config: str | None,
     overrides: tuple[str, ...],
     out: Path,
@@ -100,6 +106,9 @@ def train(
     from facepack.train.config import collect_settings, make_config
     from facepack.train.ranks import Ranks, keep_exit_code, rank_device
     from facepack.train.run import Trainer
+
+    if identity_level is not None:
+        overrides = (*overrides, f"identity_level={identity_level}")
 
     def say(text: str) -> None:
         click.echo(text, err=True)

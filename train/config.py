@@ -42,6 +42,10 @@ class TrainConfig:
     """What to train on: a pack or an image tree, as a path or as a name in the data home; or a
     shard set, as ``webface12m`` or ``PACK:SET``."""
 
+    identity_level: int | None = None
+    """Of an image tree, which folder of a path is the identity: 1 the topmost, 2 the next, -1 the
+    image's own; unset, it is found."""
+
     seed: int = 0
     """Keys every draw: initial weights, order, mirroring, dropout, sampled classes."""
 
@@ -195,6 +199,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigError(f"{name} = {value} is not allowed: it must be {text}")
+        if self.identity_level == 0:
+            raise ConfigError(
+                "identity_level = 0 is not allowed: 1 is the topmost folder, -1 the image's own"
+            )
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}: "

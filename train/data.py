@@ -12,14 +12,14 @@ import numpy as np
 import xxhash
 
 import facepack
+from facepack.convert.files import text
+from facepack.convert.image_tree import TreeFiles
 from facepack.errors import DecodeError, SourceError, TrainingError
-from facepack.images import IMAGE_SUFFIXES, read_header
+from facepack.images import read_header
 from facepack.loading.source import ImageSource
 from facepack.reading import IMAGE, read_bytes
 from facepack.train.heads import check_labels
 from facepack.train.home import data_home, is_pack, shard_sets
-
-_IMAGE_SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 
 
 class TrainingData(ImageSource, Protocol):
@@ -41,39 +41,33 @@ class TrainingData(ImageSource, Protocol):
 class ImageTree:
     """Images in folders, ``identity/image.jpg``, read in place.
 
-    Identities are numbered by name, sorted by UTF-8 bytes, as every facepack source does; folders
-    without images count for nothing. Images of an identity come in the order of their names. A
-    pack is quicker to open and to read: each image here is a file of its own.
+    Which folders are identities, and the order of images and labels, is the same as in a pack of
+    the tree: :class:`facepack.convert.image_tree.TreeFiles` lists it for both. A pack is quicker to
+    open and to read: each image here is a file of its own.
+
+    Args:
+        path: the folder.
+        identity_level: of the folders that are identities; None chooses.
+
+    Attributes:
+        notices: what was passed over, for the user.
 
     Raises:
-        SourceError: there is no image in any folder of ``path``, or none that can be read.
+        SourceError: there is no image in any folder of ``path``, or none that can be read; or it is
+            in doubt which folders are identities.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, identity_level: int | None = None) -> None:
         self.path = path
         self.name = path.name
-        self.identity_names: list[str] = []
-        labels: list[int] = []
-        # Millions of names as Python strings would take a gigabyte; joined they take their bytes.
-        joined = bytearray()
-        ends: list[int] = []
-        for folder in _folders(path):
-            images = _image_names(folder)
-            if not images:
-                continue
-            joined += b"".join(images)
-            first = ends[-1] if ends else 0
-            ends.extend((first + np.cumsum([len(image) for image in images])).tolist())
-            labels.extend([len(self.identity_names)] * len(images))
-            self.identity_names.append(Path(os.fsdecode(folder)).name)
-        if not labels:
-            raise SourceError(
-                f"{path} holds no images: an image tree is identity/image.jpg (or .jpeg, .png); "
-                f"{_instead(path)}"
-            )
-        self.labels = np.array(labels, np.int64)
-        self._joined = bytes(joined)
-        self._ends = np.array(ends, np.int64)
+        try:
+            tree = TreeFiles(path, identity_level)
+        except SourceError as error:
+            raise SourceError(f"{error}{_instead(path)}") from error
+        self.notices = tree.notices
+        self.identity_names = list(map(text, tree.identity_names()))
+        self.labels = tree.files.labels().astype(np.int64)
+        self._names = tree.files.names
         self.classes = self.identities = len(self.identity_names)
         self.content_id = self._digest()
         self.image_size: tuple[int, int] | None = self._first_size()
@@ -82,10 +76,8 @@ class ImageTree:
         return len(self.labels)
 
     def key(self, position: int) -> str:
-        """``identity/image.jpg``."""
-        start = self._ends[position - 1] if position else 0
-        image = os.fsdecode(self._joined[start : self._ends[position]])
-        return f"{self.identity_names[self.labels[position]]}/{image}"
+        """The image's path in the tree, as ``identity/image.jpg``."""
+        return os.fsdecode(self._names[position])
 
     @contextmanager
     def views(self, positions: Sequence[int] | np.ndarray) -> Iterator[list[memoryview]]:
@@ -116,56 +108,59 @@ class ImageTree:
         raise SourceError(f"{self.path} holds no image that can be read, first {broken}")
 
     def _digest(self) -> str:
-        """Names of all images under their identities: tells one tree from another."""
+        """Paths and labels of all images, and names of identities: tells one tree from another."""
         digest = xxhash.xxh3_128()
-        digest.update("\n".join(self.identity_names).encode("utf-8", "surrogateescape"))
+        digest.update("\n".join(self.identity_names).encode())
         digest.update(self.labels.tobytes())
-        digest.update(self._ends.tobytes())
-        digest.update(self._joined)
+        digest.update(self._names.digest())
         return digest.hexdigest()
 
 
 def _instead(path: Path) -> str:
-    """What to do about a folder that is no image tree."""
+    """What to say behind the reason why a folder is no tree."""
     if packs := sorted(entry.name for entry in path.iterdir() if is_pack(entry)):
-        return f"it is a folder of packs, of which name one: {', '.join(packs)}"
+        return f". It is a folder of packs, of which name one: {', '.join(packs)}"
     if next(path.glob("*.rec"), None):
-        return f"it holds a .rec, which is packed by: facepack rec2lmdb {path} PACK"
-    return "for anything else make a pack"
+        return f". It holds a .rec, which is packed by: facepack rec2lmdb {path} PACK"
+    return ""
 
 
-def _folders(path: Path) -> list[bytes]:
-    with os.scandir(os.fsencode(path)) as entries:
-        return sorted(e.path for e in entries if not e.name.startswith(b".") and e.is_dir())
-
-
-def _image_names(folder: bytes) -> list[bytes]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            e.name
-            for e in entries
-            if not e.name.startswith(b".") and e.name.lower().endswith(_IMAGE_SUFFIXES)
-        )
-
-
-def open_training_data(shards: str, home: Path | None = None) -> facepack.Pack | ImageTree:
+def open_training_data(
+    shards: str, home: Path | None = None, identity_level: int | None = None
+) -> facepack.Pack | ImageTree:
     """Open the pack or image tree that ``shards`` names.
 
     A bare name is looked for in the data home (:func:`data_home`) and then, like anything with a
     folder in it, as a path; then as a shard set of the packs in the data home. ``PACK:SET`` is a
     shard set of a pack that is named or given by its path.
 
+    Args:
+        shards: what to open.
+        home: the data home, if it is not the usual one.
+        identity_level: which folders of a tree are identities; None chooses.
+
     Raises:
-        TrainingError: nothing is there, or sets of that name are in several packs; names the
-            places.
+        TrainingError: nothing is there, or sets of that name are in several packs (names the
+            places); or ``identity_level`` is given for a pack, which has its labels.
         PackError, SourceError: what is there cannot be used.
     """
+    data = _open(shards, home, identity_level)
+    if identity_level is not None and not isinstance(data, ImageTree):
+        data.close()
+        raise TrainingError(
+            f"identity_level = {identity_level} is for image trees, and {shards} is a pack, which "
+            "has its labels: leave it unset"
+        )
+    return data
+
+
+def _open(shards: str, home: Path | None, identity_level: int | None) -> facepack.Pack | ImageTree:
     places = _places(shards, home)
     if pack := next(filter(is_pack, places), None):
         return facepack.open(pack)
     for place in places:
         if place.is_dir():
-            return ImageTree(place)
+            return ImageTree(place, identity_level)
     name, colon, shard_set = shards.rpartition(":")
     if colon and (pack := next(filter(is_pack, _places(name, home)), None)):
         return facepack.open(pack, shards=shard_set)

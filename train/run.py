@@ -17,6 +17,7 @@ from facepack.errors import TrainingError
 from facepack.hashing import derive_seed
 from facepack.loading.loader import Batch, Loader
 from facepack.machine import usable_processors
+from facepack.terminal import printable
 from facepack.train.agreement import OtherRankError, tell, together
 from facepack.train.arcface_torch import continue_run
 from facepack.train.build import (
@@ -43,7 +44,7 @@ from facepack.train.checkpoint import (
     save_model,
 )
 from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
-from facepack.train.data import check_training_data, open_training_data
+from facepack.train.data import ImageTree, check_training_data, open_training_data
 from facepack.train.folder import hold_folder
 from facepack.train.in_flight import StepsInFlight
 from facepack.train.interrupt import StopRequest
@@ -171,7 +172,9 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 
-        self.data = open_training_data(config.shards, home)
+        self.data = open_training_data(config.shards, home, config.identity_level)
+        for notice in self.data.notices if isinstance(self.data, ImageTree) else []:
+            self._say(f"note: {printable(notice)}")
         torch.manual_seed(derive_seed(config.seed, _FOR_WEIGHTS))
         self.backbone = make_backbone(config, self.device)
         check_training_data(

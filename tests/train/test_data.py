@@ -13,8 +13,10 @@ import pytest
 import simplejpeg
 
 import facepack
-from facepack.errors import PackError, SourceError, TrainingError
+from facepack.convert.img import ImgSource
+from facepack.errors import ConfigError, PackError, SourceError, TrainingError
 from facepack.sets import add_set
+from facepack.train.config import TrainConfig
 from facepack.train.data import ImageTree, check_training_data, open_training_data
 
 
@@ -67,6 +69,46 @@ def test_tree_is_ordered_by_the_bytes_of_names(tmp_path: Path, pack_path: Path) 
     ]
 
 
+def test_tree_has_the_order_and_labels_of_its_pack(tmp_path: Path) -> None:
+    """Whatever the depth, and whatever the suffix of a file that is an image by its name."""
+    names = (
+        "b/x/1.jpeg",
+        "b/0.JPG",
+        "a/y/z/2.jpg",
+        "a-/3.png",
+        "b/z.webp",
+        "é/4.bmp",
+        "a/@eaDir/5.jpg",
+    )
+    for name in names:
+        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "faces" / name).write_bytes(make_image(112, 112))
+    tree, source = ImageTree(tmp_path / "faces"), ImgSource(tmp_path / "faces")
+    assert len(tree) == 6
+    part = source.part(0, len(source))
+    assert [(tree.key(k), label) for k, label in enumerate(tree.labels.tolist())] == [
+        (entry.name, entry.label) for entry in part.entries()
+    ]
+    assert dict(enumerate(tree.identity_names)) == part.identity_names()
+    assert tree.notices == source.notices and len(tree.notices) == 2
+    with tree.views(range(6)) as views:
+        assert list(map(bytes, views)) == [make_image(112, 112)] * 6
+
+
+def test_level_of_identities_can_be_chosen(pack_path: Path, tmp_path: Path) -> None:
+    unpack(pack_path, tmp_path / "train")
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    with pytest.raises(SourceError, match=r"'train', 'val' is rather a part.*--identity-level 2"):
+        open_training_data(str(tmp_path))
+    tree = open_training_data(str(tmp_path), identity_level=2)
+    assert tree.classes == 5 and len(tree) == 2 * len(ImageTree(tmp_path / "train"))
+    assert open_training_data(str(tmp_path), identity_level=1).identity_names == ["train", "val"]
+    with pytest.raises(TrainingError, match="identity_level = 2 is for image trees"):
+        open_training_data(str(pack_path), identity_level=2)
+    with pytest.raises(ConfigError, match="identity_level = 0"):
+        TrainConfig(shards="x", identity_level=0)
+
+
 def test_tree_is_told_from_another_wherever_it_lies(pack_path: Path, tmp_path: Path) -> None:
     first = ImageTree(unpack(pack_path, tmp_path / "a"))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -85,7 +127,7 @@ def test_folder_that_is_no_tree_is_told_by_what_it_holds(pack_path: Path, tmp_pa
 
 def test_tree_without_images_or_with_none_that_reads(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(SourceError, match=r"holds no images: an image tree is identity/image\.jpg"):
+    with pytest.raises(SourceError, match=r"holds no images in folders: .* identity/image\.jpg"):
         ImageTree(tmp_path)
     (tmp_path / "a" / "0.jpg").write_bytes(b"no face")
     (tmp_path / "a" / "1.jpg").write_bytes(b"nor this")
