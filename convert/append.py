@@ -15,6 +15,7 @@ import numpy as np
 
 from facepack import format as fmt
 from facepack.convert.held import HeldShard, held_files
+from facepack.convert.label_notes import notes_on_labels
 from facepack.convert.registry import SOURCES
 from facepack.convert.relabel import Relabelled
 from facepack.convert.result import Result
@@ -346,7 +347,7 @@ def _result(pack: _Pack, entries: Sequence[dict[str, Any]], source: Source, bega
         payload_bytes=sum(entry["payload_bytes"] for entry in entries),
         file_bytes=sum(stated["bytes"] for entry in entries for stated in entry["files"].values()),
         seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
+        notices=[*source.notices, *notes_on_labels(pack.path, pack.manifest, entries)],
     )
 
 

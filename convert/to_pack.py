@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from facepack import format as fmt
+from facepack.convert.label_notes import notes_on_labels
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
 from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payload_bytes
@@ -226,5 +227,5 @@ def _result(out: Path, manifest: dict[str, Any], source: Source, began: float) -
         payload_bytes=manifest["payload_bytes"],
         file_bytes=files + (out / fmt.MANIFEST).stat().st_size,
         seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
+        notices=[*source.notices, *notes_on_labels(out, manifest, manifest["shards"])],
     )

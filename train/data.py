@@ -34,6 +34,10 @@ class TrainingData(ImageSource, Protocol):
         """Width of the head: labels lie below it."""
 
     @property
+    def identities(self) -> int:
+        """How many of them occur."""
+
+    @property
     def identity_names(self) -> list[str] | None:
         """The name of each identity, by label; None where they have none."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import torch
 
 from facepack.errors import TrainingError
+from facepack.gaps import note_on_gaps
 from facepack.hashing import derive_seed
 from facepack.loading.loader import Batch, Loader
 from facepack.machine import usable_processors
@@ -189,6 +190,8 @@ class Trainer:
         self.schedule = make_schedule(
             config, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
         )
+        if gaps := note_on_gaps(self.data.identities, self.data.classes):
+            self._say(f"note: {gaps}")  # before a head is made that memory may not hold
         self.head = make_head(config, self.data.classes, self.device, ranks)
         self._optimizer = make_optimizer(config, self.backbone, self.device)
         self._scaler = LossScaler(self.device, enabled=config.precision == "fp16", ranks=ranks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from facepack.errors import ConfigError, PackError, SourceError, TrainingError
 from facepack.sets import add_set
 from facepack.train.config import TrainConfig
 from facepack.train.data import ImageTree, check_training_data, open_training_data
+from facepack.train.run import Trainer
 
 
 def make_image(width: int, height: int) -> bytes:
@@ -313,3 +315,28 @@ def test_key_survives_names_that_are_not_utf8(pack_path: Path, tmp_path: Path) -
     with tree.views([0]) as views:
         assert bytes(views[0]) == image
     assert len(tree.content_id) == 32
+
+
+def test_gaps_between_labels_are_told_before_the_head_is_made(
+    small_config: Callable[..., TrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    with facepack.PackWriter(tmp_path / "wide") as writer:
+        for k in range(20):
+            writer.add(make_image(112, 112), 400 * (k // 5))
+    said: list[str] = []
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("facepack.train.run.make_head", refuse)
+    with pytest.raises(MemoryError):
+        Trainer(
+            small_config(shards=str(tmp_path / "wide"), batch_size=4),
+            out=tmp_path / "run",
+            device="cpu",
+            notify=said.append,
+        )
+    (note,) = said
+    assert note.startswith("note: 4 identities have labels up to 1,200: a head of 1,201 classes")

@@ -1,0 +1,24 @@
+"""Labels that leave most numbers out: what they cost a classification head."""
+
+from __future__ import annotations
+
+_SIZE = 512  # numbers of a class centre in nearly every recipe
+_FEW = 1000  # classes too many that nobody needs to hear of
+
+
+def note_on_gaps(identities: int, classes: int) -> str | None:
+    """What to say if a head over ``classes`` is far wider than ``identities`` need; else None.
+
+    Args:
+        identities: how many labels occur.
+        classes: one more than the greatest of them, or what the source states.
+    """
+    if not identities or classes - identities <= _FEW or classes <= 2 * identities:
+        return None
+    gigabytes = 4 * _SIZE * classes / 1e9
+    return (
+        f"{identities:,} identities have labels up to {classes - 1:,}: a head of {classes:,} "
+        f"classes takes {gigabytes:,.1f} GB, and about {3 * gigabytes:,.1f} GB with gradients and "
+        "momentum; a conversion with --min-images 1 numbers identities without gaps (of a pack: "
+        "facepack lmdb2lmdb PACK OUT --min-images 1)"
+    )
