@@ -12,7 +12,14 @@ from PIL import Image
 
 from facepack import images
 from facepack.errors import DecodeError, PackError, UnwantedImageError
-from facepack.images import ImageHeader, check_image, decode, known_headers, read_header
+from facepack.images import (
+    ImageHeader,
+    check_decodes,
+    check_image,
+    decode,
+    known_headers,
+    read_header,
+)
 from facepack.lmdbfile import Buffer
 
 COLORS = ("keep", "refuse", "convert")
@@ -63,11 +70,7 @@ class ImageCheck:
                 f"{len(image):,} bytes; at most {images.MAX_BYTES:,} are taken, unless the "
                 "environment variable FACEPACK_MAX_IMAGE_BYTES says more"
             )
-        if self.decode:
-            header = read_header(image)
-            decode(image)
-        else:
-            header = check_image(image)
+        header = check_decodes(image) if self.decode else check_image(image)
         if self.size is not None and (header.height, header.width) != self.size:
             height, width = self.size
             raise UnwantedImageError(

@@ -37,6 +37,8 @@ _MAGICS = (
     (b"II*\x00", "tiff"),
     (b"MM\x00*", "tiff"),
 )
+_END_OF_JPEG = b"\xff\xd9"
+_LONGER = 64  # bytes that are put before an end marker to see whether they are wanted
 _MORE_PIXELS = "the environment variable FACEPACK_MAX_PIXELS can allow more"
 _ORIENTATION = 0x0112  # EXIF tag
 _EXIF_WITHIN = 64  # bytes from the start in which the segment begins, if it is there
@@ -82,11 +84,34 @@ def image_format(data: bytes | bytearray | memoryview) -> str | None:
     return None
 
 
-# JPEGs of one encoder at one size begin with the same bytes, down to the scan. What a beginning
-# says is known once one of them was read: comparing it takes a tenth of reading it.
-_recent: list[tuple[int, bytes, ImageHeader]] = []
-_RECENT = 4
-_LONGEST_RECENT = 2048  # bytes
+class _Beginnings:
+    """The beginnings of the last JPEGs, down to the scan, and the headers that they are.
+
+    JPEGs of one encoder at one size begin with the same bytes. What a beginning says is known once
+    one of them was read: comparing it takes a tenth of reading it.
+    """
+
+    most = 4
+    longest = 2048  # bytes
+
+    def __init__(self) -> None:
+        self.known: list[tuple[int, bytes, ImageHeader]] = []
+
+    def find(self, data: bytes | bytearray | memoryview) -> tuple[ImageHeader, int] | None:
+        """The header of an image and where its scan begins, if it begins as one of them did."""
+        for size, beginning, header in self.known:
+            if bytes(data[:size]) == beginning:  # a view would be compared item by item
+                return header, size
+        return None
+
+    def add(self, beginning: bytes, header: ImageHeader) -> None:
+        if len(beginning) <= self.longest:
+            # Bound anew, not changed: other threads go through it.
+            self.known = [(len(beginning), beginning, header), *self.known[: self.most - 1]]
+
+
+_read = _Beginnings()
+_proven = _Beginnings()  # that :func:`_decodes_without_scan` found good
 
 
 def read_header(data: bytes | bytearray | memoryview) -> ImageHeader:
@@ -95,16 +120,21 @@ def read_header(data: bytes | bytearray | memoryview) -> ImageHeader:
     Raises:
         DecodeError: the bytes are no image, or claim more than :data:`MAX_PIXELS` pixels.
     """
-    global _recent
-    for size, beginning, known in _recent:
-        if bytes(data[:size]) == beginning:  # a view would be compared item by item
-            return known
+    return _read_beginning(data)[0]
+
+
+def _read_beginning(
+    data: bytes | bytearray | memoryview,
+) -> tuple[ImageHeader, int | None]:
+    """The header, and of a JPEG what :func:`_scan_start` gives."""
+    known = _read.find(data)
+    if known is not None:
+        return known
     header = _read_header(data)
-    if header.format == "jpeg":
-        end = _scan_start(data)
-        if end is not None:
-            _recent = [(end, bytes(data[:end]), header), *_recent[: _RECENT - 1]]
-    return header
+    start = _scan_start(data) if header.format == "jpeg" else None
+    if start is not None:
+        _read.add(bytes(data[:start]), header)
+    return header, start
 
 
 def known_headers(
@@ -124,7 +154,7 @@ def known_headers(
     left = np.flatnonzero(stops - starts >= 2)
     ends = stops[left]
     left = left[(octets[ends - 2] == 0xFF) & (octets[ends - 1] == 0xD9)]
-    for size, beginning, header in _recent:
+    for size, beginning, header in _proven.known:
         if not len(left) or size > len(octets):
             continue
         long = np.flatnonzero(stops[left] - starts[left] >= size)
@@ -140,17 +170,17 @@ def known_headers(
 
 
 def _scan_start(data: bytes | bytearray | memoryview) -> int | None:
-    """The byte after a JPEG's first scan header; None where it lies far off or is not found.
+    """The byte after a JPEG's first scan header; None where one segment does not follow another.
 
     What a decoder reads of the image's header ends there.
     """
     at = 2
-    while at + 4 <= min(len(data), _LONGEST_RECENT):
+    while at + 4 <= len(data):
         if data[at] != 0xFF or not 0xC0 <= data[at + 1] <= 0xFE or 0xD0 <= data[at + 1] <= 0xD9:
             return None
         end = at + 2 + (data[at + 2] << 8 | data[at + 3])
         if data[at + 1] == 0xDA:
-            return end if end <= min(len(data), _LONGEST_RECENT) else None
+            return end if end <= len(data) else None
         at = end
     return None
 
@@ -259,28 +289,119 @@ def decode(data: bytes | bytearray | memoryview) -> np.ndarray:
     """
     header = read_header(data)
     try:
-        if header.format == "jpeg" and header.channels != 4:
-            try:
-                pixels = empty_pixels(header.height, header.width, 3)
-                return simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
-            except (KeyError, ValueError) as error:
-                if not _is_sampling(error):
-                    raise
-        with _open(data) as image:
-            return np.array(image.convert("RGB"))  # a copy, which may be written to
+        if header.format == "jpeg":
+            pixels = _decode_jpeg(data, header)
+            if pixels is not None:
+                return pixels
+        return _pillow_pixels(data)
     except Exception as error:
         raise DecodeError(f"the {header.format} image does not decode: {_words(error)}") from error
 
 
-def check_image(data: bytes | bytearray | memoryview) -> ImageHeader:
-    """Read the header and make sure, cheaply, that the image is whole.
+def _decode_jpeg(data: bytes | bytearray | memoryview, header: ImageHeader) -> np.ndarray | None:
+    """The pixels of a JPEG; None where Pillow may decode it, as nothing about it is damaged.
 
-    A JPEG that ends with its end marker passes; one that does not, and anything else, is decoded.
+    Pillow conceals damage, so what it is needed for, CMYK and rare samplings, is looked at first.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        if header.channels != 4:
+            pixels = empty_pixels(header.height, header.width, 3)
+            return simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
+        _read_whole_jpeg(data)
+    except (KeyError, ValueError) as error:
+        if not _is_sampling(error):
+            raise
+        if _wants_more_data(data):
+            raise ValueError("Corrupt JPEG data: it ends before the image does") from error
+    return None
+
+
+def _read_whole_jpeg(data: bytes | bytearray | memoryview) -> None:
+    """Have libjpeg-turbo read all of a JPEG, and make as few pixels of it as it can.
+
+    The Huffman decoder is the same as for the whole image, and so are its complaints.
+
+    Raises:
+        ValueError, KeyError: as decoding raises.
+    """
+    simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1, min_factor=8)
+
+
+def _wants_more_data(data: bytes | bytearray | memoryview) -> bool:
+    """Whether a JPEG was cut and closed with an end marker, as decoding alone can tell.
+
+    What stands between the scan and the end marker changes no pixel unless pixels were missing.
+    """
+    data = bytes(data)
+    end = data.find(_END_OF_JPEG, _scan_start(data) or 0)
+    longer = data[:end] + b"\x55" * _LONGER + data[end:]
+    return not np.array_equal(_pillow_pixels(data), _pillow_pixels(longer))
+
+
+def _pillow_pixels(data: bytes | bytearray | memoryview) -> np.ndarray:
+    with _open(data) as image:
+        return np.array(image.convert("RGB"))  # a copy, which may be written to
+
+
+def is_whole_jpeg(data: bytes | bytearray | memoryview) -> bool:
+    """Whether libjpeg-turbo reads a JPEG to its end without an error or a warning.
+
+    It takes about two thirds of the time of decoding: most of that is Huffman codes, which nothing
+    short of decoding them can check.
+    """
+    try:
+        _read_whole_jpeg(data)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def check_decodes(data: bytes | bytearray | memoryview) -> ImageHeader:
+    """Read the header and make sure that the image decodes, for less than decoding takes.
 
     Raises:
         DecodeError: as :func:`decode`.
     """
     header = read_header(data)
-    if header.format != "jpeg" or bytes(data[-2:]) != b"\xff\xd9":
-        decode(data)
+    if header.format != "jpeg" or header.channels == 4 or not is_whole_jpeg(data):
+        decode(data)  # it has the last word, and the words for it
     return header
+
+
+def check_image(data: bytes | bytearray | memoryview) -> ImageHeader:
+    """Read the header and make sure, cheaply, that the image is whole.
+
+    A JPEG passes if decoders take what stands before its scan, and it ends with its end marker:
+    the scan itself is not read (:func:`check_decodes` does that). One of another kind, CMYK
+    among them, and any other image is decoded.
+
+    Raises:
+        DecodeError: as :func:`decode`.
+    """
+    closed = bytes(data[-2:]) == _END_OF_JPEG
+    known = _proven.find(data) if closed else None
+    if known is not None:
+        return known[0]
+    header, start = _read_beginning(data)
+    if closed and start is not None and header.channels != 4:
+        beginning = bytes(data[:start])
+        if _decodes_without_scan(beginning):
+            _proven.add(beginning, header)
+            return header
+    return check_decodes(data)
+
+
+def _decodes_without_scan(beginning: bytes) -> bool:
+    """Whether libjpeg-turbo finds all that it needs in what stands before a JPEG's scan."""
+    try:
+        simplejpeg.decode_jpeg_header(beginning)
+        # What is missing of a scan is a mere warning, tables that are missing or bad an error.
+        simplejpeg.decode_jpeg(
+            beginning + _END_OF_JPEG, "GRAY", min_height=1, min_width=1, min_factor=8, strict=False
+        )
+    except (KeyError, ValueError):
+        return False
+    return True

@@ -20,7 +20,7 @@ import xxhash
 
 from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError
-from facepack.images import decode
+from facepack.images import check_decodes
 from facepack.labelmap import apply_label_map, map_names
 from facepack.lmdbfile import guess_page_size, leaf_candidates, read_nodes
 from facepack.reading import open_regular
@@ -273,7 +273,7 @@ class Remains:
 
     def _decodes(self, index: int) -> bool:
         try:
-            decode(self._nodes.record(self._data, index)[1])
+            check_decodes(self._nodes.record(self._data, index)[1])
         except DecodeError:
             return False
         return True

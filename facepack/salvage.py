@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
+from facepack.checks import ImageCheck
 from facepack.errors import DamageError, DecodeError, NewerFormatError, PackError
 from facepack.labelmap import read_label_map
 from facepack.lmdbfile import ScanError
@@ -56,12 +57,14 @@ class Salvaged:
     notices: list[str]
 
 
-def salvage(path: Path, out: Path, *, overwrite: bool = False) -> Salvaged:
+def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = False) -> Salvaged:
     """Copy what is good out of the damaged pack ``path`` into the new pack ``out``.
 
     Args:
         path: a folder with shards; whatever else it holds helps.
         out: a new or empty folder.
+        decode: decode every image, and lose those that are damaged though nothing has changed since
+            they were packed.
         overwrite: replace the pack that ``out`` holds.
 
     Raises:
@@ -80,7 +83,8 @@ def salvage(path: Path, out: Path, *, overwrite: bool = False) -> Salvaged:
     wreck.turn_down_foreigners()
     if not any((entry.chosen >= 0).any() for entry in wreck.entries):
         raise DamageError(f"{path}: nothing can be salvaged: no record is whole")
-    plan = wreck.plan()
+    check = ImageCheck(decode=decode)
+    plan = wreck.plan(check)
     pack_id = fmt.content_id(plan)
     infos: list[ShardInfo] = []
     refused: list[dict[str, Any]] = []
@@ -90,7 +94,7 @@ def salvage(path: Path, out: Path, *, overwrite: bool = False) -> Salvaged:
         target.begin(plan)
         with Progress(sum(map(len, wreck.entries)), label=out.name) as progress:
             for k, entry in enumerate(wreck.entries):
-                builder = entry.rescue(wreck)
+                builder = entry.rescue(wreck, check)
                 meta = shard_meta(plan, pack_id, k, len(wreck.entries))
                 info, _ = builder.write(
                     out, entry.name, order=plan["order"], seed=plan["seed"], meta=meta
@@ -168,9 +172,9 @@ class _Entry:
         self.fates, self.chosen = remains.judge()
         wreck.notices += remains.notices
 
-    def rescue(self, wreck: _Wreck) -> ShardBuilder:
+    def rescue(self, wreck: _Wreck, check: ImageCheck) -> ShardBuilder:
         """The records that are kept, and what is to be said of the others."""
-        builder = ShardBuilder()
+        builder = ShardBuilder(check=check)
         reasons: dict[int, str] = {}
         if self.file is not None and (self.chosen >= 0).any():
             remains = Remains(self.file, self.stated, wreck.label_maps, wreck.identity_names)
@@ -315,7 +319,7 @@ class _Wreck:
             entry.start = start
             start += len(entry)
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self, check: ImageCheck) -> dict[str, Any]:
         """The plan of the new pack."""
         plans = [entry.meta["plan"] for entry in self.entries if entry.meta]
         classes = [self.manifest.get("classes"), *(plan.get("classes") for plan in plans)]
@@ -337,6 +341,7 @@ class _Wreck:
                 "shards": {entry.name: entry.digest for entry in self.entries},
             },
             order="source",
+            check=check,
             classes=max(known, default=None),
             tables=sorted(self.tables),
             shards=spans,

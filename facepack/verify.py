@@ -22,7 +22,7 @@ import xxhash
 from facepack import format as fmt
 from facepack.digests import digest_ahead, file_digest
 from facepack.errors import DamageError, DecodeError, NewerFormatError
-from facepack.images import decode as decode_image
+from facepack.images import check_decodes
 from facepack.labelmap import apply_label_map, read_label_map
 from facepack.lmdbfile import (
     Nodes,
@@ -363,7 +363,7 @@ def _undecodable(data: memoryview, nodes: Nodes, which: np.ndarray) -> Iterator[
 
     def look(index: int) -> tuple[int, str] | None:
         try:
-            decode_image(nodes.record(data, index)[1])
+            check_decodes(nodes.record(data, index)[1])
         except DecodeError as error:
             return index, str(error)
         return None

@@ -171,8 +171,7 @@ class TrainConfig:
     """An image that does not decode ends the run (raise), or is left out and counted (skip)."""
 
     loader: Literal["auto", "cpu", "dali"] = "auto"
-    """Who decodes images: dali, cpu (threads), or auto: dali on CUDA where it is installed. dali
-    decodes some damaged images, concealing the damage, that cpu reports."""
+    """Who decodes images: dali, cpu (threads), or auto: dali on CUDA where it is installed."""
 
     loader_threads: int | None = None
     """Decoding threads; unset, the loader chooses."""

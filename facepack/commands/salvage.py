@@ -11,18 +11,21 @@ import click
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
+@click.option("--decode", is_flag=True, help="Also leave out images that do not decode.")
 @click.option("--overwrite", is_flag=True, help="Replace the pack that OUT holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def salvage(pack: Path, out: Path, overwrite: bool, as_json: bool) -> None:
+def salvage(pack: Path, out: Path, decode: bool, overwrite: bool, as_json: bool) -> None:
     """Copy what is good out of a damaged pack.
 
     PACK may lack any file but its shards, and those may be damaged anywhere: records whose sums are
     right are found wherever they are. OUT becomes a sound pack. What was lost stands in its
     quarantine.jsonl, by shard and key; what could not be proven is told.
+
+    --decode also leaves out images that were damaged before they were packed.
     """
     from facepack.salvage import salvage as run
 
-    result = run(pack, out, overwrite=overwrite)
+    result = run(pack, out, decode=decode, overwrite=overwrite)
     for notice in result.notices:
         click.echo(f"facepack salvage: {notice}", err=True)
     if as_json:

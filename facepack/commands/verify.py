@@ -24,6 +24,9 @@ def verify(
     that differ from their digest, walks the structure and checks each record's sum; --deep checks
     the sums of all. Ends with status 3 where anything is damaged, and names the shard and the key.
 
+    --decode finds images that were damaged before they were packed, such as a JPEG that was cut and
+    closed with an end marker; facepack salvage --decode leaves them out.
+
     --untrusted takes the pack for one that may be made to do harm: links, pipes, forged counts and
     trees, and images that claim too much are found without handing a file to LMDB's engine. It does
     all that --deep does. Once it passes, the pack is safe to open, as long as nobody else writes to

@@ -32,7 +32,7 @@ from facepack.errors import ConfigError, DecodeError, MissingExtraError
 from facepack.images import empty_pixels
 from facepack.loading.kernels import choose_kernels, load_kernels
 from facepack.loading.loader import Loader
-from facepack.loading.pixels import decode_rows
+from facepack.loading.pixels import decode_rows, is_common_jpeg
 from facepack.loading.plan import Draws, Plan
 from facepack.machine import usable_processors
 from facepack.pack import Pack
@@ -138,6 +138,7 @@ def bench_load(
         measures: dict[str, tuple[str, Callable[[], float]]] = {
             LIMIT: ("simplejpeg alone, images in memory: the limit", sample.decode),
             "decode into": ("the same, into memory that is written fast", sample.decode_into),
+            "check": ("read whole, no pixels made: what dali does with new images", sample.check),
             "order": ("positions and flips of the batches", sample.order),
             "read": ("every record copied out of the page cache, in one thread", sample.read),
             "mirror": ("decoded and mirrored, images in memory", sample.mirror),
@@ -231,6 +232,15 @@ class _Sample:
             pixels = empty_pixels(*self._size, 3)
             for image in images:
                 simplejpeg.decode_jpeg(image, buffer=pixels)
+
+        return self._time_threads(work)
+
+    def check(self) -> float:
+        images = iter(self._images)
+
+        def work(_: int) -> None:
+            for image in images:
+                is_common_jpeg(image, self._size)
 
         return self._time_threads(work)
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 from torch.utils.dlpack import from_dlpack
 
 from facepack.errors import DecodeError
 from facepack.loading.dali_decoder import choose_decoder
 from facepack.loading.dali_pipeline import build_pipeline, change_inputs
-from facepack.loading.pixels import decode_checked, plain_jpeg_size
+from facepack.loading.pixels import decode_checked, is_common_jpeg
 from facepack.loading.plan import Draw, Draws
 from facepack.loading.readahead import NOTHING_AHEAD, Ahead
 from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_for_good
 
 # Delivered batches whose encoded images stay readable: the GPU may still be at work on the last.
 _HELD = 2
+# Images that a thread looks at in one go.
+_CHUNK = 16
+# What is known of a record: whether DALI decodes it as the ``cpu`` backend does.
+_UNKNOWN, _FOR_DALI, _DECODED_HERE = range(3)
 
 
 @dataclass
@@ -48,10 +52,15 @@ class DaliStream:
     """Batches decoded, changed, mirrored and normalized by DALI: on the CPU, or for a GPU.
 
     On a GPU's behalf its own decoder may serve or the processor's; all that follows is done on the
-    GPU. DALI gets the pack's pages as they are. What its decoders would not take exactly as the
-    ``cpu`` backend does (PNG, CMYK, damaged JPEGs, other sizes) is decoded here and handed over
-    as uncompressed PPM. An image that makes DALI fail takes its whole pipeline down; it is then
-    looked for, remembered, and the pipeline started anew at the same batch.
+    GPU. DALI gets the pack's pages as they are.
+
+    DALI's decoders conceal damage: of a JPEG that was cut and closed with an end marker they make
+    an image that is half grey. So every image is looked at by libjpeg-turbo (which takes two thirds
+    of decoding it) when the stream first comes to it, and what was found is remembered, a byte a
+    record. What is no common JPEG or is not whole (PNG, CMYK, damaged images, other sizes) is
+    decoded here, as the ``cpu`` backend does it, and handed over as uncompressed PPM. An image that
+    DALI refuses all the same takes its whole pipeline down: it is started anew at the same batch,
+    and all images of that are decoded here.
     """
 
     def __init__(self, settings: StreamSettings, first: int, ahead: Ahead = NOTHING_AHEAD) -> None:
@@ -63,7 +72,8 @@ class DaliStream:
         self._pipeline: Any = None
         self._fed: deque[_Fed] = deque()
         self._delivered: deque[_Fed] = deque()
-        self._refused: set[int] = set()
+        self._verdicts = np.full(len(settings.pack), _UNKNOWN, np.uint8)
+        self._threads = ThreadPoolExecutor(settings.threads, "facepack-look")
         self._blank = _ppm(np.zeros((*settings.image_size, 3), np.uint8))
 
     def next(self) -> tuple[Batch, list[int]]:
@@ -93,7 +103,11 @@ class DaliStream:
         )
 
     def close(self) -> None:
-        """Shut the pipeline down and wait for it."""
+        """End all threads and wait for them."""
+        self._threads.shutdown()
+        self._end_pipeline()
+
+    def _end_pipeline(self) -> None:
         if self._pipeline is not None:
             # The destructor's work, done now: the frames of an error may keep the pipeline alive.
             self._pipeline._shutdown()
@@ -122,27 +136,14 @@ class DaliStream:
             try:
                 (images,) = self._pipeline.run(stream)
             except RuntimeError:
-                culprits = self._find_refused(self._fed[0]) if self._fed else set()
-                if not culprits:
+                positions = self._fed[0].positions if self._fed else np.empty(0, np.int64)
+                if (self._verdicts[positions] != _FOR_DALI).all():
                     raise
-                self._refused |= culprits
-                self.close()
+                self._verdicts[positions] = _DECODED_HERE
+                self._end_pipeline()
             else:
                 tensor: torch.Tensor = from_dlpack(images.as_tensor())
                 return tensor
-
-    def _find_refused(self, fed: _Fed) -> set[int]:
-        """The positions of a batch that went to DALI's decoder and are no sound JPEGs."""
-        positions = [int(at) for at in fed.positions if int(at) not in self._refused]
-        refused = set()
-        with self._settings.pack.views(positions) as views:
-            for position, view in zip(positions, views, strict=True):
-                if plain_jpeg_size(view) == self._settings.image_size:
-                    try:
-                        simplejpeg.decode_jpeg(view, strict=True)
-                    except ValueError:
-                        refused.add(position)
-        return refused
 
     # The pipeline's source ----------------------------------------------------------------------
 
@@ -169,17 +170,15 @@ class DaliStream:
         return (samples, *inputs)
 
     def _open(self, fed: _Fed) -> list[int]:
-        """Fill ``fed.arrays`` with encoded images; return which rows of the draw they are.
-
-        Takes about 3 µs an image: a third of it looks the records up, a third walks their markers.
-        """
+        """Fill ``fed.arrays`` with encoded images; return which rows of the draw they are."""
         self._ahead.wait(fed.draw.index)
         settings = self._settings
         positions = fed.draw.positions
         kept = []
         views = fed.views.enter_context(settings.pack.views(positions))
+        for_dali = self._look(positions, views).tolist()
         for row, (position, view) in enumerate(zip(positions.tolist(), views, strict=True)):
-            if plain_jpeg_size(view) == settings.image_size and position not in self._refused:
+            if for_dali[row]:
                 sample = np.frombuffer(view, np.uint8)
             else:
                 try:
@@ -192,6 +191,19 @@ class DaliStream:
             fed.arrays.append(sample)
             kept.append(row)
         return kept
+
+    def _look(self, positions: np.ndarray, views: list[memoryview]) -> np.ndarray:
+        """Which of the images are for DALI, bool (n,); those that are new are looked at first."""
+        rows = np.flatnonzero(self._verdicts[positions] == _UNKNOWN)
+        chunks = [rows[start : start + _CHUNK].tolist() for start in range(0, len(rows), _CHUNK)]
+        size = self._settings.image_size
+
+        def look(chunk: list[int]) -> list[bool]:
+            return [is_common_jpeg(views[row], size) for row in chunk]
+
+        for chunk, common in zip(chunks, self._threads.map(look, chunks), strict=True):
+            self._verdicts[positions[chunk]] = np.where(common, _FOR_DALI, _DECODED_HERE)
+        return self._verdicts[positions] == _FOR_DALI
 
 
 def _ppm(pixels: np.ndarray) -> np.ndarray:

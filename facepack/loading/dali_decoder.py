@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 
 from facepack.loading.dali_pipeline import Decoder, build_pipeline
-from facepack.loading.pixels import plain_jpeg_size
+from facepack.loading.pixels import is_common_jpeg
 from facepack.loading.stream import StreamSettings
 
 DECODERS = ("auto", "mixed", "cpu")
@@ -81,13 +80,8 @@ def _sample(settings: StreamSettings) -> list[np.ndarray]:
     found = []
     with settings.pack.views(np.arange(min(wanted, len(settings.pack)))) as views:
         for view in views:
-            if plain_jpeg_size(view) == settings.image_size:
-                data = bytes(view)
-                try:
-                    simplejpeg.decode_jpeg(data, strict=True)
-                except ValueError:
-                    continue
-                found.append(np.frombuffer(data, np.uint8))
+            if is_common_jpeg(view, settings.image_size):
+                found.append(np.frombuffer(bytes(view), np.uint8))
     return [found[number % len(found)] for number in range(wanted)] if found else []
 
 

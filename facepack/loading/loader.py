@@ -57,9 +57,9 @@ class Loader:
 
     *Pixels.* The backends agree in labels, order, flips and what ``augment`` decides everywhere,
     and bit for bit in the pixels on the CPU, but for augmented ones: these, and on a GPU those of
-    DALI's ``mixed`` decoder, differ by a few grey levels. EXIF orientation is ignored. DALI
-    decodes some damaged JPEGs, concealing the damage, that the ``cpu`` backend reports;
-    ``facepack verify --decode`` finds them all.
+    DALI's ``mixed`` decoder, differ by a few grey levels. EXIF orientation is ignored. Damaged
+    images are the same to both: what DALI would decode, concealing the damage, does not reach
+    it.
 
     Args:
         pack: the pack; all its images must have one size.

@@ -15,6 +15,7 @@ MEAN = np.float32(127.5)
 SCALE = np.float32(1 / 127.5)
 # Bytes of a machine word. The rows of images whose width is a multiple of it consist of words.
 WORD = 8
+_COMMON = ("Gray", "YCbCr")
 
 
 # JPEGs of one encoder at one size begin with the same bytes, down to the frame header. Comparing
@@ -46,6 +47,25 @@ def plain_jpeg_size(data: memoryview | bytes) -> tuple[int, int] | None:
     except IndexError:
         pass
     return None
+
+
+def is_common_jpeg(data: memoryview | bytes, size: tuple[int, int]) -> bool:
+    """Whether every JPEG decoder makes the same of an image: an undamaged face of ``size`` pixels.
+
+    It is whole, grey or YCbCr by what libjpeg-turbo makes of its markers, and has no more about it
+    than decoders agree on.
+
+    Args:
+        data: the encoded image.
+        size: (height, width).
+    """
+    if plain_jpeg_size(data) != size:
+        return False
+    try:
+        height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+    except (KeyError, ValueError):  # damaged, or of a rare sampling
+        return False
+    return (height, width) == size and color in _COMMON and images.is_whole_jpeg(data)
 
 
 def decode_checked(data: memoryview | bytes, size: tuple[int, int]) -> np.ndarray:

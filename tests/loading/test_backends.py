@@ -62,7 +62,7 @@ class TestBrokenImages:
                     list(loader)
                 assert str(caught.value) == (
                     f"{damaged.path}: shard-000/0000000004: the jpeg image does not decode: "
-                    "Quantization table 0x00 was not defined; leave such images out "
+                    "Corrupt JPEG data: premature end of data segment; leave such images out "
                     '(on_error="skip" of the Loader, on_bad_image = skip in training); all that '
                     f"do not decode are found by: facepack verify --decode {damaged.path}"
                 )

@@ -20,6 +20,7 @@ from facepack.pack import Pack
 STAGES = [
     "decode",
     "decode into",
+    "check",
     "order",
     "read",
     "mirror",
