@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,21 +14,30 @@ from torch import nn
 
 from facepack import lfs
 from facepack.errors import ConfigError, TrainingError
+from facepack.train.checksums import load_checked
 from facepack.train.config import TrainConfig, differing_settings
 from facepack.train.data import TrainingData, label_map_digest
 
 FORMAT = 2
 
 CHECKPOINT_FILE = "checkpoint.pt"
+PREVIOUS_FILE = "checkpoint.previous.pt"
 METRICS_FILE = "metrics.jsonl"
 MODEL_FILE = "model.pt"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
-def save_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def save_atomic(
+    path: Path, write: Callable[[BinaryIO], Any], *, previous: Path | None = None
+) -> None:
     """Let ``write`` fill a new file and put it in the place of ``path`` once it is on the disk.
 
     Whatever happens meanwhile, ``path`` holds the old content or the new, whole.
+
+    Args:
+        path: the file.
+        write: fills it.
+        previous: where the old content is kept.
 
     Raises:
         TrainingError: the file cannot be written; the old one, if any, is untouched.
@@ -38,6 +48,8 @@ def save_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, previous)
         part.replace(path)
         _sync_folder(path.parent)
     # torch reports a full disk as a RuntimeError of its zip writer.
@@ -51,6 +63,21 @@ def save_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         # Gone already where it took the other's place.
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the content of ``path`` a second name, in the place of another file."""
+    link = part_of(previous)
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        # The file system knows no second names. A kill before the new file takes this place leaves
+        # the old one under its other name, and resuming says so.
+        path.replace(previous)
+        return
+    link.replace(previous)
+    link.unlink(missing_ok=True)  # which stays where both were names of one file already
 
 
 def _reason(error: Exception) -> str:
@@ -82,31 +109,41 @@ def _sync_folder(folder: Path) -> None:
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a run's state: tensors, numbers, texts, lists and dicts, nothing else.
 
+    The one before it is kept beside it, until the next is written.
+
     Raises:
         TrainingError: as :func:`save_atomic`.
     """
-    save_atomic(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    save_atomic(
+        path,
+        lambda file: torch.save({"format": FORMAT, **state}, file),
+        previous=path.with_name(PREVIOUS_FILE),
+    )
 
 
 def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
     """Read a run's state onto the CPU; no code in the file is run.
 
+    All of it is read once and compared with the file's checksums first.
+
     Args:
         path: the file.
-        lazily: leave tensors on the disk until they are read: ranks of one machine then share them,
-            and each reads its own rows of the head. Damage in them is not met here.
+        lazily: leave tensors on the disk until they are used: ranks of one machine then share them,
+            and each takes its own rows of the head.
 
     Raises:
-        TrainingError: the file is damaged, no checkpoint, or of another version of the format.
+        TrainingError: the file is not there, damaged, no checkpoint, or of another version of the
+            format; says how to go on from the one before it, if that is good.
     """
+    if not path.exists():
+        raise TrainingError(f"there is no checkpoint {path}. {_way_on(path)}")
     lfs.require_content(path, TrainingError)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+        state = load_checked(path, mapped=lazily)
     # Damage shows up as whatever zipfile, the unpickler or torch meets first.
     except Exception as error:
         raise TrainingError(
-            f"checkpoint {path} cannot be read: {error}. Put a good copy there, or start again "
-            "with --overwrite"
+            f"checkpoint {path} cannot be read: {error}. {_way_on(path)}"
         ) from error
     if not isinstance(state, dict) or "format" not in state:
         raise TrainingError(f"{path} is not a checkpoint of facepack train")
@@ -115,6 +152,22 @@ def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
             f"checkpoint {path} has format {state['format']}; this facepack reads format {FORMAT}"
         )
     return state
+
+
+def _way_on(path: Path) -> str:
+    """What to do where the checkpoint ``path`` is of no use."""
+    previous = path.with_name(PREVIOUS_FILE)
+    again = "Put a good copy there, or start again with --overwrite"
+    if previous == path or not previous.exists():
+        return again
+    try:
+        step = load_checked(previous, mapped=True)["step"]
+    except Exception:
+        return f"The one before it, {previous}, is damaged too. {again}"
+    return (
+        f"The one before it is good, of step {step:,}. To go on from there: "
+        f"mv {shlex.quote(str(previous))} {shlex.quote(str(path))}, then --resume"
+    )
 
 
 def describe_data(data: TrainingData) -> dict[str, Any]:

@@ -96,8 +96,9 @@ def train(
     On several GPUs: torchrun --nproc-per-node N -m facepack.train, with the same options. The
     setting batch_size is the number of images in a step, of all GPUs together.
 
-    --out receives config.toml (all settings), metrics.jsonl, checkpoint.pt and model.pt (the
-    backbone's state_dict). With --resume, --config and --set add to the run's own settings.
+    --out receives config.toml (all settings), metrics.jsonl, checkpoint.pt, the one before it and
+    model.pt (the backbone's state_dict). With --resume, --config and --set add to the run's own
+    settings.
     """
     if resume and overwrite:
         raise click.UsageError("--resume goes on with the run that --overwrite removes: give one")

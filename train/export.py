@@ -20,7 +20,8 @@ from torch import nn
 from facepack.errors import ConfigError, DecodeError, MissingExtraError, TrainingError
 from facepack.loading.pixels import decode_checked
 from facepack.train.backbones import Backbone, build
-from facepack.train.pretrained import SAFETENSORS, load_pretrained
+from facepack.train.checksums import tensors_digest
+from facepack.train.pretrained import DIGEST, SAFETENSORS, load_pretrained
 from facepack.version import __version__
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _write_safetensors(model: Backbone, path: Path) -> Embed:
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file(state, path, metadata=describe(model))
+        save_file(state, path, metadata={**describe(model), DIGEST: tensors_digest(state)})
     except SafetensorError as error:  # of the disk, too
         raise OSError(str(error)) from error
     path.chmod(mode)  # save_file makes files that nobody else may read

@@ -31,7 +31,8 @@ class MetricsLog:
     Args:
         path: the ``metrics.jsonl``.
         resume_step: the step of the checkpoint that the run goes on from: later lines, and a line
-            cut short by a kill, are dropped. 0 starts an empty file.
+            cut short by a kill, are dropped. 0 starts an empty file. Damaged lines stay where
+            good ones follow; ``damaged_lines`` is their number.
         tensorboard: folder for TensorBoard's files, written when the package is there.
 
     Raises:
@@ -41,8 +42,10 @@ class MetricsLog:
     def __init__(self, path: Path, *, resume_step: int, tensorboard: Path) -> None:
         self._path = path
         with self._writing():
+            self.damaged_lines = 0
             if path.exists():
-                os.truncate(path, _length_up_to(path, resume_step))
+                length, self.damaged_lines = _length_up_to(path, resume_step)
+                os.truncate(path, length)
             self._file = path.open("a", encoding="utf-8")
             self._board = _open_tensorboard(tensorboard, resume_step)
 
@@ -106,7 +109,7 @@ class SilentLog(MetricsLog):
     """Takes the same measurements and writes nothing: of several ranks one alone writes."""
 
     def __init__(self) -> None:
-        pass
+        self.damaged_lines = 0
 
     def write(
         self,
@@ -168,21 +171,22 @@ class LossMeter:
         self._count = state["count"]
 
 
-def _length_up_to(path: Path, step: int) -> int:
-    """Bytes of the leading lines that are whole and belong to no step after ``step``."""
-    length = 0
+def _length_up_to(path: Path, step: int) -> tuple[int, int]:
+    """Bytes up to the last line of a step up to ``step``, and the number of damaged lines."""
+    length = end = damaged = 0
     if step == 0:
-        return 0
+        return 0, 0
     with path.open("rb") as file:
         for line in file:
+            if not line.endswith(b"\n"):
+                break  # cut short by a kill
+            end += len(line)
             try:
-                belongs = line.endswith(b"\n") and parse_json(line)["step"] <= step
+                if parse_json(line)["step"] <= step:
+                    length = end
             except (ValueError, KeyError, TypeError):
-                belongs = False
-            if not belongs:
-                break
-            length += len(line)
-    return length
+                damaged += 1
+    return length, damaged
 
 
 def _plain(value: Any) -> Any:

@@ -13,9 +13,12 @@ from facepack import lfs
 from facepack.errors import EvaluationError, MissingExtraError
 from facepack.train.backbones import Backbone, names, skeleton
 from facepack.train.checkpoint import MODEL_FILE
+from facepack.train.checksums import tensors_digest
 from facepack.train.torch_files import load_tensors
 
 SAFETENSORS = ".safetensors"
+DIGEST = "xxh3_128"
+"""Under which a file of facepack's names the digest of its tensors: the format has none."""
 
 _SHOWN = 3  # names of tensors that an error quotes
 _COUNTER = "num_batches_tracked"  # BatchNorm's, which old checkpoints lack and nothing needs
@@ -55,6 +58,9 @@ def load_pretrained(backbone: Backbone, path: str | Path) -> None:
 
 def read_weights(path: Path) -> Weights:
     """Read a backbone's ``state_dict``; only tensors and plain containers are ever unpickled.
+
+    What the file holds is compared with its checksums first. Safetensors files of other programs
+    have none, nor have those of torch before 1.6: of these, the lengths alone are checked.
 
     Args:
         path: a ``.safetensors`` file, or one that ``torch.save`` wrote: the bare ``state_dict``, or
@@ -96,13 +102,17 @@ def _read_safetensors(path: Path) -> Weights:
         raise MissingExtraError("safetensors", "export") from None
     try:
         with safe_open(path, framework="pt") as file:
-            named = (file.metadata() or {}).get("backbone")
+            metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise EvaluationError(
             f"{path} is damaged, cut short, or no safetensors file ({error}): give a good copy"
         ) from error
-    return Weights(state_of(path, state), named)
+    if metadata.get(DIGEST, digest := tensors_digest(state)) != digest:
+        raise EvaluationError(
+            f"{path} is damaged: its tensors are not those that were written: give a good copy"
+        )
+    return Weights(state_of(path, state), metadata.get("backbone"))
 
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ from facepack.train.checkpoint import (
     CHECKPOINT_FILE,
     METRICS_FILE,
     MODEL_FILE,
+    PREVIOUS_FILE,
     TENSORBOARD_FOLDER,
     check_resumable,
     describe_data,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from facepack.evaluate.verification import PairResult
     from facepack.train.validation import Validator
 
-_RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, MODEL_FILE)
+_RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE)
 _FOR_WEIGHTS, _FOR_DROPOUT = 0, 1
 # From 2^16 the scale is halved 26 times to get there: gradients that overflow still are not finite
 # numbers too large for fp16, but NaN or infinite.
@@ -263,7 +264,7 @@ class Trainer:
         path = self.out / CHECKPOINT_FILE
         state: dict[str, Any] | None = None
         with together(self.ranks):
-            if path.exists():
+            if path.exists() or (self.out / PREVIOUS_FILE).exists():
                 state = load_checkpoint(path, lazily=self.ranks.world > 1)
                 check_resumable(state, self.config, self.data, ranks=self.ranks.world)
         steps = [step for (step,) in tell(self.ranks, [-1 if state is None else state["step"]])]
@@ -378,11 +379,17 @@ class Trainer:
             return SilentLog()
         self._prepare_folder()
         self._announce()
-        return MetricsLog(
+        log = MetricsLog(
             self.out / METRICS_FILE,
             resume_step=self.step,
             tensorboard=self.out / TENSORBOARD_FOLDER,
         )
+        if log.damaged_lines:
+            self._notify(
+                f"{self.out / METRICS_FILE}: {log.damaged_lines:,} lines are damaged; those before "
+                f"good lines are left as they are"
+            )
+        return log
 
     def _open_progress(self) -> TrainProgress:
         kind = TrainProgress if self.ranks.is_first else SilentProgress

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from facepack.errors import EvaluationError
+from facepack.train.checksums import SumError, load_checked
 from facepack.train.numpy_scalars import scalars_allowed
 
 _MAPPED_FROM = 8 << 30  # bytes; no backbone is as large, only checkpoints with their head are
@@ -27,12 +25,10 @@ def load_tensors(path: Path, wanted: str) -> Any:
         EvaluationError: the file is damaged, or holds something else; says what.
     """
     try:
-        # What is mapped into memory is read when it is used, as a large head never is; but only
-        # what is read whole is checked against the file's sums.
+        # What is mapped into memory is read when it is used, as a large head never is.
         mapped = path.stat().st_size >= _MAPPED_FROM and zipfile.is_zipfile(path)
-        with scalars_allowed(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TorchScript, which is refused below
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with scalars_allowed():
+            return load_checked(path, mapped=mapped)
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise EvaluationError(
             f"{path} {_what_else(path, error)}: give a file that holds {wanted}"
@@ -46,6 +42,8 @@ def _what_else(path: Path, error: Exception) -> str:
             f"is a {program}, which holds code, and no code of a file is run. Where you trust it, "
             f"torch.save(module.state_dict(), …) writes its weights"
         )
+    if isinstance(error, SumError):
+        return f"is damaged ({error})"
     named = re.search(r"GLOBAL (\S+)", str(error))
     if named:
         return f"holds a {named[1]}, and only tensors are read, as anything else could run code"

@@ -131,7 +131,7 @@ def test_damaged_files(tmp_path: Path, tiny: nn.Module, keep: float) -> None:
     path = save(tiny.state_dict(), tmp_path / "m.pt")
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
-    with pytest.raises(EvaluationError, match=r"m\.pt is damaged, cut short, or no state_dict"):
+    with pytest.raises(EvaluationError, match=r"m\.pt is damaged.*cut short"):
         load_model(path)
 
 

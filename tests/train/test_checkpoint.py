@@ -15,9 +15,11 @@ import facepack
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.checkpoint import (
     FORMAT,
+    PREVIOUS_FILE,
     check_resumable,
     describe_data,
     load_checkpoint,
+    part_of,
     save_atomic,
     save_checkpoint,
     save_model,
@@ -71,9 +73,10 @@ def test_kill_in_mid_write_leaves_the_old_file(tmp_path: Path) -> None:
         save_atomic(path, lambda file: (file.write(b"half"), file.flush(), os._exit(9)))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert load_checkpoint(path)["step"] == 1
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, part_of(path).name}
     save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 2
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, PREVIOUS_FILE}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")

@@ -49,6 +49,17 @@ def test_resuming_drops_what_the_checkpoint_does_not_know(tmp_path: Path, torn: 
     assert lines_of(tmp_path / "metrics.jsonl") == lines_of(tmp_path / "whole" / "metrics.jsonl")
 
 
+def test_a_damaged_line_does_not_cost_those_after_it(tmp_path: Path) -> None:
+    write_steps(tmp_path, range(1, 8))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"', b"\xff")
+    path.write_bytes(b"".join(lines))
+    with MetricsLog(path, resume_step=5, tensorboard=tmp_path / "t") as log:
+        assert log.damaged_lines == 1
+    assert path.read_bytes() == b"".join(lines[:10])
+
+
 def test_beginning_anew_empties_the_file(tmp_path: Path) -> None:
     write_steps(tmp_path, range(1, 4))
     write_steps(tmp_path, range(1, 2))

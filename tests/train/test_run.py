@@ -102,6 +102,7 @@ def test_run_leaves_its_files_and_a_summary(small_config: MakeConfig, tmp_path: 
     assert {p.name for p in out.iterdir()} - {"tensorboard"} == {
         "config.toml",
         "metrics.jsonl",
+        "checkpoint.previous.pt",
         "checkpoint.pt",
         "model.pt",
     }
