@@ -127,6 +127,7 @@ _OF_SOURCE: dict[str, tuple[_Option, ...]] = {
     "tar": (
         click.option("--member", help="Take only this member, a .rec or .bin."),
         _ONLY_INDEXED,
+        _IDENTITY_LEVEL,
     ),
     "lst": (
         click.option("--root", type=_PATH, help="Folder of the images; the list's by default."),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,9 +40,9 @@ class ImgSource:
 
     *An indexed folder*: ``index`` names a list of its files, of any kind in
     :mod:`facepack.convert.list_lines`; default is ``index.kv`` in the folder, as conversions to
-    trees leave it. Labels and order are the list's, files that it does not name
-    are left out. Names of identities, and with them the width of a head, are taken from
-    ``labels.txt`` beside ``index.kv``, if it is there.
+    trees leave it, or Paddle's ``label.txt``, unless a level is given. Labels and order are the
+    list's, files that it does not name are left out. Names of identities, and with them the width
+    of a head, are taken from ``labels.txt`` beside ``index.kv``, if it is there.
 
     *A pair folder*: ``imgs/0.jpg``, ``imgs/1.jpg``, … and ``pair_label.npy``; pair i is images 2i
     and 2i + 1. Each distinct image is taken once, in the order of their first use.
@@ -66,8 +68,17 @@ class ImgSource:
         if index is None and (path / INDEX).exists():
             index = path / INDEX
         self._layout: _Layout
+        paddle = None
+        if index is None and identity_level is None and (path / _PADDLE).is_file():
+            with suppress(SourceError):  # of other text by that name
+                paddle = _IndexedFolder(root, path / _PADDLE, ("paddle",))
         if index is not None:
             self._layout = _IndexedFolder(root, index)
+        elif paddle is not None:
+            self._layout = paddle
+            paddle.notices.insert(
+                0, f"{path}: labels are those of {_PADDLE}; with {OPTION} they are those of folders"
+            )
         elif (path / LABELS).exists() and (path / IMAGES).is_dir():
             self._layout = PairFolder(root)
         else:
@@ -128,10 +139,7 @@ class _Tree:
     table_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path, identity_level: int | None) -> None:
-        try:
-            tree = TreeFiles(path, identity_level)
-        except SourceError as error:
-            raise SourceError(f"{error}{_instead(path)}") from error
+        tree = TreeFiles(path, identity_level)
         self._files, self._identities = tree.files, tree.identity_names()
         self._described = tree.identities.describe(usual=1)
         self.classes = len(self._identities)
@@ -158,8 +166,8 @@ class _IndexedFolder:
     content = "train"
     table_names: tuple[str, ...] = ()
 
-    def __init__(self, root: Root, index: Path) -> None:
-        self._listing = Listing(index, root, tuple(LINES))
+    def __init__(self, root: Root, index: Path, kinds: Collection[str] = tuple(LINES)) -> None:
+        self._listing = Listing(index, root, kinds)
         self._keyed = keys_are_unique([self._listing])
         names = index.with_name(fmt.LABELS)
         self._identities = names if index.name == INDEX and names.exists() else None
@@ -198,13 +206,6 @@ class _IndexedFolder:
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         return {}
-
-
-def _instead(path: Path) -> str:
-    """What to say behind the reason why a folder is no tree."""
-    if not (path / _PADDLE).is_file():
-        return ""
-    return f". {_PADDLE} may be such a list: --index {path / _PADDLE}"
 
 
 def _hash(name: str) -> int:

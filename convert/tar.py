@@ -20,7 +20,8 @@ import xxhash
 from facepack import format as fmt
 from facepack.convert import glint360k
 from facepack.convert.bin import BinSource
-from facepack.convert.files import text
+from facepack.convert.files import CLUTTER_NAMES, lies_in_clutter, text
+from facepack.convert.identity_folder import OPTION
 from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.names import Names
 from facepack.convert.source import Group, Part, shard_stem
@@ -60,16 +61,23 @@ class TarSource:
             n of samples.
         member: the name of a ``.rec`` or ``.bin`` in the archives which is taken alone.
         only_indexed: of a ``.rec``, leave out the images that no line of its ``.idx`` names.
+        identity_level: of the folders of a tree that are identities; None chooses.
 
     Raises:
         SourceError: a file cannot be read, is damaged, not complete or no tar, or a piece of
-            Glint360K differs from its published sum; or no image is found.
+            Glint360K differs from its published sum; no image is found, or it is in doubt which
+            folders are identities.
     """
 
     kind = "tar"
 
     def __init__(
-        self, paths: Sequence[Path], *, member: str | None = None, only_indexed: bool = False
+        self,
+        paths: Sequence[Path],
+        *,
+        member: str | None = None,
+        only_indexed: bool = False,
+        identity_level: int | None = None,
     ) -> None:
         if member is not None and not member.endswith((".rec", ".bin")):
             raise SourceError(
@@ -82,10 +90,15 @@ class TarSource:
         look.run()
         self._files = files
         self._sums = look.sums if look.complete else {}
-        self._content = look.content(only_indexed=only_indexed)
+        self._content = look.content(only_indexed=only_indexed, identity_level=identity_level)
         if only_indexed and not isinstance(self._content, RecordSet):
             raise SourceError(
                 f"--only-indexed is for a .rec and its .idx, and there is no .rec in "
+                f"{files.names[0]}: leave that option out"
+            )
+        if identity_level is not None and not isinstance(self._content, ImageSet):
+            raise SourceError(
+                f"{OPTION} is for images in folders, and a .rec or a .bin is taken from "
                 f"{files.names[0]}: leave that option out"
             )
         self.notices = [*passed_over, *look.notices, *self._content.notices]
@@ -213,11 +226,13 @@ class _Look:
                 progress.update((stream.consumed() >> 20) - progress.done)
             self.complete = self._set is None
 
-    def content(self, *, only_indexed: bool) -> RecordSet | ImageSet | BinSource:
-        """What was found, in the order of preference; see :class:`TarSource` for the argument.
+    def content(
+        self, *, only_indexed: bool, identity_level: int | None
+    ) -> RecordSet | ImageSet | BinSource:
+        """What was found, in the order of preference; see :class:`TarSource` for the arguments.
 
         Raises:
-            SourceError: nothing was.
+            SourceError: nothing was, or it is in doubt what.
         """
         if self._member is not None and self._records is None and self._set is None:
             raise SourceError(
@@ -246,7 +261,7 @@ class _Look:
                     else "pass archives that do"
                 )
             )
-        return self._images.finish(self._archives, self._names)
+        return self._images.finish(self._archives, self._names, identity_level)
 
     def _check_sum(self, number: int, md5: str) -> None:
         self.sums[number] = md5
@@ -347,8 +362,8 @@ class _Look:
             return
         name = text(member.name.removeprefix(b"./"))
         base = name.rpartition("/")[2]
-        if base.startswith("."):
-            self._pass("hidden files", member)
+        if lies_in_clutter(member.name):
+            self._pass(f"files, {CLUTTER_NAMES},", member)
         elif base.endswith(".rec"):
             self._take_rec(name, member, stream)
         elif base.endswith(".bin"):

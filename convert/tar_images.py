@@ -2,7 +2,7 @@
 
 Which of these shows when all was looked at: labels of WebDataset samples
 (:mod:`facepack.convert.tar_samples`) go before a list (:mod:`facepack.convert.tar_lists`), and that
-before folders. In a tree, ``…/identity/image.jpg``, the folder is the identity.
+before folders, of which :mod:`facepack.convert.identity_folder` says which one is the identity.
 
 Names stay in the archive: what memory holds of an image are 23 bytes, and 8 more until it is known
 that there is no list.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,14 @@ import xxhash
 from facepack import format as fmt
 from facepack import images
 from facepack.convert import tar_lists, tar_samples
-from facepack.convert.files import is_image, text
+from facepack.convert.files import is_clutter, is_image, lies_in_clutter, text
+from facepack.convert.identity_folder import (
+    LONGEST,
+    OPTION,
+    Identities,
+    ImageFolders,
+    find_identities,
+)
 from facepack.convert.names import Names
 from facepack.convert.source import Entry, Group, Refusal
 from facepack.convert.tar_headers import BLOCK, Member, read_member
@@ -31,6 +39,7 @@ from facepack.errors import SourceError
 from facepack.shard import SourceRecord
 
 _LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
+_SHALLOW = NO_LABEL - 1
 _REASONS = {
     "samples": tar_samples.REASONS,
     "list": tar_lists.REASONS,
@@ -40,7 +49,11 @@ _REASONS = {
             "beside it has its label",
             "put its label, a number or a name, into a KEY.cls, or it into a folder that has the "
             "identity's name",
-        )
+        ),
+        _SHALLOW: (
+            "none of its folders is of the level that identities are taken from",
+            f"move it, or choose another level ({OPTION})",
+        ),
     },
 }
 TOO_LARGE = "set the environment variable FACEPACK_MAX_IMAGE_BYTES to more, or go on without it"
@@ -83,12 +96,11 @@ class ImageMembers:
         self._lists = Lists()
         self._paths: array[int] | None = array("Q")  # hashes of names, where no sample is known
         self._archives = array("q")  # the first row of each
-        self._identities = array("i")  # numbers in order of appearance, -1 in no folder
-        self._numbers: dict[bytes, int] = {}
-        self._homes = array("Q")  # of each identity, a hash of the first path of its folder
-        self._strayed: set[int] = set()  # identities whose name several folders have
+        self._folders = array("i")  # number of each one's folder
+        self._numbers: dict[bytes, int] = {}  # of folders, in order of appearance
         self._folder: bytes | None = None
-        self._identity = -1
+        self._number = 0
+        self._in_clutter = False
         self._digest = xxhash.xxh3_128()
 
     def __len__(self) -> int:
@@ -104,21 +116,26 @@ class ImageMembers:
         name = member.name
         cut = name.rfind(b"/") + 1
         base = name[cut:]
+        if name[:cut] != self._folder:
+            self._folder = name[:cut]
+            self._in_clutter = lies_in_clutter(self._folder)
+            self._number = -1
+        if self._in_clutter or is_clutter(base):
+            return False
         if is_image(base):
-            if name[:cut] != self._folder:
-                self._enter(name[:cut])
+            if self._number < 0:
+                path = _path(name[:cut])
+                self._number = self._numbers.setdefault(path, len(self._numbers))
             self._offsets.append(member.data)
             self._sizes.append(min(member.size, _LARGEST))
             self._headers.append((member.data - member.begin) // BLOCK)
-            self._identities.append(self._identity)
+            self._folders.append(self._number)
             self._samples.add_image(name)
             if self._paths is not None:
                 self._paths.append(path_hash(name))
             self._digest.update(b"%d %b\n" % (member.size, name))
             return True
         suffix = base[-5:].lower()
-        if base.startswith(b"."):
-            return False
         if suffix.endswith(b".cls"):
             content = stream.read(member.size) if member.size <= LONGEST_CLS else b""
             self._samples.add_class(name, content)
@@ -131,38 +148,41 @@ class ImageMembers:
             return False
         return True
 
-    def finish(self, archives: list[tuple[Archive, int]], names: Names) -> ImageSet:
+    def finish(
+        self, archives: list[tuple[Archive, int]], names: Names, identity_level: int | None
+    ) -> ImageSet:
         """What was gathered.
 
         Args:
             archives: each with its first row.
             names: of the identities of samples, by label, as far as they are known.
+            identity_level: of the folders that are identities: lists do not count then. None
+                chooses.
+
+        Raises:
+            SourceError: it is in doubt which folders are identities; or a level is given, and the
+                images are samples.
         """
         labels, suffixes, texts = self._samples.finish()
         notices = self._samples.notices()
         listed = None
-        if not self._samples.found and self._lists.first:
+        if not self._samples.found and self._lists.first and identity_level is None:
             listed, more = self._labels_of_lists()
             notices += more
+        bounds = [*(first for _, first in archives), len(self)]
         if self._samples.found:
             layout, names = "samples", names if texts is None else texts
+            if identity_level is not None:
+                raise SourceError(
+                    f"{archives[0][0].file}: labels are those of samples (.cls or .json), not of "
+                    f"folders: leave {OPTION} out"
+                )
         elif listed is not None:
             layout, names, labels, suffixes = "list", Names(), listed, suffixes * 0
         else:
-            layout = "tree"
-            names = Names()
-            ordered = sorted(self._numbers)
-            for name in ordered:
-                names.append(name)
-            # One place more, so that -1 (no folder) finds itself.
-            ranks = np.full(len(ordered) + 1, NO_LABEL, np.int32)
-            ranks[[self._numbers[name] for name in ordered]] = np.arange(len(ordered))
-            labels, suffixes = ranks[np.frombuffer(self._identities, np.int32)], suffixes * 0
-            if self._strayed:
-                notices.append(
-                    f"{len(self._strayed):,} names of folders occur at several places: each name "
-                    "is taken for one identity"
-                )
+            labels, found = self._label_by_folder(archives, bounds, identity_level)
+            layout, names, suffixes = "tree", Names.of(found.names.tolist()), suffixes * 0
+            notices += found.notices
         if self._lists.first and layout != "list":
             notices.append(
                 f"{self._lists.first}: a list of images was passed over: labels are those of "
@@ -175,26 +195,45 @@ class ImageMembers:
             labels,
             suffixes,
         )
-        bounds = np.array([first for _, first in archives] + [len(self)])
-        return ImageSet(archives, bounds, rows, names, layout, self._digest.hexdigest(), notices)
+        listing = self._digest.hexdigest()
+        return ImageSet(archives, np.array(bounds), rows, names, layout, listing, notices)
 
     def _labels_of_lists(self) -> tuple[np.ndarray | None, list[str]]:
         archives = np.repeat(np.arange(len(self._archives)), np.diff([*self._archives, len(self)]))
         paths = np.array(self._paths, np.uint64)
         return self._lists.label(paths, archives, alone=len(self._numbers) < 2)
 
-    def _enter(self, folder: bytes) -> None:
-        self._folder = folder
-        name = folder.rstrip(b"/").rpartition(b"/")[2]
-        if name in (b"", b".", b".."):
-            self._identity = -1
-            return
-        home = xxhash.xxh3_64_intdigest(folder)
-        self._identity = number = self._numbers.setdefault(name, len(self._numbers))
-        if number == len(self._homes):
-            self._homes.append(home)
-        elif self._homes[number] != home:
-            self._strayed.add(number)
+    def _label_by_folder(
+        self, archives: list[tuple[Archive, int]], bounds: list[int], identity_level: int | None
+    ) -> tuple[np.ndarray, Identities]:
+        """The identity of each image, int32 (n,), those below 0 as in :data:`_REASONS`."""
+        numbers = np.frombuffer(self._folders, np.int32)
+        paths = list(self._numbers)
+        here = [
+            np.unique(numbers[start:stop], return_counts=True) for start, stop in pairwise(bounds)
+        ]
+        found = find_identities(
+            [
+                ImageFolders(archive.file, [paths[number] for number in folders], counts)
+                for (archive, _), (folders, counts) in zip(archives, here, strict=True)
+            ],
+            identity_level,
+        )
+        # A folder has the same label in every archive.
+        of_folder = np.full(len(paths), NO_LABEL, np.int32)
+        for (folders, _), labels in zip(here, found.labels, strict=True):
+            of_folder[folders] = np.where(labels < 0, np.int32(_SHALLOW), labels)
+        if b"" in self._numbers:
+            of_folder[self._numbers[b""]] = NO_LABEL
+        return of_folder[numbers], found
+
+
+def _path(folder: bytes) -> bytes:
+    """A folder's path with a slash behind each part; empty for one that is no identity's."""
+    parts = [part for part in folder.split(b"/") if part not in (b"", b".")]
+    if b".." in parts or any(len(part) > LONGEST for part in parts):
+        return b""
+    return b"".join(part + b"/" for part in parts)
 
 
 class ImageSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from click.testing import CliRunner
 from facepack.cli import root as command_group
 from facepack.convert.identity_folder import ImageFolders, find_identities, folder_at
 from facepack.convert.img import ImgSource
-from facepack.convert.source import Part, Source
+from facepack.convert.source import Part, Refusal, Source
+from facepack.convert.tar import TarSource
 from facepack.convert.zip import ZipSource
 from facepack.errors import SourceError
 
@@ -195,23 +197,41 @@ def as_tar(root: Path, files: list[str]) -> Path:
 
 @pytest.mark.parametrize("level", [None, 1, 2, -1])
 @pytest.mark.parametrize("name", TREES)
-def test_a_tree_and_its_zip_are_numbered_alike(
+def test_a_tree_its_zip_and_its_tar_are_numbered_alike(
     name: str, level: int | None, tmp_path: Path, make_jpeg: MakeJpeg
 ) -> None:
     files = TREES[name]
     root = as_tree(tmp_path / "src", files, make_jpeg)
-    packed = as_zip(root, files)
+    archives = ((ZipSource, as_zip(root, files)), (TarSource, as_tar(root, files)))
     try:
         tree = ImgSource(root, identity_level=level)
-    except SourceError:
-        with pytest.raises(SourceError):
-            ZipSource([packed], identity_level=level)
+    except SourceError as error:
+        reason = str(error).partition(": ")[2].partition(". ")[0]
+        for kind, packed in archives:
+            with pytest.raises(SourceError, match=re.escape(reason)):
+                kind([packed], identity_level=level)
         return
-    zipped = ZipSource([packed], identity_level=level)
-    labelled = [entry for entry in labels_of(zipped) if entry[1] >= 0]
-    assert labels_of(tree) == labelled  # what lies too high is refused here, passed over there
-    assert {k: v for k, v in identities_of(zipped).items() if v} == identities_of(tree)
-    assert tree.classes == zipped.classes
+    for kind, packed in archives:
+        source = kind([packed], identity_level=level)
+        labelled = [entry for entry in labels_of(source) if entry[1] >= 0]
+        assert labels_of(tree) == labelled  # what lies too high is refused here, passed over there
+        assert {k: v for k, v in identities_of(source).items() if v} == identities_of(tree)
+        assert tree.classes == source.classes
+        refused = [r for _, start, stop in source.groups() for r in source.part(start, stop).read()]
+        assert sum(isinstance(record, Refusal) for record in refused) == len(source) - len(labelled)
+
+
+def test_tars_are_looked_at_one_by_one_too(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    tars = []
+    for part, people in (("0_0", "ab"), ("0_1", "bc")):
+        files = [f"{part}/{person}/0.jpg" for person in people]
+        tars.append(as_tar(as_tree(tmp_path / part, files, make_jpeg), files))
+    with pytest.raises(SourceError, match=r"0_0\.tar.*--identity-level 2"):
+        TarSource(tars)
+    source = TarSource(tars, identity_level=2)
+    assert [label for _, label in labels_of(source)] == [0, 1, 1, 2]
+    (note,) = source.notices
+    assert note.startswith("1 names of folders occur at several places")
 
 
 def test_the_plan_of_what_was_always_right_has_no_level(
@@ -228,7 +248,11 @@ def test_the_plan_of_what_was_always_right_has_no_level(
 def test_the_option_of_the_commands(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
     files = ["train/1/0.jpg", "train/2/0.jpg", "val/3/0.jpg"]
     root = as_tree(tmp_path / "src", files, make_jpeg)
-    for command, source in (("img2lmdb", root), ("zip2lmdb", as_zip(root, files))):
+    for command, source in (
+        ("img2lmdb", root),
+        ("zip2lmdb", as_zip(root, files)),
+        ("tar2lmdb", as_tar(root, files)),
+    ):
         run = [command, str(source), os.fspath(tmp_path / command)]
         refused = CliRunner().invoke(command_group, run)
         assert refused.exit_code == 1 and "--identity-level 2" in refused.output

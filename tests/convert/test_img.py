@@ -217,7 +217,7 @@ def test_labels_txt_names_the_identities_of_an_index(indexed: Path) -> None:
     assert source.part(1, 3).identity_names() == {0: "zero"} and source.classes == 6
     assert source.describe() != before
     (indexed / "labels.txt").write_bytes(b"\xff\n")
-    with pytest.raises(SourceError, match=r"labels\.txt: .*utf-8"):
+    with pytest.raises(SourceError, match=r"labels\.txt: .*0xff"):
         ImgSource(indexed)
 
 

@@ -331,17 +331,18 @@ def test_blanks_around_tabs_are_no_part_of_a_field(
         assert all(isinstance(record, SourceRecord) for record in part.read())
 
 
-def test_a_list_of_paddle_is_suggested(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> None:
+def test_a_list_of_paddle_is_found(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> None:
     (tmp_path / "images").mkdir()
     for number in range(4):
         (tmp_path / "images" / f"{number}.jpg").write_bytes(make_jpeg(number))
     lines = [f"images/{number}.jpg\t{number // 2}\n" for number in range(4)]
     (tmp_path / "label.txt").write_text("".join(lines))
-    with pytest.raises(SourceError, match=r"'images' is rather a part.*--index .*label\.txt"):
-        ImgSource(tmp_path)
-    source = ImgSource(tmp_path, index=tmp_path / "label.txt")
-    assert [entry.label for entry in source.part(0, 4).entries()] == [0, 0, 1, 1]
-    for file in list((tmp_path / "images").iterdir()):
-        file.rename(tmp_path / file.name)
-    with pytest.raises(SourceError, match=r"no images in folders.*--index .*label\.txt"):
-        ImgSource(tmp_path)
+    for index in (None, tmp_path / "label.txt"):
+        source = ImgSource(tmp_path, index=index)
+        assert [entry.label for entry in source.part(0, 4).entries()] == [0, 0, 1, 1]
+        assert ["label.txt" in notice for notice in source.notices] == [True] * (index is None)
+    assert ImgSource(tmp_path, identity_level=1).classes == 1
+    for text in ("anna\nben\n", "gone.jpg\t3\n", ""):  # no list of these images
+        (tmp_path / "label.txt").write_text(text)
+        with pytest.raises(SourceError, match=r"'images' is rather a part.*--index LIST"):
+            ImgSource(tmp_path)

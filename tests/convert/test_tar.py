@@ -421,10 +421,13 @@ def test_what_is_passed_over_is_told(tmp_path: Path, make_jpeg: MakeJpeg) -> Non
     source = TarSource([path])
     text = "\n".join(source.notices)
     assert "4 links, folders, devices or pipes were passed over, first 'ann/3.jpg'" in text
-    assert "1 hidden files were passed over, first 'ann/._1.jpg'" in text
+    assert "1 files, hidden, or put beside images by a system" in text
+    assert "first 'ann/._1.jpg'" in text
     assert "1 files that are no images by their names were passed over" in text
     assert "`facepack tar2lmdb a.tar OUT --member sets/lfw.bin`" in text
-    assert "1 names of folders occur at several places" in text
+    assert "1 of 4 images lie deeper, as in 'ann' of level 2" in text
+    told = "\n".join(TarSource([path], identity_level=-1).notices)
+    assert "1 names of folders occur at several places" in told and "deeper" not in told
     found = read(source)
     assert [r.name if isinstance(r, SourceRecord) else r.key for r in found] == [
         "ann/1.jpg",

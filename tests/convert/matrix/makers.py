@@ -488,6 +488,14 @@ def make_tar(
     return Made(paths=paths, truth=Truth(faces=faces))
 
 
+def make_split_tar(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A tar whose second folders are the people."""
+    faces = split_faces(shots, stem="faces")
+    data = tar_bytes([(str(face.name), face.shot.image) for face in faces])
+    write(folder, {"faces.tar": data})
+    return Made(paths=[folder / "faces.tar"], truth=Truth(faces=faces), options=SECOND)
+
+
 def make_rec_in_tar(
     folder: Path, shots: Sequence[Shot], *, gzipped: bool = False, **options: Any
 ) -> Made:
@@ -717,6 +725,7 @@ MAKERS: dict[str, dict[str, Maker]] = {
     "tar": {
         "tree": make_tar,
         "gzipped": partial(make_tar, gzipped=True),
+        "split": make_split_tar,
         "pieces": partial(make_tar, gzipped=True, pieces=3),
         "rec": make_rec_in_tar,
         "rec-cleaned": make_cleaned_rec_in_tar,
