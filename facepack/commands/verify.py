@@ -46,9 +46,10 @@ def verify(
     else:
         for damage in report.damage:
             click.echo(printable(f"{pack}: {damage}"))
+        salvage = "salvage --decode" if decode else "salvage"
         click.echo(
             f"{pack}: {len(report.damage)} damaged places; what is good can be copied out of it "
-            f"with: facepack salvage {pack} OUT",
+            f"with: facepack {salvage} {pack} OUT",
             err=True,
         )
     if report.damage:

@@ -405,6 +405,7 @@ class TestCommands:
             result = CliRunner().invoke(root, ["verify", *options, str(pack)])
             assert result.exit_code == 3
             assert "shard-000/0000000001: the jpeg image does not decode" in result.output
+            assert f"facepack salvage --decode {pack} OUT" in result.output
 
     def test_salvage_leaves_it_out_when_asked_to(self, pack: Path, tmp_path: Path) -> None:
         for options, kept in (([], 3), (["--decode"], 2)):
