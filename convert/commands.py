@@ -319,9 +319,9 @@ def _require_apart(
         from facepack.sets import split_set
 
         read += [split_set(path)[0] for path in paths]
-    target = out.resolve()
+    target = Path(os.path.realpath(out))
     for path in read:
-        if path.resolve().is_relative_to(target):
+        if Path(os.path.realpath(path)).is_relative_to(target):
             raise click.UsageError(f"{out} holds the source {path}: choose another target")
     folders = []
     if sink == "img" and source == "img":
@@ -329,7 +329,7 @@ def _require_apart(
     elif sink == "img" and source == "lst" and options["overwrite"]:
         folders = [options["root"]] if options["root"] else [path.parent for path in paths]
     for folder in folders:
-        if target.is_relative_to(folder.resolve()):
+        if target.is_relative_to(os.path.realpath(folder)):
             raise click.UsageError(
                 f"{out} lies in {folder}, where the images are read: choose another target"
             )

@@ -14,7 +14,7 @@ import lmdb
 from facepack import images
 from facepack.convert.source import file_name, require_file
 from facepack.environments import acquire, engine_calls, release
-from facepack.errors import DamageError, SourceError
+from facepack.errors import PackError, SourceError
 from facepack.lmdbfile import (
     MAGIC,
     MAX_PAGE_SIZE,
@@ -104,7 +104,7 @@ class KvData:
         self.check()
         try:
             file_id, environment = acquire(self.path)
-        except DamageError as error:
+        except PackError as error:
             raise SourceError(str(error)) from error
         try:
             yield KvReader(self, environment)

@@ -58,7 +58,7 @@ class KvWriter:
                     lock=False,
                     lib_version=0,  # LMDB 0.9, which everyone reads
                 )
-        except lmdb.Error as error:
+        except (lmdb.Error, UnicodeError) as error:
             raise OSError(errno.EIO, f"LMDB cannot open it: {error}") from error
         return self
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 import click
 
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
-from facepack.errors import FacepackError, did_you_mean
+from facepack.errors import ConfigError, FacepackError, did_you_mean
 from facepack.terminal import printable
 from facepack.version import __version__
 
@@ -80,9 +82,11 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a :class:`FacepackError` becomes one line and its exit status."""
         try:
+            _require_current_folder()
             return super().invoke(ctx)
         except FacepackError as error:
-            click.echo(f"facepack {ctx.invoked_subcommand}: {printable(str(error))}", err=True)
+            name = f"facepack {ctx.invoked_subcommand or ''}".rstrip()
+            click.echo(f"{name}: {printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             name = str(ctx.invoked_subcommand)
@@ -91,6 +95,15 @@ class LazyGroup(click.Group):
             hint = "; run it again with --resume to go on" if resumable else ""
             click.echo(f"facepack {name}: interrupted{hint}", err=True)
             ctx.exit(130)
+
+
+def _require_current_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder is gone or cannot be read ({error.strerror}): change to another"
+        ) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,4 +117,8 @@ def main() -> None:
     # torch's threads spin while they wait for each other. Where a loader's threads, or another
     # program, need the same cores, that costs several times what it saves on idle ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # File names may hold bytes that are no text, and text what the terminal cannot show.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(root(prog_name="facepack"))

@@ -16,7 +16,7 @@ from typing import Any
 
 import lmdb
 
-from facepack.errors import DamageError
+from facepack.errors import DamageError, PackError
 from facepack.lmdbfile import MAX_PAGE_SIZE, ScanError, read_page_size, stated_pages
 from facepack.reading import open_regular
 
@@ -95,6 +95,7 @@ def acquire(path: Path) -> tuple[FileId, Any]:
     Raises:
         DamageError: not an LMDB file, or shorter than its meta page says; reading a page behind
             the end of a mapping would kill the process.
+        PackError: the path is not UTF-8.
     """
     try:
         status = path.stat()
@@ -113,6 +114,10 @@ def acquire(path: Path) -> tuple[FileId, Any]:
         raise DamageError(f"{path}: the shard is missing") from error
     except OSError as error:
         raise DamageError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeError as error:
+        raise PackError(
+            f"{path}: LMDB opens no file whose path is not UTF-8: rename it, or set a UTF-8 locale"
+        ) from error
     except lmdb.Error as error:
         raise DamageError(f"{path}: LMDB cannot open the shard: {error}") from error
 

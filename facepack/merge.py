@@ -74,7 +74,7 @@ def merge(
         raise ConfigError("at least two packs are needed, and the folder of the new one")
     sources = [_Source.open(path) for path in packs]
     for source in sources:
-        if source.path.resolve() == out.resolve():
+        if os.path.realpath(source.path) == os.path.realpath(out):
             raise PackError(f"{out} is one of the packs that are merged: choose another target")
     _require_distinct(sources)
     maps, classes = _join_labels(sources, by_name)

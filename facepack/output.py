@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -18,7 +19,11 @@ def write_output(path: Path, data: bytes) -> None:
     """
     try:
         if path.exists() and not path.is_file():
-            path.write_bytes(data)
+            # A pipe that nobody reads is an error, where opening it would wait for a reader.
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            os.set_blocking(descriptor, True)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
             return
         part = path.with_name(f".{path.name[:100]}.part-{secrets.token_hex(4)}")
         try:

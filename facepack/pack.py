@@ -62,7 +62,7 @@ class Pack:
     """
 
     def __init__(self, path: Path, shards: str | Sequence[str] | None = None) -> None:
-        self.path = path.resolve()
+        self.path = Path(os.path.realpath(path))
         self.manifest = _read_checked(self.path, shards)
         self._chosen = shards is not None
         self._names: list[str] = [shard["name"] for shard in self.manifest["shards"]]
@@ -528,26 +528,29 @@ _MANIFEST_SHAPE = {
 }
 
 
+_PLAN_SHAPE = {"kind": str, "order": str, "seed": int, "source": dict, "tables": list}
 _ID = re.compile(r"[0-9a-f]{32}")
+
+
+def _require(where: str, value: Any, shape: dict[str, type]) -> None:
+    """A ValueError for the first field of ``value`` that is missing or of another type."""
+    for field, kind in shape.items():
+        found = value.get(field) if isinstance(value, dict) else None
+        if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
+            raise ValueError(f"{where} has no {field!r} of type {kind.__name__}")
+        if isinstance(found, int) and not 0 <= found < 1 << 63:
+            raise ValueError(f"{where}: {field!r} is {found}")
 
 
 def _check_shape(manifest: dict[str, Any]) -> None:
     """Make sure that every field is there and of its type; a ValueError names the first not."""
 
-    def require(where: str, value: Any, shape: dict[str, type]) -> None:
-        for field, kind in shape.items():
-            found = value.get(field) if isinstance(value, dict) else None
-            if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
-                raise ValueError(f"{where} has no {field!r} of type {kind.__name__}")
-            if isinstance(found, int) and not 0 <= found < 1 << 63:
-                raise ValueError(f"{where}: {field!r} is {found}")
-
-    require("the manifest", manifest, _MANIFEST_SHAPE)
+    _require("the manifest", manifest, _MANIFEST_SHAPE)
     _check_images("the manifest", manifest["images"])
     if not _ID.fullmatch(manifest["pack_id"]):
         raise ValueError(f"'pack_id' is {manifest['pack_id']!r}, not 32 hexadecimal digits")
     for number, shard in enumerate(manifest["shards"]):
-        require(f"shard {number}", shard, _SHARD_SHAPE)
+        _require(f"shard {number}", shard, _SHARD_SHAPE)
         _check_images(f"shard {number}", shard["images"])
         label_map = shard.get("label_map", "")
         if label_map is not None and not (
@@ -565,7 +568,7 @@ def _check_shape(manifest: dict[str, Any]) -> None:
             )
         fmt.check_shard_name(shard["name"])
     for name, stated in manifest_files(manifest).items():
-        require(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
+        _require(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
         if not fmt.is_plain_name(name):
             raise ValueError(f"the file name {name!r} leads outside the pack")
 
@@ -688,14 +691,34 @@ def read_plan(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     data = read_checked_file(path, manifest, fmt.PLAN)
     try:
         plan = parse_json(data)
-        if not isinstance(plan, dict):
-            raise ValueError("not a map")
+        if isinstance(plan, dict):
+            fmt.require_known(plan, str(path / fmt.PLAN))
+        _check_plan(plan)
     except ValueError as error:
         raise DamageError(
             f"{path / fmt.PLAN}: {error}: rebuild it with: facepack reindex {path}"
         ) from error
-    fmt.require_known(plan, str(path / fmt.PLAN))
-    return plan
+    return dict(plan)
+
+
+def _check_plan(plan: Any) -> None:
+    """Make sure that a plan can be worked with; a ValueError names the first field that cannot."""
+    _require("the plan", plan, _PLAN_SHAPE)
+    parts = plan.get("appended", [])
+    if not isinstance(parts, list):
+        raise ValueError("the plan: 'appended' is no list")
+    for part in parts:
+        _require("an appended plan", part, _PLAN_SHAPE | {"onto": str})
+    for part in (plan, *parts):
+        if not {"classes", "shards"} <= part.keys():
+            raise ValueError("the plan has no 'classes' or no 'shards'")
+        classes, spans = part["classes"], part["shards"]
+        if not (classes is None or (type(classes) is int and 0 <= classes <= fmt.MAX_LABEL + 1)):
+            raise ValueError(f"the plan: 'classes' is {classes!r}")
+        if not (spans is None or isinstance(spans, list)):
+            raise ValueError("the plan: 'shards' is no list")
+        for span in spans or []:
+            _require("a shard of the plan", span, {"name": str})
 
 
 def read_quarantine(path: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import facepack
 from facepack.cli import COMMANDS, root
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
 
@@ -149,3 +153,103 @@ def test_a_mistyped_command_is_answered_with_the_nearest(typed: str, meant: str)
 def test_a_command_near_none_is_answered_without_a_guess() -> None:
     result = CliRunner().invoke(root, ["xyzzy"])
     assert result.exit_code == 2 and "did you mean" not in result.stderr
+
+
+def run_in(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    program = "from facepack.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=120,
+    )
+
+
+def test_a_deleted_current_folder_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    program = (
+        "import os; from pathlib import Path; Path.cwd().rmdir(); "
+        "from facepack.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "inspect", "x"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("facepack: the current folder is gone")
+
+
+def test_names_of_other_letters_in_a_locale_that_has_none(
+    tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    with facepack.PackWriter(tmp_path / "Ünïcode") as writer:
+        writer.add(make_jpeg(1), 0, identity="é", name="ß.jpg")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert run_in(tmp_path, "verify", "Ünïcode", **plain).stdout.endswith(b"all good\n")
+    done = run_in(tmp_path, "get", "Ünïcode", "0", **plain)
+    # LMDB takes paths as UTF-8, which in such a locale nothing turns them back into.
+    assert done.returncode == 1 and b"LMDB opens no file whose path is not UTF-8" in done.stderr
+    with facepack.PackWriter(tmp_path / "plain") as writer:
+        writer.add(make_jpeg(1), 0, identity="é", name="ß.jpg")
+    done = run_in(tmp_path, "get", "plain", "0", "--info", **plain)
+    assert done.returncode == 0 and b"\\xdf.jpg" in done.stdout
+
+
+def test_names_that_are_no_text(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/p\xff")
+    with facepack.PackWriter(folder) as writer:
+        writer.add(make_jpeg(1), 0)
+    for locale in ({"PYTHONIOENCODING": "utf-8:strict"}, {"LC_ALL": "C"}):
+        done = run_in(tmp_path, "verify", folder, **locale)
+        assert done.returncode == 0 and b"/p\\udcff: 1 records, " in done.stdout
+        done = run_in(tmp_path, "get", folder, "0", **locale)
+        assert done.returncode == 1 and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "img2lmdb tree out --exclude BAD",
+        "img2lmdb tree out --identities BAD",
+        "zip2lmdb BAD out",
+        "zip2lmdb 0_0.zip out --password-file BAD",
+        "rec2lmdb BAD out",
+        "bin2lmdb BAD out",
+        "tar2lmdb BAD out",
+        "lst2lmdb BAD out",
+        "kv2lmdb BAD BAD out",
+        "lmdb2img BAD out",
+        "inspect BAD",
+        "verify BAD --untrusted",
+        "salvage BAD out",
+        "reindex BAD",
+        "get pack 0 -o FIFO",
+        "schedule BAD --schedule cosine",
+        "train --shards pack --out out --config BAD.toml",
+        "train --shards BAD --out out",
+        "eval BAD --model BAD",
+    ],
+)
+def test_files_that_are_none_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_jpeg: Callable[..., bytes], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with facepack.PackWriter(tmp_path / "pack") as writer:
+        writer.add(make_jpeg(1), 0)
+    Path("tree/ann").mkdir(parents=True)
+    Path("tree/ann/1.jpg").write_bytes(make_jpeg(1))
+    with zipfile.ZipFile("0_0.zip", "w") as archive:
+        archive.write("tree/ann/1.jpg", "0_0/1/1.jpg")
+    os.mkfifo("fifo")
+    os.mkfifo("fifo.toml")
+    Path("loop").symlink_to("loop")
+    Path("zero").symlink_to("/dev/zero")
+    Path("zero.toml").symlink_to("/dev/zero")
+    Path("loop.toml").symlink_to("loop.toml")
+    for bad in ("fifo", "zero", "loop"):
+        arguments = words.replace("BAD", bad).replace("FIFO", "fifo").split()
+        result = CliRunner().invoke(root, arguments)
+        assert isinstance(result.exception, SystemExit), (arguments, result.exception)
+        assert result.exit_code in (1, 2, 3) and result.output.count("\n") < 12
+        assert not Path("out/pack.json").exists()
