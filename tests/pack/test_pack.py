@@ -586,3 +586,28 @@ def test_real_faces_take_at_most_three_percent_more_than_they_are(
         options = PackOptions(order="source")
         result = convert_to_pack(source, tmp_path / f"{name}-source", options)
         assert result.file_bytes <= 1.10 * result.payload_bytes
+
+
+def test_what_changes_under_an_open_pack_is_told(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    with facepack.open(path) as pack:
+        image = pack[0].image
+        shard = path / "shard-000.mdb"
+        with shard.open("r+b") as file:  # as no facepack does: it renames files of another name
+            size = pack.manifest["shards"][0]["page_size"]
+            for meta in (0, 1):
+                file.seek(meta * size + 16 + 24 + 48 + 40)  # where each states the tree's root
+                file.write((1 << 40).to_bytes(8, "little"))
+        with pytest.raises(DamageError, match=r"shard-000\.mdb: LMDB cannot read on: .*verify"):
+            pack.source_name(0)
+        assert pack[0].image == image  # by a transaction that began before
+    with facepack.open(make_pack(60, "other")) as pack:
+        (pack.path / "shard-001.kv").write_bytes(b"0000000000 00000001\n")
+        with pytest.raises(DamageError, match=r"shard-001\.kv has 1 lines for 25 records"):
+            _ = pack.labels
+        (pack.path / "shard-001.kv").unlink()
+        with pytest.raises(DamageError, match=r"shard-001\.kv: cannot be read: No such file"):
+            _ = pack.labels
+        (pack.path / "labels.txt").write_bytes(b"ann\n\xff\n")
+        with pytest.raises(DamageError, match=r"labels\.txt: .*invalid start byte.*reindex"):
+            _ = pack.identity_names
