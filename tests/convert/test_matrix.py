@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,15 +24,17 @@ import simplejpeg
 from click import Argument
 from matrix.command import converted, facepack, invoke
 from matrix.makers import MAKERS, PAIR_SETS, variants
-from matrix.readers import READERS, Content, Kept, expected_rows
+from matrix.readers import READERS, Content, Kept, Row, expected_rows
 from matrix.truth import (
     SIDE,
     Choose,
     Made,
     Shot,
     Truth,
+    appended,
     between,
     capped,
+    draw,
     draw_shots,
     everything,
     excluded,
@@ -119,11 +122,13 @@ ALL_WAYS = [(*each, sink) for each, sink in product(variants(), SINKS)]
 NO_WAYS = [way for way in ALL_WAYS if way[2] == "bin" and way[:2] not in PAIR_SETS]
 WAYS = [way for way in ALL_WAYS if way not in NO_WAYS]
 FIRST = {(source, sink): variant for source, variant, sink in reversed(WAYS)}
-# Every case of every variant into a pack; into the other sinks, of the first variant.
+# Every case of the first variant of each source; a few of the others, into packs.
+FEW = ("exclude", "max", "halves")
 CHOICES = [
     (*way, name)
     for way, (name, case) in product(WAYS, CASES.items())
-    if way[2] in case.sinks and (way[2] == "lmdb" or FIRST[way[0], way[2]] == way[1])
+    if (FIRST[way[0], way[2]] == way[1] and way[2] in case.sinks)
+    or (way[2] == "lmdb" and name in FEW)
 ]
 every_way = pytest.mark.parametrize(("source", "variant", "sink"), WAYS)
 
@@ -163,6 +168,18 @@ class Workshop:
         """Two processes that every conversion of this module uses in turn: a start takes long."""
         self._processes = self._processes or _Kept(count)
         return self._processes
+
+    def other(self) -> Path:
+        """A pack of other images of two of the people."""
+        out = self.root / "other"
+        if not out.exists():
+            (self.root / "others").mkdir()
+            shots = [
+                Shot(person=who, image=draw(300 + k)) for k, who in enumerate(("a", "Zoë") * 2)
+            ]
+            made = MAKERS["img"]["tree"](self.root / "others", shots)
+            facepack(*command(made, "img", "lmdb", out))
+        return out
 
     def close(self) -> None:
         """End them."""
@@ -212,7 +229,7 @@ def files(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()
     }
-    if (out / "faces.kv").exists():
+    if {"faces.kv", "faces.lmdb/data.mdb"} <= {*found}:
         del found["faces.lmdb/data.mdb"]
         found["faces.lmdb"] = READERS["kv"](out).rows
     return found
@@ -531,6 +548,38 @@ def after(truth: Truth, sink: str) -> Truth:
         for face, row in zip(truth.faces, rows, strict=True)
     ]
     return Truth(faces=faces)
+
+
+@pytest.mark.parametrize(("source", "variant"), list(variants()))
+def test_appended(workshop: Workshop, source: str, variant: str, tmp_path: Path) -> None:
+    made = workshop.made(source, variant)
+    faces = made.truth.faces
+    out = tmp_path / "pack"
+    shutil.copytree(workshop.other(), out)
+    before = READERS["lmdb"](out).rows
+    words = ["append", out, *made.paths, "--source", source, *made.options, *OF_SINK["lmdb"]]
+    if made.truth.content != "train":
+        whole = files(out)
+        check_refusal(words, 1, "is no training set", typed=made.typed)
+        assert files(out) == whole
+        return
+    printed = facepack(*words, *AS_JSON, typed=made.typed)
+    figures = json.loads(printed)
+    stems = sorted({face.stem for face in faces}) if source == "zip" else []
+    each = [[face for face in faces if face.stem == stem] for stem in stems] or [faces]
+    assert [told["packed"] for told in figures] == [len(them) for them in each]
+    labels = appended(each, {str(row.person): row.label for row in before})
+    new = [
+        Row(label, face.shot.image, face.name, face.person, face.numbers)
+        for face, label in zip(faces, labels, strict=True)
+    ]
+    assert READERS["lmdb"](out).rows == before + new
+    assert json.loads(facepack("verify", out, *AS_JSON))["ok"]
+    whole = files(out)
+    facepack(*words, *RESUME, typed=made.typed)  # nothing is left to do
+    assert files(out) == whole
+    check_refusal(words, 1, "already", typed=made.typed)
+    assert files(out) == whole
 
 
 # Processes of their own ---------------------------------------------------------------------------

@@ -78,11 +78,13 @@ def column(stated: dict[str, Any], count: int) -> list[Any]:
 
 
 def read_pack(out: Path) -> Content:
-    """A pack, as its format page tells."""
+    """A pack, as its format page tells; what was appended comes behind what was there."""
     manifest = json.loads((out / "pack.json").read_text())
-    found: list[tuple[tuple[str, int], int, Row]] = []
-    runs: dict[str, str] = {}
-    for number, shard in enumerate(manifest["shards"]):
+    found: list[tuple[tuple[int, int], int, Row]] = []
+    runs: list[str] = []
+    for shard in manifest["shards"]:
+        if shard["pack_id"] not in runs:
+            runs.append(shard["pack_id"])
         path = str(out / shard["name"])
         lines = Path(path + ".kv").read_text().splitlines()
         count = len(lines)
@@ -115,8 +117,7 @@ def read_pack(out: Path) -> Content:
                 people.get(labels[k]),
                 {name: value for name, value in numbers.items() if value == value},
             )
-            found.append((ordinals[k], len(found), row))
-        runs[shard["name"]] = number
+            found.append(((len(runs), ordinals[k]), len(found), row))
     found.sort()
     texts = load_people(out)
     assert all(texts.get(row.label) == row.person for _, _, row in found)

@@ -222,3 +222,30 @@ def renumbered(faces: Sequence[Face], kept: Sequence[int]) -> list[int]:
     """The labels of those that were kept, without gaps."""
     present = _labels([faces[k] for k in kept])
     return [present.index(faces[k].label) if faces[k].label >= 0 else -1 for k in kept]
+
+
+# Appending ---------------------------------------------------------------------------------------
+
+
+def appended(files: Sequence[Sequence[Face]], known: dict[str, int]) -> list[int]:
+    """The labels of files that are appended one by one to a pack.
+
+    Args:
+        files: the faces of each.
+        known: the pack's people, which fill its labels; those who are new to it are added.
+    """
+    classes = len(known)
+    labels = []
+    for faces in files:
+        people = {face.label: face.person for face in faces if face.person is not None}
+        for _, person in sorted(people.items()):
+            if person not in known:
+                known[person] = classes
+                classes += 1
+        for face in faces:
+            if face.person is not None:
+                labels.append(known[face.person])
+            else:  # behind those that are known by name
+                before = sum(label < face.label for label in people)
+                labels.append(classes + face.label - before if face.label >= 0 else -1)
+    return labels
