@@ -294,7 +294,7 @@ def _require_parallel(sink: str, options: dict[str, Any]) -> None:
         return
     for option in _asked_for(options):
         raise click.UsageError(
-            f"{option}: {SINKS[sink].title} is written by one process; leave {option} away"
+            f"{option}: one process writes {SINKS[sink].title}; leave {option} away"
         )
 
 
