@@ -19,7 +19,7 @@ import numpy as np
 from facepack import lfs
 from facepack.convert.pickle_stream import PickledArray, interpret, kind
 from facepack.errors import SourceError
-from facepack.reading import read_bytes
+from facepack.reading import TABLE, read_bytes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +45,7 @@ def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
     """
     path = Path(path)
     try:
-        data = read_bytes(path, None) if data is None else data
+        data = read_bytes(path, TABLE) if data is None else data
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     if lfs.is_pointer(data):

@@ -34,7 +34,7 @@ else:
     import tomli as tomllib
 
 JSON, TEXT = "FACEPACK_MAX_JSON_BYTES", "FACEPACK_MAX_TEXT_BYTES"
-IMAGE = "FACEPACK_MAX_IMAGE_BYTES"
+IMAGE, TABLE = "FACEPACK_MAX_IMAGE_BYTES", "FACEPACK_MAX_TABLE_BYTES"
 
 _TOML_BYTES = 1 << 16  # of settings, some 2,000 in practice
 _TOML_DOTS = 1000  # in a line: the parser takes the square of a key's parts, in time and memory

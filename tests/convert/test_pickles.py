@@ -652,3 +652,11 @@ def test_real_sets(name: str, pairs: int) -> None:
     assert found.issame.tolist() == list(flags)
     for image, twin in zip(found.images, images, strict=True):
         assert image == (twin if isinstance(twin, bytes) else twin.tobytes())
+
+
+def test_a_file_beyond_any_set_is_not_read(tmp_path):
+    file = tmp_path / "lfw.bin"
+    with file.open("wb") as sparse:
+        sparse.truncate(1 << 36)
+    with pytest.raises(SourceError, match="at most 1,073,741,824 .* FACEPACK_MAX_TABLE_BYTES"):
+        read_bin(file)
