@@ -658,5 +658,5 @@ def test_a_file_beyond_any_set_is_not_read(tmp_path):
     file = tmp_path / "lfw.bin"
     with file.open("wb") as sparse:
         sparse.truncate(1 << 36)
-    with pytest.raises(SourceError, match="at most 1,073,741,824 .* FACEPACK_MAX_TABLE_BYTES"):
+    with pytest.raises(SourceError, match=r"at most 1,073,741,824 .* FACEPACK_MAX_TABLE_BYTES"):
         read_bin(file)
