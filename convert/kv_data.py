@@ -21,10 +21,12 @@ from facepack.lmdbfile import (
     META_SIZE,
     PAGE_HEADER,
     ScanError,
+    is_lmdb_1,
     read_page_size,
 )
 
 DATA = "data.mdb"  # in an LMDB folder
+_HEAD = 64  # bytes that tell what a file is
 _BATCH_BYTES = 8 << 20  # of values copied at a time
 _last_page = struct.Struct("<QQ")  # the end of a meta page: last page in use, transaction
 
@@ -61,7 +63,8 @@ class KvData:
             raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
         except (ScanError, struct.error) as error:
             raise SourceError(
-                f"{path}: {error}; pass a database that LMDB 0.9 wrote, or copy it again"
+                f"{path}: {error}; pass a database that LMDB 0.9 wrote (its records can be copied "
+                "into one by py-lmdb), or fetch it again"
             ) from error
         if size < needed:  # reading what is missing through a map would kill the process
             raise SourceError(
@@ -175,8 +178,8 @@ def is_data_file(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        head = file.read(PAGE_HEADER + 4)
-    return head[PAGE_HEADER:] == MAGIC.to_bytes(4, "little")
+        head = file.read(_HEAD)
+    return head[PAGE_HEADER : PAGE_HEADER + 4] == MAGIC.to_bytes(4, "little") or is_lmdb_1(head)
 
 
 def _stated_bytes(head: bytes) -> int:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from facepack import format as fmt
 from facepack import lfs
-from facepack.convert.kv_data import DATA, is_data_file
+from facepack.convert.kv_data import DATA, KvData, is_data_file
 from facepack.errors import SourceError
 
 _KV_ENDS = (".kv", "_kv.txt")  # the second as F2C's tool calls it
+_OWN_KEYS = (b"__keys__", b"__len__")  # of databases that list their own records
 _EXPECTED = (
     "expected folders with NAME.lmdb beside NAME.kv, or a database and its kv file, one behind the "
     "other"
@@ -93,10 +94,34 @@ def _kv_of(database: Path) -> Path:
     found = [path for path in beside if path.is_file()]
     if database.is_dir():
         found += sorted(path for path in database.iterdir() if path.name.endswith(_KV_ENDS))
+    if not found and (foreign := _of_others(database)):
+        raise SourceError(f"{database}: {foreign}")
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise SourceError(
             f"{database}: expected one kv file, {database.stem}.kv beside it, and found {names}: "
-            "pass the kv file behind the database"
+            "pass the kv file behind the database, with lines of key and label (labels inside the "
+            "records are not read)"
         )
     return found[0]
+
+
+def _of_others(database: Path) -> str | None:
+    """What a database is that is known to need no kv file; None if it may be F2C's.
+
+    Raises:
+        SourceError: it is damaged, or of LMDB 1.0.
+    """
+    data = database / DATA if database.is_dir() else database
+    with KvData.look(data).open() as reader:
+        sizes = reader.sizes([fmt.META, *_OWN_KEYS])
+    if sizes[0] is not None:
+        return "is a shard of a pack: convert the pack's folder with an lmdb2… command"
+    if any(size is not None for size in sizes[1:]):
+        return (
+            f"holds {' or '.join(key.decode() for key in _OWN_KEYS)}, as databases of other "
+            "trainers do whose records are images with their labels, in msgpack or pickled: these "
+            "are not read; write the images to a tree identity/image.jpg with the program that "
+            "reads it, and convert that with an img2… command"
+        )
+    return None

@@ -1,10 +1,11 @@
 """Pickle streams of bytes, numbers and NumPy arrays: interpreted, never executed.
 
 A pickle is a program that may call anything it can name. This module runs none of it: it interprets
-the opcodes that lists, tuples, numbers, bytes and arrays need, and knows six names (twice where
-NumPy 2 renamed a module), none of which is looked up or called. They only tell which bytes are an
-array, and of which type. Bytes and arrays are views into the stream, so that a length in it makes
-nothing large. Every other opcode or name, and every malformation, is refused with its byte offset.
+the opcodes that lists, tuples, numbers, bytes and arrays need, and knows eight names (twice where
+NumPy 2 or Python 3 renamed a module), none of which is looked up or called. They only tell which
+bytes are an array, and of which type. Bytes and arrays are views into the stream, so that a length
+in it makes nothing large. Every other opcode or name, and every malformation, is refused with its
+byte offset.
 
 Source: the opcodes as Python's ``pickletools`` documents them; what NumPy 1 and 2 write.
 """
@@ -39,6 +40,7 @@ _OPCODE_NAMES = {operation.code: operation.name for operation in pickletools.opc
 _DECIMAL = re.compile(rb"-?\d{1,19}L?")
 _DTYPE_CODE = re.compile(r"[<>=|]?(b1|[iu][1248])")
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_LATIN_1 = ("latin-1", "latin1")
 _ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\", b"'": b"'", b'"': b'"'}
 
 
@@ -50,6 +52,8 @@ class _Name(enum.Enum):
     FROMBUFFER = "_frombuffer"
     # Python 3 writes bytes as text to be encoded in latin-1, under protocols 0 to 2.
     ENCODE = "_codecs.encode"
+    # A call with bytes (or, by Python 2, with such text and the encoding), or with nothing.
+    BYTES = "bytes or bytearray"
 
 
 _NAMES = {
@@ -62,6 +66,11 @@ _NAMES = {
     ("numpy.core.numeric", "_frombuffer"): _Name.FROMBUFFER,
     ("numpy._core.numeric", "_frombuffer"): _Name.FROMBUFFER,
     ("_codecs", "encode"): _Name.ENCODE,
+    **{
+        (module, name): _Name.BYTES
+        for module in ("builtins", "__builtin__")
+        for name in ("bytes", "bytearray")
+    },
 }
 
 
@@ -344,7 +353,13 @@ class _Machine:
                 self._push(self._content(data, dtype, (1,)).tolist()[0])
             case _Name.DTYPE, (code, _, _):
                 self._push(self._dtype(code))
-            case _Name.ENCODE, (str() as text, "latin1"):
+            case _Name.ENCODE, (str() as text, str() as encoding) if encoding in _LATIN_1:
+                self._push(self._encode(text))
+            case _Name.BYTES, ():
+                self._push(memoryview(b""))
+            case _Name.BYTES, (memoryview() as data,):
+                self._push(data)
+            case _Name.BYTES, (str() as text, encoding) if _text_or_bytes(encoding) in _LATIN_1:
                 self._push(self._encode(text))
             case _:
                 self._refuse_construction(name)

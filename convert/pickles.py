@@ -1,7 +1,7 @@
 """Verification sets: ``lfw.bin``, ``cfp_fp.bin``, ``agedb_30.bin`` and their like.
 
 A set is the pickle of a pair ``(images, issame)``: 2P encoded images, of which 2i and 2i + 1 form
-pair i, and P booleans. Read are Python 2 byte strings, Python 3 ``bytes``, and uint8 arrays of
+pair i, and P booleans. Read are byte strings of Python 2 and 3, ``bytearray``, and uint8 arrays of
 shape (n,), (n, 1) or (1, n), under any protocol and any NumPy that wrote them; flags as bools, as 0
 and 1, as NumPy scalars or as one array. Nothing in the file is executed: see
 :mod:`facepack.convert.pickle_stream`.
@@ -36,6 +36,15 @@ class BinSet:
         return len(self.issame)
 
 
+_COMPRESSED = {  # how files begin, and what opens them
+    b"\xfd7zXZ\0": ("xz", "xz -dk"),
+    b"\x1f\x8b": ("gzip", "gzip -dk"),
+    b"BZh": ("bzip2", "bzip2 -dk"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dk"),
+    b"PK\x03\x04": ("zip", "unzip"),
+}
+
+
 def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
     """Read a verification set; nothing that the file names is imported or called.
 
@@ -50,6 +59,12 @@ def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     if lfs.is_pointer(data):
         raise SourceError(f"{path}: is a pointer of Git LFS, not the set itself: {lfs.REMEDY}")
+    for magic, (kind_of, command) in _COMPRESSED.items():
+        if data.startswith(magic):
+            raise SourceError(
+                f"{path}: is compressed by {kind_of}, and only a .bin itself is read: unpack it "
+                f"first, with {command} {path.name}"
+            )
     pair = interpret(path, data)
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise SourceError(

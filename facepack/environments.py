@@ -95,7 +95,7 @@ def acquire(path: Path) -> tuple[FileId, Any]:
     Raises:
         DamageError: not an LMDB file, or shorter than its meta page says; reading a page behind
             the end of a mapping would kill the process.
-        PackError: the path is not UTF-8.
+        PackError: the path is not UTF-8, or the file is open in this process by other means.
     """
     try:
         status = path.stat()
@@ -119,6 +119,12 @@ def acquire(path: Path) -> tuple[FileId, Any]:
             f"{path}: LMDB opens no file whose path is not UTF-8: rename it, or set a UTF-8 locale"
         ) from error
     except lmdb.Error as error:
+        if "already open" in str(error):  # which it would be in another process without harm
+            raise PackError(
+                f"{path} is open in this process already, by lmdb.open() outside facepack, and "
+                "LMDB opens a file once in a process: close that environment, or read the shard "
+                "through facepack.open()"
+            ) from error
         raise DamageError(f"{path}: LMDB cannot open the shard: {error}") from error
 
 

@@ -24,6 +24,7 @@ Buffer = bytes | bytearray | memoryview
 MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1
 PAGE_HEADER = 16
+_DATA_VERSION_1, _PAGE_HEADER_1 = 3, 24  # of LMDB 1.0
 NODE_HEADER = 8
 POINTER = 2
 META_SIZE = 136  # from the page header's end to the end of mm_txnid
@@ -277,6 +278,11 @@ def read_page_size(data: Buffer) -> int:
     Raises:
         ScanError: not an LMDB 0.9 file.
     """
+    if is_lmdb_1(data):
+        raise ScanError(
+            "a file of LMDB 1.0 (py-lmdb writes such under lib_version=1), which LMDB 0.9 cannot "
+            "read"
+        )
     if len(data) < PAGE_HEADER + META_SIZE:
         raise ScanError(f"{len(data)} bytes cannot hold an LMDB meta page")
     magic, version = struct.unpack_from("<II", data, PAGE_HEADER)
@@ -286,6 +292,12 @@ def read_page_size(data: Buffer) -> int:
     if page_size not in PAGE_SIZES:
         raise ScanError(f"page size {page_size}; allowed are {PAGE_SIZES}")
     return int(page_size)
+
+
+def is_lmdb_1(data: Buffer) -> bool:
+    """Whether a file begins as those of LMDB 1.0 do, whose pages have longer headers."""
+    head = bytes(data[_PAGE_HEADER_1 : _PAGE_HEADER_1 + 8])
+    return len(head) == 8 and struct.unpack("<II", head) == (MAGIC, _DATA_VERSION_1)
 
 
 def stated_pages(data: Buffer) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
+from facepack import lfs
 from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.labelmap import apply_label_map, map_names, read_label_map
 from facepack.pack import read_manifest
@@ -103,7 +104,14 @@ def _finish(path: Path, chosen: _Chosen, before: dict[str, Any] | None) -> dict[
 
 
 def _read(path: Path, name: str) -> ShardContent:
-    content = check_shard(path, fmt.check_shard_name(name), canonical=True)
+    file = path / f"{fmt.check_shard_name(name)}.mdb"
+    lfs.require_content(file, DamageError)
+    content = check_shard(path, name, canonical=True)
+    if content.is_foreign:
+        raise PackError(
+            f"{file}: is no shard of a pack, but an LMDB database that something else wrote: move "
+            f"it out of {path}; facepack kv2lmdb converts those of F2C"
+        )
     if content.damage:
         raise DamageError(
             f"{path}: {content.damage[0]}: a damaged shard is not indexed; copy it again or "

@@ -76,7 +76,10 @@ class Damage:
 
 @dataclass(kw_only=True)
 class ShardContent:
-    """What a shard says of itself, apart from its images, and what is wrong with it."""
+    """What a shard says of itself, apart from its images, and what is wrong with it.
+
+    ``is_foreign`` says that it is an LMDB database without a single key of a shard.
+    """
 
     info: ShardInfo | None = None
     meta: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class ShardContent:
     identity_names: dict[int, str] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
+    is_foreign: bool = False
 
     def write_index(self, folder: Path) -> ShardInfo:
         """Write the key-label index of a sound shard anew; return its entry in the manifest."""
@@ -278,7 +282,11 @@ def _check_records(data: memoryview, content: ShardContent, report: Any, decode:
     if decode:
         for index, reason in _undecodable(data, nodes, which):
             report(reason, f"{places[index]:010d}")
-    stated = _read_reserved(data, nodes, np.flatnonzero(places == -1), content, report)
+    others = np.flatnonzero(places == -1)
+    if 0 < len(others) == len(nodes):
+        keys = (nodes.record(data, index)[0] for index in others.tolist())
+        content.is_foreign = not any(key.startswith(fmt.RESERVED) for key in keys)
+    stated = _read_reserved(data, nodes, others, content, report)
     if stated is None:
         return
     count = len(stated)
@@ -320,6 +328,9 @@ def _read_reserved(
     Returns:
         The records' sums that they state; None where they are not sound.
     """
+    if content.is_foreign:
+        report("it is no shard of a pack, but an LMDB database that something else wrote")
+        return None
     reserved: dict[bytes, Any] = {}
     for index in which.tolist():
         key, value = nodes.record(data, index)

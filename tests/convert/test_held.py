@@ -163,7 +163,7 @@ def test_colours_that_were_converted(zips: list[Path], make_jpeg: MakeJpeg, tmp_
         for i in range(9):
             buffer = io.BytesIO()
             Image.open(io.BytesIO(make_jpeg(i))).convert("L").save(buffer, "JPEG")
-            file.writestr(f"p/{i}.jpg", buffer.getvalue())
+            file.writestr(f"faces/p/{i}.jpg", buffer.getvalue())
     options = PackOptions(check=ImageCheck(color="convert"))
     convert_to_pack(ZipSource([zips[0], tmp_path / "grey.zip"]), tmp_path / "pack", options)
     with pytest.raises(PackError, match="has this source already"):

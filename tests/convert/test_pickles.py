@@ -1,9 +1,12 @@
 """Verification sets: every flavour is read, and nothing in one is ever run."""
 
+import bz2
 import codecs
 import contextlib
 import functools
+import gzip
 import io
+import lzma
 import os
 import pickle
 import pickletools
@@ -96,6 +99,7 @@ def python2_stream(images: list[bytes], flags: list[bool], protocol: int) -> byt
 
 AS_ARRAY: dict[str, Callable[[bytes], Any]] = {
     "bytes": lambda image: image,
+    "bytearray": bytearray,
     "flat": lambda image: np.frombuffer(image, np.uint8),
     "column": lambda image: np.frombuffer(image, np.uint8).reshape(-1, 1).copy(),
     "row": lambda image: np.frombuffer(image, np.uint8).reshape(1, -1),
@@ -117,6 +121,35 @@ class TestFlavours:
         data = python2_stream(IMAGES, SAME, protocol)
         assert pickle.loads(data, encoding="bytes") == (IMAGES, SAME)
         assert_reads(tmp_path, data)
+
+    @pytest.mark.parametrize("encoding", [b"U\x07latin-1", b"X\x07\0\0\0latin-1"])
+    def test_python_2_bytearrays(self, tmp_path: Path, encoding: bytes) -> None:
+        """Text and its encoding, under protocol 2; and a bytearray without bytes."""
+        stream = b"\x80\x02]("
+        for image in (b"\xff\xd8one", b"two\x80"):
+            text = image.decode("latin-1").encode()
+            stream += b"c__builtin__\nbytearray\nX" + struct.pack("<I", len(text)) + text
+            stream += encoding + b"\x86R"
+        stream += b"c__builtin__\nbytearray\n)R" * 2 + b"e](\x88\x89e\x86."
+        twin, _ = pickle.loads(stream)
+        found = [bytes(image) for image in read(tmp_path, stream).images]
+        assert found == [b"\xff\xd8one", b"two\x80", b"", b""] == [bytes(image) for image in twin]
+
+    @pytest.mark.parametrize(
+        ("compress", "command"),
+        [
+            (lzma.compress, "xz -dk lfw.bin"),
+            (gzip.compress, "gzip -dk lfw.bin"),
+            (bz2.compress, "bzip2 -dk lfw.bin"),
+        ],
+    )
+    def test_what_is_compressed(
+        self, tmp_path: Path, compress: Callable[[bytes], bytes], command: str
+    ) -> None:
+        message = refusal(tmp_path, compress(pickle.dumps((IMAGES, SAME))))
+        assert "is compressed by " in message and message.endswith(
+            f"unpack it first, with {command}"
+        )
 
     def test_python_2_arrays(self, tmp_path: Path) -> None:
         """There the dtype's name, its byte order and the content are byte strings."""
@@ -302,7 +335,8 @@ class TestMalice:
             ("posix", "system"),
             ("builtins", "eval"),
             ("__builtin__", "eval"),
-            ("builtins", "bytes"),
+            ("builtins", "bytes.fromhex"),
+            ("bytes", "bytes"),
             ("this", "s"),
             ("numpy", "load"),
             ("numpy", "ndarray.tofile"),
@@ -357,6 +391,12 @@ class TestMalice:
             (codecs.encode, ("x", "latin1", "strict")),
             (codecs.encode, (b"x", "latin1")),
             (codecs.encode, ("x",)),
+            (bytes, (1 << 40,)),
+            (bytearray, (1 << 40,)),
+            (bytearray, ([1, 2],)),
+            (bytearray, ("x", "utf-8")),
+            (bytearray, (b"x", b"latin-1")),
+            (bytearray, ("x", "latin-1", "strict")),
             (np.ndarray, ((1 << 40,), np.dtype("u1"))),
             (np.dtype, ("u1",)),
             (RECONSTRUCT, (np.ndarray, (1 << 40,), b"b")),
@@ -469,7 +509,8 @@ class TestFaults:
             (b"", "byte 0: 1 bytes are announced, 0 are left; the file is cut short"),
             (b"\xff\xd8\xff\xe0", "byte 0: 0xff where an opcode must be"),
             (b"hello", "byte 0: refers to value"),
-            (b"PK\x03\x04", "byte 0: opcode PERSID"),
+            (b"PK\x03\x04", "is compressed by zip"),
+            (b"P1\n.", "byte 0: opcode PERSID"),
             (b"\x80\x06N.", "byte 0: pickle protocol 6, 0 to 5 are read"),
             (b"\x80\x04\x95" + bytes([9] + [0] * 7) + b"N.", "byte 2: a frame of 9 bytes, 2 are"),
             (b"\x80\x02T\xff\xff\xff\xff", "byte 2: 4294967295 bytes are announced, 0 are left"),
