@@ -62,7 +62,7 @@ def move_tables(
             moved[name] = _point_anew(name, table, columns, positions)
             there = np.count_nonzero((moved[name][:, columns] >= 0).all(axis=1))
             if name == "pairs":
-                require_pairs(there, len(table))
+                require_pairs(int(there), len(table))
             if lost := np.count_nonzero((table[:, columns] >= 0).all(axis=1)) - there:
                 notices.append(lost_rows(name, lost, len(table)))
         elif name in _BY_IMAGE:
