@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 
 from facepack import format as fmt
+from facepack import lfs
 from facepack.convert import glint360k
 from facepack.convert.bin import BinSource
 from facepack.convert.files import CLUTTER_NAMES, lies_in_clutter, text
@@ -384,6 +385,11 @@ class _Look:
         if self._records is not None:
             raise SourceError(
                 f"the archives hold {self._records.name} and {name}: choose one of them by --member"
+            )
+        if lfs.is_pointer(stream.peek(BLOCK)):
+            raise SourceError(
+                f"{name}: is a pointer of Git LFS, not the file itself: {lfs.REMEDY}, and pack "
+                "the archive anew"
             )
         self._records = scan_records(stream, name, member.size)
 

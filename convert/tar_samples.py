@@ -209,6 +209,20 @@ class Samples:
         if not self._members:
             return
         labels = self._objects | self._classes if self._objects else self._classes
+        if labels:
+            self._label_images(labels)
+        else:  # as in trees
+            self._lacking = True
+            for _ in self._images:
+                self._labels.append(NO_LABEL)
+                self._suffixes.append(1)
+        self._members.clear()
+        self._bytes = 0
+        self._images.clear()
+        self._classes.clear()
+        self._objects.clear()
+
+    def _label_images(self, labels: dict[bytes, int]) -> None:
         stems, faults = _match(self._images, labels)
         for name, stem, fault in zip(self._images, stems, faults, strict=True):
             self._labels.append(labels[stem] if stem is not None and not fault else fault)
@@ -219,11 +233,6 @@ class Samples:
             self._first_stray = self._first_stray or min(strays)
         self.found |= len(strays) < len(labels)
         self._lacking |= bool(strays) or None in stems
-        self._members.clear()
-        self._bytes = 0
-        self._images.clear()
-        self._classes.clear()
-        self._objects.clear()
 
 
 def _match(images: list[bytes], labels: dict[bytes, int]) -> tuple[list[bytes | None], list[int]]:

@@ -307,6 +307,13 @@ def test_a_rec_without_images_or_a_second_one_is_told(make_rec: MakeRec, tmp_pat
         TarSource([blank])
 
 
+def test_a_pointer_in_place_of_a_rec_is_told(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n"
+    path = make_tar(tmp_path / "a.tar", [("g/train.rec", pointer)])
+    with pytest.raises(SourceError, match=r"g/train\.rec: is a pointer of Git LFS.*git lfs pull"):
+        TarSource([path])
+
+
 def test_large_records_are_refused_unread(
     make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
