@@ -1,10 +1,15 @@
-"""A target of plain image files: a hidden folder with its state, and the files themselves."""
+"""A target of plain image files: its state, hidden, and the files themselves.
+
+The state is a folder; of images, it is one file when all is done: what walks a finished tree takes
+each folder in it for a class, hidden or not (torchvision's ``ImageFolder``).
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +20,90 @@ from facepack.errors import PackError
 from facepack.images import SUFFIXES
 from facepack.lmdbfile import Buffer
 from facepack.reading import read_json
+from facepack.shard import write_errors, write_file
 from facepack.target import Target
 
 STATE = ".facepack"  # the plan, the lock and what is done
 DONE = "done.json"
+FINISHED = ".facepack.json"  # the plan and what is done, when all is
+_FOLDED = ("tree", "pair-folder")  # kinds of target that are walked as trees of images
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile(rf"\d+({'|'.join(map(re.escape, SUFFIXES.values()))})")
 
 
 def state_target(out: Path, options: ConvertOptions) -> Target:
-    """The folder in ``out`` that keeps the plan, the lock and what is done.
+    """What keeps the plan, the lock and what is done, in ``out``.
 
     Raises:
         PackError: ``out`` holds files of someone else.
     """
     state = out / STATE
-    if out.is_dir() and not state.is_dir() and any(out.iterdir()):
+    ours = state.is_dir() or (out / FINISHED).is_file()
+    if out.is_dir() and not ours and any(out.iterdir()):
         what = "a pack, or a part of one" if (out / fmt.PLAN).exists() else "nothing of ours"
         raise PackError(f"{out} is not empty and holds {what}: choose another target")
-    return Target(
+    return _FileTarget(
         state, overwrite=options.overwrite, resume=options.resume, finished=DONE, shown=out
     )
+
+
+class _FileTarget(Target):
+    """A target whose folder is there while it is used.
+
+    Of images it is left only if they are not finished then, of any other kind always.
+    """
+
+    def __enter__(self) -> Target:
+        super().__enter__()
+        try:
+            self._unfold()
+        except BaseException:
+            super().__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            finished = self._fold()
+        finally:
+            super().__exit__()
+        if finished:
+            with suppress(OSError):  # another process may begin in it already
+                self.folder.rmdir()
+
+    def _unfold(self) -> None:
+        """Make the folder of the file; killed on the way, this begins anew."""
+        file = self.folder.parent / FINISHED
+        try:
+            state = read_json(file)
+            plan, done = fmt.json_text(state["plan"]), fmt.json_text(state["done"])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PackError(
+                f"{file} cannot be read ({error}), so that nobody knows what is here: remove "
+                f"{self.folder.parent} yourself or choose another target"
+            ) from error
+        with write_errors(self.folder):
+            write_file(self.folder / DONE, [done.encode()])
+            write_file(self.folder / fmt.PLAN, [plan.encode()])
+            file.unlink()
+
+    def _fold(self) -> bool:
+        """Make the file of the folder, if all is done; killed on the way, the file holds."""
+        plan, done = self.folder / fmt.PLAN, self.folder / DONE
+        try:
+            state = {"plan": read_json(plan), "done": read_json(done)}
+            folds = state["plan"]["kind"] in _FOLDED
+        except (OSError, ValueError, KeyError, TypeError):  # unfinished or damaged: a run says so
+            return False
+        if not folds:
+            return False
+        with write_errors(self.folder):
+            write_file(self.folder.parent / FINISHED, [fmt.json_text(state).encode()])
+            done.unlink()
+            plan.unlink()
+        return True
 
 
 def make_plan(

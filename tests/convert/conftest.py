@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -42,6 +43,23 @@ def make_rec(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> MakeRec:
         return folder
 
     return make
+
+
+@pytest.fixture
+def unfolded() -> Callable[[Path], Path]:
+    """``unfolded(out)``: its state as a folder, which earlier versions left of trees as well."""
+
+    def unfold(out: Path) -> Path:
+        file, folder = out / ".facepack.json", out / ".facepack"
+        if file.exists():
+            state = json.loads(file.read_bytes())
+            folder.mkdir()
+            for name in ("plan", "done"):
+                (folder / f"{name}.json").write_text(json.dumps(state[name]))
+            file.unlink()
+        return folder
+
+    return unfold
 
 
 @pytest.fixture

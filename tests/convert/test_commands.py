@@ -266,6 +266,20 @@ def test_a_target_of_another_kind_is_not_overwritten(make_rec: MakeRec, tmp_path
     ]
 
 
+def test_a_tree_is_not_overwritten_by_another_kind(make_rec: MakeRec, tmp_path: Path) -> None:
+    source, out = make_rec(20), tmp_path / "out"
+    assert run("rec2img", source, out).returncode == 0
+    names = sorted(path.name for path in out.iterdir())
+    for command in ("rec2rec", "rec2kv", "rec2wds", "rec2lmdb"):
+        done = run(command, source, out, "--overwrite")
+        assert done.returncode == 1 and "choose another target" in done.stderr, command
+        assert (
+            sorted(path.name for path in out.iterdir())
+            == names
+            == [".facepack.json", *"0123", "index.kv"]
+        )
+
+
 def test_bins_of_a_folder_stay_files(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     (tmp_path / "bins").mkdir()
     for name in ("lfw", "cfp_fp"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from facepack.errors import PackError, SourceError
 
 MakeRec = Callable[..., Path]
 Convert = Callable[..., Result]
+Unfolded = Callable[[Path], Path]
 
 SINKS = {
     "kv": (convert_to_kv, ConvertOptions),
@@ -49,20 +51,22 @@ def contents(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff"])
 def test_what_is_done_is_looked_for_where_its_note_is_damaged(
-    convert: Convert, tmp_path: Path, damage: bytes
+    convert: Convert, tmp_path: Path, unfolded: Unfolded, damage: bytes
 ) -> None:
     result = convert()
     good = contents(tmp_path / "out")
-    (tmp_path / "out" / ".facepack" / "done.json").write_bytes(damage)
+    (unfolded(tmp_path / "out") / "done.json").write_bytes(damage)
     again = convert(resume=True)
     assert contents(tmp_path / "out") == good
     assert (again.packed, again.file_bytes) == (result.packed, result.file_bytes)
 
 
-def test_a_plan_cannot_have_files_removed_elsewhere(convert: Convert, tmp_path: Path) -> None:
+def test_a_plan_cannot_have_files_removed_elsewhere(
+    convert: Convert, tmp_path: Path, unfolded: Unfolded
+) -> None:
     convert()
     (tmp_path / "mine.npy").write_bytes(b"mine")
-    plan = tmp_path / "out" / ".facepack" / "plan.json"
+    plan = unfolded(tmp_path / "out") / "plan.json"
     plan.write_text(json.dumps(json.loads(plan.read_bytes()) | {"tables": ["../mine"]}))
     convert(overwrite=True)
     assert (tmp_path / "mine.npy").read_bytes() == b"mine"
@@ -94,16 +98,73 @@ def test_images_that_are_not_what_was_asked_for_need_not_be_fetched_again(
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_plan_that_cannot_be_read_is_the_users_to_remove(
-    convert: Convert, tmp_path: Path, finished: bool
+    convert: Convert, tmp_path: Path, unfolded: Unfolded, finished: bool
 ) -> None:
     out = tmp_path / "out"
     convert()
-    (out / ".facepack" / "plan.json").write_bytes(b"{")
+    state = unfolded(out)
+    (state / "plan.json").write_bytes(b"{")
     if not finished:
-        (out / ".facepack" / "done.json").unlink()
+        (state / "done.json").unlink()
     before = contents(out)
     with pytest.raises(PackError, match=rf"cannot be read .*: remove {out} yourself or choose"):
         convert(resume=True)
     with pytest.raises(PackError, match="choose another target"):
         convert(overwrite=True)
+    assert contents(out) == before
+
+
+def classes_of(root: Path) -> list[str]:
+    """What torchvision's ImageFolder takes for classes."""
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+@pytest.mark.parametrize("naming", ["source", "number"])
+def test_a_finished_tree_has_no_folder_but_those_of_classes(
+    make_rec: MakeRec, tmp_path: Path, unfolded: Unfolded, naming: str
+) -> None:
+    source, out = RecSource(make_rec(20)), tmp_path / "out"
+    convert_to_tree(source, out, TreeOptions(naming=naming))
+    assert classes_of(out) == ["0", "1", "2", "3"]
+    good = contents(out)
+    with pytest.raises(PackError, match="holds a finished result"):
+        convert_to_tree(source, out, TreeOptions(naming=naming))
+    assert classes_of(out) == ["0", "1", "2", "3"] and contents(out) == good
+    for options in ({"resume": True}, {"overwrite": True}):
+        unfolded(out)  # an earlier version's
+        convert_to_tree(source, out, TreeOptions(naming=naming, **options))
+        assert classes_of(out) == ["0", "1", "2", "3"] and contents(out) == good
+    (out / "1" / "6.jpg").unlink()
+    convert_to_tree(source, out, TreeOptions(naming=naming, resume=True))
+    assert contents(out) == good
+
+
+@pytest.mark.parametrize("there", [(), ("done",), ("done", "plan")])
+def test_a_death_between_folder_and_file_loses_nothing(
+    make_rec: MakeRec, tmp_path: Path, unfolded: Unfolded, there: tuple[str, ...]
+) -> None:
+    source, out = RecSource(make_rec(20)), tmp_path / "out"
+    convert_to_tree(source, out, TreeOptions())
+    good = contents(out)
+    state = unfolded(out)
+    for file in list(state.iterdir()):
+        if file.stem not in there:
+            file.unlink()
+    (out / ".facepack.json").write_bytes(good[".facepack.json"])
+    convert_to_tree(source, out, TreeOptions(resume=True))
+    assert contents(out) == good and not state.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000])
+def test_a_damaged_file_of_a_finished_tree_is_named(
+    make_rec: MakeRec, tmp_path: Path, damage: bytes
+) -> None:
+    source, out = RecSource(make_rec(20)), tmp_path / "out"
+    convert_to_tree(source, out, TreeOptions())
+    (out / ".facepack.json").write_bytes(damage)
+    before = contents(out)
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(PackError, match=rf"cannot be read .*: remove {out} yourself or choose"):
+            convert_to_tree(source, out, TreeOptions(**options))
     assert contents(out) == before
