@@ -101,7 +101,7 @@ def continue_run(
     ]
     momenta = f"momentum of {' and '.join(taken)}" if taken else "no momentum, which begins at 0"
     return (
-        f"going on from {folder} ({ranks} GPUs{_place(checkpoint)}): backbone, {head.classes:,} "
+        f"going on from {folder} (GPUs: {ranks}{_place(checkpoint)}): backbone, {head.classes:,} "
         f"centres, {momenta}. Steps, schedule and order of images begin anew"
     )
 
@@ -245,8 +245,8 @@ def _place(checkpoint: Mapping[str, Any]) -> str:
     words = ""
     match checkpoint:
         case {"epoch": int() as epoch, "global_step": int() as step}:
-            words = f", {epoch} epochs done, step {step:,}"
+            words = f", epochs done: {epoch}, steps: {step:,}"
     match checkpoint.get("state_optimizer"):
         case {"param_groups": [{"lr": int() | float() as lr}, *_]}:
-            words += f", learning rate {lr:.6g}"
+            words += f", learning rate: {lr:.6g}"
     return words

@@ -15,7 +15,7 @@ from torch import nn
 from facepack import lfs
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.checksums import load_checked
-from facepack.train.config import TrainConfig, differing_settings
+from facepack.train.config import COURSE, TrainConfig, differing_settings
 from facepack.train.data import TrainingData, label_map_digest
 
 FORMAT = 2
@@ -188,7 +188,7 @@ def check_resumable(
 
     Args:
         state: of the run.
-        config: the settings it is to go on with.
+        config: the settings it is to go on with; those of its course are looked at elsewhere.
         data: what it is to go on with.
         ranks: their number; with another one than the run had, ``accumulate`` may be another too.
 
@@ -197,13 +197,15 @@ def check_resumable(
         TrainingError: the data differ, or the identities that the head's rows stand for.
     """
     changed = differing_settings(state["config"], config)
+    for name in COURSE:
+        changed.pop(name, None)
     if state["ranks"] != ranks:
         changed.pop("accumulate", None)
     if changed:
         listed = "; ".join(f"{name}: {was!r} → {now!r}" for name, (was, now) in changed.items())
         raise ConfigError(
             f"--resume with other settings than the run began with ({listed}). Leave them as they "
-            "were, or start a run of its own in another --out"
+            "were, or start a run of its own in another --out, from these weights with pretrained"
         )
     was, now = state["data"], describe_data(data)
     if was["content_id"] != now["content_id"]:

@@ -314,6 +314,10 @@ FREE_ON_RESUME = frozenset(
     }
 )
 
+# Settings of the course, length and rate of a run, which may change where that is well defined: see
+# facepack.train.course.
+COURSE = frozenset({"epochs", "steps", "lr", "warmup_epochs", "schedule", "schedule_options"})
+
 
 def recipe_names() -> list[str]:
     """The names of the recipes that come with facepack, sorted."""

@@ -19,7 +19,7 @@ from facepack.images import read_header
 from facepack.loading.source import ImageSource
 from facepack.reading import IMAGE, read_bytes
 from facepack.train.heads import check_labels
-from facepack.train.home import data_home, is_pack, shard_sets
+from facepack.train.home import absolute, data_home, is_named, is_pack, shard_sets
 
 
 class TrainingData(ImageSource, Protocol):
@@ -132,11 +132,7 @@ def _instead(path: Path) -> str:
 def open_training_data(
     shards: str, home: Path | None = None, identity_level: int | None = None
 ) -> facepack.Pack | ImageTree:
-    """Open the pack or image tree that ``shards`` names.
-
-    A bare name is looked for in the data home (:func:`data_home`) and then, like anything with a
-    folder in it, as a path; then as a shard set of the packs in the data home. ``PACK:SET`` is a
-    shard set of a pack that is named or given by its path.
+    """Open the pack or image tree that :func:`find_training_data` finds.
 
     Args:
         shards: what to open.
@@ -144,36 +140,48 @@ def open_training_data(
         identity_level: which folders of a tree are identities; None chooses.
 
     Raises:
-        TrainingError: nothing is there, or sets of that name are in several packs (names the
-            places); or ``identity_level`` is given for a pack, which has its labels.
+        TrainingError: nothing is there, or several are (names the places); or ``identity_level`` is
+            given for a pack, which has its labels.
         PackError, SourceError: what is there cannot be used.
     """
-    data = _open(shards, home, identity_level)
-    if identity_level is not None and not isinstance(data, ImageTree):
-        data.close()
+    folder, shard_set = find_training_data(shards, home)
+    if not is_pack(folder):
+        return ImageTree(folder, identity_level)
+    if identity_level is not None:
         raise TrainingError(
             f"identity_level = {identity_level} is for image trees, and {shards} is a pack, which "
             "has its labels: leave it unset"
         )
-    return data
+    return facepack.open(folder, shards=shard_set)
 
 
-def _open(shards: str, home: Path | None, identity_level: int | None) -> facepack.Pack | ImageTree:
+def find_training_data(shards: str, home: Path | None = None) -> tuple[Path, str | None]:
+    """The folder of the pack or image tree that ``shards`` names, and the shard set of the pack.
+
+    A bare name is looked for in the data home (:func:`data_home`) and then, like anything with a
+    folder in it, as a path; then as a shard set of the packs in the data home. ``PACK:SET`` is a
+    shard set of a pack that is named or given by its path.
+
+    Raises:
+        TrainingError: nothing is there, or sets of that name are in several packs; names the
+            places.
+        DamageError: the ``sets.json`` of a pack in the data home cannot be understood.
+    """
     places = _places(shards, home)
     if pack := next(filter(is_pack, places), None):
-        return facepack.open(pack)
+        return pack, None
     for place in places:
         if place.is_dir():
-            return ImageTree(place, identity_level)
+            return place, None
     name, colon, shard_set = shards.rpartition(":")
     if colon and (pack := next(filter(is_pack, _places(name, home)), None)):
-        return facepack.open(pack, shards=shard_set)
+        return pack, shard_set
     in_home: dict[Path, list[str]] = {}
     if places[-1].name == shards:
         in_home = shard_sets(data_home(home))
         having = [pack for pack, sets in in_home.items() if shards in sets]
         if len(having) == 1:
-            return facepack.open(having[0], shards=shards)
+            return having[0], shards
         if having:
             raise TrainingError(
                 f"{len(having)} packs have a shard set {shards!r}: say which with --shards "
@@ -190,8 +198,21 @@ def _open(shards: str, home: Path | None, identity_level: int | None) -> facepac
     raise TrainingError(
         f"no pack or image tree {shards!r}: looked at {looked}. Nor is it a shard set of a pack in "
         f"{data_home(home)} ({have or 'there are none'}). Give a path, a name in the data home "
-        "(--data or FACEPACK_HOME), or PACK:SET"
+        "(--data or FACEPACK_HOME), or PACK:SET by --shards, also to resume a run whose data moved"
     )
+
+
+def lasting_shards(shards: str, home: Path | None) -> str:
+    """``shards`` in a form that finds the same from any current folder.
+
+    A name in the home that the user named stays one, as each machine may have a home of its own;
+    all else becomes an absolute path, ``PACK:SET`` for a set that went by its name.
+    """
+    folder, shard_set = find_training_data(shards, home)
+    if Path(shards).name == shards and is_named(home) and folder.parent == data_home(home):
+        return shards
+    place = absolute(str(folder))
+    return place if shard_set is None else f"{place}:{shard_set}"
 
 
 def _places(shards: str, home: Path | None) -> list[Path]:

@@ -16,6 +16,21 @@ def data_home(option: str | Path | None) -> Path:
     return Path(os.environ.get("FACEPACK_HOME", ".") if option is None else option)
 
 
+def is_named(option: str | Path | None) -> bool:
+    """Whether the user says where the data home is, so that names in it hold in any folder."""
+    return option is not None or "FACEPACK_HOME" in os.environ
+
+
+def absolute(path: str) -> str:
+    """``path`` from the root; as it is where that cannot be told, or not be written as text."""
+    try:
+        whole = str(Path(path).absolute())
+        whole.encode()
+    except (OSError, UnicodeEncodeError):
+        return path
+    return whole
+
+
 def is_pack(folder: Path) -> bool:
     """Whether ``folder`` holds a pack, be it an unfinished one: opening that says so."""
     return (folder / MANIFEST).is_file() or (folder / PLAN).is_file()

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -46,8 +46,15 @@ from facepack.train.checkpoint import (
     save_model,
 )
 from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
-from facepack.train.data import ImageTree, check_training_data, open_training_data
+from facepack.train.course import take_up_course
+from facepack.train.data import (
+    ImageTree,
+    check_training_data,
+    lasting_shards,
+    open_training_data,
+)
 from facepack.train.folder import hold_folder
+from facepack.train.home import absolute
 from facepack.train.in_flight import StepsInFlight
 from facepack.train.interrupt import StopRequest
 from facepack.train.metrics import LossMeter, MetricsLog, SilentLog
@@ -155,10 +162,11 @@ class Trainer:
         with together(ranks):
             if not resume and not overwrite:
                 _refuse_used(self.out)
-            self._build(config, None if home is None else Path(home), device)
-            is_new = not (resume and (self.out / CHECKPOINT_FILE).exists())
-            if is_new:
+            home = None if home is None else Path(home)
+            self._build(config, home, device)
+            if not (resume and (self.out / CHECKPOINT_FILE).exists()):
                 self._begin_from_others()
+            self._keep_places(home)
         self._share_beginning()
         if resume:
             self._resume()
@@ -240,11 +248,24 @@ class Trainer:
 
     def _begin_from_others(self) -> None:
         """Take the weights that the settings name to begin with."""
-        if self.config.pretrained is not None:
-            load_pretrained(self.backbone, self.config.pretrained)
-        if self.config.continues is not None:
-            folder = Path(self.config.continues)
+        config = self.config
+        if config.pretrained is not None:
+            load_pretrained(self.backbone, config.pretrained)
+            self.config = replace(config, pretrained=absolute(config.pretrained))
+        if config.continues is not None:
+            folder = Path(config.continues)
             self._say(continue_run(folder, self.backbone, self._optimizer, self.head))
+            self.config = replace(config, continues=absolute(config.continues))
+
+    def _keep_places(self, home: Path | None) -> None:
+        """Name the data so that the run goes on from any current folder."""
+        config = self.config
+        val = dict(config.val)
+        if self._validator is not None:
+            from facepack.train.validation import lasting_sets
+
+            val = lasting_sets(val, home)
+        self.config = replace(config, shards=lasting_shards(config.shards, home), val=val)
 
     def _share_beginning(self) -> None:
         """Take rank 0's weights and order of images: machines of other kinds may choose others."""
@@ -263,10 +284,12 @@ class Trainer:
     def _resume(self) -> None:
         path = self.out / CHECKPOINT_FILE
         state: dict[str, Any] | None = None
+        changes: list[str] = []
         with together(self.ranks):
             if path.exists() or (self.out / PREVIOUS_FILE).exists():
                 state = load_checkpoint(path, lazily=self.ranks.world > 1)
                 check_resumable(state, self.config, self.data, ranks=self.ranks.world)
+                state["schedule"], changes = take_up_course(state, self.config, self.schedule)
         steps = [step for (step,) in tell(self.ranks, [-1 if state is None else state["step"]])]
         if len(set(steps)) > 1:
             self._fail(
@@ -279,6 +302,8 @@ class Trainer:
         self.load_state_dict(state)
         self._good_step = self.step
         self._say(f"resuming {self.out} at step {self.step:,} of {self.total_steps:,}")
+        for change in changes:
+            self._say(change)
         was = state["ranks"]
         if was != self.ranks.world:
             self._say(f"ranks: {was} before, {self.ranks.world} now")

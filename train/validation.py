@@ -8,8 +8,23 @@ from pathlib import Path
 
 from torch import nn
 
-from facepack.evaluate.pairs import load_pair_set
+from facepack.evaluate.pairs import find_pair_set, load_pair_set
 from facepack.evaluate.verification import PairResult, evaluate_pairs
+from facepack.train.home import absolute, data_home, is_named
+
+
+def lasting_sets(sets: Mapping[str, str], home: Path | None) -> dict[str, str]:
+    """``sets`` in a form that finds them from any current folder, as ``lasting_shards`` does.
+
+    Raises:
+        EvaluationError: there is no such set.
+    """
+    lasting = {}
+    for name, target in sets.items():
+        found = find_pair_set(target, home)
+        stays = Path(target).name == target and is_named(home) and found.parent == data_home(home)
+        lasting[name] = target if stays else absolute(str(found))
+    return lasting
 
 
 class Validator:

@@ -180,7 +180,7 @@ def test_a_run_goes_on_as_if_it_had_stayed(optimizer: str, gpus: int, tmp_path: 
     folder = theirs.save_checkpoints(tmp_path / "run")
     ours = make_ours(optimizer)
     said = continue_run(folder, *ours)
-    assert f"({gpus} GPUs, 2 epochs done, step 4, learning rate 0.05)" in said
+    assert f"(GPUs: {gpus}, epochs done: 2, steps: 4, learning rate: 0.05)" in said
     assert "backbone, 11 centres, momentum of backbone and centres" in said
     assert torch.equal(ours[2].weight, theirs.weight)
     losses = train_ours(*ours, batches(4, seed=2))

@@ -124,8 +124,8 @@ def test_resuming_needs_the_same_settings_and_data(pack_path: Path, pairs_path: 
     with facepack.open(pack_path) as faces, facepack.open(pairs_path) as others:
         state = {"config": config.as_dict(), "data": describe_data(faces), "ranks": 1}
         check_resumable(state, TrainConfig(shards="elsewhere", lr=0.1, log_every=1), faces)
-        with pytest.raises(ConfigError, match=r"lr: 0\.1 → 0\.2; seed: 0 → 5\)"):
-            check_resumable(state, TrainConfig(shards="faces", lr=0.2, seed=5), faces)
+        with pytest.raises(ConfigError, match=r"began with \(momentum: 0\.9 → 0\.8; seed: 0 → 5\)"):
+            check_resumable(state, TrainConfig(shards="faces", momentum=0.8, seed=5), faces)
         with pytest.raises(
             TrainingError, match=r"began on faces \(45 images, 5 classes, id .*40 im"
         ):

@@ -82,7 +82,7 @@ def test_stops_at_max_steps_and_resumes_with_its_own_settings(
     assert "finished\nstep 5 of 5; 16 images in" in second.stdout
     refused = invoke(["train", "--out", out, "--resume", "--set=lr=0.3"])
     assert refused.exit_code == 2
-    assert "--resume with other settings than the run began with (lr: 0.05 → 0.3)" in refused.stderr
+    assert "another course (lr: 0.05 → 0.3) for a run of 5 steps: 5 are done" in refused.stderr
     (tmp_path / "own.toml").write_text("seed = 5")
     added = invoke(["train", "--out", out, "--resume", "--config", str(tmp_path / "own.toml")])
     assert "than the run began with (seed: 0 → 5)" in added.stderr

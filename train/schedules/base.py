@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from facepack.errors import ConfigError
@@ -26,6 +27,8 @@ class Schedule(ABC):
 
     name: ClassVar[str]
     """The name under which :func:`register` filed the schedule."""
+    depends_on_length: ClassVar[bool] = False
+    """Whether a detector's rule knows the run's length beyond what ``options`` say."""
 
     def __init__(self, run: RunPlan, options: Any) -> None:
         self.run = run
@@ -66,6 +69,10 @@ class Schedule(ABC):
         """The schedule's state in numbers, strings and lists."""
         return {
             "schedule": self.name,
+            "options": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(self.options).items()
+            },
             "step": self._step,
             "changes": [[step, lr] for step, lr in self._changes],
         }

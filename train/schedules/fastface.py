@@ -56,6 +56,7 @@ class FastFace(AdaptiveSchedule):
     """
 
     options: FastFaceOptions
+    depends_on_length = True
 
     def __init__(self, run: RunPlan, options: FastFaceOptions) -> None:
         super().__init__(run, options, read_every=options.read_every)

@@ -47,6 +47,7 @@ class MHLRGuarded(AdaptiveSchedule):
     """
 
     options: GuardedOptions
+    depends_on_length = True
 
     def __init__(self, run: RunPlan, options: GuardedOptions) -> None:
         window = options.window or default_window(run)
