@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import warnings
 import zipfile
@@ -59,8 +60,10 @@ def _check_sums(path: Path) -> bool:
             raise SumError("cut short: the list of its contents, at the end, is missing")
         try:
             return _check_members(file.seek(0, io.SEEK_END), zipfile.ZipFile(file))
-        except OSError:
-            raise
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # that of a place before the file's beginning
+                raise
+            raise SumError("its parts are not where its list of contents says") from error
         except Exception as error:  # zipfile lets through what damage makes of its parts
             raise SumError(str(error)) from error
 

@@ -90,6 +90,26 @@ def test_a_damaged_checkpoint_is_refused_or_the_same(
     assert refused > 200
 
 
+def test_a_damaged_model_is_refused_or_the_same(
+    assert_same: Callable[[Any, Any], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.pt"
+    weights = {"fc.weight": torch.randn(16, 4), "fc.bias": torch.randn(9)}
+    torch.save(weights, path)
+    good, data = read_weights(path).state, path.read_bytes()
+    draw = random.Random(9)
+    refused = 0
+    for _ in range(400):
+        path.write_bytes(mutate(data, draw))
+        try:
+            state = read_weights(path).state
+        except EvaluationError:
+            refused += 1
+        else:
+            assert_same(state, good)
+    assert refused > 200
+
+
 def test_every_flipped_bit_of_a_tensor_is_met(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     weights = torch.randn(8)
@@ -130,6 +150,15 @@ def test_zips_that_claim_more_than_they_hold_are_refused(tmp_path: Path) -> None
     path.write_bytes(data.replace(2 * size, 2 * (1 << 30).to_bytes(4, "little")))
     with pytest.raises(SumError, match="larger than the file"):
         load_checked(path)
+
+
+def test_a_missing_stretch_is_told_as_damage(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.zeros(1000)}, path)
+    data = path.read_bytes()
+    path.write_bytes(data[:1000] + data[1500:])
+    with pytest.raises(EvaluationError, match=r"is damaged \(its parts are not where"):
+        read_weights(path)
 
 
 @pytest.mark.parametrize("kind", ["before torch 1.6", "without sums"])
