@@ -8,9 +8,10 @@ parameter to have a gradient. Buckets here are a function of the parameters alon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from weakref import WeakMethod
 
 import torch
@@ -81,7 +82,7 @@ class GradientSum:
         self._works.append(self._ranks.start_all_reduce(bucket.pack()))
 
 
-def _call(count: WeakMethod[Callable[[int], None]], number: int, _: Tensor) -> None:
+def _call(count: WeakMethod[Any], number: int, _: Tensor) -> None:
     """The hook of a bucket's parameter, as long as the gradients are summed by anyone."""
     method = count()
     if method is not None:
