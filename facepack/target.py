@@ -59,6 +59,8 @@ class Target:
         busy = PackError(
             f"{self._shown}: another process is writing here; wait for it or choose another target"
         )
+        if self._finished == fmt.MANIFEST:
+            _require_openable(self.folder)
         with write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.enter_context(hold_lock(self.folder, busy))
@@ -187,3 +189,14 @@ class Target:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _require_openable(pack: Path) -> None:
+    """Make sure that LMDB will open the shards; it takes no path that is not UTF-8."""
+    try:
+        str(pack.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise PackError(
+            f"{pack}: LMDB opens no file whose path is not UTF-8, so that nobody could read a pack "
+            "there: choose another target"
+        ) from error

@@ -85,16 +85,19 @@ def test_names_that_are_no_utf_8(make_rec: MakeRec, make_jpeg: MakeJpeg, tmp_pat
         (source / "train.rec").rename(source / f"{odd}.rec")
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    for command in ("rec2lmdb", "rec2img"):
-        out = tmp_path / f"{command}{odd}"
-        done = run(command, source / f"{odd}.rec", out, "--json")
-        assert done.returncode == 0 and "Traceback" not in done.stderr
-        assert json.loads(done.stdout)["out"] == str(out)
-        assert json.loads((out / "quarantine.jsonl").read_text())["file"] == "f\\xffce.rec"
     write_bin(tmp_path / f"{odd}.bin", [make_jpeg(0), make_jpeg(1)], [True])
-    for command in ("bin2lmdb", "bin2img"):
-        done = run(command, tmp_path / f"{odd}.bin", tmp_path / f"{command}{odd}")
-        assert done.returncode == 0 and done.stderr == ""
+    for kind, file in (("rec", source / f"{odd}.rec"), ("bin", tmp_path / f"{odd}.bin")):
+        for sink, name in (("lmdb", "out"), ("img", odd)):
+            out = tmp_path / f"{kind}{sink}{name}"
+            done = run(f"{kind}2{sink}", file, out, "--json")
+            assert done.returncode == 0 and "Traceback" not in done.stderr
+            assert json.loads(done.stdout)["out"] == str(out)
+            if kind == "rec":
+                assert json.loads((out / "quarantine.jsonl").read_text())["file"] == "f\\xffce.rec"
+        pack = tmp_path / f"{kind}{odd}"  # which LMDB could not open
+        done = run(f"{kind}2lmdb", file, pack)
+        assert done.returncode == 1 and "path is not UTF-8" in done.stderr
+        assert not pack.exists()
 
 
 @pytest.mark.parametrize(
