@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from array import array
 from collections.abc import Iterator
@@ -170,7 +171,7 @@ class IjbSource:
     def _read_pairs(self, prefix: Path) -> np.ndarray | None:
         """(P, 3) int32 template, template, 0 or 1; None where there is no list of pairs."""
         path = _with(prefix, _PAIRS)
-        if not path.exists():
+        if not os.path.lexists(path):  # a link that leads nowhere is an error
             return None
         pairs, digest = read_integers(path, 3)
         self._lists[path.name] = digest

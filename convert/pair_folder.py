@@ -40,6 +40,10 @@ class PairFolder:
     Args:
         root: the folder.
 
+    Attributes:
+        issame: bool (P,), whether both images of a pair show one person.
+        uses: int64 (2P,), the distinct image of each place in the set.
+
     Raises:
         SourceError: an image is missing, cannot be read or is there twice, or the flags are none.
     """
@@ -50,8 +54,8 @@ class PairFolder:
 
     def __init__(self, root: Root) -> None:
         self._path = root.path
-        self._issame = _read_flags(root.path / LABELS)
-        names = _numbered_images(root, 2 * len(self._issame))
+        self.issame = _read_flags(root.path / LABELS)
+        names = _numbered_images(root, 2 * len(self.issame))
         self._files = FileList(root.path)
         distinct: dict[bytes, int] = {}
         digest = xxhash.xxh3_128()
@@ -70,7 +74,7 @@ class PairFolder:
                 if use == len(self._files):
                     self._files.append(name, size)
                 uses.append(use)
-        self._uses = np.array(uses, np.int64)  # (2P,) distinct image of each place
+        self.uses = np.array(uses, np.int64)
         self._digest = digest.hexdigest()
         self.notices: list[str] = []
 
@@ -80,14 +84,18 @@ class PairFolder:
     def describe(self) -> dict[str, Any]:
         """Pair count, and a hash of all images and of the flags, as those of a ``.bin``."""
         return {
-            "pairs": len(self._issame),
+            "pairs": len(self.issame),
             "content_xxh3_128": self._digest,
-            "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self._issame.tobytes()),
+            "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self.issame.tobytes()),
         }
 
     def sizes(self) -> np.ndarray:
         """Bytes of each distinct image."""
         return self._files.sizes()
+
+    def names(self) -> list[str]:
+        """The file of each distinct image, as ``imgs/0.jpg``: that of its first use."""
+        return list(map(text, self._files.names))
 
     def part(self, start: int, stop: int) -> FilesPart:
         """The distinct images ``[start, stop)``."""
@@ -95,13 +103,13 @@ class PairFolder:
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """``pairs``; those of refused images are left out, with a notice."""
-        pairs, notices = pair_table(positions, self._uses, self._issame, str(self._path))
+        pairs, notices = pair_table(positions, self.uses, self.issame, str(self._path))
         self.notices += notices
         return {"pairs": pairs}
 
 
 def _read_flags(path: Path) -> np.ndarray:
-    """(P,) bool of ``pair_label.npy``, which may hold booleans, or integers 0 and 1."""
+    """(P,) bool of ``pair_label.npy``, which may hold booleans, or numbers 0 and 1."""
     require_file(path)
     try:
         flags = parse_npy(read_bytes(path))
@@ -109,7 +117,7 @@ def _read_flags(path: Path) -> np.ndarray:
         raise SourceError(
             f"{path}: cannot be read: {error}; write it again with numpy.save, as booleans"
         ) from error
-    good = flags.ndim == 1 and flags.dtype.kind in "biu"
+    good = flags.ndim == 1 and flags.dtype.kind in "biuf"
     if not good or not len(flags) or not np.isin(flags, (0, 1)).all():
         raise SourceError(
             f"{path}: holds {flags.dtype} {flags.shape}; expected one flag a pair, booleans or 0 "

@@ -14,15 +14,17 @@ import numpy as np
 import xxhash
 
 import facepack
-from facepack import lfs
+from facepack.convert.files import Root
+from facepack.convert.pair_folder import PairFolder
 from facepack.convert.pickles import read_bin
-from facepack.errors import EvaluationError
+from facepack.convert.source import Refusal
+from facepack.errors import DamageError, EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
 from facepack.format import MANIFEST
-from facepack.images import IMAGE_SUFFIXES
-from facepack.reading import IMAGE, parse_npy, read_bytes
 from facepack.sets import split_set
+from facepack.shard import SourceRecord
 from facepack.train.home import data_home, is_pack
+from facepack.verify import verify
 
 KNOWN_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp")
 
@@ -157,8 +159,8 @@ def load_pair_set(target: str | Path, data: str | Path | None = None) -> PairSet
 
     Raises:
         EvaluationError: nothing was found, or it is not a verification set.
-        SourceError: the ``.bin`` is damaged, or is not one.
-        PackError: the pack is damaged.
+        SourceError: the ``.bin`` or the tree is damaged, or is not one.
+        PackError: the pack is damaged, in whatever file.
     """
     path = find_pair_set(target, data)
     if path.is_file():
@@ -169,6 +171,11 @@ def load_pair_set(target: str | Path, data: str | Path | None = None) -> PairSet
 
 
 def _load_pack(name: str, path: Path) -> PairSet:
+    for damage in verify(path).damage:
+        raise DamageError(
+            f"{path}: {damage}: figures of a damaged set mislead; copy the pack again, or see all "
+            f"that is wrong with: facepack verify {path}"
+        )
     with facepack.open(path) as pack:
         table = pack.pairs
         if table is None:
@@ -199,43 +206,22 @@ def _load_bin(name: str, path: Path) -> PairSet:
 
 
 def _load_tree(name: str, path: Path) -> PairSet:
-    issame = _read_pair_labels(path / "pair_label.npy")
-    folder = path / "imgs"
-    files = {file.stem: file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
-    missing = [i for i in range(2 * len(issame)) if str(i) not in files]
-    if missing:
-        raise EvaluationError(
-            f"{folder}: image {missing[0]} is missing ({missing[0]}.jpg), and {len(missing)} of "
-            f"{2 * len(issame)} in all: pair_label.npy names {len(issame)} pairs, two images each"
-        )
-    named = [files[str(i)] for i in range(2 * len(issame))]
-    try:
-        images = [read_bytes(file, IMAGE) for file in named]
-    except OSError as error:
-        raise EvaluationError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return PairSet.from_images(
-        name,
-        images,
-        keys=[f"image {i} (imgs/{file.name})" for i, file in enumerate(named)],
-        pairs=_consecutive(len(issame)),
-        issame=issame,
+    source = PairFolder(Root(path))
+    images = [_read(record) for record in source.part(0, len(source)).read()]
+    first = np.unique(source.uses, return_index=True)[1].tolist()
+    return PairSet(
+        name=name,
+        images=images,
+        keys=[f"image {i} ({file})" for i, file in zip(first, source.names(), strict=True)],
+        pairs=source.uses.reshape(-1, 2),
+        issame=source.issame,
     )
 
 
-def _read_pair_labels(path: Path) -> np.ndarray:
-    lfs.require_content(path, EvaluationError)
-    try:
-        labels = parse_npy(read_bytes(path))
-    except (OSError, ValueError) as error:
-        raise EvaluationError(
-            f"{path}: the pairs' labels cannot be read ({error}); "
-            "a numpy file with 1 or 0 for each pair of imgs/ is needed"
-        ) from error
-    if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
-        raise EvaluationError(
-            f"{path}: the labels are {labels.dtype} {labels.shape}; (P,) of 0 and 1 wanted"
-        )
-    return labels.astype(bool)
+def _read(record: SourceRecord | Refusal) -> bytes:
+    if isinstance(record, Refusal):  # only if it changed since the set was looked through
+        raise EvaluationError(f"{record.file}: {record.reason}; {record.remedy}")
+    return bytes(record.image)
 
 
 def _consecutive(pairs: int) -> np.ndarray:

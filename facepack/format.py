@@ -234,7 +234,7 @@ def number_column(values: Sequence[float | int | None] | np.ndarray) -> np.ndarr
 
 
 def check_pairs(pairs: np.ndarray, records: int, name: str) -> None:
-    """Make sure that ``pairs`` is of shape (P, 3) and points at records.
+    """Make sure that ``pairs`` is of shape (P, 3), points at records and says 1 or 0 of each pair.
 
     Raises:
         DamageError: it is not, or does not.
@@ -243,6 +243,8 @@ def check_pairs(pairs: np.ndarray, records: int, name: str) -> None:
         raise DamageError(f"{name}: {pairs.dtype} of shape {pairs.shape}, not integers (P, 3)")
     if len(pairs) and not 0 <= pairs[:, :2].min() <= pairs[:, :2].max() < records:
         raise DamageError(f"{name}: a position lies outside the {records} records")
+    if not np.isin(pairs[:, 2], (0, 1)).all():
+        raise DamageError(f"{name}: a pair is marked by other than 1 for the same person, or 0")
 
 
 # The key-label index -----------------------------------------------------------------------------
@@ -292,6 +294,7 @@ def kv_labels(data: bytes, name: str, *, check_keys: bool = False) -> np.ndarray
         good &= digit <= 9
         labels *= 10
         labels += digit
+    good &= ~negative | (labels == -NO_IDENTITY)  # the only negative label
     if check_keys:
         expected = np.empty((count, 10), np.uint8)
         _write_digits(expected, np.arange(count))

@@ -122,17 +122,8 @@ class Pack:
         if self._labels is None:
             labels = np.empty(len(self), np.int64)
             for k, name in enumerate(self._names):
-                path = self.path / f"{name}.kv"
-                count = self._starts[k + 1] - self._starts[k]
-                try:
-                    part = fmt.kv_labels(read_bytes(path, None), str(path))
-                except OSError as error:
-                    raise _cannot_read(path, error) from error
-                if len(part) != count:
-                    raise DamageError(
-                        f"{path} has {len(part)} lines for {count} records: rebuild it with: "
-                        f"facepack reindex {self.path}"
-                    )
+                data = read_checked_file(self.path, self.manifest, f"{name}.kv")
+                part = fmt.kv_labels(data, str(self.path / f"{name}.kv"))
                 labels[self._starts[k] : self._starts[k + 1]] = part
             labels.flags.writeable = False
             self._labels = labels
@@ -167,23 +158,23 @@ class Pack:
         """
         if "pairs.npy" not in self.manifest["files"]:
             return None
-        pairs = self.table("pairs").astype(np.int64)
+        pairs = self.table("pairs")
         fmt.check_pairs(pairs, len(self), f"{self.path / 'pairs.npy'}")
-        return pairs
+        return pairs.astype(np.int64)
 
     def table(self, name: str) -> np.ndarray:
         """The table ``name`` of an evaluation set.
 
         Raises:
             PackError: the pack has no such table.
-            DamageError: it cannot be read.
+            DamageError: it cannot be read, or differs from what the manifest states.
         """
         file = f"{name}.npy"
         if name not in fmt.table_names(self.manifest["files"]):
             have = fmt.table_names(self.manifest["files"])
             raise PackError(f"{self.path} has no table {name!r}; it has {have}")
         try:
-            return parse_npy(read_stated_file(self.path, self.manifest, file))
+            return parse_npy(read_checked_file(self.path, self.manifest, file))
         except ValueError as error:
             raise DamageError(
                 f"{self.path / file}: {error}: copy the pack again or convert anew"
@@ -594,7 +585,7 @@ def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
         DamageError: a file is missing or has another size; says what to do.
     """
     with os.scandir(path) as entries:
-        found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        found = {entry.name: size for entry in entries if (size := _file_size(entry)) is not None}
     for name, stated in manifest_files(manifest).items():
         size = found.get(fmt.next_name(name, manifest["pack_id"]), found.get(name))
         remedy = (
@@ -609,6 +600,14 @@ def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
             raise DamageError(
                 f"{path}: {name} has {size} bytes, the manifest says {stated['bytes']}: {remedy}"
             )
+
+
+def _file_size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a regular file, or of that which a link leads to; None if it is none."""
+    try:
+        return entry.stat().st_size if entry.is_file() else None
+    except OSError:  # a link that leads to itself
+        return None
 
 
 def read_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
@@ -651,7 +650,8 @@ def read_checked_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
         DamageError: it is missing, or differs.
     """
     data = read_stated_file(path, manifest, name)
-    if xxhash.xxh3_128_hexdigest(data) != manifest_files(manifest)[name]["xxh3_128"]:
+    stated = manifest_files(manifest)[name]
+    if len(data) != stated["bytes"] or xxhash.xxh3_128_hexdigest(data) != stated["xxh3_128"]:
         raise DamageError(
             f"{path / name} differs from what the manifest states: see what is wrong with: "
             f"facepack verify {path}"

@@ -286,3 +286,12 @@ def test_pairs_of_templates_without_images_are_counted(ijbb: Path) -> None:
     assert IjbSource(ijbb).notices[0] == (
         "ijbb_template_pair_label.txt: 1 of 2 pairs name a template that has no image"
     )
+
+
+def test_a_list_of_pairs_that_is_a_broken_link_is_an_error(ijbb: Path) -> None:
+    pairs = ijbb / "meta/ijbb_template_pair_label.txt"
+    pairs.unlink()
+    assert "template_pairs" not in IjbSource(ijbb).table_names
+    pairs.symlink_to("nowhere")  # it should be there: nothing is left out in silence
+    with pytest.raises(SourceError, match=r"template_pair_label\.txt"):
+        IjbSource(ijbb)

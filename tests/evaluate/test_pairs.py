@@ -10,7 +10,7 @@ import pytest
 
 import facepack
 from facepack.convert.pickles import write_bin
-from facepack.errors import DecodeError, EvaluationError, PackError
+from facepack.errors import DamageError, DecodeError, EvaluationError, PackError, SourceError
 from facepack.evaluate.pairs import PairSet, find_pair_set, load_pair_set
 from facepack.images import decode
 
@@ -101,6 +101,8 @@ def test_trees_may_hold_png_and_labels_0_and_1(
     pair_set = load_pair_set(folder)
     assert as_written(pair_set) == images
     assert pair_set.issame.tolist() == issame.tolist()
+    np.save(folder / "pair_label.npy", issame.astype(np.float32))
+    assert load_pair_set(folder).issame.tolist() == issame.tolist()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}")
@@ -176,17 +178,50 @@ def test_a_tree_with_a_missing_image_is_refused(
 ) -> None:
     folder = write_tree(tmp_path / "set", *pair_images)
     (folder / "imgs/11.jpg").unlink()
-    with pytest.raises(EvaluationError, match=r"image 11 is missing .*, and 1 of 40 in all"):
+    with pytest.raises(SourceError, match="images 0 to 39 are needed; imgs has 39 and lacks 11"):
         load_pair_set(folder)
+
+
+def test_a_tree_with_more_images_than_its_labels_name_is_refused(
+    tmp_path: Path, pair_images: Images, write_tree: WriteTree
+) -> None:
+    images, issame = pair_images
+    folder = write_tree(tmp_path / "set", images, issame[:-1])  # figures of 19 pairs would mislead
+    with pytest.raises(SourceError, match="images 0 to 37 are needed; imgs has 40"):
+        load_pair_set(folder)
+    np.save(folder / "pair_label.npy", issame)
+    (folder / "imgs/7.png").write_bytes(images[8])  # which of the two is meant?
+    with pytest.raises(SourceError, match=r"imgs/7\.\w+ and 7\.\w+ have the same number"):
+        load_pair_set(folder)
+
+
+def test_a_damaged_pack_gives_no_figures(data: Path, pair_images: Images) -> None:
+    pack = data / "packed"
+    table = pack / "pairs.npy"
+    good = table.read_bytes()
+    table.write_bytes(good[:-8] + bytes([good[-8] ^ 1]) + good[-7:])  # the last pair's flag
+    with pytest.raises(DamageError, match=r"packed: pairs\.npy: .*differs.*facepack verify"):
+        load_pair_set("packed", data)
+    table.write_bytes(good)
+    shard = pack / "shard-000.mdb"
+    whole = shard.read_bytes()
+    at = whole.index(pair_images[0][1]) + 700
+    shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with facepack.open(pack) as opened:
+        assert decode(opened[1].image).shape == (112, 112, 3)  # nothing but its sum tells
+    with pytest.raises(DamageError, match=r"packed: shard-000/0000000001: .*differs"):
+        load_pair_set("packed", data)
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.arange(20), r"\(20,\); \(P,\) of 0 and 1 wanted"),
+        (np.arange(20), r"int64 \(20,\); expected one flag a pair"),
         (np.zeros((20, 2), bool), r"bool \(20, 2\)"),
+        (np.full(20, np.nan), r"float64 \(20,\); expected one flag a pair"),
+        (np.zeros(20, [("a", "<i4")]), "expected one flag a pair"),
         (np.array([{}], object), "cannot be read"),
-        (None, "cannot be read"),
+        (None, "pair_label"),
     ],
 )
 def test_labels_that_are_none_are_refused(
@@ -201,7 +236,7 @@ def test_labels_that_are_none_are_refused(
         (folder / "pair_label.npy").unlink()
     else:
         np.save(folder / "pair_label.npy", labels, allow_pickle=True)
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(SourceError, match=message):
         load_pair_set(folder)
 
 

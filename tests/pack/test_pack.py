@@ -15,6 +15,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+import xxhash
 
 import facepack
 from facepack import environments
@@ -369,6 +370,73 @@ def test_a_pair_set(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
             writer.add_table("pairs", pairs)
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (np.array([["a", "b", "c"]]), "not integers"),
+        (np.array([[0.5, 1.5, 1.0]]), "not integers"),
+        (np.zeros((2, 3), [("a", "<i4")]), "not integers"),
+        (np.array([[0, 1, 2]]), "1 for the same person, or 0"),
+        (np.array([[0, (1 << 64) - 1, 1]], np.uint64), "outside the 2 records"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(
+    tmp_path: Path, make_jpeg: MakeJpeg, table: np.ndarray, message: str
+) -> None:
+    with facepack.PackWriter(tmp_path / "p", order="source") as writer:
+        writer.add_table("pairs", np.array([[0, 1, 1]]))
+        for i in range(2):
+            writer.add(make_jpeg(i), -1)
+    data = fmt.npy_bytes(table)
+    (tmp_path / "p/pairs.npy").write_bytes(data)
+    manifest = json.loads((tmp_path / "p/pack.json").read_text())
+    digest = xxhash.xxh3_128_hexdigest(data)
+    manifest["files"]["pairs.npy"] = {"bytes": len(data), "xxh3_128": digest}
+    (tmp_path / "p/pack.json").write_text(json.dumps(manifest))
+    with facepack.open(tmp_path / "p") as pack, pytest.raises(DamageError, match=message):
+        _ = pack.pairs
+
+
+def test_indexes_and_tables_are_compared_with_their_digests(
+    make_pack: MakePack, tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    index = make_pack(60) / "shard-001.kv"
+    lines = index.read_bytes()
+    index.write_bytes(lines[:18] + (b"1" if lines[18:19] != b"1" else b"2") + lines[19:])
+    with facepack.open(index.parent) as pack:
+        with pytest.raises(DamageError, match=r"shard-001\.kv differs from what the manifest"):
+            _ = pack.labels
+    with facepack.PackWriter(tmp_path / "p", order="source") as writer:
+        writer.add_table("scores", np.array([1.5, 2.5]))
+        for i in range(2):
+            writer.add(make_jpeg(i), -1)
+    np.save(tmp_path / "p/scores.npy", np.array([1.5, 2.0]))
+    with facepack.open(tmp_path / "p") as pack:
+        with pytest.raises(DamageError, match=r"scores\.npy differs from what the manifest"):
+            pack.table("scores")
+
+
+def test_a_label_below_minus_one_is_none(tmp_path: Path) -> None:
+    assert fmt.kv_labels(b"0000000000 -0000001\n", "a.kv").tolist() == [-1]
+    for field in (b"-0000002", b"-0000000", b"-9999999"):
+        with pytest.raises(DamageError, match=r"a\.kv: line 1 is .*not a key and a label"):
+            fmt.kv_labels(b"0000000000 " + field + b"\n", "a.kv")
+
+
+def test_a_link_that_leads_to_itself_is_a_missing_file(make_pack: MakePack) -> None:
+    path = make_pack(60)
+    for name in ("shard-001.kv", "shard-000.mdb", "labels.txt"):
+        whole = (path / name).read_bytes()
+        (path / name).unlink()
+        (path / name).symlink_to(name)
+        with pytest.raises(DamageError, match=f"{name} is missing"):
+            facepack.open(path)
+        (path / name).unlink()
+        (path / name).write_bytes(whole)
+    (path / "stranger").symlink_to("stranger")
+    assert len(facepack.open(path)) == 60
+
+
 def test_numbers_of_any_integer_type_and_nothing_else(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
     with facepack.PackWriter(tmp_path / "p", classes=np.int64(4), seed=np.int32(3)) as writer:
         for i in range(4):
@@ -603,7 +671,7 @@ def test_what_changes_under_an_open_pack_is_told(make_pack: MakePack) -> None:
         assert pack[0].image == image  # by a transaction that began before
     with facepack.open(make_pack(60, "other")) as pack:
         (pack.path / "shard-001.kv").write_bytes(b"0000000000 00000001\n")
-        with pytest.raises(DamageError, match=r"shard-001\.kv has 1 lines for 25 records"):
+        with pytest.raises(DamageError, match=r"shard-001\.kv differs from what the manifest"):
             _ = pack.labels
         (pack.path / "shard-001.kv").unlink()
         with pytest.raises(DamageError, match=r"shard-001\.kv: cannot be read: No such file"):
