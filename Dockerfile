@@ -23,7 +23,7 @@ COPY evaluate evaluate
 
 RUN python -c "import torch; print(f'torch=={torch.__version__}')" > torch.txt
 RUN python -m pip install -c torch.txt ".[$EXTRAS]"
-RUN cd / && facepack --version && python -c "import facepack.train.run" && torchrun --help > /dev/null
+RUN cd / && facepack --version && python -c "import facepack.train.loop.run" && torchrun --help > /dev/null
 
 # Nobody in particular, and a home to write caches to, whoever `--user` names.
 ENV HOME=/tmp

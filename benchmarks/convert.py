@@ -30,11 +30,11 @@ import lmdb
 import numpy as np
 
 import facepack
-import facepack.shard
-import facepack.writer
-from facepack import format as fmt
-from facepack.convert.rec_layout import read_layout
-from facepack.convert.recordio import RecordReader, unpack_header
+import facepack.store.shard
+import facepack.store.writer
+from facepack.convert.formats.rec.layout import read_layout
+from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
+from facepack.store import format as fmt
 
 FACEPACK = [sys.executable, "-m", "facepack"]
 _DROP = Path("/proc/sys/vm/drop_caches")
@@ -329,8 +329,8 @@ def opening(bench: Bench) -> dict[str, object]:
 OPEN = """
 import resource, sys, time
 import facepack
-import facepack.shard
-import facepack.writer
+import facepack.store.shard
+import facepack.store.writer
 began = time.monotonic()
 pack = facepack.open(sys.argv[1])
 opened = time.monotonic() - began
@@ -352,7 +352,7 @@ def _make_index(pack: Path, records: int, identities: int) -> None:
         with (pack / f"{name}.mdb").open("wb") as file:
             file.truncate(size)
         shards.append(
-            facepack.shard.ShardInfo(
+            facepack.store.shard.ShardInfo(
                 name=name,
                 pack_id="0" * 32,
                 own_name=name,
@@ -375,8 +375,10 @@ def _make_index(pack: Path, records: int, identities: int) -> None:
                 },
             )
         )
-    plan = facepack.writer.make_plan(kind="train", source={"kind": "made"}, classes=identities)
-    facepack.writer.finish_pack(pack, plan=plan, pack_id="0" * 32, shards=shards, refused=[])
+    plan = facepack.store.writer.make_plan(
+        kind="train", source={"kind": "made"}, classes=identities
+    )
+    facepack.store.writer.finish_pack(pack, plan=plan, pack_id="0" * 32, shards=shards, refused=[])
 
 
 TRIALS: dict[str, Callable[[Bench], dict[str, object]]] = {

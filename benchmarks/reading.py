@@ -34,12 +34,12 @@ import lmdb
 import numpy as np
 
 import facepack
-from facepack import format as fmt
 from facepack.loading.choice import file_bytes, sequential_shape, shuffled_shape
 from facepack.loading.memory import Memory
 from facepack.loading.order import BlockShape
 from facepack.loading.plan import Draws, Plan
 from facepack.loading.readahead import read_ahead
+from facepack.store import format as fmt
 
 FACEPACK = [sys.executable, "-m", "facepack"]
 _DROP = Path("/proc/sys/vm/drop_caches")

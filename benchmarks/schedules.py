@@ -46,7 +46,7 @@ from schedules_sets import (
 from schedules_shapes import trace_of_changes, trace_of_log
 from schedules_statistics import paired_difference
 
-from facepack.convert.synth import SynthOptions, generate
+from facepack.convert.faces.synth import SynthOptions, generate
 from facepack.evaluate.pairs import load_pair_set
 from facepack.train.replay import Replay, TrainingLog, read_log, replay_log
 

@@ -1,7 +1,8 @@
 """The runs of the study: what each is, how it is trained and scored, and the file of outcomes.
 
-Every run is a :class:`facepack.train.run.Trainer`'s; nothing here trains. An outcome is a line of
-JSON, appended when its run is done, so a study that is killed goes on with the runs that are left.
+Every run is a :class:`facepack.train.loop.run.Trainer`'s; nothing here trains. An outcome is a line
+of JSON, appended when its run is done, so a study that is killed goes on with the runs that are
+left.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from facepack.errors import EvaluationError, TrainingError
 from facepack.evaluate.decode import decode_batches
 from facepack.evaluate.embed import embed, normalize
 from facepack.train.config import make_config
-from facepack.train.run import Trainer
+from facepack.train.loop.run import Trainer
 
 FAR = 1e-4
 _PAIRS_AT_ONCE = 65536

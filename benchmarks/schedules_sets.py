@@ -17,7 +17,7 @@ import xxhash
 from PIL import Image
 
 import facepack
-from facepack.convert.rec import RecSource
+from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.source import Refusal
 from facepack.evaluate.pairs import PairSet
 from facepack.hashing import derive_seed, hash64

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import lmdb
 
-from facepack.convert.bin import BinSource
-from facepack.convert.rec import RecSource
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.shard import SourceRecord
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.source import RecSource
+from facepack.store.shard import SourceRecord
 
 
 def usual_lmdb(source: RecSource | BinSource, folder: Path) -> int:

@@ -14,10 +14,10 @@ import xxhash
 
 from facepack.convert.source import Entry, Group, Part, Refusal, Source
 from facepack.errors import ConfigError, NothingChosenError, SourceError
-from facepack.format import NO_IDENTITY
 from facepack.hashing import hash64
 from facepack.reading import read_text
-from facepack.shard import SourceRecord
+from facepack.store.format import NO_IDENTITY
+from facepack.store.shard import SourceRecord
 
 _STEP = 1 << 16  # records whose labels are looked at in one part
 

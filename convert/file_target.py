@@ -13,15 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from facepack import format as fmt
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Source, Span
 from facepack.errors import PackError
 from facepack.images import SUFFIXES
-from facepack.lmdbfile import Buffer
 from facepack.reading import read_json
-from facepack.shard import write_errors, write_file
-from facepack.target import Target
+from facepack.store import format as fmt
+from facepack.store.lmdbfile import Buffer
+from facepack.store.shard import write_errors, write_file
+from facepack.store.target import Target
 
 STATE = ".facepack"  # the plan, the lock and what is done
 DONE = "done.json"

@@ -17,9 +17,9 @@ from facepack import images
 from facepack.convert.names import Names, little_endian
 from facepack.convert.source import Entry, Refusal
 from facepack.errors import SourceError
-from facepack.format import NO_IDENTITY
 from facepack.images import IMAGE_SUFFIXES
-from facepack.shard import SourceRecord
+from facepack.store.format import NO_IDENTITY
+from facepack.store.shard import SourceRecord
 
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 # What systems put beside images: macOS into zips, Synology, QNAP and Windows onto disks.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from facepack.checks import ImageCheck
+from facepack.store.checks import ImageCheck
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from facepack import format as fmt
 from facepack.images import IMAGE_SUFFIXES
+from facepack.store import format as fmt
 
 INDEX = "index.kv"  # of a tree
 ASIDE = "_renamed"  # the folder of files whose own names cannot be used

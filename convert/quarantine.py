@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from facepack import format as fmt
 from facepack.convert.source import Refusal, Source
 from facepack.errors import SourceError
-from facepack.shard import write_file
+from facepack.store import format as fmt
+from facepack.store.shard import write_file
 
 
 def read_refused(lines: bytes) -> Iterator[dict[str, Any]]:

@@ -65,59 +65,59 @@ SOURCES = {
     "rec": SourceKind(
         title="an MXNet .rec data set",
         src="SRC is a .rec file, or a folder that holds train.rec (and train.idx and property).",
-        location="facepack.convert.rec:RecSource",
+        location="facepack.convert.formats.rec.source:RecSource",
     ),
     "bin": SourceKind(
         title="a verification set (.bin)",
         src="SRC is a .bin file such as lfw.bin; or a folder, and each .bin in it becomes "
         "OUT/<name>.",
-        location="facepack.convert.bin:BinSource",
+        location="facepack.convert.formats.pairs.source:BinSource",
     ),
     "zip": SourceKind(
         title="WebFace260M zips",
         src="SRC are zips, or folders of zips; members are identity/image.jpg.",
-        location="facepack.convert.zip:ZipSource",
+        location="facepack.convert.formats.zip.source:ZipSource",
         many=True,
     ),
     "img": SourceKind(
         title="an image tree",
         src="SRC is a folder identity/image.jpg; a flat one with --index; or a verification folder "
         "with imgs/ and pair_label.npy.",
-        location="facepack.convert.img:ImgSource",
+        location="facepack.convert.formats.tree.source:ImgSource",
     ),
     "kv": SourceKind(
         title="F2C's LMDB and kv files",
         src="SRC are folders that hold an LMDB and its kv file, or LMDB KV LMDB KV ….",
-        location="facepack.convert.kv:KvSource",
+        location="facepack.convert.formats.kv.source:KvSource",
         many=True,
     ),
     "tar": SourceKind(
         title="tars (Glint360K's pieces, WebDataset, trees)",
         src="SRC are tars or the pieces of one, gzipped or not: they are streamed, never unpacked.",
-        location="facepack.convert.tar:TarSource",
+        location="facepack.convert.formats.tar.source:TarSource",
         many=True,
         parallel=False,
     ),
     "lst": SourceKind(
         title="an im2rec, face2rec2 or Paddle list",
         src="SRC are .lst files, or label.txt of Paddle.",
-        location="facepack.convert.lst:LstSource",
+        location="facepack.convert.formats.tree.list_source:LstSource",
         many=True,
     ),
     "ijb": SourceKind(
         title="IJB-B or IJB-C",
         src="SRC is a folder with loose_crop/ and meta/.",
-        location="facepack.convert.ijb:IjbSource",
+        location="facepack.convert.formats.benchmarks.ijb:IjbSource",
     ),
     "megaface": SourceKind(
         title="MegaFace and FaceScrub",
         src="SRC is a folder with the lists and images of both.",
-        location="facepack.convert.megaface:MegaFaceSource",
+        location="facepack.convert.formats.benchmarks.megaface:MegaFaceSource",
     ),
     "lmdb": SourceKind(
         title="a pack",
         src="SRC is a pack, or PACK:SET for a shard set of it.",
-        location="facepack.convert.lmdb:PackSource",
+        location="facepack.convert.formats.pack.source:PackSource",
     ),
 }
 
@@ -126,38 +126,38 @@ SINKS = {
         title="a pack",
         out="OUT becomes a pack: LMDB shards with a key-label index. Images are stored byte for "
         "byte.",
-        location="facepack.convert.to_pack:convert_to_pack",
-        options="facepack.convert.to_pack:PackOptions",
+        location="facepack.convert.formats.pack.sink:convert_to_pack",
+        options="facepack.convert.formats.pack.sink:PackOptions",
         parallel=True,
     ),
     "img": SinkKind(
         title="an image tree",
         out="OUT gets the images as files and the key-label index OUT/index.kv; of a verification "
         "set imgs/0.jpg, imgs/1.jpg, … and pair_label.npy.",
-        location="facepack.convert.to_img:convert_to_img",
-        options="facepack.convert.to_tree:TreeOptions",
+        location="facepack.convert.formats.tree.sink:convert_to_img",
+        options="facepack.convert.formats.tree.tree_sink:TreeOptions",
         parallel=True,
     ),
     "rec": SinkKind(
         title="an MXNet .rec data set",
         out="OUT gets train.rec, train.idx and property, as MXNet and arcface_torch read them.",
-        location="facepack.convert.to_rec:convert_to_rec",
+        location="facepack.convert.formats.rec.sink:convert_to_rec",
     ),
     "kv": SinkKind(
         title="F2C's LMDB and kv files",
         out="OUT gets faces.lmdb and faces.kv, as F2C reads them.",
-        location="facepack.convert.to_kv:convert_to_kv",
+        location="facepack.convert.formats.kv.sink:convert_to_kv",
     ),
     "wds": SinkKind(
         title="WebDataset tars",
         out="OUT gets tar shards of key.jpg and key.cls.",
-        location="facepack.convert.to_wds:convert_to_wds",
+        location="facepack.convert.formats.tar.wds_sink:convert_to_wds",
         parallel=True,
     ),
     "bin": SinkKind(
         title="a verification set (.bin)",
         out="OUT becomes a .bin file; the source must be a verification set.",
-        location="facepack.convert.to_bin:convert_to_bin",
+        location="facepack.convert.formats.pairs.bin_sink:convert_to_bin",
     ),
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from facepack.cli import COMMANDS, root
-from facepack.convert.commands import apply_options, sink_options, source_options
+from facepack.convert.commands.convert import apply_options, sink_options, source_options
 from facepack.convert.registry import SINKS, SOURCES
 
 

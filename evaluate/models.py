@@ -11,7 +11,7 @@ from torch import Tensor
 from facepack.errors import ConfigError, EvaluationError
 from facepack.train.backbones import Backbone, build, names
 from facepack.train.config import read_settings
-from facepack.train.pretrained import (
+from facepack.train.models.pretrained import (
     describe_origin,
     embedding_length,
     fill,
@@ -27,7 +27,7 @@ def load_model(path: str | Path, *, backbone: str | None = None) -> Backbone:
         path: a folder that ``facepack train`` wrote (``config.toml``, ``model.pt``), or a file that
             holds a backbone's ``state_dict``, such as arcface_torch's ``model.pt`` or what
             ``facepack export`` wrote as ``.safetensors``: all that
-            :func:`~facepack.train.pretrained.read_weights` takes.
+            :func:`~facepack.train.models.pretrained.read_weights` takes.
         backbone: which one a file is of; None asks the file, or guesses from the names and shapes
             of its tensors. A run's folder says so itself.
 

@@ -14,17 +14,17 @@ import numpy as np
 import xxhash
 
 import facepack
+from facepack.care.verify import verify
 from facepack.convert.files import Root
-from facepack.convert.pair_folder import PairFolder
-from facepack.convert.pickles import read_bin
+from facepack.convert.formats.pairs.pair_folder import PairFolder
+from facepack.convert.formats.pairs.pickles import read_bin
 from facepack.convert.source import Refusal
 from facepack.errors import DamageError, EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
-from facepack.format import MANIFEST
-from facepack.sets import split_set
-from facepack.shard import SourceRecord
-from facepack.train.home import data_home, is_pack
-from facepack.verify import verify
+from facepack.store.format import MANIFEST
+from facepack.store.home import data_home, is_pack
+from facepack.store.sets import split_set
+from facepack.store.shard import SourceRecord
 
 KNOWN_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp")
 

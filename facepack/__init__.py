@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from facepack.loading.loader import Loader as Loader
     from facepack.loading.torch_view import TorchBatches as TorchBatches
     from facepack.loading.torch_view import TorchDataset as TorchDataset
-    from facepack.pack import Pack as Pack
-    from facepack.pack import Record as Record
-    from facepack.pack import open as open
-    from facepack.writer import PackWriter as PackWriter
+    from facepack.store.pack import Pack as Pack
+    from facepack.store.pack import Record as Record
+    from facepack.store.pack import open as open
+    from facepack.store.writer import PackWriter as PackWriter
 
 _HOMES = {
-    "open": "facepack.pack",
-    "Pack": "facepack.pack",
-    "Record": "facepack.pack",
-    "PackWriter": "facepack.writer",
+    "open": "facepack.store.pack",
+    "Pack": "facepack.store.pack",
+    "Record": "facepack.store.pack",
+    "PackWriter": "facepack.store.writer",
     "Loader": "facepack.loading.loader",
     "Batch": "facepack.loading.loader",
     "Augment": "facepack.loading.augment",

@@ -20,8 +20,11 @@ from facepack.version import __version__
 # command; tests/test_cli.py holds it against each command's own first line. Conversions come from
 # the registry of sources and sinks.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "synth": ("facepack.convert.synth_command", "Generate a data set of procedural faces."),
-    "append": ("facepack.convert.append_command", "Add a source to a pack as new shards."),
+    "synth": (
+        "facepack.convert.commands.synth",
+        "Generate a data set of procedural faces.",
+    ),
+    "append": ("facepack.convert.commands.append", "Add a source to a pack as new shards."),
     "merge": ("facepack.commands.merge", "Join several packs into one."),
     "shards": ("facepack.commands.shards", "List, add and remove shard sets of a pack."),
     "inspect": ("facepack.commands.inspect", "Show what a pack holds."),
@@ -32,10 +35,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reindex": ("facepack.commands.reindex", "Rebuild a pack's index files from its shards."),
     "salvage": ("facepack.commands.salvage", "Copy what is good out of a damaged pack."),
     "bench": ("facepack.commands.bench", "Measure what this machine makes of a pack."),
-    "train": ("facepack.train.commands", "Train a face-recognition model from a pack."),
-    "schedule": ("facepack.train.schedule_command", "Replay a training log through a schedule."),
-    "models": ("facepack.train.models_command", "List the backbones."),
-    "export": ("facepack.train.export_command", "Write a model as safetensors or ONNX."),
+    "train": ("facepack.train.commands.train", "Train a face-recognition model from a pack."),
+    "schedule": (
+        "facepack.train.commands.schedule",
+        "Replay a training log through a schedule.",
+    ),
+    "models": ("facepack.train.commands.models", "List the backbones."),
+    "export": ("facepack.train.commands.export", "Write a model as safetensors or ONNX."),
     "eval": ("facepack.evaluate.eval_command", "Evaluate a model on verification sets."),
     "env": ("facepack.commands.env", "Show versions of everything that matters."),
 }
@@ -51,7 +57,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the command ``name``; its function is ``name`` with ``eval`` as ``eval_``."""
         if name in CONVERSIONS:
-            conversion: click.Command = import_module("facepack.convert.commands").conversion(name)
+            conversion: click.Command = import_module(
+                "facepack.convert.commands.convert"
+            ).conversion(name)
             return conversion
         if name not in COMMANDS:
             return None

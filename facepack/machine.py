@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from facepack.format import FORMAT_VERSION
+from facepack.store.format import FORMAT_VERSION
 from facepack.version import __version__
 
 # Distribution → the extra that installs it; None: facepack only works beside it.

@@ -134,8 +134,9 @@ def test_the_core_imports_without_any_extra() -> None:
 import sys
 for name in ("nvidia", "mxnet", "matplotlib", "tensorboard", "pytest"):
     sys.modules[name] = None
-import facepack, facepack.loading.loader, facepack.train.run, facepack.evaluate.verification
-import facepack.convert.commands, facepack.train.commands, facepack.train.schedule_command
+import facepack, facepack.loading.loader, facepack.train.loop.run, facepack.evaluate.verification
+import facepack.convert.commands.convert, facepack.train.commands.train
+import facepack.train.commands.schedule
 assert facepack.Loader and facepack.open and facepack.PackWriter
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -198,8 +199,9 @@ def test_names_of_other_letters_in_a_locale_that_has_none(
 
 def test_names_that_are_no_text(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/p\xff")
-    with facepack.PackWriter(folder) as writer:
+    with facepack.PackWriter(tmp_path / "pack") as writer:
         writer.add(make_jpeg(1), 0)
+    (tmp_path / "pack").rename(folder)
     for locale in ({"PYTHONIOENCODING": "utf-8:strict"}, {"LC_ALL": "C"}):
         done = run_in(tmp_path, "verify", folder, **locale)
         assert done.returncode == 0 and b"/p\\udcff: 1 records, " in done.stdout

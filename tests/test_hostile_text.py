@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 import facepack
-from facepack import format as fmt
+from facepack.care.reindex import reindex
+from facepack.care.untrusted import verify_untrusted
+from facepack.care.verify import verify
 from facepack.convert.choose import read_exclude_list
 from facepack.convert.files import Root
-from facepack.convert.kv_index import read_kv
-from facepack.convert.list_lines import LINES
-from facepack.convert.listing import Listing, read_identities
-from facepack.convert.megaface import read_noises
-from facepack.convert.rec_index import read_index
-from facepack.convert.rec_layout import read_property
+from facepack.convert.formats.benchmarks.megaface import read_noises
+from facepack.convert.formats.kv.index import read_kv
+from facepack.convert.formats.rec.index import read_index
+from facepack.convert.formats.rec.layout import read_property
+from facepack.convert.formats.tree.list_lines import LINES
+from facepack.convert.formats.tree.listing import Listing, read_identities
 from facepack.errors import FacepackError
-from facepack.pack import read_manifest
-from facepack.reindex import reindex
-from facepack.sets import read_sets
+from facepack.store import format as fmt
+from facepack.store.pack import read_manifest
+from facepack.store.sets import read_sets
 from facepack.train.config import make_config, read_settings
 from facepack.train.replay import read_log
-from facepack.untrusted import verify_untrusted
-from facepack.verify import verify
 
 RUNS = {"pack": 150, "file": 700}  # of each file: 10,000 in all
 

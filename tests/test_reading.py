@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepack import format as fmt
 from facepack.errors import ConfigError
 from facepack.limits import limit
 from facepack.reading import (
@@ -20,6 +19,7 @@ from facepack.reading import (
     read_json,
     read_text,
 )
+from facepack.store import format as fmt
 
 NESTED = 200  # containers within containers, as deep as is taken
 

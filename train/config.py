@@ -315,7 +315,7 @@ FREE_ON_RESUME = frozenset(
 )
 
 # Settings of the course, length and rate of a run, which may change where that is well defined: see
-# facepack.train.course.
+# facepack.train.loop.course.
 COURSE = frozenset({"epochs", "steps", "lr", "warmup_epochs", "schedule", "schedule_options"})
 
 

@@ -18,8 +18,8 @@ from facepack.errors import DecodeError, SourceError, TrainingError
 from facepack.images import read_header
 from facepack.loading.source import ImageSource
 from facepack.reading import IMAGE, read_bytes
+from facepack.store.home import absolute, data_home, is_named, is_pack, shard_sets
 from facepack.train.heads import check_labels
-from facepack.train.home import absolute, data_home, is_named, is_pack, shard_sets
 
 
 class TrainingData(ImageSource, Protocol):

@@ -31,8 +31,8 @@ def get(
     """
     import facepack
     from facepack.output import write_output
-    from facepack.record_info import describe_record, find_record
     from facepack.terminal import printable
+    from facepack.view.record_info import describe_record, find_record
 
     with facepack.open(pack) as opened:
         position = find_record(opened, key, by_name=by_name)

@@ -20,9 +20,9 @@ def inspect(pack: Path, sizes: bool, all_shards: bool, as_json: bool) -> None:
     pairs of an evaluation set, each shard: drawn from the manifest and the key-label index.
     """
     import facepack
-    from facepack.summary import summarize
-    from facepack.summary_text import summary_lines
-    from facepack.survey import survey
+    from facepack.view.summary import summarize
+    from facepack.view.summary_text import summary_lines
+    from facepack.view.survey import survey
 
     with facepack.open(pack) as opened:
         figures = summarize(opened)

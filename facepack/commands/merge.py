@@ -34,8 +34,8 @@ def merge(
     OUT becomes a pack of all their shards, which are linked, not rewritten (copied to another disk,
     or with --copy). Labels of the first pack stay; those of the next begin behind them.
     """
-    from facepack.convert.held import notes_on_shared
-    from facepack.merge import merge as run
+    from facepack.care.merge import merge as run
+    from facepack.convert.formats.pack.held import notes_on_shared
 
     manifest = run(packs, out, by_name=by_name, copy=copy, resume=resume, overwrite=overwrite)
     for note in notes_on_shared(packs):

@@ -18,7 +18,7 @@ def reindex(pack: Path, partial: bool, as_json: bool) -> None:
     The .kv files, plan.json, labels.txt, quarantine.jsonl and pack.json are made anew from the
     .mdb files, which are checked first.
     """
-    from facepack.reindex import reindex as run
+    from facepack.care.reindex import reindex as run
 
     manifest = run(pack, partial=partial)
     if as_json:

@@ -23,8 +23,8 @@ def report(pack: Path, out: Path, quick: bool, identities: int, images: int, see
     shards; it needs no other and no network. Every image is read once, unless it is to be --quick.
     """
     import facepack
-    from facepack.report import ReportOptions, write_report
-    from facepack.sample import SampleOptions
+    from facepack.view.report import ReportOptions, write_report
+    from facepack.view.sample import SampleOptions
 
     options = ReportOptions(
         sample=SampleOptions(identities=identities, images=images, seed=seed), quick=quick

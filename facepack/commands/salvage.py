@@ -23,7 +23,7 @@ def salvage(pack: Path, out: Path, decode: bool, overwrite: bool, as_json: bool)
 
     --decode also leaves out images that were damaged before they were packed.
     """
-    from facepack.salvage import salvage as run
+    from facepack.care.salvage import salvage as run
 
     result = run(pack, out, decode=decode, overwrite=overwrite)
     for notice in result.notices:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from facepack.listing import Listing, SetRow
+    from facepack.view.listing import Listing, SetRow
 
 
 @click.command()
@@ -29,8 +29,8 @@ def shards(
     webface4m, webface8m, webface12m and webface42m without being told.
     """
     import facepack
-    from facepack.listing import list_shards
-    from facepack.sets import add_set, remove_set
+    from facepack.store.sets import add_set, remove_set
+    from facepack.view.listing import list_shards
 
     if (add is None) == bool(patterns):
         raise click.UsageError("--add NAME goes with the PATTERNs of its shards, and they with it")

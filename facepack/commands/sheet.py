@@ -31,8 +31,8 @@ def sheet(
     An image that does not decode leaves a crossed box with the reason.
     """
     import facepack
-    from facepack.sample import SampleOptions
-    from facepack.sheet import write_sheet
+    from facepack.view.sample import SampleOptions
+    from facepack.view.sheet import write_sheet
 
     options = SampleOptions(identities=identities, images=images, seed=seed, labels=_labels(labels))
     with facepack.open(pack) as opened:

@@ -32,8 +32,8 @@ def verify(
     all that --deep does. Once it passes, the pack is safe to open, as long as nobody else writes to
     its files.
     """
-    from facepack.untrusted import printable, verify_untrusted
-    from facepack.verify import verify as run
+    from facepack.care.untrusted import printable, verify_untrusted
+    from facepack.care.verify import verify as run
 
     if untrusted:
         report = verify_untrusted(pack, decode=decode)

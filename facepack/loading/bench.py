@@ -35,7 +35,7 @@ from facepack.loading.loader import Loader
 from facepack.loading.pixels import decode_rows, is_common_jpeg
 from facepack.loading.plan import Draws, Plan
 from facepack.machine import usable_processors
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 LIMIT = "decode"
 _WARM_UP = 8  # batches not timed, so that nothing prepared while others ran is counted

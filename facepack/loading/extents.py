@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from facepack.errors import DamageError
-from facepack.format import record_key
-from facepack.lmdbfile import (
+from facepack.store.format import record_key
+from facepack.store.lmdbfile import (
     F_BIGDATA,
     MAX_PAGE_SIZE,
     META_SIZE,
@@ -23,7 +23,7 @@ from facepack.lmdbfile import (
     POINTER,
     read_page_size,
 )
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 _DIGITS = 10
 _POWERS = 10 ** np.arange(_DIGITS - 1, -1, -1, dtype=np.int64)

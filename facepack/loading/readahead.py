@@ -29,7 +29,7 @@ from facepack.loading.memory import memory_limit
 from facepack.loading.order import WindowedOrder
 from facepack.loading.plan import Plan
 from facepack.loading.source import ImageSource
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 # Extents that the disk is asked for at once: what keeps its queue filled.
 _ASKED = 16

@@ -13,7 +13,7 @@ from facepack.errors import DecodeError
 from facepack.loading.augment import Augment, Changes, draw_changes
 from facepack.loading.plan import Plan
 from facepack.loading.source import ImageSource
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 # How messages say what lets a batch do without some images: right wherever they are read.
 LEAVE_OUT = '(on_error="skip" of the Loader, on_bad_image = skip in training)'

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from facepack.errors import ConfigError
 from facepack.loading.loader import Batch, Loader
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 
 class TorchDataset(Dataset[tuple[Any, int]]):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from facepack.convert.recordio import RecordWriter, pack_header
+from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 
 MakeRec = Callable[..., Path]
 

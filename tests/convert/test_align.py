@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facepack.convert.align import SIZE, TEMPLATE, align_face, similarity, warp
+from facepack.convert.formats.tree.align import SIZE, TEMPLATE, align_face, similarity, warp
 from facepack.errors import DecodeError
 from facepack.images import decode, read_header
 

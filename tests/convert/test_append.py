@@ -19,22 +19,27 @@ import pytest
 from click.testing import CliRunner
 
 import facepack
-from facepack import pack as pack_module
-from facepack.checks import ImageCheck
+from facepack.care.merge import merge
+from facepack.care.reindex import reindex
+from facepack.care.verify import verify
 from facepack.cli import root
-from facepack.convert.append import append, delete_source, separate_sources, source_files
-from facepack.convert.rec import RecSource
-from facepack.convert.relabel import Relabelled
+from facepack.convert.formats.pack.append import (
+    append,
+    delete_source,
+    separate_sources,
+    source_files,
+)
+from facepack.convert.formats.pack.relabel import Relabelled
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Refusal
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.zip import ZipSource
 from facepack.errors import ConfigError, DamageError, PackError
-from facepack.labelmap import LabelNames
-from facepack.merge import merge
-from facepack.reindex import reindex
-from facepack.shard import SourceRecord
-from facepack.target import Target
-from facepack.verify import verify
+from facepack.store import pack as pack_module
+from facepack.store.checks import ImageCheck
+from facepack.store.labelmap import LabelNames
+from facepack.store.shard import SourceRecord
+from facepack.store.target import Target
 
 MakeJpeg = Callable[..., bytes]
 MakeRec = Callable[..., Path]

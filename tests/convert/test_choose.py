@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import facepack
-from facepack.convert.bin import BinSource
 from facepack.convert.choose import Choice, choose, read_exclude_list
-from facepack.convert.img import ImgSource
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import RecordWriter, pack_header
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.source import Refusal, Source, cut_spans
-from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.errors import ConfigError, SourceError
 from facepack.hashing import hash64
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from facepack.convert.pickles import write_bin
-from facepack.convert.recordio import pack_header
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.rec.recordio import pack_header
 from facepack.errors import PackError
 
 MakeRec = Callable[..., Path]
@@ -222,7 +222,7 @@ def test_a_full_disk_is_reported_as_that(
     assert done.returncode == 1
     assert "are needed and" in done.stderr and "free some space" in done.stderr
     # The space may also go while the pack is written.
-    from facepack.shard import ShardBuilder, SourceRecord
+    from facepack.store.shard import ShardBuilder, SourceRecord
 
     builder = ShardBuilder()
     for i in range(1500):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facepack import images
-from facepack.convert.datum import datum_image, pack_datum, read_datum
+from facepack.convert.formats.kv.datum import datum_image, pack_datum, read_datum
 from facepack.errors import DecodeError
 from facepack.images import decode, image_format
 

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from facepack.convert.face_canvas import Canvas, Frame, noise_field, ramp, superellipse
-from facepack.convert.face_scene import turn
-from facepack.convert.face_traits import (
+from facepack.convert.faces.canvas import Canvas, Frame, noise_field, ramp, superellipse
+from facepack.convert.faces.draw import render_faces
+from facepack.convert.faces.scene import turn
+from facepack.convert.faces.traits import (
     IDENTITY,
     PICTURE,
     Bell,
@@ -16,7 +17,6 @@ from facepack.convert.face_traits import (
     Uniform,
     draw_traits,
 )
-from facepack.convert.faces import render_faces
 from facepack.hashing import hash64
 
 BITS = hash64(5, np.arange(50_000))

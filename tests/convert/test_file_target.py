@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from facepack.checks import ImageCheck
+from facepack.convert.formats.kv.sink import convert_to_kv
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.rec.sink import convert_to_rec
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tar.wds_sink import convert_to_wds
+from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
 from facepack.convert.options import ConvertOptions
-from facepack.convert.rec import RecSource
 from facepack.convert.result import Result
-from facepack.convert.to_kv import convert_to_kv
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.to_rec import convert_to_rec
-from facepack.convert.to_tree import TreeOptions, convert_to_tree
-from facepack.convert.to_wds import convert_to_wds
 from facepack.errors import PackError, SourceError
+from facepack.store.checks import ImageCheck
 
 MakeRec = Callable[..., Path]
 Convert = Callable[..., Result]

@@ -14,20 +14,20 @@ import pytest
 from click.testing import CliRunner, Result
 
 import facepack
-from facepack.checks import ImageCheck
+from facepack.care.merge import merge
+from facepack.care.verify import verify
 from facepack.cli import root
-from facepack.convert.append import append, delete_source, source_files
-from facepack.convert.held import held_files
-from facepack.convert.img import ImgSource
-from facepack.convert.lmdb import PackSource
-from facepack.convert.rec import RecSource
+from facepack.convert.formats.pack.append import append, delete_source, source_files
+from facepack.convert.formats.pack.held import held_files
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pack.source import PackSource
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tar.source import TarSource
+from facepack.convert.formats.tree.source import ImgSource
+from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Source
-from facepack.convert.tar import TarSource
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.zip import ZipSource
 from facepack.errors import PackError
-from facepack.merge import merge
-from facepack.verify import verify
+from facepack.store.checks import ImageCheck
 
 MakeJpeg = Callable[..., bytes]
 SMALL = PackOptions(shard_records=4)

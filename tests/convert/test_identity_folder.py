@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner
 
 from facepack.cli import root as command_group
+from facepack.convert.formats.tar.source import TarSource
+from facepack.convert.formats.tree.source import ImgSource
+from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.identity_folder import ImageFolders, find_identities, folder_at
-from facepack.convert.img import ImgSource
 from facepack.convert.source import Part, Refusal, Source
-from facepack.convert.tar import TarSource
-from facepack.convert.zip import ZipSource
 from facepack.errors import SourceError
 
 MakeJpeg = Callable[..., bytes]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import facepack
-from facepack.convert import ijb
-from facepack.convert.ijb import IjbSource, read_integers
+from facepack.convert.formats.benchmarks import ijb
+from facepack.convert.formats.benchmarks.ijb import IjbSource, read_integers
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.source import Refusal
-from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.errors import PackError, SourceError
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepack.checks import ImageCheck
-from facepack.convert import img
-from facepack.convert.bin import BinSource
-from facepack.convert.img import ImgSource
-from facepack.convert.pickles import write_bin
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.tree import source as img
+from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.source import Refusal
 from facepack.errors import DecodeError, SourceError
-from facepack.shard import SourceRecord
+from facepack.store.checks import ImageCheck
+from facepack.store.shard import SourceRecord
 from facepack.train.data import ImageTree
 
 MakeJpeg = Callable[..., bytes]
@@ -340,6 +340,7 @@ def test_a_tree_of_odd_images(shared: Path, tmp_path: Path) -> None:
     assert set(refused) == {
         "broken_data_stream/broken_data_stream.png",
         "decompression_bomb/decompression_bomb.gif",
+        "junk_jpeg_header/junk_jpeg_header.jpg",
         "truncated_jpeg/truncated_jpeg.jpg",
     }
     assert "FACEPACK_MAX_PIXELS" in refused["decompression_bomb/decompression_bomb.gif"]

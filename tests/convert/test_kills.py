@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
-from facepack.convert import to_kv, to_rec, to_tree, to_wds
-from facepack.convert.kv import KvSource
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import pack_header
+from facepack.convert.formats.kv import sink as to_kv
+from facepack.convert.formats.kv.source import KvSource
+from facepack.convert.formats.rec import sink as to_rec
+from facepack.convert.formats.rec.recordio import pack_header
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tar import wds_sink as to_wds
+from facepack.convert.formats.tree import tree_sink as to_tree
 from facepack.convert.registry import SINKS
 from facepack.convert.source import Part
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
 Killed = Callable[[Callable[[], object], float], None]

@@ -15,13 +15,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facepack import images
-from facepack.convert import kv_data, kv_index
-from facepack.convert.datum import pack_datum
-from facepack.convert.kv import KvPart, KvSource
-from facepack.convert.kv_index import is_plain_key, read_kv
+from facepack.convert.formats.kv import data as kv_data
+from facepack.convert.formats.kv import index as kv_index
+from facepack.convert.formats.kv.datum import pack_datum
+from facepack.convert.formats.kv.index import is_plain_key, read_kv
+from facepack.convert.formats.kv.source import KvPart, KvSource
 from facepack.convert.source import Entry, Group, Refusal, cut_spans, payload_bytes
 from facepack.errors import SourceError
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 Line = tuple[str, int]
@@ -347,7 +348,9 @@ def test_two_parts_of_one_database_are_read_at_once(make_pair: Callable[..., Pat
 def test_sizes_follow_the_file(
     tmp_path: Path, make_jpeg: MakeJpeg, monkeypatch: pytest.MonkeyPatch, sized: int
 ) -> None:
-    monkeypatch.setattr("facepack.convert.kv._SIZED", sized)  # 8: one in 16 is looked at
+    monkeypatch.setattr(
+        "facepack.convert.formats.kv.source._SIZED", sized
+    )  # 8: one in 16 is looked at
     small, large = make_jpeg(0), make_jpeg(1, size=128)
     values = {f"k{i}": small if i < 64 else large for i in range(128)}
     make_database(tmp_path / "x.lmdb", values)

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 
 import facepack
 from facepack.cli import root
-from facepack.convert.label_notes import looks_like_boxes
-from facepack.convert.recordio import RecordWriter, pack_header
-from facepack.gaps import note_on_gaps
+from facepack.convert.formats.pack.label_notes import looks_like_boxes
+from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
+from facepack.store.gaps import note_on_gaps
 
 MakeJpeg = Callable[..., bytes]
 

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 import facepack
-from facepack import format as fmt
 from facepack import images
-from facepack.convert.bin import BinSource
-from facepack.convert.lmdb import PackSource
-from facepack.convert.pack_shard import find_images
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import pack_header
+from facepack.convert.formats.pack.shard import find_images
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pack.source import PackSource
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.recordio import pack_header
+from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.source import Group, Refusal, Source, cut_spans
-from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.errors import DamageError, PackError, SourceError
-from facepack.lmdbfile import PAGE_HEADER, leaf_numbers, read_page_size, scan_leaf
-from facepack.sets import add_set
-from facepack.shard import SourceRecord
+from facepack.store import format as fmt
+from facepack.store.lmdbfile import PAGE_HEADER, leaf_numbers, read_page_size, scan_leaf
+from facepack.store.sets import add_set
+from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

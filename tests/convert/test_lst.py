@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepack.convert.align import TEMPLATE, align_face
-from facepack.convert.img import ImgSource
-from facepack.convert.list_lines import LineError, read_face2rec2
-from facepack.convert.listing import tell_kind
-from facepack.convert.lst import LstSource
+from facepack.convert.formats.tree.align import TEMPLATE, align_face
+from facepack.convert.formats.tree.list_lines import LineError, read_face2rec2
+from facepack.convert.formats.tree.list_source import LstSource
+from facepack.convert.formats.tree.listing import tell_kind
+from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.source import Refusal
 from facepack.errors import SourceError
 from facepack.images import decode, read_header
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 KINDS = ("im2rec", "face2rec2", "kv")

@@ -48,8 +48,13 @@ from matrix.truth import (
     without_excluded,
 )
 
-from facepack.convert import kv_writer, to_kv, to_rec, to_tree, to_wds, workers
-from facepack.convert.commands import conversion
+from facepack.convert import workers
+from facepack.convert.commands.convert import conversion
+from facepack.convert.formats.kv import sink as to_kv
+from facepack.convert.formats.kv import writer as kv_writer
+from facepack.convert.formats.rec import sink as to_rec
+from facepack.convert.formats.tar import wds_sink as to_wds
+from facepack.convert.formats.tree import tree_sink as to_tree
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
 
 Killed = Callable[[Callable[[], object], float], None]
@@ -587,7 +592,9 @@ def test_appended(workshop: Workshop, source: str, variant: str, tmp_path: Path)
 PROGRAM = f"""
 import os, signal
 from facepack.cli import main
-from facepack.convert import to_tree, to_wds, workers
+from facepack.convert import workers
+from facepack.convert.formats.tar import wds_sink as to_wds
+from facepack.convert.formats.tree import tree_sink as to_tree
 to_tree._SPAN_RECORDS = to_wds._SPAN_RECORDS = {SPAN}
 run = workers.Workers.run
 def until(self, function, tasks):

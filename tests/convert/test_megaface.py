@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import facepack
-from facepack.convert.megaface import MegaFaceSource, read_noises
+from facepack.convert.formats.benchmarks.megaface import MegaFaceSource, read_noises
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.source import Refusal
-from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.errors import SourceError
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facepack.convert import pickle_stream
-from facepack.convert.pickles import BinSet, read_bin, write_bin
+from facepack.convert.formats.pairs import pickle_stream
+from facepack.convert.formats.pairs.pickles import BinSet, read_bin, write_bin
 from facepack.errors import SourceError
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "bins"

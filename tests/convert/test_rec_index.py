@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facepack.convert import rec_index
-from facepack.convert.rec_index import read_index
+from facepack.convert.formats.rec import index as rec_index
+from facepack.convert.formats.rec.index import read_index
 from facepack.errors import SourceError
 
 numbers = st.integers(0, 10**18 - 1) | st.integers(0, 30)

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facepack.convert.rec import RecPart, RecSource
-from facepack.convert.rec_layout import RecLayout, announces, read_layout, read_property
-from facepack.convert.recordio import (
+from facepack.convert.formats.rec.layout import RecLayout, announces, read_layout, read_property
+from facepack.convert.formats.rec.recordio import (
     RecordReader,
     RecordWriter,
     class_label,
     pack_header,
     unpack_header,
 )
+from facepack.convert.formats.rec.source import RecPart, RecSource
 from facepack.errors import SourceError
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"

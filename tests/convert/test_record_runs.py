@@ -13,15 +13,15 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from facepack.checks import ImageCheck
-from facepack.convert.rec import RecSource
-from facepack.convert.rec_index import read_index
-from facepack.convert.recordio import RecordReader, pack_header
+from facepack.convert.formats.rec.index import read_index
+from facepack.convert.formats.rec.recordio import RecordReader, pack_header
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import PartInRuns, Refusal, deliver
-from facepack.convert.zip import ZipSource
 from facepack.errors import DecodeError
 from facepack.images import check_image, known_headers
-from facepack.shard import RecordRun, ShardBuilder, SourceRecord
+from facepack.store.checks import ImageCheck
+from facepack.store.shard import RecordRun, ShardBuilder, SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 MakeRec = Callable[..., Path]

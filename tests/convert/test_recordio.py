@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facepack.convert import recordio
-from facepack.convert.rec_index import read_index
-from facepack.convert.recordio import (
+from facepack.convert.formats.rec import recordio
+from facepack.convert.formats.rec.index import read_index
+from facepack.convert.formats.rec.recordio import (
     FramingError,
     ReadError,
     RecordError,

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepack import format as fmt
-from facepack.convert.bin import BinSource
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import ReadError, RecordReader, pack_header
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.recordio import ReadError, RecordReader, pack_header
+from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.source import (
     Refusal,
     Source,
@@ -27,7 +26,8 @@ from facepack.convert.source import (
 )
 from facepack.errors import DecodeError, PackError, SourceError
 from facepack.progress import Progress
-from facepack.shard import SourceRecord
+from facepack.store import format as fmt
+from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

@@ -12,10 +12,8 @@ import pytest
 import simplejpeg
 from click.testing import CliRunner
 
-from facepack.convert.pickles import read_bin
-from facepack.convert.rec_layout import read_layout
-from facepack.convert.recordio import RecordReader, unpack_header
-from facepack.convert.synth import (
+from facepack.convert.commands.synth import synth
+from facepack.convert.faces.synth import (
     FOLDS,
     SynthOptions,
     generate,
@@ -23,7 +21,9 @@ from facepack.convert.synth import (
     pairs_same,
     train_pictures,
 )
-from facepack.convert.synth_command import synth
+from facepack.convert.formats.pairs.pickles import read_bin
+from facepack.convert.formats.rec.layout import read_layout
+from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
 from facepack.errors import ConfigError, FacepackError
 
 SMALL = SynthOptions(identities=30, images_per_identity=10, pairs=20, seed=9)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facepack.convert.tables import is_known, move_tables
+from facepack.convert.formats.pack.tables import is_known, move_tables
 from facepack.errors import SourceError
 
 POSITIONS = np.array([3, -1, 0, 2, 1])  # of five images, of which one is not taken along

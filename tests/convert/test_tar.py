@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 
 from facepack import images
-from facepack.convert.bin import BinSource
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import RecordWriter, pack_header
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tar.headers import Member, member_header, padded, read_member
+from facepack.convert.formats.tar.source import TarSource
+from facepack.convert.formats.tar.stream import Files
 from facepack.convert.source import Refusal, Source, cut_spans
-from facepack.convert.tar import TarSource
-from facepack.convert.tar_headers import Member, member_header, padded, read_member
-from facepack.convert.tar_stream import Files
 from facepack.errors import SourceError
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

@@ -9,8 +9,8 @@ from itertools import groupby
 
 import pytest
 
-from facepack.convert import tar_samples
-from facepack.convert.tar_samples import REASONS, Samples
+from facepack.convert.formats.tar import samples as tar_samples
+from facepack.convert.formats.tar.samples import REASONS, Samples
 
 Member = tuple[str, bytes]  # name and content; of images empty
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepack.convert import glint360k
+from facepack.convert.formats.tar import glint360k
+from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError
 from facepack.convert.read_ahead import ReadAhead
-from facepack.convert.tar_stream import Files, Stream, StreamEndError
 from facepack.errors import SourceError
 
 

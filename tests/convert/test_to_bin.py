@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 import facepack
-from facepack.convert import to_bin
-from facepack.convert.bin import BinSource
-from facepack.convert.lmdb import PackSource
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pack.source import PackSource
+from facepack.convert.formats.pairs import bin_sink as to_bin
+from facepack.convert.formats.pairs.bin_sink import convert_to_bin
+from facepack.convert.formats.pairs.pickles import read_bin, write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.options import ConvertOptions
-from facepack.convert.pickles import read_bin, write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.to_bin import convert_to_bin
-from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.errors import PackError, SourceError
 
 MakeRec = Callable[..., Path]

@@ -11,19 +11,20 @@ import lmdb
 import numpy as np
 import pytest
 
-from facepack.checks import ImageCheck
-from facepack.convert import kv_writer, to_kv
-from facepack.convert.bin import BinSource
-from facepack.convert.kv import KvSource
-from facepack.convert.kv_writer import KvItem, KvWriter
+from facepack.convert.formats.kv import sink as to_kv
+from facepack.convert.formats.kv import writer as kv_writer
+from facepack.convert.formats.kv.sink import convert_to_kv
+from facepack.convert.formats.kv.source import KvSource
+from facepack.convert.formats.kv.writer import KvItem, KvWriter
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.recordio import pack_header
+from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.options import ConvertOptions
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import pack_header
 from facepack.convert.source import Entry, Group, Refusal
-from facepack.convert.to_kv import convert_to_kv
 from facepack.errors import PackError, SourceError
-from facepack.shard import SourceRecord
+from facepack.store.checks import ImageCheck
+from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

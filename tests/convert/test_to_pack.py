@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 import facepack
-from facepack.checks import ImageCheck
-from facepack.convert.bin import BinSource
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import pack_header
+from facepack.care.verify import check_shard, verify
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.recordio import pack_header
+from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.source import cut
-from facepack.convert.to_pack import PackOptions, convert_to_pack
 from facepack.errors import PackError, SourceError
-from facepack.verify import check_shard, verify
+from facepack.store.checks import ImageCheck
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -270,7 +270,7 @@ def test_the_engine_s_map_plays_no_part(
     """Bytes depend on records and plan alone: how the writer cuts its output changes nothing."""
     source = make_rec(60)
     pack_rec(source, tmp_path / "one")
-    from facepack import direct, shard
+    from facepack.store import direct, shard
 
     monkeypatch.setattr(shard, "_TOGETHER", 3)
     monkeypatch.setattr(shard, "_LONGEST_TOGETHER", 1000)
@@ -314,7 +314,7 @@ def test_pairs_of_a_broken_image_are_left_out_with_a_notice(
 
 
 def test_number_columns_keep_their_values() -> None:
-    from facepack import format as fmt
+    from facepack.store import format as fmt
 
     for values in ([0, 0], [1, 300], [-1, 5], [2**40, 0], [0.5, None], [0.1], [None, 3], [2**63]):
         column = fmt.pack_column(fmt.number_column(values))
@@ -329,8 +329,8 @@ def test_number_columns_keep_their_values() -> None:
 
 
 def test_the_rest_of_the_header_is_kept(make_rec: MakeRec, tmp_path: Path) -> None:
-    from facepack import format as fmt
-    from facepack.lmdbfile import leaf_numbers, read_page_size, scan_leaf
+    from facepack.store import format as fmt
+    from facepack.store.lmdbfile import leaf_numbers, read_page_size, scan_leaf
 
     pack_rec(make_rec(30, vector=True), tmp_path / "out", order="source")
     data = memoryview((tmp_path / "out" / "train.mdb").read_bytes())
@@ -346,8 +346,8 @@ def test_the_rest_of_the_header_is_kept(make_rec: MakeRec, tmp_path: Path) -> No
 
 def test_real_sets_come_out_whole(shared: Path, tmp_path: Path) -> None:
     """7,000 / 500 and 9,164 / 1,680; every value equals the source's bytes."""
-    from facepack.convert.rec_layout import read_layout
-    from facepack.convert.recordio import RecordReader, unpack_header
+    from facepack.convert.formats.rec.layout import read_layout
+    from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
 
     for name, records, identities in (("cfp-rec", 7000, 500), ("lfw-rec", 9164, 1680)):
         result = pack_rec(shared / name, tmp_path / name)

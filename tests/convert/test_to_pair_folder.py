@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepack.convert import to_pair_folder
-from facepack.convert.bin import BinSource
-from facepack.convert.lmdb import PackSource
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pack.source import PackSource
+from facepack.convert.formats.pairs import folder_sink as to_pair_folder
+from facepack.convert.formats.pairs.folder_sink import convert_to_pair_folder
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.options import ConvertOptions
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.to_pair_folder import convert_to_pair_folder
 from facepack.errors import PackError, SourceError
 from facepack.evaluate.pairs import load_pair_set
-from facepack.target import Target
+from facepack.store.target import Target
 
 MakeJpeg = Callable[..., bytes]
 MakeRec = Callable[..., Path]

@@ -13,16 +13,14 @@ import numpy as np
 import pytest
 
 import facepack
-from facepack.checks import ImageCheck
-from facepack.convert import to_rec
-from facepack.convert.bin import BinSource
-from facepack.convert.lmdb import PackSource
-from facepack.convert.options import ConvertOptions
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.rec_index import read_index
-from facepack.convert.rec_layout import read_layout
-from facepack.convert.recordio import (
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pack.source import PackSource
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec import sink as to_rec
+from facepack.convert.formats.rec.index import read_index
+from facepack.convert.formats.rec.layout import read_layout
+from facepack.convert.formats.rec.recordio import (
     MAX_CLASS,
     Header,
     RecordReader,
@@ -30,11 +28,13 @@ from facepack.convert.recordio import (
     pack_header,
     unpack_header,
 )
+from facepack.convert.formats.rec.sink import convert_to_rec, float32_below
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Source
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.to_rec import convert_to_rec, float32_below
 from facepack.errors import PackError, SourceError
-from facepack.shard import SourceRecord
+from facepack.store.checks import ImageCheck
+from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 
 import facepack
-from facepack.convert import to_tree
-from facepack.convert.img import ImgSource
-from facepack.convert.lmdb import PackSource
-from facepack.convert.megaface import MegaFaceSource
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import RecordWriter, pack_header
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.to_tree import TreeOptions, convert_to_tree
-from facepack.convert.zip import ZipSource
+from facepack.care.merge import merge
+from facepack.convert.formats.benchmarks.megaface import MegaFaceSource
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pack.source import PackSource
+from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tree import tree_sink as to_tree
+from facepack.convert.formats.tree.source import ImgSource
+from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
+from facepack.convert.formats.zip.source import ZipSource
 from facepack.errors import PackError, SourceError
-from facepack.merge import merge
 from facepack.train.data import open_training_data
 
 MakeRec = Callable[..., Path]

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facepack.convert import to_wds
-from facepack.convert.bin import BinSource
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.rec.recordio import pack_header
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tar import wds_sink as to_wds
+from facepack.convert.formats.tar.source import TarSource
+from facepack.convert.formats.tar.wds_sink import convert_to_wds, sample_key
 from facepack.convert.options import ConvertOptions
-from facepack.convert.pickles import write_bin
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import pack_header
 from facepack.convert.source import Source
-from facepack.convert.tar import TarSource
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.to_wds import convert_to_wds, sample_key
 from facepack.errors import PackError, SourceError
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -136,7 +136,7 @@ def test_a_tree_keeps_its_names(make_jpeg: MakeJpeg, tmp_path: Path, small_tars:
 
 
 def test_a_pack_of_samples_keeps_their_names(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
-    lmdb = pytest.importorskip("facepack.convert.lmdb")
+    lmdb = pytest.importorskip("facepack.convert.formats.pack.source")
     rows = [(f"a/{k}", make_jpeg(k), k % 3) for k in range(8)]
     source = TarSource([make_wds(tmp_path / "in.tar", rows)])
     convert_to_pack(source, tmp_path / "pack", PackOptions())

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from facepack.convert import workers as module
-from facepack.convert.rec import RecSource
-from facepack.convert.recordio import pack_header
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.to_tree import TreeOptions, convert_to_tree
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.rec.recordio import pack_header
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
 from facepack.convert.workers import Workers, started_early, suitable_count
 from facepack.errors import PackError, SourceError, WorkerError
 from facepack.machine import usable_processors

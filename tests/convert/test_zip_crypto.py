@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from matrix.zip_cipher import encrypt, encrypted
 
+from facepack.convert.formats.zip.crypto import decrypt, initial_keys
+from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Refusal
-from facepack.convert.zip import ZipSource
-from facepack.convert.zip_crypto import decrypt, initial_keys
 from facepack.errors import SourceError
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 SecretZip = Callable[..., Path]
 

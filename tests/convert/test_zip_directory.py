@@ -13,13 +13,20 @@ import pytest
 import xxhash
 
 from facepack import images
+from facepack.convert.formats.zip.directory import find_directory, walk
+from facepack.convert.formats.zip.handle import ZipHandle
+from facepack.convert.formats.zip.names import (
+    CLUTTER,
+    FOLDER,
+    OTHER,
+    REFUSED,
+    FolderIndex,
+    folder_of,
+)
+from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Refusal
-from facepack.convert.zip import ZipSource
-from facepack.convert.zip_directory import find_directory, walk
-from facepack.convert.zip_handle import ZipHandle
-from facepack.convert.zip_names import CLUTTER, FOLDER, OTHER, REFUSED, FolderIndex, folder_of
 from facepack.errors import SourceError
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 END = struct.Struct("<4s4H2LH")
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from facepack import images
-from facepack.convert import zip_directory, zip_part
+from facepack.convert.formats.zip import directory as zip_directory
+from facepack.convert.formats.zip import part as zip_part
+from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Refusal, cut_spans, payload_bytes
-from facepack.convert.zip import ZipSource
 from facepack.errors import SourceError
-from facepack.shard import SourceRecord
+from facepack.store.shard import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 FaceZip = Callable[..., Path]

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from facepack.cli import root
-from facepack.convert.pickles import write_bin
+from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.evaluate.models import load_model
 from facepack.evaluate.pairs import load_pair_set
 from facepack.evaluate.table import table_header, table_row

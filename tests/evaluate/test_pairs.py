@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import facepack
-from facepack.convert.pickles import write_bin
+from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.errors import DamageError, DecodeError, EvaluationError, PackError, SourceError
 from facepack.evaluate.pairs import PairSet, find_pair_set, load_pair_set
 from facepack.images import decode

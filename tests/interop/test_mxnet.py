@@ -14,21 +14,21 @@ from typing import Any
 
 import pytest
 
-from facepack.convert.lmdb import PackSource
-from facepack.convert.options import ConvertOptions
-from facepack.convert.rec import RecSource
-from facepack.convert.rec_index import read_index
-from facepack.convert.rec_layout import read_layout
-from facepack.convert.recordio import (
+from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+from facepack.convert.formats.pack.source import PackSource
+from facepack.convert.formats.rec.index import read_index
+from facepack.convert.formats.rec.layout import read_layout
+from facepack.convert.formats.rec.recordio import (
     RecordReader,
     RecordWriter,
     pack_header,
     scan_offsets,
     unpack_header,
 )
+from facepack.convert.formats.rec.sink import convert_to_rec
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Source
-from facepack.convert.to_pack import PackOptions, convert_to_pack
-from facepack.convert.to_rec import convert_to_rec
 
 PEER = Path(__file__).with_name("mxnet_peer.py")
 INTERPRETER = os.environ.get("FACEPACK_MXNET_PYTHON")

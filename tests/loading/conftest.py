@@ -22,7 +22,7 @@ import facepack
 from facepack.errors import DamageError
 from facepack.loading.loader import Batch
 from facepack.loading.plan import Draws, Plan
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 HEIGHT, WIDTH = 40, 48
 

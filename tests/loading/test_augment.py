@@ -20,7 +20,7 @@ from facepack.loading.augment import (
     draw_changes,
 )
 from facepack.loading.loader import Batch, Loader
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 SIZE = (40, 48)
 STRONG = Augment(resize=0.5, blur=0.5, color=0.5, grey=0.2)

@@ -13,7 +13,7 @@ import torch
 
 from facepack.errors import DamageError, DecodeError
 from facepack.loading.loader import Loader
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 MakeImage = Callable[..., bytes]
 MakePack = Callable[..., Pack]

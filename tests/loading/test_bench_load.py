@@ -15,7 +15,7 @@ from facepack.cli import root
 from facepack.errors import ConfigError, DecodeError
 from facepack.loading import bench
 from facepack.loading.bench import bench_load
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 STAGES = [
     "decode",

@@ -15,7 +15,7 @@ import torch
 from facepack.errors import ConfigError, DamageError
 from facepack.loading import cache as cache_module
 from facepack.loading.loader import Batch, Loader
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 MakePack = Callable[..., Pack]
 SlowBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, np.ndarray]]

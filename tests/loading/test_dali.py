@@ -19,7 +19,7 @@ from facepack.loading import dali_decoder
 from facepack.loading.augment import Augment, draw_changes
 from facepack.loading.dali_pipeline import Decoder
 from facepack.loading.loader import Batch, Loader
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 

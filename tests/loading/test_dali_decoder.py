@@ -14,7 +14,7 @@ from facepack.loading.dali_decoder import choose_decoder
 from facepack.loading.dali_pipeline import Decoder
 from facepack.loading.loader import Loader
 from facepack.loading.stream import StreamSettings
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 CPU, MIXED, ENGINE = Decoder("cpu"), Decoder("mixed"), Decoder("mixed", 0.65)
 

@@ -11,10 +11,10 @@ import pytest
 
 import facepack
 from facepack.errors import DamageError
-from facepack.format import record_key
-from facepack.lmdbfile import lmdb_pages
 from facepack.loading.extents import Extents, _Leaves
-from facepack.pack import Pack
+from facepack.store.format import record_key
+from facepack.store.lmdbfile import lmdb_pages
+from facepack.store.pack import Pack
 
 
 def holds(pack: Pack, extents: Extents, start: int, stop: int) -> bool:

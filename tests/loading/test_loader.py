@@ -32,7 +32,7 @@ from facepack.loading import loader as loader_module
 from facepack.loading.kernels import PLAIN, Kernels, choose_kernels, load_kernels
 from facepack.loading.loader import Batch, Loader
 from facepack.loading.pixels import decode_checked, decode_rows, normalize, plain_jpeg_size
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 MakeImage = Callable[..., bytes]
 MakePack = Callable[..., Pack]

@@ -21,13 +21,13 @@ from click.testing import CliRunner
 from PIL import Image, features
 
 import facepack
-from facepack.checks import ImageCheck
 from facepack.cli import root
 from facepack.errors import DecodeError
 from facepack.images import check_decodes, check_image, decode
 from facepack.loading import dali_decoder
 from facepack.loading.loader import Loader
 from facepack.loading.pixels import is_common_jpeg
+from facepack.store.checks import ImageCheck
 
 HEIGHT, WIDTH = 40, 48
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"

@@ -31,7 +31,7 @@ from facepack.loading.readahead import (
     _read_once,
     read_ahead,
 )
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 SHAPE = BlockShape(run=3, window=4)
 

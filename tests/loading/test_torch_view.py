@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from facepack.errors import ConfigError, DecodeError
 from facepack.loading.loader import Loader
 from facepack.loading.torch_view import TorchBatches, TorchDataset
-from facepack.pack import Pack
+from facepack.store.pack import Pack
 
 SlowBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, np.ndarray]]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xxhash
 
-from facepack.digests import digest_ahead, file_digest
-from facepack.direct import BLOCK
+from facepack.store.digests import digest_ahead, file_digest
+from facepack.store.direct import BLOCK
 
 
 @pytest.mark.parametrize("cached", [False, True])

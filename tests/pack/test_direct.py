@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepack import direct
-from facepack.direct import BLOCK, BlockWriter, read_blocks
+from facepack.store import direct
+from facepack.store.direct import BLOCK, BlockWriter, read_blocks
 
 SIZES = (0, 1, 4096, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 4096 + 77)
 

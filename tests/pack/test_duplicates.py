@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import facepack
-from facepack.duplicates import duplicate_lines, find_duplicates, list_duplicates, scope
-from facepack.pack import Pack
+from facepack.store.pack import Pack
+from facepack.view.duplicates import duplicate_lines, find_duplicates, list_duplicates, scope
 
 MakeJpeg = Callable[..., bytes]
 

@@ -10,12 +10,12 @@ import lmdb
 import pytest
 
 import facepack
-from facepack.convert.kv_data import KvData, is_data_file
-from facepack.convert.kv_pairs import find_pairs
+from facepack.care.reindex import reindex
+from facepack.care.verify import check_shard
+from facepack.convert.formats.kv.data import KvData, is_data_file
+from facepack.convert.formats.kv.pairs import find_pairs
 from facepack.errors import DamageError, PackError, SourceError
-from facepack.lmdbfile import MAGIC, ScanError, read_page_size
-from facepack.reindex import reindex
-from facepack.verify import check_shard
+from facepack.store.lmdbfile import MAGIC, ScanError, read_page_size
 
 MakePack = Callable[..., Path]
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 import facepack
 from facepack.commands.get import get
 from facepack.errors import DamageError, PackError
-from facepack.record_info import describe_record, find_record
-from facepack.shard import SourceRecord
-from facepack.writer import PackWriter
+from facepack.store.shard import SourceRecord
+from facepack.store.writer import PackWriter
+from facepack.view.record_info import describe_record, find_record
 
 MakePack = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

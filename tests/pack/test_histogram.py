@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facepack.histogram import Histogram, bar_lines, histogram, nice_edges, spread
+from facepack.view.histogram import Histogram, bar_lines, histogram, nice_edges, spread
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 16, 40])

@@ -16,18 +16,18 @@ import pytest
 from click.testing import CliRunner
 
 import facepack
-from facepack import format as fmt
+from facepack.care.merge import merge
+from facepack.care.reindex import reindex
+from facepack.care.salvage import salvage
+from facepack.care.untrusted import verify_untrusted
+from facepack.care.verify import verify
 from facepack.cli import root
 from facepack.errors import NewerFormatError
-from facepack.lmdbfile import leaf_numbers, lmdb_pages, read_page_size, scan_leaf
-from facepack.merge import merge
-from facepack.pack import read_manifest, read_quarantine
-from facepack.reindex import reindex
-from facepack.salvage import salvage
-from facepack.shard import ShardInfo
-from facepack.untrusted import verify_untrusted
-from facepack.verify import verify
-from facepack.writer import content_id
+from facepack.store import format as fmt
+from facepack.store.lmdbfile import leaf_numbers, lmdb_pages, read_page_size, scan_leaf
+from facepack.store.pack import read_manifest, read_quarantine
+from facepack.store.shard import ShardInfo
+from facepack.store.writer import content_id
 
 MakePack = Callable[..., Path]
 NEW = {"colour": "blue", "shape": {"round": [1, None]}}

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepack.fill import WINDOW, fill_pages
-from facepack.lmdbfile import (
+from facepack.store.fill import WINDOW, fill_pages
+from facepack.store.lmdbfile import (
     PAGE_HEADER,
     PAGE_SIZES,
     ScanError,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from facepack import lock
 from facepack.errors import PackError
-from facepack.format import LOCK
-from facepack.lock import hold_lock
+from facepack.store import lock
+from facepack.store.format import LOCK
+from facepack.store.lock import hold_lock
 
 BUSY = PackError("somebody writes there")
 

@@ -16,20 +16,20 @@ import pytest
 from click.testing import CliRunner
 
 import facepack
-from facepack import format as fmt
-from facepack import merge as machinery
+from facepack.care import merge as machinery
+from facepack.care.merge import merge
+from facepack.care.reindex import reindex
+from facepack.care.verify import verify
 from facepack.commands.merge import merge as command
 from facepack.errors import ConfigError, DamageError, PackError
-from facepack.labelmap import (
+from facepack.store import format as fmt
+from facepack.store.labelmap import (
     LabelNames,
     apply_label_map,
     label_map_bytes,
     map_names,
     read_label_map,
 )
-from facepack.merge import merge
-from facepack.reindex import reindex
-from facepack.verify import verify
 
 MakeJpeg = Callable[..., bytes]
 Make = Callable[..., Path]

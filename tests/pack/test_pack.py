@@ -18,10 +18,10 @@ import pytest
 import xxhash
 
 import facepack
-from facepack import environments
-from facepack import format as fmt
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.hashing import hash64
+from facepack.store import environments
+from facepack.store import format as fmt
 
 MakePack = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -212,7 +212,7 @@ def test_a_forked_child_uses_an_open_pack(make_pack: MakePack) -> None:
 _FORK_WITH_VIEWS = """
 import os, sys
 import facepack
-from facepack import environments
+from facepack.store import environments
 
 def users():
     status = (pack.path / "shard-000.mdb").stat()
@@ -644,8 +644,8 @@ def test_large_records_choose_small_pages(tmp_path: Path) -> None:
 def test_real_faces_take_at_most_three_percent_more_than_they_are(
     tmp_path: Path, shared: Path
 ) -> None:
-    from facepack.convert.rec import RecSource
-    from facepack.convert.to_pack import PackOptions, convert_to_pack
+    from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
+    from facepack.convert.formats.rec.source import RecSource
 
     for name in ("cfp-rec", "lfw-rec"):
         source = RecSource(shared / name)

@@ -15,14 +15,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 import facepack
-from facepack import format as fmt
 from facepack.commands.report import report
 from facepack.errors import ConfigError, DamageError
-from facepack.histogram import Histogram
-from facepack.report import QUICK_SAMPLE, ReportOptions, gather, write_report
-from facepack.report_charts import histogram_chart
-from facepack.report_page import page, text
-from facepack.sample import SampleOptions
+from facepack.store import format as fmt
+from facepack.view.histogram import Histogram
+from facepack.view.report import QUICK_SAMPLE, ReportOptions, gather, write_report
+from facepack.view.report_charts import histogram_chart
+from facepack.view.report_page import page, text
+from facepack.view.sample import SampleOptions
 
 MakePack = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -171,7 +171,7 @@ def test_a_quick_report_looks_at_a_sample(
     make_pack: MakePack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert QUICK_SAMPLE == 10_000
-    monkeypatch.setattr("facepack.report.QUICK_SAMPLE", 10)
+    monkeypatch.setattr("facepack.view.report.QUICK_SAMPLE", 10)
     with facepack.open(make_pack(60)) as pack:
         found = gather(pack, options=ReportOptions(quick=True))
         words = Reader(page(found)).words

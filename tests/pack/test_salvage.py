@@ -13,10 +13,14 @@ import pytest
 from click.testing import CliRunner
 
 import facepack
-from facepack import format as fmt
+from facepack.care.reindex import reindex
+from facepack.care.remains import _fill, read_through
+from facepack.care.salvage import salvage
+from facepack.care.verify import verify
 from facepack.cli import root
 from facepack.errors import DamageError, PackError
-from facepack.lmdbfile import (
+from facepack.store import format as fmt
+from facepack.store.lmdbfile import (
     P_LEAF,
     PAGE_SIZES,
     guess_page_size,
@@ -25,10 +29,6 @@ from facepack.lmdbfile import (
     read_page_size,
     scan_leaf,
 )
-from facepack.reindex import reindex
-from facepack.remains import _fill, read_through
-from facepack.salvage import salvage
-from facepack.verify import verify
 
 MakePack = Callable[..., Path]
 Records = dict[str, tuple[bytes, int, str | None]]
@@ -42,7 +42,7 @@ def records(path: Path) -> Records:
 
 def old_keys(path: Path) -> list[str]:
     """The keys that the records of a salvaged pack had in the damaged one."""
-    from facepack.verify import check_shard
+    from facepack.care.verify import check_shard
 
     keys = []
     for shard in json.loads((path / "plan.json").read_text())["shards"]:
@@ -409,9 +409,9 @@ def test_the_command(make_pack: MakePack, tmp_path: Path) -> None:
 
 
 def test_what_the_source_said_is_kept(make_pack: MakePack, tmp_path: Path) -> None:
-    from facepack.shard import ShardBuilder, SourceRecord
-    from facepack.verify import shard_nodes
-    from facepack.writer import finish_pack, make_plan, shard_meta
+    from facepack.care.verify import shard_nodes
+    from facepack.store.shard import ShardBuilder, SourceRecord
+    from facepack.store.writer import finish_pack, make_plan, shard_meta
 
     path, out = tmp_path / "p", tmp_path / "out"
     with facepack.open(make_pack(6)) as pack:

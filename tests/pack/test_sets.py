@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 import facepack
+from facepack.care.verify import verify
 from facepack.cli import root
 from facepack.commands.shards import shards as command
 from facepack.errors import DamageError, PackError
-from facepack.sets import (
+from facepack.store.sets import (
     add_set,
     choose_shards,
     find_set,
@@ -25,7 +26,6 @@ from facepack.sets import (
     remove_set,
     webface_sets,
 )
-from facepack.verify import verify
 
 MakePack = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

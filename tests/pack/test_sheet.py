@@ -13,8 +13,8 @@ import facepack
 from facepack.commands.sheet import sheet
 from facepack.errors import ConfigError, PackError
 from facepack.output import write_output
-from facepack.sample import SampleOptions, sample_rows
-from facepack.sheet import _KEY_HEIGHT, _KEY_LINES, draw_sheet, thumbnail, write_sheet
+from facepack.view.sample import SampleOptions, sample_rows
+from facepack.view.sheet import _KEY_HEIGHT, _KEY_LINES, draw_sheet, thumbnail, write_sheet
 
 MakePack = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

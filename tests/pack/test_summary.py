@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 import facepack
 from facepack.commands.inspect import inspect
-from facepack.summary import label_counts, source_facts, summarize
-from facepack.summary_text import summary_lines
-from facepack.survey import hash_images, survey
 from facepack.terminal import printable, table_lines
+from facepack.view.summary import label_counts, source_facts, summarize
+from facepack.view.summary_text import summary_lines
+from facepack.view.survey import hash_images, survey
 
 MakePack = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -72,7 +72,7 @@ def test_a_survey_equals_a_look_at_each_image(mixed: Path) -> None:
 
 
 def test_label_counts_leave_out_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facepack.summary._CHUNK", 2)
+    monkeypatch.setattr("facepack.view.summary._CHUNK", 2)
     assert label_counts(np.array([3, -1, 0, 3, -1])).tolist() == [1, 0, 0, 2]
     assert label_counts(np.array([-1])).tolist() == []
 

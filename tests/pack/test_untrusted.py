@@ -17,15 +17,15 @@ import xxhash
 from click.testing import CliRunner
 
 import facepack
-from facepack import format as fmt
 from facepack import images
+from facepack.care.untrusted import printable, verify_untrusted, walk_msgpack
+from facepack.care.verify import verify
 from facepack.cli import root
 from facepack.errors import DamageError, PackError
-from facepack.lmdbfile import leaf_numbers, lmdb_pages, read_page_size, scan_leaf
-from facepack.shard import ShardInfo
-from facepack.untrusted import printable, verify_untrusted, walk_msgpack
-from facepack.verify import verify
-from facepack.writer import content_id
+from facepack.store import format as fmt
+from facepack.store.lmdbfile import leaf_numbers, lmdb_pages, read_page_size, scan_leaf
+from facepack.store.shard import ShardInfo
+from facepack.store.writer import content_id
 
 MakePack = Callable[..., Path]
 

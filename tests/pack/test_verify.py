@@ -12,9 +12,11 @@ import pytest
 import xxhash
 
 import facepack
-from facepack import format as fmt
+from facepack.care.reindex import reindex
+from facepack.care.verify import shard_nodes, verify
 from facepack.errors import DamageError, NewerFormatError, PackError
-from facepack.lmdbfile import (
+from facepack.store import format as fmt
+from facepack.store.lmdbfile import (
     Nodes,
     ScanError,
     leaf_numbers,
@@ -24,8 +26,6 @@ from facepack.lmdbfile import (
     read_page_size,
     scan_leaf,
 )
-from facepack.reindex import reindex
-from facepack.verify import shard_nodes, verify
 
 MakePack = Callable[..., Path]
 

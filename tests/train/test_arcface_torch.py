@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from facepack.cli import root
 from facepack.errors import ConfigError, EvaluationError
-from facepack.train.arcface_torch import continue_run
 from facepack.train.backbones import Backbone, build, registry
 from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
-from facepack.train.ranks import Ranks
-from facepack.train.run import Trainer
+from facepack.train.loop.run import Trainer
+from facepack.train.models.arcface_torch import continue_run
+from facepack.train.ranks.group import Ranks
 
 CLASSES, FEATURES, BATCH, LR, DECAY = 11, 16, 6, 0.05, 5e-3
 RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {

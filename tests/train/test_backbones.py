@@ -18,7 +18,7 @@ from facepack.errors import ConfigError
 from facepack.train import backbones
 from facepack.train.backbones import registry
 from facepack.train.backbones.registry import register
-from facepack.train.model_cost import model_cost
+from facepack.train.models.cost import model_cost
 
 Layout = dict[str, tuple[int, ...]]
 

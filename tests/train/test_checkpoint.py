@@ -13,7 +13,8 @@ from torch import nn
 
 import facepack
 from facepack.errors import ConfigError, TrainingError
-from facepack.train.checkpoint import (
+from facepack.train.config import TrainConfig
+from facepack.train.loop.checkpoint import (
     FORMAT,
     PREVIOUS_FILE,
     check_resumable,
@@ -24,7 +25,6 @@ from facepack.train.checkpoint import (
     save_checkpoint,
     save_model,
 )
-from facepack.train.config import TrainConfig
 
 
 def test_state_comes_back(tmp_path: Path) -> None:

@@ -20,17 +20,17 @@ from click.testing import CliRunner
 from facepack.cli import root
 from facepack.errors import EvaluationError, TrainingError
 from facepack.train.backbones import build
-from facepack.train.checkpoint import (
+from facepack.train.config import TrainConfig
+from facepack.train.loop.checkpoint import (
     CHECKPOINT_FILE,
     PREVIOUS_FILE,
     load_checkpoint,
     save_checkpoint,
 )
-from facepack.train.checksums import SumError, load_checked, tensors_digest
-from facepack.train.config import TrainConfig
-from facepack.train.export import export_model
-from facepack.train.pretrained import read_weights
-from facepack.train.run import Trainer
+from facepack.train.loop.run import Trainer
+from facepack.train.models.checksums import SumError, load_checked, tensors_digest
+from facepack.train.models.export import export_model
+from facepack.train.models.pretrained import read_weights
 
 STATE = {
     "step": 3,

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from facepack.cli import root
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.config import TrainConfig, read_settings
-from facepack.train.run import Trainer
+from facepack.train.loop.run import Trainer
 from facepack.train.schedules.fixed import Cosine
 
 MakeConfig = Callable[..., TrainConfig]

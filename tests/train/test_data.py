@@ -14,12 +14,12 @@ import pytest
 import simplejpeg
 
 import facepack
-from facepack.convert.img import ImgSource
+from facepack.convert.formats.tree.source import ImgSource
 from facepack.errors import ConfigError, PackError, SourceError, TrainingError
-from facepack.sets import add_set
+from facepack.store.sets import add_set
 from facepack.train.config import TrainConfig
 from facepack.train.data import ImageTree, check_training_data, open_training_data
-from facepack.train.run import Trainer
+from facepack.train.loop.run import Trainer
 
 
 def make_image(width: int, height: int) -> bytes:
@@ -330,7 +330,7 @@ def test_gaps_between_labels_are_told_before_the_head_is_made(
     def refuse(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("facepack.train.run.make_head", refuse)
+    monkeypatch.setattr("facepack.train.loop.run.make_head", refuse)
     with pytest.raises(MemoryError):
         Trainer(
             small_config(shards=str(tmp_path / "wide"), batch_size=4),

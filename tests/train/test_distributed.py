@@ -8,6 +8,7 @@ folder; the tests look at it.
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import signal
 import subprocess
@@ -26,16 +27,16 @@ from torch.nn import functional as F
 
 import facepack
 from facepack.errors import FacepackError, TrainingError
-from facepack.train.agreement import OtherRankError, tell, together
 from facepack.train.build import check_ranks
-from facepack.train.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from facepack.train.config import TrainConfig
-from facepack.train.gradients import GradientSum
 from facepack.train.heads import CosFace, PartialFC
-from facepack.train.precision import LossScaler
-from facepack.train.ranks import ALONE, Ranks, rank_device
-from facepack.train.run import Trainer
-from facepack.train.step import TrainStep
+from facepack.train.loop.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from facepack.train.loop.gradients import GradientSum
+from facepack.train.loop.precision import LossScaler
+from facepack.train.loop.run import Trainer
+from facepack.train.loop.step import TrainStep
+from facepack.train.ranks.agreement import OtherRankError, tell, together
+from facepack.train.ranks.group import ALONE, Ranks, rank_device
 
 CPU = torch.device("cpu")
 CLASSES, FEATURES, BATCH, STEPS = 7, 5, 16, 5
@@ -443,6 +444,7 @@ def work(folder: Path) -> None:
         train(make_config(folder, **ALIKE), folder / "moving", four, resume=True, max_steps=6)
         (folder / f"threads-{four.rank}").write_text(str(gloo_threads()))
         del runs, ranks, members  # a group lives as long as somebody holds it
+        gc.collect()  # as do heads whose methods are replaced above: they hold themselves
         tell(four, error=TrainingError("so ends a run of which a rank has failed"))
     (folder / f"left-{four.rank}").write_text(str(gloo_threads()))
 

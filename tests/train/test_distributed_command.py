@@ -71,7 +71,7 @@ atexit.register(sum, range(10**8))  # runs as the last of all that is registered
 import os, sys, time
 from pathlib import Path
 import torch
-from facepack.train.ranks import Ranks, keep_exit_code
+from facepack.train.ranks.group import Ranks, keep_exit_code
 
 ending = Path(sys.argv[1]) / "ending"
 atexit.register(ending.touch)

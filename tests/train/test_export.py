@@ -15,13 +15,13 @@ from torch import nn
 import facepack
 from facepack.errors import ConfigError, DecodeError, TrainingError
 from facepack.evaluate.models import load_model
-from facepack.train import export as exporting
 from facepack.train.backbones import Backbone, build, registry
 from facepack.train.backbones.iresnet import IBlock
 from facepack.train.backbones.mobilefacenet import ConvBlock, Residual
 from facepack.train.backbones.vit import VisionTransformer
-from facepack.train.export import export_model
-from facepack.train.export_command import export
+from facepack.train.commands.export import export
+from facepack.train.models import export as exporting
+from facepack.train.models.export import export_model
 
 
 def _vit(features: int, dropout: float, autocast: torch.dtype | None) -> Backbone:

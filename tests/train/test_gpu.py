@@ -14,9 +14,9 @@ from facepack.train import backbones
 from facepack.train.build import enter_device, make_optimizer
 from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
-from facepack.train.precision import LossScaler
-from facepack.train.run import Trainer
-from facepack.train.step import TrainStep
+from facepack.train.loop.precision import LossScaler
+from facepack.train.loop.run import Trainer
+from facepack.train.loop.step import TrainStep
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from facepack.train.heads import ArcFace, Combined, CosFace, Margin, PartialFC, partial_fc
 from facepack.train.heads.chunked import ChunkedLoss
 from facepack.train.heads.softmax import MarginSoftmax, whole_loss
-from facepack.train.ranks import ALONE
+from facepack.train.ranks.group import ALONE
 
 CLASSES, FEATURES, BATCH = 29, 6, 9
 MARGINS = [

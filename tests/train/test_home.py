@@ -8,8 +8,8 @@ import pytest
 
 import facepack
 from facepack.errors import DamageError
-from facepack.sets import add_set
-from facepack.train.home import data_home, is_pack, shard_sets
+from facepack.store.home import data_home, is_pack, shard_sets
+from facepack.store.sets import add_set
 
 
 def test_option_then_environment_then_here(monkeypatch: pytest.MonkeyPatch) -> None:

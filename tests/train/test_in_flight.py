@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from facepack.train.in_flight import StepsInFlight
+from facepack.train.loop.in_flight import StepsInFlight
 
 
 class Event:

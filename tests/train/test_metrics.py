@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from facepack.errors import TrainingError
-from facepack.train.metrics import LossMeter, MetricsLog
-from facepack.train.progress import TrainProgress
-from facepack.train.stopwatch import Reading, Stopwatch
+from facepack.train.loop.metrics import LossMeter, MetricsLog
+from facepack.train.loop.progress import TrainProgress
+from facepack.train.loop.stopwatch import Reading, Stopwatch
 
 
 def lines_of(path: Path) -> list[dict]:

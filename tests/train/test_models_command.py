@@ -12,8 +12,8 @@ from torch import nn
 from facepack.train import backbones
 from facepack.train.backbones import registry
 from facepack.train.backbones.iresnet import IResNet
-from facepack.train.model_cost import count_cost, count_macs, model_cost
-from facepack.train.models_command import models
+from facepack.train.commands.models import models
+from facepack.train.models.cost import count_cost, count_macs, model_cost
 
 # arcface_torch's README and the names it gives its logs: 10^9 multiply-accumulates, rounded, with
 # those of normalisation and activation counted in.

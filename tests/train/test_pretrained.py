@@ -13,10 +13,11 @@ from torch import Tensor
 
 from facepack.errors import EvaluationError
 from facepack.evaluate.models import load_model
-from facepack.train import backbones, torch_files
+from facepack.train import backbones
 from facepack.train.backbones import Backbone
-from facepack.train.numpy_scalars import scalars_allowed
-from facepack.train.pretrained import guess_backbone, load_pretrained, read_weights
+from facepack.train.models import torch_files
+from facepack.train.models.numpy_scalars import scalars_allowed
+from facepack.train.models.pretrained import guess_backbone, load_pretrained, read_weights
 
 State = dict[str, Tensor]
 

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from facepack.cli import root
 from facepack.errors import MissingExtraError, SourceError
+from facepack.train.commands.schedule import schedule as schedule_command
 from facepack.train.replay import read_log, replay_log
 from facepack.train.replay_plot import draw_replay, smooth
-from facepack.train.schedule_command import schedule as schedule_command
 from facepack.train.schedules import build_schedule, names
 
 AUTHORS_LOG = Path(__file__).parents[2] / ".." / "shared/data/mhlr-log/ms1mv3_r100.csv"

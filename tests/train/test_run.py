@@ -18,17 +18,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import facepack
 from facepack.errors import ConfigError, DecodeError, FacepackError, TrainingError
-from facepack.format import LOCK
+from facepack.store.format import LOCK
 from facepack.train.backbones import registry
 from facepack.train.build import micro_batch
 from facepack.train.config import TrainConfig, read_settings
-from facepack.train.folder import hold_folder
-from facepack.train.in_flight import StepsInFlight
-from facepack.train.metrics import MetricsLog
-from facepack.train.ranks import Ranks
-from facepack.train.run import RunSummary, Trainer
-from facepack.train.step import TrainStep
-from facepack.train.stopwatch import Stopwatch
+from facepack.train.loop.folder import hold_folder
+from facepack.train.loop.in_flight import StepsInFlight
+from facepack.train.loop.metrics import MetricsLog
+from facepack.train.loop.run import RunSummary, Trainer
+from facepack.train.loop.step import TrainStep
+from facepack.train.loop.stopwatch import Stopwatch
+from facepack.train.ranks.group import Ranks
 
 MakeConfig = Callable[..., TrainConfig]
 AssertSame = Callable[[Any, Any], None]
@@ -314,8 +314,8 @@ def test_waiting_for_the_device_is_not_waiting_for_data(
     def in_flight(_: torch.device) -> StepsInFlight:
         return StepsInFlight(torch.device("cuda"), new_event=Event)
 
-    monkeypatch.setattr("facepack.train.run.Stopwatch", Watch)
-    monkeypatch.setattr("facepack.train.run.StepsInFlight", in_flight)
+    monkeypatch.setattr("facepack.train.loop.run.Stopwatch", Watch)
+    monkeypatch.setattr("facepack.train.loop.run.StepsInFlight", in_flight)
     train(small_config(epochs=2, steps=5), tmp_path)
     assert waits == [False] * 2  # before the fourth batch and the fifth
 

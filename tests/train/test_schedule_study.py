@@ -15,9 +15,9 @@ import pytest
 import xxhash
 
 import facepack
-from facepack.convert.faces import render_faces
-from facepack.convert.pickles import write_bin
-from facepack.convert.recordio import RecordWriter, pack_header
+from facepack.convert.faces.draw import render_faces
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 from facepack.errors import ConfigError
 from facepack.evaluate.pairs import PairSet
 from facepack.evaluate.protocol import Roc, accuracy_by_fold

@@ -22,7 +22,7 @@ import torch.multiprocessing as mp
 from facepack.train.heads import ArcFace, PartialFC, partial_fc
 from facepack.train.heads.faces import gather_faces
 from facepack.train.heads.softmax import MarginSoftmax, margin_logits
-from facepack.train.ranks import Ranks
+from facepack.train.ranks.group import Ranks
 
 PROCESSES = 4
 FEATURES = 6

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from facepack.train.heads.softmax import MarginSoftmax, reduce_softmax
-from facepack.train.ranks import Ranks
+from facepack.train.ranks.group import Ranks
 
 _SMALLEST_NORM = 1e-12
 """That of ``torch.nn.functional.normalize``."""

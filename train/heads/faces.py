@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from facepack.train.ranks import Ranks
+from facepack.train.ranks.group import Ranks
 
 _NOBODY = -1
 

@@ -32,7 +32,7 @@ from facepack.train.heads.softmax import (
     margin_logits,
     whole_loss,
 )
-from facepack.train.ranks import ALONE, Ranks
+from facepack.train.ranks.group import ALONE, Ranks
 
 Update = Literal["sampled", "dense"]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from facepack.errors import ConfigError
 from facepack.train.heads.margins import Margin
-from facepack.train.ranks import Ranks
+from facepack.train.ranks.group import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from matrix.command import facepack
 from matrix.truth import MAGIC, Face, Made, Shot, Truth
 from matrix.zip_cipher import encrypted
 
-from facepack.convert.align import align_face  # has its own twin in test_align
+from facepack.convert.formats.tree.align import align_face  # has its own twin in test_align
 
 Maker = Callable[[Path, Sequence[Shot]], Made]
 

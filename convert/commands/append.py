@@ -1,0 +1,131 @@
+"""``facepack append``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from facepack.convert.commands.convert import (
+    LOOK,
+    apply_options,
+    parameter_names,
+    sink_options,
+    source_arguments,
+    source_options,
+    target_options,
+)
+from facepack.convert.registry import SOURCES
+from facepack.terminal import printable
+
+if TYPE_CHECKING:
+    from facepack.convert.result import Result
+
+_PATH = click.Path(path_type=Path)
+_OWN_OPTIONS = {source: source_options(source) for source in SOURCES}
+_OPTIONS = (
+    click.argument("pack", type=_PATH),
+    click.argument("src", type=_PATH, nargs=-1, required=True),
+    click.option(
+        "--source",
+        type=click.Choice(list(SOURCES)),
+        required=True,
+        help="What SRC is, as in the conversions SOURCE2lmdb.",
+    ),
+    *dict.fromkeys(option for options in _OWN_OPTIONS.values() for option in options),
+    *sink_options("lmdb"),
+    *LOOK,
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order."),
+    click.option(
+        "--workers", type=click.IntRange(1), help="Processes; by default as many as CPUs."
+    ),
+    click.option("--dask", metavar="ADDRESS", help="Let a Dask cluster do the work."),
+    click.option(
+        "--delete-source",
+        is_flag=True,
+        help="Delete each zip or .rec once the pack has been read again and holds it.",
+    ),
+    click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
+    click.option("--discard", is_flag=True, help="Remove what an interrupted run left first."),
+    click.option("--json", "as_json", is_flag=True, help="Print the results as a JSON list."),
+)
+
+
+@click.command()
+@apply_options(_OPTIONS)
+@click.pass_context
+def append(
+    ctx: click.Context, pack: Path, src: tuple[Path, ...], as_json: bool, **options: Any
+) -> None:
+    """Add a source to a pack as new shards.
+
+    Shards that are there are not touched. Identities that the pack has by name keep their label;
+    others are numbered on. Of several zips (or of a folder of them) each is appended by itself, in
+    the order of their names. The pack stays whole whatever happens.
+    """
+    _refuse_options_of_others(ctx, options)
+    results = []
+    for result in _append_each(pack, list(src), **options):
+        results.append(result)
+        for notice in result.notices:
+            click.echo(f"note: {printable(notice)}", err=True)
+        if not as_json:
+            click.echo(
+                f"{pack}: {result.packed:,} images appended, {result.quarantined:,} set aside, "
+                f"{result.identities:,} identities of {result.classes:,} classes in all, "
+                f"{result.seconds:.1f} s"
+            )
+    if as_json:
+        click.echo(json.dumps([vars(result) for result in results], indent=1))
+
+
+def _refuse_options_of_others(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Take the options of other sources away, and say so where one was given."""
+    sources: dict[str, list[str]] = {}
+    for source, others in _OWN_OPTIONS.items():
+        for name in parameter_names(others):
+            sources.setdefault(name, []).append(source)
+    for name, takers in sources.items():
+        if options["source"] not in takers and name in options:
+            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} is for --source {' or '.join(takers)}"
+                )
+            del options[name]
+
+
+def _append_each(
+    pack: Path,
+    paths: list[Path],
+    *,
+    source: str,
+    delete_source: bool,
+    discard: bool,
+    duplicates: bool,
+    **options: Any,
+) -> Iterator[Result]:
+    from facepack.convert.formats.pack import append as machinery
+    from facepack.convert.formats.pack.sink import PackOptions
+
+    if source == "zip" and delete_source and options["resume"]:
+        for gone in machinery.deleted_before(pack, paths):
+            click.echo(f"note: {gone}: deleted by an earlier run, {pack} holds it", err=True)
+            paths.remove(gone)
+    arguments = source_arguments(source, options)
+    for each in machinery.separate_sources(source, paths):
+        files = machinery.source_files(source, each[0]) if delete_source else {}
+        opened = SOURCES[source].open(each, arguments)
+        settings = PackOptions(**target_options(opened, dict(options)))
+        result = machinery.append(pack, opened, settings, discard=discard)
+        if delete_source:
+            result.notices.append(machinery.delete_source(pack, opened, files))
+        yield result
+        discard = False
+    if duplicates:
+        from facepack.view.duplicates import list_duplicates
+
+        click.echo(f"note: {list_duplicates(pack)}", err=True)

@@ -1,0 +1,359 @@
+"""A data set of procedural faces, in InsightFace's layout, of any number of images.
+
+Image ``i`` (from 0) of the training set is picture ``i mod M`` of identity ``i div M``, under the
+key ``i + 1``; nothing but its number and the options decides its bytes. So workers render blocks of
+numbers, one process writes them in order, memory stays flat, and the files are the same whatever
+the number of workers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+
+from facepack.convert.faces.draw import SIZES, render_faces
+from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.rec.recordio import MAX_CLASS, RecordWriter, pack_header
+from facepack.errors import ConfigError, FacepackError
+from facepack.hashing import derive_seed, hash64
+from facepack.machine import usable_processors
+from facepack.progress import Progress
+
+FOLDS = 10
+"""Folds of a verification set; each has its pairs of one person first, as LFW's have."""
+
+_BLOCK = 128  # images a task: a tenth of a second and under 1 MB to bring back
+_AHEAD = 3  # tasks in flight for each worker
+_NOISE_STREAM = 3
+# Held-out identities have numbers that no training set reaches, whatever its size: a verification
+# set stays held out from every training set of its seed.
+_HELD_OUT = 1 << 40
+
+_TRAIN_FILES = ("train.idx", "property", "label_noise.tsv", "train.rec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthOptions:
+    """What is generated; :class:`~facepack.errors.ConfigError` names a setting out of range."""
+
+    identities: int = 1000
+    """Identities of the training set; a label is a float32, which counts to 2^24 − 1."""
+
+    images_per_identity: int = 20
+    """Pictures of each."""
+
+    pairs: int = 0
+    """Pairs of the verification set, a multiple of 20: ten folds, half of each the same person.
+    0: none is made."""
+
+    bin_name: str = "lfw"
+    """Name of the verification set's file, without ``.bin``."""
+
+    seed: int = 0
+    """Another seed, other people."""
+
+    size: int = 112
+    """Side of the images, pixels."""
+
+    quality: int = 93
+    """JPEG quality; 93 brings images of 112 pixels to the 5 to 8 KB of real data sets."""
+
+    label_noise: float = 0.0
+    """Probability that an image shows another identity than its label says."""
+
+    distinct: int | None = None
+    """Draw only so many images and repeat them: for trials of size and speed, not for training."""
+
+    def __post_init__(self) -> None:
+        _check("identities", self.identities, 1, MAX_CLASS)
+        _check("images_per_identity", self.images_per_identity, 1, 1 << 31)
+        _check("seed", self.seed, 0, (1 << 64) - 1)
+        _check("size", self.size, SIZES.start, SIZES.stop - 1)
+        _check("quality", self.quality, 1, 100)
+        _check("label_noise", self.label_noise, 0, 1)
+        if self.distinct is not None:
+            _check("distinct", self.distinct, 1, 1 << 20)
+            if self.label_noise:
+                raise ConfigError("distinct repeats images, whatever their label: no label_noise")
+        if self.pairs < 0 or self.pairs % (2 * FOLDS):
+            raise ConfigError(
+                f"pairs is {self.pairs}; a set has {FOLDS} folds, half of each the same person: "
+                f"give a multiple of {2 * FOLDS}, such as {-(-max(self.pairs, 1) // 20) * 20}"
+            )
+        if not self.bin_name or Path(self.bin_name).name != self.bin_name:
+            raise ConfigError(f"bin_name is {self.bin_name!r}; give a plain name, such as lfw")
+        if self.label_noise and self.identities < 2:
+            raise ConfigError("label_noise needs another identity to show; give identities ≥ 2")
+
+    @property
+    def images(self) -> int:
+        """Images of the training set."""
+        return self.identities * self.images_per_identity
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value}; it goes from {low:,} to {high:,}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthResult:
+    """What was generated; sizes in bytes, ``image_bytes_mean`` over the training set."""
+
+    out: str
+    images: int
+    identities: int
+    mislabelled: int
+    pairs: int
+    rec_bytes: int
+    image_bytes_mean: float
+    seconds: float
+
+
+def generate(
+    out: Path | str,
+    options: SynthOptions,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> SynthResult:
+    """Write ``train.rec``, ``train.idx``, ``property`` and, for ``pairs``, a ``.bin`` into ``out``.
+
+    With label noise, ``label_noise.tsv`` lists key, label and the identity shown. ``workers`` are
+    processes, by default one a CPU; with 1 nothing is spawned. Files get their names only when all
+    are whole, ``train.rec`` last; an error or Ctrl-C before that leaves none behind. Raises
+    :class:`~facepack.errors.FacepackError` when a target exists and ``overwrite`` is not set.
+    """
+    out = Path(out)
+    workers = usable_processors() if workers is None else workers
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}; give at least 1")
+    bins = (f"{options.bin_name}.bin",) if options.pairs else ()
+    targets = [out / name for name in (*bins, *_TRAIN_FILES)]
+    existing = [path for path in targets if path.exists()]
+    if existing and not overwrite:
+        raise FacepackError(
+            f"{existing[0]} exists; choose another folder, or replace it with --overwrite"
+        )
+    started = time.monotonic()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        mislabelled, payload = _write_files(options, workers, targets, existing)
+    except OSError as error:
+        raise FacepackError(f"{out}: cannot be written: {error.strerror or error}") from error
+    return SynthResult(
+        out=str(out),
+        images=options.images,
+        identities=options.identities,
+        mislabelled=mislabelled,
+        pairs=options.pairs,
+        rec_bytes=(out / "train.rec").stat().st_size,
+        image_bytes_mean=payload / options.images,
+        seconds=time.monotonic() - started,
+    )
+
+
+def train_pictures(
+    options: SynthOptions, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Say what images ``numbers`` (n,) of the training set show.
+
+    Returns int64 arrays (n,): label, identity shown, and number of the picture of that identity.
+    The first two differ where the label is wrong; such a picture occurs nowhere else in the set.
+    """
+    labels, pictures = np.divmod(numbers.astype(np.int64), options.images_per_identity)
+    key = derive_seed(options.seed, _NOISE_STREAM)
+    coin = (hash64(key, numbers) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    wrong = coin < options.label_noise
+    others = max(options.identities - 1, 1)
+    step = 1 + (hash64(derive_seed(key, 1), numbers) % np.uint64(others)).astype(np.int64)
+    shown = np.where(wrong, (labels + step) % options.identities, labels)
+    pictures = np.where(wrong, options.images_per_identity + numbers, pictures)
+    return labels, shown, pictures
+
+
+def pair_pictures(options: SynthOptions, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Say what images ``numbers`` (n,) of the verification set show: identity and picture.
+
+    Images 2p and 2p + 1 are pair p. Each pair has identities of its own, so that folds share none.
+    """
+    pair, second = np.divmod(numbers.astype(np.int64), 2)
+    same = pairs_same(options)[pair]
+    identities = _HELD_OUT + 2 * pair + np.where(same, 0, second)
+    return identities, np.where(same, second, 0)
+
+
+def pairs_same(options: SynthOptions) -> np.ndarray:
+    """Return whether each pair shows one person, bool (pairs,)."""
+    half = options.pairs // (2 * FOLDS)
+    return np.tile(np.repeat([True, False], half), FOLDS)
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def _write_files(
+    options: SynthOptions, workers: int, targets: list[Path], existing: list[Path]
+) -> tuple[int, int]:
+    """Write ``targets`` in place of ``existing``; return wrong labels and the images' bytes."""
+    parts = {path.name: path.with_name(f"{path.name}.part") for path in targets}
+    total = options.images + 2 * options.pairs
+    with ExitStack() as stack:
+        for part in parts.values():
+            stack.callback(part.unlink, missing_ok=True)
+        renderer = stack.enter_context(_Renderer(options, workers))
+        progress = stack.enter_context(Progress(total, unit="images", label="synth"))
+        if options.pairs:
+            _write_pairs(renderer, progress, parts[f"{options.bin_name}.bin"])
+        counts = _write_train(renderer, progress, parts)
+        for path in existing:
+            path.unlink()
+        for path in targets:
+            if parts[path.name].exists():
+                parts[path.name].rename(path)
+    return counts
+
+
+def _write_train(
+    renderer: _Renderer, progress: Progress, parts: dict[str, Path]
+) -> tuple[int, int]:
+    """Write the training set; return how many labels are wrong, and the images' bytes."""
+    options = renderer.options
+    images, per_identity = options.images, options.images_per_identity
+    mislabelled = payload = 0
+    with ExitStack() as stack:
+        record = stack.enter_context(RecordWriter(parts["train.rec"], parts["train.idx"]))
+        noise = None
+        if options.label_noise:
+            noise = stack.enter_context(parts["label_noise.tsv"].open("w", encoding="ascii"))
+            noise.write("key\tlabel\tidentity\n")
+        # Key 0 announces the identity records: [first, end). Float32 labels round above 2^24, in
+        # this file as in every published one.
+        record.write(0, pack_header([images + 1, images + 1 + options.identities], 0))
+        for numbers, encoded in renderer.repeated_blocks(_train_block, images):
+            labels, shown, _ = train_pictures(options, numbers)
+            for number, label, image in zip(
+                numbers.tolist(), labels.tolist(), encoded, strict=True
+            ):
+                record.write(number + 1, pack_header(label, number + 1) + image)
+                payload += len(image)
+            wrong = np.flatnonzero(labels != shown)
+            mislabelled += len(wrong)
+            if noise is not None:
+                noise.writelines(f"{numbers[i] + 1}\t{labels[i]}\t{shown[i]}\n" for i in wrong)
+            progress.update(len(numbers))
+        for identity in range(options.identities):
+            key, first = images + 1 + identity, 1 + identity * per_identity
+            record.write(key, pack_header([first, first + per_identity], key))
+    parts["property"].write_text(f"{options.identities},{options.size},{options.size}\n")
+    return mislabelled, payload
+
+
+def _write_pairs(renderer: _Renderer, progress: Progress, path: Path) -> None:
+    images: list[bytes] = []
+    for numbers, encoded in renderer.blocks(_pair_block, 2 * renderer.options.pairs):
+        images += encoded
+        progress.update(len(numbers))
+    write_bin(path, images, pairs_same(renderer.options).tolist())
+
+
+# Rendering ----------------------------------------------------------------------------------------
+
+
+_Task = Callable[[SynthOptions, np.ndarray], list[bytes]]
+
+
+class _Renderer:
+    """Renders blocks of images in order, here or in worker processes."""
+
+    def __init__(self, options: SynthOptions, workers: int) -> None:
+        self.options = options
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> _Renderer:
+        if self._workers > 1:
+            # Spawned, not forked: the caller may run threads. Ctrl-C is the parent's to handle.
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_IGN),
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def blocks(self, task: _Task, count: int) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """Yield the numbers from 0 to ``count`` block by block, with the encoded images."""
+        starts = range(0, count, _BLOCK)
+        numbers = (np.arange(start, min(start + _BLOCK, count)) for start in starts)
+        if self._pool is None:
+            for block in numbers:
+                yield block, task(self.options, block)
+            return
+        try:
+            yield from self._in_order(self._pool, task, numbers)
+        except BrokenProcessPool as error:
+            raise FacepackError(
+                "a worker process ended unexpectedly, perhaps for want of memory; "
+                "try fewer --workers"
+            ) from error
+
+    def repeated_blocks(self, task: _Task, count: int) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """As :meth:`blocks`, where image ``i`` is image ``i mod distinct``."""
+        distinct = min(self.options.distinct or count, count)
+        drawn: list[bytes] = []
+        for block, encoded in self.blocks(task, distinct):
+            if distinct < count:
+                drawn += encoded
+            yield block, encoded
+        for start in range(distinct, count, _BLOCK):
+            block = np.arange(start, min(start + _BLOCK, count))
+            yield block, [drawn[i] for i in (block % distinct).tolist()]
+
+    def _in_order(
+        self, pool: ProcessPoolExecutor, task: _Task, numbers: Iterable[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        numbers = iter(numbers)
+        flight: deque[tuple[np.ndarray, Future[list[bytes]]]] = deque()
+        while True:
+            for block in itertools.islice(numbers, _AHEAD * self._workers - len(flight)):
+                flight.append((block, pool.submit(task, self.options, block)))
+            if not flight:
+                return
+            block, future = flight.popleft()
+            yield block, future.result()
+
+
+def _train_block(options: SynthOptions, numbers: np.ndarray) -> list[bytes]:
+    _, identities, pictures = train_pictures(options, numbers)
+    return _encode(options, identities, pictures)
+
+
+def _pair_block(options: SynthOptions, numbers: np.ndarray) -> list[bytes]:
+    return _encode(options, *pair_pictures(options, numbers))
+
+
+def _encode(options: SynthOptions, identities: np.ndarray, pictures: np.ndarray) -> list[bytes]:
+    images = render_faces(options.seed, identities, pictures, size=options.size)
+    return [
+        simplejpeg.encode_jpeg(
+            image, quality=options.quality, colorspace="RGB", colorsubsampling="420"
+        )
+        for image in images
+    ]

@@ -1,0 +1,1 @@
+"""A folder a format: what reads it beside what writes it."""

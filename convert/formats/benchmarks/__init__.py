@@ -1,0 +1,1 @@
+"""IJB and MegaFace as they are handed out."""

@@ -1,0 +1,1 @@
+"""F2C's LMDB and kv files."""

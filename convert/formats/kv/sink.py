@@ -1,0 +1,271 @@
+"""Any source into F2C's layout: an LMDB database of Datum values and a kv file."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facepack.convert.file_target import (
+    DONE,
+    STATE,
+    begin,
+    make_plan,
+    remove_beside,
+    state_target,
+)
+from facepack.convert.formats.kv.data import DATA, KvData
+from facepack.convert.formats.kv.datum import pack_datum
+from facepack.convert.formats.kv.index import read_kv
+from facepack.convert.formats.kv.writer import KvItem, KvWriter
+from facepack.convert.options import ConvertOptions
+from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
+from facepack.convert.result import Result, finished
+from facepack.convert.source import Source, Span, cut_spans, deliver
+from facepack.errors import SourceError
+from facepack.progress import Progress
+from facepack.store import format as fmt
+from facepack.store.lmdbfile import MAX_PAGE_SIZE, node_costs, overflow_pages
+from facepack.store.shard import SourceRecord, write_errors, write_file
+from facepack.store.target import Target
+
+LMDB = "faces.lmdb"
+INDEX = "faces.kv"
+_SPAN_RECORDS = 16_384  # records between two points from which an interrupted run goes on
+_BATCH_RECORDS = 1_000  # of a transaction
+_BATCH_BYTES = 16 << 20
+_KEY_BYTES = np.full(1, 24)  # of a key, about
+_SUFFIXES = (".kv", ".jsonl", ".bytes")
+
+
+def convert_to_kv(source: Source, out: Path, options: ConvertOptions) -> Result:
+    """Write ``source`` as ``out/faces.lmdb`` and ``out/faces.kv``, as F2C's own reader opens them.
+
+    A value is a Datum with the encoded image in field 4. A line of the kv file is ``key label``, in
+    source order. A record that has a name in the source keeps it as its key if it is printable and
+    without spaces; others, and those whose name another record has, become
+    ``<file>_<label>_<j>``, where ``j`` counts the records of the label. Records without identity
+    have the label -1 there, which F2C cannot train on: a notice counts them. Records that are no
+    images go to ``out/quarantine.jsonl``; tables of an evaluation set to ``out/NAME.npy``,
+    positions being lines of the kv file.
+
+    An LMDB database has one writer: everything is done in this process, whatever ``workers`` says.
+
+    Raises:
+        SourceError: the source cannot be read, or a record is bad under ``strict``.
+        PackError: the target cannot be written, is in use, or holds something else.
+    """
+    began = time.monotonic()
+    spans = cut_spans(source, records=_SPAN_RECORDS, size=fmt.MAX_SHARD_BYTES)
+    plan = make_plan("kv", source, spans, options)
+    with state_target(out, options) as target, write_errors(out):
+        done = begin(target, plan, remove=_remove)
+        if done is None:
+            done = _write(source, out, target, spans, options)
+        _remove_states(out, spans)
+    return _finished(source, out, began, done)
+
+
+class LabelCounts:
+    """How many records each label has; -1 (no identity) is a label here."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(1024, np.int32)  # of label - 1
+
+    def add(self, labels: np.ndarray) -> None:
+        """Count these labels."""
+        self._reach(int(labels.max(initial=fmt.NO_IDENTITY)))
+        np.add.at(self._counts, labels + 1, 1)
+
+    def next(self, label: int) -> int:
+        """Count one record of ``label``; returns how many there were before."""
+        self._reach(label)
+        count = int(self._counts[label + 1])
+        self._counts[label + 1] += 1
+        return count
+
+    def _reach(self, label: int) -> None:
+        if label + 1 >= len(self._counts):
+            grown = np.zeros(max(label + 2, 2 * len(self._counts)), np.int32)
+            grown[: len(self._counts)] = self._counts
+            self._counts = grown
+
+    def summary(self) -> dict[str, int]:
+        """Records, identities, classes (the greatest label + 1), records without identity."""
+        present = np.flatnonzero(self._counts[1:])
+        return {
+            "packed": int(self._counts.sum(dtype=np.int64)),
+            "identities": len(present),
+            "classes": int(present[-1]) + 1 if len(present) else 0,
+            "no_identity": int(self._counts[0]),
+        }
+
+
+def _write(
+    source: Source, out: Path, target: Target, spans: list[Span], options: ConvertOptions
+) -> dict[str, Any]:
+    data = out / LMDB / DATA
+    present = _usable_bytes(data)
+    needed = _needed_bytes(source.sizes())
+    target.require_space(needed - present)
+    counts = LabelCounts()
+    with (
+        Progress(len(source), unit="images", label=out.name) as progress,
+        KvWriter(out / LMDB, map_size=_map_size(needed)) as writer,
+    ):
+        for span, stem in zip(spans, _stems(source, spans), strict=True):
+            if _is_written(out, span, writer):
+                counts.add(read_kv(out / STATE / f"{span.name}.kv").labels)
+                progress.skip(span.stop - span.start)
+            else:
+                _write_span(source, out, span, stem, options, writer, counts, progress)
+        writer.sync()
+    return _finish(source, out, spans, counts)
+
+
+def _usable_bytes(data: Path) -> int:
+    """Bytes of the database that an earlier run left; one that is damaged is removed."""
+    if not data.exists():
+        return 0
+    try:
+        return KvData.look(data).size
+    except SourceError:  # the engine must not see it: a truncated map kills the process
+        data.unlink()
+        return 0
+
+
+def _needed_bytes(sizes: np.ndarray) -> int:
+    """About how many bytes images of these sizes take in the database, in pages of the system's."""
+    page_size = min(mmap.PAGESIZE, MAX_PAGE_SIZE)
+    needed = 0
+    for start in range(0, len(sizes), _SPAN_RECORDS):
+        some = sizes[start : start + _SPAN_RECORDS].astype(np.int64)
+        needed += page_size * int(overflow_pages(page_size, _KEY_BYTES, some).sum())
+        # Keys that come in no order leave leaf pages half full.
+        needed += 2 * int(node_costs(page_size, _KEY_BYTES, some).sum())
+    return needed
+
+
+def _map_size(needed: int) -> int:
+    """Address space for the database: room beyond what it should need costs nothing."""
+    return 2 * needed + (64 << 20)
+
+
+def _stems(source: Source, spans: list[Span]) -> Iterator[str]:
+    """The name of the group that each span lies in."""
+    groups = source.groups()
+    starts = [group.start for group in groups]
+    for span in spans:
+        yield groups[bisect_right(starts, span.start) - 1].stem
+
+
+def _is_written(out: Path, span: Span, writer: KvWriter) -> bool:
+    """Whether an earlier run wrote the span and its records are all there."""
+    state = [out / STATE / f"{span.name}{suffix}" for suffix in _SUFFIXES]
+    if not all(path.exists() for path in state):
+        return False
+    lines = state[0].read_bytes().splitlines()
+    return writer.has(line.partition(b" ")[0] for line in lines)
+
+
+def _write_span(
+    source: Source,
+    out: Path,
+    span: Span,
+    stem: str,
+    options: ConvertOptions,
+    writer: KvWriter,
+    counts: LabelCounts,
+    progress: Progress,
+) -> None:
+    batch: list[KvItem] = []
+    labels: list[int] = []
+    keys: list[str] = []
+    batch_bytes = payload = 0
+
+    def accept(record: SourceRecord) -> None:
+        nonlocal batch_bytes, payload
+        fmt.check_label(record.label)
+        image, _ = options.check.look(record.image)
+        fallback = f"{stem}_{record.label}_{counts.next(record.label)}"
+        batch.append(KvItem(record.name, fallback, pack_datum(image)))
+        labels.append(record.label)
+        batch_bytes += len(image)
+        payload += len(image)
+        if len(batch) == _BATCH_RECORDS or batch_bytes >= _BATCH_BYTES:
+            flush()
+
+    def flush() -> None:
+        nonlocal batch_bytes
+        keys.extend(writer.put(batch))
+        batch.clear()
+        batch_bytes = 0
+
+    part = source.part(span.start, span.stop)
+    refused = deliver(part, accept, strict=options.strict, progress=progress)
+    flush()
+    writer.sync()
+    state = out / STATE
+    lines = "".join(f"{key} {label}\n" for key, label in zip(keys, labels, strict=True))
+    write_file(state / f"{span.name}.jsonl", [fmt.json_lines(refused)])
+    write_file(state / f"{span.name}.bytes", [str(payload).encode()])
+    write_file(state / f"{span.name}.kv", [lines.encode()])
+
+
+def _finish(source: Source, out: Path, spans: list[Span], counts: LabelCounts) -> dict[str, Any]:
+    state = out / STATE
+
+    def joined(suffix: str) -> Iterator[bytes]:
+        return ((state / f"{span.name}{suffix}").read_bytes() for span in spans)
+
+    refused = b"".join(joined(".jsonl"))
+    figures = counts.summary()
+    if refused and not figures["packed"]:
+        raise nothing_usable(out, read_refused(refused))
+    files = {f"{LMDB}/{DATA}": (out / LMDB / DATA).stat().st_size}
+    if refused:
+        files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [refused])[1]
+    tables, pairs = write_tables(source, out, read_refused(refused))
+    files |= tables
+    files[INDEX] = write_file(out / INDEX, joined(".kv"))[1]
+    done = {
+        **figures,
+        "quarantined": refused.count(b"\n"),
+        "pairs": pairs,
+        "payload_bytes": sum(int(size) for size in joined(".bytes")),
+        "files": files,
+    }
+    write_file(state / DONE, [fmt.json_text(done).encode()])
+    return done
+
+
+def _remove_states(out: Path, spans: list[Span]) -> None:
+    """Remove what is kept of spans until all are written."""
+    for span in spans:
+        for suffix in _SUFFIXES:
+            (out / STATE / f"{span.name}{suffix}").unlink(missing_ok=True)
+
+
+def _remove(out: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    (out / INDEX).unlink(missing_ok=True)
+    remove_beside(out)
+    (out / LMDB / DATA).unlink(missing_ok=True)
+    if (out / LMDB).is_dir() and not any((out / LMDB).iterdir()):
+        (out / LMDB).rmdir()
+
+
+def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
+    if done["no_identity"]:
+        source.notices.append(
+            f"{done['no_identity']} of {done['packed']} records have no identity: {INDEX} gives "
+            "them the label -1, which F2C's trainer cannot use"
+        )
+    done = {**done, "classes": max(source.classes or 0, done["classes"])}
+    size = sum(done["files"].values())
+    return finished(source, out, began, done, file_bytes=size)

@@ -1,0 +1,142 @@
+"""A source under the labels of a pack that it is appended to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack.convert.source import Entry, Group, Part, Refusal, Source
+from facepack.store.format import NO_IDENTITY
+from facepack.store.labelmap import LabelNames
+from facepack.store.shard import SourceRecord
+
+
+class Relabelled:
+    """``source`` with labels of a pack: identities that it has by name keep theirs, others follow.
+
+    Identities are told by name where the source names any: new names are numbered from ``first`` in
+    the order of the source's labels, and labels without a name come behind them. Where there are
+    no names, every label is a new one: ``first`` is added to it.
+
+    Args:
+        source: a training set.
+        first: the label from which new identities are numbered: the pack's ``classes``.
+        names: of the pack's identities.
+        prefix: is put before the names of the groups, so that shards do not get names that the
+            pack has.
+
+    Raises:
+        PackError: two identities of the pack have a name that occurs in the source.
+        SourceError: the source cannot be read.
+    """
+
+    def __init__(self, source: Source, *, first: int, names: LabelNames, prefix: str = "") -> None:
+        self._source = source
+        self._prefix = prefix
+        self.kind, self.content = source.kind, source.content
+        self.parallel, self.table_names = source.parallel, source.table_names
+        self.notices = source.notices
+        self._labels: dict[int, int] = {}
+        following = first
+        for label, name in sorted(_identity_names(source).items()):
+            known = names.label(name)
+            self._labels[label] = following if known is None else known
+            following += known is None
+        self._offset = following
+        # Labels without a name close ranks behind those that have one; where all have, there is
+        # nothing to close, and parts need not know of it.
+        named = np.array(sorted(self._labels), np.int32)
+        complete = source.classes is not None and source.classes <= len(named)
+        self._named = named[:0] if complete else named
+        self.classes: int | None = following
+        if not self._labels:
+            self.classes = None if source.classes is None else first + source.classes
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def labels_digest(self) -> str:
+        """XXH3-128 of the labels that identities get."""
+        pairs = np.array([*sorted(self._labels.items()), (NO_IDENTITY, self._offset)], "<i8")
+        return xxhash.xxh3_128_hexdigest(pairs.tobytes())
+
+    def describe(self) -> dict[str, Any]:
+        """The source's."""
+        return self._source.describe()
+
+    def groups(self) -> list[Group]:
+        """The source's, called otherwise where that is needed."""
+        return [group._replace(stem=self._prefix + group.stem) for group in self._source.groups()]
+
+    def sizes(self) -> np.ndarray:
+        """The source's."""
+        return self._source.sizes()
+
+    def part(self, start: int, stop: int) -> RelabelledPart:
+        """The records ``[start, stop)``."""
+        inner = self._source.part(start, stop)
+        labels = {label: self._labels[label] for label in inner.identity_names()}
+        return RelabelledPart(inner, labels, self._offset, self._named)
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """The source's."""
+        return self._source.tables(positions)
+
+
+class RelabelledPart:
+    """A part under other labels.
+
+    Args:
+        inner: the part.
+        labels: the new labels of identities that have a name.
+        offset: the new label of the first identity without a name.
+        named: (m,) all labels of the source that have a name, ascending: they are not counted.
+    """
+
+    def __init__(
+        self, inner: Part, labels: Mapping[int, int], offset: int, named: np.ndarray
+    ) -> None:
+        self.start, self.stop = inner.start, inner.stop
+        self._inner = inner
+        self._labels = labels
+        self._offset = offset
+        self._named = named
+
+    def _label(self, label: int) -> int:
+        if label == NO_IDENTITY:
+            return label
+        known = self._labels.get(label)
+        if known is not None:
+            return known
+        return self._offset + label - int(np.searchsorted(self._named, label))
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read each record, in order."""
+        for record in self._inner.read(keep):
+            if isinstance(record, SourceRecord):
+                record.label = self._label(record.label)
+            yield record
+
+    def entries(self) -> Iterator[Entry]:
+        """New label and name of each."""
+        for entry in self._inner.entries():
+            yield entry._replace(label=self._label(entry.label))
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of a record that was read but cannot be packed."""
+        return self._inner.refuse(record, reason)
+
+    def identity_names(self) -> dict[int, str]:
+        """Names under the new labels."""
+        return {self._label(label): name for label, name in self._inner.identity_names().items()}
+
+
+def _identity_names(source: Source) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for _, start, stop in source.groups():
+        names.update(source.part(start, stop).identity_names())
+    return names

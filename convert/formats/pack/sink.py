@@ -1,0 +1,231 @@
+"""Any source into a pack: plan, shards side by side, manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from facepack.care.verify import check_shard
+from facepack.convert.formats.pack.label_notes import notes_on_labels
+from facepack.convert.options import ConvertOptions
+from facepack.convert.result import Result
+from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payload_bytes
+from facepack.convert.workers import Workers
+from facepack.errors import DamageError, PackError, SourceError
+from facepack.progress import Progress
+from facepack.store import format as fmt
+from facepack.store.pack import check_sizes, manifest_files, read_manifest
+from facepack.store.shard import ShardBuilder, ShardInfo
+from facepack.store.target import Target
+from facepack.store.writer import finish_pack, make_plan, shard_meta
+
+_EXPECTED_OVERHEAD = 1.12  # all files over payload, at the worst of the orders
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions(ConvertOptions):
+    """How a pack is made.
+
+    Attributes:
+        order: of records in a shard: ``shuffled``, ``source`` or ``identity``.
+        seed: of the shuffled order.
+        shard_records: a shard's greatest number of records.
+        shard_bytes: a shard's greatest payload.
+    """
+
+    order: str = "shuffled"
+    seed: int = 0
+    shard_records: int = fmt.MAX_SHARD_RECORDS
+    shard_bytes: int = fmt.MAX_SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shard_records <= fmt.MAX_SHARD_RECORDS:
+            raise PackError(
+                f"--shard-records {self.shard_records}: allowed are 1 to {fmt.MAX_SHARD_RECORDS}"
+            )
+        if not 1 <= self.shard_bytes <= fmt.MAX_SHARD_BYTES:
+            raise PackError(
+                f"--shard-size of {self.shard_bytes} bytes: at most {fmt.MAX_SHARD_BYTES} "
+                "(384 MiB), at least 1 MiB"
+            )
+
+
+def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
+    """Pack ``source`` into the folder ``out``.
+
+    Raises:
+        SourceError: the source cannot be read, or a record cannot be packed under ``strict``.
+        PackError: the target cannot be written, is in use, or holds something else.
+        WorkerError: a worker process died.
+    """
+    began = time.monotonic()
+    plan, spans = plan_pack(source, options)
+    with Target(out, overwrite=options.overwrite, resume=options.resume) as target:
+        target.require_space(space_needed(source, out, spans))
+        if target.begin(plan):
+            manifest = read_manifest(out)
+            try:
+                check_sizes(out, manifest)
+                return _result(out, manifest, source, began)
+            except DamageError as error:
+                source.notices.append(f"{error}; what is missing was made anew")
+                (out / fmt.MANIFEST).unlink()
+        shards = write_shards(source, out, plan, spans, options)
+        target.remove_parts()  # of a worker that died while another did its work
+        tables = source.tables(_positions(len(source), shards)) if source.table_names else {}
+        manifest = finish_pack(
+            out,
+            plan=plan,
+            pack_id=fmt.content_id(plan),
+            shards=[shard.info for shard in shards],
+            refused=[entry for shard in shards for entry in shard.refused],
+            identity_names={k: v for shard in shards for k, v in shard.identity_names.items()},
+            tables=tables,
+        )
+        if source.classes is not None and manifest["classes"] > source.classes:
+            source.notices.append(
+                f"the source states {source.classes} classes, its labels reach "
+                f"{manifest['classes'] - 1}: the pack has {manifest['classes']}"
+            )
+    return _result(out, manifest, source, began)
+
+
+def plan_pack(source: Source, options: PackOptions) -> tuple[dict[str, Any], list[Span]]:
+    """The plan of a pack of ``source``, and the spans that make its shards."""
+    spans = cut_spans(source, records=options.shard_records, size=options.shard_bytes)
+    plan = make_plan(
+        kind=source.content,
+        source=source.describe(),
+        order=options.order,
+        seed=options.seed,
+        check=options.check,
+        classes=source.classes,
+        tables=source.table_names,
+        shards=[vars(span) for span in spans],
+    )
+    return plan, spans
+
+
+def space_needed(source: Source, out: Path, spans: Sequence[Span]) -> int:
+    """Bytes that the shards will take, those aside that an earlier run left."""
+    files = (out / f"{span.name}.mdb" for span in spans)
+    present = sum(file.stat().st_size for file in files if file.exists())
+    return int(payload_bytes(source) * _EXPECTED_OVERHEAD) - present
+
+
+class Written(NamedTuple):
+    """A committed shard: its manifest entry, its ordinals by place, its names, its refusals."""
+
+    info: ShardInfo
+    ordinals: np.ndarray
+    identity_names: dict[int, str]
+    refused: list[dict[str, Any]]
+
+
+def write_shards(
+    source: Source, out: Path, plan: dict[str, Any], spans: Sequence[Span], options: PackOptions
+) -> list[Written]:
+    """Write and commit a shard for each span of ``plan``, by the workers that ``options`` name.
+
+    Shards that an earlier run committed are checked and kept.
+
+    Raises:
+        SourceError: the source cannot be read, changed, or a record was refused under ``strict``.
+        PackError: a shard cannot be written.
+        WorkerError: a worker process died.
+    """
+    pack_id = fmt.content_id(plan)
+
+    def tasks() -> Iterator[tuple[Any, ...]]:
+        for k, span in enumerate(spans):
+            meta = shard_meta(plan, pack_id, k, len(spans))
+            part = source.part(span.start, span.stop)
+            yield part, out, span.name, options, meta
+
+    parallel = source.parallel and len(spans) > 1
+    shards: list[Written | None] = [None] * len(spans)
+    with (
+        Progress(len(source), label=out.name) as progress,
+        Workers(
+            min(options.workers, len(spans)) if parallel else 1,
+            options.dask if source.parallel else None,
+        ) as workers,
+    ):
+        for k, (shard, made) in workers.run(_make_shard, tasks()):
+            shards[k] = shard
+            count = spans[k].stop - spans[k].start
+            progress.update(count) if made else progress.skip(count)
+    written = [shard for shard in shards if shard is not None]
+    packed = sum(shard.info.records for shard in written)
+    refused = [entry for shard in written for entry in shard.refused]
+    if packed + len(refused) != len(source):
+        raise PackError(
+            f"{out}: {len(source)} records were found, {packed} packed and {len(refused)} set "
+            "aside: the source changed while it was read; start anew with --overwrite"
+        )
+    if refused and not packed:
+        raise SourceError(
+            f"none of the {len(source)} records can be packed; the first: "
+            f"{refused[0]['file']}: {refused[0]['reason']}; {refused[0]['remedy']}"
+        )
+    return written
+
+
+def _make_shard(
+    part: Part, out: Path, name: str, options: PackOptions, meta: dict[str, Any]
+) -> tuple[Written, bool]:
+    """The shard, and whether it had to be made; runs in a worker."""
+    written = _committed(out, name, meta) if options.resume else None
+    if written is not None:
+        return written, False
+    builder = ShardBuilder(check=options.check)
+    builder.refused = deliver(part, builder.add, accept_run=builder.add_run, strict=options.strict)
+    names = part.identity_names()
+    builder.identity_names = {k: names[k] for k in set(builder.labels) if k in names}
+    info, ordinals = builder.write(out, name, order=options.order, seed=options.seed, meta=meta)
+    return Written(info, ordinals, builder.identity_names, builder.refused), True
+
+
+def _committed(out: Path, name: str, meta: dict[str, Any]) -> Written | None:
+    """A shard that an earlier run committed, read back and checked; None: it must be made."""
+    if not (out / f"{name}.mdb").exists():
+        return None
+    content = check_shard(out, name, canonical=True)
+    same = all(content.meta.get(key) == value for key, value in (meta | {"name": name}).items())
+    if content.damage or content.info is None or not same:
+        return None
+    info = content.write_index(out)
+    return Written(info, content.ordinals, content.identity_names, content.refused)
+
+
+def _positions(count: int, shards: Sequence[Written]) -> np.ndarray:
+    """Each source record's position in the pack, -1 for those that were refused: int64 (n,)."""
+    positions = np.full(count, -1, np.int64)
+    packed = 0
+    for shard in shards:
+        positions[shard.ordinals] = packed + np.arange(len(shard.ordinals))
+        packed += len(shard.ordinals)
+    return positions
+
+
+def _result(out: Path, manifest: dict[str, Any], source: Source, began: float) -> Result:
+    files = sum(stated["bytes"] for stated in manifest_files(manifest).values())
+    return Result(
+        out=str(out),
+        found=manifest["records"] + manifest["quarantined"],
+        packed=manifest["records"],
+        quarantined=manifest["quarantined"],
+        identities=manifest["identities"],
+        classes=manifest["classes"],
+        pairs=manifest["pairs"],
+        shards=len(manifest["shards"]),
+        payload_bytes=manifest["payload_bytes"],
+        file_bytes=files + (out / fmt.MANIFEST).stat().st_size,
+        seconds=round(time.monotonic() - began, 3),
+        notices=[*source.notices, *notes_on_labels(out, manifest, manifest["shards"])],
+    )

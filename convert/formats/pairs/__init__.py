@@ -1,0 +1,1 @@
+"""Verification sets: .bin files and pair folders."""

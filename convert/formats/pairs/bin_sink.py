@@ -1,0 +1,93 @@
+"""A verification set into a ``.bin`` file, as InsightFace's readers load it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+
+from facepack.convert.formats.pairs.pair_set import PairSet, pair_result, read_pair_set
+from facepack.convert.formats.pairs.pickles import read_bin, write_bin
+from facepack.convert.options import ConvertOptions
+from facepack.convert.result import Result
+from facepack.convert.source import Source
+from facepack.errors import PackError, SourceError
+from facepack.store import format as fmt
+from facepack.store.shard import sync_folder, write_errors
+
+_SUFFIX = ".bin"
+
+
+def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result:
+    """Write a verification set as the pickle of ``(images, issame)``.
+
+    Pair i is images 2i and 2i + 1. An image that is used again is stored once. The file is there
+    whole or not at all; resuming keeps one that holds the same set.
+
+    Args:
+        source: of content ``pairs``.
+        out: the file, if its name ends in ``.bin``; else a folder, and the file is called after
+            the source (``OUT/lfw.bin``).
+        options: how.
+
+    Raises:
+        SourceError: the source is no verification set, or an image of it cannot be used.
+        PackError: the file cannot be written, or is there and may not be replaced.
+    """
+    began = time.monotonic()
+    if options.overwrite and options.resume:
+        raise PackError("resume keeps what is there and overwrite removes it: choose one")
+    pairs = read_pair_set(source, options.check)
+    path = out if out.suffix == _SUFFIX else out / f"{source.groups()[0].stem}{_SUFFIX}"
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if options.overwrite or options.resume:
+            _remove_parts(path)
+        if options.overwrite or not _is_written(path, pairs, options.resume):
+            _write(path, pairs)
+        size = path.stat().st_size
+    payload = sum(map(len, pairs.images))
+    return pair_result(source, path, began, pairs, payload_bytes=payload, file_bytes=size)
+
+
+def _is_written(path: Path, pairs: PairSet, resume: bool) -> bool:
+    """Whether ``path`` is there and holds the set.
+
+    Raises:
+        PackError: it is there, and holds something else or is not to be kept.
+    """
+    if not path.exists():
+        return False
+    if not resume:
+        raise PackError(f"{path} is there already: --overwrite replaces it")
+    try:
+        found = read_bin(path)
+    except SourceError as error:
+        raise PackError(f"{error}; --overwrite replaces it") from error
+    used = (pairs.images[use] for use in pairs.uses.tolist())
+    if found.issame.tolist() != pairs.issame.tolist() or any(
+        mine != its for mine, its in zip(used, found.images, strict=False)
+    ):
+        raise PackError(f"{path} holds another verification set: --overwrite replaces it")
+    return True
+
+
+def _remove_parts(path: Path) -> None:
+    """Remove what killed runs left of ``path``."""
+    for part in list(path.parent.iterdir()):
+        if fmt.PART.fullmatch(part.name) and part.name.rpartition(".part-")[0] == path.name:
+            part.unlink()
+
+
+def _write(path: Path, pairs: PairSet) -> None:
+    images = [bytes(image) for image in pairs.images]
+    part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
+    try:
+        write_bin(part, (images[use] for use in pairs.uses.tolist()), pairs.issame.tolist())
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)

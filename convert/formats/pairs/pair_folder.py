@@ -1,0 +1,152 @@
+"""A verification set as a folder of files: ``imgs/0.jpg …`` and ``pair_label.npy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack.convert.files import (
+    FileList,
+    FileRefusedError,
+    FilesPart,
+    FolderReader,
+    Root,
+    is_image,
+    text,
+)
+from facepack.convert.formats.pairs.folder_sink import IMAGES, LABELS
+from facepack.convert.formats.pairs.pair_set import pair_table
+from facepack.convert.source import require_file
+from facepack.errors import SourceError
+from facepack.reading import parse_npy, read_bytes
+
+
+class PairPart(FilesPart):
+    """Distinct images of a pair folder: their names, 0 to 2P - 1, are places and name nobody."""
+
+    def _shown(self, name: bytes) -> str | None:
+        return None
+
+
+class PairFolder:
+    """The distinct images of a pair folder, in the order of their first use, and its pairs.
+
+    Pair i is images 2i and 2i + 1 of ``imgs``, whatever their suffix; ``pair_label.npy`` holds P
+    flags, 1 for the same person.
+
+    Args:
+        root: the folder.
+
+    Attributes:
+        issame: bool (P,), whether both images of a pair show one person.
+        uses: int64 (2P,), the distinct image of each place in the set.
+
+    Raises:
+        SourceError: an image is missing, cannot be read or is there twice, or the flags are none.
+    """
+
+    content = "pairs"
+    classes: int | None = None
+    table_names: tuple[str, ...] = ("pairs",)
+
+    def __init__(self, root: Root) -> None:
+        self._path = root.path
+        self.issame = _read_flags(root.path / LABELS)
+        names = _numbered_images(root, 2 * len(self.issame))
+        self._files = FileList(root.path)
+        distinct: dict[bytes, int] = {}
+        digest = xxhash.xxh3_128()
+        uses = []
+        with FolderReader(root.path) as reader:
+            for name in names:
+                size = root.size(name)
+                try:
+                    own = xxhash.xxh3_128_digest(reader.read(name, size))
+                except FileRefusedError as error:
+                    raise SourceError(
+                        f"{root.path / text(name)}: {error.reason}; {error.remedy}"
+                    ) from error
+                digest.update(own)
+                use = distinct.setdefault(own, len(self._files))
+                if use == len(self._files):
+                    self._files.append(name, size)
+                uses.append(use)
+        self.uses = np.array(uses, np.int64)
+        self._digest = digest.hexdigest()
+        self.notices: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def describe(self) -> dict[str, Any]:
+        """Pair count, and a hash of all images and of the flags, as those of a ``.bin``."""
+        return {
+            "pairs": len(self.issame),
+            "content_xxh3_128": self._digest,
+            "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self.issame.tobytes()),
+        }
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each distinct image."""
+        return self._files.sizes()
+
+    def names(self) -> list[str]:
+        """The file of each distinct image, as ``imgs/0.jpg``: that of its first use."""
+        return list(map(text, self._files.names))
+
+    def part(self, start: int, stop: int) -> FilesPart:
+        """The distinct images ``[start, stop)``."""
+        return self._files.part(start, stop, of=PairPart)
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """``pairs``; those of refused images are left out, with a notice."""
+        pairs, notices = pair_table(positions, self.uses, self.issame, str(self._path))
+        self.notices += notices
+        return {"pairs": pairs}
+
+
+def _read_flags(path: Path) -> np.ndarray:
+    """(P,) bool of ``pair_label.npy``, which may hold booleans, or numbers 0 and 1."""
+    require_file(path)
+    try:
+        flags = parse_npy(read_bytes(path))
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"{path}: cannot be read: {error}; write it again with numpy.save, as booleans"
+        ) from error
+    good = flags.ndim == 1 and flags.dtype.kind in "biuf"
+    if not good or not len(flags) or not np.isin(flags, (0, 1)).all():
+        raise SourceError(
+            f"{path}: holds {flags.dtype} {flags.shape}; expected one flag a pair, booleans or 0 "
+            "and 1: write it again with numpy.save"
+        )
+    return flags.astype(bool)
+
+
+def _numbered_images(root: Root, count: int) -> list[bytes]:
+    """The files ``imgs/0.*`` to ``imgs/(count - 1).*``, in that order."""
+    folder = IMAGES.encode()
+    names: dict[int, bytes] = {}
+    for entry in root.scan(folder):
+        stem = entry.name.rpartition(b".")[0]
+        if not is_image(entry.name) or not stem.isdigit():
+            continue
+        number = int(stem)
+        if number in names:
+            raise SourceError(
+                f"{root.path}: {text(names[number])} and {text(entry.name)} have the same number: "
+                "remove one"
+            )
+        names[number] = folder + b"/" + entry.name
+    absent = [number for number in range(count) if number not in names]
+    if absent or len(names) > count:
+        raise SourceError(
+            f"{root.path}: {LABELS} has {count // 2} pairs, so that images 0 to {count - 1} "
+            f"are needed; {IMAGES} has {len(names)}"
+            + (f" and lacks {absent[0]}" if absent else "")
+            + ": fetch the set again"
+        )
+    return [names[number] for number in range(count)]

@@ -1,0 +1,131 @@
+"""A verification set (``lfw.bin`` and its like) as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack.convert.formats.pairs.pair_set import pair_table
+from facepack.convert.formats.pairs.pickles import read_bin
+from facepack.convert.source import Entry, Group, Refusal, file_name, require_file, shard_stem
+from facepack.store.format import NO_IDENTITY
+from facepack.store.lmdbfile import Buffer
+from facepack.store.shard import SourceRecord
+
+_REMEDY = "fetch the set again; the pairs of this image are left out"
+
+
+class BinPart:
+    """Some distinct images of a ``.bin``; they have no identity."""
+
+    def __init__(self, start: int, images: Sequence[Buffer], places: list[int], file: str) -> None:
+        self.start, self.stop = start, start + len(images)
+        self._images = images
+        self._places = places  # where in the set each is used first
+        self._file = file
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """The images."""
+        for place, image in enumerate(self._images):
+            if keep is None or keep[place]:
+                yield SourceRecord(self.start + place, image, NO_IDENTITY)
+
+    def entries(self) -> Iterator[Entry]:
+        """Neither label nor name."""
+        return (Entry(NO_IDENTITY, None) for _ in self._images)
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of an image, by its first place in the set."""
+        place = str(self._places[record.ordinal - self.start])
+        return Refusal(record.ordinal, self._file, None, place, reason, _REMEDY)
+
+    def identity_names(self) -> dict[int, str]:
+        """None: a verification set tells same from different, not who it is."""
+        return {}
+
+
+class BinSource:
+    """The distinct images of a ``.bin``, in the order of their first use, and its pairs.
+
+    Verification sets repeat images (lfw.bin has 7,701 different ones among 12,000); each is stored,
+    and embedded, once.
+
+    Args:
+        path: the ``.bin`` file.
+        data: its content, where it is no file of its own but, say, in an archive; ``path`` then
+            only names it.
+
+    Raises:
+        SourceError: the file is malformed, or asks for what a pickle of images has no need of.
+    """
+
+    kind = "bin"
+    content = "pairs"
+    classes: int | None = None
+    parallel = True
+    table_names = ("pairs",)
+
+    def __init__(self, path: Path, *, data: bytes | None = None) -> None:
+        if data is None:
+            require_file(path)
+        self._path = path
+        self._bytes = path.stat().st_size if data is None else len(data)
+        loaded = read_bin(path, data)
+        self.issame = np.asarray(loaded.issame, bool)
+        distinct: dict[bytes, int] = {}
+        digest = xxhash.xxh3_128()
+        self.images: list[Any] = []
+        use = []
+        for image in loaded.images:
+            own = xxhash.xxh3_128_digest(image)
+            digest.update(own)
+            at = distinct.setdefault(own, len(self.images))
+            if at == len(self.images):
+                self.images.append(image)
+            use.append(at)
+        self.uses = np.asarray(use, np.int64)  # (2P,) distinct image of each place
+        self._digest = digest.hexdigest()
+        self.notices: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def describe(self) -> dict[str, Any]:
+        """File name and size, pairs, and a hash of all images and flags."""
+        return {
+            "kind": self.kind,
+            "file": file_name(self._path),
+            "bytes": self._bytes,
+            "images": len(self.images),
+            "pairs": len(self.issame),
+            "content_xxh3_128": self._digest,
+            "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self.issame.tobytes()),
+        }
+
+    def groups(self) -> list[Group]:
+        """One."""
+        return [Group(shard_stem(self._path.stem), 0, len(self))]
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each distinct image."""
+        return np.fromiter(map(len, self.images), np.uint32, len(self.images))
+
+    def part(self, start: int, stop: int) -> BinPart:
+        """The distinct images ``[start, stop)``."""
+        places = np.unique(self.uses, return_index=True)[1][start:stop].tolist()
+        return BinPart(
+            start,
+            [bytes(image) for image in self.images[start:stop]],
+            places,
+            file_name(self._path),
+        )
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """``pairs``; those of refused images are left out, with a notice."""
+        pairs, notices = pair_table(positions, self.uses, self.issame, self._path.name)
+        self.notices += notices
+        return {"pairs": pairs}

@@ -1,0 +1,356 @@
+"""An MXNet ``.rec`` data set as a source."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack.convert.formats.rec.layout import read_layout
+from facepack.convert.formats.rec.recordio import (
+    IR_HEADER,
+    MAX_CLASS,
+    PART_HEAD,
+    RecordError,
+    RecordReader,
+    class_label,
+    unpack_header,
+)
+from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
+from facepack.errors import SourceError
+from facepack.store.format import NO_IDENTITY
+from facepack.store.shard import RecordRun, SourceRecord
+
+_LEAVE_OUT = "fetch the file again, or go on without this record"
+_SAMPLE = 64  # records whose content tells two sources apart that have the same index
+
+
+class RecordPart(ABC):
+    """Image records of a ``.rec`` that follow each other, wherever the ``.rec`` lies.
+
+    What a record says is told here; how its bytes are come by, by those that derive from it.
+
+    Args:
+        rec: what the ``.rec`` is called, for messages.
+        start: ordinal of the first image.
+        offsets: (n,) byte offset of each record in the ``.rec``.
+        keys: (n,) key of each.
+        keys_unique: whether no two images of the whole ``.rec`` share a key.
+    """
+
+    def __init__(
+        self,
+        rec: Path,
+        start: int,
+        *,
+        offsets: np.ndarray,
+        keys: np.ndarray,
+        keys_unique: bool,
+    ) -> None:
+        self.start, self.stop = start, start + len(offsets)
+        self._rec = rec
+        self._offsets = offsets
+        self._keys = keys
+        self._keys_unique = keys_unique
+
+    @abstractmethod
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the records; as :meth:`facepack.convert.source.Part.read`."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """The label of each, and the key as its name where keys are unique; -1 where broken."""
+
+    def _record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
+        if len(payload) > IR_HEADER.size:
+            flag, value, id_, id2 = IR_HEADER.unpack_from(payload)
+            if flag == 0 and 0 <= value <= MAX_CLASS and value.is_integer():
+                # The usual record, by the shortest way: what follows gives the same, more slowly.
+                numbers: dict[str, float | int] = {"flag": 0, "id": id_, "id2": id2}
+                if self._keys_unique:
+                    numbers["key"] = int(self._keys[place])
+                image = payload[IR_HEADER.size :]
+                return SourceRecord(self.start + place, image, int(value), None, numbers)
+        return self._any_record(place, payload)
+
+    def _any_record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
+        try:
+            header = unpack_header(payload)
+            if not header.image:
+                remedy = "nothing needs to be done if it is a header record"
+                return self._refuse(place, "it holds no image", remedy)
+            label = class_label(header)
+        except RecordError as error:
+            return self._refuse(place, error.reason, error.remedy)
+        extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
+        if self._keys_unique:  # else a key names no one record
+            extra["key"] = int(self._keys[place])
+        for number, value in enumerate(header.labels[1:], start=1):
+            extra[f"label_{number}"] = value
+        return SourceRecord(self.start + place, header.image, label, None, extra)
+
+    def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
+        offset, key = int(self._offsets[place]), str(self._keys[place])
+        return Refusal(self.start + place, file_name(self._rec), offset, key, reason, remedy)
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of a record that was read but cannot be packed."""
+        return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
+
+    def identity_names(self) -> dict[int, str]:
+        """None: a ``.rec`` knows identities by number."""
+        return {}
+
+
+class RecPart(RecordPart):
+    """Images of a ``.rec`` that follow each other in the file.
+
+    Args:
+        rec: the file.
+        file_size: its bytes when it was looked at.
+        start: ordinal of the first image.
+        offsets: (n,) byte offset of each record.
+        keys: (n,) key of each.
+        keys_unique: whether no two images of the whole file share a key.
+        others: offsets of all records between and behind them, the last of them the next image or
+            the end of the file; None: records that are not known of are meant to be left out.
+    """
+
+    def __init__(
+        self,
+        rec: Path,
+        file_size: int,
+        start: int,
+        *,
+        offsets: np.ndarray,
+        keys: np.ndarray,
+        keys_unique: bool,
+        others: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(rec, start, offsets=offsets, keys=keys, keys_unique=keys_unique)
+        self._file_size = file_size
+        self._complete = others is not None
+        self._others = np.empty(0, np.int64) if others is None else others
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the records in one sweep over the file.
+
+        A record that is broken in itself is refused, and the sweep goes on behind it.
+
+        Raises:
+            SourceError: the file cannot be read on, or is no longer the one that was looked at.
+        """
+        places = range(len(self._offsets)) if keep is None else np.flatnonzero(keep).tolist()
+        offsets = self._offsets if keep is None else self._offsets[keep]
+        with RecordReader(self._rec) as reader:
+            reader.check_size(self._file_size)
+            done = 0
+            while done < len(places):
+                try:
+                    for payload in reader.iter_at(offsets[done:]):
+                        self._require_known_end(reader, places[done], len(payload))
+                        yield self._record(places[done], payload)
+                        done += 1
+                except RecordError as error:
+                    yield self._broken(reader, places[done], error)
+                    done += 1
+
+    def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """As :meth:`read`, but usual records that follow each other come together."""
+        with RecordReader(self._rec) as reader:
+            reader.check_size(self._file_size)
+            done = 0
+            while done < len(self._offsets):
+                try:
+                    for item in reader.iter_blocks(self._offsets[done:]):
+                        if isinstance(item, memoryview):
+                            self._require_known_end(reader, done, len(item))
+                            yield self._record(done, item)
+                            done += 1
+                        else:
+                            self._require_known_ends(reader, done, item[2] - item[1])
+                            yield from self._runs(done, *item)
+                            done += len(item[1])
+                except RecordError as error:
+                    yield self._broken(reader, done, error)
+                    done += 1
+
+    def _runs(
+        self, place: int, data: memoryview, starts: np.ndarray, stops: np.ndarray
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """The records whose payloads lie in ``data``, the first of them at ``place``."""
+        words = np.frombuffer(data, "<u4", len(data) >> 2)
+        # A header that is cut short is told by its size: what is read of it then is not used.
+        flag, label, id_low, id_high, id2_low, id2_high = (
+            words[np.minimum((starts >> 2) + k, len(words) - 1)] for k in range(6)
+        )
+        label = label.view("<f4")
+        with np.errstate(invalid="ignore"):
+            usual = (stops - starts > IR_HEADER.size) & (flag == 0)
+            usual &= (label >= 0) & (label <= MAX_CLASS) & (label == np.floor(label))
+        bounds = [0, *(np.flatnonzero(np.diff(usual)) + 1).tolist(), len(usual)]
+        for begin, end in pairwise(bounds):
+            if not usual[begin]:
+                for row in range(begin, end):
+                    yield self._record(place + row, data[int(starts[row]) : int(stops[row])])
+                continue
+            rows = slice(begin, end)
+            extra = {
+                "flag": np.zeros(end - begin, np.uint32),
+                "id": id_low[rows] | id_high[rows].astype(np.uint64) << np.uint64(32),
+                "id2": id2_low[rows] | id2_high[rows].astype(np.uint64) << np.uint64(32),
+            }
+            if self._keys_unique:
+                extra["key"] = self._keys[place + begin : place + end]
+            yield RecordRun(
+                ordinals=self.start + np.arange(place + begin, place + end),
+                data=data,
+                starts=starts[rows] + IR_HEADER.size,
+                stops=stops[rows],
+                labels=label[rows].astype(np.int64),
+                names=None,
+                extra=extra,
+            )
+
+    def _require_known_ends(self, reader: RecordReader, place: int, lengths: np.ndarray) -> None:
+        """Make sure that behind records of one part, with payloads of so many bytes, nothing begins
+        that was not known: a record between two others, which the index omits."""
+        if not self._complete:
+            return
+        ends = self._offsets[place : place + len(lengths)] + PART_HEAD + (lengths + 3 & ~3)
+        following = self._offsets[place + 1 : place + 1 + len(lengths)]
+        odd = np.ones(len(lengths), bool)
+        odd[: len(following)] = ends[: len(following)] != following
+        for row in np.flatnonzero(odd).tolist():
+            self._require_known_end(reader, place + row, int(lengths[row]))
+
+    def _require_known_end(self, reader: RecordReader, place: int, length: int) -> None:
+        """As :meth:`_require_known_ends`, of one record with a payload of ``length`` bytes."""
+        if not self._complete:
+            return
+        offset = int(self._offsets[place])
+        end = offset + PART_HEAD + (length + 3 & ~3)
+        if self._is_known(place, end):
+            return
+        end = reader.end_of(offset)  # it may have several parts
+        if not self._is_known(place, end) and reader.begins_at(end):
+            raise SourceError(
+                f"{self._rec}: byte {end}: a record begins that {self._rec.with_suffix('.idx')} "
+                "omits: remove the index, and the .rec is scanned, or pack only what it lists with "
+                "--only-indexed; start anew with --overwrite"
+            )
+
+    def _is_known(self, place: int, end: int) -> bool:
+        """Whether the next image, or a record without one, is known to begin at byte ``end``."""
+        if place + 1 < len(self._offsets) and end == self._offsets[place + 1]:
+            return True
+        row = int(np.searchsorted(self._others, end))
+        return row < len(self._others) and end == self._others[row]
+
+    def entries(self) -> Iterator[Entry]:
+        """The label of each, and the key as its name where keys are unique; -1 where broken."""
+        for place, record in enumerate(self.read()):
+            label = NO_IDENTITY if isinstance(record, Refusal) else record.label
+            yield Entry(label, str(self._keys[place]) if self._keys_unique else None)
+
+    def _broken(self, reader: RecordReader, place: int, error: RecordError) -> Refusal:
+        """The refusal of a record that cannot be read, if the file is still the same."""
+        reader.check_size(self._file_size)
+        reason = error.reason
+        if error.offset != self._offsets[place]:  # in one of its later parts
+            reason = f"at byte {error.offset}: {reason}"
+        return self._refuse(place, reason, error.remedy)
+
+
+class RecSource:
+    """The images of a ``.rec``, in the physical order of the file.
+
+    Args:
+        path: a ``.rec``, or a folder that holds ``train.rec``.
+        only_indexed: leave out the images that no line of the ``.idx`` names.
+
+    Raises:
+        SourceError: the files are malformed or hold no image.
+    """
+
+    kind = "rec"
+    content = "train"
+    parallel = True
+    table_names = ()
+
+    def __init__(self, path: Path, *, only_indexed: bool = False) -> None:
+        self._layout = read_layout(path, only_indexed=only_indexed)
+        self.notices = list(self._layout.notices)
+        self.classes = self._layout.classes
+
+    def __len__(self) -> int:
+        return len(self._layout)
+
+    def describe(self) -> dict[str, Any]:
+        """File name and size, image count, a hash of all keys and offsets, and one of a sample.
+
+        The sample are whole records, labels and images, spread evenly over the file.
+
+        Raises:
+            SourceError: the file cannot be read.
+        """
+        layout = self._layout
+        index = xxhash.xxh3_128()
+        index.update(np.ascontiguousarray(layout.keys, "<i8").tobytes())
+        index.update(np.ascontiguousarray(layout.offsets, "<i8").tobytes())
+        return {
+            "kind": self.kind,
+            "file": file_name(layout.rec),
+            "bytes": layout.file_size,
+            "images": len(layout),
+            "index_xxh3_128": index.hexdigest(),
+            "sample_xxh3_128": self._sample(),
+        }
+
+    def _sample(self) -> str:
+        rows = np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(np.int64)
+        digest = xxhash.xxh3_128()
+        with RecordReader(self._layout.rec) as reader:
+            for offset in self._layout.offsets[rows].tolist():
+                try:
+                    payload = reader.read_at(offset)
+                except RecordError as error:  # it is set aside when its turn comes
+                    payload = memoryview(type(error).__name__.encode())
+                digest.update(xxhash.xxh3_128_digest(payload))
+        return digest.hexdigest()
+
+    def groups(self) -> list[Group]:
+        """One."""
+        return [Group(shard_stem(self._layout.rec.stem), 0, len(self))]
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each record, its header included."""
+        return self._layout.extents
+
+    def part(self, start: int, stop: int) -> RecPart:
+        """The records ``[start, stop)``."""
+        layout = self._layout
+        others = None
+        if layout.complete and start < stop:
+            begin, last = layout.offsets[start], layout.offsets[stop - 1]
+            end = last + layout.extents[stop - 1]
+            blank = layout.blank_offsets
+            others = np.append(blank[slice(*np.searchsorted(blank, (begin, end)))], end)
+        return RecPart(
+            layout.rec,
+            layout.file_size,
+            start,
+            offsets=layout.offsets[start:stop],
+            keys=layout.keys[start:stop],
+            keys_unique=layout.keys_unique,
+            others=others,
+        )
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """None: a ``.rec`` is a training set."""
+        return {}

@@ -1,0 +1,1 @@
+"""Tars: Glint360K's pieces, WebDataset, trees."""

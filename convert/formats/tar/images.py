@@ -1,0 +1,408 @@
+"""Images that are members of a tar, with labels from samples, a list, or their folders.
+
+Which of these shows when all was looked at: labels of WebDataset samples
+(:mod:`facepack.convert.formats.tar.samples`) go before a list
+(:mod:`facepack.convert.formats.tar.lists`), and that before folders, of which
+:mod:`facepack.convert.identity_folder` says which one is the identity.
+
+Names stay in the archive: what memory holds of an image are 23 bytes, and 8 more until it is known
+that there is no list.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from facepack import images
+from facepack.convert.files import is_clutter, is_image, lies_in_clutter, text
+from facepack.convert.formats.tar import lists as tar_lists
+from facepack.convert.formats.tar import samples as tar_samples
+from facepack.convert.formats.tar.headers import BLOCK, Member, read_member
+from facepack.convert.formats.tar.lists import Lists, is_list, path_hash
+from facepack.convert.formats.tar.samples import LONGEST_CLS, LONGEST_JSON, NO_LABEL, Samples
+from facepack.convert.formats.tar.stream import Files, Stream, opened
+from facepack.convert.identity_folder import (
+    LONGEST,
+    OPTION,
+    Identities,
+    ImageFolders,
+    find_identities,
+)
+from facepack.convert.names import Names
+from facepack.convert.source import Entry, Group, Refusal
+from facepack.errors import SourceError
+from facepack.store import format as fmt
+from facepack.store.shard import SourceRecord
+
+_LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
+_SHALLOW = NO_LABEL - 1
+_REASONS = {
+    "samples": tar_samples.REASONS,
+    "list": tar_lists.REASONS,
+    "tree": {
+        NO_LABEL: (
+            "it lies in no folder, whose name would be its identity, and no KEY.cls or KEY.json "
+            "beside it has its label",
+            "put its label, a number or a name, into a KEY.cls, or it into a folder that has the "
+            "identity's name",
+        ),
+        _SHALLOW: (
+            "none of its folders is of the level that identities are taken from",
+            f"move it, or choose another level ({OPTION})",
+        ),
+    },
+}
+TOO_LARGE = "set the environment variable FACEPACK_MAX_IMAGE_BYTES to more, or go on without it"
+_LEAVE_OUT = "fetch the archive again, or go on without this image"
+
+
+class Archive(NamedTuple):
+    """A tar among the files: what its shards are called, its first file, where it begins."""
+
+    stem: str
+    file: str
+    begin: int
+
+
+class Rows(NamedTuple):
+    """Images: where their data begin, their bytes, blocks of headers before them, labels.
+
+    And how many suffixes of its name a record is not called by: none in a tree.
+    """
+
+    offsets: np.ndarray
+    sizes: np.ndarray
+    headers: np.ndarray
+    labels: np.ndarray
+    suffixes: np.ndarray
+
+    def take(self, rows: slice | np.ndarray) -> Rows:
+        """Some of them."""
+        return Rows(*(column[rows] for column in self))
+
+
+class ImageMembers:
+    """Gathers the images of archives as their members go by."""
+
+    def __init__(self) -> None:
+        self._offsets = array("q")
+        self._sizes = array("I")
+        self._headers = array("H")
+        self._samples = Samples()
+        self._lists = Lists()
+        self._paths: array[int] | None = array("Q")  # hashes of names, where no sample is known
+        self._archives = array("q")  # the first row of each
+        self._folders = array("i")  # number of each one's folder
+        self._numbers: dict[bytes, int] = {}  # of folders, in order of appearance
+        self._folder: bytes | None = None
+        self._number = 0
+        self._in_clutter = False
+        self._digest = xxhash.xxh3_128()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def begin_archive(self) -> None:
+        """The next member is the first of an archive: no sample goes on in it."""
+        self._samples.begin_archive()
+        self._archives.append(len(self))
+
+    def add(self, member: Member, stream: Stream) -> bool:
+        """Take a file, if it is an image or the label of one; its data may be read thereby."""
+        name = member.name
+        cut = name.rfind(b"/") + 1
+        base = name[cut:]
+        if name[:cut] != self._folder:
+            self._folder = name[:cut]
+            self._in_clutter = lies_in_clutter(self._folder)
+            self._number = -1
+        if self._in_clutter or is_clutter(base):
+            return False
+        if is_image(base):
+            if self._number < 0:
+                path = _path(name[:cut])
+                self._number = self._numbers.setdefault(path, len(self._numbers))
+            self._offsets.append(member.data)
+            self._sizes.append(min(member.size, _LARGEST))
+            self._headers.append((member.data - member.begin) // BLOCK)
+            self._folders.append(self._number)
+            self._samples.add_image(name)
+            if self._paths is not None:
+                self._paths.append(path_hash(name))
+            self._digest.update(b"%d %b\n" % (member.size, name))
+            return True
+        suffix = base[-5:].lower()
+        if suffix.endswith(b".cls"):
+            content = stream.read(member.size) if member.size <= LONGEST_CLS else b""
+            self._samples.add_class(name, content)
+            self._paths = None
+        elif is_list(base):
+            return self._lists.add(name, len(self._archives) - 1, stream, member.size)
+        elif suffix == b".json" and member.size <= LONGEST_JSON:
+            self._samples.add_object(name, stream.read(member.size))
+        else:
+            return False
+        return True
+
+    def finish(
+        self, archives: list[tuple[Archive, int]], names: Names, identity_level: int | None
+    ) -> ImageSet:
+        """What was gathered.
+
+        Args:
+            archives: each with its first row.
+            names: of the identities of samples, by label, as far as they are known.
+            identity_level: of the folders that are identities: lists do not count then. None
+                chooses.
+
+        Raises:
+            SourceError: it is in doubt which folders are identities; or a level is given, and the
+                images are samples.
+        """
+        labels, suffixes, texts = self._samples.finish()
+        notices = self._samples.notices()
+        listed = None
+        if not self._samples.found and self._lists.first and identity_level is None:
+            listed, more = self._labels_of_lists()
+            notices += more
+        bounds = [*(first for _, first in archives), len(self)]
+        if self._samples.found:
+            layout, names = "samples", names if texts is None else texts
+            if identity_level is not None:
+                raise SourceError(
+                    f"{archives[0][0].file}: labels are those of samples (.cls or .json), not of "
+                    f"folders: leave {OPTION} out"
+                )
+        elif listed is not None:
+            layout, names, labels, suffixes = "list", Names(), listed, suffixes * 0
+        else:
+            labels, found = self._label_by_folder(archives, bounds, identity_level)
+            layout, names, suffixes = "tree", Names.of(found.names.tolist()), suffixes * 0
+            notices += found.notices
+        if self._lists.first and layout != "list":
+            notices.append(
+                f"{self._lists.first}: a list of images was passed over: labels are those of "
+                + ("the samples" if self._samples.found else "the folders")
+            )
+        rows = Rows(
+            np.frombuffer(self._offsets, np.int64),
+            np.frombuffer(self._sizes, np.uint32),
+            np.frombuffer(self._headers, np.uint16),
+            labels,
+            suffixes,
+        )
+        listing = self._digest.hexdigest()
+        return ImageSet(archives, np.array(bounds), rows, names, layout, listing, notices)
+
+    def _labels_of_lists(self) -> tuple[np.ndarray | None, list[str]]:
+        archives = np.repeat(np.arange(len(self._archives)), np.diff([*self._archives, len(self)]))
+        paths = np.array(self._paths, np.uint64)
+        return self._lists.label(paths, archives, alone=len(self._numbers) < 2)
+
+    def _label_by_folder(
+        self, archives: list[tuple[Archive, int]], bounds: list[int], identity_level: int | None
+    ) -> tuple[np.ndarray, Identities]:
+        """The identity of each image, int32 (n,), those below 0 as in :data:`_REASONS`."""
+        numbers = np.frombuffer(self._folders, np.int32)
+        paths = list(self._numbers)
+        here = [
+            np.unique(numbers[start:stop], return_counts=True) for start, stop in pairwise(bounds)
+        ]
+        found = find_identities(
+            [
+                ImageFolders(archive.file, [paths[number] for number in folders], counts)
+                for (archive, _), (folders, counts) in zip(archives, here, strict=True)
+            ],
+            identity_level,
+        )
+        # A folder has the same label in every archive.
+        of_folder = np.full(len(paths), NO_LABEL, np.int32)
+        for (folders, _), labels in zip(here, found.labels, strict=True):
+            of_folder[folders] = np.where(labels < 0, np.int32(_SHALLOW), labels)
+        if b"" in self._numbers:
+            of_folder[self._numbers[b""]] = NO_LABEL
+        return of_folder[numbers], found
+
+
+def _path(folder: bytes) -> bytes:
+    """A folder's path with a slash behind each part; empty for one that is no identity's."""
+    parts = [part for part in folder.split(b"/") if part not in (b"", b".")]
+    if b".." in parts or any(len(part) > LONGEST for part in parts):
+        return b""
+    return b"".join(part + b"/" for part in parts)
+
+
+class ImageSet:
+    """The images of archives, as :class:`facepack.convert.source.Source` wants them.
+
+    Args:
+        archives: the archives, in order, each with its first member's row.
+        bounds: the first row of each archive, and how many rows there are.
+        rows: all images.
+        names: of the identities, by label, as far as they are known.
+        layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
+        listing: a hash of names and sizes.
+        notices: for the user.
+    """
+
+    content = "train"
+    table_names = ()
+
+    def __init__(
+        self,
+        archives: list[tuple[Archive, int]],
+        bounds: np.ndarray,
+        rows: Rows,
+        names: Names,
+        layout: str,
+        listing: str,
+        notices: list[str],
+    ) -> None:
+        self._archives = [archive for archive, _ in archives]
+        self._bounds = bounds
+        self._rows = rows
+        self._names = names
+        self._layout = layout
+        self._listing = listing
+        self.notices = notices
+        self.classes = len(names) or None
+
+    def __len__(self) -> int:
+        return len(self._rows.offsets)
+
+    def describe(self) -> dict[str, Any]:
+        """Where labels come from, and hashes of all names, sizes, labels."""
+        labels = xxhash.xxh3_128_hexdigest(self._rows.labels.astype("<i4").tobytes())
+        return {
+            "layout": self._layout,
+            "listing_xxh3_128": self._listing,
+            "labels_xxh3_128": labels,
+            "names_xxh3_128": self._names.digest().hex(),
+        }
+
+    def groups(self) -> list[Group]:
+        """One for each archive that holds an image."""
+        bounds = self._bounds.tolist()
+        runs = zip(self._archives, bounds[:-1], bounds[1:], strict=True)
+        return [Group(archive.stem, start, stop) for archive, start, stop in runs if stop > start]
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image, 0 for those that are too large to be read."""
+        return np.where(self._rows.sizes > images.MAX_BYTES, np.uint32(0), self._rows.sizes)
+
+    def part(self, files: Files, shared: Stream | None, start: int, stop: int) -> TarImagePart:
+        """The images ``[start, stop)``; ``shared`` is the stream to read from, if there is one."""
+        rows = self._rows.take(slice(start, stop))
+        archive = self._archives[int(np.searchsorted(self._bounds, start, side="right")) - 1]
+        if shared is None and stop > start:
+            last = stop - start - 1
+            begin = int(rows.offsets[0]) - BLOCK * int(rows.headers[0])
+            files = files.between(begin, int(rows.offsets[last]) + int(rows.sizes[last]))
+        known = (rows.labels >= 0) & (rows.labels < len(self._names))
+        present = np.unique(rows.labels[known]).tolist()
+        names = {label: name for label in present if (name := text(self._names[label]))}
+        return TarImagePart(files, shared, start, rows, archive, self._layout, names)
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """None: these are images with labels."""
+        return {}
+
+
+class TarImagePart:
+    """Some images of an archive.
+
+    Args:
+        files: those of the archive.
+        shared: the stream to read from; None opens one.
+        start: ordinal of the first image.
+        rows: the images.
+        archive: the tar that they are members of.
+        layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
+        identity_names: names of the identities among them, by label.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        shared: Stream | None,
+        start: int,
+        rows: Rows,
+        archive: Archive,
+        layout: str,
+        identity_names: dict[int, str],
+    ) -> None:
+        self.start, self.stop = start, start + len(rows.offsets)
+        self._files = files
+        self._shared = shared
+        self._rows = rows
+        self._archive = archive
+        self._layout = layout
+        self._identity_names = identity_names
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the images, from one end of the archive to the other.
+
+        Raises:
+            SourceError: the archive cannot be read on, or is no longer the one looked at.
+        """
+        with opened(self._files, self._shared) as stream:
+            for place in range(len(self._rows.offsets)):
+                if keep is None or keep[place]:
+                    yield self._read_one(stream, place)
+
+    def entries(self) -> Iterator[Entry]:
+        """Label and name of each; only headers are read."""
+        with opened(self._files, self._shared) as stream:
+            for place in range(len(self._rows.offsets)):
+                label = max(int(self._rows.labels[place]), fmt.NO_IDENTITY)
+                yield Entry(label, self._name(place, self._header(stream, place)))
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of an image that was read but cannot be packed."""
+        return self._refuse(record.ordinal - self.start, record.name, reason, _LEAVE_OUT)
+
+    def identity_names(self) -> dict[int, str]:
+        """The folders' names, of a tree; those of ``labels.txt``, of samples."""
+        return self._identity_names
+
+    def _read_one(self, stream: Stream, place: int) -> SourceRecord | Refusal:
+        member = self._header(stream, place)
+        name = self._name(place, member)
+        label = int(self._rows.labels[place])
+        if label < fmt.NO_IDENTITY:
+            return self._refuse(place, name, *_REASONS[self._layout][label])
+        if member.size > images.MAX_BYTES:
+            return self._refuse(
+                place,
+                name,
+                f"{member.size:,} bytes; at most {images.MAX_BYTES:,} are taken",
+                TOO_LARGE,
+            )
+        return SourceRecord(self.start + place, stream.read(member.size), label, name)
+
+    def _header(self, stream: Stream, place: int) -> Member:
+        offset, size = int(self._rows.offsets[place]), int(self._rows.sizes[place])
+        stream.seek(offset - BLOCK * int(self._rows.headers[place]))
+        member = read_member(stream)
+        if member is None or (member.data, min(member.size, _LARGEST)) != (offset, size):
+            raise SourceError(
+                f"{self._archive.file} changed while it was read; once it is whole again, run with "
+                "--resume"
+            )
+        return member
+
+    def _name(self, place: int, member: Member) -> str:
+        name = member.name.removeprefix(b"./")
+        suffixes = int(self._rows.suffixes[place])
+        return text(name.rsplit(b".", suffixes)[0] if suffixes else name)
+
+    def _refuse(self, place: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        begin = int(self._rows.offsets[place]) - BLOCK * int(self._rows.headers[place])
+        offset = begin - self._archive.begin
+        return Refusal(self.start + place, self._archive.file, offset, name, reason, remedy)

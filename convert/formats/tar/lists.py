@@ -1,0 +1,152 @@
+"""Lists in a tar that label its images: Paddle's ``label.txt``, ``.lst`` of im2rec and face2rec2.
+
+A list is known by its name, its kind by its first lines
+(:mod:`facepack.convert.formats.tree.list_lines`); paths in it are relative to the folder that it
+lies in. It may come before its images or behind them, so that images and lines are joined by a hash
+of the path: 12 bytes a line in memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+from array import array
+from collections.abc import Iterator
+from itertools import chain, islice
+
+import numpy as np
+import xxhash
+
+from facepack.convert.files import text
+from facepack.convert.formats.tar.stream import Stream
+from facepack.convert.formats.tree.list_lines import LINES, LineError, most_fitting
+
+_PADDLE = b"label.txt"
+_KINDS = ("im2rec", "face2rec2", "paddle")
+_BLOCK = 1 << 20  # bytes of a list that are parsed at once
+_LONGEST = 1 << 16  # bytes of a line
+_PROBES = 1000  # lines from which the kind is told
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # keeps paths of different archives apart
+
+NOT_LISTED, DISAGREEING = -2, -3
+REASONS = {
+    NOT_LISTED: (
+        "no line of the list in the archives names it",
+        "add a line for it, or go on without it",
+    ),
+    DISAGREEING: ("lines of the list give it different labels", "correct the list"),
+}
+"""Why an image has no label, and what to do."""
+
+
+def is_list(base: bytes) -> bool:
+    """Whether a member whose name ends with ``base`` can be a list of images."""
+    return base == _PADDLE or base.endswith(b".lst")
+
+
+def path_hash(name: bytes) -> int:
+    """What stands for the path of a member: an unsigned number of 64 bits."""
+    if name.startswith(b"./") or b"//" in name or b"/./" in name:
+        name = b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
+    return int(xxhash.xxh3_64_intdigest(name))
+
+
+class Lists:
+    """Gathers the lines of the lists that go by.
+
+    Attributes:
+        first: the name of the first list; empty if there is none.
+    """
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+        self._labels = array("i")
+        self._archives = array("i")  # of each list
+        self._ends = array("q")  # of each, in lines
+        self.first = ""
+        self._paddle = False
+        self._malformed = 0
+
+    def add(self, name: bytes, archive: int, stream: Stream, size: int) -> bool:
+        """Read the list ``name`` whose ``size`` bytes come next; False if it is none."""
+        lines = _lines(stream, size)
+        first = list(islice(lines, _PROBES))
+        kind = most_fitting(first, _KINDS)
+        if kind is None:
+            return False
+        self._archives.append(archive)
+        self.first = self.first or text(name)
+        self._paddle |= name.endswith(_PADDLE)
+        folder = name[: name.rfind(b"/") + 1]
+        for line in chain(first, lines):
+            try:
+                image = LINES[kind](line)
+            except LineError:
+                self._malformed += 1
+                continue
+            self._hashes.append(path_hash(folder + image.path))
+            self._labels.append(image.label)
+        self._ends.append(len(self._hashes))
+        return True
+
+    def label(
+        self, images: np.ndarray, archives: np.ndarray, *, alone: bool
+    ) -> tuple[np.ndarray | None, list[str]]:
+        """The labels that the lists give images.
+
+        If lists lie in several archives, each is one of its own archive's images.
+
+        Args:
+            images: uint64 (n,) :func:`path_hash` of each image.
+            archives: (n,) the number of its archive.
+            alone: whether all lie in one folder, which then tells nothing: where folders do, an
+                ``.lst`` beside them is not needed.
+
+        Returns:
+            int32 (n,), those below -1 as in :data:`REASONS`, or None if no line names an image or
+            lists are not needed; and notices.
+        """
+        if not (alone or self._paddle):
+            return None, []
+        lines = np.array(self._hashes, np.uint64)
+        if len(set(self._archives)) > 1:
+            own = np.repeat(np.array(self._archives, np.uint64), np.diff(self._ends, prepend=0))
+            lines, images = lines ^ own * _SPREAD, images ^ archives.astype(np.uint64) * _SPREAD
+        labels = np.array(self._labels, np.int32)
+        order = np.lexsort((labels, lines))
+        lines, labels = lines[order], labels[order]
+        first, last = (np.searchsorted(lines, images, side) for side in ("left", "right"))
+        known = first < last
+        if not known.any():
+            return None, []
+        found = np.full(len(images), NOT_LISTED, np.int32)
+        least, greatest = labels[first[known]], labels[last[known] - 1]
+        found[known] = np.where(least == greatest, least, DISAGREEING)
+        return found, list(self._notices(int(np.isin(lines, images).sum())))
+
+    def _notices(self, used: int) -> Iterator[str]:
+        """What the user should know of lists that are followed, ``used`` lines of which are."""
+        if len(self._archives) > 1:
+            yield (
+                f"labels are those of {len(self._archives)} lists, first {self.first}: equal "
+                "labels are one identity"
+            )
+        unused = len(self._hashes) - used
+        if unused or self._malformed:
+            yield (
+                f"{self.first}: {unused:,} lines name no image of the archives, "
+                f"{self._malformed:,} are malformed"
+            )
+
+
+def _lines(stream: Stream, size: int) -> Iterator[bytes]:
+    """The lines of the next ``size`` bytes that are not empty, as far as they are lines."""
+    end = stream.position + size
+    rest = b""
+    begins = True
+    while (position := stream.position) < end and len(rest) < _LONGEST:
+        block = stream.read(min(_BLOCK, end - position))
+        *lines, rest = (rest + block.removeprefix(codecs.BOM_UTF8 if begins else b"")).split(b"\n")
+        begins = False
+        yield from filter(None, map(bytes.strip, lines))
+    if rest.strip() and len(rest) < _LONGEST:
+        yield rest.strip()

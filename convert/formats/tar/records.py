@@ -1,0 +1,402 @@
+"""An MXNet ``.rec`` that is a member of a tar: found, indexed and read without unpacking it.
+
+The records are walked once, as the archive goes by; what
+:mod:`facepack.convert.formats.rec.layout` finds by probing is then known: where each begins, its
+label, whether it holds an image. Keys come from the ``.idx`` if the archive has one, before the
+``.rec`` or behind it. Memory holds some 25 bytes a record.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from facepack import images
+from facepack.convert.formats.rec.index import parse_index
+from facepack.convert.formats.rec.layout import announces
+from facepack.convert.formats.rec.omitted import number_on
+from facepack.convert.formats.rec.recordio import MAGIC, MAX_CLASS, MAX_PAYLOAD
+from facepack.convert.formats.rec.source import RecordPart
+from facepack.convert.formats.tar.images import TOO_LARGE
+from facepack.convert.formats.tar.stream import Files, Stream, opened
+from facepack.convert.source import Entry, Group, Refusal, shard_stem
+from facepack.errors import SourceError
+from facepack.store.format import NO_IDENTITY
+from facepack.store.shard import SourceRecord
+
+_MAGIC = struct.pack("<I", MAGIC)
+_PART = struct.Struct("<II")
+_HEAD = struct.Struct("<IfQQf")  # the IRHeader and, if it has a vector, the first of its labels
+_SCALAR = _HEAD.size - 4
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_BLOCK = 1 << 20  # bytes of an index that are parsed at once
+_MOST_BEFORE = 4096  # bytes before an image in its record
+
+
+class Records(NamedTuple):
+    """The records of a ``.rec``, in order.
+
+    Attributes:
+        name: of the member.
+        begin: where its data begin in the stream.
+        size: bytes of its data.
+        offsets: int64 (n,) where each record begins in the data.
+        extents: uint32 (n,) bytes of each, framing and padding included.
+        labels: float32 (n,) the class of each image, and the first label of each other record.
+        blank: bool (n,) whether it holds no image.
+        digest: a hash of all that precedes images.
+    """
+
+    name: str
+    begin: int
+    size: int
+    offsets: np.ndarray
+    extents: np.ndarray
+    labels: np.ndarray
+    blank: np.ndarray
+    digest: str
+
+
+def scan_records(stream: Stream, name: str, size: int) -> Records:
+    """Walk over the records of the ``.rec`` whose ``size`` bytes of data come next in ``stream``.
+
+    Raises:
+        SourceError: they are no RecordIO, or damaged.
+    """
+    begin = stream.position
+    end = begin + size
+    offsets, extents = array("q"), array("I")
+    labels, blank = array("f"), array("B")
+    digest = xxhash.xxh3_128()
+    while (at := stream.position) < end:
+        head = stream.peek(_PART.size + _HEAD.size)
+        magic, word = _PART.unpack_from(head) if len(head) >= _PART.size else (0, 0)
+        if magic == MAGIC and word <= MAX_PAYLOAD:  # a whole record, as nearly all are
+            length, head = word, head[_PART.size : _PART.size + word]
+            stream.skip(_PART.size + length + (-length & 3))
+        else:
+            length, head = _walk_parts(stream, name, begin, end)
+        after = stream.position
+        if after > end:
+            raise _fault(stream, name, begin, at, "a record that reaches over the end of the file")
+        offsets.append(at - begin)
+        extents.append(after - at)
+        label, empty = _look(head, length)
+        labels.append(label)
+        blank.append(empty)
+        digest.update(head)
+    digest.update(offsets)
+    return Records(
+        name,
+        begin,
+        size,
+        np.frombuffer(offsets, np.int64),
+        np.frombuffer(extents, np.uint32),
+        np.frombuffer(labels, np.float32),
+        np.frombuffer(blank, np.uint8).view(bool),
+        digest.hexdigest(),
+    )
+
+
+def _look(head: bytes, length: int) -> tuple[float, bool]:
+    """The first label of a payload that begins with ``head``, and whether it holds no image."""
+    if len(head) < _SCALAR:
+        return float("nan"), False  # refused, with the reason, when it is read
+    flag, label, _, _, first = _HEAD.unpack(head[: _HEAD.size].ljust(_HEAD.size, b"\0"))
+    return first if flag else label, length == _SCALAR + 4 * flag
+
+
+def _walk_parts(stream: Stream, name: str, begin: int, end: int) -> tuple[int, bytes]:
+    """Go over a record of several parts; returns its length and how it begins."""
+    at = stream.position
+    head = b""
+    total = 0
+    flag = -1
+    while flag not in (_WHOLE, _LAST):
+        place = stream.position
+        allowed = (_WHOLE, _FIRST) if flag < 0 else (_MIDDLE, _LAST)
+        magic, word = _PART.unpack(stream.read(_PART.size)) if place + 8 <= end else (0, 0)
+        flag, length = word >> 29, word & MAX_PAYLOAD
+        if magic != MAGIC or flag not in allowed:
+            raise _fault(stream, name, begin, place, "no part of a record, or one out of turn")
+        if stream.position + length > end:
+            raise _fault(stream, name, begin, at, "a record that reaches over the end of the file")
+        if total:
+            head += _MAGIC
+            total += 4
+        start = stream.read(min(length, max(0, _HEAD.size - len(head))))
+        head += start
+        total += length
+        stream.skip(length - len(start) + (-length & 3))
+    return total, head[: _HEAD.size]
+
+
+def _fault(stream: Stream, name: str, begin: int, at: int, found: str) -> SourceError:
+    return SourceError(
+        f"{stream.place(at)}: {name}: byte {at - begin}: {found}; fetch the archive again, or "
+        "unpack it and convert the .rec by itself, which sets broken records aside"
+    )
+
+
+def join_parts(frame: bytes) -> memoryview:
+    """The payload of a record, given all bytes of its parts."""
+    _, word = _PART.unpack_from(frame)
+    if word >> 29 == _WHOLE:
+        return memoryview(frame)[_PART.size : _PART.size + word]
+    pieces = []
+    at = 0
+    while at < len(frame):
+        _, word = _PART.unpack_from(frame, at)
+        length = word & MAX_PAYLOAD
+        pieces.append(frame[at + _PART.size : at + _PART.size + length])
+        at += _PART.size + length + (-length & 3)
+    return memoryview(_MAGIC.join(pieces))
+
+
+def read_index(stream: Stream, name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and offsets of the ``.idx`` whose ``size`` bytes of data come next, by offset.
+
+    Raises:
+        SourceError: a line is malformed.
+    """
+    end = stream.position + size
+
+    def blocks() -> Iterator[bytes]:
+        while (position := stream.position) < end:
+            yield stream.read(min(_BLOCK, end - position))
+
+    all_keys, all_offsets = parse_index(Path(name), blocks())
+    if not (np.diff(all_offsets) > 0).all():
+        order = np.argsort(all_offsets, kind="stable")
+        all_keys, all_offsets = all_keys[order], all_offsets[order]
+    return all_keys, all_offsets
+
+
+class RecordSet:
+    """The image records of a ``.rec`` in an archive, as a source wants them.
+
+    Args:
+        records: all of its records.
+        index: keys and offsets of its ``.idx``, by offset; None numbers the records.
+        classes: what ``property`` states.
+        only_indexed: leave out the records that the index does not list.
+
+    Raises:
+        SourceError: no record holds an image, or none is listed as ``only_indexed`` wants it.
+    """
+
+    content = "train"
+    table_names = ()
+
+    def __init__(
+        self,
+        records: Records,
+        index: tuple[np.ndarray, np.ndarray] | None,
+        classes: int | None,
+        *,
+        only_indexed: bool,
+    ) -> None:
+        self.classes = classes
+        self.notices: list[str] = []
+        self._name = records.name
+        self._begin = records.begin
+        self._size = records.size
+        self._digest = records.digest
+        rows, keys, indexed = self._join(records, index, only_indexed)
+        blank = records.blank[rows]
+        images_at = rows[~blank]
+        if not len(images_at):
+            raise SourceError(
+                f"{self._name}: none of its {len(rows)} records holds an image; take another .rec "
+                "of the archive by --member"
+            )
+        if indexed:
+            self._compare(records.labels[rows[blank & (keys == 0)]], len(images_at))
+        self._keys = keys[~blank]
+        repeated = int(np.count_nonzero(np.diff(np.sort(self._keys)) == 0))
+        self._keys_unique = repeated == 0
+        if repeated:
+            self.notices.append(
+                f"{self._name}: {repeated} keys occur more than once; every image is taken"
+            )
+        self._offsets = records.offsets[images_at]
+        self._extents = records.extents[images_at]
+        self._labels = records.labels[images_at]
+
+    def _join(
+        self,
+        records: Records,
+        index: tuple[np.ndarray, np.ndarray] | None,
+        only_indexed: bool,
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Rows of the records that count, the key of each, and whether it is from the index."""
+        count = len(records.offsets)
+        rows = np.arange(count)
+        if index is None:
+            self._require_index(only_indexed, "has no .idx beside it")
+            self.notices.append(f"{self._name}: no .idx beside it: its records are numbered")
+            return rows, rows, False
+        keys, offsets = index
+        if np.array_equal(offsets, records.offsets):
+            return rows, keys, True
+        found = np.searchsorted(records.offsets, offsets)
+        found[found == count] = 0
+        known = len(offsets) and (records.offsets[found] == offsets).all()
+        if not known or (np.diff(found) == 0).any():
+            self._require_index(only_indexed, "has an .idx that names bytes where no record begins")
+            self.notices.append(
+                f"{self._name}: its .idx is not used, for it names bytes at which no record "
+                "begins: its records are numbered"
+            )
+            return rows, rows, False
+        omitted = np.setdiff1d(rows, found, assume_unique=True)
+        if only_indexed:
+            return found, keys, True
+        keys, _ = number_on(keys, offsets, records.offsets[omitted])
+        if images := int(np.count_nonzero(~records.blank[omitted])):
+            self.notices.append(
+                f"{self._name}: its .idx omits {images:,} images, which are taken too, as MXNet's "
+                "ImageRecordIter does; --only-indexed leaves them out, if the index was cleaned on "
+                "purpose"
+            )
+        return rows, keys, True
+
+    def _require_index(self, only_indexed: bool, found: str) -> None:
+        if only_indexed:
+            raise SourceError(
+                f"{self._name}: {found}, and --only-indexed goes by it: leave that option out"
+            )
+
+    def _compare(self, header_labels: np.ndarray, count: int) -> None:
+        """Compare what the header record, if there is one, announces with what was found."""
+        for label in header_labels[:1].tolist():
+            if not announces(label, count):
+                self.notices.append(
+                    f"{self._name}: the header record announces {label - 1:.0f} images, {count} "
+                    "were found"
+                )
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def describe(self) -> dict[str, Any]:
+        """The member's name and size, and hashes of its keys and of all that precedes images."""
+        return {
+            "layout": "rec",
+            "member": self._name,
+            "member_bytes": self._size,
+            "keys_xxh3_128": xxhash.xxh3_128_hexdigest(self._keys.astype("<i8").tobytes()),
+            "records_xxh3_128": self._digest,
+        }
+
+    def groups(self) -> list[Group]:
+        """One, called after the ``.rec``."""
+        return [Group(shard_stem(Path(self._name).stem), 0, len(self))]
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each record, its header included; 0 for those that are too large to be read."""
+        return np.where(_too_large(self._extents), np.uint32(0), self._extents)
+
+    def part(self, files: Files, shared: Stream | None, start: int, stop: int) -> TarRecPart:
+        """The records ``[start, stop)``; ``shared`` is the stream to read from, if there is one."""
+        if shared is None:
+            files = files.between(self._begin, self._begin + self._size)
+        return TarRecPart(
+            files,
+            shared,
+            start,
+            name=self._name,
+            begin=self._begin,
+            offsets=self._offsets[start:stop],
+            extents=self._extents[start:stop],
+            labels=self._labels[start:stop],
+            keys=self._keys[start:stop],
+            keys_unique=self._keys_unique,
+        )
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """None: a ``.rec`` is a training set."""
+        return {}
+
+
+class TarRecPart(RecordPart):
+    """Images of a ``.rec`` in an archive that follow each other.
+
+    Args:
+        files: those of the archive.
+        shared: the stream to read from; None opens one.
+        start: ordinal of the first image.
+        name: of the ``.rec``.
+        begin: where its data begin in the stream.
+        offsets: (n,) where each record begins in the data.
+        extents: (n,) bytes of each.
+        labels: (n,) class of each.
+        keys: (n,) key of each.
+        keys_unique: whether no two images of the whole ``.rec`` share a key.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        shared: Stream | None,
+        start: int,
+        *,
+        name: str,
+        begin: int,
+        offsets: np.ndarray,
+        extents: np.ndarray,
+        labels: np.ndarray,
+        keys: np.ndarray,
+        keys_unique: bool,
+    ) -> None:
+        super().__init__(Path(name), start, offsets=offsets, keys=keys, keys_unique=keys_unique)
+        self._files = files
+        self._shared = shared
+        self._begin = begin
+        self._extents = extents
+        self._labels = labels
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the records, from one end of the ``.rec`` to the other.
+
+        Raises:
+            SourceError: the archive cannot be read on, or is no longer the one looked at.
+        """
+        large = _too_large(self._extents)
+        places = range(len(self._offsets)) if keep is None else np.flatnonzero(keep).tolist()
+        with opened(self._files, self._shared) as stream:
+            for place in places:
+                extent = int(self._extents[place])
+                if large[place]:
+                    reason = f"a record of {extent:,} bytes; at most {images.MAX_BYTES:,} are taken"
+                    yield self._refuse(place, reason, TOO_LARGE)
+                    continue
+                stream.seek(self._begin + int(self._offsets[place]))
+                frame = stream.read(extent)
+                if not frame.startswith(_MAGIC):
+                    raise SourceError(
+                        f"{self._rec} changed while it was read; once the archive is whole again, "
+                        "run with --resume"
+                    )
+                yield self._record(place, join_parts(frame))
+
+    def entries(self) -> Iterator[Entry]:
+        """The label of each (-1 where it is none), and its key as its name where keys are unique.
+
+        They are known; nothing is read.
+        """
+        labels = self._labels
+        known = (labels >= 0) & (labels <= MAX_CLASS) & (labels == np.floor(labels))
+        for label, key in zip(np.where(known, labels, NO_IDENTITY), self._keys, strict=True):
+            yield Entry(int(label), str(key) if self._keys_unique else None)
+
+
+def _too_large(extents: np.ndarray) -> np.ndarray:
+    # What precedes an image may be a little; the image itself is measured when it is packed.
+    return extents > images.MAX_BYTES + _MOST_BEFORE

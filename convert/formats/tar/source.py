@@ -1,0 +1,448 @@
+"""Tars as a source: Glint360K's pieces, WebDataset shards, trees of images in archives.
+
+What archives hold is found by looking: a ``.rec`` gives what it gives unpacked, to
+:class:`facepack.convert.formats.rec.source.RecSource`; else images are taken, labelled by samples
+or folders; a verification set is taken when it is named. Everything is read twice, once to look and
+once to convert, and nothing is unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack import lfs
+from facepack.convert.files import CLUTTER_NAMES, lies_in_clutter, text
+from facepack.convert.formats.pairs.source import BinSource
+from facepack.convert.formats.tar import glint360k
+from facepack.convert.formats.tar.headers import BLOCK, Member, is_header, read_member
+from facepack.convert.formats.tar.images import Archive, ImageMembers, ImageSet
+from facepack.convert.formats.tar.records import Records, RecordSet, read_index, scan_records
+from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError, cut_short
+from facepack.convert.identity_folder import OPTION
+from facepack.convert.inputs import require_once, unused_stem
+from facepack.convert.names import Names
+from facepack.convert.source import Group, Part, shard_stem
+from facepack.errors import SourceError
+from facepack.progress import Progress
+from facepack.reading import read_text
+from facepack.store import format as fmt
+
+_ARCHIVE = re.compile(r".+\.(tar|tgz|tar\.gz)([._-]?[0-9A-Za-z]{1,6})?|.+_\d{2,3}", re.IGNORECASE)
+
+_SUFFIX = re.compile(
+    r"(\.tgz|\.tar(\.gz)?)([._-]?(part)?[0-9A-Za-z]{1,6})?$|_\d{2,3}$", re.IGNORECASE
+)
+_BESIDE = (fmt.LABELS, "dataset.json")  # as conversions to tars leave them
+_LISTED = 64  # files that a plan names; a hash stands for all
+_MOST_PROPERTY = 1 << 16
+_MOST_BIN = 1 << 30
+_SHOWN = 5
+_FETCH_AGAIN = "the archive is damaged; fetch it again, and give pieces in order"
+
+
+class TarSource:
+    """The images of tars, in the order of the archives.
+
+    Files are joined: an archive goes on in the next file until its end marker is met, and another
+    may follow in the same file, so that pieces of one archive, archives by themselves and archives
+    that were joined are all given as a list. Gzipped or not is
+    found by looking. Uncompressed archives are read by several processes at once, gzipped ones in
+    order by one.
+
+    Args:
+        paths: the files; a folder stands for the tars in it, sorted by name, hidden ones aside. If
+            it is all that is given and has a ``labels.txt``, line n of that is the name of identity
+            n of samples.
+        member: the name of a ``.rec`` or ``.bin`` in the archives which is taken alone.
+        only_indexed: of a ``.rec``, leave out the images that no line of its ``.idx`` names.
+        identity_level: of the folders of a tree that are identities; None chooses.
+
+    Raises:
+        SourceError: a file cannot be read, is damaged, not complete or no tar, or a piece of
+            Glint360K differs from its published sum; no image is found, or it is in doubt which
+            folders are identities.
+    """
+
+    kind = "tar"
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        member: str | None = None,
+        only_indexed: bool = False,
+        identity_level: int | None = None,
+    ) -> None:
+        if member is not None and not member.endswith((".rec", ".bin")):
+            raise SourceError(
+                f"--member {member}: only a .rec or a .bin can be taken alone; leave --member out "
+                "and all images are taken"
+            )
+        files, passed_over = _find(paths)
+        glint360k.check_pieces(files.names)
+        look = _Look(files, member, _identity_names(paths))
+        look.run()
+        self._files = files
+        self._sums = look.sums if look.complete else {}
+        self._content = look.content(only_indexed=only_indexed, identity_level=identity_level)
+        if only_indexed and not isinstance(self._content, RecordSet):
+            raise SourceError(
+                f"--only-indexed is for a .rec and its .idx, and there is no .rec in "
+                f"{files.names[0]}: leave that option out"
+            )
+        if identity_level is not None and not isinstance(self._content, ImageSet):
+            raise SourceError(
+                f"{OPTION} is for images in folders, and a .rec or a .bin is taken from "
+                f"{files.names[0]}: leave that option out"
+            )
+        self.notices = [*passed_over, *look.notices, *self._content.notices]
+        self._content.notices = self.notices  # it may have more to say later
+        self.content = self._content.content
+        self.classes = self._content.classes
+        self.table_names = self._content.table_names
+        self.parallel = isinstance(self._content, BinSource) or not files.compressed
+        self._shared = None if self.parallel else files.open()
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def describe(self) -> dict[str, Any]:
+        """The files (the first 64 by name, size and MD5 if gzipped; a hash of all) and content."""
+        listed = [
+            [name, size, self._sums.get(number)]
+            for number, (name, size) in enumerate(
+                zip(self._files.names, self._files.sizes, strict=True)
+            )
+        ]
+        content = self._content.describe()
+        return content | {
+            "kind": self.kind,
+            "files": listed[:_LISTED],
+            "file_count": len(listed),
+            "files_xxh3_128": xxhash.xxh3_128_hexdigest(repr(listed).encode()),
+            "images": len(self),
+        }
+
+    def groups(self) -> list[Group]:
+        """One for each archive; one for a ``.rec`` or a ``.bin``."""
+        return self._content.groups()
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image, or of its record in a ``.rec``."""
+        return self._content.sizes()
+
+    def part(self, start: int, stop: int) -> Part:
+        """The images ``[start, stop)``."""
+        if isinstance(self._content, BinSource):
+            return self._content.part(start, stop)
+        return self._content.part(self._files, self._shared, start, stop)
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """``pairs`` of a verification set; else none."""
+        return self._content.tables(positions)
+
+
+def _find(paths: Sequence[Path]) -> tuple[Files, list[str]]:
+    """The files that ``paths`` mean, and notices of what was passed over."""
+    files: list[Path] = []
+    notices = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        try:
+            entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+            found = sorted(entry for entry in entries if entry.is_file())
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+        tars = [entry for entry in found if _ARCHIVE.fullmatch(entry.name)]
+        if not tars:
+            raise SourceError(
+                f"{path}: the folder holds no tar (by names such as x.tar, x.tar.gz, x_00); pass "
+                "the files themselves"
+            )
+        others = len(found) - len(tars) - sum(entry.name in _BESIDE for entry in found)
+        if others:
+            notices.append(
+                f"{path}: {others} files that are no tars by their names were passed over"
+            )
+        files += tars
+    require_once(files)
+    return Files.look_at(files), notices
+
+
+def _identity_names(paths: Sequence[Path]) -> Names:
+    """The lines of the ``labels.txt`` beside the tars of the one folder given."""
+    names = Names()
+    path = paths[0] / fmt.LABELS
+    if len(paths) == 1 and path.is_file():
+        try:
+            lines = fmt.read_labels_text(read_text(path))
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                f"{path}: cannot be read ({error}): remove it, and identities have no names"
+            ) from error
+        for line in lines:
+            names.append(line.encode())
+    return names
+
+
+class _Look:
+    """The first reading: what archives there are and what they hold."""
+
+    def __init__(self, files: Files, member: str | None, names: Names) -> None:
+        self.sums: dict[int, str] = {}
+        self.complete = False  # whether all was read, so that all sums are known
+        self.notices: list[str] = []
+        self._files = files
+        self._member = member
+        self._names = names
+        self._archives: list[tuple[Archive, int]] = []
+        self._stems: set[str] = set()
+        self._images = ImageMembers()
+        self._records: Records | None = None
+        self._set: BinSource | None = None
+        self._indexes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._classes: dict[str, int] = {}
+        self._choices: list[str] = []  # what --member could name
+        self._passed: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Read the archives through; a set that is asked for ends the reading."""
+        total = sum(self._files.sizes)
+        with (
+            self._files.open(self._check_sum) as stream,
+            Progress(total >> 20, unit="MiB", label="looking") as progress,
+        ):
+            while self._set is None and self._find_archive(stream):
+                self._run_archive(stream, progress)
+                progress.update((stream.consumed() >> 20) - progress.done)
+            self.complete = self._set is None
+
+    def content(
+        self, *, only_indexed: bool, identity_level: int | None
+    ) -> RecordSet | ImageSet | BinSource:
+        """What was found, in the order of preference; see :class:`TarSource` for the arguments.
+
+        Raises:
+            SourceError: nothing was, or it is in doubt what.
+        """
+        if self._member is not None and self._records is None and self._set is None:
+            raise SourceError(
+                f"--member {self._member}: the archives hold none of this name; there are: "
+                f"{_some(self._choices) or 'no .rec and no .bin'}"
+            )
+        if self._set is not None:
+            return self._set
+        self._tell_sets()
+        self._tell_passed()
+        if self._records is not None:
+            if len(self._images):
+                self.notices.append(
+                    f"{len(self._images):,} images outside {self._records.name} were passed over"
+                )
+            folder = _folder(self._records.name)
+            index = self._indexes.get(self._records.name.removesuffix(".rec"))
+            classes = self._classes.get(folder)
+            return RecordSet(self._records, index, classes, only_indexed=only_indexed)
+        if not len(self._images):
+            raise SourceError(
+                f"{self._files.names[0]}: the archives hold no image and no .rec; "
+                + (
+                    f"--member takes one of {_some(self._choices)}"
+                    if self._choices
+                    else "pass archives that do"
+                )
+            )
+        return self._images.finish(self._archives, self._names, identity_level)
+
+    def _check_sum(self, number: int, md5: str) -> None:
+        self.sums[number] = md5
+        glint360k.check_sum(self._files.names[number], md5)
+
+    def _find_archive(self, stream: Stream) -> bool:
+        """Go to where the next archive begins; returns whether there is one.
+
+        It may follow in the same file, as with ``tar --ignore-zeros``. What follows and is no
+        archive is told.
+        """
+        while True:
+            behind = stream.position  # of the last archive, its end marker included
+            if not stream.skip_zeros():
+                return False
+            # To look further may reach into the next file.
+            name, start = self._files.names[stream.number], stream.start
+            if is_header(stream.peek(BLOCK)):
+                return True
+            if start >= behind:
+                raise SourceError(
+                    f"{name}: begins neither as a tar nor as a gzipped one; pass tars or, in "
+                    "order, all pieces of one"
+                )
+            self._pass_over(stream, name, start, behind)
+
+    def _pass_over(self, stream: Stream, name: str, start: int, behind: int) -> None:
+        """Pass over what is no archive, up to the next start behind ``start``, and tell it.
+
+        Raises:
+            SourceError: members follow it, as after a hole in an archive.
+        """
+        begin = stream.position
+        count = -(begin - behind) % BLOCK or BLOCK  # members begin at whole blocks
+        while (block := stream.peek(count)) and stream.start == start:
+            if is_header(block):
+                raise SourceError(
+                    f"{name}: zeros end an archive, but it goes on behind them and "
+                    f"{stream.position - begin:,} bytes that are no tar: {_FETCH_AGAIN}"
+                )
+            stream.skip(len(block))
+            count = BLOCK
+        if stream.start != start:
+            stream.seek(stream.start)
+        self.notices.append(
+            f"{name}: {stream.position - begin:,} bytes behind the end of an archive are no tar "
+            "and were passed over: if nobody put them there, it is damaged: fetch it again"
+        )
+
+    def _run_archive(self, stream: Stream, progress: Progress) -> None:
+        name = self._files.names[stream.number]
+        begin = stream.position
+        self._images.begin_archive()
+        archive = Archive(unused_stem(_stem(name), self._stems), name, min(stream.start, begin))
+        self._archives.append((archive, len(self._images)))
+        members = 0
+        while stream.peek(1):
+            member = read_member(stream)
+            if member is None:
+                return
+            try:
+                self._take(member, stream)
+                if self._set is not None:
+                    return
+                self._pass_boundary(member, stream)
+                stream.seek(member.end)
+                if begin < stream.foreign < member.end:
+                    raise SourceError(
+                        f"{stream.place(stream.foreign)}: the gzipped data end inside the archive, "
+                        f"and others follow that are none: {_FETCH_AGAIN}"
+                    )
+            except StreamEndError as error:
+                raise SourceError(f"{text(member.name)} is not complete: {error}") from error
+            members += 1
+            if members % 1024 == 0:
+                progress.update((stream.consumed() >> 20) - progress.done)
+        self.notices.append(
+            f"{name}: ends without the mark that ends an archive: it may be cut short"
+        )
+
+    def _pass_boundary(self, member: Member, stream: Stream) -> None:
+        """Make sure that a member that reaches over a file's end has its rest in the next one."""
+        end = stream.ends()
+        if end is None or member.end <= end:
+            return
+        following = stream.files.number_at(end)
+        if following is not None:
+            stream.seek(end)
+            if is_header(stream.peek(512)):
+                raise cut_short(stream.files, following)
+
+    def _take(self, member: Member, stream: Stream) -> None:
+        if not member.regular:
+            if not member.name.endswith(b"/"):
+                self._pass("links, folders, devices or pipes", member)
+            return
+        if self._images.add(member, stream):  # as nearly all are
+            return
+        name = text(member.name.removeprefix(b"./"))
+        base = name.rpartition("/")[2]
+        if lies_in_clutter(member.name):
+            self._pass(f"files, {CLUTTER_NAMES},", member)
+        elif base.endswith(".rec"):
+            self._take_rec(name, member, stream)
+        elif base.endswith(".bin"):
+            self._choices.append(name)
+            if self._wanted(name):
+                self._set = _read_set(name, member, stream)
+        elif base.endswith(".idx"):
+            self._indexes[name.removesuffix(".idx")] = read_index(stream, name, member.size)
+        elif base == "property":
+            self._take_property(name, member, stream)
+        else:
+            self._pass("files that are no images by their names", member)
+
+    def _take_rec(self, name: str, member: Member, stream: Stream) -> None:
+        self._choices.append(name)
+        if self._member is not None and not self._wanted(name):
+            return
+        if self._records is not None:
+            raise SourceError(
+                f"the archives hold {self._records.name} and {name}: choose one of them by --member"
+            )
+        if lfs.is_pointer(stream.peek(BLOCK)):
+            raise SourceError(
+                f"{name}: is a pointer of Git LFS, not the file itself: {lfs.REMEDY}, and pack "
+                "the archive anew"
+            )
+        self._records = scan_records(stream, name, member.size)
+
+    def _take_property(self, name: str, member: Member, stream: Stream) -> None:
+        content = stream.read(member.size) if member.size < _MOST_PROPERTY else b""
+        match = re.match(rb"\s*(\d{1,9})[\s,]+\d+[\s,]+\d+", content)
+        if match and int(match[1]):
+            self._classes[_folder(name)] = int(match[1])
+        else:
+            self.notices.append(
+                f"{name}: does not begin with classes,height,width: the classes are counted"
+            )
+
+    def _wanted(self, name: str) -> bool:
+        return self._member in (name, name.rpartition("/")[2])
+
+    def _pass(self, kind: str, member: Member) -> None:
+        self._passed[kind] += 1
+        self._examples.setdefault(kind, text(member.name))
+
+    def _tell_passed(self) -> None:
+        for kind, count in self._passed.items():
+            self.notices.append(
+                f"{count:,} {kind} were passed over, first {self._examples[kind]!r}"
+            )
+
+    def _tell_sets(self) -> None:
+        source = self._files.names[0] + (" …" if len(self._files.paths) > 1 else "")
+        for name in self._choices:
+            if name.endswith(".bin"):
+                self.notices.append(
+                    f"{name} was passed over: a verification set, packed by `facepack tar2lmdb "
+                    f"{source} OUT --member {name}`"
+                )
+
+
+def _read_set(name: str, member: Member, stream: Stream) -> BinSource:
+    if member.size > _MOST_BIN:
+        raise SourceError(
+            f"{name}: {member.size:,} bytes; a verification set of more than {_MOST_BIN:,} is not "
+            "read from an archive: unpack it and convert it by itself"
+        )
+    return BinSource(Path(name), data=stream.read(member.size))
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _stem(name: str) -> str:
+    return shard_stem(_SUFFIX.sub("", name))

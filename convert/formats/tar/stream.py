@@ -1,0 +1,543 @@
+"""Files joined end to end as one stream of bytes, inflated where they are gzipped.
+
+Archives are cut into pieces by bytes, and data sets come in many archives. Here both are the same:
+all files in order make one stream. It has a *start* wherever a file begins that does not continue
+the compressed data before it; whether an archive begins there is for the reader of tars to tell.
+
+Uncompressed files can be read anywhere. Gzipped ones are read from the beginning on; reading,
+hashing and inflating then go on in threads while what was inflated is used. Memory holds a few
+blocks, whatever the data claim.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from facepack.convert.formats.tar import glint360k
+from facepack.convert.formats.tar.headers import BLOCK, is_header
+from facepack.convert.read_ahead import ReadAhead
+from facepack.convert.source import file_name, require_file
+from facepack.errors import SourceError
+
+_BLOCK = 128 << 10  # bytes of an uncompressed file read at once
+_SQUEEZED = 256 << 10  # bytes of a compressed file read at once
+_INFLATED = 1 << 20  # bytes inflated at once
+_DEPTH = 8  # blocks between two threads
+_GZIP = b"\x1f\x8b\x08"
+_GZIP_WINDOW = 31  # zlib: a gzip header, any window
+
+Sums = Callable[[int, str], None]
+"""Told the number and the MD5 of each file, in hexadecimal, as soon as all of it was read."""
+
+
+class StreamEndError(SourceError):
+    """The stream ended inside what was to be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Files that are read as one stream.
+
+    Attributes:
+        paths: the files, in order.
+        sizes: bytes of each, when they were looked at.
+        base: where the first begins in the stream of all files of which these are some.
+        compressed: whether any is gzipped; then ``base`` is 0.
+    """
+
+    paths: tuple[Path, ...]
+    sizes: tuple[int, ...]
+    base: int
+    compressed: bool
+
+    @classmethod
+    def look_at(cls, paths: Sequence[Path]) -> Files:
+        """Measure the files.
+
+        Raises:
+            SourceError: one is no regular file, is empty, or cannot be read.
+        """
+        sizes, compressed = [], False
+        for path in paths:
+            require_file(path)
+            try:
+                with path.open("rb", buffering=0) as file:
+                    compressed |= file.read(len(_GZIP)) == _GZIP
+                    sizes.append(os.fstat(file.fileno()).st_size)
+            except OSError as error:
+                raise _unreadable(path, 0, error) from error
+            if not sizes[-1]:
+                raise SourceError(f"{path}: the file is empty; fetch it again")
+        return cls(tuple(paths), tuple(sizes), 0, compressed)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The name of each file."""
+        return [file_name(path) for path in self.paths]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each file begins in the stream of uncompressed files, and where the last ends."""
+        return [*accumulate(self.sizes, initial=self.base)]
+
+    def number_at(self, position: int) -> int | None:
+        """The uncompressed file that holds the byte ``position`` of the stream; None behind all."""
+        number = bisect_right(self.starts, position) - 1
+        return number if number < len(self.paths) else None
+
+    def between(self, begin: int, end: int) -> Files:
+        """The uncompressed files that hold bytes ``[begin, end)`` of the stream."""
+        starts = self.starts
+        first = bisect_right(starts, begin) - 1
+        last = max(bisect_right(starts, end - 1), first + 1)
+        return Files(self.paths[first:last], self.sizes[first:last], starts[first], False)
+
+    def open(self, sums: Sums | None = None) -> Stream:
+        """The stream, at its beginning; ``sums`` is called only where files are compressed."""
+        return GzipStream(self, sums) if self.compressed else PlainStream(self)
+
+
+class Stream(ABC):
+    """Bytes of files joined; ``position`` counts from the beginning of the stream.
+
+    A context manager.
+
+    Attributes:
+        files: the files.
+        foreign: where data that are not gzipped, and follow such as are in the same file, were
+            last met; -1 where they were not. Inside an archive they are damage.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.foreign = -1
+        self._chunk = b""
+        self._at = 0  # of the next byte, in the chunk
+        self._base = files.base  # of the chunk, in the stream
+
+    @property
+    def position(self) -> int:
+        """The place of the next byte."""
+        return self._base + self._at
+
+    def peek(self, count: int) -> bytes:
+        """The next ``count`` bytes, which remain; fewer only where the stream ends."""
+        while len(self._chunk) - self._at < count:
+            more = self._more()
+            if not more:
+                break
+            self._base += self._at
+            self._chunk = self._chunk[self._at :] + more
+            self._at = 0
+        return self._chunk[self._at : self._at + count]
+
+    def read(self, count: int) -> bytes:
+        """The next ``count`` bytes.
+
+        Raises:
+            StreamEndError: there are fewer.
+            SourceError: the files cannot be read on.
+        """
+        at = self._at
+        if at + count <= len(self._chunk):
+            self._at = at + count
+            return self._chunk[at : at + count]
+        pieces = [self._chunk[at:]]
+        missing = count - len(pieces[0])
+        while missing:
+            self._advance()
+            self._at = min(missing, len(self._chunk))
+            pieces.append(self._chunk[: self._at])
+            missing -= self._at
+        return b"".join(pieces)
+
+    def seek(self, position: int) -> None:
+        """Go to ``position``.
+
+        Raises:
+            StreamEndError: it lies behind the end.
+            SourceError: the files cannot be read.
+        """
+        at = position - self._base
+        if 0 <= at <= len(self._chunk):
+            self._at = at
+        else:
+            self._go(position)
+
+    def skip(self, count: int) -> None:
+        """Pass over ``count`` bytes; as :meth:`seek`."""
+        self.seek(self.position + count)
+
+    def skip_zeros(self) -> bool:
+        """Go to the next byte that is not 0; returns whether there is one.
+
+        Raises:
+            SourceError: the files cannot be read on; checksums are looked at on the way.
+        """
+        while True:
+            rest = self._chunk[self._at :].lstrip(b"\0")
+            if rest:
+                self._at = len(self._chunk) - len(rest)
+                return True
+            more = self._more()
+            if not more:
+                self._at = len(self._chunk)
+                return False
+            self._base += len(self._chunk)
+            self._chunk, self._at = more, 0
+
+    @abstractmethod
+    def place(self, position: int) -> str:
+        """Where a byte of the stream lies, in words: file and byte."""
+
+    @property
+    @abstractmethod
+    def start(self) -> int:
+        """The last start up to the next byte, or up to what was looked at behind it."""
+
+    @property
+    @abstractmethod
+    def number(self) -> int:
+        """The number of the file that the next byte is from."""
+
+    @abstractmethod
+    def ends(self) -> int | None:
+        """Where the next start or the end of the stream lies, if that is known."""
+
+    @abstractmethod
+    def consumed(self) -> int:
+        """About how many bytes of the files lie before the next byte of the stream."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close files and threads."""
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _more(self) -> bytes:
+        """The chunk behind the present one, which the caller puts in place; empty at the end."""
+
+    @abstractmethod
+    def _go(self, position: int) -> None:
+        """Go to a position outside the chunk."""
+
+    def _advance(self) -> None:
+        more = self._more()
+        if not more:
+            self._at = len(self._chunk)
+            raise StreamEndError(
+                f"{self.place(self.position)}: the data end here, inside the archive: the file is "
+                "cut short, or a piece that follows is missing; fetch it again or give all pieces "
+                "in order"
+            )
+        self._base += len(self._chunk)
+        self._chunk, self._at = more, 0
+
+
+def opened(files: Files, shared: Stream | None) -> AbstractContextManager[Stream]:
+    """The stream ``shared``, which stays open, or where it is None one that is closed again."""
+    return files.open() if shared is None else nullcontext(shared)
+
+
+class PlainStream(Stream):
+    """Uncompressed files, which can be read anywhere."""
+
+    def __init__(self, files: Files) -> None:
+        super().__init__(files)
+        self._starts = files.starts
+        self._descriptor = -1
+        self._opened = -1  # which file the descriptor is of
+
+    def place(self, position: int) -> str:
+        """The file and the byte in it."""
+        number = self._file_at(min(position, self._starts[-1] - 1))
+        return f"{self.files.names[number]}: byte {position - self._starts[number]}"
+
+    @property
+    def start(self) -> int:
+        """Where the file of the next byte begins."""
+        return self._starts[self.number]
+
+    @property
+    def number(self) -> int:
+        """The file of the next byte, or the last one."""
+        return min(self._file_at(self.position), len(self.files.paths) - 1)
+
+    def ends(self) -> int | None:
+        """Where the file of the next byte ends."""
+        return self._starts[min(self._file_at(self.position) + 1, len(self._starts) - 1)]
+
+    def consumed(self) -> int:
+        """The bytes before the next."""
+        return self.position - self.files.base
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = self._opened = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _file_at(self, position: int) -> int:
+        return bisect_right(self._starts, position) - 1
+
+    def _go(self, position: int) -> None:
+        end = self._starts[-1]
+        self._base, self._chunk, self._at = min(position, end), b"", 0
+        if position > end:
+            self._advance()
+
+    def _more(self) -> bytes:
+        position = self._base + len(self._chunk)
+        number = self._file_at(position)
+        if number >= len(self.files.paths):
+            return b""
+        self._open(number)
+        at = position - self._starts[number]
+        count = min(_BLOCK, self.files.sizes[number] - at)
+        try:
+            data = os.pread(self._descriptor, count, at)
+        except OSError as error:
+            raise _unreadable(self.files.paths[number], at, error) from error
+        if not data:
+            raise _changed(self.files.paths[number], self.files.sizes[number], at)
+        return data
+
+    def _open(self, number: int) -> None:
+        if number == self._opened:
+            return
+        self.close()
+        path = self.files.paths[number]
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise _unreadable(path, 0, error) from error
+        self._opened = number
+        if size != self.files.sizes[number]:
+            raise _changed(path, self.files.sizes[number], size)
+
+
+class GzipStream(Stream):
+    """Files of which some are gzipped: read from the beginning on, and again from there.
+
+    Pickled, it is one that begins anew.
+    """
+
+    def __init__(self, files: Files, sums: Sums | None = None) -> None:
+        super().__init__(files)
+        self._sums = sums
+        self._begin()
+
+    def __reduce__(self) -> tuple[type[GzipStream], tuple[Files]]:
+        return GzipStream, (self.files,)
+
+    def _begin(self) -> None:
+        self._chunks: ReadAhead[_Chunk] | None = None
+        self._base, self._chunk, self._at = 0, b"", 0
+        self._from = (0, 0)  # file and byte from which the chunk was inflated
+        self._start = 0
+
+    def place(self, position: int) -> str:
+        """The byte of the inflated stream, and about where in the files the reading is."""
+        number, byte = self._from
+        return (
+            f"{self.files.names[number]}: near byte {byte} (byte {position} of the inflated data)"
+        )
+
+    @property
+    def start(self) -> int:
+        """Where the last file begins that does not continue the compressed data before it."""
+        return self._start
+
+    @property
+    def number(self) -> int:
+        """The file of the next byte."""
+        return self._from[0]
+
+    def ends(self) -> int | None:
+        """None: how much there is only shows when it is inflated."""
+        return None
+
+    def consumed(self) -> int:
+        """The compressed bytes from which those before were inflated."""
+        number, byte = self._from
+        return sum(self.files.sizes[:number]) + byte
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._chunks is not None:
+            self._chunks.close()
+            self._chunks = None
+
+    def _go(self, position: int) -> None:
+        if position < self._base:
+            self.close()
+            self._sums = None  # they were told, as far as anyone wanted them
+            self._begin()
+        while position > self._base + len(self._chunk):
+            self._advance()
+        self._at = position - self._base
+
+    def _more(self) -> bytes:
+        chunk = self._next()
+        return b"" if chunk is None else chunk.data
+
+    def _next(self) -> _Chunk | None:
+        if self._chunks is None:
+            blocks = ReadAhead(_read(self.files, self._sums), _DEPTH)
+            self._chunks = ReadAhead(_inflate(self.files, blocks), _DEPTH)
+        chunk = next(self._chunks, None)
+        if chunk is not None:
+            self._from = chunk.file, chunk.byte
+            begin = self._base + len(self._chunk)
+            if chunk.starts:
+                self._start = begin
+            if chunk.foreign:
+                self.foreign = begin
+        return chunk
+
+
+class _Block(NamedTuple):
+    file: int
+    byte: int
+    data: bytes
+
+
+class _Chunk(NamedTuple):
+    """Inflated bytes, never empty, and about where in the files they come from."""
+
+    data: bytes
+    file: int
+    byte: int
+    starts: bool
+    foreign: bool = False  # whether data that are not gzipped begin here, behind such as are
+
+
+def _read(files: Files, sums: Sums | None) -> Iterator[_Block]:
+    for number, (path, size) in enumerate(zip(files.paths, files.sizes, strict=True)):
+        digest = hashlib.md5(usedforsecurity=False)
+        byte = 0
+        try:
+            with path.open("rb", buffering=0) as file:
+                while data := file.read(_SQUEEZED):
+                    if sums is not None:
+                        digest.update(data)
+                    yield _Block(number, byte, data)
+                    byte += len(data)
+        except OSError as error:
+            raise _unreadable(path, byte, error) from error
+        if byte != size:
+            raise _changed(path, size, byte)
+        if sums is not None:
+            sums(number, digest.hexdigest())
+
+
+def _inflate(files: Files, blocks: Iterator[_Block]) -> Iterator[_Chunk]:
+    """Inflate what is gzipped, and pass on what is not."""
+    inflater = None
+    gzipped = False  # whether the file is, or the one before of which it is a continuation
+    for number, byte, data in blocks:
+        if byte == 0 and inflater is not None and _begins_archive(data):
+            raise cut_short(files, number)
+        starts = byte == 0 and inflater is None
+        if starts and not (gzipped and data.startswith(b"\0")):  # zeros go on with padding
+            gzipped = data.startswith(_GZIP)
+        if not gzipped:
+            yield _Chunk(data, number, byte, starts)
+            continue
+        while data:
+            if inflater is None:
+                data = data.lstrip(b"\0")  # padding, as tapes have it
+                if not data:
+                    break
+                if data[: len(_GZIP)] != _GZIP[: len(data)]:
+                    gzipped = False
+                    yield _Chunk(data, number, byte, starts, foreign=True)
+                    break
+                inflater = zlib.decompressobj(_GZIP_WINDOW)
+            try:
+                inflated = inflater.decompress(data, _INFLATED)
+            except zlib.error as error:
+                raise _damaged(files, number, byte, error) from error
+            if inflated:
+                yield _Chunk(inflated, number, byte, starts)
+                starts = False
+            data = inflater.unconsumed_tail
+            if inflater.eof:
+                data, inflater = inflater.unused_data, None
+    if inflater is not None:
+        last = len(files.paths) - 1
+        raise StreamEndError(
+            f"{files.names[last]}: byte {files.sizes[last]}: the file ends inside the gzipped "
+            "data: it is cut short, or a piece that follows is missing; fetch it again or give "
+            "all pieces in order"
+        )
+
+
+def cut_short(files: Files, number: int) -> StreamEndError:
+    """The error of an archive that goes on where the file ``number`` begins one of its own."""
+    names = files.names
+    return StreamEndError(
+        f"{names[number - 1]}: byte {files.sizes[number - 1]}: the file is cut short, for "
+        f"{names[number]} does not continue it but begins an archive of its own: fetch it again; "
+        "pieces must be given in order"
+    )
+
+
+def _begins_archive(data: bytes) -> bool:
+    if not data.startswith(_GZIP):
+        return False
+    try:
+        return is_header(zlib.decompressobj(_GZIP_WINDOW).decompress(data, BLOCK))
+    except zlib.error:
+        return False
+
+
+def _damaged(files: Files, number: int, byte: int, error: zlib.error) -> SourceError:
+    """The error of data that do not inflate; a piece that differs from its sum is named so."""
+    path = files.paths[number]
+    name = files.names[number]
+    if name in glint360k.MD5:
+        digest = hashlib.md5(usedforsecurity=False)
+        with path.open("rb", buffering=0) as file:
+            while data := file.read(_SQUEEZED):
+                digest.update(data)
+        glint360k.check_sum(name, digest.hexdigest())
+    words = str(error).removeprefix("Error ").partition(": ")[2] or str(error)
+    return SourceError(
+        f"{name}: the gzipped data are damaged in the {_SQUEEZED >> 10} KiB from byte {byte} on "
+        f"({words}): fetch this file again; pieces must be given in order"
+    )
+
+
+def _unreadable(path: Path, byte: int, error: OSError) -> SourceError:
+    return SourceError(
+        f"{path}: byte {byte}: cannot be read: {error.strerror}; make sure that the disk is sound "
+        "and mounted, then run again with --resume"
+    )
+
+
+def _changed(path: Path, expected: int, found: int) -> SourceError:
+    return SourceError(
+        f"{path} changed while it was read, from {expected} to {found} bytes; once it is whole "
+        "again, run with --resume"
+    )

@@ -1,0 +1,212 @@
+"""A folder of image files as a source: a tree of identities, an indexed folder, a pair folder."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+
+from facepack.convert.files import FilesPart, Root, text
+from facepack.convert.formats.pairs.folder_sink import IMAGES, LABELS
+from facepack.convert.formats.pairs.pair_folder import PairFolder
+from facepack.convert.formats.tree.list_lines import LINES
+from facepack.convert.formats.tree.listing import (
+    Listing,
+    ListingPart,
+    keys_are_unique,
+    read_identities,
+)
+from facepack.convert.identity_folder import OPTION
+from facepack.convert.image_tree import TreeFiles, images_below
+from facepack.convert.paths import INDEX
+from facepack.convert.source import Group, Part, file_name, shard_stem
+from facepack.errors import SourceError
+from facepack.store import format as fmt
+
+_PADDLE = "label.txt"  # what Paddle calls the list of a folder's labels
+_STRETCH = 65_536  # lines of a list that are looked at together
+
+
+class ImgSource:
+    """The image files of a folder, in one of three layouts.
+
+    *A tree* ``identity/image.jpg``, as :class:`facepack.convert.image_tree.TreeFiles` lists it.
+
+    *An indexed folder*: ``index`` names a list of its files, of any kind in
+    :mod:`facepack.convert.formats.tree.list_lines`; default is ``index.kv`` in the folder, as
+    conversions to trees leave it, or Paddle's ``label.txt``, unless a level is given. Labels and
+    order are the list's, files that it does not name are left out. Names of identities, and with
+    them the width of a head, are taken from ``labels.txt`` beside ``index.kv``, if it is there.
+
+    *A pair folder*: ``imgs/0.jpg``, ``imgs/1.jpg``, … and ``pair_label.npy``; pair i is images 2i
+    and 2i + 1. Each distinct image is taken once, in the order of their first use.
+
+    Args:
+        path: the folder.
+        index: the list of its files.
+        identity_level: of the folders of a tree that are identities; None chooses.
+
+    Raises:
+        SourceError: the folder cannot be read, holds no image, or is none of those; or
+            ``identity_level`` is given for what is no tree.
+    """
+
+    kind = "img"
+    parallel = True
+
+    def __init__(
+        self, path: Path, *, index: Path | None = None, identity_level: int | None = None
+    ) -> None:
+        root = Root(path)
+        self._name = file_name(path.absolute())
+        if index is None and (path / INDEX).exists():
+            index = path / INDEX
+        self._layout: _Layout
+        paddle = None
+        if index is None and identity_level is None and (path / _PADDLE).is_file():
+            with suppress(SourceError):  # of other text by that name
+                paddle = _IndexedFolder(root, path / _PADDLE, ("paddle",))
+        if index is not None:
+            self._layout = _IndexedFolder(root, index)
+        elif paddle is not None:
+            self._layout = paddle
+            paddle.notices.insert(
+                0, f"{path}: labels are those of {_PADDLE}; with {OPTION} they are those of folders"
+            )
+        elif (path / LABELS).exists() and (path / IMAGES).is_dir():
+            self._layout = PairFolder(root)
+        else:
+            self._layout = _Tree(path, identity_level)
+        if identity_level is not None and not isinstance(self._layout, _Tree):
+            raise SourceError(
+                f"{path}: labels come from {index or path / LABELS}, not from folders: leave "
+                f"{OPTION} out"
+            )
+        self.content = self._layout.content
+        self.classes = self._layout.classes
+        self.table_names = self._layout.table_names
+        self.notices = self._layout.notices
+
+    def __len__(self) -> int:
+        return len(self._layout)
+
+    def describe(self) -> dict[str, Any]:
+        """Name of the folder, image count, and hashes of names, sizes, labels; of pairs, of all."""
+        described = {"kind": self.kind, "folder": self._name, "images": len(self)}
+        return described | self._layout.describe()
+
+    def groups(self) -> list[Group]:
+        """One."""
+        return [Group(shard_stem(self._name), 0, len(self))]
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each file."""
+        return self._layout.sizes()
+
+    def part(self, start: int, stop: int) -> Part:
+        """The images ``[start, stop)``."""
+        return self._layout.part(start, stop)
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """``pairs`` of a pair folder, as those of a ``.bin``; else none."""
+        return self._layout.tables(positions)
+
+
+class _Layout(Protocol):
+    """One of the three."""
+
+    content: str
+    classes: int | None
+    table_names: tuple[str, ...]
+    notices: list[str]
+
+    def __len__(self) -> int: ...
+    def describe(self) -> dict[str, Any]: ...
+    def sizes(self) -> np.ndarray: ...
+    def part(self, start: int, stop: int) -> Part: ...
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+class _Tree:
+    content = "train"
+    classes: int | None
+    table_names: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, identity_level: int | None) -> None:
+        tree = TreeFiles(path, identity_level)
+        self._files, self._identities = tree.files, tree.identity_names()
+        self._described = tree.identities.describe(usual=1)
+        self.classes = len(self._identities)
+        self.notices = tree.notices
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def describe(self) -> dict[str, Any]:
+        described = {"identities": self.classes, "files_xxh3_128": self._files.digest()}
+        return described | self._described
+
+    def sizes(self) -> np.ndarray:
+        return self._files.sizes()
+
+    def part(self, start: int, stop: int) -> FilesPart:
+        return self._files.part(start, stop, self._identities)
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
+
+class _IndexedFolder:
+    content = "train"
+    table_names: tuple[str, ...] = ()
+
+    def __init__(self, root: Root, index: Path, kinds: Collection[str] = tuple(LINES)) -> None:
+        self._listing = Listing(index, root, kinds)
+        self._keyed = keys_are_unique([self._listing])
+        names = index.with_name(fmt.LABELS)
+        self._identities = names if index.name == INDEX and names.exists() else None
+        self.classes = len(read_identities(names)) if self._identities is not None else None
+        self.notices: list[str] = []
+        left_out = self._count_left_out(root)
+        if left_out:
+            self.notices.append(
+                f"{root.path}: {left_out} images are not in {index.name} and were passed over"
+            )
+
+    def _count_left_out(self, root: Root) -> int:
+        """How many images of the folder the list does not name."""
+        total = len(self)
+        parts = (self.part(k, min(k + _STRETCH, total)) for k in range(0, total, _STRETCH))
+        names = (entry.name or "" for part in parts for entry in part.entries())
+        listed = np.fromiter(map(_hash, names), np.uint64, total)
+        found = array("Q", (_hash(text(name)) for name, _ in images_below(root, Counter())))
+        return int(np.count_nonzero(~np.isin(np.array(found, np.uint64), listed)))
+
+    def __len__(self) -> int:
+        return len(self._listing)
+
+    def describe(self) -> dict[str, Any]:
+        described = self._listing.describe()
+        if self._identities is not None:
+            names = "\n".join(read_identities(self._identities)).encode()
+            described["identity_names_xxh3_128"] = xxhash.xxh3_128_hexdigest(names)
+        return described
+
+    def sizes(self) -> np.ndarray:
+        return self._listing.sizes()
+
+    def part(self, start: int, stop: int) -> ListingPart:
+        return self._listing.part(start, stop, keyed=self._keyed, identities=self._identities)
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
+
+def _hash(name: str) -> int:
+    return int(xxhash.xxh3_64_intdigest(name.encode()))

@@ -1,0 +1,1 @@
+"""WebFace260M's zips."""

@@ -1,0 +1,196 @@
+"""One zip as the coordinator knows it: where each image is listed, its size, its identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from facepack import images
+from facepack.convert.formats.zip.crypto import Keys
+from facepack.convert.formats.zip.directory import Members, find_directory, walk
+from facepack.convert.formats.zip.handle import ZipHandle
+from facepack.convert.formats.zip.names import CLUTTER, OTHER, REFUSED, FolderIndex, name_text
+from facepack.convert.formats.zip.part import AES, DEFLATED, ENCRYPTED, STORED, ZipPart, ZipPlace
+from facepack.convert.names import Names
+from facepack.errors import SourceError
+
+_STRONG = 0x40 | 0x2000  # PKWARE's strong encryption, of members or of the directory
+_TRIED = 3  # encrypted members that a password is tried on: the first may be damaged
+_MOST_BYTES = np.iinfo(np.uint32).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """The images of one zip; twelve bytes each.
+
+    Attributes:
+        place: the file and its directory.
+        digest: xxh3_128 of the directory.
+        entries: how many entries it has, images or not.
+        places: uint32 or uint64 (n,), byte of each image's entry in the directory.
+        sizes: uint32 (n,), bytes of each image, 0 for more than are taken.
+        labels: int32 (n,), its identity or -1; its folder's number as long as they are not known.
+        folders: paths of these folders, in the order of their numbers.
+        others: how many members are no images by name, directories aside.
+        other: the first of them.
+        clutter: how many members are hidden, or in folders that systems put beside images.
+        encrypted: numbers of the first few encrypted images.
+    """
+
+    place: ZipPlace
+    digest: str
+    entries: int
+    places: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    folders: Names
+    others: int
+    other: str | None
+    clutter: int
+    encrypted: list[int]
+
+    def part(
+        self,
+        start: int,
+        stop: int,
+        *,
+        first: int,
+        level: int,
+        identities: np.ndarray,
+        keys: Keys | None,
+    ) -> ZipPart:
+        """The images ``[start, stop)`` of this zip; ``first`` is the ordinal of its first one."""
+        labels = self.labels[start:stop]
+        present = np.unique(labels)
+        present = present[present != REFUSED]
+        names = [name.decode() for name in identities[present].tolist()]
+        return ZipPart(
+            self.place,
+            first + start,
+            places=self.places[start:stop],
+            labels=labels,
+            level=level,
+            identities=dict(zip(present.tolist(), names, strict=True)),
+            keys=keys,
+        )
+
+
+def read_archive(path: Path, *, has_password: bool) -> Archive:
+    """Read the directory of a zip; labels are numbers of this zip's own folders.
+
+    Raises:
+        SourceError: the zip cannot be read or is damaged, or its images are encrypted and there is
+            no password, or no password would help.
+    """
+    index = FolderIndex()
+    digest = xxhash.xxh3_128()
+    columns = [_Columns.empty()]
+    others, other, clutter = 0, None, 0
+    encrypted: list[int] = []
+    entries = count = 0
+    with ZipHandle(path) as file:
+        directory = find_directory(file)
+        for members in walk(file, directory, digest.update):
+            codes = index.number(members.names, members.flags.tolist())
+            passed_over = np.flatnonzero(codes == OTHER)
+            if len(passed_over) and other is None:
+                other = _name(members, passed_over[0])
+            others += len(passed_over)
+            clutter += int(np.count_nonzero(codes == CLUTTER))
+            rows = np.flatnonzero(codes >= REFUSED)
+            secret = rows[(members.flags[rows] & ENCRYPTED) != 0]
+            if len(secret):
+                _check_encryption(path, members, secret, has_password)
+                tried = secret[_can_be_tried(members, secret)][: _TRIED - len(encrypted)]
+                encrypted += (count + np.searchsorted(rows, tried)).tolist()
+            columns.append(_Columns.of(members, rows, codes))
+            entries += len(members)
+            count += len(rows)
+        place = ZipPlace(path=path, size=file.size, directory=directory)
+    labels = np.concatenate([column.labels for column in columns])
+    labels[_repeated(np.concatenate([column.hashes for column in columns]))] = REFUSED
+    return Archive(
+        place=place,
+        digest=digest.hexdigest(),
+        entries=entries,
+        places=np.concatenate([column.places for column in columns]),
+        sizes=np.concatenate([column.sizes for column in columns]),
+        labels=labels,
+        folders=Names.of(index.numbers),
+        others=others,
+        other=other,
+        clutter=clutter,
+        encrypted=encrypted,
+    )
+
+
+class _Columns(NamedTuple):
+    """What is kept of the images among some members, and the hashes of their names."""
+
+    places: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    hashes: np.ndarray
+
+    @classmethod
+    def empty(cls) -> _Columns:
+        types = (np.uint32, np.uint32, np.int32, np.uint64)
+        return cls(*(np.empty(0, kind) for kind in types))
+
+    @classmethod
+    def of(cls, members: Members, rows: np.ndarray, codes: np.ndarray) -> _Columns:
+        places, sizes = members.places[rows], members.size[rows]
+        sizes[sizes > images.MAX_BYTES] = 0
+        names = members.names if len(rows) == len(members) else [members.names[i] for i in rows]
+        return cls(
+            # A directory of more than 4 GiB takes wider places; the columns widen as they join.
+            places.astype(np.uint32 if int(places.max(initial=0)) <= _MOST_BYTES else np.uint64),
+            np.minimum(sizes, _MOST_BYTES).astype(np.uint32),
+            codes[rows],
+            np.fromiter(map(xxhash.xxh3_64_intdigest, names), np.uint64, len(names)),
+        )
+
+
+def _name(members: Members, row: int) -> str:
+    return name_text(members.names[row], int(members.flags[row]))
+
+
+def _check_encryption(path: Path, members: Members, rows: np.ndarray, has_password: bool) -> None:
+    """Refuse a zip whose encrypted members ``rows`` cannot be read, whatever the password."""
+    strong = rows[(members.method[rows] == AES) | ((members.flags[rows] & _STRONG) != 0)]
+    name = _name(members, strong[0] if len(strong) else rows[0])
+    if len(strong):
+        raise SourceError(
+            f"{path}: {name} is encrypted with AES or another strong cipher; only the classic one, "
+            "ZipCrypto, is read: unpack the zip with 7-Zip and convert the folder (facepack "
+            "img2lmdb)"
+        )
+    if not has_password:
+        raise SourceError(
+            f"{path}: {name} is encrypted; give the password with --password-file FILE, or type "
+            "it at the prompt (--password)"
+        )
+
+
+def _can_be_tried(members: Members, rows: np.ndarray) -> np.ndarray:
+    """Which of ``rows`` a password can be tried on: they hold something, of a size to be read."""
+    method, size, packed = members.method[rows], members.size[rows], members.packed[rows]
+    readable = (method == STORED) | (method == DEFLATED)
+    return readable & (size > 0) & (np.maximum(size, packed) <= images.MAX_BYTES)
+
+
+def _repeated(hashes: np.ndarray) -> np.ndarray:
+    """Where a name occurs that occurred before: names that differ have other hashes of 64 bits.
+
+    Among a million names the chance of one that is taken for another is 3 in 10^8.
+    """
+    ordered = np.sort(hashes)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return np.empty(0, np.int64)
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    return order[1:][ordered[1:] == ordered[:-1]]

@@ -1,0 +1,419 @@
+"""Members of a zip, read in sweeps over the file, decrypted, inflated and checked."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from facepack import images
+from facepack.convert.formats.zip.crypto import HEADER, Keys, decrypt
+from facepack.convert.formats.zip.directory import Directory, Members, read_members
+from facepack.convert.formats.zip.handle import ZipHandle
+from facepack.convert.formats.zip.names import NameRefusedError, folder_of, name_text
+from facepack.convert.identity_folder import folder_at, why_none
+from facepack.convert.source import Entry, Refusal, file_name
+from facepack.store.format import NO_IDENTITY
+from facepack.store.lmdbfile import Buffer
+from facepack.store.shard import RecordRun, SourceRecord
+
+ENCRYPTED = 0x1
+"""The flag of an encrypted member."""
+
+STORED, DEFLATED, AES = 0, 8, 99
+"""Methods of compression; the last stands for encryption in WinZip's way."""
+
+_HAS_DESCRIPTOR = 0x8  # sizes and CRC follow the data: the check byte is of the time, not the CRC
+_PATCH = 0x20
+_METHODS = {
+    1: "shrink",
+    6: "implode",
+    9: "deflate64",
+    12: "bzip2",
+    14: "LZMA",
+    93: "Zstandard",
+    95: "XZ",
+    98: "PPMd",
+}
+_LOCAL = struct.Struct("<4s22x2H")  # magic, …, length of the name, of the extra fields
+_LOCAL_MAGIC = b"PK\x03\x04"
+
+_DIRECTORY_BYTES = 1 << 20  # of the directory that are read at once
+_BATCH = 8192  # members that are looked at together: so many are decrypted at native speed
+_BATCH_BYTES = (2 << 20, 48 << 20)  # of members as they are, and of encrypted ones
+_RUN = 1 << 20  # about the bytes that are read at once
+_SLACK = 256  # for a local header without its name; where it has more, the member is reread
+
+_FETCH_AGAIN = "fetch the zip again, or go on without this image"
+_PACK_AGAIN = "zip the images again without compression, or go on without this one"
+
+Payload = Buffer | tuple[str, str]  # a member's bytes, or why there are none and the remedy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZipPlace:
+    """A zip as it was looked at: its path, its bytes, its directory."""
+
+    path: Path
+    size: int
+    directory: Directory
+
+
+class ZipPart:
+    """Images of one zip that follow each other in its directory.
+
+    Args:
+        place: the zip.
+        start: ordinal of the first.
+        places: (n,) byte of each in the directory.
+        labels: (n,) identity of each, -1 for one that is refused for its name.
+        level: of the folders that are identities.
+        identities: the names of these identities.
+        keys: what the password makes of the cipher's keys.
+    """
+
+    def __init__(
+        self,
+        place: ZipPlace,
+        start: int,
+        *,
+        places: np.ndarray,
+        labels: np.ndarray,
+        level: int,
+        identities: dict[int, str],
+        keys: Keys | None,
+    ) -> None:
+        self.start, self.stop = start, start + len(places)
+        self._zip = place
+        self._places = places
+        self._labels = labels
+        self._level = level
+        self._identities = identities
+        self._keys = keys
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the images in sweeps over the file; each is checked against its CRC-32.
+
+        A member that is broken in itself is refused, and the sweep goes on behind it.
+
+        Raises:
+            SourceError: the file cannot be read on, or is no longer the one that was looked at.
+        """
+        numbers = np.arange(len(self._places)) if keep is None else np.flatnonzero(keep)
+        with self._open() as file:
+            for chosen, members in self._members(file, numbers):
+                for start, stop in _batches(members):
+                    yield from self._read(file, chosen[start:stop], members[start:stop])
+
+    def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """As :meth:`read`, but images that are stored one behind the other come together."""
+        once = None
+        with self._open() as file:
+            for chosen, members in self._members(file, np.arange(len(self._places))):
+                for start, stop in _batches(members):
+                    offset = max(int(members.offset[start]) + self._zip.directory.shift, 0)
+                    once = once or file.once(offset)
+                    once.reached(offset)
+                    yield from self._read_runs(file, chosen[start:stop], members[start:stop])
+
+    def entries(self) -> Iterator[Entry]:
+        """Label and name of each, from the directory; -1 where the name is refused."""
+        with self._open() as file:
+            for chosen, members in self._members(file, np.arange(len(self._places))):
+                labels, flags = self._labels[chosen].tolist(), members.flags.tolist()
+                for label, name, flag in zip(labels, members.names, flags, strict=True):
+                    yield Entry(label, name_text(name, flag))
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of an image that was read but cannot be packed."""
+        with self._open() as file:
+            ((_, member),) = self._members(file, np.array([record.ordinal - self.start]))
+        offset = int(member.offset[0]) + self._zip.directory.shift
+        return self._refusal(record.ordinal, offset, record.name or "", reason, _FETCH_AGAIN)
+
+    def identity_names(self) -> dict[int, str]:
+        """The folders' names of the identities of this part."""
+        return self._identities
+
+    def _open(self) -> ZipHandle:
+        return ZipHandle(self._zip.path, self._zip.size)
+
+    def _members(
+        self, file: ZipHandle, numbers: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Members]]:
+        """Read the entries of records, those within a piece of the directory at once."""
+        places = self._places[numbers].astype(np.int64)
+        start = 0
+        while start < len(numbers):
+            stop = int(np.searchsorted(places, places[start] + _DIRECTORY_BYTES))
+            members = read_members(file, self._zip.directory, places[start:stop])
+            yield numbers[start:stop], members
+            start = stop
+
+    def _read(
+        self, file: ZipHandle, chosen: np.ndarray, members: Members
+    ) -> Iterator[SourceRecord | Refusal]:
+        labels = self._labels[chosen]
+        offsets = members.offset + self._zip.directory.shift
+        payloads = self._payloads(file, members, offsets, labels)
+        if self._keys is not None:
+            self._decrypt(payloads, members)
+        crc32 = zlib.crc32
+        for ordinal, label, offset, name, flag, method, size, crc, payload in zip(
+            (chosen + self.start).tolist(),
+            labels.tolist(),
+            offsets.tolist(),
+            members.names,
+            members.flags.tolist(),
+            members.method.tolist(),
+            members.size.tolist(),
+            members.crc.tolist(),
+            payloads,
+            strict=True,
+        ):
+            if method == DEFLATED and not isinstance(payload, tuple):
+                payload = _inflate(payload, size)
+            text = name_text(name, flag)
+            if isinstance(payload, tuple):
+                yield self._refusal(ordinal, offset, text, *payload)
+            elif crc32(payload) != crc:
+                reason = f"its CRC-32 is {crc32(payload):08x}, the directory says {crc:08x}"
+                yield self._refusal(ordinal, offset, text, reason, _FETCH_AGAIN)
+            else:
+                yield SourceRecord(ordinal, payload, label, text)
+
+    def _read_runs(
+        self, file: ZipHandle, chosen: np.ndarray, members: Members
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """As :meth:`_read`, which takes whatever is not as usual."""
+        offsets = members.offset + self._zip.directory.shift
+        usual = ~_suspects(members, offsets, self._labels[chosen], file.size)
+        usual &= (members.method == STORED) & (members.flags & ENCRYPTED == 0)
+        if not usual.all() or (np.diff(offsets) <= 0).any():
+            yield from self._read(file, chosen, members)
+            return
+        slack = _SLACK + max(map(len, members.names))
+        rows = np.arange(len(members))
+        for begin, end, group in _runs(rows, offsets, members.packed + slack, file.size):
+            some = slice(int(group[0]), int(group[-1]) + 1)
+            data = file.read_block(begin, end - begin)
+            run = self._run(data, offsets[some] - begin, chosen[some], members[some])
+            if run is None:
+                yield from self._read(file, chosen[some], members[some])
+            else:
+                yield run
+
+    def _run(
+        self, data: memoryview, at: np.ndarray, chosen: np.ndarray, members: Members
+    ) -> RecordRun | None:
+        """Stored images whose local headers lie in ``data`` at ``at``; None if one is damaged."""
+        starts = _stored_at(data, at, members.names)
+        if starts is None:
+            return None
+        stops = starts + members.packed
+        if (stops > len(data)).any():
+            return None
+        run = RecordRun(
+            ordinals=chosen + self.start,
+            data=data,
+            starts=starts,
+            stops=stops,
+            labels=self._labels[chosen].astype(np.int64),
+            names=list(map(name_text, members.names, members.flags.tolist())),
+            extra={},
+        )
+        if list(map(zlib.crc32, run.images())) != members.crc.tolist():
+            return None
+        return run
+
+    def _payloads(
+        self, file: ZipHandle, members: Members, offsets: np.ndarray, labels: np.ndarray
+    ) -> list[Payload]:
+        """What lies in the file for each member, or why it is refused."""
+        payloads: list[Payload] = [b""] * len(members)
+        good = ~_suspects(members, offsets, labels, file.size)
+        for row in np.flatnonzero(~good).tolist():
+            member, offset = members[row : row + 1], int(offsets[row])
+            payloads[row] = _why(member, offset, labels[row], file.size, level=self._level)
+        rows = np.flatnonzero(good)
+        rows = rows[np.argsort(offsets[rows], kind="stable")]
+        packed, names = members.packed.tolist(), members.names
+        unpack, head = _LOCAL.unpack_from, _LOCAL.size
+        slack = _SLACK + max(map(len, names))
+        for begin, end, group in _runs(rows, offsets, members.packed + slack, file.size):
+            data = file.read_block(begin, end - begin)
+            for row, at in zip(group.tolist(), (offsets[group] - begin).tolist(), strict=True):
+                name = names[row]
+                magic, name_length, extra_length = unpack(data, at)
+                start = at + head + name_length + extra_length
+                stop = start + packed[row]
+                if magic != _LOCAL_MAGIC:
+                    payloads[row] = ("no local header begins here", _FETCH_AGAIN)
+                elif bytes(data[at + head : at + head + name_length]) != name:
+                    payloads[row] = ("its local header has another name", _FETCH_AGAIN)
+                elif stop <= len(data):
+                    payloads[row] = data[start:stop]
+                elif begin + stop <= file.size:  # the local header has long extra fields
+                    payloads[row] = file.read(begin + start, stop - start)
+                else:
+                    payloads[row] = ("it reaches beyond the end of the file", _FETCH_AGAIN)
+        return payloads
+
+    def _decrypt(self, payloads: list[Payload], members: Members) -> None:
+        """Replace what is encrypted by its plain text, all of it at once."""
+        assert self._keys is not None
+        rows = np.flatnonzero(members.flags & ENCRYPTED).tolist()
+        ciphers = [(row, p) for row in rows if not isinstance(p := payloads[row], tuple)]
+        if not ciphers:
+            return
+        # Where the CRC was not known before the data, writers take the time's high byte instead.
+        by_time = (members.flags & _HAS_DESCRIPTOR) != 0
+        checks = np.where(by_time, members.time >> 8, members.crc >> 24).tolist()
+        texts = decrypt([cipher for _, cipher in ciphers], self._keys)
+        for (row, _), text in zip(ciphers, texts, strict=True):
+            payloads[row] = text[HEADER:]
+            if text[HEADER - 1] != checks[row]:
+                payloads[row] = (
+                    "the password does not fit this member, or its encryption header is damaged",
+                    "unzip it with its own password, or go on without this image",
+                )
+
+    def _refusal(self, ordinal: int, offset: int, name: str, reason: str, remedy: str) -> Refusal:
+        return Refusal(ordinal, file_name(self._zip.path), offset, name, reason, remedy)
+
+
+def _stored_at(data: memoryview, at: np.ndarray, names: list[bytes]) -> np.ndarray | None:
+    """Where the data of members begin whose local headers lie in ``data`` at ``at``.
+
+    None where a header is missing, or has another name than the directory.
+    """
+    octets = np.frombuffer(data, np.uint8)
+    lengths = np.fromiter(map(len, names), np.int64, len(names))
+    name_at = at + _LOCAL.size
+    if (name_at + lengths > len(data)).any():
+        return None
+    heads = np.lib.stride_tricks.sliding_window_view(octets, _LOCAL.size)[at]
+    magic = heads[:, :4] == np.frombuffer(_LOCAL_MAGIC, np.uint8)
+    name_length, extra_length = (
+        heads[:, k].astype(np.int64) | heads[:, k + 1].astype(np.int64) << 8 for k in (26, 28)
+    )
+    if not magic.all() or not (name_length == lengths).all():
+        return None
+    ends = np.cumsum(lengths)
+    letters = np.repeat(name_at - (ends - lengths), lengths) + np.arange(ends[-1])
+    if not np.array_equal(octets[letters], np.frombuffer(b"".join(names), np.uint8)):
+        return None
+    return name_at + lengths + extra_length
+
+
+def _batches(members: Members) -> Iterator[tuple[int, int]]:
+    """Cut members into batches of a bounded number and, but for a large one, of bytes.
+
+    What is only copied and checked stays in the processor's cache; what is decrypted comes in
+    large batches.
+    """
+    bound = _BATCH_BYTES[bool((members.flags & ENCRYPTED).any())]
+    # What is larger than any image is not read.
+    sizes = np.where(members.packed > images.MAX_BYTES, 0, members.packed)
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    even = -(-len(members) // -(-len(members) // _BATCH))  # no small batch at the end
+    start = 0
+    while start < len(members):
+        stop = int(np.searchsorted(before, before[start] + bound, side="right")) - 1
+        stop = min(max(stop, start + 1), start + even, len(members))
+        yield start, stop
+        start = stop
+
+
+def _suspects(
+    members: Members, offsets: np.ndarray, labels: np.ndarray, file_size: int
+) -> np.ndarray:
+    """Which members are not even read: bool (n,); :func:`_why` says why."""
+    header = np.where(members.flags & ENCRYPTED, HEADER, 0)
+    stored = members.method == STORED
+    return (
+        (labels == NO_IDENTITY)
+        | members.damaged
+        | (np.maximum(members.size, members.packed) > images.MAX_BYTES)
+        | ~(stored | (members.method == DEFLATED))
+        | ((members.flags & _PATCH) != 0)
+        | (members.packed < header)
+        | (stored & (members.packed - header != members.size))
+        | (offsets < 0)
+        | (offsets > file_size - _LOCAL.size)
+    )
+
+
+def _why(
+    member: Members, offset: int, label: int, file_size: int, *, level: int
+) -> tuple[str, str]:
+    """Reason and remedy for a member of :func:`_suspects`, in the order of its conditions."""
+    size, packed = int(member.size[0]), int(member.packed[0])
+    method, flags = int(member.method[0]), int(member.flags[0])
+    if label == NO_IDENTITY:
+        try:
+            folder = folder_of(member.names[0], flags)
+        except NameRefusedError as error:
+            return error.reason, error.remedy
+        if folder_at(folder, level) is None:
+            return why_none(level)
+        return "a member before it has the same name", "rename one of them, or go on without it"
+    if member.damaged[0]:
+        return "its zip64 field is missing or too short", _FETCH_AGAIN
+    if max(size, packed) > images.MAX_BYTES:
+        return (
+            f"{size:,} bytes, {packed:,} in the zip; at most {images.MAX_BYTES:,} are taken",
+            "set the environment variable FACEPACK_MAX_IMAGE_BYTES to more, or go on without it",
+        )
+    if method not in (STORED, DEFLATED):
+        name = _METHODS.get(method, "unknown")
+        return f"it is compressed with method {method} ({name}); read are 0 and 8", _PACK_AGAIN
+    if flags & _PATCH:
+        return "it is a patch to another file", _PACK_AGAIN
+    if offset < 0 or offset > file_size - _LOCAL.size:
+        return f"it should begin at byte {offset}; the file has {file_size}", _FETCH_AGAIN
+    return f"{packed:,} bytes in the zip cannot hold its {size:,}", _FETCH_AGAIN
+
+
+def _runs(
+    rows: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, file_size: int
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Join members, by increasing offset, into byte ranges that are read at once.
+
+    Args:
+        rows: which members, in the order of their offsets.
+        offsets: (n,) of all members.
+        lengths: (n,) bytes that each may take.
+        file_size: bytes of the file.
+
+    Yields:
+        First byte and end of a range, and the members that begin in it.
+    """
+    if not len(rows):
+        return
+    begins = offsets[rows]
+    ends = np.minimum(begins + lengths[rows], file_size)
+    apart = begins[1:] > np.maximum.accumulate(ends)[:-1]
+    apart |= np.diff((begins - begins[0]) // _RUN) > 0
+    cuts = [0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)]
+    for start, stop in pairwise(cuts):
+        yield int(begins[start]), int(ends[start:stop].max()), rows[start:stop]
+
+
+def _inflate(data: Buffer, size: int) -> Payload:
+    """Inflate to exactly ``size`` bytes; never more than one byte above is made."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        image = inflater.decompress(data, size + 1)
+    except zlib.error as error:
+        return f"it does not inflate: {error}", _FETCH_AGAIN
+    if len(image) > size:
+        return f"it inflates to more than the {size:,} bytes that it claims", _FETCH_AGAIN
+    if len(image) < size or not inflater.eof:
+        return f"its data end after {len(image):,} of {size:,} bytes", _FETCH_AGAIN
+    return image

@@ -1,0 +1,1 @@
+"""Packs kept whole: verify, untrusted packs, salvage, reindex, merge."""

@@ -1,0 +1,406 @@
+"""Joining packs into one whose shards are theirs, unchanged."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack.errors import ConfigError, DamageError, PackError
+from facepack.progress import Progress
+from facepack.reading import open_regular
+from facepack.store import format as fmt
+from facepack.store.labelmap import (
+    LabelNames,
+    apply_label_map,
+    label_map_bytes,
+    map_names,
+    read_label_map,
+)
+from facepack.store.pack import (
+    check_sizes,
+    read_checked_file,
+    read_identity_names,
+    read_manifest,
+    read_quarantine,
+)
+from facepack.store.shard import ShardInfo, sync_folder, write_file
+from facepack.store.target import Target
+from facepack.store.writer import finish_pack
+
+_CHUNK = 8 << 20
+
+
+def merge(
+    packs: Sequence[Path],
+    out: Path,
+    *,
+    by_name: bool = False,
+    copy: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Join training packs into the pack ``out``.
+
+    No shard is rewritten: their files are linked, or copied where that cannot be, and the
+    key-label indexes are written anew with the labels of the whole. Those of the first pack stay;
+    those of the next begin at its ``classes``, and so on.
+
+    Args:
+        packs: the folders of at least two packs.
+        out: a new or empty folder.
+        by_name: identities of equal names share a label; new ones are numbered on.
+        copy: copy the shards, so that no file is shared.
+        overwrite: replace the pack that ``out`` holds.
+        resume: complete what an interrupted run left.
+
+    Returns:
+        The new pack's manifest.
+
+    Raises:
+        PackError: a pack is no training pack, two hold the same shard, ``by_name`` without names,
+            or ``out`` cannot be written.
+        DamageError: a file of a pack is missing, or differs from its manifest.
+    """
+    if len(packs) < 2:
+        raise ConfigError("at least two packs are needed, and the folder of the new one")
+    sources = [_Source.open(path) for path in packs]
+    for source in sources:
+        if os.path.realpath(source.path) == os.path.realpath(out):
+            raise PackError(f"{out} is one of the packs that are merged: choose another target")
+    _require_distinct(sources)
+    maps, classes = _join_labels(sources, by_name)
+    shards, label_maps = _plan_shards(sources, maps)
+    plan = _plan(sources, shards, label_maps, classes, by_name)
+    pack_id = fmt.content_id(plan)
+    with Target(out, overwrite=overwrite, resume=resume) as target:
+        target.require_space(_bytes_to_copy(shards, out, copy=copy, resume=resume))
+        if target.begin(plan):
+            manifest = read_manifest(out)
+            check_sizes(out, manifest)
+            return manifest
+        infos = []
+        size = sum(_mdb(shard.entry)["bytes"] for shard in shards)
+        with Progress(size, unit="bytes", label=out.name) as progress:
+            for shard in shards:
+                infos.append(_take(shard, out, copy=copy, resume=resume))
+                progress.update(_mdb(shard.entry)["bytes"])
+        names: dict[int, str] = {}
+        for source, label_map in zip(sources, maps, strict=True):
+            known = {k: name for k, name in enumerate(source.names) if name}
+            names = map_names(label_map, known) | names
+        return finish_pack(
+            out,
+            plan=plan,
+            pack_id=pack_id,
+            shards=infos,
+            refused=[
+                entry
+                for source in sources
+                for entry in read_quarantine(source.path, source.manifest)
+            ],
+            identity_names=names,
+            label_maps=label_maps,
+            partial=any(source.manifest["partial"] for source in sources),
+            before=[source.manifest for source in sources],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A pack that is merged.
+
+    Attributes:
+        path: its folder.
+        manifest: its manifest.
+        names: of its identities, by label, empty where unknown; none where it has no names.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    names: list[str]
+
+    @classmethod
+    def open(cls, path: Path) -> _Source:
+        """The pack in ``path``, if it can be merged."""
+        manifest = read_manifest(path)
+        if manifest["kind"] != "train" or fmt.table_names(manifest["files"]):
+            raise PackError(
+                f"{path} is an evaluation set (kind {manifest['kind']!r}): its tables point at "
+                "records by position, so only training packs are merged"
+            )
+        check_sizes(path, manifest)
+        return cls(path=path, manifest=manifest, names=read_identity_names(path, manifest))
+
+    def label_map(self, name: str | None) -> np.ndarray | None:
+        """Its label map of that file name."""
+        if name is None:
+            return None
+        return read_label_map(read_checked_file(self.path, self.manifest, name), name)
+
+
+def _require_distinct(sources: Sequence[_Source]) -> None:
+    """Refuse to count images twice."""
+    seen: dict[str, tuple[Path, str]] = {}
+    for source in sources:
+        for entry in source.manifest["shards"]:
+            digest = _mdb(entry)["xxh3_128"]
+            if digest in seen:
+                path, name = seen[digest]
+                raise PackError(
+                    f"{path / name}.mdb and {source.path / entry['name']}.mdb are the same shard: "
+                    "its images would be there twice; merge packs that share none"
+                )
+            seen[digest] = source.path, entry["name"]
+
+
+def _mdb(entry: dict[str, Any]) -> dict[str, Any]:
+    """Size and digest of a shard's ``.mdb``."""
+    stated: dict[str, Any] = entry["files"][f"{entry['name']}.mdb"]
+    return stated
+
+
+# Labels ------------------------------------------------------------------------------------------
+
+
+def _join_labels(sources: Sequence[_Source], by_name: bool) -> tuple[list[np.ndarray | None], int]:
+    """For each pack the new label of each of its labels (None: they stay), and the classes."""
+    names = LabelNames()
+    maps: list[np.ndarray | None] = []
+    classes = 0
+    for k, source in enumerate(sources):
+        own = source.manifest["classes"]
+        label_map = np.arange(classes, classes + own)
+        if by_name:
+            if not source.names:
+                raise PackError(
+                    f"{source.path} has no {fmt.LABELS}: its identities have no names to be "
+                    "joined by; merge without --by-name"
+                )
+            label_map = _map_by_name(source, names, classes)
+        maps.append(None if k == 0 else label_map)
+        classes = max(classes, int(label_map.max(initial=-1)) + 1)
+    if classes > fmt.MAX_LABEL + 1:
+        raise PackError(f"{classes} classes in all: a pack has at most {fmt.MAX_LABEL + 1}")
+    return maps, classes
+
+
+def _map_by_name(source: _Source, names: LabelNames, classes: int) -> np.ndarray:
+    """The label of each identity of ``source``; those of new names join ``names``."""
+    own = LabelNames(source.names)
+    label_map = np.empty(source.manifest["classes"], np.int64)
+    following = classes
+    try:
+        for label in range(len(label_map)):
+            name = source.names[label] if label < len(source.names) else ""
+            if name:
+                own.label(name)  # raises where two have it
+            known = names.label(name) if name else None
+            label_map[label] = following if known is None else known
+            following += known is None
+    except PackError as error:
+        raise PackError(f"{source.path}: {error}; merge without --by-name") from error
+    names.add(zip(label_map.tolist(), source.names, strict=False))
+    return label_map
+
+
+# Shards ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shard:
+    """A shard to be taken.
+
+    Attributes:
+        source: its pack.
+        entry: what the manifest there says of it.
+        name: what its files will be called.
+        relabel: the new label of each label of its pack, or None.
+        label_map: the file that takes the labels inside it to the new ones, or None.
+    """
+
+    source: _Source
+    entry: dict[str, Any]
+    name: str
+    relabel: np.ndarray | None
+    label_map: str | None
+
+
+def _plan_shards(
+    sources: Sequence[_Source], maps: Sequence[np.ndarray | None]
+) -> tuple[list[_Shard], dict[str, np.ndarray]]:
+    """All shards under names that no two share, and the label maps by file name."""
+    # train-000 and train-001 go together: either both get a prefix or neither.
+    stems = [{_stem(entry["name"]) for entry in s.manifest["shards"]} for s in sources]
+    packs_with = Counter(stem for each in stems for stem in each)
+    prefixes = _prefixes([source.path for source in sources])
+    shards = []
+    files: dict[tuple[int, str | None], str | None] = {}
+    label_maps: dict[str, np.ndarray] = {}
+    for k, source in enumerate(sources):
+        for entry in source.manifest["shards"]:
+            inner = entry["label_map"]
+            if (k, inner) not in files:
+                composed = _compose(source.label_map(inner), maps[k])
+                file = None if composed is None else fmt.label_map_name(len(label_maps))
+                if file is not None and composed is not None:
+                    label_maps[file] = composed
+                files[k, inner] = file
+            name = entry["name"]
+            if packs_with[_stem(name)] > 1:
+                name = f"{prefixes[k]}-{name}"
+            shards.append(
+                _Shard(
+                    source=source,
+                    entry=entry,
+                    name=fmt.check_shard_name(name),
+                    relabel=maps[k],
+                    label_map=files[k, inner],
+                )
+            )
+    twice = [name for name, n in Counter(shard.name for shard in shards).items() if n > 1]
+    if twice:
+        raise PackError(f"two shards would be called {twice[0]!r}: rename the folder of a pack")
+    return shards, label_maps
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"-\d{3,}$", "", name)
+
+
+def _prefixes(paths: Sequence[Path]) -> list[str]:
+    """What tells the shards of one pack from those of another: the folder's name."""
+    plain = [
+        re.sub(r"[^A-Za-z0-9_.-]", "_", path.resolve().name).lstrip(".-")[:60] or "pack"
+        for path in paths
+    ]
+    return [
+        name if plain.count(name) == 1 else f"{name}-{plain[: k + 1].count(name)}"
+        for k, name in enumerate(plain)
+    ]
+
+
+def _compose(inner: np.ndarray | None, outer: np.ndarray | None) -> np.ndarray | None:
+    """``outer`` after ``inner``; None stands for labels that stay."""
+    if inner is None or outer is None:
+        return outer if inner is None else inner
+    return apply_label_map(outer, inner.astype(np.int64))
+
+
+def _plan(
+    sources: Sequence[_Source],
+    shards: Sequence[_Shard],
+    label_maps: dict[str, np.ndarray],
+    classes: int,
+    by_name: bool,
+) -> dict[str, Any]:
+    """The plan of the whole: each shard's file, and what the shard says of itself."""
+    manifests = [source.manifest for source in sources]
+    orders = {manifest["order"] for manifest in manifests}
+    return {
+        "format": fmt.FORMAT_VERSION,
+        "kind": "train",
+        "source": {
+            "kind": "merge",
+            "by_name": by_name,
+            "packs": [
+                {key: manifest[key] for key in ("pack_id", "content_id", "classes", "source")}
+                for manifest in manifests
+            ],
+        },
+        "order": orders.pop() if len(orders) == 1 else "mixed",
+        "seed": manifests[0]["seed"],
+        "classes": classes,
+        "tables": [],
+        "label_maps": {
+            name: xxhash.xxh3_128_hexdigest(label_map_bytes(label_map))
+            for name, label_map in label_maps.items()
+        },
+        "shards": [
+            {
+                "name": shard.name,
+                "label_map": shard.label_map,
+                **{key: shard.entry[key] for key in ("own_name", "pack_id", "shard")},
+            }
+            for shard in shards
+        ],
+    }
+
+
+def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool, resume: bool) -> int:
+    """Bytes of the shards that are not there and cannot be links."""
+    device = out.stat().st_dev
+    return sum(
+        _mdb(shard.entry)["bytes"]
+        for shard in shards
+        if (copy or shard.source.path.stat().st_dev != device)
+        and not (resume and (out / f"{shard.name}.mdb").exists())
+    )
+
+
+def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> ShardInfo:
+    """Bring a shard and its index into ``out``; returns its entry there."""
+    source, old, name = shard.source, shard.entry["name"], shard.name
+    data = read_checked_file(source.path, source.manifest, f"{old}.kv")
+    # The index has its pack's labels, which differ from the shard's own where that was merged too.
+    labels = apply_label_map(shard.relabel, fmt.kv_labels(data, str(source.path / f"{old}.kv")))
+    digest, size = write_file(out / f"{name}.kv", [fmt.kv_bytes(labels)])
+    stated = _mdb(shard.entry)
+    _bring(source.path / f"{old}.mdb", out / f"{name}.mdb", stated, copy=copy, resume=resume)
+    files = {f"{name}.kv": {"bytes": size, "xxh3_128": digest}, f"{name}.mdb": stated}
+    info = ShardInfo.from_json(shard.entry)
+    return replace(info, name=name, files=files, label_map=shard.label_map)
+
+
+def _bring(old: Path, new: Path, stated: dict[str, Any], *, copy: bool, resume: bool) -> None:
+    """Make ``new`` the same file as ``old``, or a copy of it with the stated size and digest."""
+    if resume and new.exists():
+        linked = new.samefile(old)
+        if (linked and not copy) or (not linked and _is_as_stated(new, stated)):
+            return
+        new.unlink()
+    if not copy:
+        part = new.with_name(f"{new.name}.part-{secrets.token_hex(4)}")
+        try:
+            os.link(old.resolve(), part)  # the file: a symbolic link may lead nowhere from here
+        except OSError:
+            pass  # another file system, or one without links
+        else:
+            part.replace(new)
+            sync_folder(new.parent)
+            return
+    write_file(new, _checked(old, stated))
+
+
+def _checked(path: Path, stated: dict[str, Any]) -> Iterator[bytes]:
+    """The file, piece by piece; a DamageError at its end if it is not as stated."""
+    digest = fmt.file_digest()
+    size = 0
+    try:
+        with open_regular(path) as file:
+            while piece := file.read(_CHUNK):
+                digest.update(piece)
+                size += len(piece)
+                yield piece
+    except OSError as error:
+        raise DamageError(f"{path}: cannot be read: {error.strerror}") from error
+    if size != stated["bytes"] or digest.hexdigest() != stated["xxh3_128"]:
+        raise DamageError(
+            f"{path} differs from what its manifest states: see what is wrong with: "
+            f"facepack verify {path.parent}"
+        )
+
+
+def _is_as_stated(path: Path, stated: dict[str, Any]) -> bool:
+    try:
+        return all(True for _ in _checked(path, stated))
+    except DamageError:
+        return False

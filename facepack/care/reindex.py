@@ -1,0 +1,361 @@
+"""Rebuilding whatever stands beside the shards from the shards themselves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack import lfs
+from facepack.care.verify import ShardContent, check_shard
+from facepack.errors import DamageError, NewerFormatError, PackError
+from facepack.reading import parse_npy, read_bytes, read_json
+from facepack.store import format as fmt
+from facepack.store.labelmap import apply_label_map, map_names, read_label_map
+from facepack.store.pack import read_manifest
+from facepack.store.shard import ShardInfo
+from facepack.store.target import Target
+from facepack.store.writer import finish_pack, settle
+
+
+def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
+    """Rebuild the indexes, the plan, the names and the manifest of a pack.
+
+    Tables of an evaluation set and the label maps of a merged pack are not in the shards: they must
+    still be there, and of a merged pack the plan too. They must have the digests that the old
+    manifest, where it can be read, or the plan states.
+
+    Args:
+        path: the folder that holds the ``.mdb`` files.
+        partial: make a pack of what is there though shards are missing.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        DamageError: a shard is damaged, missing, of another pack, or a table is missing.
+        NewerFormatError: the pack or a shard needs a newer facepack.
+    """
+    names = sorted(file.stem for file in path.glob("*.mdb"))
+    if not names:
+        raise PackError(f"{path} holds no shards (*.mdb): there is nothing to rebuild from")
+    with Target(path):
+        before = _old_manifest(path)
+        if before is not None:
+            settle(path, before)
+        unfinished = _unfinished_id(path)
+        found = {name: _read(path, name) for name in names}
+        contents = {k: v for k, v in found.items() if v.meta["pack_id"] != unfinished}
+        joined = _joined(path, contents)
+        if joined is None:
+            return _finish(path, _of_one_pack(path, contents, partial), before)
+        return _finish(path, _of_joined_pack(path, contents, joined, partial), before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """The shards that make the pack, in order, and what they are to be.
+
+    Attributes:
+        plan: the pack's.
+        pack_id: the pack's.
+        contents: of each shard.
+        label_maps: of each shard the file that maps its labels, or None.
+        partial: whether shards are missing.
+    """
+
+    plan: dict[str, Any]
+    pack_id: str
+    contents: Sequence[ShardContent]
+    label_maps: Sequence[str | None]
+    partial: bool
+
+
+def _finish(path: Path, chosen: _Chosen, before: dict[str, Any] | None) -> dict[str, Any]:
+    plan = chosen.plan
+    records = sum(content.meta["records"] for content in chosen.contents)
+    tables = {name: _table(path, name, records, before) for name in plan["tables"]}
+    stated = plan.get("label_maps", {})
+    label_maps = {name: _label_map(path, name, stated[name]) for name in sorted(stated)}
+    shards: list[ShardInfo] = []
+    names: dict[int, str] = {}
+    for content, file in zip(chosen.contents, chosen.label_maps, strict=True):
+        label_map = label_maps[file] if file else None
+        content.labels = apply_label_map(label_map, content.labels)
+        names.update(map_names(label_map, content.identity_names))
+        shards.append(replace(content.write_index(path), label_map=file))
+    return finish_pack(
+        path,
+        plan=plan,
+        pack_id=chosen.pack_id,
+        shards=shards,
+        refused=[entry for content in chosen.contents for entry in content.refused],
+        identity_names=names,
+        tables=tables,
+        label_maps=label_maps,
+        partial=chosen.partial,
+        before=[before] if before is not None else [],
+    )
+
+
+def _read(path: Path, name: str) -> ShardContent:
+    file = path / f"{fmt.check_shard_name(name)}.mdb"
+    lfs.require_content(file, DamageError)
+    content = check_shard(path, name, canonical=True)
+    if content.is_foreign:
+        raise PackError(
+            f"{file}: is no shard of a pack, but an LMDB database that something else wrote: move "
+            f"it out of {path}; facepack kv2lmdb converts those of F2C"
+        )
+    if content.damage:
+        raise DamageError(
+            f"{path}: {content.damage[0]}: a damaged shard is not indexed; copy it again or "
+            "convert anew"
+        )
+    return content
+
+
+def _old_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest that is to be replaced, if it can be read.
+
+    Raises:
+        NewerFormatError: what it requires would be lost.
+    """
+    try:
+        return read_manifest(path)
+    except NewerFormatError:
+        raise
+    except PackError:
+        return None
+
+
+def _read_plan(file: Path) -> dict[str, Any]:
+    """The plan in a JSON file; an empty one if there is none.
+
+    Raises:
+        NewerFormatError: this facepack does not know all that it requires.
+    """
+    try:
+        value = read_json(file)
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(value, dict) or "format" not in value:
+        return {}
+    fmt.require_known(value, str(file))
+    return value
+
+
+def _unfinished_id(path: Path) -> str | None:
+    """The id of shards that an interrupted append left here, which are not the pack's yet."""
+    plan = _read_plan(path / fmt.APPENDING)
+    appended = _read_plan(path / fmt.PLAN).get("appended", [])
+    return fmt.content_id(plan) if plan and plan not in appended else None
+
+
+# One conversion ----------------------------------------------------------------------------------
+
+
+def _of_one_pack(path: Path, contents: dict[str, ShardContent], partial: bool) -> _Chosen:
+    """The shards of a pack that was made at once."""
+    ids = {content.meta["pack_id"] for content in contents.values()}
+    if len(ids) > 1:
+        raise DamageError(
+            f"{path} holds shards of {len(ids)} packs ({', '.join(sorted(ids))}): move the others "
+            f"away; or, if packs were merged here, copy back the {fmt.PLAN} that they had"
+        )
+    for name, content in contents.items():
+        if content.meta["name"] != name:
+            raise DamageError(
+                f"{path}: {name}.mdb says that it is {content.meta['name']}.mdb: rename it back"
+            )
+    ordered = sorted(contents.values(), key=lambda content: content.meta["shard"])
+    _check_complete(path, ordered, partial)
+    last = ordered[-1].meta
+    plan = _plan_of(ordered)
+    missing = _is_missing(ordered)
+    if missing and plan["tables"]:
+        raise DamageError(
+            f"{path}: its tables ({', '.join(plan['tables'])}) point at records by position, "
+            "so no shard can be left out: copy the missing ones here"
+        )
+    return _Chosen(
+        plan=plan,
+        pack_id=last["pack_id"],
+        contents=ordered,
+        label_maps=[None] * len(ordered),
+        partial=missing,
+    )
+
+
+def _plan_of(ordered: Sequence[ShardContent]) -> dict[str, Any]:
+    """The plan that shards were made under, as they say it."""
+    spans = [content.meta["span"] for content in ordered]
+    return {**ordered[-1].meta["plan"], "shards": spans if all(spans) else None}
+
+
+def _check_complete(path: Path, contents: Sequence[ShardContent], partial: bool) -> None:
+    present = [content.meta["shard"] for content in contents]
+    if len(set(present)) < len(present):
+        raise DamageError(f"{path}: two files claim to be the same shard: move one away")
+    if partial or not _is_missing(contents):
+        return
+    wanted = contents[-1].meta["shards"]
+    if wanted is None:
+        raise DamageError(
+            f"{path}: the last shard is missing: copy it here, or take what is there with --partial"
+        )
+    missing = sorted(set(range(wanted)) - set(present))
+    raise DamageError(
+        f"{path}: {len(missing)} of {wanted} shards are missing (number {missing[0]} first): "
+        "copy them here, or take what is there with --partial"
+    )
+
+
+def _is_missing(contents: Sequence[ShardContent]) -> bool:
+    """Whether the pack had more shards than these, sorted by number."""
+    return len(contents) != contents[-1].meta["shards"]
+
+
+# Several conversions -----------------------------------------------------------------------------
+
+
+def _joined(path: Path, contents: dict[str, ShardContent]) -> dict[str, Any] | None:
+    """The plan of a pack that was merged or appended to; None: it was made at once.
+
+    ``plan.json`` has it. Without that, shards that were appended still say onto what.
+    """
+    plan = _read_plan(path / fmt.PLAN)
+    ids = {content.meta["pack_id"] for content in contents.values()}
+    try:
+        if ids <= {entry["pack_id"] for entry in _entries(plan, contents)}:
+            return plan
+    except (KeyError, TypeError, IndexError):
+        pass  # a plan of one conversion, or none of ours
+    return _grown_plan(contents) if len(ids) > 1 else None
+
+
+def _entries(plan: dict[str, Any], contents: dict[str, ShardContent]) -> list[dict[str, Any]]:
+    """Name, own name, pack id, number and label map of each shard that a joined plan names.
+
+    Raises:
+        KeyError, TypeError, IndexError: the plan is not joined.
+    """
+    appended = plan.get("appended", [])
+    base: list[dict[str, Any]]
+    if plan["source"]["kind"] == "merge":
+        base = plan["shards"]
+    elif plan["shards"] is None:  # a stream: its shards are numbered, the last knows how many
+        first = appended[0]["onto"]
+        streamed = [c.meta for c in contents.values() if c.meta["pack_id"] == first]
+        count = max([meta["shards"] or meta["shard"] + 2 for meta in streamed], default=1)
+        stem = plan["source"]["stem"]
+        base = _own_entries([f"{stem}-{k:03d}" for k in range(count)], first)
+    else:
+        base = _own_entries([span["name"] for span in plan["shards"]], appended[0]["onto"])
+    for part in appended:
+        base = base + _own_entries([span["name"] for span in part["shards"]], fmt.content_id(part))
+    return base
+
+
+def _own_entries(names: Sequence[str], pack_id: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "own_name": name, "pack_id": pack_id, "shard": k, "label_map": None}
+        for k, name in enumerate(names)
+    ]
+
+
+def _grown_plan(contents: dict[str, ShardContent]) -> dict[str, Any] | None:
+    """The plan of a pack that was appended to, as its shards say it; None: they do not fit."""
+    groups: dict[str, list[ShardContent]] = defaultdict(list)
+    for content in sorted(contents.values(), key=lambda content: content.meta["shard"]):
+        groups[content.meta["pack_id"]].append(content)
+    if any(_is_missing(group) for group in groups.values()):
+        return None
+    plans = {pack_id: _plan_of(group) for pack_id, group in groups.items()}
+    following = {plan["onto"]: plan for plan in plans.values() if "onto" in plan}
+    bases = [pack_id for pack_id, plan in plans.items() if "onto" not in plan]
+    if len(bases) != 1 or len(following) != len(plans) - 1:
+        return None
+    plan, current = plans[bases[0]], bases[0]
+    while current in following:
+        plan = {**plan, "appended": [*plan.get("appended", []), following.pop(current)]}
+        current = fmt.content_id(plan)
+    return None if following else plan
+
+
+def _of_joined_pack(
+    path: Path, contents: dict[str, ShardContent], plan: dict[str, Any], partial: bool
+) -> _Chosen:
+    """The shards of a pack that was merged or appended to, as its plan names them."""
+    entries = _entries(plan, contents)
+    here = [entry for entry in entries if entry["name"] in contents]
+    for entry in here:
+        meta = contents[entry["name"]].meta
+        said = (meta["pack_id"], meta["name"], meta["shard"])
+        if said != (entry["pack_id"], entry["own_name"], entry["shard"]):
+            raise DamageError(
+                f"{path}: {entry['name']}.mdb should be shard {entry['own_name']} (number "
+                f"{entry['shard']} of pack {entry['pack_id']}), and says that it is {meta['name']} "
+                f"(number {meta['shard']} of {meta['pack_id']}): copy the right one here"
+            )
+    strangers = sorted(set(contents) - {entry["name"] for entry in here})
+    if strangers:
+        raise DamageError(
+            f"{path}: {strangers[0]}.mdb and {len(strangers) - 1} more are not named in "
+            f"{fmt.PLAN}: move them away"
+        )
+    missing = [entry["name"] for entry in entries if entry["name"] not in contents]
+    if missing and not partial:
+        raise DamageError(
+            f"{path}: {len(missing)} of {len(entries)} shards are missing ({missing[0]}.mdb "
+            "first): copy them here, or take what is there with --partial"
+        )
+    return _Chosen(
+        plan=plan,
+        pack_id=fmt.content_id(plan),
+        contents=[contents[entry["name"]] for entry in here],
+        label_maps=[entry["label_map"] for entry in here],
+        partial=bool(missing),
+    )
+
+
+# Files that the shards do not hold ----------------------------------------------------------------
+
+
+def _label_map(path: Path, name: str, digest: str) -> np.ndarray:
+    try:
+        data = read_bytes(path / fmt.check_shard_name(name), None)
+    except OSError as error:
+        raise DamageError(
+            f"{path}: the label map {name} cannot be read ({error.strerror}), and the shards of a "
+            "merged pack have other labels without it: copy it again, or merge anew"
+        ) from error
+    if xxhash.xxh3_128_hexdigest(data) != digest:
+        raise DamageError(
+            f"{path}: the label map {name} differs from what {fmt.PLAN} states: copy it again, or "
+            "merge anew"
+        )
+    return read_label_map(data, str(path / name))
+
+
+def _table(path: Path, name: str, records: int, before: dict[str, Any] | None) -> np.ndarray:
+    file = path / f"{fmt.check_shard_name(name)}.npy"
+    try:
+        data = read_bytes(file, None)
+        table = parse_npy(data)
+    except (OSError, ValueError) as error:
+        raise DamageError(f"{path}: the table {file.name} cannot be read: {error}") from error
+    stated = before["files"].get(file.name) if before else None
+    if stated and xxhash.xxh3_128_hexdigest(data) != stated["xxh3_128"]:
+        raise DamageError(
+            f"{path}: the table {file.name} differs from what {fmt.MANIFEST} states: copy it again "
+            "or convert anew"
+        )
+    if name == "pairs":
+        fmt.check_pairs(table, records, str(file))
+    return table

@@ -1,0 +1,1 @@
+"""The pack on disk: its format, writing, reading."""

@@ -1,0 +1,117 @@
+"""What an image must pass to be packed, and the one change that may be asked for."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from facepack import images
+from facepack.errors import DecodeError, PackError, UnwantedImageError
+from facepack.images import (
+    ImageHeader,
+    check_decodes,
+    check_image,
+    decode,
+    known_headers,
+    read_header,
+)
+from facepack.store.lmdbfile import Buffer
+
+COLORS = ("keep", "refuse", "convert")
+_QUALITY = 95  # of a JPEG whose colours were converted
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCheck:
+    """How closely images are looked at.
+
+    Attributes:
+        decode: decode every image instead of reading its header.
+        size: (height, width) in pixels that every image must have; None allows any.
+        color: what becomes of images that are not three-channel RGB or YCbCr (greyscale, CMYK,
+            palette, transparency): ``keep`` packs them as they are, ``refuse`` sets them aside,
+            ``convert`` encodes them anew, a JPEG as JPEG (quality 95, 4:4:4), others as PNG.
+    """
+
+    decode: bool = False
+    size: tuple[int, int] | None = None
+    color: str = "keep"
+
+    def __post_init__(self) -> None:
+        if self.color not in COLORS:
+            raise PackError(f"color {self.color!r}: allowed are {', '.join(COLORS)}")
+        if self.size is not None and min(self.size) < 1:
+            raise PackError(f"size {self.size}: allowed are a height and a width from 1")
+
+    def as_json(self) -> dict[str, Any]:
+        """As the plan holds it."""
+        return {"decode": self.decode, "size": self.size and list(self.size), "color": self.color}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ImageCheck:
+        """What :meth:`as_json` gave."""
+        size = value["size"]
+        return cls(decode=value["decode"], size=size and tuple(size), color=value["color"])
+
+    def look(self, image: Buffer) -> tuple[Buffer, ImageHeader]:
+        """The image to store, the same bytes unless colours are converted, and its header.
+
+        Raises:
+            DecodeError: it cannot be decoded, or is too large.
+            UnwantedImageError: it is not what was asked for.
+        """
+        if len(image) > images.MAX_BYTES:
+            raise DecodeError(
+                f"{len(image):,} bytes; at most {images.MAX_BYTES:,} are taken, unless the "
+                "environment variable FACEPACK_MAX_IMAGE_BYTES says more"
+            )
+        header = check_decodes(image) if self.decode else check_image(image)
+        if self.size is not None and (header.height, header.width) != self.size:
+            height, width = self.size
+            raise UnwantedImageError(
+                f"it has {header.width}×{header.height} pixels, not the {width}×{height} asked for"
+            )
+        if header.channels == 3 or self.color == "keep":
+            return image, header
+        if self.color == "refuse":
+            raise UnwantedImageError(f"it has {header.channels} colour channels, not 3")
+        image = _encode(image, header)
+        return image, read_header(image)
+
+    def look_at_run(
+        self, data: memoryview, starts: np.ndarray, stops: np.ndarray
+    ) -> list[ImageHeader | None]:
+        """The header of each image that :meth:`look` would take as it is, where quickly told.
+
+        Args:
+            data: memory that holds the images.
+            starts: (n,), where each begins in it.
+            stops: (n,), where it ends.
+        """
+        if self.decode or (stops - starts).max(initial=0) > images.MAX_BYTES:
+            return [None] * len(starts)
+        headers = known_headers(data, starts, stops)
+        if self.size is None and self.color == "keep":
+            return headers
+        return [header if header and self._takes(header) else None for header in headers]
+
+    def _takes(self, header: ImageHeader) -> bool:
+        size_fits = self.size is None or (header.height, header.width) == self.size
+        return size_fits and (header.channels == 3 or self.color == "keep")
+
+
+def _encode(image: Buffer, header: ImageHeader) -> bytes:
+    pixels = decode(image)
+    if header.format == "jpeg":
+        encoded: bytes = simplejpeg.encode_jpeg(
+            pixels, quality=_QUALITY, colorspace="RGB", colorsubsampling="444"
+        )
+        return encoded
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

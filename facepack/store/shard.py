@@ -1,0 +1,533 @@
+"""One shard: gathering records, choosing their order, writing both files, committing them.
+
+A shard's files are a pure function of its records and the plan. The commit is the rename of the
+``.mdb`` file, which comes last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from io import FileIO
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from facepack.errors import PackError
+from facepack.hashing import hash64
+from facepack.images import ImageHeader
+from facepack.store import format as fmt
+from facepack.store.checks import ImageCheck
+from facepack.store.direct import BlockWriter
+from facepack.store.fill import fill_pages
+from facepack.store.lmdbfile import (
+    PAGE_HEADER,
+    PAGE_SIZES,
+    Buffer,
+    fill_in_order,
+    lmdb_pages,
+    node_costs,
+    overflow_pages,
+)
+
+IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width")  # of image statistics
+
+_SAMPLE = 1024  # records from which the page size is chosen
+_TOGETHER = 512  # pieces that are written at once: some 100 faces
+_LONGEST_TOGETHER = 8 << 20  # bytes
+# With very many records to a page, cutting in order wastes next to nothing.
+_FILL_BELOW = 64
+
+
+@dataclass(slots=True)
+class SourceRecord:
+    """A record on its way into a shard.
+
+    Attributes:
+        ordinal: its place in the source, from 0; it seeds the order and names the record for good.
+        image: the encoded image, stored byte for byte.
+        label: its identity, or -1.
+        name: the source's name of the record, if it has one.
+        extra: numbers of the source's header that a round trip must keep.
+    """
+
+    ordinal: int
+    image: Buffer
+    label: int
+    name: str | None = None
+    extra: dict[str, float | int] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class RecordRun:
+    """Records that follow each other and lie in one piece of memory, as columns.
+
+    What can be done for all of them at once then is.
+
+    Attributes:
+        ordinals: int64 (n,), as of :class:`SourceRecord`.
+        data: the memory.
+        starts: int64 (n,), where each image begins in it.
+        stops: int64 (n,), where it ends.
+        labels: int64 (n,).
+        names: the source's names, if it has any.
+        extra: integers (n,) of the source's header, by name.
+    """
+
+    ordinals: np.ndarray
+    data: memoryview
+    starts: np.ndarray
+    stops: np.ndarray
+    labels: np.ndarray
+    names: list[str] | None
+    extra: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    def __getitem__(self, rows: slice) -> RecordRun:
+        return RecordRun(
+            ordinals=self.ordinals[rows],
+            data=self.data,
+            starts=self.starts[rows],
+            stops=self.stops[rows],
+            labels=self.labels[rows],
+            names=self.names and self.names[rows],
+            extra={name: values[rows] for name, values in self.extra.items()},
+        )
+
+    def images(self) -> list[Buffer]:
+        """Each image, as a view."""
+        data = self.data
+        bounds = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
+        return [data[start:stop] for start, stop in bounds]
+
+    def records(self) -> Iterator[SourceRecord]:
+        """The records one by one."""
+        extra = {name: values.tolist() for name, values in self.extra.items()}
+        for row, image in enumerate(self.images()):
+            yield SourceRecord(
+                int(self.ordinals[row]),
+                image,
+                int(self.labels[row]),
+                self.names[row] if self.names else None,
+                {name: values[row] for name, values in extra.items()} or None,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """What the manifest says of a shard.
+
+    ``own_name``, ``pack_id`` and ``shard`` are those that the shard itself states: its name and
+    number in the pack that it was made for. ``name`` is that of its files; it and the labels of the
+    index differ from the shard's own where packs were merged: ``label_map`` is the file that takes
+    the shard's labels to those of the index.
+    """
+
+    name: str
+    own_name: str
+    pack_id: str
+    shard: int
+    records: int
+    payload_bytes: int
+    page_size: int
+    quarantined: int
+    images: dict[str, Any]
+    files: dict[str, dict[str, Any]]  # file name → {"bytes", "xxh3_128"}
+    label_map: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The shard's entry in ``pack.json``."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> ShardInfo:
+        """A shard's entry in ``pack.json``; what a later version added is left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: value for key, value in entry.items() if key in known})
+
+
+def image_statistics(headers: Sequence[ImageHeader]) -> dict[str, Any]:
+    """``{"formats", "channels", "oriented", "height", "width"}`` of images.
+
+    ``formats`` and ``channels`` count images; ``oriented`` are those whose EXIF orientation says
+    that they be turned; ``height`` and ``width`` are ``[min, max]`` in pixels.
+    """
+    # Most images share a header with others, object and all: few are left to look at.
+    different = {id(header): header for header in headers}
+    formats: Counter[str] = Counter()
+    channels: Counter[int] = Counter()
+    oriented = 0
+    for identity, count in Counter(map(id, headers)).items():
+        header = different[identity]
+        formats[header.format] += count
+        channels[header.channels] += count
+        oriented += count * (header.orientation != 1)
+    heights = [header.height for header in different.values()] or [0]
+    widths = [header.width for header in different.values()] or [0]
+    return {
+        "formats": dict(sorted(formats.items())),
+        "channels": {str(number): count for number, count in sorted(channels.items())},
+        "oriented": oriented,
+        "height": [min(heights), max(heights)],
+        "width": [min(widths), max(widths)],
+    }
+
+
+def merge_statistics(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Join the image statistics of shards into the pack's."""
+    formats: Counter[str] = Counter()
+    channels: Counter[str] = Counter()
+    oriented = 0
+    height: list[int] = []
+    width: list[int] = []
+    for part in parts:
+        formats.update(part["formats"])
+        channels.update(part["channels"])
+        oriented += part["oriented"]
+        if part["formats"]:
+            height += part["height"]
+            width += part["width"]
+    return {
+        "formats": dict(sorted(formats.items())),
+        "channels": dict(sorted(channels.items())),
+        "oriented": oriented,
+        "height": [min(height, default=0), max(height, default=0)],
+        "width": [min(width, default=0), max(width, default=0)],
+    }
+
+
+class ShardBuilder:
+    """Gathers the records of one shard, then writes it.
+
+    ``identity_names`` (of labels present) and ``refused`` (source records that were set aside, as
+    lines of ``quarantine.jsonl``) are written with it.
+    """
+
+    def __init__(self, *, check: ImageCheck | None = None) -> None:
+        self.images: list[Buffer] = []
+        self.labels: list[int] = []
+        self.ordinals: list[int] = []
+        self.names: list[str | None] = []
+        self.extras: list[dict[str, float | int] | None] = []  # of runs: None
+        self.identity_names: dict[int, str] = {}
+        self.refused: list[dict[str, Any]] = []
+        self.payload_bytes = 0
+        self._check = check or ImageCheck()
+        self._headers: list[ImageHeader] = []
+        self._run_extras: list[tuple[int, dict[str, np.ndarray]]] = []  # with the first record
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def add(self, record: SourceRecord) -> None:
+        """Take a record.
+
+        Raises:
+            DecodeError: the image cannot be decoded, or is not what was asked for.
+            PackError: the label lies outside what the index can hold.
+        """
+        fmt.check_label(record.label)
+        image, header = self._check.look(record.image)
+        self._headers.append(header)
+        self.images.append(image)
+        self.labels.append(record.label)
+        self.ordinals.append(record.ordinal)
+        self.names.append(record.name)
+        self.extras.append(record.extra)
+        self.payload_bytes += len(image)
+
+    def add_run(self, run: RecordRun) -> Iterator[SourceRecord]:
+        """Take the usual records of ``run`` at once; yield the others, each in its turn.
+
+        What is yielded is for :meth:`add`, before the next is asked for: then all is as if each
+        record had been added by itself.
+        """
+        headers = self._check.look_at_run(run.data, run.starts, run.stops)
+        usual = np.array([header is not None for header in headers], bool)
+        usual &= (run.labels >= fmt.NO_IDENTITY) & (run.labels <= fmt.MAX_LABEL)
+        start = 0
+        for stop in [*np.flatnonzero(~usual).tolist(), len(run)]:
+            if stop > start:
+                self._headers += headers[start:stop]  # type: ignore[arg-type]
+                self._extend(run[start:stop])
+            if stop < len(run):
+                yield from run[stop : stop + 1].records()
+            start = stop + 1
+
+    def _extend(self, run: RecordRun) -> None:
+        if run.extra:
+            self._run_extras.append((len(self), run.extra))
+        self.images += run.images()
+        self.labels += run.labels.tolist()
+        self.ordinals += run.ordinals.tolist()
+        self.names += run.names or [None] * len(run)
+        self.extras += [None] * len(run)
+        self.payload_bytes += int((run.stops - run.starts).sum())
+
+    def write(
+        self, folder: Path, name: str, *, order: str, seed: int, meta: dict[str, Any]
+    ) -> tuple[ShardInfo, np.ndarray]:
+        """Write and commit ``name.kv`` and ``name.mdb`` in ``folder``.
+
+        Args:
+            folder: the pack.
+            name: the shard's name.
+            order: ``shuffled``, ``source`` or ``identity``.
+            seed: of the shuffled order.
+            meta: what ``__meta__`` says beside the shard's own figures.
+
+        Returns:
+            The shard's entry in the manifest, and the ordinals in the order of their places.
+
+        Raises:
+            PackError: the disk is full, or the files cannot be written.
+        """
+        fmt.check_shard_name(name)
+        labels = np.asarray(self.labels, np.int64)
+        ordinals = np.asarray(self.ordinals, np.int64)
+        sizes = np.fromiter(map(len, self.images), np.int64, len(self.images))
+        page_size = choose_page_size(sizes)
+        places, starts = _arrange(order, seed, ordinals, labels, sizes, page_size)
+        arranged = places.tolist()
+        keys = [fmt.record_key(place) for place in range(len(arranged))]
+        values: list[Buffer] = [self.images[i] for i in arranged]
+        statistics = image_statistics(self._headers)
+        reserved = self._reserved(places, keys, values, name, meta, page_size, statistics)
+
+        kv = fmt.kv_bytes(labels[places])
+        kv_path, mdb_path = folder / f"{name}.kv", folder / f"{name}.mdb"
+        kv_digest, kv_size = write_file(kv_path, [kv])
+        if starts:
+            # The reserved records begin in what the last page of images has left.
+            costs = _costs(page_size, keys[starts[-1] :], values[starts[-1] :])
+            reserved_costs = _costs(page_size, list(reserved), list(reserved.values()))
+            tail = fill_in_order(np.concatenate([costs, reserved_costs]), page_size)
+            starts = starts[:-1] + [starts[-1] + start for start in tail]
+        pages = lmdb_pages(
+            keys + list(reserved),
+            values + list(reserved.values()),
+            page_size=page_size,
+            leaf_starts=starts or None,
+        )
+        mdb_digest, mdb_size = write_file(mdb_path, pages)
+        info = ShardInfo(
+            name=name,
+            own_name=name,
+            pack_id=meta["pack_id"],
+            shard=meta["shard"],
+            records=len(keys),
+            payload_bytes=self.payload_bytes,
+            page_size=page_size,
+            quarantined=len(self.refused),
+            images=statistics,
+            files={
+                kv_path.name: {"bytes": kv_size, "xxh3_128": kv_digest},
+                mdb_path.name: {"bytes": mdb_size, "xxh3_128": mdb_digest},
+            },
+        )
+        return info, ordinals[places]
+
+    def _reserved(
+        self,
+        places: np.ndarray,
+        keys: list[bytes],
+        values: list[Buffer],
+        name: str,
+        meta: dict[str, Any],
+        page_size: int,
+        statistics: dict[str, Any],
+    ) -> dict[bytes, bytes]:
+        """The reserved records, in ascending order of their keys."""
+        labels = np.asarray(self.labels, np.int64)[places]
+        ordinals = np.asarray(self.ordinals, np.int64)[places]
+        first = int(ordinals.min()) if len(places) else 0
+        columns = self._extra_columns()
+        extra = {
+            "first": first,
+            "ordinal": fmt.pack_column(fmt.number_column(ordinals - first)),
+            "columns": {key: fmt.pack_column(columns[key][places]) for key in sorted(columns)},
+        }
+        sums = np.fromiter(fmt.record_sums(keys, values), np.uint64, len(keys))
+        bodies: dict[bytes, Any] = {
+            fmt.META: {
+                **meta,
+                "version": fmt.FORMAT_VERSION,
+                "name": name,
+                "records": len(keys),
+                "payload_bytes": self.payload_bytes,
+                "page_size": page_size,
+                "images": statistics,
+            },
+            fmt.LABEL_COLUMN: fmt.pack_column(labels.astype("<i4")),
+            fmt.SUMS: fmt.pack_column(sums),
+            fmt.EXTRA: extra,
+        }
+        if any(name is not None for name in self.names):
+            bodies[fmt.NAMES] = [self.names[i] for i in places.tolist()]
+        if self.identity_names:
+            known = sorted(self.identity_names)
+            bodies[fmt.IDENTITIES] = {
+                "labels": fmt.pack_column(np.asarray(known, "<i4")),
+                "names": [self.identity_names[label] for label in known],
+            }
+        if self.refused:
+            bodies[fmt.QUARANTINED] = self.refused
+        return {key: fmt.pack_reserved(key, bodies[key]) for key in sorted(bodies)}
+
+    def _extra_columns(self) -> dict[str, np.ndarray]:
+        """The numbers of the source's headers, by name, in the order of the records."""
+        runs = [extra for _, extra in self._run_extras]
+        names = set(runs[0]) if runs else set()
+        in_runs = sum(len(next(iter(extra.values()))) for extra in runs)
+        if in_runs == len(self) and all(names == set(extra) for extra in runs):
+            return {
+                name: fmt.number_column(np.concatenate([extra[name] for extra in runs]))
+                for name in names
+            }
+        extras = [values or {} for values in self.extras]
+        for start, extra in self._run_extras:
+            rows = zip(*(values.tolist() for values in extra.values()), strict=True)
+            for place, row in enumerate(rows, start):
+                extras[place] = dict(zip(extra, row, strict=True))
+        columns = {}
+        for column in set().union(*extras):
+            try:
+                numbers: list[float | int | None] = list(map(itemgetter(column), extras))
+            except KeyError:
+                numbers = [values.get(column) for values in extras]
+            columns[column] = fmt.number_column(numbers)
+        return columns
+
+
+def choose_page_size(sizes: np.ndarray) -> int:
+    """The page size under which records of these sizes take the fewest bytes.
+
+    It is found by filling pages with a sample of them: 32 KiB for faces of some KB, which then lie
+    inline; 4 KiB for values so large that each takes whole pages of its own anyway.
+    """
+    if not len(sizes):
+        return PAGE_SIZES[0]
+    sample = sizes[:: -(-len(sizes) // _SAMPLE)]
+    keys = np.full(len(sample), 10)
+
+    def total(page_size: int) -> int:
+        costs = node_costs(page_size, keys, sample)
+        _, starts = _fill(costs, page_size)
+        return page_size * (len(starts) + int(overflow_pages(page_size, keys, sample).sum()))
+
+    return min(reversed(PAGE_SIZES), key=total)
+
+
+def _fill(costs: np.ndarray, page_size: int) -> tuple[np.ndarray, list[int]]:
+    room = page_size - PAGE_HEADER
+    if costs.mean() * _FILL_BELOW < room:
+        return np.arange(len(costs)), fill_in_order(costs, page_size)
+    return fill_pages(costs, room)
+
+
+def _costs(page_size: int, keys: list[bytes], values: list[Any]) -> np.ndarray:
+    return node_costs(
+        page_size,
+        np.fromiter(map(len, keys), np.int64, len(keys)),
+        np.fromiter(map(len, values), np.int64, len(values)),
+    )
+
+
+def _arrange(
+    order: str,
+    seed: int,
+    ordinals: np.ndarray,
+    labels: np.ndarray,
+    sizes: np.ndarray,
+    page_size: int,
+) -> tuple[np.ndarray, list[int] | None]:
+    """The order of the records, and the first record of each page where that was chosen too."""
+    if order == "source":
+        return np.argsort(ordinals, kind="stable"), None
+    if order == "identity":
+        return np.lexsort((ordinals, labels)), None
+    shuffled = np.argsort(hash64(seed, ordinals), kind="stable")
+    if not len(shuffled):
+        return shuffled, None
+    costs = node_costs(page_size, np.full(len(sizes), 10), sizes[shuffled])
+    filled, starts = _fill(costs, page_size)
+    return shuffled[filled], starts
+
+
+def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
+    """Write ``path`` so that it is there whole or not at all; returns its XXH3-128 and size.
+
+    The bytes go to a temporary name beside it, are synced, then renamed; the folder is synced.
+
+    Raises:
+        PackError: the disk is full or the file cannot be written; says what to do.
+    """
+    part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
+    digest = xxhash.xxh3_128()
+    size = 0
+    with write_errors(path):
+        try:
+            with FileIO(part, "x") as file, BlockWriter(file) as writer:
+                for chunk in _chunks(pieces):
+                    digest.update(chunk)
+                    writer.write(chunk)
+                    size += len(chunk)
+                writer.finish()
+                os.fsync(file.fileno())
+            part.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    return digest.hexdigest(), size
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Within, a failure to write ``path``, or below it, is the :func:`write_error` of it."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> PackError:
+    """The error of a failed write, in words, with a remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space, then run the command again with --resume",
+        errno.EDQUOT: "the quota is used up: free some space, then run again with --resume",
+        errno.EROFS: "the file system is read-only: choose another target",
+        errno.EACCES: "permission denied: choose another target or change its permissions",
+    }
+    what = remedies.get(error.errno or 0, f"{error.strerror or error}")
+    return PackError(f"cannot write {path}: {what}")
+
+
+def _chunks(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+    """Small pieces joined: few enough that they stay in a core's cache."""
+    following = iter(pieces)
+    while together := list(islice(following, _TOGETHER)):
+        if sum(map(len, together)) <= _LONGEST_TOGETHER:
+            yield b"".join(together)
+        else:
+            yield from together
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

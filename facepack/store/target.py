@@ -1,0 +1,202 @@
+"""A target folder: one writer at a time, a plan that resuming must match, and no half results."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from facepack.errors import PackError
+from facepack.reading import read_json
+from facepack.store import format as fmt
+from facepack.store.lock import hold_lock
+from facepack.store.shard import write_errors, write_file
+
+_SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
+_KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.DUPLICATES, fmt.APPENDING)
+
+
+class Target:
+    """The folder that a pack is written into, locked from ``with`` to its end.
+
+    Args:
+        folder: made if it is not there.
+        overwrite: remove the pack (finished or not) that the folder holds.
+        resume: go on with an unfinished pack whose plan is the same.
+        finished: the file that is written last.
+        shown: what messages call the target, if it is not the folder that the user named.
+
+    Attributes:
+        folder: as given.
+        overwrite: as given.
+
+    Raises:
+        PackError: another process is writing here, or the folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        finished: str = fmt.MANIFEST,
+        shown: Path | None = None,
+    ) -> None:
+        if overwrite and resume:
+            raise PackError("resume keeps what is there and overwrite removes it: choose one")
+        self.folder = folder
+        self.overwrite = overwrite
+        self._resume = resume
+        self._finished = finished
+        self._shown = shown or folder
+        self._lock = ExitStack()
+
+    def __enter__(self) -> Target:
+        busy = PackError(
+            f"{self._shown}: another process is writing here; wait for it or choose another target"
+        )
+        if self._finished == fmt.MANIFEST:
+            _require_openable(self.folder)
+        with write_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(hold_lock(self.folder, busy))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def begin(self, plan: dict[str, Any]) -> bool:
+        """Write the plan, or find it there when resuming.
+
+        Returns:
+            Whether the pack is finished already (possible only when resuming).
+
+        Raises:
+            PackError: the folder holds something that may not be touched, or another plan.
+        """
+        existing = self.folder / fmt.PLAN
+        finished = (self.folder / self._finished).exists()
+        if self.overwrite and (existing.exists() or finished):
+            self._clear()
+        elif existing.exists() or finished:
+            if not self._resume:
+                what = "a finished result" if finished else "an unfinished conversion"
+                how = "--overwrite replaces it" + ("" if finished else "; --resume completes it")
+                raise PackError(f"{self._shown} holds {what}: {how}")
+            self._compare(existing, plan)
+            self.remove_parts()
+            return finished
+        else:
+            others = [entry.name for entry in self.folder.iterdir() if entry.name != fmt.LOCK]
+            strangers = [name for name in others if not fmt.PART.fullmatch(name)]
+            if strangers:
+                raise PackError(
+                    f"{self.folder} is not empty and holds no pack (but {sorted(strangers)[0]!r}): "
+                    "choose another target"
+                )
+            self.remove_parts()
+        write_file(existing, [fmt.json_text(plan).encode()])
+        return False
+
+    def _compare(self, existing: Path, plan: dict[str, Any]) -> None:
+        try:
+            found = read_json(existing)
+            if not isinstance(found, dict):
+                raise ValueError("not a map")
+        except (OSError, ValueError) as error:
+            raise PackError(
+                f"{existing} cannot be read ({error}), so that nobody knows what was begun: remove "
+                f"{self._shown} yourself or choose another target"
+            ) from error
+        wanted = json.loads(fmt.json_text(plan))
+        differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+        if differing:
+            details = "; ".join(
+                f"{key}: {_short(found.get(key))} there, {_short(wanted.get(key))} now"
+                for key in differing
+            )
+            raise PackError(
+                f"{self._shown} was begun under another plan ({details}): resume with the same "
+                "source and options, or start anew with --overwrite"
+            )
+
+    def _clear(self) -> None:
+        """Remove what a conversion wrote here, by the names that its plan and manifest give."""
+        ours = self.written_files()
+        # The manifest goes first: from then on, nobody takes the rest for a pack.
+        (self.folder / self._finished).unlink(missing_ok=True)
+        for path in ours:
+            path.unlink(missing_ok=True)
+        self.remove_parts()
+
+    def written_files(self) -> list[Path]:
+        """The files that an earlier conversion wrote here, finished or not.
+
+        Raises:
+            PackError: neither plan nor manifest is one of ours: the folder holds something else.
+        """
+        plan = self._read(fmt.PLAN)
+        manifest = self._read(self._finished)
+        if not {"format", "kind", "source"} <= {*plan} and "files" not in manifest:
+            raise PackError(
+                f"{self.folder} holds a {fmt.PLAN} that is none of ours: choose another target"
+            )
+        names = {*_KNOWN_NAMES, *manifest.get("files", {})}
+        names |= {f"{table}.npy" for table in plan.get("tables", [])}
+        stems = [shard["name"] for shard in manifest.get("shards", [])]
+        for part in (plan, *plan.get("appended", []), self._read(fmt.APPENDING)):
+            stems += [shard["name"] for shard in part.get("shards") or []]
+        entries = [entry for entry in self.folder.iterdir() if entry.is_file()]
+        if not plan.get("shards"):  # a stream: its shards are numbered
+            numbered = re.compile(re.escape(plan.get("source", {}).get("stem", "")) + r"-\d{3,}")
+            stems += [entry.stem for entry in entries if numbered.fullmatch(entry.stem)]
+        names |= {stem + suffix for stem in stems for suffix in _SHARD_SUFFIXES}
+        return [entry for entry in entries if entry.name in names or fmt.NEXT.fullmatch(entry.name)]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            value = read_json(self.folder / name)
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def remove_parts(self) -> None:
+        """Remove what killed writers left half written."""
+        for entry in list(self.folder.iterdir()):
+            if fmt.PART.fullmatch(entry.name) and not entry.is_dir():
+                entry.unlink()
+
+    def require_space(self, size: int) -> None:
+        """Make sure that ``size`` bytes fit, counting what overwriting will free.
+
+        Raises:
+            PackError: they do not; says how much is missing.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if self.overwrite and (self.folder / fmt.PLAN).exists():
+            free += sum(path.stat().st_size for path in self.written_files())
+        if size > free:
+            raise PackError(
+                f"{self._shown}: about {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB "
+                "are free: free some space or choose another target"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _require_openable(pack: Path) -> None:
+    """Make sure that LMDB will open the shards; it takes no path that is not UTF-8."""
+    try:
+        str(pack.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise PackError(
+            f"{pack}: LMDB opens no file whose path is not UTF-8, so that nobody could read a pack "
+            "there: choose another target"
+        ) from error

@@ -1,0 +1,1 @@
+"""Packs looked at: figures, sheets, report pages."""

@@ -1,0 +1,162 @@
+"""All that a pack says of one record, and finding a record by what a user calls it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from facepack.errors import DamageError, DecodeError, PackError
+from facepack.images import read_header
+from facepack.store import environments
+from facepack.store import format as fmt
+from facepack.store.pack import Pack
+
+_LISTED = 5  # keys of equal names that an error lists
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordInfo:
+    """What is known of one record.
+
+    Attributes:
+        key: ``shard/key``.
+        position: its place in the pack.
+        label: its identity's number, -1 for none.
+        identity: the identity's name in the source, if it had one.
+        source_name: the record's name in the source, if it had one.
+        source_ordinal: its place among the image records of the source.
+        extra: what else the source said of it, by name.
+        bytes: of the encoded image.
+        format: of the image, with ``height``, ``width`` (pixels) and ``channels``; None where its
+            header cannot be read.
+        orientation: EXIF's, 1 to 8; images are decoded as stored.
+        sum_ok: whether key and image are those that were packed.
+    """
+
+    key: str
+    position: int
+    label: int
+    identity: str | None
+    source_name: str | None
+    source_ordinal: int
+    extra: dict[str, float | int]
+    bytes: int
+    format: str | None
+    height: int | None
+    width: int | None
+    channels: int | None
+    orientation: int | None
+    sum_ok: bool
+
+
+def find_record(pack: Pack, words: str, *, by_name: bool = False) -> int:
+    """The position of the record that ``words`` mean.
+
+    Args:
+        pack: the pack.
+        words: ``shard/0000000012``, ``shard/12`` or a position, ``12``; or the source's name.
+        by_name: take ``words`` as the source's name, which is looked for in every shard.
+
+    Raises:
+        PackError: no record is meant, or several of that name; says what is allowed.
+        DamageError: the names in a shard cannot be read.
+    """
+    if by_name:
+        return _by_name(pack, words)
+    shard, slash, digits = words.rpartition("/")
+    if digits.isascii() and digits.isdigit() and len(digits) <= 18:
+        try:
+            if slash:
+                return pack.position(f"{shard}/{int(digits):010d}")
+            if int(digits) < len(pack):
+                return int(digits)
+        except KeyError:
+            pass
+    example = pack.key(0) if len(pack) else "shard/0000000000"
+    raise PackError(
+        f"{pack.path} has no record {words!r}: give a key such as {example}, a position below "
+        f"{len(pack):,}, or the source's own name with --name"
+    )
+
+
+def _by_name(pack: Pack, name: str) -> int:
+    found: list[int] = []
+    start = 0
+    named = False
+    for shard in pack.manifest["shards"]:
+        names = _reserved(pack, shard["name"], fmt.NAMES)
+        if isinstance(names, list):
+            named = True
+            found += [start + place for place, other in enumerate(names) if other == name]
+        start += shard["records"]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        keys = ", ".join(pack.key(position) for position in found[:_LISTED])
+        more = ", …" if len(found) > _LISTED else ""
+        raise PackError(
+            f"{pack.path}: {len(found):,} records have the name {name!r}: choose one by its key: "
+            f"{keys}{more}"
+        )
+    why = "" if named else ": its source had no names of records"
+    raise PackError(f"{pack.path} has no record of the name {name!r}{why}")
+
+
+def describe_record(pack: Pack, position: int) -> RecordInfo:
+    """Look up everything about the record at ``position``.
+
+    Raises:
+        DamageError: the record, or a reserved record of its shard, is missing or damaged.
+    """
+    record = pack[position]
+    shard, _, digits = record.key.rpartition("/")
+    place = int(digits)
+    count = next(entry["records"] for entry in pack.manifest["shards"] if entry["name"] == shard)
+    names = pack.identity_names or []
+    try:
+        extra = _reserved(pack, shard, fmt.EXTRA)
+        ordinal = fmt.unpack_column(extra["ordinal"], count)[place]
+        columns = {
+            str(name): fmt.unpack_column(column, count)[place].item()
+            for name, column in extra["columns"].items()
+        }
+        source_ordinal = int(extra["first"]) + int(ordinal)
+        stated = int(fmt.unpack_column(_reserved(pack, shard, fmt.SUMS), count)[place])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamageError(f"{pack.path}: {shard}: its reserved records are not sound") from error
+    try:
+        header = read_header(record.image)
+    except DecodeError:
+        header = None
+    return RecordInfo(
+        key=record.key,
+        position=pack.position(record.key),
+        label=record.label,
+        identity=(names[record.label] or None) if 0 <= record.label < len(names) else None,
+        source_name=pack.source_name(position),
+        source_ordinal=source_ordinal,
+        extra={name: value for name, value in columns.items() if not _is_missing(value)},
+        bytes=len(record.image),
+        format=header.format if header else None,
+        height=header.height if header else None,
+        width=header.width if header else None,
+        channels=header.channels if header else None,
+        orientation=header.orientation if header else None,
+        sum_ok=fmt.record_sum(fmt.record_key(place), record.image) == stated,
+    )
+
+
+def _is_missing(value: float | int) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _reserved(pack: Pack, shard: str, key: bytes) -> Any:
+    """The reserved record ``key`` of a shard, decoded; None where it has none."""
+    with environments.engine_calls:
+        file_id, environment = environments.acquire(pack.path / f"{shard}.mdb")
+        try:
+            value = environments.get(environment, key)
+        finally:
+            environments.release(file_id)
+    return None if value is None else fmt.unpack_reserved(key, value)

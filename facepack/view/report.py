@@ -1,0 +1,228 @@
+"""Reports on packs: what is in one, as a single page that any browser shows.
+
+This module gathers what the page says; ``facepack.view.report_page`` writes the HTML. A page
+carries no time, host or path, so that the same pack and options give the same page.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facepack.errors import ConfigError, DamageError, DecodeError
+from facepack.output import write_output
+from facepack.store.pack import Pack, read_quarantine
+from facepack.view.duplicates import ACROSS, UNLABELED, WITHIN, Duplicates, find_duplicates, scope
+from facepack.view.sample import SampleOptions, sample_rows
+from facepack.view.sheet import reason_alone, thumbnail
+from facepack.view.summary import Summary, summarize
+from facepack.view.survey import Survey, survey
+
+QUICK_SAMPLE = 10_000  # images that a quick report looks at
+
+_THUMBNAIL = 112  # pixels
+_QUALITY = 88
+_REASONS, _EXAMPLES = 30, 5  # kinds of refusals, and refusals of each, that are shown
+_GROUPS, _MEMBERS = 12, 8  # of duplicates that are shown, in each scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What a report is to hold.
+
+    Attributes:
+        sample: which images are shown.
+        quick: look at a sample of the images and leave duplicates out.
+    """
+
+    sample: SampleOptions = field(default_factory=SampleOptions)
+    quick: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """An image on the page: its key, and a ``data:`` URI or why there is none."""
+
+    key: str
+    uri: str | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownRow:
+    """A row of the sample; ``same`` is None where they are no pairs."""
+
+    title: str
+    images: tuple[Shown, ...]
+    same: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusals:
+    """Refused source records of one kind: how many, and the first few as they were listed."""
+
+    reason: str
+    count: int
+    examples: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One of several identical images."""
+
+    key: str
+    label: int
+    identity: str | None
+    source_name: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownGroup:
+    """A group of identical images: the picture, the first members, and how many there are."""
+
+    image: Shown
+    members: tuple[Member, ...]
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicateFigures:
+    """Groups of identical images: of each scope how many groups and images, and some to see."""
+
+    groups: dict[str, int]
+    images: dict[str, int]
+    surplus: int
+    shown: dict[str, list[ShownGroup]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a page says; ``duplicates`` is None where they were not looked for."""
+
+    summary: Summary
+    survey: Survey
+    rows: list[ShownRow]
+    refusals: list[Refusals]
+    duplicates: DuplicateFigures | None
+
+
+def write_report(pack: Pack, out: Path, *, options: ReportOptions) -> None:
+    """Write the report on ``pack`` to ``out``, one HTML file that needs no other.
+
+    Raises:
+        ConfigError: the file is not called ``.html``, or a label of the sample does not occur.
+        DamageError: a record is missing, or a file of the pack cannot be read.
+        PackError: the file cannot be written.
+    """
+    from facepack.view.report_page import page
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{out}: a report is an HTML page: call it {out.stem}.html")
+    write_output(out, page(gather(pack, options=options)).encode())
+
+
+def gather(pack: Pack, *, options: ReportOptions) -> Report:
+    """Look at the pack, once through all of its images unless it is to be quick.
+
+    Raises:
+        ConfigError: a label of the sample does not occur.
+        DamageError: a record is missing, or a file of the pack cannot be read.
+    """
+    rows = sample_rows(pack, options.sample)
+    found = survey(pack, sample=QUICK_SAMPLE if options.quick else None, hashes=not options.quick)
+    duplicates = None
+    if found.hashes is not None:
+        duplicates = _duplicates(pack, find_duplicates(pack, hashes=found.hashes))
+    return Report(
+        summary=summarize(pack),
+        survey=found,
+        rows=[
+            ShownRow(
+                title=row.title,
+                images=tuple(_shown(pack, position) for position in row.positions),
+                same=row.same,
+            )
+            for row in rows
+        ],
+        refusals=_refusals(pack),
+        duplicates=duplicates,
+    )
+
+
+def _shown(pack: Pack, position: int) -> Shown:
+    """The image anew, small: a browser is not handed what strangers encoded."""
+    key = pack.key(position)
+    try:
+        image = thumbnail(pack.decode(position), _THUMBNAIL)
+    except (DecodeError, DamageError) as error:
+        return Shown(key=key, uri=None, reason=reason_alone(error, pack, position))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Shown(key=key, uri=f"data:image/jpeg;base64,{data}", reason="")
+
+
+def _duplicates(pack: Pack, found: Duplicates) -> DuplicateFigures:
+    groups = dict.fromkeys((ACROSS, WITHIN, UNLABELED), 0)
+    images = dict(groups)
+    chosen: dict[str, list[np.ndarray]] = {kind: [] for kind in groups}
+    for group in found:
+        kind = scope(pack.labels[group])
+        groups[kind] += 1
+        images[kind] += len(group)
+        if len(chosen[kind]) < _GROUPS:
+            chosen[kind].append(group)
+    names = pack.identity_names or [] if found.surplus else []
+    return DuplicateFigures(
+        groups=groups,
+        images=images,
+        surplus=found.surplus,
+        shown={
+            kind: [_shown_group(pack, group, names) for group in some]
+            for kind, some in chosen.items()
+        },
+    )
+
+
+def _shown_group(pack: Pack, group: np.ndarray, names: list[str]) -> ShownGroup:
+    members = []
+    for position in group[:_MEMBERS].tolist():
+        label = int(pack.labels[position])
+        members.append(
+            Member(
+                key=pack.key(position),
+                label=label,
+                identity=names[label] or None if 0 <= label < len(names) else None,
+                source_name=pack.source_name(position),
+            )
+        )
+    return ShownGroup(image=_shown(pack, int(group[0])), members=tuple(members), count=len(group))
+
+
+def _refusals(pack: Pack) -> list[Refusals]:
+    """The refused source records by kind of reason, the most frequent first."""
+    counts: dict[str, int] = {}
+    examples: dict[str, list[dict[str, Any]]] = {}
+    for entry in read_quarantine(pack.path, pack.manifest):
+        kind = _reason_kind(str(entry.get("reason", "")))
+        if kind not in counts and len(counts) >= _REASONS:
+            kind = "other reasons"
+        counts[kind] = counts.get(kind, 0) + 1
+        kept = examples.setdefault(kind, [])
+        if len(kept) < _EXAMPLES:
+            kept.append(entry)
+    order = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    return [
+        Refusals(reason=kind, count=counts[kind], examples=tuple(examples[kind])) for kind in order
+    ]
+
+
+def _reason_kind(reason: str) -> str:
+    """A reason without what is of one record alone: numbers, and what stands behind a colon."""
+    return re.sub(r"\d[\d,.]*", "N", reason.partition(": ")[0]).strip() or "no reason given"

@@ -1,0 +1,170 @@
+"""The command ``facepack train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from facepack.train.loop.run import RunSummary
+
+
+class _TrainCommand(click.Command):
+    """Appends the settings to the help, from the docstrings under the config's fields."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the recipes and the settings."""
+        from facepack.train.config import describe_settings, recipe_names
+
+        with formatter.section("Recipes (--config)"):
+            formatter.write_text(", ".join(recipe_names()))
+        with formatter.section("Settings (--set key=value, or lines of a TOML file)"):
+            formatter.write_dl(describe_settings())
+
+
+def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:
+    """Split ``name=path``; a path alone is called by its file's name."""
+    named = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals:
+            name, path = Path(value).stem, value
+        if not (name and path):
+            raise click.BadParameter(f"{value!r}: write it as NAME=PATH, or PATH alone")
+        if name in named:
+            raise click.BadParameter(f"two sets are called {name!r}: write them as NAME=PATH")
+        named[name] = path
+    return named
+
+
+@click.command(cls=_TrainCommand)
+@click.option("--shards", metavar="NAME_OR_PATH", help="Pack, shard set or tree to train on.")
+@click.option(
+    "--identity-level",
+    type=int,
+    help="Folder of a tree that is the identity: 1 the topmost, 2 the next; -1 the image's own.",
+)
+@click.option("--config", metavar="NAME|FILE.toml", help="Recipe, or a TOML file of settings.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the run's files."
+)
+@click.option(
+    "--data",
+    "home",
+    type=click.Path(path_type=Path),
+    help="Data home, where names are looked up (default: FACEPACK_HOME).",
+)
+@click.option("--device", metavar="cpu|cuda|cuda:N", help="Default: cuda if it is there, else cpu.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option("--overwrite", is_flag=True, help="Remove the run that --out holds.")
+@click.option(
+    "--val",
+    metavar="[NAME=]PATH",
+    multiple=True,
+    callback=_named_path,
+    help="Verification set to watch; can be given again.",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    help="Stop after this step of the run, to be resumed; the schedule stays as long as it is.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
+def train(
+    ctx: click.Context,
+    *,
+    shards: str | None,
+    identity_level: int | None,
+    config: str | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    home: Path | None,
+    device: str | None,
+    resume: bool,
+    overwrite: bool,
+    val: dict[str, str],
+    max_steps: int | None,
+    as_json: bool,
+) -> None:
+    """Train a face-recognition model from a pack.
+
+    On several GPUs: torchrun --nproc-per-node N -m facepack.train, with the same options. The
+    setting batch_size is the number of images in a step, of all GPUs together.
+
+    --out receives config.toml (all settings), metrics.jsonl, checkpoint.pt, the one before it and
+    model.pt (the backbone's state_dict). With --resume, --config and --set add to the run's own
+    settings.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with the run that --overwrite removes: give one")
+    from facepack.train.build import enter_device
+    from facepack.train.config import collect_settings, make_config
+    from facepack.train.loop.run import Trainer
+    from facepack.train.ranks.agreement import OtherRankError, together
+    from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device
+
+    if identity_level is not None:
+        overrides = (*overrides, f"identity_level={identity_level}")
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    entered = enter_device(rank_device(device))
+    try:
+        with keep_exit_code(), Ranks.from_environment(entered) as ranks:
+            with together(ranks):
+                settings = make_config(
+                    collect_settings(
+                        source=config,
+                        overrides=overrides,
+                        shards=shards,
+                        val=val,
+                        run=out if resume else None,
+                    )
+                )
+            trainer = Trainer(
+                settings,
+                out=out,
+                home=home,
+                device=entered,
+                resume=resume,
+                overwrite=overwrite,
+                notify=say,
+                ranks=ranks,
+            )
+            summary = trainer.run(max_steps=max_steps)
+    except OtherRankError as error:
+        ctx.exit(error.exit_code)  # the rank at fault says why
+    if ranks.is_first:
+        click.echo(json.dumps(summary.as_dict()) if as_json else _text(summary))
+    if summary.stopped == "interrupted":
+        ctx.exit(130)
+
+
+def _text(summary: RunSummary) -> str:
+    from facepack.progress import format_duration
+
+    ends = {
+        "finished": "finished",
+        "max_steps": "stopped at --max-steps; go on with --resume",
+        "interrupted": "interrupted; go on with --resume",
+    }
+    lines = [
+        f"{summary.out}: {ends[summary.stopped]}",
+        f"step {summary.step:,} of {summary.total_steps:,}; {summary.images:,} images in "
+        f"{format_duration(summary.seconds)} ({summary.images_per_second:,.0f} img/s, data wait "
+        f"{summary.data_wait:.1%})",
+        f"loss {summary.loss:.4f}, lr {summary.lr:.3g}",
+    ]
+    if summary.verification_share:
+        lines.append(f"verification took {summary.verification_share:.1%} of the whole time")
+    lines += [
+        f"best {name}: {best['accuracy']:.4f} at step {best['step']:,}"
+        for name, best in summary.best.items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,756 @@
+"""A training run: builds it, takes its steps, writes what it measures and its checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import torch
+
+from facepack.errors import TrainingError
+from facepack.hashing import derive_seed
+from facepack.loading.loader import Batch, Loader
+from facepack.machine import usable_processors
+from facepack.store.gaps import note_on_gaps
+from facepack.store.home import absolute
+from facepack.terminal import printable
+from facepack.train.build import (
+    check_ranks,
+    enter_device,
+    make_backbone,
+    make_head,
+    make_optimizer,
+    make_schedule,
+    micro_batch,
+    resolve_config,
+)
+from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
+from facepack.train.data import (
+    ImageTree,
+    check_training_data,
+    lasting_shards,
+    open_training_data,
+)
+from facepack.train.loop.checkpoint import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    PREVIOUS_FILE,
+    TENSORBOARD_FOLDER,
+    check_resumable,
+    describe_data,
+    load_checkpoint,
+    part_of,
+    save_atomic,
+    save_checkpoint,
+    save_model,
+)
+from facepack.train.loop.course import take_up_course
+from facepack.train.loop.folder import hold_folder
+from facepack.train.loop.in_flight import StepsInFlight
+from facepack.train.loop.interrupt import StopRequest
+from facepack.train.loop.metrics import LossMeter, MetricsLog, SilentLog
+from facepack.train.loop.precision import LossScaler
+from facepack.train.loop.progress import SilentProgress, TrainProgress
+from facepack.train.loop.step import TrainStep
+from facepack.train.loop.stopwatch import Reading, Stopwatch
+from facepack.train.models.arcface_torch import continue_run
+from facepack.train.models.pretrained import load_pretrained
+from facepack.train.ranks.agreement import OtherRankError, tell, together
+from facepack.train.ranks.group import ALONE, Ranks, local_world
+
+if TYPE_CHECKING:
+    from facepack.evaluate.verification import PairResult
+    from facepack.train.loop.validation import Validator
+
+_RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE)
+_FOR_WEIGHTS, _FOR_DROPOUT = 0, 1
+# From 2^16 the scale is halved 26 times to get there: gradients that overflow still are not finite
+# numbers too large for fp16, but NaN or infinite.
+_LOWEST_SCALE = 2.0**-10
+
+Stopped = Literal["finished", "max_steps", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """How a call of :meth:`Trainer.run` went."""
+
+    out: str
+    """The run's folder."""
+    stopped: Stopped
+    """Why the run ended; but for the first it can be resumed."""
+    step: int
+    """Optimizer steps done since the run began."""
+    total_steps: int
+    """The run's whole length."""
+    images: int
+    """Images trained on by this call, of all ranks together, as in all that follows."""
+    seconds: float
+    """Time of training of this call, without verification and checkpoints."""
+    images_per_second: float
+    data_wait: float
+    """Share of that time spent waiting for data."""
+    verification_share: float
+    """Share of the time of this call, checkpoints and all, spent on verification."""
+    loss: float
+    """Mean loss over the last steps logged; over all steps, where none is logged yet."""
+    lr: float
+    """Learning rate of the last step logged, or else of the last step."""
+    skipped_steps: int
+    """Steps not taken because their fp16 gradients overflowed."""
+    skipped_images: int
+    """Images left out because they do not decode."""
+    best: dict[str, dict[str, float]]
+    """Verification set → its best accuracy, and the step."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return asdict(self)
+
+
+class Trainer:
+    """One run: in one process on one device, or in several that each have their own.
+
+    Everything that can be found wrong is found here, before the first step and on the CPU. The
+    process's global random generator and, if ``threads`` is set, its number of threads become the
+    run's own.
+
+    Of several ranks each is given the same arguments but for ``ranks`` and ``device``. What one of
+    them meets in building the run, in its data and in its files ends it on all: the rank at fault
+    raises the error, the others an :class:`OtherRankError` with its words. Rank 0 alone writes,
+    verifies and gives notice.
+
+    Args:
+        config: all settings.
+        out: the run's folder.
+        home: the data home, where names of data are looked up.
+        device: what to train on; CUDA if it is there, else the CPU, when None.
+        resume: go on from the checkpoint in ``out``; begin where there is none.
+        overwrite: remove the run that ``out`` holds.
+        notify: takes notices, a line each; prints them on stderr by default.
+        ranks: this process's place among those of the run.
+
+    Raises:
+        ConfigError: settings that do not fit each other, the registries or the run to resume.
+        TrainingError: the data, the device or the folder cannot be used.
+        PackError, SourceError, EvaluationError: data or verification sets cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        out: str | Path,
+        home: str | Path | None = None,
+        device: str | torch.device | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        notify: Callable[[str], None] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.out = Path(out)
+        self.ranks = ranks
+        self._notify = notify or (lambda text: print(text, file=sys.stderr))
+        self._overwrite = overwrite
+        with together(ranks):
+            if not resume and not overwrite:
+                _refuse_used(self.out)
+            home = None if home is None else Path(home)
+            self._build(config, home, device)
+            if not (resume and (self.out / CHECKPOINT_FILE).exists()):
+                self._begin_from_others()
+            self._keep_places(home)
+        self._share_beginning()
+        if resume:
+            self._resume()
+
+    def _build(
+        self, config: TrainConfig, home: Path | None, device: str | torch.device | None
+    ) -> None:
+        """Make every part of the run; collective in nothing."""
+        ranks = self.ranks
+        self.device = enter_device(device)
+        self.config = config = resolve_config(config, self.device)
+        check_ranks(config, ranks)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+
+        self.data = open_training_data(config.shards, home, config.identity_level)
+        for notice in self.data.notices if isinstance(self.data, ImageTree) else []:
+            self._say(f"note: {printable(notice)}")
+        torch.manual_seed(derive_seed(config.seed, _FOR_WEIGHTS))
+        self.backbone = make_backbone(config, self.device)
+        check_training_data(
+            self.data,
+            batch_size=config.batch_size,
+            image_size=self.backbone.image_size,
+            skip_others=config.on_bad_image == "skip",
+        )
+        self._described = describe_data(self.data)
+        self.steps_per_epoch = len(self.data) // config.batch_size
+        self.total_steps = config.steps or config.epochs * self.steps_per_epoch
+        self.schedule = make_schedule(
+            config, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
+        )
+        if gaps := note_on_gaps(self.data.identities, self.data.classes):
+            self._say(f"note: {gaps}")  # before a head is made that memory may not hold
+        self.head = make_head(config, self.data.classes, self.device, ranks)
+        self._optimizer = make_optimizer(config, self.backbone, self.device)
+        self._scaler = LossScaler(self.device, enabled=config.precision == "fp16", ranks=ranks)
+        self._take_step = TrainStep(
+            self.backbone,
+            self.head,
+            self._optimizer,
+            self._scaler,
+            accumulate=config.accumulate,
+            clip_norm=config.clip_norm,
+            compile=config.compile,
+            ranks=ranks,
+        )
+        self._validator = (
+            _build_validator(config, home, self.backbone.image_size, ranks)
+            if ranks.is_first
+            else None
+        )
+        self._loader = Loader(
+            self.data,
+            batch_size=config.batch_size // ranks.world,
+            rank=ranks.rank,
+            world=ranks.world,
+            seed=config.seed,
+            order=config.order,
+            mirror=config.mirror,
+            augment=None if config.augment == "none" else config.augment,
+            cache=config.cache,
+            backend=config.loader,
+            device=self.device,
+            dtype="float32",
+            on_error=config.on_bad_image,
+            threads=config.loader_threads or _loader_threads(),
+            image_size=self.backbone.image_size,
+        )
+        self._meter = LossMeter(self.device)
+        # Dropout draws from here on, however many numbers the weights took.
+        torch.manual_seed(derive_seed(config.seed, _FOR_DROPOUT, *_beyond_first(ranks)))
+        self.step = 0
+        self._skipped_images = 0
+        self._seen_skipped = 0
+        self._last: dict[str, float] = {}
+        self._best: dict[str, dict[str, float]] = {}
+        self._good_step: int | None = None
+
+    def _begin_from_others(self) -> None:
+        """Take the weights that the settings name to begin with."""
+        config = self.config
+        if config.pretrained is not None:
+            load_pretrained(self.backbone, config.pretrained)
+            self.config = replace(config, pretrained=absolute(config.pretrained))
+        if config.continues is not None:
+            folder = Path(config.continues)
+            self._say(continue_run(folder, self.backbone, self._optimizer, self.head))
+            self.config = replace(config, continues=absolute(config.continues))
+
+    def _keep_places(self, home: Path | None) -> None:
+        """Name the data so that the run goes on from any current folder."""
+        config = self.config
+        val = dict(config.val)
+        if self._validator is not None:
+            from facepack.train.loop.validation import lasting_sets
+
+            val = lasting_sets(val, home)
+        self.config = replace(config, shards=lasting_shards(config.shards, home), val=val)
+
+    def _share_beginning(self) -> None:
+        """Take rank 0's weights and order of images: machines of other kinds may choose others."""
+        for tensor in self.backbone.state_dict().values():
+            self.ranks.broadcast(tensor)
+        loader = self.ranks.gather_objects(self._loader.state_dict())[0]
+        with together(self.ranks):
+            if loader["content_id"] != self.data.content_id:
+                raise TrainingError(
+                    f"{self.data.path} is not the pack that rank 0 trains on (content id "
+                    f"{self.data.content_id[:12]}, its {loader['content_id'][:12]}): put the same "
+                    "on each machine"
+                )
+            self._loader.load_state_dict(loader)
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT_FILE
+        state: dict[str, Any] | None = None
+        changes: list[str] = []
+        with together(self.ranks):
+            if path.exists() or (self.out / PREVIOUS_FILE).exists():
+                state = load_checkpoint(path, lazily=self.ranks.world > 1)
+                check_resumable(state, self.config, self.data, ranks=self.ranks.world)
+                state["schedule"], changes = take_up_course(state, self.config, self.schedule)
+        steps = [step for (step,) in tell(self.ranks, [-1 if state is None else state["step"]])]
+        if len(set(steps)) > 1:
+            self._fail(
+                f"the ranks do not find the same checkpoint at {path}: --out must be in a folder "
+                "that all machines of the run share"
+            )
+        if state is None:
+            self._say(f"{self.out} holds no checkpoint: the run begins at step 0")
+            return
+        self.load_state_dict(state)
+        self._good_step = self.step
+        self._say(f"resuming {self.out} at step {self.step:,} of {self.total_steps:,}")
+        for change in changes:
+            self._say(change)
+        was = state["ranks"]
+        if was != self.ranks.world:
+            self._say(f"ranks: {was} before, {self.ranks.world} now")
+
+    def _say(self, text: str) -> None:
+        if self.ranks.is_first:
+            self._notify(text)
+
+    def _fail(self, text: str) -> NoReturn:
+        """Raise what every rank has found, once in words."""
+        raise TrainingError(text) if self.ranks.is_first else OtherRankError(text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the steps to come depend on; waits for the device.
+
+        Collective: each rank takes part, the state of rank 0 alone is whole.
+        """
+        return {
+            "config": self.config.as_dict(),
+            "data": self._described,
+            "ranks": self.ranks.world,
+            "step": self.step,
+            "backbone": self.backbone.state_dict(),
+            "head": self.head.whole_state(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "meter": self._meter.state_dict(),
+            "loader": self._loader.state_dict(),
+            "random": self.ranks.gather_objects(_random_state(self.device)),
+            "skipped_images": self._skipped_images,
+            "last": dict(self._last),
+            "best": {name: dict(best) for name, best in self._best.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; the settings and data must be those of the run.
+
+        The number of ranks may be another: each then draws its dropout from a new beginning.
+        """
+        self.step = state["step"]
+        self.backbone.load_state_dict(state["backbone"])
+        self.head.load_whole_state(state["head"])
+        # The options are the settings', which agree, but for what suits this device (fused).
+        options = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict(
+            {"state": state["optimizer"]["state"], "param_groups": options}
+        )
+        self._scaler.load_state_dict(state["scaler"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._meter.load_state_dict(state["meter"])
+        self._loader.load_state_dict(state["loader"])
+        if state["ranks"] == self.ranks.world:
+            _set_random_state(state["random"][self.ranks.rank], self.device)
+        else:
+            torch.manual_seed(
+                derive_seed(self.config.seed, _FOR_DROPOUT, self.ranks.rank, self.step)
+            )
+        self._skipped_images = state["skipped_images"]
+        self._last = state["last"]
+        self._best = state["best"]
+
+    # The run --------------------------------------------------------------------------------
+
+    def run(self, *, max_steps: int | None = None) -> RunSummary:
+        """Train to the run's end, or until ``max_steps`` steps of it are done.
+
+        SIGINT and SIGTERM end it after the step at hand, or after the verification set at hand;
+        sets that follow are left out at that step. However it ends, short of an error or a kill,
+        the folder holds the model and a checkpoint of the last step, from which the run goes on as
+        if it had not stopped.
+
+        Raises:
+            TrainingError: the loss is not finite, or the disk takes no checkpoint.
+            DecodeError: an image does not decode, under ``on_bad_image = raise``.
+        """
+        last = min(self.total_steps, max_steps or self.total_steps)
+        if self.step >= last:
+            self._say(f"{self.out}: step {self.step:,} is done already; nothing to do")
+            with together(self.ranks):
+                if self.ranks.is_first and not (self.out / MODEL_FILE).exists():
+                    save_model(self.out / MODEL_FILE, self.backbone)
+            stopped: Stopped = "finished" if self.step == self.total_steps else "max_steps"
+            return self._summary(stopped, Reading())
+        with ExitStack() as stack:
+            with together(self.ranks):
+                if self.ranks.is_first:
+                    stack.enter_context(hold_folder(self.out))
+                log = stack.enter_context(self._open_log())
+                progress = stack.enter_context(self._open_progress())
+            stack.enter_context(self._loader)
+            stop = stack.enter_context(StopRequest(patient=self.ranks.world > 1))
+            stopped, reading = self._train(last, log, progress, stop)
+        return self._summary(stopped, reading)
+
+    def _open_log(self) -> MetricsLog:
+        if not self.ranks.is_first:
+            return SilentLog()
+        self._prepare_folder()
+        self._announce()
+        log = MetricsLog(
+            self.out / METRICS_FILE,
+            resume_step=self.step,
+            tensorboard=self.out / TENSORBOARD_FOLDER,
+        )
+        if log.damaged_lines:
+            self._notify(
+                f"{self.out / METRICS_FILE}: {log.damaged_lines:,} lines are damaged; those before "
+                f"good lines are left as they are"
+            )
+        return log
+
+    def _open_progress(self) -> TrainProgress:
+        kind = TrainProgress if self.ranks.is_first else SilentProgress
+        return kind(
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.config.batch_size,
+        )
+
+    def _train(
+        self, last: int, log: MetricsLog, progress: TrainProgress, stop: StopRequest
+    ) -> tuple[Stopped, Reading]:
+        self.backbone.train()
+        self._loader.seek(*divmod(self.step, self.steps_per_epoch))
+        watch = Stopwatch()
+        in_flight = StepsInFlight(self.device)
+        batches = self._batches(watch, in_flight)
+        logged = watch.read()
+        while True:
+            batch, is_stop_agreed = self._next_batch(batches, stop)
+            lr = self.schedule.lr
+            self._advance(batch, lr, log)
+            in_flight.add()
+            watch.count(len(batch.labels) * self.ranks.world)
+            if self._is_due(self.config.log_every):
+                self._check_loss()
+                reading = watch.read()
+                self._log_train(log, lr, reading.since(logged), reading.seconds)
+                progress.set_loss(self._last["loss"])
+                logged = reading
+            progress.update(self.step, lr, watch.read())
+            with watch.paused():
+                if self.config.val and self._is_due(self.config.val_every or self.steps_per_epoch):
+                    with watch.verifying():
+                        self._check_finite()
+                        with together(self.ranks):
+                            self._validate(log, progress, stop)
+                # Of several ranks one may have been asked to stop after all agreed to go on.
+                is_asked = stop.requested if self.ranks.world == 1 else is_stop_agreed
+                stopped = self._stopped(last, is_asked)
+                self._save(stopped, log)
+            if stopped is not None:
+                return stopped, watch.read()
+
+    def _batches(self, watch: Stopwatch, in_flight: StepsInFlight) -> Iterator[Batch]:
+        """The loader's batches without end, the time for each counted as waiting."""
+        while True:
+            epoch = iter(self._loader)
+            while True:
+                in_flight.wait()
+                with watch.waiting():
+                    batch = next(epoch, None)
+                if batch is None:
+                    break
+                yield batch
+
+    def _next_batch(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[Batch, bool]:
+        """This rank's next batch, and whether any rank was asked to stop.
+
+        Collective: it is here that ranks learn of each other, by way of the processors, while the
+        devices still work. All batches have one size: where images do not decode, the other ranks
+        leave out as many of their last.
+        """
+        batch: Batch | None = None
+        error: Exception | None = None
+        try:
+            batch = next(batches)
+            self._check_batch(batch)
+        except Exception as caught:
+            if self.ranks.world == 1:
+                raise
+            error = caught
+        size = 0 if batch is None else len(batch.labels)
+        skipped = self._loader.skipped - self._seen_skipped
+        told = tell(self.ranks, [int(stop.requested), size, skipped], error=error)
+        assert batch is not None
+        stops, sizes, skips = zip(*told, strict=True)
+        self._seen_skipped += skipped
+        self._skipped_images += sum(skips)
+        all_have = min(sizes)
+        if all_have < size:
+            batch = Batch(
+                batch.images[:all_have], batch.labels[:all_have], batch.positions[:all_have]
+            )
+        return batch, any(stops)
+
+    def _advance(self, batch: Batch, lr: float, log: MetricsLog) -> None:
+        """Take the next step on ``batch``."""
+        images = batch.images
+        if not self.config.channels_last:
+            images = images.contiguous()
+        loss = self._take_step(images, batch.labels, lr)
+        self.step += 1
+        self._meter.add(loss, self.step)
+        if self.device.type == "cpu":
+            self._check_loss()
+        known = len(self.schedule.changes)
+        self.schedule.step(loss)
+        for _, changed in self.schedule.changes[known:]:
+            log.write("lr", self.step, {"lr": changed})
+
+    def _is_due(self, every: int) -> bool:
+        """Whether what is done each ``every`` steps, and at the run's end, is due."""
+        return self.step % every == 0 or self.step == self.total_steps
+
+    def _stopped(self, last: int, is_asked: bool) -> Stopped | None:
+        if self.step == self.total_steps:
+            return "finished"
+        if is_asked:
+            return "interrupted"
+        return "max_steps" if self.step == last else None
+
+    # What is looked at and written ----------------------------------------------------------
+
+    def _check_batch(self, batch: Batch) -> None:
+        """A batch may have lost images; of each micro-batch two must be left."""
+        if len(batch.labels) < 2 * self.config.accumulate:
+            keys = ", ".join(self._loader.skipped_keys[-3:])
+            raise TrainingError(
+                f"step {self.step + 1}: only {len(batch.labels)} of "
+                f"{self.config.batch_size // self.ranks.world} images of the batch decode (left "
+                f"out: {keys} …). Look at the data with: "
+                f"facepack verify --decode {self.data.path}"
+            )
+
+    def _check_loss(self) -> None:
+        """Wait for the device and end the run if a loss was not finite."""
+        step = self._meter.first_non_finite()
+        if step is not None:
+            self._fail(
+                f"the loss of step {step:,} is not finite: the run has diverged. "
+                f"{self._last_good()}. Begin again with a lower lr, a warmup_epochs or another "
+                "precision"
+            )
+        if self._scaler.enabled and self._scaler.value() < _LOWEST_SCALE:
+            self._fail(
+                f"the fp16 gradients overflow even at a loss scale of {self._scaler.value():.1e} "
+                f"(step {self.step:,}): the run has diverged. {self._last_good()}. Begin again "
+                "with precision = bf16, or with a lower lr"
+            )
+
+    def _check_finite(self) -> None:
+        """As :meth:`_check_loss`, and for the weights, which no loss has seen yet; collective."""
+        self._check_loss()
+        values = [*self.backbone.parameters(), *self.backbone.buffers(), self.head.weight]
+        # The largest magnitude is NaN where any value is, and takes no memory of the head's size.
+        largest = [
+            torch.linalg.vector_norm(value, torch.inf).to(self.device)
+            for value in values
+            if value.is_floating_point()
+        ]
+        bad = ~torch.stack(largest).isfinite().all()
+        if self.ranks.all_reduce(bad.to(torch.int32), "max"):
+            self._fail(
+                f"the weights are not finite after step {self.step:,}: the run has diverged. "
+                f"{self._last_good()}. Begin again with a lower lr, a warmup_epochs or another "
+                "precision"
+            )
+
+    def _last_good(self) -> str:
+        if self._good_step is None:
+            return "No checkpoint was written before"
+        return (
+            f"The last good checkpoint is {self.out / CHECKPOINT_FILE}, of step {self._good_step:,}"
+        )
+
+    def _log_train(self, log: MetricsLog, lr: float, lap: Reading, seconds: float) -> None:
+        self._last = {"loss": self._meter.take_mean(), "lr": lr}
+        values = {
+            "epoch": (self.step - 1) // self.steps_per_epoch,
+            **self._last,
+            "skipped_images": self._skipped_images,
+        }
+        if self._scaler.enabled:
+            values["loss_scale"] = self._scaler.value()
+            values["skipped_steps"] = self._scaler.skipped_steps()
+        timing = {
+            "images_per_second": lap.images_per_second,
+            "data_wait": lap.data_wait,
+            "seconds": seconds,
+        }
+        log.write("train", self.step, values, timing)
+
+    def _validate(self, log: MetricsLog, progress: TrainProgress, stop: StopRequest) -> None:
+        if self._validator is None:  # another rank verifies
+            return
+        left = list(self.config.val)
+        start = time.perf_counter()
+        for result in self._validator(self.backbone):
+            left.remove(result.target)
+            now = time.perf_counter()
+            log.write("val", self.step, _validation_values(result), {"seconds": now - start})
+            start = now
+            if result.accuracy is not None:
+                progress.notice(self._note_best(result))
+            if left and stop.requested:
+                progress.notice(f"step {self.step:,}: not verified on {', '.join(left)}")
+                break
+
+    def _note_best(self, result: PairResult) -> str:
+        """Remember the accuracy if it is a set's best so far; return a line about it."""
+        accuracy = result.accuracy
+        assert accuracy is not None
+        best = self._best.setdefault(result.target, {"accuracy": -1.0, "step": 0})
+        if accuracy > best["accuracy"]:
+            best.update(accuracy=accuracy, step=self.step)
+        return (
+            f"step {self.step:,}: {result.target} {accuracy:.4f} ± {result.std:.4f} "
+            f"(best {best['accuracy']:.4f}, step {best['step']:,})"
+        )
+
+    def _save(self, stopped: Stopped | None, log: MetricsLog) -> None:
+        """Write the model and the checkpoint where they are due."""
+        ends_epoch = self.step % self.steps_per_epoch == 0
+        every = self.config.checkpoint_every
+        if stopped is None and not ends_epoch and not (every and self._is_due(every)):
+            return
+        self._check_finite()
+        state = self.state_dict()
+        with together(self.ranks):
+            if self.ranks.is_first:
+                # The model first: a checkpoint of the last step says that everything is written.
+                if ends_epoch or stopped is not None:
+                    save_model(self.out / MODEL_FILE, self.backbone)
+                log.sync()
+                save_checkpoint(self.out / CHECKPOINT_FILE, state)
+        self._good_step = self.step
+
+    def _prepare_folder(self) -> None:
+        try:
+            if self._overwrite:
+                for path in (self.out / name for name in _RUN_FILES):
+                    path.unlink(missing_ok=True)
+                    part_of(path).unlink(missing_ok=True)
+                shutil.rmtree(self.out / TENSORBOARD_FOLDER, ignore_errors=True)
+                self._overwrite = False
+        except OSError as error:
+            raise TrainingError(f"cannot write to {self.out}: {error}") from error
+        text = dump_config(self.config).encode()
+        save_atomic(self.out / CONFIG_FILE, lambda file: file.write(text))
+
+    def _announce(self) -> None:
+        config = self.config
+        parameters = sum(p.numel() for p in self.backbone.parameters())
+        ranks = f" on each of {self.ranks.world} ranks" if self.ranks.world > 1 else ""
+        self._notify(
+            f"training {config.backbone} ({parameters / 1e6:.1f} M parameters) on "
+            f"{self.data.name}: {len(self.data):,} images, {self.data.classes:,} classes; "
+            f"{self.total_steps:,} steps of {config.batch_size} images, {self.steps_per_epoch:,} "
+            f"an epoch; {self.device.type if ranks else self.device}{ranks}, {config.precision}, "
+            f"loader {self._loader.backend}"
+        )
+        if self._loader.order == "blocks":
+            self._notify(
+                f"images are shuffled in blocks that are read together: {self._loader.order_reason}"
+            )
+        if config.precision == "fp16" and self.device.type == "cpu":
+            self._notify("fp16 on the CPU is emulated and slow: fp32 is the faster precision here")
+
+    def _summary(self, stopped: Stopped, reading: Reading) -> RunSummary:
+        return RunSummary(
+            out=str(self.out),
+            stopped=stopped,
+            step=self.step,
+            total_steps=self.total_steps,
+            images=reading.images,
+            seconds=reading.seconds,
+            images_per_second=reading.images_per_second,
+            data_wait=reading.data_wait,
+            verification_share=reading.verification_share,
+            loss=self._last["loss"] if self._last else self._meter.mean(),
+            lr=self._last["lr"] if self._last else self.schedule.lr_after(self.step - 1),
+            skipped_steps=self._scaler.skipped_steps(),
+            skipped_images=self._skipped_images,
+            best=self._best,
+        )
+
+
+# Building -------------------------------------------------------------------------------------
+
+
+def _refuse_used(out: Path) -> None:
+    held = [name for name in _RUN_FILES if (out / name).exists()]
+    if held:
+        raise TrainingError(
+            f"{out} holds a run already ({', '.join(held)}): go on with --resume, remove it with "
+            "--overwrite, or name another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is a file; --out names a folder for the run")
+
+
+def _build_validator(
+    config: TrainConfig, home: Path | None, image_size: tuple[int, int], ranks: Ranks
+) -> Validator | None:
+    if not config.val:
+        return None
+    # The evaluation room is of use only to runs that verify.
+    from facepack.train.loop.validation import Validator
+
+    # No more images in a pass than in one of training, for which the memory is known to do.
+    size = micro_batch(config, ranks)
+    return Validator(config.val, home=home, image_size=image_size, batch_size=size)
+
+
+def _beyond_first(ranks: Ranks) -> tuple[int, ...]:
+    """What keys a rank's own draws; nothing for the first, which draws as a process alone does."""
+    return () if ranks.is_first else (ranks.rank,)
+
+
+def _loader_threads() -> int | None:
+    """A share of the processors for each rank of this machine; None leaves it to the loader."""
+    ranks = local_world()
+    if ranks == 1:
+        return None
+    return max(1, usable_processors() // ranks)
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _validation_values(result: PairResult) -> dict[str, Any]:
+    return {
+        "set": result.target,
+        "accuracy": result.accuracy,
+        "std": result.std,
+        "auc": result.auc,
+        "norm": result.norm,
+    }

@@ -1,0 +1,60 @@
+"""Verification during training: the sets are decoded once, the run goes on as if untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from facepack.evaluate.pairs import find_pair_set, load_pair_set
+from facepack.evaluate.verification import PairResult, evaluate_pairs
+from facepack.store.home import absolute, data_home, is_named
+
+
+def lasting_sets(sets: Mapping[str, str], home: Path | None) -> dict[str, str]:
+    """``sets`` in a form that finds them from any current folder, as ``lasting_shards`` does.
+
+    Raises:
+        EvaluationError: there is no such set.
+    """
+    lasting = {}
+    for name, target in sets.items():
+        found = find_pair_set(target, home)
+        stays = Path(target).name == target and is_named(home) and found.parent == data_home(home)
+        lasting[name] = target if stays else absolute(str(found))
+    return lasting
+
+
+class Validator:
+    """Evaluates a backbone on verification sets, which it keeps decoded in memory.
+
+    Args:
+        sets: name → path of a pack, a ``.bin`` or a tree, or its name in the data home.
+        home: the data home.
+        image_size: (height, width) that the backbone takes.
+        batch_size: images a forward pass.
+
+    Raises:
+        EvaluationError, SourceError, PackError, DecodeError: a set cannot be read.
+    """
+
+    def __init__(
+        self,
+        sets: Mapping[str, str],
+        *,
+        home: Path | None,
+        image_size: tuple[int, int],
+        batch_size: int,
+    ) -> None:
+        self._sets = [
+            replace(load_pair_set(path, home), name=name).decoded(image_size)
+            for name, path in sets.items()
+        ]
+        self._batch_size = batch_size
+
+    def __call__(self, backbone: nn.Module) -> Iterator[PairResult]:
+        """Yield each set's figures; modes, buffers and random generators stay as they were."""
+        for pair_set in self._sets:
+            yield evaluate_pairs(backbone, pair_set, batch_size=self._batch_size)

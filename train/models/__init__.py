@@ -1,0 +1,1 @@
+"""Backbones' weights, cost and export."""
