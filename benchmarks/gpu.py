@@ -45,13 +45,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import facepack
 from facepack.loading.loader import Loader
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 from facepack.train import backbones
 from facepack.train.build import enter_device, make_backbone, make_head, make_optimizer
 from facepack.train.config import TrainConfig
 from facepack.train.loop.in_flight import StepsInFlight
-from facepack.train.loop.precision import LossScaler
 from facepack.train.loop.step import TrainStep
+from facepack.train.precision import LossScaler
 
 IDENTITIES = 617_970  # of WebFace12M
 WEBFACE12M = 12_720_066

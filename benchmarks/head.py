@@ -28,7 +28,7 @@ import torch
 
 from facepack.train import backbones
 from facepack.train.heads import CosFace, PartialFC, partial_fc
-from facepack.train.loop.precision import float32_products
+from facepack.train.precision import float32_products
 
 GB = 1e9
 IDENTITIES = (125_000, 1_400_000, 5_500_000, 8_000_000, 16_000_000, 29_000_000)

@@ -18,8 +18,8 @@ import torch
 
 import facepack
 from facepack.loading.bench import bench_load
-from facepack.machine import describe_machine
 from facepack.terminal import table_lines
+from facepack.view.machine import describe_machine
 
 _PACKAGES = ("facepack", "simplejpeg", "numpy", "lmdb", "torch", "numba", "nvidia-dali-cuda130")
 

@@ -20,7 +20,7 @@ from facepack.convert.blocks import free_blocks
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Part, Source, Span
 from facepack.errors import FacepackError, MissingExtraError, WorkerError
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 from facepack.progress import Progress
 
 R = TypeVar("R")

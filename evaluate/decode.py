@@ -10,7 +10,7 @@ import numpy as np
 
 from facepack.errors import DecodeError
 from facepack.images import decode
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 
 FACE_SIZE = (112, 112)  # height and width in pixels, of the sets as published
 

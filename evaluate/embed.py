@@ -11,7 +11,7 @@ from torch import nn
 
 from facepack.errors import EvaluationError
 from facepack.train.backbones.registry import Backbone
-from facepack.train.loop.precision import float32_products
+from facepack.train.precision import float32_products
 
 
 @contextmanager

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Generate a data set of procedural faces.",
     ),
     "append": ("facepack.convert.commands.append", "Add a source to a pack as new shards."),
-    "merge": ("facepack.commands.merge", "Join several packs into one."),
+    "merge": ("facepack.convert.commands.merge", "Join several packs into one."),
     "shards": ("facepack.commands.shards", "List, add and remove shard sets of a pack."),
     "inspect": ("facepack.commands.inspect", "Show what a pack holds."),
     "sheet": ("facepack.commands.sheet", "Draw a contact sheet of a pack."),

@@ -12,7 +12,7 @@ from facepack.train import backbones
 from facepack.train.backbones.registry import Backbone
 from facepack.train.config import TrainConfig
 from facepack.train.heads import Margin, PartialFC, build_margin
-from facepack.train.loop.precision import AUTOCAST, MOMENTUM_TYPES
+from facepack.train.precision import AUTOCAST, MOMENTUM_TYPES
 from facepack.train.ranks.group import ALONE, Ranks
 from facepack.train.schedules import Schedule, build_schedule, option_names
 

@@ -28,7 +28,7 @@ from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.rec.recordio import MAX_CLASS, RecordWriter, pack_header
 from facepack.errors import ConfigError, FacepackError
 from facepack.hashing import derive_seed, hash64
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 from facepack.progress import Progress
 
 FOLDS = 10

@@ -21,7 +21,7 @@ import xxhash
 
 from facepack.errors import DamageError, DecodeError, NewerFormatError
 from facepack.images import check_decodes
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 from facepack.progress import Progress
 from facepack.reading import open_regular, parse_npy, read_bytes
 from facepack.store import format as fmt

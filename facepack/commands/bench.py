@@ -30,8 +30,8 @@ def load(pack: Path, batch_size: int, threads: int | None, rounds: int, as_json:
 
     import facepack
     from facepack.loading.bench import bench_load
-    from facepack.machine import describe_machine
     from facepack.terminal import printable, table_lines
+    from facepack.view.machine import describe_machine
 
     torch.set_num_threads(1)  # nothing here computes with torch
     with facepack.open(pack) as opened:

@@ -15,8 +15,8 @@ def env(as_json: bool) -> None:
     What a report of a problem should begin with: facepack, Python, torch and its CUDA devices, the
     libraries that read and decode, which extras are installed, and FACEPACK_ variables.
     """
-    from facepack.machine import describe_machine, machine_lines
     from facepack.terminal import printable
+    from facepack.view.machine import describe_machine, machine_lines
 
     facts = describe_machine()
     if as_json:

@@ -34,7 +34,7 @@ from facepack.loading.kernels import choose_kernels, load_kernels
 from facepack.loading.loader import Loader
 from facepack.loading.pixels import decode_rows, is_common_jpeg
 from facepack.loading.plan import Draws, Plan
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 from facepack.store.pack import Pack
 
 LIMIT = "decode"

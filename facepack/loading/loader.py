@@ -30,7 +30,7 @@ from facepack.loading.readahead import Ahead, read_ahead
 from facepack.loading.source import ImageSource
 from facepack.loading.stream import LEAVE_OUT, Stream, StreamSettings, keep_for_good
 from facepack.loading.stream import Batch as Batch
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 
 BACKENDS = ("auto", "cpu", "dali")
 DALI_DECODERS = ("auto", "mixed", "cpu")

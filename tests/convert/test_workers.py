@@ -20,7 +20,7 @@ from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
 from facepack.convert.workers import Workers, started_early, suitable_count
 from facepack.errors import PackError, SourceError, WorkerError
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 
 MakeRec = Callable[..., Path]
 
@@ -248,7 +248,7 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from facepack.convert.workers import Workers\n"
-        "from facepack.machine import usable_processors\n"
+        "from facepack.processors import usable_processors\n"
         "with Workers(2) as workers:\n"
         "    list(workers.run(usable_processors, [(), ()]))\n"
     )

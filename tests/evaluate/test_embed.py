@@ -15,7 +15,7 @@ from facepack.evaluate.decode import decode_batches
 from facepack.evaluate.embed import embed, normalize
 from facepack.images import decode
 from facepack.train.backbones import build
-from facepack.train.loop.precision import float32_products
+from facepack.train.precision import float32_products
 
 
 def batches_of(faces: np.ndarray, size: int) -> Iterator[np.ndarray]:

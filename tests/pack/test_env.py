@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import facepack
 from facepack.commands.env import env
-from facepack.machine import describe_machine, machine_lines
+from facepack.view.machine import describe_machine, machine_lines
 
 
 def test_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def version(name):
         raise metadata.PackageNotFoundError(name)
     return real(name)
 metadata.version = version
-from facepack.machine import describe_machine, machine_lines
+from facepack.view.machine import describe_machine, machine_lines
 facts = describe_machine()
 print(json.dumps([facts, list(machine_lines(facts))]))
 """

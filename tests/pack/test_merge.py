@@ -20,7 +20,7 @@ from facepack.care import merge as machinery
 from facepack.care.merge import merge
 from facepack.care.reindex import reindex
 from facepack.care.verify import verify
-from facepack.commands.merge import merge as command
+from facepack.convert.commands.merge import merge as command
 from facepack.errors import ConfigError, DamageError, PackError
 from facepack.store import format as fmt
 from facepack.store.labelmap import (

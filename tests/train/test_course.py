@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from facepack.cli import root
 from facepack.errors import ConfigError, TrainingError
+from facepack.evaluate.validation import Validator
 from facepack.train.config import TrainConfig, read_settings
 from facepack.train.loop.run import Trainer
 from facepack.train.schedules.fixed import Cosine
@@ -38,7 +39,8 @@ def train(
 ) -> list[str]:
     """Train; returns the notices."""
     said: list[str] = []
-    Trainer(config, out=out, device="cpu", notify=said.append, **kwargs).run(max_steps=max_steps)
+    kwargs |= {"out": out, "device": "cpu", "notify": said.append, "validator": Validator}
+    Trainer(config, **kwargs).run(max_steps=max_steps)
     return said
 
 

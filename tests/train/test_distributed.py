@@ -32,9 +32,9 @@ from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
 from facepack.train.loop.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from facepack.train.loop.gradients import GradientSum
-from facepack.train.loop.precision import LossScaler
 from facepack.train.loop.run import Trainer
 from facepack.train.loop.step import TrainStep
+from facepack.train.precision import LossScaler
 from facepack.train.ranks.agreement import OtherRankError, tell, together
 from facepack.train.ranks.group import ALONE, Ranks, rank_device
 

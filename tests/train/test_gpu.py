@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from facepack.evaluate.validation import Validator
 from facepack.train import backbones
 from facepack.train.build import enter_device, make_optimizer
 from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
-from facepack.train.loop.precision import LossScaler
 from facepack.train.loop.run import Trainer
 from facepack.train.loop.step import TrainStep
+from facepack.train.precision import LossScaler
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,7 +66,7 @@ def test_run_that_stopped_goes_on(
 
     def train(out: str, **options: Any) -> dict[str, Any]:
         max_steps = options.pop("max_steps", None)
-        trainer = Trainer(config, out=tmp_path / out, device="cuda", **options)
+        trainer = Trainer(config, out=tmp_path / out, device="cuda", validator=Validator, **options)
         summary = trainer.run(max_steps=max_steps)
         state = torch.load(tmp_path / out / "checkpoint.pt", weights_only=True)
         assert state["step"] == summary.step

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import facepack
 from facepack.errors import ConfigError, DecodeError, FacepackError, TrainingError
+from facepack.evaluate.validation import Validator
 from facepack.store.format import LOCK
 from facepack.train.backbones import registry
 from facepack.train.build import micro_batch
@@ -43,7 +44,8 @@ def quiet(_: str) -> None:
 def train(
     config: TrainConfig, out: Path, *, max_steps: int | None = None, **kwargs: Any
 ) -> RunSummary:
-    return Trainer(config, out=out, device="cpu", notify=quiet, **kwargs).run(max_steps=max_steps)
+    kwargs = {"device": "cpu", "notify": quiet, "validator": Validator, **kwargs}
+    return Trainer(config, out=out, **kwargs).run(max_steps=max_steps)
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
@@ -469,6 +471,13 @@ def test_missing_verification_set_is_told_before_the_first_step(
 ) -> None:
     with pytest.raises(FacepackError, match="no verification set"):
         train(small_config(val={"lfw": str(tmp_path / "nowhere")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sets_need_a_validator(small_config: MakeConfig, pairs_path: Path, tmp_path: Path) -> None:
+    config = small_config(val={"own": str(pairs_path)})
+    with pytest.raises(ConfigError, match=r"verify on \(own\).* pass validator="):
+        train(config, tmp_path / "run", validator=None)
     assert not (tmp_path / "run").exists()
 
 

@@ -102,6 +102,7 @@ def train(
     """
     if resume and overwrite:
         raise click.UsageError("--resume goes on with the run that --overwrite removes: give one")
+    from facepack.evaluate.validation import Validator
     from facepack.train.build import enter_device
     from facepack.train.config import collect_settings, make_config
     from facepack.train.loop.run import Trainer
@@ -136,6 +137,7 @@ def train(
                 overwrite=overwrite,
                 notify=say,
                 ranks=ranks,
+                validator=Validator,
             )
             summary = trainer.run(max_steps=max_steps)
     except OtherRankError as error:

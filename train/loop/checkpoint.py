@@ -23,7 +23,6 @@ FORMAT = 2
 CHECKPOINT_FILE = "checkpoint.pt"
 PREVIOUS_FILE = "checkpoint.previous.pt"
 METRICS_FILE = "metrics.jsonl"
-MODEL_FILE = "model.pt"
 TENSORBOARD_FOLDER = "tensorboard"
 
 

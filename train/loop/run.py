@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
-from facepack.errors import TrainingError
+from facepack.errors import ConfigError, TrainingError
 from facepack.hashing import derive_seed
 from facepack.loading.loader import Batch, Loader
-from facepack.machine import usable_processors
+from facepack.processors import usable_processors
 from facepack.store.gaps import note_on_gaps
 from facepack.store.home import absolute
 from facepack.terminal import printable
@@ -40,7 +40,6 @@ from facepack.train.data import (
 from facepack.train.loop.checkpoint import (
     CHECKPOINT_FILE,
     METRICS_FILE,
-    MODEL_FILE,
     PREVIOUS_FILE,
     TENSORBOARD_FOLDER,
     check_resumable,
@@ -56,18 +55,15 @@ from facepack.train.loop.folder import hold_folder
 from facepack.train.loop.in_flight import StepsInFlight
 from facepack.train.loop.interrupt import StopRequest
 from facepack.train.loop.metrics import LossMeter, MetricsLog, SilentLog
-from facepack.train.loop.precision import LossScaler
 from facepack.train.loop.progress import SilentProgress, TrainProgress
 from facepack.train.loop.step import TrainStep
 from facepack.train.loop.stopwatch import Reading, Stopwatch
+from facepack.train.loop.verification import MakeValidator, SetResult, Validator
 from facepack.train.models.arcface_torch import continue_run
-from facepack.train.models.pretrained import load_pretrained
+from facepack.train.models.pretrained import MODEL_FILE, load_pretrained
+from facepack.train.precision import LossScaler
 from facepack.train.ranks.agreement import OtherRankError, tell, together
 from facepack.train.ranks.group import ALONE, Ranks, local_world
-
-if TYPE_CHECKING:
-    from facepack.evaluate.verification import PairResult
-    from facepack.train.loop.validation import Validator
 
 _RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE)
 _FOR_WEIGHTS, _FOR_DROPOUT = 0, 1
@@ -136,6 +132,8 @@ class Trainer:
         overwrite: remove the run that ``out`` holds.
         notify: takes notices, a line each; prints them on stderr by default.
         ranks: this process's place among those of the run.
+        validator: reads the verification sets that the settings name, as
+            ``facepack.evaluate.validation.Validator`` does.
 
     Raises:
         ConfigError: settings that do not fit each other, the registries or the run to resume.
@@ -154,6 +152,7 @@ class Trainer:
         overwrite: bool = False,
         notify: Callable[[str], None] | None = None,
         ranks: Ranks = ALONE,
+        validator: MakeValidator | None = None,
     ) -> None:
         self.out = Path(out)
         self.ranks = ranks
@@ -163,7 +162,7 @@ class Trainer:
             if not resume and not overwrite:
                 _refuse_used(self.out)
             home = None if home is None else Path(home)
-            self._build(config, home, device)
+            self._build(config, home, device, validator)
             if not (resume and (self.out / CHECKPOINT_FILE).exists()):
                 self._begin_from_others()
             self._keep_places(home)
@@ -172,10 +171,19 @@ class Trainer:
             self._resume()
 
     def _build(
-        self, config: TrainConfig, home: Path | None, device: str | torch.device | None
+        self,
+        config: TrainConfig,
+        home: Path | None,
+        device: str | torch.device | None,
+        validator: MakeValidator | None,
     ) -> None:
         """Make every part of the run; collective in nothing."""
         ranks = self.ranks
+        if config.val and validator is None:
+            raise ConfigError(
+                f"val names sets to verify on ({', '.join(config.val)}), and the trainer was given "
+                "no validator: pass validator=facepack.evaluate.validation.Validator, or no val"
+            )
         self.device = enter_device(device)
         self.config = config = resolve_config(config, self.device)
         check_ranks(config, ranks)
@@ -215,7 +223,7 @@ class Trainer:
             ranks=ranks,
         )
         self._validator = (
-            _build_validator(config, home, self.backbone.image_size, ranks)
+            _build_validator(validator, config, home, self.backbone.image_size, ranks)
             if ranks.is_first
             else None
         )
@@ -260,11 +268,7 @@ class Trainer:
     def _keep_places(self, home: Path | None) -> None:
         """Name the data so that the run goes on from any current folder."""
         config = self.config
-        val = dict(config.val)
-        if self._validator is not None:
-            from facepack.train.loop.validation import lasting_sets
-
-            val = lasting_sets(val, home)
+        val = dict(config.val) if self._validator is None else self._validator.lasting
         self.config = replace(config, shards=lasting_shards(config.shards, home), val=val)
 
     def _share_beginning(self) -> None:
@@ -614,7 +618,7 @@ class Trainer:
                 progress.notice(f"step {self.step:,}: not verified on {', '.join(left)}")
                 break
 
-    def _note_best(self, result: PairResult) -> str:
+    def _note_best(self, result: SetResult) -> str:
         """Remember the accuracy if it is a set's best so far; return a line about it."""
         accuracy = result.accuracy
         assert accuracy is not None
@@ -708,16 +712,17 @@ def _refuse_used(out: Path) -> None:
 
 
 def _build_validator(
-    config: TrainConfig, home: Path | None, image_size: tuple[int, int], ranks: Ranks
+    validator: MakeValidator | None,
+    config: TrainConfig,
+    home: Path | None,
+    image_size: tuple[int, int],
+    ranks: Ranks,
 ) -> Validator | None:
-    if not config.val:
+    if validator is None or not config.val:
         return None
-    # The evaluation room is of use only to runs that verify.
-    from facepack.train.loop.validation import Validator
-
     # No more images in a pass than in one of training, for which the memory is known to do.
     size = micro_batch(config, ranks)
-    return Validator(config.val, home=home, image_size=image_size, batch_size=size)
+    return validator(config.val, home=home, image_size=image_size, batch_size=size)
 
 
 def _beyond_first(ranks: Ranks) -> tuple[int, ...]:
@@ -746,7 +751,7 @@ def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> N
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _validation_values(result: PairResult) -> dict[str, Any]:
+def _validation_values(result: SetResult) -> dict[str, Any]:
     return {
         "set": result.target,
         "accuracy": result.accuracy,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from facepack.train.heads.partial_fc import PartialFC
 from facepack.train.loop.gradients import GradientSum
-from facepack.train.loop.precision import LossScaler, float32_products
+from facepack.train.precision import LossScaler, float32_products
 from facepack.train.ranks.group import ALONE, Ranks
 
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from facepack import lfs
 from facepack.errors import EvaluationError, MissingExtraError
 from facepack.train.backbones import Backbone, names, skeleton
-from facepack.train.loop.checkpoint import MODEL_FILE
 from facepack.train.models.checksums import tensors_digest
 from facepack.train.models.torch_files import load_tensors
+
+MODEL_FILE = "model.pt"
+"""Of a run's folder: the backbone's ``state_dict``."""
 
 SAFETENSORS = ".safetensors"
 DIGEST = "xxh3_128"

@@ -13,20 +13,6 @@ from facepack.evaluate.verification import PairResult, evaluate_pairs
 from facepack.store.home import absolute, data_home, is_named
 
 
-def lasting_sets(sets: Mapping[str, str], home: Path | None) -> dict[str, str]:
-    """``sets`` in a form that finds them from any current folder, as ``lasting_shards`` does.
-
-    Raises:
-        EvaluationError: there is no such set.
-    """
-    lasting = {}
-    for name, target in sets.items():
-        found = find_pair_set(target, home)
-        stays = Path(target).name == target and is_named(home) and found.parent == data_home(home)
-        lasting[name] = target if stays else absolute(str(found))
-    return lasting
-
-
 class Validator:
     """Evaluates a backbone on verification sets, which it keeps decoded in memory.
 
@@ -38,6 +24,10 @@ class Validator:
 
     Raises:
         EvaluationError, SourceError, PackError, DecodeError: a set cannot be read.
+
+    Attributes:
+        lasting: ``sets`` in a form that finds them from any current folder, as ``lasting_shards``
+            makes it of training data.
     """
 
     def __init__(
@@ -52,9 +42,19 @@ class Validator:
             replace(load_pair_set(path, home), name=name).decoded(image_size)
             for name, path in sets.items()
         ]
+        self.lasting = _lasting(sets, home)
         self._batch_size = batch_size
 
     def __call__(self, backbone: nn.Module) -> Iterator[PairResult]:
         """Yield each set's figures; modes, buffers and random generators stay as they were."""
         for pair_set in self._sets:
             yield evaluate_pairs(backbone, pair_set, batch_size=self._batch_size)
+
+
+def _lasting(sets: Mapping[str, str], home: Path | None) -> dict[str, str]:
+    lasting = {}
+    for name, target in sets.items():
+        found = find_pair_set(target, home)
+        stays = Path(target).name == target and is_named(home) and found.parent == data_home(home)
+        lasting[name] = target if stays else absolute(str(found))
+    return lasting

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from facepack.processors import usable_processors
 from facepack.store.format import FORMAT_VERSION
 from facepack.version import __version__
 
@@ -84,13 +85,6 @@ def _dali_version() -> str | None:
         if name.lower().startswith(_DALI):
             return f"{distribution.version} ({name})"
     return None
-
-
-def usable_processors() -> int:
-    """How many processors this process may use: those it is bound to, where the system says."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu() -> dict[str, Any]:
