@@ -48,19 +48,20 @@ def make_jpeg() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def killed() -> Callable[[Callable[[], object], float], None]:
+def killed() -> Callable[..., None]:
     """``killed(work, at)``: run ``work()`` in a forked child that is killed on the way (SIGKILL).
 
     A float is so many seconds after its start; of an int, the half is the number of the file that
-    it is renaming, before that for an even one and right after for an odd one.
+    it is renaming, before that for an even one and right after for an odd one. With
+    ``by="unlink"`` it is the number of the file that it is deleting.
     """
 
-    def run(work: Callable[[], object], at: float) -> None:
+    def run(work: Callable[[], object], at: float, by: str = "replace") -> None:
         child = os.fork()
         if child == 0:
             try:
                 if isinstance(at, int):
-                    _die_at_rename(at)
+                    _die_at(at, by)
                 work()
             finally:
                 os._exit(0)
@@ -72,17 +73,17 @@ def killed() -> Callable[[Callable[[], object], float], None]:
     return run
 
 
-def _die_at_rename(at: int) -> None:
-    rename = Path.replace
-    renames = 0
+def _die_at(at: int, by: str) -> None:
+    change = getattr(Path, by)
+    changes = 0
 
-    def replace(self: Path, target: Path) -> Path:
-        nonlocal renames
-        if renames == at // 2:
+    def call(self: Path, *arguments: Path, **options: bool) -> object:
+        nonlocal changes
+        if changes == at // 2:
             if at % 2:
-                rename(self, target)
+                change(self, *arguments, **options)
             os.kill(os.getpid(), signal.SIGKILL)
-        renames += 1
-        return rename(self, target)
+        changes += 1
+        return change(self, *arguments, **options)
 
-    Path.replace = replace  # type: ignore[method-assign]
+    setattr(Path, by, call)

@@ -17,7 +17,7 @@ from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.reading import parse_npy, read_bytes, read_json
 from facepack.store import format as fmt
 from facepack.store.labelmap import apply_label_map, map_names, read_label_map
-from facepack.store.pack import read_manifest
+from facepack.store.pack import check_plan, read_manifest
 from facepack.store.shard import ShardInfo
 from facepack.store.target import Target
 from facepack.store.writer import finish_pack, settle
@@ -135,7 +135,7 @@ def _old_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _read_plan(file: Path) -> dict[str, Any]:
-    """The plan in a JSON file; an empty one if there is none.
+    """The plan in a JSON file; an empty one if there is none that can be worked with.
 
     Raises:
         NewerFormatError: this facepack does not know all that it requires.
@@ -147,6 +147,10 @@ def _read_plan(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or "format" not in value:
         return {}
     fmt.require_known(value, str(file))
+    try:
+        check_plan(value)
+    except ValueError:
+        return {}
     return value
 
 

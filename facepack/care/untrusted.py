@@ -42,7 +42,7 @@ from facepack.reading import JSON, TEXT, decode_text, parse_json, read_bytes, re
 from facepack.store import format as fmt
 from facepack.store.digests import file_digest
 from facepack.store.lmdbfile import Nodes, ScanError
-from facepack.store.pack import manifest_files, read_manifest
+from facepack.store.pack import check_plan, manifest_files, read_manifest
 from facepack.store.shard import image_statistics
 
 _DEPTH = 32  # of containers within containers
@@ -241,11 +241,7 @@ def _check_table(file: BinaryIO, size: int) -> None:
 
 
 def _check_plan(plan: Any) -> None:
-    if not isinstance(plan, dict) or not isinstance(plan.get("source"), dict):
-        raise DamageError("it is no plan")
-    classes = plan.get("classes")
-    if not (classes is None or (type(classes) is int and 0 <= classes <= fmt.MAX_LABEL + 1)):
-        raise DamageError(f"{classes!r} classes are claimed")
+    check_plan(plan)
     for table in plan["tables"]:
         fmt.check_shard_name(table)
     for span in plan["shards"] or []:

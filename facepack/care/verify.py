@@ -36,7 +36,7 @@ from facepack.store.lmdbfile import (
     read_nodes,
     read_page_size,
 )
-from facepack.store.pack import manifest_files, read_file, read_manifest, read_plan
+from facepack.store.pack import check_plan, manifest_files, read_file, read_manifest, read_plan
 from facepack.store.sets import split_set, subset_manifest
 from facepack.store.shard import IMAGE_FIELDS, ShardInfo, write_file
 from facepack.store.writer import build_manifest
@@ -266,6 +266,7 @@ def check_meta(meta: Any) -> None:
         if isinstance(value, int) and value < 0:
             raise ValueError(f"__meta__: {key!r} is {value}")
     fmt.require_known(meta["plan"], "the shard's plan")
+    check_plan({**meta["plan"], "shards": meta["span"] and [meta["span"]]})
     if meta["records"] > fmt.MAX_SHARD_RECORDS:
         raise ValueError(f"__meta__ claims {meta['records']} records")
 

@@ -694,7 +694,7 @@ def read_plan(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         plan = parse_json(data)
         if isinstance(plan, dict):
             fmt.require_known(plan, str(path / fmt.PLAN))
-        _check_plan(plan)
+        check_plan(plan)
     except ValueError as error:
         raise DamageError(
             f"{path / fmt.PLAN}: {error}: rebuild it with: facepack reindex {path}"
@@ -702,7 +702,7 @@ def read_plan(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return dict(plan)
 
 
-def _check_plan(plan: Any) -> None:
+def check_plan(plan: Any) -> None:
     """Make sure that a plan can be worked with; a ValueError names the first field that cannot."""
     _require("the plan", plan, _PLAN_SHAPE)
     parts = plan.get("appended", [])
@@ -716,10 +716,43 @@ def _check_plan(plan: Any) -> None:
         classes, spans = part["classes"], part["shards"]
         if not (classes is None or (type(classes) is int and 0 <= classes <= fmt.MAX_LABEL + 1)):
             raise ValueError(f"the plan: 'classes' is {classes!r}")
+        if not all(isinstance(table, str) for table in part["tables"]):
+            raise ValueError("the plan: 'tables' is no list of names")
+        _check_made_of(part["source"])
+        if part["source"]["kind"] == "merge":
+            _check_merged(part)
+            continue
+        _require("the plan's check", part.get("check"), {"decode": bool, "color": str})
         if not (spans is None or isinstance(spans, list)):
             raise ValueError("the plan: 'shards' is no list")
         for span in spans or []:
             _require("a shard of the plan", span, {"name": str})
+
+
+def _check_made_of(source: Any) -> None:
+    """Make sure that it can be told what a source was; of a merged pack, those of each pack."""
+    _require("the plan's source", source, {"kind": str})
+    if not isinstance(source.get("chosen", {}), dict):
+        raise ValueError("the plan's source: 'chosen' is no map")
+    packs = source.get("packs", [])
+    if not isinstance(packs, list):
+        raise ValueError("the plan's source: 'packs' is no list")
+    for pack in packs:
+        _require("a pack of the plan's source", pack, {"source": dict})
+        _check_made_of(pack["source"])
+
+
+def _check_merged(plan: dict[str, Any]) -> None:
+    """Make sure that a merged pack's plan tells each shard, and the digest of each label map."""
+    _require("the plan", plan, {"shards": list, "label_maps": dict})
+    for name, digest in plan["label_maps"].items():
+        if not (fmt.is_label_map(name) and isinstance(digest, str)):
+            raise ValueError(f"the plan: {name!r} is no label map with a digest")
+    shape = {"name": str, "own_name": str, "pack_id": str, "shard": int}
+    for entry in plan["shards"]:
+        _require("a shard of the plan", entry, shape)
+        if entry.get("label_map", "") not in (None, *plan["label_maps"]):
+            raise ValueError(f"the plan: 'label_map' of {entry['name']!r} is none that it has")
 
 
 def read_quarantine(path: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:

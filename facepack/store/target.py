@@ -127,9 +127,10 @@ class Target:
     def _clear(self) -> None:
         """Remove what a conversion wrote here, by the names that its plan and manifest give."""
         ours = self.written_files()
-        # The manifest goes first: from then on, nobody takes the rest for a pack.
+        # The manifest goes first: from then on, nobody takes the rest for a pack. The plan goes
+        # last: by it, whoever comes after a kill knows what is ours.
         (self.folder / self._finished).unlink(missing_ok=True)
-        for path in ours:
+        for path in sorted(ours, key=lambda path: path.name == fmt.PLAN):
             path.unlink(missing_ok=True)
         self.remove_parts()
 
@@ -147,6 +148,7 @@ class Target:
             )
         names = {*_KNOWN_NAMES, *manifest.get("files", {})}
         names |= {f"{table}.npy" for table in plan.get("tables", [])}
+        names |= {*plan.get("label_maps", {})}
         stems = [shard["name"] for shard in manifest.get("shards", [])]
         for part in (plan, *plan.get("appended", []), self._read(fmt.APPENDING)):
             stems += [shard["name"] for shard in part.get("shards") or []]

@@ -1,4 +1,4 @@
-"""A conversion that is killed at any of its renames, then resumed, ends as if nothing had been."""
+"""A conversion that is killed at any rename or deletion, then run again, ends as if undisturbed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from facepack.convert.source import Part
 from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
-Killed = Callable[[Callable[[], object], float], None]
+Killed = Callable[..., None]
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -62,3 +62,26 @@ def test_a_kill_at_any_rename(
         convert(out)
         assert contents(out) == expected, at
     assert deaths >= 8
+
+
+@pytest.mark.parametrize("sink", ["lmdb", "img", "rec", "kv", "wds"])
+def test_a_kill_at_any_deletion_of_what_is_overwritten(
+    make_rec: MakeRec, tmp_path: Path, killed: Killed, sink: str
+) -> None:
+    old, new = make_rec(20, "old"), make_rec(10, "new", bad={7: pack_header(1, 8) + b"nothing"})
+
+    def convert(source: Path, out: Path) -> None:
+        options: dict[str, Any] = {"shard_records": 6} if sink == "lmdb" else {}
+        SINKS[sink].write(RecSource(source), out, {**options, "overwrite": True})
+
+    convert(new, tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    deaths = 0
+    for at in range(16):
+        out = tmp_path / f"out{at}"
+        convert(old, out)
+        killed(lambda out=out: convert(new, out), at, by="unlink")
+        deaths += contents(out) != expected
+        convert(new, out)
+        assert contents(out) == expected, at
+    assert deaths >= 4

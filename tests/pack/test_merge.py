@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from xxhash import xxh3_128_hexdigest
 
 import facepack
 from facepack.care import merge as machinery
@@ -21,6 +22,9 @@ from facepack.care.merge import merge
 from facepack.care.reindex import reindex
 from facepack.care.verify import verify
 from facepack.convert.commands.merge import merge as command
+from facepack.convert.formats.pack.append import append
+from facepack.convert.formats.pack.sink import PackOptions
+from facepack.convert.formats.pack.source import PackSource
 from facepack.errors import ConfigError, DamageError, PackError
 from facepack.store import format as fmt
 from facepack.store.labelmap import (
@@ -383,6 +387,54 @@ def test_killed_at_any_time_it_resumes_to_the_same_bytes(
         killed(partial(merge, packs, out), rng.uniform(0, seconds))
         merge(packs, out, resume=True, copy=bool(number % 2))
         assert files(out) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: plan["shards"][0].pop("label_map"),
+        lambda plan: plan["shards"][0].pop("name"),
+        lambda plan: plan["shards"][0].pop("own_name"),
+        lambda plan: plan["shards"][1].update(label_map="labels-007.npy"),
+        lambda plan: plan["shards"].append(5),
+        lambda plan: plan.update(label_maps=5),
+        lambda plan: plan.update(label_maps={"labels-000.npy": 5}),
+        lambda plan: plan.update(tables=[5]),
+        lambda plan: plan["source"].update(packs=[5]),
+        lambda plan: plan["source"]["packs"][0]["source"].pop("kind"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_no_plan(
+    make: Make, tmp_path: Path, change: Callable[[dict], object]
+) -> None:
+    path = tmp_path / "all"
+    merge([make("one", ["ann"]), make("two", ["bob"])], path)
+    plan = json.loads((path / "plan.json").read_text())
+    change(plan)
+    data = fmt.json_text(plan).encode()
+    (path / "plan.json").write_bytes(data)
+    manifest = json.loads((path / "pack.json").read_text())
+    manifest["files"]["plan.json"] = {"bytes": len(data), "xxh3_128": xxh3_128_hexdigest(data)}
+    (path / "pack.json").write_text(fmt.json_text(manifest))
+    with pytest.raises(DamageError, match=r"2 packs .*copy back the plan"):
+        reindex(path)
+    with pytest.raises(DamageError, match=r"plan\.json: "):
+        append(path, PackSource(make("three", ["cy"])), PackOptions())
+
+
+def test_killed_while_it_overwrites_it_overwrites_again(
+    make: Make, tmp_path: Path, killed: Callable[..., None]
+) -> None:
+    one, two, three = make("one", ["ann"]), make("two", ["bob"]), make("three", ["cy"])
+    merge([one, two, three], tmp_path / "old")
+    merge([three, one], tmp_path / "undisturbed")
+    expected = files(tmp_path / "undisturbed")
+    for number in range(24):
+        out = tmp_path / f"killed-{number}"
+        shutil.copytree(tmp_path / "old", out)
+        killed(partial(merge, [three, one], out, overwrite=True), number, by="unlink")
+        merge([three, one], out, overwrite=True)  # nothing stands in its way
+        assert files(out) == expected, number
 
 
 def test_another_merge_is_not_resumed(make: Make, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from facepack.errors import DamageError, PackError
 from facepack.store import format as fmt
 from facepack.store.lmdbfile import leaf_numbers, lmdb_pages, read_page_size, scan_leaf
 from facepack.store.shard import ShardInfo
-from facepack.store.writer import content_id
+from facepack.store.writer import content_id, make_plan
 
 MakePack = Callable[..., Path]
 
@@ -177,18 +177,35 @@ def test_manifests_that_lead_elsewhere_or_claim_too_much(make_pack: MakePack) ->
     assert "'source' differs" in after(lambda m: m.update(source={"a": "b"}))
 
 
+def plan(**changes: object) -> bytes:
+    """A sound plan of a stream but for ``changes``."""
+    source = {"kind": "stream", "stem": "shard"}
+    return fmt.json_text({**make_plan(kind="train", source=source), **changes}).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "text"),
     [
         ("plan.json", b"[" * 100_000, "nested more than 200 deep"),
-        ("plan.json", b"[]", "it is no plan"),
-        ("plan.json", b'{"source": {}, "classes": 1e99}', "1e[+]99 classes are claimed"),
+        ("plan.json", b"[]", "the plan has no 'kind' of type str"),
+        ("plan.json", plan(classes=1e99), r"'classes' is 1e\+99"),
+        ("plan.json", plan(tables=["../x"]), r"'\.\./x': allowed are"),
+        ("plan.json", plan(tables=[1]), "'tables' is no list of names"),
+        ("plan.json", plan(source={}), "the plan's source has no 'kind'"),
+        ("plan.json", plan(source={"kind": "zip", "packs": [{}]}), "a pack of the plan's source"),
+        ("plan.json", plan(source={"kind": "zip", "chosen": 1}), "'chosen' is no map"),
+        ("plan.json", plan(check=None), "the plan's check has no 'decode'"),
+        ("plan.json", plan(source={"kind": "merge"}), "the plan has no 'shards' of type list"),
         (
             "plan.json",
-            b'{"source": {}, "tables": ["../x"], "shards": []}',
-            r"'\.\./x': allowed are",
+            plan(source={"kind": "merge"}, shards=[], label_maps={"../x": "0"}),
+            "is no label map with a digest",
         ),
-        ("plan.json", b'{"source": {}}', "not sound: KeyError"),
+        (
+            "plan.json",
+            plan(source={"kind": "merge"}, shards=[{"name": "a"}], label_maps={}),
+            "a shard of the plan has no 'own_name'",
+        ),
         ("labels.txt", b"\n" * 99, "99 lines for 4 classes"),
         ("labels.txt", b"\xff\n" * 4, "line 1: the byte 0xff is not UTF-8"),
     ],

@@ -276,10 +276,12 @@ def test_a_table_s_name_leads_nowhere_else(make_pack: MakePack) -> None:
         path / "shard-000.mdb",
         plan={
             "kind": "pairs",
-            "source": {},
+            "source": {"kind": "stream", "stem": "shard"},
             "tables": ["../../x"],
             "classes": 1,
             "order": "source",
+            "seed": 0,
+            "check": {"decode": False, "size": None, "color": "keep"},
         },
     )
     with pytest.raises(PackError, match=r"name '\.\./\.\./x': allowed are"):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from facepack.care.verify import record_places, shard_nodes
+from facepack.care.verify import check_meta, record_places, shard_nodes
 from facepack.errors import DamageError, SourceError
 from facepack.reading import open_regular, read_bytes
 from facepack.store import environments
@@ -86,6 +86,12 @@ class PackShard:
             raise SourceError(
                 f"{self._path} changed since the pack was opened: run again when the pack is whole"
             )
+        try:
+            check_meta(meta)
+        except ValueError as error:
+            raise DamageError(
+                f"{self._path}: {error}: see what is wrong with: facepack verify {folder}"
+            ) from error
 
     @property
     def plan(self) -> dict[str, Any]:
