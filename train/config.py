@@ -452,8 +452,9 @@ def collect_settings(
     settings = merge_settings(*layers)
     if run is not None and "shards" not in settings:
         raise ConfigError(
-            f"{run} holds no run to resume (no {CONFIG_FILE}): give its folder as --out; to begin "
-            "one, name what to train on (--shards)"
+            f"{run} holds no {CONFIG_FILE}, which has the settings of a run to resume: give the "
+            "run's folder as --out. To begin one, or to go on where that file is lost, give the "
+            "settings: --config, --set, --shards"
         )
     return settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -121,6 +122,37 @@ def test_every_flipped_bit_of_a_tensor_is_met(tmp_path: Path) -> None:
             read_weights(path)
         flip(path, place, place % 8)
     assert torch.equal(read_weights(path).state["w"], weights)
+
+
+def test_every_flipped_bit_of_what_a_zip_says_of_a_tensor_is_met(tmp_path: Path) -> None:
+    """One of them marks it as a folder: torch then takes whatever the memory held before."""
+    path = tmp_path / "model.pt"
+    weights = torch.randn(8)
+    torch.save({"w": weights}, path)
+    data = path.read_bytes()
+    name = data.rindex(b"/data/0")  # in the list of contents, at the end
+    start = data.rindex(b"PK\1\2", 0, name)
+    refused = 0
+    for place, bit in itertools.product(range(start, name + len("/data/0")), range(8)):
+        flip(path, place, bit)
+        try:
+            assert torch.equal(load_checked(path)["w"], weights)
+        except AssertionError:
+            raise
+        except Exception:
+            refused += 1
+        flip(path, place, bit)
+    assert refused > 200
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_tensor_marked_as_a_folder_is_damage(tmp_path: Path, mapped: bool) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.randn(8)}, path)
+    data = path.read_bytes()
+    flip(path, data.rindex(b"PK\1\2", 0, data.rindex(b"/data/0")) + 38, 4)  # its attributes
+    with pytest.raises(SumError, match="marked as a folder"):
+        load_checked(path, mapped=mapped)
 
 
 def rewrite(path: Path, *, compression: int = zipfile.ZIP_STORED, twice: str = "") -> None:
@@ -262,7 +294,7 @@ def test_words_after_damage_name_the_way_on(tmp_path: Path) -> None:
     save_checkpoint(path, STATE)
     damage = path.read_bytes().index(STATE["weights"]["w"].numpy().tobytes())
     flip(path, damage)
-    assert re.search(r"pt cannot be read: Bad CRC-32 .* Put a good copy there, or start", words())
+    assert re.search(r"pt is damaged \(Bad CRC-32 .* Put a good copy there, or start", words())
     flip(path, damage)
     save_checkpoint(path, {**STATE, "step": 4})
     flip(path, damage)
@@ -292,7 +324,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(
     whole = load_checkpoint(out / CHECKPOINT_FILE)
     log = (out / "metrics.jsonl").read_text().count("\n")
     flip(out / CHECKPOINT_FILE, (out / CHECKPOINT_FILE).stat().st_size // 2)
-    with pytest.raises(TrainingError, match=r"cannot be read.* of step 10\. To go on from there"):
+    with pytest.raises(TrainingError, match=r"is damaged .* of step 10\. To go on from there"):
         train(config, out, resume=True)
     (out / PREVIOUS_FILE).replace(out / CHECKPOINT_FILE)
     train(config, out, resume=True)

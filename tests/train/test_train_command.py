@@ -122,7 +122,7 @@ def test_shards_are_asked_for(invoke: Callable[[Sequence[str]], Result], tmp_pat
     assert "shards is not set: name the pack or image tree to train on" in result.stderr
     result = invoke(["train", "--out", str(tmp_path / "run"), "--resume"])
     assert result.exit_code == 2
-    assert f"{tmp_path / 'run'} holds no run to resume (no config.toml)" in result.stderr
+    assert f"{tmp_path / 'run'} holds no config.toml, which has the settings" in result.stderr
 
 
 def test_help_lists_recipes_and_settings(invoke: Callable[[Sequence[str]], Result]) -> None:

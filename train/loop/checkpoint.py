@@ -17,8 +17,17 @@ from facepack.errors import ConfigError, TrainingError
 from facepack.train.config import COURSE, TrainConfig, differing_settings
 from facepack.train.data import TrainingData, label_map_digest
 from facepack.train.models.checksums import load_checked
+from facepack.train.models.torch_files import what_else
 
 FORMAT = 2
+
+PARTS = {
+    **dict.fromkeys(("config", "data", "backbone", "head", "optimizer", "scaler"), dict),
+    **dict.fromkeys(("schedule", "meter", "loader", "last", "best"), dict),
+    **dict.fromkeys(("ranks", "step", "skipped_images"), int),
+    "random": list,
+}
+"""What a checkpoint of this format holds beside the format, and of which kind."""
 
 CHECKPOINT_FILE = "checkpoint.pt"
 PREVIOUS_FILE = "checkpoint.previous.pt"
@@ -142,7 +151,7 @@ def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
     # Damage shows up as whatever zipfile, the unpickler or torch meets first.
     except Exception as error:
         raise TrainingError(
-            f"checkpoint {path} cannot be read: {error}. {_way_on(path)}"
+            f"checkpoint {path} {what_else(path, error)}. {_way_on(path)}"
         ) from error
     if not isinstance(state, dict) or "format" not in state:
         raise TrainingError(f"{path} is not a checkpoint of facepack train")
@@ -193,8 +202,15 @@ def check_resumable(
 
     Raises:
         ConfigError: a setting that decides the weights differs; all that do are named.
-        TrainingError: the data differ, or the identities that the head's rows stand for.
+        TrainingError: the data differ, or the identities that the head's rows stand for; or parts
+            of the state are missing.
     """
+    lacking = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
+    if lacking:
+        raise TrainingError(
+            f"the checkpoint is not of a run of this facepack: it lacks {', '.join(lacking)}. Put "
+            "a good copy there, or start again with --overwrite"
+        )
     changed = differing_settings(state["config"], config)
     for name in COURSE:
         changed.pop(name, None)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 _ZIP = b"PK\x03\x04"
 _PIECE = 1 << 20
+_FOLDER = 0x10  # among the attributes that a zip keeps of a member
 
 
 class SumError(ValueError):
@@ -77,6 +78,9 @@ def _check_members(size: int, archive: zipfile.ZipFile) -> bool:
         raise zipfile.BadZipFile("its members are larger than the file")
     if len({member.filename for member in members}) < len(members):
         raise zipfile.BadZipFile("two of its members have one name")
+    if any(member.external_attr & _FOLDER for member in members):
+        # Of which torch reads nothing, and takes what the memory held before.
+        raise zipfile.BadZipFile("one of its members is marked as a folder")
     if not any(member.CRC for member in members):
         return False
     for member in members:

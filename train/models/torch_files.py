@@ -31,12 +31,17 @@ def load_tensors(path: Path, wanted: str) -> Any:
             return load_checked(path, mapped=mapped)
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise EvaluationError(
-            f"{path} {_what_else(path, error)}: give a file that holds {wanted}"
+            f"{path} {what_else(path, error)}: give a file that holds {wanted}"
         ) from error
 
 
-def _what_else(path: Path, error: Exception) -> str:
-    """What a file is that ``torch.load`` did not take."""
+def what_else(path: Path, error: Exception) -> str:
+    """What a file is that ``load_checked`` did not take, in words that follow its name.
+
+    Those of torch are advice to load it all the same, by running its code.
+    """
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error})"
     if program := _program_in(path):
         return (
             f"is a {program}, which holds code, and no code of a file is run. Where you trust it, "
@@ -47,7 +52,7 @@ def _what_else(path: Path, error: Exception) -> str:
     named = re.search(r"GLOBAL (\S+)", str(error))
     if named:
         return f"holds a {named[1]}, and only tensors are read, as anything else could run code"
-    return "is damaged, cut short, or no state_dict that torch.save wrote"
+    return "is damaged, cut short, or nothing that torch.save wrote"
 
 
 def _program_in(path: Path) -> str | None:
