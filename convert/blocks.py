@@ -8,11 +8,12 @@ for the next shard.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 
 import numpy as np
+
+from facepack import system
 
 _BLOCK = 16 << 20
 _FORGET_EVERY = 8 << 20
@@ -76,7 +77,6 @@ class ReadOnce:
 
     def reached(self, offset: int) -> None:
         """Nothing before ``offset`` is read any more."""
-        if offset - self._behind >= _FORGET_EVERY and hasattr(os, "posix_fadvise"):
-            length = offset - self._behind
-            os.posix_fadvise(self._descriptor, self._behind, length, os.POSIX_FADV_DONTNEED)
+        if offset - self._behind >= _FORGET_EVERY:
+            system.was_read(self._descriptor, self._behind, offset - self._behind)
             self._behind = offset

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from facepack import system
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Source, Span
 from facepack.errors import PackError
@@ -27,7 +28,6 @@ STATE = ".facepack"  # the plan, the lock and what is done
 DONE = "done.json"
 FINISHED = ".facepack.json"  # the plan and what is done, when all is
 _FOLDED = ("tree", "pair-folder")  # kinds of target that are walked as trees of images
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile(rf"\d+({'|'.join(map(re.escape, SUFFIXES.values()))})")
 
 
@@ -235,7 +235,7 @@ def remove_beside(out: Path) -> None:
 
 def write_image(path: Path | str, image: Buffer) -> None:
     """Write ``path``, without waiting for the disk and never through a link; raises OSError."""
-    descriptor = os.open(path, _WRITE, 0o666)
+    descriptor = system.open_new(path)
     try:
         view = memoryview(image)
         while view:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from facepack import images
+from facepack import images, system
 from facepack.convert.names import Names, little_endian
 from facepack.convert.source import Entry, Refusal
 from facepack.errors import SourceError
@@ -274,17 +274,16 @@ class FolderReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._descriptor = -1
 
     def __enter__(self) -> FolderReader:
         try:
-            self._descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            self._open = system.OpenFolder(self._folder)
         except OSError as error:
             raise cannot_read(self._folder, error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        self._open.close()
 
     def read(self, name: bytes, size: int) -> bytes:
         """The content of the file ``name``, which had ``size`` bytes when it was listed.
@@ -302,7 +301,7 @@ class FolderReader:
             )
         try:
             # Without waiting: a pipe that took the file's place has no writer.
-            file = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=self._descriptor)
+            file = self._open.open(name)
             try:
                 data = os.read(file, size + 1)
                 while len(data) < size and (more := os.read(file, size + 1 - len(data))):

@@ -6,6 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
+from facepack import system
 from facepack.errors import PackError
 
 
@@ -20,8 +21,8 @@ def write_output(path: Path, data: bytes) -> None:
     try:
         if path.exists() and not path.is_file():
             # A pipe that nobody reads is an error, where opening it would wait for a reader.
-            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-            os.set_blocking(descriptor, True)
+            descriptor = os.open(path, os.O_WRONLY | system.NO_WAIT)
+            system.wait_again(descriptor)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
             return

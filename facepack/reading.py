@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from facepack import system
 from facepack.limits import too_large
 
 if sys.version_info >= (3, 11):
@@ -65,7 +66,7 @@ def open_regular(path: Path) -> FileIO:
     try:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISFIFO(mode) and not os.path.exists(os.path.realpath(path)):  # noqa: PTH110
-            os.set_blocking(file.fileno(), True)  # a shell made it, with a writer: <(zcat list.gz)
+            system.wait_again(file.fileno())  # a shell made it, with a writer: <(zcat list.gz)
         elif not stat.S_ISREG(mode):
             what = "a pipe" if stat.S_ISFIFO(mode) else "a device"
             raise OSError(errno.EINVAL, f"it is {what}, no regular file", os.fspath(path))
@@ -76,7 +77,7 @@ def open_regular(path: Path) -> FileIO:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | system.NO_WAIT)
 
 
 def read_bytes(path: Path, variable: str | None = TEXT) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from facepack import system
 from facepack.errors import ConfigError, DamageError, PackError
 from facepack.progress import Progress
 from facepack.reading import open_regular
@@ -32,9 +33,10 @@ from facepack.store.pack import (
     read_manifest,
     read_quarantine,
 )
-from facepack.store.shard import ShardInfo, sync_folder, write_file
+from facepack.store.shard import ShardInfo, write_file
 from facepack.store.target import Target
 from facepack.store.writer import finish_pack
+from facepack.system import sync_folder
 
 _CHUNK = 8 << 20
 
@@ -370,7 +372,8 @@ def _bring(old: Path, new: Path, stated: dict[str, Any], *, copy: bool, resume: 
     if not copy:
         part = new.with_name(f"{new.name}.part-{secrets.token_hex(4)}")
         try:
-            os.link(old.resolve(), part)  # the file: a symbolic link may lead nowhere from here
+            # To the file: a symbolic link may lead nowhere from here.
+            system.hard_link(old.resolve(), part)
         except OSError:
             pass  # another file system, or one without links
         else:

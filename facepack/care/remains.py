@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from facepack import system
 from facepack.care.verify import check_meta, record_places, record_sums
 from facepack.errors import DamageError, DecodeError
 from facepack.images import check_decodes
@@ -325,7 +326,7 @@ def _fill(descriptor: int, data: memoryview, offset: int) -> Iterator[int]:
     while at < len(data):
         part = data[at : at + step]
         try:
-            count = os.preadv(descriptor, [part], offset + at)
+            count = system.read_into(descriptor, part, offset + at)
         except OSError:
             if step > _SECTOR:
                 step = _SECTOR

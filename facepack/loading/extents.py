@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from facepack import system
 from facepack.errors import DamageError
 from facepack.store.format import record_key
 from facepack.store.lmdbfile import (
@@ -82,7 +83,7 @@ class _Leaves:
     def __init__(self, path: Path) -> None:
         with _told_as_damage(path):
             with path.open("rb", buffering=0) as file:
-                self._page_size = read_page_size(os.pread(file.fileno(), MAX_PAGE_SIZE, 0))
+                self._page_size = read_page_size(system.read_at(file.fileno(), MAX_PAGE_SIZE, 0))
                 self._end = os.fstat(file.fileno()).st_size
                 places, pages = _leaves(file.fileno(), self._page_size)
             # Large values lie behind their leaf, in the order of their keys.
@@ -185,7 +186,7 @@ def _children(page: bytes, place: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(file: int, offset: int, length: int) -> bytes:
-    data = os.pread(file, length, offset)
+    data = system.read_at(file, length, offset)
     if len(data) < length:
         raise ValueError(f"the file ends before byte {offset + length}")
     return data

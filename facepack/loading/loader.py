@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from facepack import system
 from facepack.errors import ConfigError, MissingExtraError
 from facepack.loading.augment import PRESETS, Augment
 from facepack.loading.cache import (
@@ -400,8 +401,7 @@ def _forget_streams() -> None:
         loader._forget_stream()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_streams)
+system.at_fork(after_in_child=_forget_streams)
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -6,9 +6,12 @@ machine must draw the same order, on every rank.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
+
+from facepack import system
+
+_ASSUMED = 8 << 30  # bytes, where no part of the system says
 
 
 class Memory(NamedTuple):
@@ -54,7 +57,7 @@ def _physical(root: Path, what: str = "MemTotal") -> int:
     try:
         text = (root / "proc/meminfo").read_text()
     except OSError:  # no Linux: all there is
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return system.physical_memory() or _ASSUMED
     return int(text.partition(f"{what}:")[2].split()[0]) << 10
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 import threading
 import time
 import weakref
@@ -21,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+from facepack import system
 from facepack.errors import DamageError
 from facepack.loading.choice import pack_fits, windows_ahead
 from facepack.loading.extents import Extent, Extents
@@ -257,7 +257,7 @@ class _Files:
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, int] = OrderedDict()
-        self._sends = sys.platform == "linux"
+        self._sends = True
         self._nowhere = os.open(os.devnull, os.O_WRONLY)
 
     def __enter__(self) -> _Files:
@@ -288,15 +288,14 @@ class _Files:
         file = self._open.get(extent.path)
         if file is None:
             try:
-                file = self._open[extent.path] = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
+                file = self._open[extent.path] = os.open(extent.path, system.READ)
             except OSError as error:
                 raise _unreadable(extent.path, extent.offset, error.strerror) from error
             if len(self._open) > _FILES:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(extent.path)
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):  # reading has the last word
-                os.posix_fadvise(file, extent.offset, extent.length, os.POSIX_FADV_WILLNEED)
+        with contextlib.suppress(OSError):  # reading has the last word
+            system.will_read(file, extent.offset, extent.length)
         return file
 
     def _wait_for(self, extent: Extent, file: int) -> None:
@@ -315,12 +314,12 @@ class _Files:
         """Read some bytes, and return how many; 0 at the end of the file."""
         if self._sends:  # within the kernel, without a copy
             try:
-                return os.sendfile(self._nowhere, file, at, length)
+                return system.send(self._nowhere, file, at, length)
             except OSError as error:
                 if error.errno not in _CANNOT_SEND:
                     raise
                 self._sends = False
-        return len(os.pread(file, length, at))
+        return len(system.read_at(file, length, at))
 
 
 def _pieces(extents: Iterator[Extent]) -> Iterator[Extent]:

@@ -7,7 +7,6 @@ takes from and gives to two blocks of a process, in turn, while it works on the 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -16,11 +15,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 
+from facepack.system import pass_the_cache, read_into
+
 BLOCK = 4 << 20
 """Bytes that are read or written at once."""
 
 _IN_FLIGHT = 2  # reads that a disk has before it: it never waits for the next
-_DIRECT: int = getattr(os, "O_DIRECT", 0)
 
 
 def read_blocks(file: FileIO, *, cached: bool = False) -> Iterator[memoryview]:
@@ -31,7 +31,7 @@ def read_blocks(file: FileIO, *, cached: bool = False) -> Iterator[memoryview]:
         cached: read it by way of the page cache all the same, for who reads it next.
     """
     if not cached:
-        _pass_the_cache(file, True)
+        pass_the_cache(file, True)
     unread = iter(range(0, os.fstat(file.fileno()).st_size, BLOCK))
     waiting: deque[tuple[memoryview, Future[int]]] = deque()
     with ThreadPoolExecutor(_IN_FLIGHT) as readers:
@@ -77,12 +77,12 @@ class BlockWriter:
         """Hand all that was taken to the system; syncing it is left to the caller."""
         self._wait()
         # Past the cache go whole sectors only.
-        _pass_the_cache(self._file, False)
+        pass_the_cache(self._file, False)
         _write(self._file, self._block[: self._filled])
 
     def _hand_over(self) -> None:
         if self._writing is None:
-            _pass_the_cache(self._file, True)
+            pass_the_cache(self._file, True)
         self._wait()
         self._writing = self._writer.submit(_write, self._file, self._block)
         self._block, self._other = self._other, self._block
@@ -104,29 +104,18 @@ def _new_block() -> memoryview:
     return memoryview(mmap.mmap(-1, BLOCK))
 
 
-def _pass_the_cache(file: FileIO, yes: bool) -> None:
-    """Read and write a file past the page cache from now on, if the system can; or no longer."""
-    if not _DIRECT:
-        return
-    from fcntl import F_GETFL, F_SETFL, fcntl
-
-    flags = fcntl(file, F_GETFL) & ~_DIRECT
-    with contextlib.suppress(OSError):  # some file systems are nothing but a cache
-        fcntl(file, F_SETFL, flags | _DIRECT if yes else flags)
-
-
 def _read(file: FileIO, block: memoryview, at: int) -> int:
     """Fill a block as far as the file goes; how many bytes that is."""
     done = 0
     while done < len(block):
         try:
-            count = os.preadv(file.fileno(), [block[done:]], at + done)
+            count = read_into(file.fileno(), block[done:], at + done)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             # Behind a short read, or of a file system of larger sectors.
-            _pass_the_cache(file, False)
-            count = os.preadv(file.fileno(), [block[done:]], at + done)
+            pass_the_cache(file, False)
+            count = read_into(file.fileno(), block[done:], at + done)
         if not count:
             break
         done += count
@@ -140,6 +129,6 @@ def _write(file: FileIO, data: memoryview) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            _pass_the_cache(file, False)
+            pass_the_cache(file, False)
             count = file.write(data)
         data = data[count:]

@@ -8,7 +8,6 @@ until none is.
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import lmdb
 
+from facepack import system
 from facepack.errors import DamageError, PackError
 from facepack.reading import open_regular
 from facepack.store.lmdbfile import MAX_PAGE_SIZE, ScanError, read_page_size, stated_pages
@@ -190,7 +190,7 @@ def _forget_after_fork() -> None:
     _registry.clear()
 
 
-os.register_at_fork(
+system.at_fork(
     before=engine_calls.before_fork,
     after_in_parent=engine_calls.after_fork_in_parent,
     after_in_child=_forget_after_fork,

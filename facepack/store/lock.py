@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from facepack import system
 from facepack.store import format as fmt
 
 
@@ -31,15 +32,16 @@ def hold_lock(folder: Path, busy: Exception) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        system.remove_open(path, descriptor)
 
 
 def _lock(path: Path, busy: Exception) -> int:
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            _lock_file(descriptor)
+            if not system.lock_file(descriptor):
+                _say_unlocked(path.parent, "this system has no flock")
+                return descriptor
             # The last holder unlinks the file: make sure that ours is the one that is there.
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor
@@ -52,14 +54,6 @@ def _lock(path: Path, busy: Exception) -> int:
             _say_unlocked(path.parent, error.strerror or str(error))
             return descriptor
         os.close(descriptor)
-
-
-def _lock_file(descriptor: int) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        raise OSError("this system has no flock") from None
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _say_unlocked(folder: Path, reason: str) -> None:

@@ -38,6 +38,7 @@ from facepack.store.lmdbfile import (
     node_costs,
     overflow_pages,
 )
+from facepack.system import sync_folder
 
 IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width")  # of image statistics
 
@@ -522,12 +523,3 @@ def _chunks(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
             yield b"".join(together)
         else:
             yield from together
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

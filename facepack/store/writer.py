@@ -16,15 +16,9 @@ from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
 from facepack.store.labelmap import label_map_bytes
 from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import (
-    ShardBuilder,
-    ShardInfo,
-    SourceRecord,
-    merge_statistics,
-    sync_folder,
-    write_file,
-)
+from facepack.store.shard import ShardBuilder, ShardInfo, SourceRecord, merge_statistics, write_file
 from facepack.store.target import Target
+from facepack.system import sync_folder
 
 
 def make_plan(

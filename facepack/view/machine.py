@@ -15,6 +15,7 @@ from typing import Any
 
 from facepack.processors import usable_processors
 from facepack.store.format import FORMAT_VERSION
+from facepack.system import physical_memory
 from facepack.version import __version__
 
 # Distribution → the extra that installs it; None: facepack only works beside it.
@@ -45,7 +46,7 @@ def describe_machine() -> dict[str, Any]:
         },
         "platform": platform.platform(),
         "cpu": _try(_cpu),
-        "memory_bytes": _try(_memory),
+        "memory_bytes": _try(physical_memory),
         "packages": {
             **{name: _version(name) for name in _REQUIRED},
             "Pillow": _version("Pillow") or _version("pillow-simd"),
@@ -94,12 +95,6 @@ def _cpu() -> dict[str, Any]:
         match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
         model = match[1] if match else model
     return {"model": model, "cores": os.cpu_count(), "usable": usable_processors()}
-
-
-def _memory() -> int | None:
-    if not hasattr(os, "sysconf"):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _lmdb_engine() -> str:

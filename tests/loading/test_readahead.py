@@ -180,7 +180,7 @@ class TestWindowsAhead:
             monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
         else:
             monkeypatch.delattr(os, "posix_fadvise", raising=False)
-        monkeypatch.setattr("facepack.loading.readahead.sys.platform", system)
+        monkeypatch.setattr("sys.platform", system)
         plan = make_plan(own_pack, shuffle=False)
         ahead = WindowsAhead(own_pack, plan, 0, 1)
         for index in range(plan.batches):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from facepack import system
 from facepack.errors import PackError
-from facepack.store import lock
 from facepack.store.format import LOCK
 from facepack.store.lock import hold_lock
 
@@ -35,15 +35,15 @@ def test_the_file_of_the_last_holder_does_not_count(
 ) -> None:
     """Between opening and locking, who held it ends and takes the file away."""
     opened: list[int] = []
-    lock_file = lock._lock_file
+    lock_file = system.lock_file
 
-    def lock_late(descriptor: int) -> None:
+    def lock_late(descriptor: int) -> bool:
         if not opened:
             (tmp_path / LOCK).unlink()
         opened.append(descriptor)
-        lock_file(descriptor)
+        return lock_file(descriptor)
 
-    monkeypatch.setattr(lock, "_lock_file", lock_late)
+    monkeypatch.setattr(system, "lock_file", lock_late)
     with hold_lock(tmp_path, BUSY):
         assert len(opened) == 2
         assert os.fstat(opened[-1]).st_ino == (tmp_path / LOCK).stat().st_ino
@@ -55,7 +55,7 @@ def test_a_file_system_without_locks_is_told_of(
     def refuse(_: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(lock, "_lock_file", refuse)
+    monkeypatch.setattr(system, "lock_file", refuse)
     with (
         pytest.warns(UserWarning, match=r"cannot be locked \(Function not implemented\)"),
         hold_lock(tmp_path, BUSY),

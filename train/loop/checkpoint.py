@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from facepack import lfs
+from facepack import lfs, system
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.config import COURSE, TrainConfig, differing_settings
 from facepack.train.data import TrainingData, label_map_digest
@@ -59,7 +59,7 @@ def save_atomic(
         if previous is not None and path.exists():
             _keep(path, previous)
         part.replace(path)
-        _sync_folder(path.parent)
+        system.sync_folder(path.parent)
     # torch reports a full disk as a RuntimeError of its zip writer.
     except (OSError, RuntimeError) as error:
         kept = "the previous one is untouched" if path.exists() else "none was written before"
@@ -78,7 +78,7 @@ def _keep(path: Path, previous: Path) -> None:
     link = part_of(previous)
     link.unlink(missing_ok=True)
     try:
-        os.link(path, link)
+        system.hard_link(path, link)
     except OSError:
         # The file system knows no second names. A kill before the new file takes this place leaves
         # the old one under its other name, and resuming says so.
@@ -101,17 +101,6 @@ def _reason(error: Exception) -> str:
 def part_of(path: Path) -> Path:
     """Where :func:`save_atomic` writes what is to become ``path``."""
     return path.with_name(f".{path.name}.part")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable; only POSIX knows how."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import lmdb
 
 from facepack.convert.formats.kv.index import is_plain_key
 from facepack.store.environments import engine_calls
-from facepack.store.shard import sync_folder
+from facepack.system import sync_folder
 
 _ROUND = 1 << 20  # map sizes are multiples of whole pages of any size
 _SCRATCH = 1 << 20  # bytes that a transaction needs beside its records

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from facepack import system
 from facepack.care.verify import ShardContent, check_index, check_shard, states
 from facepack.convert.formats.pack.held import HeldShard, held_files
 from facepack.convert.formats.pack.label_notes import notes_on_labels
@@ -36,9 +36,10 @@ from facepack.store.pack import (
     read_quarantine,
 )
 from facepack.store.pack import open as open_pack
-from facepack.store.shard import ShardInfo, SourceRecord, sync_folder, write_file
+from facepack.store.shard import ShardInfo, SourceRecord, write_file
 from facepack.store.target import Target
 from facepack.store.writer import finish_pack, settle
+from facepack.system import sync_folder
 
 
 def append(path: Path, source: Source, options: PackOptions, *, discard: bool = False) -> Result:
@@ -535,6 +536,5 @@ def _mdb(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _drop_from_cache(path: Path) -> None:
     """Let the next look at the file be one at the disk; what is dirty was synced when written."""
-    if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with path.open("rb") as file:
+        system.was_read(file.fileno())

@@ -8,13 +8,13 @@ another order. Every offset is checked: a damaged page costs its own records and
 from __future__ import annotations
 
 import mmap
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 
+from facepack import system
 from facepack.care.verify import check_meta, record_places, shard_nodes
 from facepack.errors import DamageError, SourceError
 from facepack.reading import open_regular, read_bytes
@@ -178,9 +178,8 @@ class PackShard:
                 data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 if len(data) != self._stated.size:
                     raise SourceError(f"{self._path} changed while it was read: run again")
-                if hasattr(os, "posix_fadvise"):
-                    for start in range(0, self._stated.size, _AHEAD):
-                        os.posix_fadvise(file.fileno(), start, _AHEAD, os.POSIX_FADV_WILLNEED)
+                for start in range(0, self._stated.size, _AHEAD):
+                    system.will_read(file.fileno(), start, _AHEAD)
             return data, *find_images(data, self.records)
         except ScanError as error:
             raise DamageError(f"{self._path}: {error}") from error

@@ -14,7 +14,8 @@ from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
 from facepack.store import format as fmt
-from facepack.store.shard import sync_folder, write_errors
+from facepack.store.shard import write_errors
+from facepack.system import sync_folder
 
 _SUFFIX = ".bin"
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from facepack import system
 from facepack.convert.blocks import Blocks, ReadOnce
 from facepack.errors import SourceError
 
@@ -269,7 +270,7 @@ class RecordReader:
         self._blocks = Blocks()
         self.path = Path(path)
         try:
-            self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._descriptor = os.open(self.path, system.READ)
             self.size = os.fstat(self._descriptor).st_size
         except OSError as error:
             raise SourceError(f"{self.path}: cannot be opened: {error.strerror}") from error
@@ -546,7 +547,7 @@ class RecordReader:
         data = b""
         while len(data) < count:
             try:
-                more = os.pread(self._descriptor, count - len(data), offset + len(data))
+                more = system.read_at(self._descriptor, count - len(data), offset + len(data))
             except OSError as error:
                 raise self._unreadable(offset + len(data), error) from error
             if not more:
@@ -561,7 +562,7 @@ class RecordReader:
         read = 0
         while read < count:
             try:
-                more = os.preadv(self._descriptor, [block[read:]], offset + read)
+                more = system.read_into(self._descriptor, block[read:], offset + read)
             except OSError as error:
                 raise self._unreadable(offset + read, error) from error
             if not more:

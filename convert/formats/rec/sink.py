@@ -37,7 +37,8 @@ from facepack.progress import Progress
 from facepack.reading import read_json
 from facepack.store import format as fmt
 from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import SourceRecord, sync_folder, write_errors, write_file
+from facepack.store.shard import SourceRecord, write_errors, write_file
+from facepack.system import sync_folder
 
 REC, INDEX, PROPERTY = "train.rec", "train.idx", "property"
 

@@ -24,6 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+from facepack import system
 from facepack.convert.formats.tar import glint360k
 from facepack.convert.formats.tar.headers import BLOCK, is_header
 from facepack.convert.read_ahead import ReadAhead
@@ -314,7 +315,7 @@ class PlainStream(Stream):
         at = position - self._starts[number]
         count = min(_BLOCK, self.files.sizes[number] - at)
         try:
-            data = os.pread(self._descriptor, count, at)
+            data = system.read_at(self._descriptor, count, at)
         except OSError as error:
             raise _unreadable(self.files.paths[number], at, error) from error
         if not data:
@@ -327,7 +328,7 @@ class PlainStream(Stream):
         self.close()
         path = self.files.paths[number]
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._descriptor = os.open(path, system.READ)
             size = os.fstat(self._descriptor).st_size
         except OSError as error:
             raise _unreadable(path, 0, error) from error

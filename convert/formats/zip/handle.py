@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from facepack import system
 from facepack.convert.blocks import Blocks, ReadOnce
 from facepack.convert.source import require_file
 from facepack.errors import SourceError
@@ -31,7 +32,7 @@ class ZipHandle:
         self.path = path
         require_file(path)
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._descriptor = os.open(path, system.READ)
             self.size = os.fstat(self._descriptor).st_size
         except OSError as error:
             self.close()
@@ -49,7 +50,7 @@ class ZipHandle:
         pieces = []
         while count:
             try:
-                piece = os.pread(self._descriptor, count, offset)
+                piece = system.read_at(self._descriptor, count, offset)
             except OSError as error:
                 raise self._unreadable(offset, error) from error
             if not piece:
@@ -65,7 +66,7 @@ class ZipHandle:
         done = 0
         while done < count:
             try:
-                more = os.preadv(self._descriptor, [block[done:]], offset + done)
+                more = system.read_into(self._descriptor, block[done:], offset + done)
             except OSError as error:
                 raise self._unreadable(offset + done, error) from error
             if not more:
