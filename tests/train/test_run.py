@@ -26,9 +26,10 @@ from facepack.train.config import TrainConfig, read_settings
 from facepack.train.loop.folder import hold_folder
 from facepack.train.loop.in_flight import StepsInFlight
 from facepack.train.loop.metrics import MetricsLog
-from facepack.train.loop.run import RunSummary, Trainer
+from facepack.train.loop.run import Trainer
 from facepack.train.loop.step import TrainStep
 from facepack.train.loop.stopwatch import Stopwatch
+from facepack.train.loop.summary import RunSummary
 from facepack.train.ranks.group import Ranks
 
 MakeConfig = Callable[..., TrainConfig]
@@ -601,13 +602,13 @@ def test_looking_for_what_is_not_finite_takes_no_memory(
 ) -> None:
     trainer = Trainer(small_config(), out=tmp_path, device="cpu", notify=quiet)
     with Sizes() as sizes:
-        trainer._check_finite()
+        trainer._guard.check_weights(trainer.step)
     # A mask of a head of millions of classes would not fit beside it.
     assert 0 < sizes.largest < 50 < trainer.head.weight.numel()
     for value in (math.nan, math.inf, -math.inf):
         trainer.head.weight[2, 3] = value
         with pytest.raises(TrainingError, match="weights are not finite"):
-            trainer._check_finite()
+            trainer._guard.check_weights(trainer.step)
 
 
 def test_two_processes_do_not_write_one_run(small_config: MakeConfig, tmp_path: Path) -> None:

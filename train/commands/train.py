@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from facepack.train.loop.run import RunSummary
+    from facepack.train.loop.summary import RunSummary
 
 
 class _TrainCommand(click.Command):

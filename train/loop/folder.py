@@ -1,13 +1,25 @@
-"""A run's folder: one process at a time writes there."""
+"""A run's folder: one run lives there, and one process at a time writes."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from facepack.errors import TrainingError
 from facepack.store.lock import hold_lock
+from facepack.train.config import CONFIG_FILE
+from facepack.train.loop.checkpoint import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    PREVIOUS_FILE,
+    TENSORBOARD_FOLDER,
+    part_of,
+)
+from facepack.train.models.pretrained import MODEL_FILE
+
+_RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE)
 
 
 @contextmanager
@@ -31,3 +43,34 @@ def hold_folder(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise TrainingError(f"cannot write to {folder}: {error}") from error
         yield
+
+
+def refuse_used(out: Path) -> None:
+    """Make sure that no run would be lost in ``out``.
+
+    Raises:
+        TrainingError: it holds a run, or is a file.
+    """
+    held = [name for name in _RUN_FILES if (out / name).exists()]
+    if held:
+        raise TrainingError(
+            f"{out} holds a run already ({', '.join(held)}): go on with --resume, remove it with "
+            "--overwrite, or name another --out"
+        )
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is a file; --out names a folder for the run")
+
+
+def remove_run(out: Path) -> None:
+    """Remove the files of the run in ``out``, and no others.
+
+    Raises:
+        TrainingError: the system does not let one go.
+    """
+    try:
+        for path in (out / name for name in _RUN_FILES):
+            path.unlink(missing_ok=True)
+            part_of(path).unlink(missing_ok=True)
+        shutil.rmtree(out / TENSORBOARD_FOLDER, ignore_errors=True)
+    except OSError as error:
+        raise TrainingError(f"cannot write to {out}: {error}") from error

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import torch
 
@@ -45,70 +43,28 @@ from facepack.train.loop.checkpoint import (
     check_resumable,
     describe_data,
     load_checkpoint,
-    part_of,
     save_atomic,
     save_checkpoint,
     save_model,
 )
 from facepack.train.loop.course import take_up_course
-from facepack.train.loop.folder import hold_folder
+from facepack.train.loop.divergence import DivergenceGuard
+from facepack.train.loop.folder import hold_folder, refuse_used, remove_run
 from facepack.train.loop.in_flight import StepsInFlight
 from facepack.train.loop.interrupt import StopRequest
 from facepack.train.loop.metrics import LossMeter, MetricsLog, SilentLog
 from facepack.train.loop.progress import SilentProgress, TrainProgress
 from facepack.train.loop.step import TrainStep
 from facepack.train.loop.stopwatch import Reading, Stopwatch
-from facepack.train.loop.verification import MakeValidator, SetResult, Validator
+from facepack.train.loop.summary import RunSummary, Stopped
+from facepack.train.loop.verification import MakeValidator, Validator, Verification
 from facepack.train.models.arcface_torch import continue_run
 from facepack.train.models.pretrained import MODEL_FILE, load_pretrained
 from facepack.train.precision import LossScaler
-from facepack.train.ranks.agreement import OtherRankError, tell, together
+from facepack.train.ranks.agreement import fail_together, tell, together
 from facepack.train.ranks.group import ALONE, Ranks, local_world
 
-_RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE)
 _FOR_WEIGHTS, _FOR_DROPOUT = 0, 1
-# From 2^16 the scale is halved 26 times to get there: gradients that overflow still are not finite
-# numbers too large for fp16, but NaN or infinite.
-_LOWEST_SCALE = 2.0**-10
-
-Stopped = Literal["finished", "max_steps", "interrupted"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSummary:
-    """How a call of :meth:`Trainer.run` went."""
-
-    out: str
-    """The run's folder."""
-    stopped: Stopped
-    """Why the run ended; but for the first it can be resumed."""
-    step: int
-    """Optimizer steps done since the run began."""
-    total_steps: int
-    """The run's whole length."""
-    images: int
-    """Images trained on by this call, of all ranks together, as in all that follows."""
-    seconds: float
-    """Time of training of this call, without verification and checkpoints."""
-    images_per_second: float
-    data_wait: float
-    """Share of that time spent waiting for data."""
-    verification_share: float
-    """Share of the time of this call, checkpoints and all, spent on verification."""
-    loss: float
-    """Mean loss over the last steps logged; over all steps, where none is logged yet."""
-    lr: float
-    """Learning rate of the last step logged, or else of the last step."""
-    skipped_steps: int
-    """Steps not taken because their fp16 gradients overflowed."""
-    skipped_images: int
-    """Images left out because they do not decode."""
-    best: dict[str, dict[str, float]]
-    """Verification set → its best accuracy, and the step."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
-        return asdict(self)
 
 
 class Trainer:
@@ -160,7 +116,7 @@ class Trainer:
         self._overwrite = overwrite
         with together(ranks):
             if not resume and not overwrite:
-                _refuse_used(self.out)
+                refuse_used(self.out)
             home = None if home is None else Path(home)
             self._build(config, home, device, validator)
             if not (resume and (self.out / CHECKPOINT_FILE).exists()):
@@ -222,7 +178,7 @@ class Trainer:
             compile=config.compile,
             ranks=ranks,
         )
-        self._validator = (
+        self._verification = Verification(
             _build_validator(validator, config, home, self.backbone.image_size, ranks)
             if ranks.is_first
             else None
@@ -251,8 +207,15 @@ class Trainer:
         self._skipped_images = 0
         self._seen_skipped = 0
         self._last: dict[str, float] = {}
-        self._best: dict[str, dict[str, float]] = {}
-        self._good_step: int | None = None
+        self._guard = DivergenceGuard(
+            checkpoint=self.out / CHECKPOINT_FILE,
+            backbone=self.backbone,
+            head=self.head,
+            scaler=self._scaler,
+            meter=self._meter,
+            device=self.device,
+            ranks=ranks,
+        )
 
     def _begin_from_others(self) -> None:
         """Take the weights that the settings name to begin with."""
@@ -268,7 +231,7 @@ class Trainer:
     def _keep_places(self, home: Path | None) -> None:
         """Name the data so that the run goes on from any current folder."""
         config = self.config
-        val = dict(config.val) if self._validator is None else self._validator.lasting
+        val = self._verification.lasting_sets(config.val)
         self.config = replace(config, shards=lasting_shards(config.shards, home), val=val)
 
     def _share_beginning(self) -> None:
@@ -296,15 +259,16 @@ class Trainer:
                 state["schedule"], changes = take_up_course(state, self.config, self.schedule)
         steps = [step for (step,) in tell(self.ranks, [-1 if state is None else state["step"]])]
         if len(set(steps)) > 1:
-            self._fail(
+            fail_together(
+                self.ranks,
                 f"the ranks do not find the same checkpoint at {path}: --out must be in a folder "
-                "that all machines of the run share"
+                "that all machines of the run share",
             )
         if state is None:
             self._say(f"{self.out} holds no checkpoint: the run begins at step 0")
             return
         self.load_state_dict(state)
-        self._good_step = self.step
+        self._guard.good_step = self.step
         self._say(f"resuming {self.out} at step {self.step:,} of {self.total_steps:,}")
         for change in changes:
             self._say(change)
@@ -315,10 +279,6 @@ class Trainer:
     def _say(self, text: str) -> None:
         if self.ranks.is_first:
             self._notify(text)
-
-    def _fail(self, text: str) -> NoReturn:
-        """Raise what every rank has found, once in words."""
-        raise TrainingError(text) if self.ranks.is_first else OtherRankError(text)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the steps to come depend on; waits for the device.
@@ -340,7 +300,7 @@ class Trainer:
             "random": self.ranks.gather_objects(_random_state(self.device)),
             "skipped_images": self._skipped_images,
             "last": dict(self._last),
-            "best": {name: dict(best) for name, best in self._best.items()},
+            "best": {name: dict(best) for name, best in self._verification.best.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -368,7 +328,7 @@ class Trainer:
             )
         self._skipped_images = state["skipped_images"]
         self._last = state["last"]
-        self._best = state["best"]
+        self._verification.best = state["best"]
 
     # The run --------------------------------------------------------------------------------
 
@@ -406,7 +366,11 @@ class Trainer:
     def _open_log(self) -> MetricsLog:
         if not self.ranks.is_first:
             return SilentLog()
-        self._prepare_folder()
+        if self._overwrite:
+            remove_run(self.out)
+            self._overwrite = False
+        text = dump_config(self.config).encode()
+        save_atomic(self.out / CONFIG_FILE, lambda file: file.write(text))
         self._announce()
         log = MetricsLog(
             self.out / METRICS_FILE,
@@ -444,7 +408,7 @@ class Trainer:
             in_flight.add()
             watch.count(len(batch.labels) * self.ranks.world)
             if self._is_due(self.config.log_every):
-                self._check_loss()
+                self._guard.check_loss(self.step)
                 reading = watch.read()
                 self._log_train(log, lr, reading.since(logged), reading.seconds)
                 progress.set_loss(self._last["loss"])
@@ -453,9 +417,15 @@ class Trainer:
             with watch.paused():
                 if self.config.val and self._is_due(self.config.val_every or self.steps_per_epoch):
                     with watch.verifying():
-                        self._check_finite()
+                        self._guard.check_weights(self.step)
                         with together(self.ranks):
-                            self._validate(log, progress, stop)
+                            self._verification.run(
+                                self.backbone,
+                                step=self.step,
+                                log=log,
+                                progress=progress,
+                                stop=stop,
+                            )
                 # Of several ranks one may have been asked to stop after all agreed to go on.
                 is_asked = stop.requested if self.ranks.world == 1 else is_stop_agreed
                 stopped = self._stopped(last, is_asked)
@@ -514,7 +484,7 @@ class Trainer:
         self.step += 1
         self._meter.add(loss, self.step)
         if self.device.type == "cpu":
-            self._check_loss()
+            self._guard.check_loss(self.step)
         known = len(self.schedule.changes)
         self.schedule.step(loss)
         for _, changed in self.schedule.changes[known:]:
@@ -544,47 +514,6 @@ class Trainer:
                 f"facepack verify --decode {self.data.path}"
             )
 
-    def _check_loss(self) -> None:
-        """Wait for the device and end the run if a loss was not finite."""
-        step = self._meter.first_non_finite()
-        if step is not None:
-            self._fail(
-                f"the loss of step {step:,} is not finite: the run has diverged. "
-                f"{self._last_good()}. Begin again with a lower lr, a warmup_epochs or another "
-                "precision"
-            )
-        if self._scaler.enabled and self._scaler.value() < _LOWEST_SCALE:
-            self._fail(
-                f"the fp16 gradients overflow even at a loss scale of {self._scaler.value():.1e} "
-                f"(step {self.step:,}): the run has diverged. {self._last_good()}. Begin again "
-                "with precision = bf16, or with a lower lr"
-            )
-
-    def _check_finite(self) -> None:
-        """As :meth:`_check_loss`, and for the weights, which no loss has seen yet; collective."""
-        self._check_loss()
-        values = [*self.backbone.parameters(), *self.backbone.buffers(), self.head.weight]
-        # The largest magnitude is NaN where any value is, and takes no memory of the head's size.
-        largest = [
-            torch.linalg.vector_norm(value, torch.inf).to(self.device)
-            for value in values
-            if value.is_floating_point()
-        ]
-        bad = ~torch.stack(largest).isfinite().all()
-        if self.ranks.all_reduce(bad.to(torch.int32), "max"):
-            self._fail(
-                f"the weights are not finite after step {self.step:,}: the run has diverged. "
-                f"{self._last_good()}. Begin again with a lower lr, a warmup_epochs or another "
-                "precision"
-            )
-
-    def _last_good(self) -> str:
-        if self._good_step is None:
-            return "No checkpoint was written before"
-        return (
-            f"The last good checkpoint is {self.out / CHECKPOINT_FILE}, of step {self._good_step:,}"
-        )
-
     def _log_train(self, log: MetricsLog, lr: float, lap: Reading, seconds: float) -> None:
         self._last = {"loss": self._meter.take_mean(), "lr": lr}
         values = {
@@ -602,41 +531,13 @@ class Trainer:
         }
         log.write("train", self.step, values, timing)
 
-    def _validate(self, log: MetricsLog, progress: TrainProgress, stop: StopRequest) -> None:
-        if self._validator is None:  # another rank verifies
-            return
-        left = list(self.config.val)
-        start = time.perf_counter()
-        for result in self._validator(self.backbone):
-            left.remove(result.target)
-            now = time.perf_counter()
-            log.write("val", self.step, _validation_values(result), {"seconds": now - start})
-            start = now
-            if result.accuracy is not None:
-                progress.notice(self._note_best(result))
-            if left and stop.requested:
-                progress.notice(f"step {self.step:,}: not verified on {', '.join(left)}")
-                break
-
-    def _note_best(self, result: SetResult) -> str:
-        """Remember the accuracy if it is a set's best so far; return a line about it."""
-        accuracy = result.accuracy
-        assert accuracy is not None
-        best = self._best.setdefault(result.target, {"accuracy": -1.0, "step": 0})
-        if accuracy > best["accuracy"]:
-            best.update(accuracy=accuracy, step=self.step)
-        return (
-            f"step {self.step:,}: {result.target} {accuracy:.4f} ± {result.std:.4f} "
-            f"(best {best['accuracy']:.4f}, step {best['step']:,})"
-        )
-
     def _save(self, stopped: Stopped | None, log: MetricsLog) -> None:
         """Write the model and the checkpoint where they are due."""
         ends_epoch = self.step % self.steps_per_epoch == 0
         every = self.config.checkpoint_every
         if stopped is None and not ends_epoch and not (every and self._is_due(every)):
             return
-        self._check_finite()
+        self._guard.check_weights(self.step)
         state = self.state_dict()
         with together(self.ranks):
             if self.ranks.is_first:
@@ -645,20 +546,7 @@ class Trainer:
                     save_model(self.out / MODEL_FILE, self.backbone)
                 log.sync()
                 save_checkpoint(self.out / CHECKPOINT_FILE, state)
-        self._good_step = self.step
-
-    def _prepare_folder(self) -> None:
-        try:
-            if self._overwrite:
-                for path in (self.out / name for name in _RUN_FILES):
-                    path.unlink(missing_ok=True)
-                    part_of(path).unlink(missing_ok=True)
-                shutil.rmtree(self.out / TENSORBOARD_FOLDER, ignore_errors=True)
-                self._overwrite = False
-        except OSError as error:
-            raise TrainingError(f"cannot write to {self.out}: {error}") from error
-        text = dump_config(self.config).encode()
-        save_atomic(self.out / CONFIG_FILE, lambda file: file.write(text))
+        self._guard.good_step = self.step
 
     def _announce(self) -> None:
         config = self.config
@@ -693,22 +581,11 @@ class Trainer:
             lr=self._last["lr"] if self._last else self.schedule.lr_after(self.step - 1),
             skipped_steps=self._scaler.skipped_steps(),
             skipped_images=self._skipped_images,
-            best=self._best,
+            best=self._verification.best,
         )
 
 
 # Building -------------------------------------------------------------------------------------
-
-
-def _refuse_used(out: Path) -> None:
-    held = [name for name in _RUN_FILES if (out / name).exists()]
-    if held:
-        raise TrainingError(
-            f"{out} holds a run already ({', '.join(held)}): go on with --resume, remove it with "
-            "--overwrite, or name another --out"
-        )
-    if out.exists() and not out.is_dir():
-        raise TrainingError(f"{out} is a file; --out names a folder for the run")
 
 
 def _build_validator(
@@ -749,13 +626,3 @@ def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> N
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def _validation_values(result: SetResult) -> dict[str, Any]:
-    return {
-        "set": result.target,
-        "accuracy": result.accuracy,
-        "std": result.std,
-        "auc": result.auc,
-        "norm": result.norm,
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 
@@ -56,6 +57,16 @@ def together(ranks: Ranks) -> Iterator[None]:
             raise
         error = caught
     tell(ranks, error=error)
+
+
+def fail_together(ranks: Ranks, text: str) -> NoReturn:
+    """Raise what every rank has found: in words on the first alone.
+
+    Raises:
+        TrainingError: on the first.
+        OtherRankError: on the others.
+    """
+    raise TrainingError(text) if ranks.is_first else OtherRankError(text)
 
 
 def _words(error: Exception) -> str:
