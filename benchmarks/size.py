@@ -20,7 +20,7 @@ import lmdb
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.rec.source import RecSource
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 
 def usual_lmdb(source: RecSource | BinSource, folder: Path) -> int:

@@ -17,7 +17,7 @@ from facepack.errors import ConfigError, NothingChosenError, SourceError
 from facepack.hashing import hash64
 from facepack.reading import read_text
 from facepack.store.format import NO_IDENTITY
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 _STEP = 1 << 16  # records whose labels are looked at in one part
 

@@ -20,8 +20,8 @@ from facepack.errors import PackError
 from facepack.images import SUFFIXES
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import write_errors, write_file
+from facepack.store.files import write_errors, write_file
+from facepack.store.record import Buffer
 from facepack.store.target import Target
 
 STATE = ".facepack"  # the plan, the lock and what is done

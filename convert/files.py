@@ -19,7 +19,7 @@ from facepack.convert.source import Entry, Refusal
 from facepack.errors import SourceError
 from facepack.images import IMAGE_SUFFIXES
 from facepack.store.format import NO_IDENTITY
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 # What systems put beside images: macOS into zips, Synology, QNAP and Windows onto disks.

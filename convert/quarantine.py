@@ -12,7 +12,7 @@ import numpy as np
 from facepack.convert.source import Refusal, Source
 from facepack.errors import SourceError
 from facepack.store import format as fmt
-from facepack.store.shard import write_file
+from facepack.store.files import write_file
 
 
 def read_refused(lines: bytes) -> Iterator[dict[str, Any]]:

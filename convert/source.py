@@ -21,7 +21,7 @@ from facepack.errors import (
     SourceError,
 )
 from facepack.progress import Progress
-from facepack.store.shard import RecordRun, SourceRecord
+from facepack.store.record import RecordRun, SourceRecord
 
 _LONGEST_STEM = 100
 _PROGRESS_STEP = 256  # records between two looks at the clock

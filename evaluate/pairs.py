@@ -23,8 +23,8 @@ from facepack.errors import DamageError, EvaluationError
 from facepack.evaluate.decode import FACE_SIZE, decode_batches
 from facepack.store.format import MANIFEST
 from facepack.store.home import data_home, is_pack
+from facepack.store.record import SourceRecord
 from facepack.store.sets import split_set
-from facepack.store.shard import SourceRecord
 
 KNOWN_SETS = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp")
 

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from facepack import system
+from facepack.atomic import replacing
 from facepack.errors import PackError
 
 
@@ -26,13 +27,9 @@ def write_output(path: Path, data: bytes) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
             return
-        part = path.with_name(f".{path.name[:100]}.part-{secrets.token_hex(4)}")
-        try:
+        hidden = path.with_name(f".{path.name[:100]}.part-{secrets.token_hex(4)}")
+        with replacing(path, hidden, durable=False) as part:
             part.write_bytes(data)
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise PackError(
             f"cannot write {path}: {error.strerror or error}; choose another file"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +14,12 @@ import numpy as np
 import xxhash
 
 from facepack import system
+from facepack.atomic import replacing
 from facepack.errors import ConfigError, DamageError, PackError
 from facepack.progress import Progress
 from facepack.reading import open_regular
 from facepack.store import format as fmt
+from facepack.store.files import write_file
 from facepack.store.labelmap import (
     LabelNames,
     apply_label_map,
@@ -33,10 +34,9 @@ from facepack.store.pack import (
     read_manifest,
     read_quarantine,
 )
-from facepack.store.shard import ShardInfo, write_file
+from facepack.store.shard import ShardInfo
 from facepack.store.target import Target
 from facepack.store.writer import finish_pack
-from facepack.system import sync_folder
 
 _CHUNK = 8 << 20
 
@@ -370,16 +370,13 @@ def _bring(old: Path, new: Path, stated: dict[str, Any], *, copy: bool, resume: 
             return
         new.unlink()
     if not copy:
-        part = new.with_name(f"{new.name}.part-{secrets.token_hex(4)}")
         try:
-            # To the file: a symbolic link may lead nowhere from here.
-            system.hard_link(old.resolve(), part)
+            with replacing(new) as part:
+                # To the file: a symbolic link may lead nowhere from here.
+                system.hard_link(old.resolve(), part)
+            return
         except OSError:
             pass  # another file system, or one without links
-        else:
-            part.replace(new)
-            sync_folder(new.parent)
-            return
     write_file(new, _checked(old, stated))
 
 

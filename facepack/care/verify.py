@@ -26,6 +26,7 @@ from facepack.progress import Progress
 from facepack.reading import open_regular, parse_npy, read_bytes
 from facepack.store import format as fmt
 from facepack.store.digests import digest_ahead, file_digest
+from facepack.store.files import write_file
 from facepack.store.labelmap import apply_label_map, read_label_map
 from facepack.store.lmdbfile import (
     Nodes,
@@ -38,7 +39,7 @@ from facepack.store.lmdbfile import (
 )
 from facepack.store.pack import check_plan, manifest_files, read_file, read_manifest, read_plan
 from facepack.store.sets import split_set, subset_manifest
-from facepack.store.shard import IMAGE_FIELDS, ShardInfo, write_file
+from facepack.store.shard import IMAGE_FIELDS, ShardInfo
 from facepack.store.writer import build_manifest
 
 MAX_NODES = fmt.MAX_SHARD_RECORDS + 64  # a shard's records, and room for reserved ones

@@ -20,7 +20,7 @@ from facepack.images import (
     known_headers,
     read_header,
 )
-from facepack.store.lmdbfile import Buffer
+from facepack.store.record import Buffer
 
 COLORS = ("keep", "refuse", "convert")
 _QUALITY = 95  # of a JPEG whose colours were converted

@@ -18,8 +18,7 @@ import numpy as np
 import xxhash
 
 from facepack.errors import DamageError, NewerFormatError, PackError
-
-Buffer = bytes | bytearray | memoryview
+from facepack.store.record import Buffer
 
 FORMAT_VERSION = 1
 

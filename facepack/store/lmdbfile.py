@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Buffer = bytes | bytearray | memoryview
+from facepack.store.record import Buffer
 
 MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1

@@ -15,7 +15,8 @@ import numpy as np
 from facepack.errors import DamageError, PackError, did_you_mean
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.shard import ShardInfo, merge_statistics, write_file
+from facepack.store.files import write_file
+from facepack.store.shard import ShardInfo, merge_statistics
 from facepack.store.target import Target
 from facepack.store.writer import content_id
 

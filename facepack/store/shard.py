@@ -6,123 +6,36 @@ A shard's files are a pure function of its records and the plan. The commit is t
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from io import FileIO
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
-from facepack.errors import PackError
 from facepack.hashing import hash64
 from facepack.images import ImageHeader
 from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
-from facepack.store.direct import BlockWriter
+from facepack.store.files import write_file
 from facepack.store.fill import fill_pages
 from facepack.store.lmdbfile import (
     PAGE_HEADER,
     PAGE_SIZES,
-    Buffer,
     fill_in_order,
     lmdb_pages,
     node_costs,
     overflow_pages,
 )
-from facepack.system import sync_folder
+from facepack.store.record import Buffer, RecordRun, SourceRecord
 
 IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width")  # of image statistics
 
 _SAMPLE = 1024  # records from which the page size is chosen
-_TOGETHER = 512  # pieces that are written at once: some 100 faces
-_LONGEST_TOGETHER = 8 << 20  # bytes
 # With very many records to a page, cutting in order wastes next to nothing.
 _FILL_BELOW = 64
-
-
-@dataclass(slots=True)
-class SourceRecord:
-    """A record on its way into a shard.
-
-    Attributes:
-        ordinal: its place in the source, from 0; it seeds the order and names the record for good.
-        image: the encoded image, stored byte for byte.
-        label: its identity, or -1.
-        name: the source's name of the record, if it has one.
-        extra: numbers of the source's header that a round trip must keep.
-    """
-
-    ordinal: int
-    image: Buffer
-    label: int
-    name: str | None = None
-    extra: dict[str, float | int] | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class RecordRun:
-    """Records that follow each other and lie in one piece of memory, as columns.
-
-    What can be done for all of them at once then is.
-
-    Attributes:
-        ordinals: int64 (n,), as of :class:`SourceRecord`.
-        data: the memory.
-        starts: int64 (n,), where each image begins in it.
-        stops: int64 (n,), where it ends.
-        labels: int64 (n,).
-        names: the source's names, if it has any.
-        extra: integers (n,) of the source's header, by name.
-    """
-
-    ordinals: np.ndarray
-    data: memoryview
-    starts: np.ndarray
-    stops: np.ndarray
-    labels: np.ndarray
-    names: list[str] | None
-    extra: dict[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.ordinals)
-
-    def __getitem__(self, rows: slice) -> RecordRun:
-        return RecordRun(
-            ordinals=self.ordinals[rows],
-            data=self.data,
-            starts=self.starts[rows],
-            stops=self.stops[rows],
-            labels=self.labels[rows],
-            names=self.names and self.names[rows],
-            extra={name: values[rows] for name, values in self.extra.items()},
-        )
-
-    def images(self) -> list[Buffer]:
-        """Each image, as a view."""
-        data = self.data
-        bounds = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
-        return [data[start:stop] for start, stop in bounds]
-
-    def records(self) -> Iterator[SourceRecord]:
-        """The records one by one."""
-        extra = {name: values.tolist() for name, values in self.extra.items()}
-        for row, image in enumerate(self.images()):
-            yield SourceRecord(
-                int(self.ordinals[row]),
-                image,
-                int(self.labels[row]),
-                self.names[row] if self.names else None,
-                {name: values[row] for name, values in extra.items()} or None,
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -464,62 +377,3 @@ def _arrange(
     costs = node_costs(page_size, np.full(len(sizes), 10), sizes[shuffled])
     filled, starts = _fill(costs, page_size)
     return shuffled[filled], starts
-
-
-def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
-    """Write ``path`` so that it is there whole or not at all; returns its XXH3-128 and size.
-
-    The bytes go to a temporary name beside it, are synced, then renamed; the folder is synced.
-
-    Raises:
-        PackError: the disk is full or the file cannot be written; says what to do.
-    """
-    part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
-    digest = xxhash.xxh3_128()
-    size = 0
-    with write_errors(path):
-        try:
-            with FileIO(part, "x") as file, BlockWriter(file) as writer:
-                for chunk in _chunks(pieces):
-                    digest.update(chunk)
-                    writer.write(chunk)
-                    size += len(chunk)
-                writer.finish()
-                os.fsync(file.fileno())
-            part.replace(path)
-            sync_folder(path.parent)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    return digest.hexdigest(), size
-
-
-@contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Within, a failure to write ``path``, or below it, is the :func:`write_error` of it."""
-    try:
-        yield
-    except OSError as error:
-        raise write_error(path, error) from error
-
-
-def write_error(path: Path, error: OSError) -> PackError:
-    """The error of a failed write, in words, with a remedy."""
-    remedies = {
-        errno.ENOSPC: "the disk is full: free some space, then run the command again with --resume",
-        errno.EDQUOT: "the quota is used up: free some space, then run again with --resume",
-        errno.EROFS: "the file system is read-only: choose another target",
-        errno.EACCES: "permission denied: choose another target or change its permissions",
-    }
-    what = remedies.get(error.errno or 0, f"{error.strerror or error}")
-    return PackError(f"cannot write {path}: {what}")
-
-
-def _chunks(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
-    """Small pieces joined: few enough that they stay in a core's cache."""
-    following = iter(pieces)
-    while together := list(islice(following, _TOGETHER)):
-        if sum(map(len, together)) <= _LONGEST_TOGETHER:
-            yield b"".join(together)
-        else:
-            yield from together

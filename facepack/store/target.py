@@ -12,8 +12,8 @@ from typing import Any
 from facepack.errors import PackError
 from facepack.reading import read_json
 from facepack.store import format as fmt
+from facepack.store.files import write_errors, write_file
 from facepack.store.lock import hold_lock
-from facepack.store.shard import write_errors, write_file
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
 _KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.DUPLICATES, fmt.APPENDING)

@@ -14,9 +14,10 @@ from facepack.errors import PackError
 from facepack.reading import read_bytes
 from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
+from facepack.store.files import write_file
 from facepack.store.labelmap import label_map_bytes
-from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import ShardBuilder, ShardInfo, SourceRecord, merge_statistics, write_file
+from facepack.store.record import Buffer, SourceRecord
+from facepack.store.shard import ShardBuilder, ShardInfo, merge_statistics
 from facepack.store.target import Target
 from facepack.system import sync_folder
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from facepack.store import format as fmt
+from facepack.store.files import write_file
 from facepack.store.pack import Pack
 from facepack.store.pack import open as open_pack
-from facepack.store.shard import write_file
 from facepack.view.survey import hash_images
 
 _CHUNK = 1 << 20  # hashes compared at a time

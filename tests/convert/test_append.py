@@ -38,7 +38,7 @@ from facepack.errors import ConfigError, DamageError, PackError
 from facepack.store import pack as pack_module
 from facepack.store.checks import ImageCheck
 from facepack.store.labelmap import LabelNames
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 from facepack.store.target import Target
 
 MakeJpeg = Callable[..., bytes]

@@ -222,7 +222,8 @@ def test_a_full_disk_is_reported_as_that(
     assert done.returncode == 1
     assert "are needed and" in done.stderr and "free some space" in done.stderr
     # The space may also go while the pack is written.
-    from facepack.store.shard import ShardBuilder, SourceRecord
+    from facepack.store.record import SourceRecord
+    from facepack.store.shard import ShardBuilder
 
     builder = ShardBuilder()
     for i in range(1500):

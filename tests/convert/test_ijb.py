@@ -13,7 +13,7 @@ from facepack.convert.formats.benchmarks.ijb import IjbSource, read_integers
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.source import Refusal
 from facepack.errors import PackError, SourceError
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 

@@ -17,7 +17,7 @@ from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.source import Refusal
 from facepack.errors import DecodeError, SourceError
 from facepack.store.checks import ImageCheck
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 from facepack.train.data import ImageTree
 
 MakeJpeg = Callable[..., bytes]

@@ -17,7 +17,7 @@ from facepack.convert.formats.tar import wds_sink as to_wds
 from facepack.convert.formats.tree import tree_sink as to_tree
 from facepack.convert.registry import SINKS
 from facepack.convert.source import Part
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeRec = Callable[..., Path]
 Killed = Callable[..., None]

@@ -22,7 +22,7 @@ from facepack.convert.formats.kv.index import is_plain_key, read_kv
 from facepack.convert.formats.kv.source import KvPart, KvSource
 from facepack.convert.source import Entry, Group, Refusal, cut_spans, payload_bytes
 from facepack.errors import SourceError
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 Line = tuple[str, int]

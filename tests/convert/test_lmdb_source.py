@@ -23,8 +23,8 @@ from facepack.convert.source import Group, Refusal, Source, cut_spans
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.store import format as fmt
 from facepack.store.lmdbfile import PAGE_HEADER, leaf_numbers, read_page_size, scan_leaf
+from facepack.store.record import SourceRecord
 from facepack.store.sets import add_set
-from facepack.store.shard import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

@@ -16,7 +16,7 @@ from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.source import Refusal
 from facepack.errors import SourceError
 from facepack.images import decode, read_header
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 KINDS = ("im2rec", "face2rec2", "kv")

@@ -21,7 +21,8 @@ from facepack.convert.source import PartInRuns, Refusal, deliver
 from facepack.errors import DecodeError
 from facepack.images import check_image, known_headers
 from facepack.store.checks import ImageCheck
-from facepack.store.shard import RecordRun, ShardBuilder, SourceRecord
+from facepack.store.record import RecordRun, SourceRecord
+from facepack.store.shard import ShardBuilder
 
 MakeJpeg = Callable[..., bytes]
 MakeRec = Callable[..., Path]

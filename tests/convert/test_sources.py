@@ -27,7 +27,7 @@ from facepack.convert.source import (
 from facepack.errors import DecodeError, PackError, SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

@@ -25,7 +25,7 @@ from facepack.convert.formats.tar.source import TarSource
 from facepack.convert.formats.tar.stream import Files
 from facepack.convert.source import Refusal, Source, cut_spans
 from facepack.errors import SourceError
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

@@ -34,7 +34,7 @@ from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
 from facepack.store.checks import ImageCheck
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

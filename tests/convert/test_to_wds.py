@@ -24,7 +24,7 @@ from facepack.convert.formats.tar.wds_sink import convert_to_wds, sample_key
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

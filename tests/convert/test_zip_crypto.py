@@ -17,7 +17,7 @@ from facepack.convert.formats.zip.crypto import decrypt, initial_keys
 from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Refusal
 from facepack.errors import SourceError
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 SecretZip = Callable[..., Path]
 

@@ -26,7 +26,7 @@ from facepack.convert.formats.zip.names import (
 from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Refusal
 from facepack.errors import SourceError
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 END = struct.Struct("<4s4H2LH")
 

@@ -21,7 +21,7 @@ from facepack.convert.formats.zip import part as zip_part
 from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Refusal, cut_spans, payload_bytes
 from facepack.errors import SourceError
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 MakeJpeg = Callable[..., bytes]
 FaceZip = Callable[..., Path]

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 import facepack
 from facepack.commands.get import get
 from facepack.errors import DamageError, PackError
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 from facepack.store.writer import PackWriter
 from facepack.view.record_info import describe_record, find_record
 

@@ -410,7 +410,8 @@ def test_the_command(make_pack: MakePack, tmp_path: Path) -> None:
 
 def test_what_the_source_said_is_kept(make_pack: MakePack, tmp_path: Path) -> None:
     from facepack.care.verify import shard_nodes
-    from facepack.store.shard import ShardBuilder, SourceRecord
+    from facepack.store.record import SourceRecord
+    from facepack.store.shard import ShardBuilder
     from facepack.store.writer import finish_pack, make_plan, shard_meta
 
     path, out = tmp_path / "p", tmp_path / "out"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from facepack import lfs, system
+from facepack.atomic import replacing
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.config import COURSE, TrainConfig, differing_settings
 from facepack.train.data import TrainingData, label_map_digest
@@ -50,16 +50,14 @@ def save_atomic(
     Raises:
         TrainingError: the file cannot be written; the old one, if any, is untouched.
     """
-    part = part_of(path)
     try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            _keep(path, previous)
-        part.replace(path)
-        system.sync_folder(path.parent)
+        with replacing(path, part_of(path)) as part:
+            with part.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if previous is not None and path.exists():
+                _keep(path, previous)
     # torch reports a full disk as a RuntimeError of its zip writer.
     except (OSError, RuntimeError) as error:
         kept = "the previous one is untouched" if path.exists() else "none was written before"
@@ -67,10 +65,6 @@ def save_atomic(
             f"cannot write {path}: {_reason(error)}; {kept}. Make room or mend the disk, then "
             "--resume"
         ) from error
-    finally:
-        # Gone already where it took the other's place.
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _keep(path: Path, previous: Path) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 from facepack import images
 from facepack.errors import DecodeError
 from facepack.images import image_format
-from facepack.store.lmdbfile import Buffer
+from facepack.store.record import Buffer
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}

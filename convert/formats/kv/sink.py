@@ -30,8 +30,9 @@ from facepack.convert.source import Source, Span, cut_spans, deliver
 from facepack.errors import SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt
+from facepack.store.files import write_errors, write_file
 from facepack.store.lmdbfile import MAX_PAGE_SIZE, node_costs, overflow_pages
-from facepack.store.shard import SourceRecord, write_errors, write_file
+from facepack.store.record import SourceRecord
 from facepack.store.target import Target
 
 LMDB = "faces.lmdb"

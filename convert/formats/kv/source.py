@@ -20,7 +20,7 @@ from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
 from facepack.errors import DecodeError, SourceError
 from facepack.store.format import MAX_LABEL
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 _LEAVE_OUT = "mend the database, or go on without this record"
 _SAMPLE = 64  # records whose content tells two databases apart that have the same kv file

@@ -25,6 +25,7 @@ from facepack.convert.source import Source
 from facepack.errors import ConfigError, DamageError, NewerFormatError, PackError, SourceError
 from facepack.reading import read_json
 from facepack.store import format as fmt
+from facepack.store.files import write_file
 from facepack.store.format import NO_IDENTITY
 from facepack.store.labelmap import LabelNames, read_label_map
 from facepack.store.pack import (
@@ -36,7 +37,8 @@ from facepack.store.pack import (
     read_quarantine,
 )
 from facepack.store.pack import open as open_pack
-from facepack.store.shard import ShardInfo, SourceRecord, write_file
+from facepack.store.record import SourceRecord
+from facepack.store.shard import ShardInfo
 from facepack.store.target import Target
 from facepack.store.writer import finish_pack, settle
 from facepack.system import sync_folder

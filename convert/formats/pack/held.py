@@ -23,8 +23,7 @@ from facepack.convert.source import Group, Source
 from facepack.errors import DecodeError
 from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
-from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import SourceRecord
+from facepack.store.record import Buffer, SourceRecord
 
 _SAMPLE = 16  # records of a file that are compared
 _SAMPLE_OF_STREAM = 4  # the first ones, where to read others means to read all before them

@@ -11,7 +11,7 @@ import xxhash
 from facepack.convert.source import Entry, Group, Part, Refusal, Source
 from facepack.store.format import NO_IDENTITY
 from facepack.store.labelmap import LabelNames
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 
 class Relabelled:

@@ -20,7 +20,7 @@ from facepack.reading import parse_npy
 from facepack.store import format as fmt
 from facepack.store.pack import open as open_pack
 from facepack.store.pack import read_checked_file
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 _VERIFY = "look closer with facepack verify, and copy the pack again or convert anew"
 _ALLOW = "set the environment variable FACEPACK_MAX_IMAGE_BYTES to take it"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from pathlib import Path
 
+from facepack.atomic import replacing
 from facepack.convert.formats.pairs.pair_set import PairSet, pair_result, read_pair_set
 from facepack.convert.formats.pairs.pickles import read_bin, write_bin
 from facepack.convert.options import ConvertOptions
@@ -14,8 +14,7 @@ from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
 from facepack.store import format as fmt
-from facepack.store.shard import write_errors
-from facepack.system import sync_folder
+from facepack.store.files import write_errors
 
 _SUFFIX = ".bin"
 
@@ -83,12 +82,7 @@ def _remove_parts(path: Path) -> None:
 
 def _write(path: Path, pairs: PairSet) -> None:
     images = [bytes(image) for image in pairs.images]
-    part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
-    try:
+    with replacing(path) as part:
         write_bin(part, (images[use] for use in pairs.uses.tolist()), pairs.issame.tolist())
-        with part.open("rb") as file:
+        with part.open("r+b") as file:  # Windows syncs no file that is open for reading only
             os.fsync(file.fileno())
-        part.replace(path)
-        sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)

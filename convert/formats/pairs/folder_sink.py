@@ -20,7 +20,7 @@ from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.progress import Progress
 from facepack.store import format as fmt
-from facepack.store.shard import write_errors, write_file
+from facepack.store.files import write_errors, write_file
 from facepack.store.target import Target
 
 IMAGES = "imgs"

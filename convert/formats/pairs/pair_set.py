@@ -14,7 +14,7 @@ from facepack.convert.source import Refusal, Source, refuse
 from facepack.errors import DecodeError, SourceError
 from facepack.images import SUFFIXES
 from facepack.store.checks import ImageCheck
-from facepack.store.lmdbfile import Buffer
+from facepack.store.record import Buffer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

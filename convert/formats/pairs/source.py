@@ -13,8 +13,7 @@ from facepack.convert.formats.pairs.pair_set import pair_table
 from facepack.convert.formats.pairs.pickles import read_bin
 from facepack.convert.source import Entry, Group, Refusal, file_name, require_file, shard_stem
 from facepack.store.format import NO_IDENTITY
-from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import SourceRecord
+from facepack.store.record import Buffer, SourceRecord
 
 _REMEDY = "fetch the set again; the pairs of this image are left out"
 

@@ -36,8 +36,8 @@ from facepack.images import ImageHeader
 from facepack.progress import Progress
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import SourceRecord, write_errors, write_file
+from facepack.store.files import write_errors, write_file
+from facepack.store.record import Buffer, SourceRecord
 from facepack.system import sync_folder
 
 REC, INDEX, PROPERTY = "train.rec", "train.idx", "property"

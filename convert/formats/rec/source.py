@@ -24,7 +24,7 @@ from facepack.convert.formats.rec.recordio import (
 from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
-from facepack.store.shard import RecordRun, SourceRecord
+from facepack.store.record import RecordRun, SourceRecord
 
 _LEAVE_OUT = "fetch the file again, or go on without this record"
 _SAMPLE = 64  # records whose content tells two sources apart that have the same index

@@ -38,7 +38,7 @@ from facepack.convert.names import Names
 from facepack.convert.source import Entry, Group, Refusal
 from facepack.errors import SourceError
 from facepack.store import format as fmt
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 _LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
 _SHALLOW = NO_LABEL - 1

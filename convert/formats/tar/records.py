@@ -28,7 +28,7 @@ from facepack.convert.formats.tar.stream import Files, Stream, opened
 from facepack.convert.source import Entry, Group, Refusal, shard_stem
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 _MAGIC = struct.pack("<I", MAGIC)
 _PART = struct.Struct("<II")

@@ -25,8 +25,8 @@ from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payl
 from facepack.convert.workers import write_spans
 from facepack.images import IMAGE_SUFFIXES, SUFFIXES
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import SourceRecord, write_errors, write_file
+from facepack.store.files import write_errors, write_file
+from facepack.store.record import Buffer, SourceRecord
 
 SUMMARY = "dataset.json"
 _SPAN_RECORDS = 10_000

@@ -14,7 +14,7 @@ import simplejpeg
 
 from facepack.errors import DecodeError
 from facepack.images import decode
-from facepack.store.lmdbfile import Buffer
+from facepack.store.record import Buffer
 
 SIZE = 112  # pixels, height and width
 TEMPLATE = np.array(

@@ -36,7 +36,7 @@ from facepack.convert.source import Entry, Group, Refusal, file_name, require_fi
 from facepack.errors import DecodeError, SourceError
 from facepack.reading import read_text
 from facepack.store.format import NO_IDENTITY, read_labels_text
-from facepack.store.shard import SourceRecord
+from facepack.store.record import SourceRecord
 
 _LONGEST = 1 << 16  # bytes of a line
 _PROBES = 1000  # lines from which the kind of a list is told

@@ -35,8 +35,8 @@ from facepack.convert.workers import write_spans
 from facepack.errors import PackError, SourceError
 from facepack.images import SUFFIXES
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import SourceRecord, write_errors, write_file
+from facepack.store.files import write_errors, write_file
+from facepack.store.record import Buffer, SourceRecord
 
 NAMING = ("source", "number")
 _SPAN_RECORDS = 16_384  # files between two points from which an interrupted run goes on

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from facepack.store.lmdbfile import Buffer
+from facepack.store.record import Buffer
 
 HEADER = 12
 """Bytes that precede the data of an encrypted member; the last of them, decrypted, is a check."""

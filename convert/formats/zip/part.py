@@ -19,8 +19,7 @@ from facepack.convert.formats.zip.names import NameRefusedError, folder_of, name
 from facepack.convert.identity_folder import folder_at, why_none
 from facepack.convert.source import Entry, Refusal, file_name
 from facepack.store.format import NO_IDENTITY
-from facepack.store.lmdbfile import Buffer
-from facepack.store.shard import RecordRun, SourceRecord
+from facepack.store.record import Buffer, RecordRun, SourceRecord
 
 ENCRYPTED = 0x1
 """The flag of an encrypted member."""

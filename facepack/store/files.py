@@ -1,0 +1,77 @@
+"""Writing the files of a pack: synced, hashed, and with errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from itertools import islice
+from pathlib import Path
+
+import xxhash
+
+from facepack.atomic import replacing
+from facepack.errors import PackError
+from facepack.store.direct import BlockWriter
+from facepack.store.record import Buffer
+
+_TOGETHER = 512  # pieces that are written at once: some 100 faces
+_LONGEST_TOGETHER = 8 << 20  # bytes
+
+
+def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
+    """Write ``path`` so that it is there whole or not at all; returns its XXH3-128 and size.
+
+    The bytes go to a temporary name beside it, are synced, then renamed; the folder is synced.
+
+    Raises:
+        PackError: the disk is full or the file cannot be written; says what to do.
+    """
+    digest = xxhash.xxh3_128()
+    size = 0
+    with (
+        write_errors(path),
+        replacing(path) as part,
+        FileIO(part, "x") as file,
+        BlockWriter(file) as writer,
+    ):
+        for chunk in _chunks(pieces):
+            digest.update(chunk)
+            writer.write(chunk)
+            size += len(chunk)
+        writer.finish()
+        os.fsync(file.fileno())
+    return digest.hexdigest(), size
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Within, a failure to write ``path``, or below it, is the :func:`write_error` of it."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> PackError:
+    """The error of a failed write, in words, with a remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space, then run the command again with --resume",
+        errno.EDQUOT: "the quota is used up: free some space, then run again with --resume",
+        errno.EROFS: "the file system is read-only: choose another target",
+        errno.EACCES: "permission denied: choose another target or change its permissions",
+    }
+    what = remedies.get(error.errno or 0, f"{error.strerror or error}")
+    return PackError(f"cannot write {path}: {what}")
+
+
+def _chunks(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+    """Small pieces joined: few enough that they stay in a core's cache."""
+    following = iter(pieces)
+    while together := list(islice(following, _TOGETHER)):
+        if sum(map(len, together)) <= _LONGEST_TOGETHER:
+            yield b"".join(together)
+        else:
+            yield from together

@@ -1,0 +1,87 @@
+"""Records on their way into a shard, one by one and as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+Buffer = bytes | bytearray | memoryview
+"""What holds the bytes of an image, or of any other value."""
+
+
+@dataclass(slots=True)
+class SourceRecord:
+    """A record on its way into a shard.
+
+    Attributes:
+        ordinal: its place in the source, from 0; it seeds the order and names the record for good.
+        image: the encoded image, stored byte for byte.
+        label: its identity, or -1.
+        name: the source's name of the record, if it has one.
+        extra: numbers of the source's header that a round trip must keep.
+    """
+
+    ordinal: int
+    image: Buffer
+    label: int
+    name: str | None = None
+    extra: dict[str, float | int] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class RecordRun:
+    """Records that follow each other and lie in one piece of memory, as columns.
+
+    What can be done for all of them at once then is.
+
+    Attributes:
+        ordinals: int64 (n,), as of :class:`SourceRecord`.
+        data: the memory.
+        starts: int64 (n,), where each image begins in it.
+        stops: int64 (n,), where it ends.
+        labels: int64 (n,).
+        names: the source's names, if it has any.
+        extra: integers (n,) of the source's header, by name.
+    """
+
+    ordinals: np.ndarray
+    data: memoryview
+    starts: np.ndarray
+    stops: np.ndarray
+    labels: np.ndarray
+    names: list[str] | None
+    extra: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    def __getitem__(self, rows: slice) -> RecordRun:
+        return RecordRun(
+            ordinals=self.ordinals[rows],
+            data=self.data,
+            starts=self.starts[rows],
+            stops=self.stops[rows],
+            labels=self.labels[rows],
+            names=self.names and self.names[rows],
+            extra={name: values[rows] for name, values in self.extra.items()},
+        )
+
+    def images(self) -> list[Buffer]:
+        """Each image, as a view."""
+        data = self.data
+        bounds = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
+        return [data[start:stop] for start, stop in bounds]
+
+    def records(self) -> Iterator[SourceRecord]:
+        """The records one by one."""
+        extra = {name: values.tolist() for name, values in self.extra.items()}
+        for row, image in enumerate(self.images()):
+            yield SourceRecord(
+                int(self.ordinals[row]),
+                image,
+                int(self.labels[row]),
+                self.names[row] if self.names else None,
+                {name: values[row] for name, values in extra.items()} or None,
+            )
