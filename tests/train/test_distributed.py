@@ -365,7 +365,7 @@ def stop_one(folder: Path, ranks: Ranks) -> Any:
         notify=lambda _: None,
         ranks=ranks,
     )
-    take_step = trainer._take_step
+    take_step = trainer._parts.take_step
     taken = 0
 
     def counted(*args: Any) -> Tensor:
@@ -375,7 +375,7 @@ def stop_one(folder: Path, ranks: Ranks) -> Any:
             os.kill(os.getpid(), signal.SIGTERM)
         return take_step(*args)
 
-    trainer._take_step = counted  # type: ignore[assignment]
+    trainer._parts.take_step = counted  # type: ignore[assignment]
     summary = trainer.run()
     return summary.stopped, summary.step
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from facepack.train.loop.parts import RunParts
+from facepack.train.loop.state import RunState
+from facepack.train.loop.stopwatch import Reading
 
 Stopped = Literal["finished", "max_steps", "interrupted"]
 
@@ -43,3 +48,26 @@ class RunSummary:
     def as_dict(self) -> dict[str, Any]:
         """The fields, for JSON."""
         return asdict(self)
+
+
+def summarize(
+    parts: RunParts, state: RunState, out: Path, stopped: Stopped, reading: Reading
+) -> RunSummary:
+    """The summary of a run that stands at ``state``, of which ``reading`` is this call's time."""
+    last = state.last
+    return RunSummary(
+        out=str(out),
+        stopped=stopped,
+        step=state.step,
+        total_steps=parts.total_steps,
+        images=reading.images,
+        seconds=reading.seconds,
+        images_per_second=reading.images_per_second,
+        data_wait=reading.data_wait,
+        verification_share=reading.verification_share,
+        loss=last["loss"] if last else parts.meter.mean(),
+        lr=last["lr"] if last else parts.schedule.lr_after(state.step - 1),
+        skipped_steps=parts.scaler.skipped_steps(),
+        skipped_images=state.skipped_images,
+        best=parts.verification.best,
+    )

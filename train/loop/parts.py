@@ -1,0 +1,221 @@
+"""What a run is made of, built from its settings: no step is taken and no file written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facepack.errors import ConfigError, TrainingError
+from facepack.loading.loader import Loader
+from facepack.processors import usable_processors
+from facepack.store.gaps import note_on_gaps
+from facepack.store.home import absolute
+from facepack.terminal import printable
+from facepack.train.backbones.registry import Backbone
+from facepack.train.build import (
+    check_ranks,
+    enter_device,
+    make_backbone,
+    make_head,
+    make_optimizer,
+    make_schedule,
+    micro_batch,
+    resolve_config,
+)
+from facepack.train.config import TrainConfig
+from facepack.train.data import (
+    ImageTree,
+    TrainingData,
+    check_training_data,
+    lasting_shards,
+    open_training_data,
+)
+from facepack.train.heads import PartialFC
+from facepack.train.loop.checkpoint import describe_data
+from facepack.train.loop.metrics import LossMeter
+from facepack.train.loop.randomness import seed_dropout, seed_weights
+from facepack.train.loop.step import TrainStep
+from facepack.train.loop.verification import MakeValidator, Validator, Verification
+from facepack.train.models.arcface_torch import continue_run
+from facepack.train.models.pretrained import load_pretrained
+from facepack.train.precision import LossScaler
+from facepack.train.ranks.agreement import together
+from facepack.train.ranks.group import Ranks, local_world
+from facepack.train.schedules import Schedule
+
+
+@dataclass(kw_only=True)
+class RunParts:
+    """The parts of a run on one rank."""
+
+    config: TrainConfig
+    """The settings, with those decided that depend on the device or on others."""
+    device: torch.device
+    data: TrainingData
+    described_data: dict[str, Any]
+    """What a checkpoint remembers of the data."""
+    steps_per_epoch: int
+    total_steps: int
+    backbone: Backbone
+    head: PartialFC
+    optimizer: torch.optim.Optimizer
+    scaler: LossScaler
+    schedule: Schedule
+    take_step: TrainStep
+    loader: Loader
+    meter: LossMeter
+    verification: Verification
+
+
+def build_parts(
+    config: TrainConfig,
+    *,
+    home: Path | None,
+    device: str | torch.device | None,
+    ranks: Ranks,
+    make_validator: MakeValidator | None,
+    say: Callable[[str], None],
+) -> RunParts:
+    """Make every part of a run; collective in nothing. Arguments and errors are the trainer's."""
+    if config.val and make_validator is None:
+        raise ConfigError(
+            f"val names sets to verify on ({', '.join(config.val)}), and the trainer was given "
+            "no validator: pass validator=facepack.evaluate.validation.Validator, or no val"
+        )
+    chosen = enter_device(device)
+    config = resolve_config(config, chosen)
+    check_ranks(config, ranks)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+    data = open_training_data(config.shards, home, config.identity_level)
+    for notice in data.notices if isinstance(data, ImageTree) else []:
+        say(f"note: {printable(notice)}")
+    seed_weights(config.seed)
+    backbone = make_backbone(config, chosen)
+    check_training_data(
+        data,
+        batch_size=config.batch_size,
+        image_size=backbone.image_size,
+        skip_others=config.on_bad_image == "skip",
+    )
+    described_data = describe_data(data)
+    steps_per_epoch = len(data) // config.batch_size
+    total_steps = config.steps or config.epochs * steps_per_epoch
+    schedule = make_schedule(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    if gaps := note_on_gaps(data.identities, data.classes):
+        say(f"note: {gaps}")  # before a head is made that memory may not hold
+    head = make_head(config, data.classes, chosen, ranks)
+    optimizer = make_optimizer(config, backbone, chosen)
+    scaler = LossScaler(chosen, enabled=config.precision == "fp16", ranks=ranks)
+    take_step = TrainStep(
+        backbone,
+        head,
+        optimizer,
+        scaler,
+        accumulate=config.accumulate,
+        clip_norm=config.clip_norm,
+        compile=config.compile,
+        ranks=ranks,
+    )
+    verification = Verification(
+        _validator(make_validator, config, home, backbone.image_size, ranks)
+        if ranks.is_first
+        else None
+    )
+    loader = Loader(
+        data,
+        batch_size=config.batch_size // ranks.world,
+        rank=ranks.rank,
+        world=ranks.world,
+        seed=config.seed,
+        order=config.order,
+        mirror=config.mirror,
+        augment=None if config.augment == "none" else config.augment,
+        cache=config.cache,
+        backend=config.loader,
+        device=chosen,
+        dtype="float32",
+        on_error=config.on_bad_image,
+        threads=config.loader_threads or _loader_threads(),
+        image_size=backbone.image_size,
+    )
+    meter = LossMeter(chosen)
+    # Dropout draws from here on, however many numbers the weights took.
+    seed_dropout(config.seed, ranks)
+    return RunParts(
+        config=config,
+        device=chosen,
+        data=data,
+        described_data=described_data,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        backbone=backbone,
+        head=head,
+        optimizer=optimizer,
+        scaler=scaler,
+        schedule=schedule,
+        take_step=take_step,
+        loader=loader,
+        meter=meter,
+        verification=verification,
+    )
+
+
+def begin_from_others(parts: RunParts, say: Callable[[str], None]) -> None:
+    """Take the weights that the settings name to begin with."""
+    config = parts.config
+    if config.pretrained is not None:
+        load_pretrained(parts.backbone, config.pretrained)
+        parts.config = replace(config, pretrained=absolute(config.pretrained))
+    if config.continues is not None:
+        say(continue_run(Path(config.continues), parts.backbone, parts.optimizer, parts.head))
+        parts.config = replace(config, continues=absolute(config.continues))
+
+
+def keep_places(parts: RunParts, home: Path | None) -> None:
+    """Name the data so that the run goes on from any current folder."""
+    config = parts.config
+    val = parts.verification.lasting_sets(config.val)
+    parts.config = replace(config, shards=lasting_shards(config.shards, home), val=val)
+
+
+def share_beginning(parts: RunParts, ranks: Ranks) -> None:
+    """Take rank 0's weights and order of images: machines of other kinds may choose others."""
+    for tensor in parts.backbone.state_dict().values():
+        ranks.broadcast(tensor)
+    loader = ranks.gather_objects(parts.loader.state_dict())[0]
+    with together(ranks):
+        if loader["content_id"] != parts.data.content_id:
+            raise TrainingError(
+                f"{parts.data.path} is not the pack that rank 0 trains on (content id "
+                f"{parts.data.content_id[:12]}, its {loader['content_id'][:12]}): put the same "
+                "on each machine"
+            )
+        parts.loader.load_state_dict(loader)
+
+
+def _validator(
+    make_validator: MakeValidator | None,
+    config: TrainConfig,
+    home: Path | None,
+    image_size: tuple[int, int],
+    ranks: Ranks,
+) -> Validator | None:
+    if make_validator is None or not config.val:
+        return None
+    # No more images in a pass than in one of training, for which the memory is known to do.
+    size = micro_batch(config, ranks)
+    return make_validator(config.val, home=home, image_size=image_size, batch_size=size)
+
+
+def _loader_threads() -> int | None:
+    """A share of the processors for each rank of this machine; None leaves it to the loader."""
+    ranks = local_world()
+    if ranks == 1:
+        return None
+    return max(1, usable_processors() // ranks)
