@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from facepack import system
 from facepack.convert.options import ConvertOptions
-from facepack.convert.source import Source, Span
 from facepack.errors import PackError
 from facepack.images import SUFFIXES
 from facepack.reading import read_json
@@ -106,29 +104,6 @@ class _FileTarget(Target):
         return True
 
 
-def make_plan(
-    kind: str, source: Source, spans: Sequence[Span], options: ConvertOptions, **others: Any
-) -> dict[str, Any]:
-    """The plan of a target of files: what it is a function of.
-
-    Args:
-        kind: of the target.
-        source: what is converted.
-        spans: its runs of records, between which an interrupted run goes on.
-        options: how.
-        others: what else this kind of target depends on.
-    """
-    return {
-        "format": fmt.FORMAT_VERSION,
-        "kind": kind,
-        "source": source.describe(),
-        "check": options.check.as_json(),
-        "tables": sorted(source.table_names),
-        "shards": [vars(span) for span in spans],
-        **others,
-    }
-
-
 def has_size(path: Path, size: int) -> bool:
     """Whether ``path`` is there with ``size`` bytes."""
     try:
@@ -139,48 +114,19 @@ def has_size(path: Path, size: int) -> bool:
 
 def has_files(out: Path, done: dict[str, Any]) -> bool:
     """Whether the ``files`` that were noted as done are in ``out`` with their sizes."""
-    return all(has_size(out / name, size) for name, size in done["files"].items())
+    files = done.get("files")
+    return isinstance(files, dict) and all(
+        has_size(out / name, size) for name, size in files.items()
+    )
 
 
-def begin(
-    target: Target,
-    plan: dict[str, Any],
-    *,
-    remove: Callable[[Path], None],
-    is_whole: Callable[[Path, dict[str, Any]], bool] = has_files,
-) -> dict[str, Any] | None:
-    """Begin to write under ``plan``, or to go on.
-
-    Args:
-        target: a target of files.
-        plan: of this run.
-        remove: removes from the folder that it is given what an earlier run wrote there.
-        is_whole: whether that folder has all that was noted in ``done.json``.
-
-    Returns:
-        What an earlier run noted in ``done.json``, if nothing is left to do; else None.
-
-    Raises:
-        PackError: the target holds something that may not be touched, or another plan.
-    """
-    out = target.folder.parent
-    if target.overwrite and forget(target, plan):
-        remove(out)
-    if target.begin(plan):
-        done = _read_done(target.folder / DONE)
-        if done is not None and is_whole(out, done):
-            return done
-        forget(target, plan)
-    remove_parts(out)
-    return None
-
-
-def _read_done(path: Path) -> dict[str, Any] | None:
+def read_done(path: Path) -> dict[str, Any] | None:
+    """What an earlier run noted as done; None if its note is damaged."""
     try:
         done = read_json(path)
     except ValueError:  # a damaged one is as good as none: the files are looked at again
         return None
-    return done if isinstance(done, dict) and isinstance(done.get("files"), dict) else None
+    return done if isinstance(done, dict) else None
 
 
 def forget(target: Target, plan: dict[str, Any]) -> bool:
@@ -223,14 +169,6 @@ def remove_parts(out: Path) -> None:
     for path in list(out.glob("*.part-*")):
         if fmt.PART.fullmatch(path.name) and not path.is_dir():
             path.unlink()
-
-
-def remove_beside(out: Path) -> None:
-    """Remove the quarantine and the tables that an earlier run wrote."""
-    tables = read_json(out / STATE / fmt.PLAN).get("tables", [])
-    (out / fmt.QUARANTINE).unlink(missing_ok=True)
-    for table in filter(fmt.is_plain_name, tables):
-        (out / f"{table}.npy").unlink(missing_ok=True)
 
 
 def write_image(path: Path | str, image: Buffer) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from facepack.convert.formats.kv import sink as to_kv
+from facepack.convert.formats.kv.sink import KvSink
 from facepack.convert.formats.kv.source import KvSource
-from facepack.convert.formats.rec import sink as to_rec
 from facepack.convert.formats.rec.recordio import pack_header
+from facepack.convert.formats.rec.sink import RecSink
 from facepack.convert.formats.rec.source import RecSource
-from facepack.convert.formats.tar import wds_sink as to_wds
-from facepack.convert.formats.tree import tree_sink as to_tree
+from facepack.convert.formats.tar.wds_sink import WdsSink
+from facepack.convert.formats.tree.tree_sink import TreeSink
 from facepack.convert.registry import SINKS
 from facepack.convert.source import Part
 from facepack.store.record import SourceRecord
@@ -40,8 +40,8 @@ def good(part: Part) -> Iterator[SourceRecord]:
 def test_a_kill_at_any_rename(
     make_rec: MakeRec, tmp_path: Path, killed: Killed, monkeypatch: pytest.MonkeyPatch, sink: str
 ) -> None:
-    for module in (to_kv, to_rec, to_tree, to_wds):
-        monkeypatch.setattr(module, "_SPAN_RECORDS", 12)
+    for kind in (KvSink, RecSink, TreeSink, WdsSink):
+        monkeypatch.setattr(kind, "span_records", 12)
     source = make_rec(20, bad={7: pack_header(1, 8) + b"nothing"})
     options: dict[str, Any] = {"shard_records": 12} if sink == "lmdb" else {}
 

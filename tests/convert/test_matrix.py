@@ -50,11 +50,11 @@ from matrix.truth import (
 
 from facepack.convert import workers
 from facepack.convert.commands.convert import conversion
-from facepack.convert.formats.kv import sink as to_kv
 from facepack.convert.formats.kv import writer as kv_writer
-from facepack.convert.formats.rec import sink as to_rec
-from facepack.convert.formats.tar import wds_sink as to_wds
-from facepack.convert.formats.tree import tree_sink as to_tree
+from facepack.convert.formats.kv.sink import KvSink
+from facepack.convert.formats.rec.sink import RecSink
+from facepack.convert.formats.tar.wds_sink import WdsSink
+from facepack.convert.formats.tree.tree_sink import TreeSink
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
 
 Killed = Callable[[Callable[[], object], float], None]
@@ -155,8 +155,8 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(kv_writer.KvWriter, "sync", lambda writer: None)
-        for module in (to_kv, to_rec, to_tree, to_wds):
-            patch.setattr(module, "_SPAN_RECORDS", SPAN)
+        for kind in (KvSink, RecSink, TreeSink, WdsSink):
+            patch.setattr(kind, "span_records", SPAN)
         yield
 
 
@@ -593,9 +593,9 @@ PROGRAM = f"""
 import os, signal
 from facepack.cli import main
 from facepack.convert import workers
-from facepack.convert.formats.tar import wds_sink as to_wds
-from facepack.convert.formats.tree import tree_sink as to_tree
-to_tree._SPAN_RECORDS = to_wds._SPAN_RECORDS = {SPAN}
+from facepack.convert.formats.tar.wds_sink import WdsSink
+from facepack.convert.formats.tree.tree_sink import TreeSink
+TreeSink.span_records = WdsSink.span_records = {SPAN}
 run = workers.Workers.run
 def until(self, function, tasks):
     for count, item in enumerate(run(self, function, tasks)):

@@ -241,7 +241,7 @@ def test_tables_of_an_evaluation_set_are_kept(make_jpeg: MakeJpeg, tmp_path: Pat
 
 
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_kv, "_SPAN_RECORDS", 7)
+    monkeypatch.setattr(to_kv.KvSink, "span_records", 7)
     monkeypatch.setattr(to_kv, "_BATCH_RECORDS", 3)
 
 
@@ -330,15 +330,15 @@ def test_a_lost_database_is_written_again_on_resume(
 ) -> None:
     small_steps(monkeypatch)
     rows, out = make_rows(make_jpeg), tmp_path / "out"
-    finish = to_kv._finish
+    finish = to_kv.KvSink.finish
 
     def stop(*_: object) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(to_kv, "_finish", stop)
+    monkeypatch.setattr(to_kv.KvSink, "finish", stop)
     with pytest.raises(KeyboardInterrupt):
         convert_to_kv(ListSource(rows), out, ConvertOptions())
-    monkeypatch.setattr(to_kv, "_finish", finish)
+    monkeypatch.setattr(to_kv.KvSink, "finish", finish)
     (out / "faces.lmdb" / "data.mdb").unlink()
     (out / "faces.kv.part-0123abcd").touch()
     convert_to_kv(ListSource(rows), out, ConvertOptions(resume=True))
@@ -435,7 +435,7 @@ def test_what_a_killed_run_did_not_tidy_up_is_removed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(to_kv, "_remove_states", killed)
+        patch.setattr(to_kv.KvSink, "state_files", killed)
         with pytest.raises(KeyboardInterrupt):
             convert_to_kv(source, out, ConvertOptions())
     convert_to_kv(source, out, ConvertOptions(resume=True))

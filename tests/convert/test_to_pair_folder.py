@@ -128,6 +128,28 @@ def test_an_interrupted_set_is_no_set_until_it_is_resumed(
     assert len(load_pair_set(out).issame) == 20
 
 
+def test_a_finished_set_of_which_a_part_is_lost_is_unfinished_until_it_is_there_again(
+    source: BinSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "lfw"
+    convert_to_pair_folder(source, out, ConvertOptions())
+    good = {name: data for name, (_, data) in contents(out).items()}
+    (out / "imgs" / "7.jpg").unlink()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(to_pair_folder, "write_image", stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert_to_pair_folder(source, out, ConvertOptions(resume=True))
+    assert not (out / ".facepack.json").exists()
+    with pytest.raises(PackError, match="an unfinished conversion"):
+        convert_to_pair_folder(source, out, ConvertOptions())
+    convert_to_pair_folder(source, out, ConvertOptions(resume=True))
+    assert {name: data for name, (_, data) in contents(out).items()} == good
+
+
 def test_overwriting_removes_only_what_is_ours(
     source: BinSource, images: list[bytes], tmp_path: Path
 ) -> None:

@@ -285,7 +285,7 @@ def test_a_header_beyond_float32(
 
 @pytest.fixture
 def spans_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_rec, "_SPAN_RECORDS", 10)
+    monkeypatch.setattr(to_rec.RecSink, "span_records", 10)
 
 
 @pytest.mark.usefixtures("spans_of_ten")

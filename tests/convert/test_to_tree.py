@@ -60,7 +60,7 @@ def test_png_keeps_its_bytes_and_bad_records_are_set_aside(
 def test_an_interrupted_tree_is_completed(
     make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_tree, "_SPAN_RECORDS", 6)
+    monkeypatch.setattr(to_tree.TreeSink, "span_records", 6)
     source = RecSource(make_rec(20))
     convert_to_tree(source, tmp_path / "whole", TreeOptions())
     write, calls = to_tree.write_image, 0
@@ -144,7 +144,7 @@ def test_overwriting_that_is_killed_is_not_taken_for_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(to_tree, "_remove_tree", stop)
+        patch.setattr(to_tree.TreeSink, "remove", stop)
         with pytest.raises(KeyboardInterrupt):
             convert_to_tree(source, out, TreeOptions(overwrite=True))
     with pytest.raises(PackError, match="an unfinished conversion"):

@@ -58,7 +58,7 @@ def records(source: Source) -> list[tuple[bytes, int, str | None]]:
 
 @pytest.fixture
 def small_tars(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_wds, "_SPAN_RECORDS", 15)
+    monkeypatch.setattr(to_wds.WdsSink, "span_records", 15)
 
 
 def test_a_rec_becomes_samples_of_its_bytes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,37 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from facepack.convert.file_target import (
-    DONE,
-    STATE,
-    begin,
-    make_plan,
-    remove_beside,
-    state_target,
-)
 from facepack.convert.formats.kv.data import DATA, KvData
 from facepack.convert.formats.kv.datum import pack_datum
 from facepack.convert.formats.kv.index import read_kv
 from facepack.convert.formats.kv.writer import KvItem, KvWriter
 from facepack.convert.options import ConvertOptions
-from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
-from facepack.convert.result import Result, finished
-from facepack.convert.source import Source, Span, cut_spans, deliver
+from facepack.convert.result import Result
+from facepack.convert.sink import SpanSink, convert_into
+from facepack.convert.source import Source, Span, deliver
 from facepack.errors import SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt
-from facepack.store.files import write_errors, write_file
+from facepack.store.files import write_file
 from facepack.store.lmdbfile import MAX_PAGE_SIZE, node_costs, overflow_pages
 from facepack.store.record import SourceRecord
-from facepack.store.target import Target
 
 LMDB = "faces.lmdb"
 INDEX = "faces.kv"
-_SPAN_RECORDS = 16_384  # records between two points from which an interrupted run goes on
+_STEP = 16_384  # records whose sizes are looked at together
 _BATCH_RECORDS = 1_000  # of a transaction
 _BATCH_BYTES = 16 << 20
 _KEY_BYTES = np.full(1, 24)  # of a key, about
-_SUFFIXES = (".kv", ".jsonl", ".bytes")
 
 
 def convert_to_kv(source: Source, out: Path, options: ConvertOptions) -> Result:
@@ -61,15 +50,112 @@ def convert_to_kv(source: Source, out: Path, options: ConvertOptions) -> Result:
         SourceError: the source cannot be read, or a record is bad under ``strict``.
         PackError: the target cannot be written, is in use, or holds something else.
     """
-    began = time.monotonic()
-    spans = cut_spans(source, records=_SPAN_RECORDS, size=fmt.MAX_SHARD_BYTES)
-    plan = make_plan("kv", source, spans, options)
-    with state_target(out, options) as target, write_errors(out):
-        done = begin(target, plan, remove=_remove)
-        if done is None:
-            done = _write(source, out, target, spans, options)
-        _remove_states(out, spans)
-    return _finished(source, out, began, done)
+    return convert_into(KvSink(source, out, options))
+
+
+class KvSink(SpanSink):
+    """F2C's database and kv file."""
+
+    kind = "kv"
+    kept = (".kv", ".jsonl", ".bytes")
+
+    def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
+        super().__init__(source, out, options)
+        self._counts = LabelCounts()
+
+    def missing_bytes(self) -> int:
+        """About how far the database will grow; one that is damaged is removed."""
+        self._needed = _needed_bytes(self.source.sizes())
+        return self._needed - _usable_bytes(self.out / LMDB / DATA)
+
+    def write(self) -> None:
+        """Write the missing spans, and count the labels of all."""
+        with (
+            Progress(len(self.source), unit="images", label=self.out.name) as progress,
+            KvWriter(self.out / LMDB, map_size=_map_size(self._needed)) as writer,
+        ):
+            for span, stem in zip(self.spans, _stems(self.source, self.spans), strict=True):
+                if self._is_written(span, writer):
+                    self._counts.add(read_kv(self.state / f"{span.name}.kv").labels)
+                    progress.skip(span.stop - span.start)
+                else:
+                    self._write_span(span, stem, writer, progress)
+            writer.sync()
+
+    def _is_written(self, span: Span, writer: KvWriter) -> bool:
+        """Whether an earlier run wrote the span and its records are all there."""
+        state = [self.state / f"{span.name}{suffix}" for suffix in self.kept]
+        if not all(path.exists() for path in state):
+            return False
+        lines = state[0].read_bytes().splitlines()
+        return writer.has(line.partition(b" ")[0] for line in lines)
+
+    def _write_span(self, span: Span, stem: str, writer: KvWriter, progress: Progress) -> None:
+        batch: list[KvItem] = []
+        labels: list[int] = []
+        keys: list[str] = []
+        batch_bytes = payload = 0
+
+        def accept(record: SourceRecord) -> None:
+            nonlocal batch_bytes, payload
+            fmt.check_label(record.label)
+            image, _ = self.options.check.look(record.image)
+            fallback = f"{stem}_{record.label}_{self._counts.next(record.label)}"
+            batch.append(KvItem(record.name, fallback, pack_datum(image)))
+            labels.append(record.label)
+            batch_bytes += len(image)
+            payload += len(image)
+            if len(batch) == _BATCH_RECORDS or batch_bytes >= _BATCH_BYTES:
+                flush()
+
+        def flush() -> None:
+            nonlocal batch_bytes
+            keys.extend(writer.put(batch))
+            batch.clear()
+            batch_bytes = 0
+
+        part = self.source.part(span.start, span.stop)
+        refused = deliver(part, accept, strict=self.options.strict, progress=progress)
+        flush()
+        writer.sync()
+        lines = "".join(f"{key} {label}\n" for key, label in zip(keys, labels, strict=True))
+        write_file(self.state / f"{span.name}.jsonl", [fmt.json_lines(refused)])
+        write_file(self.state / f"{span.name}.bytes", [str(payload).encode()])
+        write_file(self.state / f"{span.name}.kv", [lines.encode()])
+
+    def finish(self) -> dict[str, Any]:
+        """Write what stands beside the database, and the kv file."""
+        refused = b"".join(self.pieces(".jsonl"))
+        figures = self._counts.summary()
+        self.require_usable(figures["packed"], refused)
+        files, pairs = self.write_beside(refused)
+        files[f"{LMDB}/{DATA}"] = (self.out / LMDB / DATA).stat().st_size
+        files[INDEX] = write_file(self.out / INDEX, self.pieces(".kv"))[1]
+        return {
+            **figures,
+            "quarantined": refused.count(b"\n"),
+            "pairs": pairs,
+            "payload_bytes": sum(map(int, self.pieces(".bytes"))),
+            "files": files,
+        }
+
+    def remove(self) -> None:
+        """Remove what an earlier run wrote, and nothing else."""
+        (self.out / INDEX).unlink(missing_ok=True)
+        self.remove_beside()
+        (self.out / LMDB / DATA).unlink(missing_ok=True)
+        if (self.out / LMDB).is_dir() and not any((self.out / LMDB).iterdir()):
+            (self.out / LMDB).rmdir()
+
+    def result(self, done: dict[str, Any], began: float) -> Result:
+        """The result, with a notice of records that F2C cannot use."""
+        if done["no_identity"]:
+            self.source.notices.append(
+                f"{done['no_identity']} of {done['packed']} records have no identity: {INDEX} "
+                "gives them the label -1, which F2C's trainer cannot use"
+            )
+        classes = max(self.source.classes or 0, done["classes"])
+        return super().result({**done, "classes": classes}, began)
 
 
 class LabelCounts:
@@ -107,28 +193,6 @@ class LabelCounts:
         }
 
 
-def _write(
-    source: Source, out: Path, target: Target, spans: list[Span], options: ConvertOptions
-) -> dict[str, Any]:
-    data = out / LMDB / DATA
-    present = _usable_bytes(data)
-    needed = _needed_bytes(source.sizes())
-    target.require_space(needed - present)
-    counts = LabelCounts()
-    with (
-        Progress(len(source), unit="images", label=out.name) as progress,
-        KvWriter(out / LMDB, map_size=_map_size(needed)) as writer,
-    ):
-        for span, stem in zip(spans, _stems(source, spans), strict=True):
-            if _is_written(out, span, writer):
-                counts.add(read_kv(out / STATE / f"{span.name}.kv").labels)
-                progress.skip(span.stop - span.start)
-            else:
-                _write_span(source, out, span, stem, options, writer, counts, progress)
-        writer.sync()
-    return _finish(source, out, spans, counts)
-
-
 def _usable_bytes(data: Path) -> int:
     """Bytes of the database that an earlier run left; one that is damaged is removed."""
     if not data.exists():
@@ -144,8 +208,8 @@ def _needed_bytes(sizes: np.ndarray) -> int:
     """About how many bytes images of these sizes take in the database, in pages of the system's."""
     page_size = min(mmap.PAGESIZE, MAX_PAGE_SIZE)
     needed = 0
-    for start in range(0, len(sizes), _SPAN_RECORDS):
-        some = sizes[start : start + _SPAN_RECORDS].astype(np.int64)
+    for start in range(0, len(sizes), _STEP):
+        some = sizes[start : start + _STEP].astype(np.int64)
         needed += page_size * int(overflow_pages(page_size, _KEY_BYTES, some).sum())
         # Keys that come in no order leave leaf pages half full.
         needed += 2 * int(node_costs(page_size, _KEY_BYTES, some).sum())
@@ -163,110 +227,3 @@ def _stems(source: Source, spans: list[Span]) -> Iterator[str]:
     starts = [group.start for group in groups]
     for span in spans:
         yield groups[bisect_right(starts, span.start) - 1].stem
-
-
-def _is_written(out: Path, span: Span, writer: KvWriter) -> bool:
-    """Whether an earlier run wrote the span and its records are all there."""
-    state = [out / STATE / f"{span.name}{suffix}" for suffix in _SUFFIXES]
-    if not all(path.exists() for path in state):
-        return False
-    lines = state[0].read_bytes().splitlines()
-    return writer.has(line.partition(b" ")[0] for line in lines)
-
-
-def _write_span(
-    source: Source,
-    out: Path,
-    span: Span,
-    stem: str,
-    options: ConvertOptions,
-    writer: KvWriter,
-    counts: LabelCounts,
-    progress: Progress,
-) -> None:
-    batch: list[KvItem] = []
-    labels: list[int] = []
-    keys: list[str] = []
-    batch_bytes = payload = 0
-
-    def accept(record: SourceRecord) -> None:
-        nonlocal batch_bytes, payload
-        fmt.check_label(record.label)
-        image, _ = options.check.look(record.image)
-        fallback = f"{stem}_{record.label}_{counts.next(record.label)}"
-        batch.append(KvItem(record.name, fallback, pack_datum(image)))
-        labels.append(record.label)
-        batch_bytes += len(image)
-        payload += len(image)
-        if len(batch) == _BATCH_RECORDS or batch_bytes >= _BATCH_BYTES:
-            flush()
-
-    def flush() -> None:
-        nonlocal batch_bytes
-        keys.extend(writer.put(batch))
-        batch.clear()
-        batch_bytes = 0
-
-    part = source.part(span.start, span.stop)
-    refused = deliver(part, accept, strict=options.strict, progress=progress)
-    flush()
-    writer.sync()
-    state = out / STATE
-    lines = "".join(f"{key} {label}\n" for key, label in zip(keys, labels, strict=True))
-    write_file(state / f"{span.name}.jsonl", [fmt.json_lines(refused)])
-    write_file(state / f"{span.name}.bytes", [str(payload).encode()])
-    write_file(state / f"{span.name}.kv", [lines.encode()])
-
-
-def _finish(source: Source, out: Path, spans: list[Span], counts: LabelCounts) -> dict[str, Any]:
-    state = out / STATE
-
-    def joined(suffix: str) -> Iterator[bytes]:
-        return ((state / f"{span.name}{suffix}").read_bytes() for span in spans)
-
-    refused = b"".join(joined(".jsonl"))
-    figures = counts.summary()
-    if refused and not figures["packed"]:
-        raise nothing_usable(out, read_refused(refused))
-    files = {f"{LMDB}/{DATA}": (out / LMDB / DATA).stat().st_size}
-    if refused:
-        files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [refused])[1]
-    tables, pairs = write_tables(source, out, read_refused(refused))
-    files |= tables
-    files[INDEX] = write_file(out / INDEX, joined(".kv"))[1]
-    done = {
-        **figures,
-        "quarantined": refused.count(b"\n"),
-        "pairs": pairs,
-        "payload_bytes": sum(int(size) for size in joined(".bytes")),
-        "files": files,
-    }
-    write_file(state / DONE, [fmt.json_text(done).encode()])
-    return done
-
-
-def _remove_states(out: Path, spans: list[Span]) -> None:
-    """Remove what is kept of spans until all are written."""
-    for span in spans:
-        for suffix in _SUFFIXES:
-            (out / STATE / f"{span.name}{suffix}").unlink(missing_ok=True)
-
-
-def _remove(out: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    (out / INDEX).unlink(missing_ok=True)
-    remove_beside(out)
-    (out / LMDB / DATA).unlink(missing_ok=True)
-    if (out / LMDB).is_dir() and not any((out / LMDB).iterdir()):
-        (out / LMDB).rmdir()
-
-
-def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
-    if done["no_identity"]:
-        source.notices.append(
-            f"{done['no_identity']} of {done['packed']} records have no identity: {INDEX} gives "
-            "them the label -1, which F2C's trainer cannot use"
-        )
-    done = {**done, "classes": max(source.classes or 0, done["classes"])}
-    size = sum(done["files"].values())
-    return finished(source, out, began, done, file_bytes=size)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import Any
 
-from facepack.convert.file_target import (
-    DONE,
-    forget,
-    has_size,
-    remove_images,
-    remove_parts,
-    state_target,
-    write_image,
-)
-from facepack.convert.formats.pairs.pair_set import PairSet, pair_result, read_pair_set
+from facepack.convert.file_target import has_size, remove_images, write_image
+from facepack.convert.formats.pairs.pair_set import pair_result, read_pair_set
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
+from facepack.convert.sink import Sink, convert_into
 from facepack.convert.source import Source
 from facepack.progress import Progress
 from facepack.store import format as fmt
-from facepack.store.files import write_errors, write_file
-from facepack.store.target import Target
+from facepack.store.files import write_file
+from facepack.store.record import Buffer
 
 IMAGES = "imgs"
 LABELS = "pair_label.npy"
@@ -39,49 +32,66 @@ def convert_to_pair_folder(source: Source, out: Path, options: ConvertOptions) -
             then.
         PackError: the target cannot be written, is in use, or holds something else.
     """
-    began = time.monotonic()
-    plan = {
-        "format": fmt.FORMAT_VERSION,
-        "kind": "pair-folder",
-        "source": source.describe(),
-        "check": options.check.as_json(),
-    }
-    target = state_target(out, options)
-    pairs = read_pair_set(source, options.check)
-    labels = fmt.npy_bytes(pairs.issame)
-    with target, write_errors(out):
-        if options.overwrite and forget(target, plan):
-            _remove(out)
-        target.begin(plan)
-        remove_parts(out)
-        _write(pairs, out, labels, target)
-    size = sum(len(pairs.images[use]) for use in pairs.uses.tolist())
-    return pair_result(source, out, began, pairs, payload_bytes=size, file_bytes=size + len(labels))
+    return convert_into(PairFolderSink(source, out, options))
 
 
-def _write(pairs: PairSet, out: Path, labels: bytes, target: Target) -> None:
-    files = [
-        (out / IMAGES / f"{place}{pairs.suffixes[use]}", pairs.images[use])
-        for place, use in enumerate(pairs.uses.tolist())
-    ]
-    missing = [(path, image) for path, image in files if not has_size(path, len(image))]
-    whole = has_size(out / LABELS, len(labels))
-    if not missing and whole and (target.folder / DONE).exists():
-        return
-    target.require_space(sum(len(image) for _, image in missing))
-    (out / LABELS).unlink(missing_ok=True)  # without it, the set is not finished
-    (out / IMAGES).mkdir(exist_ok=True)
-    with Progress(len(files), unit="images", label=out.name) as progress:
-        progress.skip(len(files) - len(missing))
-        for path, image in missing:
-            write_image(path, image)
-            progress.update()
-    write_file(out / LABELS, [labels])
-    write_file(target.folder / DONE, [fmt.json_text({"packed": len(files)}).encode()])
+class PairFolderSink(Sink):
+    """Numbered images of pairs and their labels."""
 
+    kind = "pair-folder"
 
-def _remove(out: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    (out / LABELS).unlink(missing_ok=True)
-    if (out / IMAGES).is_dir() and not (out / IMAGES).is_symlink():
-        remove_images(out / IMAGES)
+    def plan(self) -> dict[str, Any]:
+        """What the target is a function of. The set is read here: a bad one leaves no folder."""
+        plan = super().plan()
+        self._pairs = pairs = read_pair_set(self.source, self.options.check)
+        self._labels = fmt.npy_bytes(pairs.issame)
+        self._files = [
+            (self.out / IMAGES / f"{place}{pairs.suffixes[use]}", pairs.images[use])
+            for place, use in enumerate(pairs.uses.tolist())
+        ]
+        return plan
+
+    def is_whole(self, done: dict[str, Any]) -> bool:
+        """Whether all files of the set are there, as far as sizes tell."""
+        return not self._missing() and has_size(self.out / LABELS, len(self._labels))
+
+    def _missing(self) -> list[tuple[Path, Buffer]]:
+        return [(path, image) for path, image in self._files if not has_size(path, len(image))]
+
+    def missing_bytes(self) -> int:
+        """Bytes of the images that are not there."""
+        return sum(len(image) for _, image in self._missing())
+
+    def write(self) -> None:
+        """Write the images that are missing or have another size."""
+        missing = self._missing()
+        (self.out / LABELS).unlink(missing_ok=True)  # without it, the set is not finished
+        (self.out / IMAGES).mkdir(exist_ok=True)
+        with Progress(len(self._files), unit="images", label=self.out.name) as progress:
+            progress.skip(len(self._files) - len(missing))
+            for path, image in missing:
+                write_image(path, image)
+                progress.update()
+
+    def finish(self) -> dict[str, Any]:
+        """Write the labels."""
+        write_file(self.out / LABELS, [self._labels])
+        return {"packed": len(self._files)}
+
+    def remove(self) -> None:
+        """Remove what an earlier run wrote, and nothing else."""
+        (self.out / LABELS).unlink(missing_ok=True)
+        if (self.out / IMAGES).is_dir() and not (self.out / IMAGES).is_symlink():
+            remove_images(self.out / IMAGES)
+
+    def result(self, done: dict[str, Any], began: float) -> Result:
+        """The result, of images that may be used several times."""
+        size = sum(len(image) for _, image in self._files)
+        return pair_result(
+            self.source,
+            self.out,
+            began,
+            self._pairs,
+            payload_bytes=size,
+            file_bytes=size + len(self._labels),
+        )

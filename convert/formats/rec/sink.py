@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,33 +16,25 @@ from typing import Any
 
 import numpy as np
 
-from facepack.convert.file_target import (
-    DONE,
-    STATE,
-    begin,
-    make_plan,
-    remove_beside,
-    state_target,
-)
+from facepack.convert.file_target import STATE
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.recordio import MAX_CLASS, MAX_PAYLOAD, RecordWriter, pack_header
 from facepack.convert.options import ConvertOptions
-from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
-from facepack.convert.result import Result, finished
-from facepack.convert.source import Source, Span, cut_spans, deliver, payload_bytes
+from facepack.convert.result import Result
+from facepack.convert.sink import SpanSink, convert_into
+from facepack.convert.source import Source, deliver, payload_bytes
 from facepack.errors import PackError
 from facepack.images import ImageHeader
 from facepack.progress import Progress
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.files import write_errors, write_file
+from facepack.store.files import write_file
 from facepack.store.record import Buffer, SourceRecord
 from facepack.system import sync_folder
 
 REC, INDEX, PROPERTY = "train.rec", "train.idx", "property"
 
 _ROWS, _REFUSED, _MARK = "rows", "refused.jsonl", "mark.json"
-_SPAN_RECORDS, _SPAN_BYTES = 65_536, 256 << 20  # between two points from which a run goes on
 _EXPECTED_OVERHEAD = 1.02  # of record heads over images of some KB
 _EXACT = 1 << 24  # up to here, float32 holds every integer
 _ROW = np.dtype([("key", "<i8"), ("label", "<i4")])
@@ -98,18 +89,114 @@ def convert_to_rec(source: Source, out: Path, options: ConvertOptions) -> Result
         SourceError: the source cannot be read, or a record is bad under ``strict``.
         PackError: the target cannot be written, is in use, or holds something else.
     """
-    began = time.monotonic()
-    spans = cut_spans(source, records=_SPAN_RECORDS, size=_SPAN_BYTES)
-    plan = make_plan("rec", source, spans, options, classes=source.classes)
-    with state_target(out, options) as target, write_errors(out):
-        done = begin(target, plan, remove=_remove)
-        if done is None:
-            mark = _read_mark(out)
-            target.require_space(int(payload_bytes(source) * _EXPECTED_OVERHEAD) - mark.files[0])
-            _write_images(source, out, mark, spans, options)
-            done = _finish(source, out, mark)
-        _remove_state(target.folder)
-    return finished(source, out, began, done, file_bytes=sum(done["files"].values()))
+    return convert_into(RecSink(source, out, options))
+
+
+class RecSink(SpanSink):
+    """An MXNet ``.rec`` and its index, written span by span under ``state``."""
+
+    kind = "rec"
+    span_records, span_bytes = 65_536, 256 << 20
+
+    def plan(self) -> dict[str, Any]:
+        """What the target is a function of; ``property`` tells of the classes stated."""
+        return super().plan() | {"classes": self.source.classes}
+
+    def state_files(self) -> list[Path]:
+        """What an unfinished ``.rec`` needs, the mark first: the rest is nothing without."""
+        names = (_MARK, REC, INDEX, _ROWS, _REFUSED, f"header-{REC}")
+        return [self.state / name for name in names]
+
+    def missing_bytes(self) -> int:
+        """About how far the ``.rec`` will grow."""
+        self._mark = _read_mark(self.out)
+        return int(payload_bytes(self.source) * _EXPECTED_OVERHEAD) - self._mark.files[0]
+
+    def write(self) -> None:
+        """Write the images behind those that the mark tells of."""
+        mark, state = self._mark, self.state
+        rows: list[tuple[int, int]] = []
+
+        def accept(record: SourceRecord) -> None:
+            image, header = self.options.check.look(record.image)
+            payload = _header_of(record, mark.images + 1) + image
+            if len(payload) > MAX_PAYLOAD:
+                raise PackError(f"{len(payload):,} bytes; a record holds at most {MAX_PAYLOAD:,}")
+            writer.write(mark.images + 1, payload)
+            key = (record.extra or {}).get("key", _NO_KEY)
+            rows.append((int(key) if 0 <= key < 1 << 63 else _NO_KEY, record.label))
+            mark.count(image, header)
+
+        with (
+            RecordWriter(state / REC, state / INDEX, keep=mark.files[:2]) as writer,
+            Progress(len(self.source), unit="images", label=self.out.name) as progress,
+        ):
+            if not mark.files[0]:
+                writer.write(0, _record_of_header(0, 0))  # takes its place until N is known
+            progress.skip(sum(span.stop - span.start for span in self.spans[: mark.spans]))
+            for span in self.spans[mark.spans :]:
+                part = self.source.part(span.start, span.stop)
+                refused = deliver(part, accept, strict=self.options.strict, progress=progress)
+                mark.files = (
+                    *writer.sync(),
+                    _append(state / _ROWS, mark.files[2], np.array(rows, _ROW).tobytes()),
+                    _append(state / _REFUSED, mark.files[3], fmt.json_lines(refused)),
+                )
+                mark.spans += 1
+                write_file(state / _MARK, [fmt.json_text(asdict(mark)).encode()])
+                rows.clear()
+
+    def finish(self) -> dict[str, Any]:
+        """Write what follows the images and stands beside them; put ``train.rec`` in place."""
+        source, mark, state = self.source, self._mark, self.state
+        refused = (state / _REFUSED).read_bytes()
+        self.require_usable(mark.images, refused)
+        rows = np.fromfile(state / _ROWS, _ROW, mark.images)
+        keys = _keys(source, rows["key"])
+        labels = rows["label"] if keys is None else rows["label"][np.argsort(keys)]
+        ranges = _ranges(source, labels)
+        following = mark.images + 1
+        with RecordWriter(state / REC, state / INDEX, keep=mark.files[:2]) as writer:
+            for key, bounds in enumerate(ranges.tolist(), start=following):
+                writer.write(key, pack_header(bounds, key))
+            rec_size, _ = writer.sync()
+        _write_header(source, state, following, following + len(ranges))
+        present = np.unique(labels[labels >= 0])
+        without = int(np.count_nonzero(labels < 0))
+        classes = max(source.classes or 0, int(present.max(initial=-1)) + 1)
+        if without:
+            source.notices.append(f"{without:,} images have no identity: they have the label -1")
+
+        files, pairs = self.write_beside(refused)
+        files[REC] = rec_size
+        _, files[INDEX] = write_file(self.out / INDEX, _index(state / INDEX, keys))
+        if classes and mark.size:
+            if mark.other_sizes:
+                source.notices.append(
+                    f"images are of several sizes: {PROPERTY} has that of the first, "
+                    f"{mark.size[1]}×{mark.size[0]}"
+                )
+            text = f"{classes},{mark.size[0]},{mark.size[1]}\n"
+            _, files[PROPERTY] = write_file(self.out / PROPERTY, [text.encode()])
+        (state / REC).replace(self.out / REC)
+        sync_folder(self.out)
+        return {
+            "files": files,
+            "packed": mark.images,
+            "quarantined": refused.count(b"\n"),
+            "identities": len(present),
+            "classes": classes,
+            "pairs": pairs,
+            "payload_bytes": mark.payload,
+        }
+
+    def remove(self) -> None:
+        """Remove what an earlier run wrote, and nothing else."""
+        for file in self.state_files():
+            file.unlink(missing_ok=True)
+        self.remove_beside()
+        for name in (REC, INDEX, PROPERTY):
+            (self.out / name).unlink(missing_ok=True)
 
 
 def _read_mark(out: Path) -> _Mark:
@@ -126,42 +213,6 @@ def _read_mark(out: Path) -> _Mark:
         if not (state / name).exists() or (state / name).stat().st_size < size:
             return _Mark()
     return mark
-
-
-def _write_images(
-    source: Source, out: Path, mark: _Mark, spans: list[Span], options: ConvertOptions
-) -> None:
-    state = out / STATE
-    rows: list[tuple[int, int]] = []
-
-    def accept(record: SourceRecord) -> None:
-        image, header = options.check.look(record.image)
-        payload = _header_of(record, mark.images + 1) + image
-        if len(payload) > MAX_PAYLOAD:
-            raise PackError(f"{len(payload):,} bytes; a record holds at most {MAX_PAYLOAD:,}")
-        writer.write(mark.images + 1, payload)
-        key = (record.extra or {}).get("key", _NO_KEY)
-        rows.append((int(key) if 0 <= key < 1 << 63 else _NO_KEY, record.label))
-        mark.count(image, header)
-
-    with (
-        RecordWriter(state / REC, state / INDEX, keep=mark.files[:2]) as writer,
-        Progress(len(source), unit="images", label=out.name) as progress,
-    ):
-        if not mark.files[0]:
-            writer.write(0, _record_of_header(0, 0))  # takes its place until N is known
-        progress.skip(sum(span.stop - span.start for span in spans[: mark.spans]))
-        for span in spans[mark.spans :]:
-            part = source.part(span.start, span.stop)
-            refused = deliver(part, accept, strict=options.strict, progress=progress)
-            mark.files = (
-                *writer.sync(),
-                _append(state / _ROWS, mark.files[2], np.array(rows, _ROW).tobytes()),
-                _append(state / _REFUSED, mark.files[3], fmt.json_lines(refused)),
-            )
-            mark.spans += 1
-            write_file(state / _MARK, [fmt.json_text(asdict(mark)).encode()])
-            rows.clear()
 
 
 def _header_of(record: SourceRecord, number: int) -> bytes:
@@ -201,57 +252,6 @@ def _append(path: Path, size: int, data: bytes) -> int:
         file.flush()
         os.fsync(file.fileno())
     return size + len(data)
-
-
-def _finish(source: Source, out: Path, mark: _Mark) -> dict[str, Any]:
-    """Write what follows the images and what stands beside them; put ``train.rec`` in place."""
-    state = out / STATE
-    refused = (state / _REFUSED).read_bytes()
-    if not mark.images:
-        raise nothing_usable(out, read_refused(refused))
-    rows = np.fromfile(state / _ROWS, _ROW, mark.images)
-    keys = _keys(source, rows["key"])
-    labels = rows["label"] if keys is None else rows["label"][np.argsort(keys)]
-    ranges = _ranges(source, labels)
-    following = mark.images + 1
-    with RecordWriter(state / REC, state / INDEX, keep=mark.files[:2]) as writer:
-        for key, bounds in enumerate(ranges.tolist(), start=following):
-            writer.write(key, pack_header(bounds, key))
-        rec_size, _ = writer.sync()
-    _write_header(source, state, following, following + len(ranges))
-    present = np.unique(labels[labels >= 0])
-    without = int(np.count_nonzero(labels < 0))
-    classes = max(source.classes or 0, int(present.max(initial=-1)) + 1)
-    if without:
-        source.notices.append(f"{without:,} images have no identity: they have the label -1")
-
-    files = {REC: rec_size}
-    _, files[INDEX] = write_file(out / INDEX, _index(state / INDEX, keys))
-    if classes and mark.size:
-        if mark.other_sizes:
-            source.notices.append(
-                f"images are of several sizes: {PROPERTY} has that of the first, "
-                f"{mark.size[1]}×{mark.size[0]}"
-            )
-        text = f"{classes},{mark.size[0]},{mark.size[1]}\n"
-        _, files[PROPERTY] = write_file(out / PROPERTY, [text.encode()])
-    if refused:
-        _, files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [refused])
-    tables, pairs = write_tables(source, out, read_refused(refused))
-    files |= tables
-    (state / REC).replace(out / REC)
-    sync_folder(out)
-    done = {
-        "files": files,
-        "packed": mark.images,
-        "quarantined": refused.count(b"\n"),
-        "identities": len(present),
-        "classes": classes,
-        "pairs": pairs,
-        "payload_bytes": mark.payload,
-    }
-    write_file(state / DONE, [fmt.json_text(done).encode()])
-    return done
 
 
 def _keys(source: Source, stated: np.ndarray) -> np.ndarray | None:
@@ -331,17 +331,3 @@ def _index(written: Path, keys: np.ndarray | None) -> Iterator[bytes]:
         stop = start + _LINES
         lines = zip(all_keys[start:stop].tolist(), offsets[start:stop].tolist(), strict=True)
         yield b"".join(b"%d\t%d\n" % line for line in lines)
-
-
-def _remove_state(state: Path) -> None:
-    """Remove what an unfinished ``.rec`` needs, the mark first: the rest is nothing without."""
-    for name in (_MARK, REC, INDEX, _ROWS, _REFUSED, f"header-{REC}"):
-        (state / name).unlink(missing_ok=True)
-
-
-def _remove(out: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    _remove_state(out / STATE)
-    remove_beside(out)
-    for name in (REC, INDEX, PROPERTY):
-        (out / name).unlink(missing_ok=True)

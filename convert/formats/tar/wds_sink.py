@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from facepack.convert.file_target import (
-    DONE,
-    STATE,
-    begin,
-    has_size,
-    make_plan,
-    remove_beside,
-    state_target,
-)
+from facepack.convert.file_target import STATE, has_size
 from facepack.convert.formats.tar.headers import BLOCK, member_header, padded
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, is_safe_path
-from facepack.convert.quarantine import nothing_usable, write_tables
 from facepack.convert.result import Result, finished
-from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payload_bytes
-from facepack.convert.workers import write_spans
+from facepack.convert.sink import ParallelSink, convert_into
+from facepack.convert.source import Part, Source, Span, deliver
 from facepack.images import IMAGE_SUFFIXES, SUFFIXES
 from facepack.store import format as fmt
-from facepack.store.files import write_errors, write_file
+from facepack.store.files import write_file
 from facepack.store.record import Buffer, SourceRecord
 
 SUMMARY = "dataset.json"
-_SPAN_RECORDS = 10_000
-_EXPECTED_OVERHEAD = 4 * BLOCK  # bytes a record: two headers, the label, padding
 _LONGEST_SUFFIX = max(IMAGE_SUFFIXES, key=len)
 _END = bytes(2 * BLOCK)
 
@@ -56,19 +44,121 @@ def convert_to_wds(source: Source, out: Path, options: ConvertOptions) -> Result
         PackError: the target cannot be written, is in use, or holds something else.
         WorkerError: a worker process died.
     """
-    began = time.monotonic()
-    spans = cut_spans(source, records=_SPAN_RECORDS, size=fmt.MAX_SHARD_BYTES)
-    plan = make_plan("wds", source, spans, options, classes=source.classes)
-    with state_target(out, options) as target, write_errors(out):
-        done = begin(target, plan, remove=_remove)
-        if done is None:
-            written = [_written_bytes(out, span) for span in spans]
-            expected = payload_bytes(source) + _EXPECTED_OVERHEAD * len(source)
-            target.require_space(expected - sum(filter(None, written)))
-            missing = [span for span, size in zip(spans, written, strict=True) if size is None]
-            write_spans(_write_span, missing, source, out, options)
-            done = _finish(source, out, spans)
-    return _finished(source, out, began, done)
+    return convert_into(WdsSink(source, out, options))
+
+
+class WdsSink(ParallelSink):
+    """WebDataset tars; what is kept of one under ``state`` stays there, for the next run."""
+
+    kind = "wds"
+    span_records = 10_000
+    overhead = 4 * BLOCK  # two headers, the label, padding
+
+    def plan(self) -> dict[str, Any]:
+        """What the target is a function of; the summary tells of the classes stated."""
+        return super().plan() | {"classes": self.source.classes}
+
+    def written_bytes(self, span: Span) -> int | None:
+        """Bytes of a span's tar if an earlier run wrote it."""
+        try:
+            tar = json.loads((self.state / f"{span.name}.tar.json").read_bytes())
+            size = int(tar["bytes"])
+            return size if has_size(self.out / tar["name"], size) else None
+        except (OSError, ValueError, LookupError, TypeError):  # none, or one that is damaged
+            return None
+
+    @staticmethod
+    def write_span(part: Part, out: Path, name: str, options: ConvertOptions) -> None:
+        """Write a tar and what the state keeps of it; runs in a worker."""
+        pieces: list[Buffer] = []
+        keys: set[str] = set()
+        labels: set[int] = set()
+        payload = 0
+
+        def accept(record: SourceRecord) -> None:
+            nonlocal payload
+            fmt.check_label(record.label)
+            image, header = options.check.look(record.image)
+            key = sample_key(record)
+            if key is None or key in keys:
+                key = f"{ASIDE}/{record.ordinal:010d}"
+            for suffix, data in (
+                (SUFFIXES[header.format], image),
+                (".cls", b"%d" % record.label),
+            ):
+                pieces.append(member_header(key + suffix, len(data)))
+                pieces.append(data)
+                pieces.append(bytes(padded(len(data)) - len(data)))
+            keys.add(key)
+            labels.add(record.label)
+            payload += len(image)
+
+        refused = deliver(part, accept, strict=options.strict)
+        names = part.identity_names()
+        digest, size = write_file(out / f"{name}.tar", [*pieces, _END])
+        state = {
+            "name": f"{name}.tar",
+            "samples": len(keys),
+            "bytes": size,
+            "xxh3_128": digest,
+            "payload_bytes": payload,
+            "labels": {str(label): names.get(label, "") for label in sorted(labels)},
+            "refused": refused,
+        }
+        write_file(out / STATE / f"{name}.tar.json", [fmt.json_text(state).encode()])
+
+    def finish(self) -> dict[str, Any]:
+        """Write what stands beside the tars, and the summary."""
+        names: dict[int, str] = {}
+        tars: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
+        for state in self.pieces(".tar.json"):
+            tar = json.loads(state)
+            names |= {int(label): name for label, name in tar.pop("labels").items()}
+            entries += tar.pop("refused")
+            tars.append(tar)
+        packed = sum(tar["samples"] for tar in tars)
+        refused = fmt.json_lines(entries)
+        self.require_usable(packed, refused)
+        classes = max(self.source.classes or 0, max(names, default=-1) + 1)
+        known = {label: name for label, name in names.items() if name}
+        files, pairs = self.write_beside(refused, known, classes)
+        files |= {tar["name"]: tar["bytes"] for tar in tars}
+        summary = {
+            "format": fmt.FORMAT_VERSION,
+            "kind": self.source.content,
+            "samples": packed,
+            "quarantined": len(entries),
+            "identities": len({*names} - {fmt.NO_IDENTITY}),
+            "classes": classes,
+            "payload_bytes": sum(tar["payload_bytes"] for tar in tars),
+            "tables": sorted(self.source.table_names),
+            "tars": tars,
+        }
+        _, files[SUMMARY] = write_file(self.out / SUMMARY, [fmt.json_text(summary).encode()])
+        kept = ("samples", "quarantined", "identities", "classes", "payload_bytes")
+        return {key: summary[key] for key in kept} | {"files": files, "pairs": pairs}
+
+    def remove(self) -> None:
+        """Remove what an earlier run wrote, and nothing else."""
+        plan = json.loads((self.state / fmt.PLAN).read_bytes())
+        (self.out / SUMMARY).unlink(missing_ok=True)
+        (self.out / fmt.LABELS).unlink(missing_ok=True)
+        self.remove_beside()
+        for stem in filter(fmt.is_plain_name, (shard["name"] for shard in plan.get("shards", []))):
+            (self.out / f"{stem}.tar").unlink(missing_ok=True)
+            (self.state / f"{stem}.tar.json").unlink(missing_ok=True)
+
+    def result(self, done: dict[str, Any], began: float) -> Result:
+        """The result, its shards being the tars."""
+        return finished(
+            self.source,
+            self.out,
+            began,
+            {**done, "packed": done["samples"]},
+            file_bytes=sum(done["files"].values()),
+            shards=sum(name.endswith(".tar") for name in done["files"]),
+        )
 
 
 def sample_key(record: SourceRecord) -> str | None:
@@ -81,113 +171,3 @@ def sample_key(record: SourceRecord) -> str | None:
     parts = key.split("/")
     usable = "." not in parts[-1] and parts[0] != ASIDE and is_safe_path(key + _LONGEST_SUFFIX)
     return key if usable else None
-
-
-def _written_bytes(out: Path, span: Span) -> int | None:
-    """Bytes of a span's tar if an earlier run wrote it; None if it must be made."""
-    try:
-        tar = json.loads((out / STATE / f"{span.name}.tar.json").read_bytes())
-        return int(tar["bytes"]) if has_size(out / tar["name"], tar["bytes"]) else None
-    except (OSError, ValueError, LookupError, TypeError):  # none, or one that is damaged
-        return None
-
-
-def _write_span(part: Part, out: Path, name: str, options: ConvertOptions) -> None:
-    """Write a tar and what the state keeps of it; runs in a worker."""
-    pieces: list[Buffer] = []
-    keys: set[str] = set()
-    labels: set[int] = set()
-    payload = 0
-
-    def accept(record: SourceRecord) -> None:
-        nonlocal payload
-        fmt.check_label(record.label)
-        image, header = options.check.look(record.image)
-        key = sample_key(record)
-        if key is None or key in keys:
-            key = f"{ASIDE}/{record.ordinal:010d}"
-        for suffix, data in (
-            (SUFFIXES[header.format], image),
-            (".cls", b"%d" % record.label),
-        ):
-            pieces.append(member_header(key + suffix, len(data)))
-            pieces.append(data)
-            pieces.append(bytes(padded(len(data)) - len(data)))
-        keys.add(key)
-        labels.add(record.label)
-        payload += len(image)
-
-    refused = deliver(part, accept, strict=options.strict)
-    names = part.identity_names()
-    digest, size = write_file(out / f"{name}.tar", [*pieces, _END])
-    state = {
-        "name": f"{name}.tar",
-        "samples": len(keys),
-        "bytes": size,
-        "xxh3_128": digest,
-        "payload_bytes": payload,
-        "labels": {str(label): names.get(label, "") for label in sorted(labels)},
-        "refused": refused,
-    }
-    write_file(out / STATE / f"{name}.tar.json", [fmt.json_text(state).encode()])
-
-
-def _finish(source: Source, out: Path, spans: list[Span]) -> dict[str, Any]:
-    names: dict[int, str] = {}
-    tars: list[dict[str, Any]] = []
-    refused: list[dict[str, Any]] = []
-    for span in spans:
-        tar = json.loads((out / STATE / f"{span.name}.tar.json").read_bytes())
-        names |= {int(label): name for label, name in tar.pop("labels").items()}
-        refused += tar.pop("refused")
-        tars.append(tar)
-    packed = sum(tar["samples"] for tar in tars)
-    if refused and not packed:
-        raise nothing_usable(out, refused)
-    files = {tar["name"]: tar["bytes"] for tar in tars}
-    tables, pairs = write_tables(source, out, refused)
-    files |= tables
-    classes = max(source.classes or 0, max(names, default=-1) + 1)
-    if any(names.values()):
-        text = fmt.labels_text([names.get(label, "") for label in range(classes)])
-        _, files[fmt.LABELS] = write_file(out / fmt.LABELS, [text.encode()])
-    if refused:
-        _, files[fmt.QUARANTINE] = write_file(out / fmt.QUARANTINE, [fmt.json_lines(refused)])
-    summary = {
-        "format": fmt.FORMAT_VERSION,
-        "kind": source.content,
-        "samples": packed,
-        "quarantined": len(refused),
-        "identities": len({*names} - {fmt.NO_IDENTITY}),
-        "classes": classes,
-        "payload_bytes": sum(tar["payload_bytes"] for tar in tars),
-        "tables": sorted(source.table_names),
-        "tars": tars,
-    }
-    _, files[SUMMARY] = write_file(out / SUMMARY, [fmt.json_text(summary).encode()])
-    kept = ("samples", "quarantined", "identities", "classes", "payload_bytes")
-    done = {key: summary[key] for key in kept} | {"files": files, "pairs": pairs}
-    write_file(out / STATE / DONE, [fmt.json_text(done).encode()])
-    return done
-
-
-def _remove(out: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    plan = json.loads((out / STATE / fmt.PLAN).read_bytes())
-    (out / SUMMARY).unlink(missing_ok=True)
-    (out / fmt.LABELS).unlink(missing_ok=True)
-    remove_beside(out)
-    for stem in filter(fmt.is_plain_name, (shard["name"] for shard in plan.get("shards", []))):
-        (out / f"{stem}.tar").unlink(missing_ok=True)
-        (out / STATE / f"{stem}.tar.json").unlink(missing_ok=True)
-
-
-def _finished(source: Source, out: Path, began: float, done: dict[str, Any]) -> Result:
-    return finished(
-        source,
-        out,
-        began,
-        {**done, "packed": done["samples"]},
-        file_bytes=sum(done["files"].values()),
-        shards=sum(name.endswith(".tar") for name in done["files"]),
-    )

@@ -1,0 +1,248 @@
+"""The sinks of plain files: what each must say of itself, and the one way in which all are run.
+
+A run states its plan, takes the lock, looks at what an earlier run left, writes what is missing,
+finishes, and notes what is done: only then is the target whole. Killed at any point, it goes on
+from there under ``resume``. Packs have their own way (``formats/pack/sink.py``), and a ``.bin``,
+one file that is there whole or not at all, needs neither a plan nor a lock.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from facepack.convert.file_target import (
+    DONE,
+    STATE,
+    forget,
+    has_files,
+    read_done,
+    remove_parts,
+    state_target,
+)
+from facepack.convert.options import ConvertOptions
+from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
+from facepack.convert.result import Result, finished
+from facepack.convert.source import Part, Source, Span, cut_spans, payload_bytes
+from facepack.convert.workers import write_spans
+from facepack.reading import read_json
+from facepack.store import format as fmt
+from facepack.store.files import write_errors, write_file
+from facepack.store.target import Target
+
+
+class Sink(ABC):
+    """A kind of target, and the source that is written into it: :func:`convert_into` runs it.
+
+    Args:
+        source: what is converted.
+        out: the target, a folder.
+        options: how.
+
+    Attributes:
+        kind: of the target, in its plan.
+        state: the folder in ``out`` for what is kept of an unfinished run.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
+        self.source = source
+        self.out = out
+        self.options = options
+        self.state = out / STATE
+
+    def plan(self) -> dict[str, Any]:
+        """What the target is a function of: an interrupted run goes on under the same plan."""
+        return {
+            "format": fmt.FORMAT_VERSION,
+            "kind": self.kind,
+            "source": self.source.describe(),
+            "check": self.options.check.as_json(),
+        }
+
+    def is_whole(self, done: dict[str, Any]) -> bool:
+        """Whether all that an earlier run noted as ``done`` is there, as far as sizes tell."""
+        return has_files(self.out, done)
+
+    @abstractmethod
+    def missing_bytes(self) -> int:
+        """About how many bytes are still to be written, with what an earlier run left looked at."""
+
+    @abstractmethod
+    def write(self) -> None:
+        """Write the records that are missing."""
+
+    @abstractmethod
+    def finish(self) -> dict[str, Any]:
+        """Write what follows from all records, and the file that readers go by last.
+
+        Returns:
+            What is noted as done, JSON-able, which :meth:`result` tells of in a later run, too.
+        """
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove what an earlier run wrote, and nothing else; its plan is still there."""
+
+    def state_files(self) -> list[Path]:
+        """The files in ``state`` that are kept only until all is written; removed in this order."""
+        return []
+
+    @abstractmethod
+    def result(self, done: dict[str, Any], began: float) -> Result:
+        """The result of a run that ``began`` at this monotonic time, in seconds."""
+
+
+def convert_into(sink: Sink) -> Result:
+    """Write the source of ``sink`` into its target, or go on with it.
+
+    Raises:
+        SourceError: the source cannot be read, or a record is bad under ``strict``.
+        PackError: the target cannot be written, is in use, or holds something else.
+        WorkerError: a worker process died.
+    """
+    began = time.monotonic()
+    target = state_target(sink.out, sink.options)
+    plan = sink.plan()
+    with target, write_errors(sink.out):
+        done = _begin(sink, target, plan)
+        if done is None:
+            target.require_space(sink.missing_bytes())
+            sink.write()
+            done = sink.finish()
+            write_file(sink.state / DONE, [fmt.json_text(done).encode()])
+        for file in sink.state_files():
+            file.unlink(missing_ok=True)
+    return sink.result(done, began)
+
+
+def _begin(sink: Sink, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """Begin to write under ``plan``, or to go on.
+
+    Returns:
+        What an earlier run noted as done, if nothing is left to do; else None.
+
+    Raises:
+        PackError: the target holds something that may not be touched, or another plan.
+    """
+    if target.overwrite and forget(target, plan):
+        sink.remove()
+    if target.begin(plan):
+        done = read_done(target.folder / DONE)
+        if done is not None and sink.is_whole(done):
+            return done
+        forget(target, plan)
+    remove_parts(sink.out)
+    return None
+
+
+class SpanSink(Sink):
+    """A sink that writes the source span by span, and goes on behind the spans that are written.
+
+    Attributes:
+        span_records: a span's greatest number of records.
+        span_bytes: a span's greatest sum of bytes.
+        kept: suffixes of the files in ``state`` that are kept of a span until all are written.
+        spans: the source's, in order.
+    """
+
+    span_records: ClassVar[int] = 16_384
+    span_bytes: ClassVar[int] = fmt.MAX_SHARD_BYTES
+    kept: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
+        super().__init__(source, out, options)
+        self.spans = cut_spans(source, records=self.span_records, size=self.span_bytes)
+
+    def plan(self) -> dict[str, Any]:
+        """What the target is a function of, its tables and spans among it."""
+        return super().plan() | {
+            "tables": sorted(self.source.table_names),
+            "shards": [vars(span) for span in self.spans],
+        }
+
+    def pieces(self, suffix: str) -> Iterator[bytes]:
+        """What is kept of each span under ``suffix``, read as it is asked for."""
+        return ((self.state / f"{span.name}{suffix}").read_bytes() for span in self.spans)
+
+    def require_usable(self, packed: int, refused: bytes) -> None:
+        """Make sure that there is anything to finish.
+
+        Raises:
+            SourceError: all records are among ``refused``, lines of a ``quarantine.jsonl``.
+        """
+        if refused and not packed:
+            raise nothing_usable(self.out, read_refused(refused))
+
+    def write_beside(
+        self, refused: bytes, names: Mapping[int, str] | None = None, classes: int = 0
+    ) -> tuple[dict[str, int], int | None]:
+        """Write what stands beside the records: quarantine, names of identities, tables.
+
+        Args:
+            refused: lines of ``quarantine.jsonl``.
+            names: of identities, by label; without any, no file of them is written.
+            classes: the greatest label + 1, or more.
+
+        Returns:
+            The bytes of each file, and the pairs of a verification set.
+        """
+        files, pairs = write_tables(self.source, self.out, read_refused(refused))
+        if names:
+            text = fmt.labels_text([names.get(label, "") for label in range(classes)])
+            _, files[fmt.LABELS] = write_file(self.out / fmt.LABELS, [text.encode()])
+        if refused:
+            _, files[fmt.QUARANTINE] = write_file(self.out / fmt.QUARANTINE, [refused])
+        return files, pairs
+
+    def remove_beside(self) -> None:
+        """Remove the quarantine and the tables that an earlier run wrote."""
+        tables = read_json(self.state / fmt.PLAN).get("tables", [])
+        (self.out / fmt.QUARANTINE).unlink(missing_ok=True)
+        for table in filter(fmt.is_plain_name, tables):
+            (self.out / f"{table}.npy").unlink(missing_ok=True)
+
+    def state_files(self) -> list[Path]:
+        """What is kept of spans until all are written."""
+        return [self.state / f"{span.name}{kept}" for span in self.spans for kept in self.kept]
+
+    def result(self, done: dict[str, Any], began: float) -> Result:
+        """The result, of files that are all among ``done["files"]``."""
+        size = sum(done["files"].values())
+        return finished(self.source, self.out, began, done, file_bytes=size)
+
+
+class ParallelSink(SpanSink):
+    """A sink whose spans are written side by side, each by a worker.
+
+    Attributes:
+        overhead: bytes that a record takes beside its image, about.
+    """
+
+    overhead: ClassVar[int] = 0
+
+    @abstractmethod
+    def written_bytes(self, span: Span) -> int | None:
+        """Bytes that an earlier run wrote for ``span``; None if it must be made."""
+
+    @staticmethod
+    @abstractmethod
+    def write_span(part: Part, out: Path, name: str, options: Any) -> None:
+        """Write the span ``name``, and last what the state keeps of it; runs in a worker."""
+
+    def missing_bytes(self) -> int:
+        """About how many bytes the spans take that are not there."""
+        written = [self.written_bytes(span) for span in self.spans]
+        self._missing = [
+            span for span, size in zip(self.spans, written, strict=True) if size is None
+        ]
+        expected = payload_bytes(self.source) + self.overhead * len(self.source)
+        return expected - sum(filter(None, written))
+
+    def write(self) -> None:
+        """Write the spans that are missing."""
+        write_spans(self.write_span, self._missing, self.source, self.out, self.options)
