@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -24,15 +23,13 @@ from facepack.convert.files import (
 )
 from facepack.convert.identity_folder import Identities, ImageFolders, find_identities
 from facepack.convert.names import Names
+from facepack.convert.passed_over import PassedOver
 from facepack.errors import SourceError
 
-_OTHERS, _CLUTTER, _SHALLOW, _LINKS = "others", "clutter", "shallow", "links"
-_NOTES = {
-    _OTHERS: "files that are no images by their names were passed over",
-    _CLUTTER: f"images and folders were passed over, as {CLUTTER_NAMES}",
-    _SHALLOW: "images that lie in no folder of an identity were passed over",
-    _LINKS: "links to folders were passed over: they lead outside, or lie too deep",
-}
+_OTHERS = "files that are no images by their names"
+_CLUTTER = f"images and folders, {CLUTTER_NAMES},"
+_SHALLOW = "images that lie in no folder of an identity"
+_LINKS = "links to folders, which lead outside or lie too deep,"
 
 
 class TreeFiles:
@@ -58,7 +55,7 @@ class TreeFiles:
 
     def __init__(self, path: Path, identity_level: int | None = None) -> None:
         root = Root(path)
-        passed: Counter[str] = Counter()
+        passed = PassedOver()
         found = _Found()
         for name, size in images_below(root, passed):
             found.append(name, size)
@@ -72,10 +69,11 @@ class TreeFiles:
             rows = order[start:stop].tolist()
             for name, size in sorted((found.names[row], found.sizes[row]) for row in rows):
                 self.files.append(name, size, label)
-        passed[_SHALLOW] = len(labels) - len(self.files)
+        if shallow := [text(found.names[row]) for row in np.flatnonzero(labels < 0).tolist()]:
+            passed.add(_SHALLOW, min(shallow), len(shallow))
         self.notices = [
             *self.identities.notices,
-            *(f"{path}: {passed[kind]} {note}" for kind, note in _NOTES.items() if passed[kind]),
+            *(f"{path}: {notice}" for notice in passed.notices()),
         ]
         if not len(self.files):
             raise SourceError(
@@ -108,7 +106,7 @@ class _Found:
         return np.bincount(np.array(self.folders, np.int32), minlength=len(self.numbers))
 
 
-def images_below(root: Root, passed: Counter[str]) -> Iterator[tuple[bytes, int]]:
+def images_below(root: Root, passed: PassedOver) -> Iterator[tuple[bytes, int]]:
     """Path and size of every image below ``root``, in no order; counts what it passes over."""
     folders = [b""]
     while folders:
@@ -117,18 +115,19 @@ def images_below(root: Root, passed: Counter[str]) -> Iterator[tuple[bytes, int]
             name = folder + entry.name
             is_image = has_image_suffix(entry.name)
             if is_clutter(entry.name):
-                passed[_CLUTTER] += is_image or entry.is_dir(follow_symlinks=False)
+                if is_image or entry.is_dir(follow_symlinks=False):
+                    passed.add(_CLUTTER, text(name))
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(name + b"/")
             elif _is_folder(entry):  # a link to one
                 if folder or not root.holds(name):
-                    passed[_LINKS] += 1
+                    passed.add(_LINKS, text(name))
                 else:
                     folders.append(name + b"/")
             elif is_image:
                 yield name, _size(root, name, entry)
             else:
-                passed[_OTHERS] += 1
+                passed.add(_OTHERS, text(name))
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:

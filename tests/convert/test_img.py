@@ -121,11 +121,13 @@ def test_what_is_passed_over_is_counted(tree: Path, make_jpeg: MakeJpeg) -> None
     source = ImgSource(tree)
     assert rows(source) == expected
     assert source.notices[1:] == [
-        f"{tree}: 2 files that are no images by their names were passed over",
-        f"{tree}: 5 images and folders were passed over, as hidden, or put beside images by a "
-        "system (._x.jpg, __MACOSX, @eaDir)",
-        f"{tree}: 1 images that lie in no folder of an identity were passed over",
-        f"{tree}: 3 links to folders were passed over: they lead outside, or lie too deep",
+        f"{tree}: 2 files that are no images by their names were passed over, first 'README.txt'",
+        f"{tree}: 5 images and folders, hidden, or put beside images by a system (._x.jpg, "
+        "__MACOSX, @eaDir), were passed over, first '.folder'",
+        f"{tree}: 1 images that lie in no folder of an identity were passed over, first "
+        "'loose.jpg'",
+        f"{tree}: 3 links to folders, which lead outside or lie too deep, were passed over, first "
+        "'b/up'",
     ]
 
 
@@ -204,7 +206,9 @@ def test_an_index_gives_labels_and_order(indexed: Path, make_jpeg: MakeJpeg) -> 
         (2, -1, "a.png", make_jpeg(2)),
     ]
     assert source.classes is None and source.content == "train"
-    assert source.notices == [f"{indexed}: 1 images are not in index.kv and were passed over"]
+    assert source.notices == [
+        f"{indexed}: 1 images that are not in index.kv were passed over, first 'with space/0.jpg'"
+    ]
     assert source.part(0, 3).identity_names() == {}
     assert source.groups() == [("indexed", 0, 3)]
 
@@ -231,7 +235,9 @@ def test_an_index_may_lie_elsewhere(
     assert rows(source) == [(0, 3, "with space/0.jpg", make_jpeg(3)), (1, 4, "z.jpg", make_jpeg(0))]
     (record,) = source.part(1, 2).read()
     assert isinstance(record, SourceRecord) and record.extra == {"key": 9, "label_1": 0.5}
-    assert source.notices == [f"{indexed}: 2 images are not in some.lst and were passed over"]
+    assert source.notices == [
+        f"{indexed}: 2 images that are not in some.lst were passed over, first 'a.png'"
+    ]
 
 
 def test_an_index_that_leads_out_or_nowhere(indexed: Path) -> None:
@@ -327,7 +333,8 @@ def test_a_tree_of_odd_images(shared: Path, tmp_path: Path) -> None:
         shutil.copy(file, folder)
     source = ImgSource(tmp_path / "odd")
     assert source.notices == [
-        f"{tmp_path / 'odd'}: 1 files that are no images by their names were passed over"
+        f"{tmp_path / 'odd'}: 1 files that are no images by their names were passed over, first "
+        "'LICENSE/LICENSE.pillow'"
     ]
     refused = {}
     for record in read_all(source):

@@ -450,7 +450,7 @@ def test_a_rec_goes_before_images(make_rec: MakeRec, tmp_path: Path, make_jpeg: 
     members = [("ann/1.jpg", make_jpeg(9)), ("train.rec", rec)]
     source = TarSource([make_tar(tmp_path / "a.tar", members)])
     assert len(source) == 5
-    assert "1 images outside train.rec were passed over" in source.notices
+    assert "1 images outside train.rec were passed over, first 'ann/1.jpg'" in source.notices
 
 
 def test_images_that_claim_too_much_are_refused_unread(
@@ -497,7 +497,7 @@ def test_a_folder_stands_for_its_tars(tmp_path: Path, make_jpeg: MakeJpeg) -> No
     source = TarSource([tmp_path])
     assert [group.stem for group in source.groups()] == ["s-000", "s-001"]
     assert source.notices == [
-        f"{tmp_path}: 1 files that are no tars by their names were passed over"
+        f"{tmp_path}: 1 files that are no tars by their names were passed over, first 'README'"
     ]
     (tmp_path / "none").mkdir()
     with pytest.raises(SourceError, match="the folder holds no tar"):

@@ -252,9 +252,9 @@ def test_what_is_no_image_is_counted(face_zip: FaceZip) -> None:
     source = ZipSource([face_zip({**others, "set/": b"", **faces(3)})])
     assert len(source) == 3
     assert source.notices == [
-        "members passed over, as no images by their names: 2 (README.txt …)",
-        "members passed over, as hidden, or put beside images by a system (._x.jpg, __MACOSX, "
-        "@eaDir): 1",
+        "2 members that are no images by their names were passed over, first 'README.txt'",
+        "1 members, hidden, or put beside images by a system (._x.jpg, __MACOSX, @eaDir), were "
+        "passed over, first '__MACOSX/set/p0/._0.jpg'",
     ]
     assert source.passed_over == 3
 

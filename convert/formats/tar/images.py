@@ -88,9 +88,14 @@ class Rows(NamedTuple):
 
 
 class ImageMembers:
-    """Gathers the images of archives as their members go by."""
+    """Gathers the images of archives as their members go by.
+
+    Attributes:
+        first: the name of the first image; empty as long as there is none.
+    """
 
     def __init__(self) -> None:
+        self.first = b""
         self._offsets = array("q")
         self._sizes = array("I")
         self._headers = array("H")
@@ -125,6 +130,7 @@ class ImageMembers:
         if self._in_clutter or is_clutter(base):
             return False
         if is_image(base):
+            self.first = self.first or name
             if self._number < 0:
                 path = _path(name[:cut])
                 self._number = self._numbers.setdefault(path, len(self._numbers))

@@ -19,6 +19,7 @@ import xxhash
 from facepack.convert.files import text
 from facepack.convert.formats.tar.stream import Stream
 from facepack.convert.formats.tree.list_lines import LINES, LineError, most_fitting
+from facepack.convert.identity_folder import OPTION
 
 _PADDLE = b"label.txt"
 _KINDS = ("im2rec", "face2rec2", "paddle")
@@ -130,6 +131,8 @@ class Lists:
                 f"labels are those of {len(self._archives)} lists, first {self.first}: equal "
                 "labels are one identity"
             )
+        else:
+            yield f"labels are those of {self.first}; with {OPTION} they are those of folders"
         unused = len(self._hashes) - used
         if unused or self._malformed:
             yield (

@@ -9,7 +9,6 @@ once to convert, and nothing is unpacked to disk.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError, c
 from facepack.convert.identity_folder import OPTION
 from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.names import Names
-from facepack.convert.source import Group, Part, shard_stem
+from facepack.convert.passed_over import PassedOver
+from facepack.convert.source import Group, Part, file_name, shard_stem
 from facepack.errors import SourceError
 from facepack.progress import Progress
 from facepack.reading import read_text
@@ -168,11 +168,11 @@ def _find(paths: Sequence[Path]) -> tuple[Files, list[str]]:
                 f"{path}: the folder holds no tar (by names such as x.tar, x.tar.gz, x_00); pass "
                 "the files themselves"
             )
-        others = len(found) - len(tars) - sum(entry.name in _BESIDE for entry in found)
-        if others:
-            notices.append(
-                f"{path}: {others} files that are no tars by their names were passed over"
-            )
+        passed = PassedOver()
+        for entry in found:
+            if not _ARCHIVE.fullmatch(entry.name) and entry.name not in _BESIDE:
+                passed.add("files that are no tars by their names", file_name(entry))
+        notices += [f"{path}: {notice}" for notice in passed.notices()]
         files += tars
     require_once(files)
     return Files.look_at(files), notices
@@ -212,8 +212,7 @@ class _Look:
         self._indexes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._classes: dict[str, int] = {}
         self._choices: list[str] = []  # what --member could name
-        self._passed: Counter[str] = Counter()
-        self._examples: dict[str, str] = {}
+        self._passed = PassedOver()
 
     def run(self) -> None:
         """Read the archives through; a set that is asked for ends the reading."""
@@ -243,11 +242,12 @@ class _Look:
         if self._set is not None:
             return self._set
         self._tell_sets()
-        self._tell_passed()
+        self.notices += self._passed.notices()
         if self._records is not None:
             if len(self._images):
                 self.notices.append(
-                    f"{len(self._images):,} images outside {self._records.name} were passed over"
+                    f"{len(self._images):,} images outside {self._records.name} were passed over, "
+                    f"first {text(self._images.first)!r}"
                 )
             folder = _folder(self._records.name)
             index = self._indexes.get(self._records.name.removesuffix(".rec"))
@@ -407,14 +407,7 @@ class _Look:
         return self._member in (name, name.rpartition("/")[2])
 
     def _pass(self, kind: str, member: Member) -> None:
-        self._passed[kind] += 1
-        self._examples.setdefault(kind, text(member.name))
-
-    def _tell_passed(self) -> None:
-        for kind, count in self._passed.items():
-            self.notices.append(
-                f"{count:,} {kind} were passed over, first {self._examples[kind]!r}"
-            )
+        self._passed.add(kind, text(member.name))
 
     def _tell_sets(self) -> None:
         source = self._files.names[0] + (" …" if len(self._files.paths) > 1 else "")

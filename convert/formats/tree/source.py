@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +22,8 @@ from facepack.convert.formats.tree.listing import (
 )
 from facepack.convert.identity_folder import OPTION
 from facepack.convert.image_tree import TreeFiles, images_below
+from facepack.convert.names import Names
+from facepack.convert.passed_over import PassedOver
 from facepack.convert.paths import INDEX
 from facepack.convert.source import Group, Part, file_name, shard_stem
 from facepack.errors import SourceError
@@ -173,20 +173,21 @@ class _IndexedFolder:
         self._identities = names if index.name == INDEX and names.exists() else None
         self.classes = len(read_identities(names)) if self._identities is not None else None
         self.notices: list[str] = []
-        left_out = self._count_left_out(root)
-        if left_out:
-            self.notices.append(
-                f"{root.path}: {left_out} images are not in {index.name} and were passed over"
-            )
+        passed = self._passed_over(root, f"images that are not in {index.name}")
+        self.notices += [f"{root.path}: {notice}" for notice in passed.notices()]
 
-    def _count_left_out(self, root: Root) -> int:
-        """How many images of the folder the list does not name."""
+    def _passed_over(self, root: Root, kind: str) -> PassedOver:
+        """The images of the folder that the list does not name."""
         total = len(self)
         parts = (self.part(k, min(k + _STRETCH, total)) for k in range(0, total, _STRETCH))
         names = (entry.name or "" for part in parts for entry in part.entries())
         listed = np.fromiter(map(_hash, names), np.uint64, total)
-        found = array("Q", (_hash(text(name)) for name, _ in images_below(root, Counter())))
-        return int(np.count_nonzero(~np.isin(np.array(found, np.uint64), listed)))
+        found = Names.of(name for name, _ in images_below(root, PassedOver()))
+        hashes = np.fromiter((_hash(text(name)) for name in found), np.uint64, len(found))
+        passed = PassedOver()
+        for row in np.flatnonzero(~np.isin(hashes, listed)).tolist():
+            passed.add(kind, text(found[row]))
+        return passed
 
     def __len__(self) -> int:
         return len(self._listing)

@@ -10,16 +10,22 @@ import numpy as np
 import xxhash
 
 from facepack import images
+from facepack.convert.files import CLUTTER_NAMES
 from facepack.convert.formats.zip.crypto import Keys
 from facepack.convert.formats.zip.directory import Members, find_directory, walk
 from facepack.convert.formats.zip.handle import ZipHandle
 from facepack.convert.formats.zip.names import CLUTTER, OTHER, REFUSED, FolderIndex, name_text
 from facepack.convert.formats.zip.part import AES, DEFLATED, ENCRYPTED, STORED, ZipPart, ZipPlace
 from facepack.convert.names import Names
+from facepack.convert.passed_over import PassedOver
 from facepack.errors import SourceError
 
 _STRONG = 0x40 | 0x2000  # PKWARE's strong encryption, of members or of the directory
 _TRIED = 3  # encrypted members that a password is tried on: the first may be damaged
+_PASSED_OVER = {
+    OTHER: "members that are no images by their names",
+    CLUTTER: f"members, {CLUTTER_NAMES},",
+}
 _MOST_BYTES = np.iinfo(np.uint32).max
 
 
@@ -35,9 +41,6 @@ class Archive:
         sizes: uint32 (n,), bytes of each image, 0 for more than are taken.
         labels: int32 (n,), its identity or -1; its folder's number as long as they are not known.
         folders: paths of these folders, in the order of their numbers.
-        others: how many members are no images by name, directories aside.
-        other: the first of them.
-        clutter: how many members are hidden, or in folders that systems put beside images.
         encrypted: numbers of the first few encrypted images.
     """
 
@@ -48,9 +51,6 @@ class Archive:
     sizes: np.ndarray
     labels: np.ndarray
     folders: Names
-    others: int
-    other: str | None
-    clutter: int
     encrypted: list[int]
 
     def part(
@@ -79,8 +79,10 @@ class Archive:
         )
 
 
-def read_archive(path: Path, *, has_password: bool) -> Archive:
+def read_archive(path: Path, passed: PassedOver, *, has_password: bool) -> Archive:
     """Read the directory of a zip; labels are numbers of this zip's own folders.
+
+    Members that are no images are counted in ``passed``, directories aside.
 
     Raises:
         SourceError: the zip cannot be read or is damaged, or its images are encrypted and there is
@@ -89,18 +91,15 @@ def read_archive(path: Path, *, has_password: bool) -> Archive:
     index = FolderIndex()
     digest = xxhash.xxh3_128()
     columns = [_Columns.empty()]
-    others, other, clutter = 0, None, 0
     encrypted: list[int] = []
     entries = count = 0
     with ZipHandle(path) as file:
         directory = find_directory(file)
         for members in walk(file, directory, digest.update):
             codes = index.number(members.names, members.flags.tolist())
-            passed_over = np.flatnonzero(codes == OTHER)
-            if len(passed_over) and other is None:
-                other = _name(members, passed_over[0])
-            others += len(passed_over)
-            clutter += int(np.count_nonzero(codes == CLUTTER))
+            for code, kind in _PASSED_OVER.items():
+                for row in np.flatnonzero(codes == code).tolist():
+                    passed.add(kind, _name(members, row))
             rows = np.flatnonzero(codes >= REFUSED)
             secret = rows[(members.flags[rows] & ENCRYPTED) != 0]
             if len(secret):
@@ -121,9 +120,6 @@ def read_archive(path: Path, *, has_password: bool) -> Archive:
         sizes=np.concatenate([column.sizes for column in columns]),
         labels=labels,
         folders=Names.of(index.numbers),
-        others=others,
-        other=other,
-        clutter=clutter,
         encrypted=encrypted,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from facepack.convert.files import CLUTTER_NAMES, lies_in_clutter
+from facepack.convert.files import lies_in_clutter
 from facepack.convert.formats.zip.archive import Archive, read_archive
 from facepack.convert.formats.zip.crypto import initial_keys
 from facepack.convert.formats.zip.names import REFUSED
@@ -18,6 +18,7 @@ from facepack.convert.formats.zip.part import ZipPart
 from facepack.convert.identity_folder import Identities, ImageFolders, find_identities
 from facepack.convert.inputs import require_once
 from facepack.convert.names import Names
+from facepack.convert.passed_over import PassedOver
 from facepack.convert.source import Group, Refusal, file_name, shard_stem
 from facepack.errors import SourceError
 
@@ -33,6 +34,9 @@ class ZipSource:
         paths: zips, or folders of which all zips are taken, by name.
         password: of all encrypted members.
         identity_level: of the folders that are identities; None chooses.
+
+    Attributes:
+        passed_over: how many members are no images by their names, and so in no pack.
 
     Raises:
         SourceError: a zip cannot be read, is damaged, or needs another password; no image of
@@ -54,11 +58,14 @@ class ZipSource:
         self._keys = None if password is None else initial_keys(password)
         files = list(zip_files(paths))
         require_once(files)
-        archives = [read_archive(path, has_password=password is not None) for path in files]
+        passed = PassedOver()
+        archives = [read_archive(path, passed, has_password=password is not None) for path in files]
+        self.passed_over = passed.total()
         found = find_identities(list(map(_image_folders, archives)), identity_level)
         self._identities, self._level = found.names, found.level
         self._described = found.describe(usual=-1)
-        self.notices = _notices(archives, found, has_password=password is not None)
+        self.notices = [*found.notices, *passed.notices()]
+        self.notices += _notices(archives, found, has_password=password is not None)
         self._archives = [
             _labelled(archive, labels)
             for archive, labels in zip(archives, found.labels, strict=True)
@@ -75,11 +82,6 @@ class ZipSource:
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
-
-    @property
-    def passed_over(self) -> int:
-        """How many members are no images by their names, and so in no pack."""
-        return sum(archive.others + archive.clutter for archive in self._archives)
 
     def describe(self) -> dict[str, Any]:
         """Names, sizes, and hashes of the directories: of all names, sizes, CRCs and offsets.
@@ -185,14 +187,7 @@ def _labelled(archive: Archive, labels: np.ndarray) -> Archive:
 
 
 def _notices(archives: list[Archive], found: Identities, *, has_password: bool) -> list[str]:
-    notices = list(found.notices)
-    others = sum(archive.others for archive in archives)
-    if others:
-        first = next(archive.other for archive in archives if archive.other is not None)
-        notices.append(f"members passed over, as no images by their names: {others} ({first} …)")
-    clutter = sum(archive.clutter for archive in archives)
-    if clutter:
-        notices.append(f"members passed over, as {CLUTTER_NAMES}: {clutter}")
+    notices = []
     hollow = [archive for archive in archives if not len(archive.places)]
     if hollow:
         first = file_name(hollow[0].place.path)
