@@ -14,7 +14,10 @@ from facepack.errors import PackError
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Found records are packed or quarantined, always; bytes are those of the target's files."""
+    """Found records are packed or quarantined, always; bytes are those of the target's files.
+
+    Where ``held``, an earlier run had put all of them into the target, and these are its figures.
+    """
 
     out: str
     found: int
@@ -28,6 +31,7 @@ class Result:
     file_bytes: int
     seconds: float
     notices: list[str]
+    held: bool = False
 
 
 def finished(

@@ -190,8 +190,9 @@ def _read_header(data: bytes | bytearray | memoryview) -> ImageHeader:
     if kind is None:
         if lfs.is_pointer(data):
             raise PointerImageError("it is a pointer of Git LFS, not the image: run `git lfs pull`")
-        head = bytes(data[:8]).hex(" ") or "nothing"
-        raise DecodeError(f"not an image: the data begin with {head}")
+        if not len(data):
+            raise DecodeError("not an image: it is empty, of 0 bytes")
+        raise DecodeError(f"not an image: the data begin with {bytes(data[:8]).hex(' ')}")
     try:
         height, width, channels = _jpeg_shape(data) if kind == "jpeg" else _pillow_shape(data)
     except Image.DecompressionBombError as error:

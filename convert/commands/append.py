@@ -74,8 +74,9 @@ def append(
         for notice in result.notices:
             click.echo(f"note: {printable(notice)}", err=True)
         if not as_json:
+            done = "are in it already" if result.held else "appended"
             click.echo(
-                f"{pack}: {result.packed:,} images appended, {result.quarantined:,} set aside, "
+                f"{pack}: {result.packed:,} images {done}, {result.quarantined:,} set aside, "
                 f"{result.identities:,} identities of {result.classes:,} classes in all, "
                 f"{result.seconds:.1f} s"
             )

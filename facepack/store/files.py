@@ -63,6 +63,10 @@ def write_error(path: Path, error: OSError) -> PackError:
         errno.EROFS: "the file system is read-only: choose another target",
         errno.EACCES: "permission denied: choose another target or change its permissions",
     }
+    for blocked in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
+        remedies[blocked] = (
+            "a file, or a link that leads nowhere, is in a folder's place: choose another target"
+        )
     what = remedies.get(error.errno or 0, f"{error.strerror or error}")
     return PackError(f"cannot write {path}: {what}")
 

@@ -15,10 +15,14 @@ def note_on_gaps(identities: int, classes: int) -> str | None:
     """
     if not identities or classes - identities <= _FEW or classes <= 2 * identities:
         return None
-    gigabytes = 4 * _SIZE * classes / 1e9
+    size = 4 * _SIZE * classes
     return (
         f"{identities:,} identities have labels up to {classes - 1:,}: a head of {classes:,} "
-        f"classes takes {gigabytes:,.1f} GB, and about {3 * gigabytes:,.1f} GB with gradients and "
+        f"classes takes {_bytes(size)}, and about {_bytes(3 * size)} with gradients and "
         "momentum; a conversion with --min-images 1 numbers identities without gaps (of a pack: "
         "facepack lmdb2lmdb PACK OUT --min-images 1)"
     )
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"

@@ -594,7 +594,7 @@ def test_the_command_appends_zips_one_by_one(zips: list[Path], tmp_path: Path) -
     assert not verify(path).damage
     # What was deleted is out of the folder; the first zip is in the pack.
     result = run(path, zips[0].parent, "--source", "zip", "--resume", "--shard-records", 4)
-    assert result.stdout.startswith(f"{path}: 7 images appended, 0 set aside, 6 identities of 6")
+    assert result.stdout.startswith(f"{path}: 7 images are in it already, 0 set aside, 6 iden")
     # Nor is one that was named and is gone in the way of the others.
     options = ("--source", "zip", "--resume", "--shard-records", 4, "--delete-source")
     result = run(path, zips[1], zips[0], *options)

@@ -53,6 +53,11 @@ def test_from_where_gaps_are_told(identities: int, classes: int, told: bool) -> 
     assert (note_on_gaps(identities, classes) is not None) == told
 
 
+def test_what_a_small_head_takes_is_told_in_megabytes() -> None:
+    # 1,676 × 512 × 4 bytes, and that three times
+    assert "takes 3 MB, and about 10 MB with" in (note_on_gaps(454, 1_676) or "")
+
+
 def test_gaps_are_told_and_closed(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
     source = write(tmp_path / "src", [100_000 * (k // 5) for k in range(50)], make_jpeg)
     said = run("rec2lmdb", source, tmp_path / "wide").stderr

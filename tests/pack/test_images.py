@@ -68,7 +68,9 @@ def test_orientation_is_ignored() -> None:
 
 
 def test_what_is_no_image() -> None:
-    for data in (b"", b"\0" * 64, b"not an image at all", b"\xce\xd7\x23\x0a"):
+    with pytest.raises(DecodeError, match="not an image: it is empty"):
+        read_header(b"")
+    for data in (b"\0" * 64, b"not an image at all", b"\xce\xd7\x23\x0a"):
         assert image_format(data) is None
         for function in (read_header, decode, check_image):
             with pytest.raises(DecodeError, match="not an image: the data begin with"):

@@ -623,6 +623,14 @@ def test_two_processes_do_not_write_one_run(small_config: MakeConfig, tmp_path: 
         pass
 
 
+def test_what_is_no_folder_cannot_be_trained_in(small_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "loop", tmp_path / "file" / "run"):
+        with pytest.raises(TrainingError, match=f"--out: cannot write {out}: a file, or a link"):
+            train(small_config(), out)
+
+
 def test_blocks_are_announced_with_their_reason(small_config: MakeConfig, tmp_path: Path) -> None:
     for order, count in (("global", 0), ("blocks", 1)):
         said: list[str] = []

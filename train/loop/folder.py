@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from facepack.errors import TrainingError
+from facepack.store.files import write_error
 from facepack.store.lock import hold_lock
 from facepack.train.config import CONFIG_FILE
 from facepack.train.loop.checkpoint import (
@@ -41,7 +42,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold_lock(folder, busy))
         except OSError as error:
-            raise TrainingError(f"cannot write to {folder}: {error}") from error
+            raise TrainingError(f"--out: {write_error(folder, error)}") from error
         yield
 
 

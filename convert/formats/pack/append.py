@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +86,13 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
                     f"{path} has this source already (shards: {len(held)}): there is nothing to "
                     "append"
                 )
+            first, *others = (group.stem for group in source.groups())
             source.notices.append(
-                f"{path} has this source already, and nothing is left to do: the figures are those "
-                "of the run that appended it"
+                f"{path} has this source already ({first}{' …' if others else ''}), and nothing is "
+                "left to do: the figures are those of the run that appended it"
             )
-            return _result(pack, [shard.entry for shard in held], source, began)
+            result = _result(pack, [shard.entry for shard in held], source, began)
+            return replace(result, held=True)
         relabelled = pack.relabel(source)
         plan, spans = plan_pack(relabelled, options)
         plan |= {"onto": pack.manifest["pack_id"], "labels_xxh3_128": relabelled.labels_digest}
