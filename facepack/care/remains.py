@@ -25,8 +25,9 @@ from facepack.images import check_decodes
 from facepack.reading import open_regular
 from facepack.store import format as fmt
 from facepack.store.labelmap import apply_label_map, map_names
-from facepack.store.lmdbfile import guess_page_size, leaf_candidates, read_nodes
+from facepack.store.lmdb_read import read_nodes
 from facepack.store.record import SourceRecord
+from facepack.store.scan import guess_page_size, leaf_candidates
 
 _READ = 8 << 20
 _SECTOR = 4096  # what is given up at once where a disk cannot read

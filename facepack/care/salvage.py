@@ -25,7 +25,7 @@ from facepack.reading import parse_npy, read_bytes
 from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
 from facepack.store.labelmap import read_label_map
-from facepack.store.lmdbfile import ScanError
+from facepack.store.lmdb_read import ScanError
 from facepack.store.pack import read_manifest
 from facepack.store.shard import ShardBuilder, ShardInfo
 from facepack.store.target import Target

@@ -41,7 +41,7 @@ from facepack.progress import Progress
 from facepack.reading import JSON, TEXT, decode_text, parse_json, read_bytes, read_json
 from facepack.store import format as fmt
 from facepack.store.digests import file_digest
-from facepack.store.lmdbfile import Nodes, ScanError
+from facepack.store.lmdb_read import Nodes, ScanError
 from facepack.store.pack import check_plan, manifest_files, read_manifest
 from facepack.store.shard import image_statistics
 

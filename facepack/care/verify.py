@@ -28,15 +28,15 @@ from facepack.store import format as fmt
 from facepack.store.digests import digest_ahead, file_digest
 from facepack.store.files import write_file
 from facepack.store.labelmap import apply_label_map, read_label_map
-from facepack.store.lmdbfile import (
+from facepack.store.lmdb_read import (
     Nodes,
     ScanError,
     leaf_numbers,
     leaves_from,
-    lmdb_pages,
     read_nodes,
     read_page_size,
 )
+from facepack.store.lmdb_write import lmdb_pages
 from facepack.store.pack import check_plan, manifest_files, read_file, read_manifest, read_plan
 from facepack.store.sets import split_set, subset_manifest
 from facepack.store.shard import IMAGE_FIELDS, ShardInfo

@@ -14,7 +14,7 @@ import numpy as np
 from facepack import system
 from facepack.errors import DamageError
 from facepack.store.format import record_key
-from facepack.store.lmdbfile import (
+from facepack.store.lmdb_format import (
     F_BIGDATA,
     MAX_PAGE_SIZE,
     META_SIZE,
@@ -22,8 +22,8 @@ from facepack.store.lmdbfile import (
     P_BRANCH,
     PAGE_HEADER,
     POINTER,
-    read_page_size,
 )
+from facepack.store.lmdb_read import read_page_size
 from facepack.store.pack import Pack
 
 _DIGITS = 10

@@ -18,7 +18,8 @@ import lmdb
 from facepack import system
 from facepack.errors import DamageError, PackError
 from facepack.reading import open_regular
-from facepack.store.lmdbfile import MAX_PAGE_SIZE, ScanError, read_page_size, stated_pages
+from facepack.store.lmdb_format import MAX_PAGE_SIZE
+from facepack.store.lmdb_read import ScanError, read_page_size, stated_pages
 
 
 class _EngineCalls:

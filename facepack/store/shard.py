@@ -21,14 +21,8 @@ from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
 from facepack.store.files import write_file
 from facepack.store.fill import fill_pages
-from facepack.store.lmdbfile import (
-    PAGE_HEADER,
-    PAGE_SIZES,
-    fill_in_order,
-    lmdb_pages,
-    node_costs,
-    overflow_pages,
-)
+from facepack.store.lmdb_format import PAGE_HEADER, PAGE_SIZES
+from facepack.store.lmdb_write import fill_in_order, lmdb_pages, node_costs, overflow_pages
 from facepack.store.record import Buffer, RecordRun, SourceRecord
 
 IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width")  # of image statistics

@@ -22,7 +22,8 @@ from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.source import Group, Refusal, Source, cut_spans
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import PAGE_HEADER, leaf_numbers, read_page_size, scan_leaf
+from facepack.store.lmdb_format import PAGE_HEADER
+from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
 from facepack.store.record import SourceRecord
 from facepack.store.sets import add_set
 

@@ -13,7 +13,7 @@ import facepack
 from facepack.errors import DamageError
 from facepack.loading.extents import Extents, _Leaves
 from facepack.store.format import record_key
-from facepack.store.lmdbfile import lmdb_pages
+from facepack.store.lmdb_write import lmdb_pages
 from facepack.store.pack import Pack
 
 

@@ -15,7 +15,8 @@ from facepack.care.verify import check_shard
 from facepack.convert.formats.kv.data import KvData, is_data_file
 from facepack.convert.formats.kv.pairs import find_pairs
 from facepack.errors import DamageError, PackError, SourceError
-from facepack.store.lmdbfile import MAGIC, ScanError, read_page_size
+from facepack.store.lmdb_format import MAGIC
+from facepack.store.lmdb_read import ScanError, read_page_size
 
 MakePack = Callable[..., Path]
 

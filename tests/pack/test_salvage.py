@@ -20,15 +20,10 @@ from facepack.care.verify import verify
 from facepack.cli import root
 from facepack.errors import DamageError, PackError
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import (
-    P_LEAF,
-    PAGE_SIZES,
-    guess_page_size,
-    leaf_numbers,
-    lmdb_pages,
-    read_page_size,
-    scan_leaf,
-)
+from facepack.store.lmdb_format import P_LEAF, PAGE_SIZES
+from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
+from facepack.store.lmdb_write import lmdb_pages
+from facepack.store.scan import guess_page_size
 
 MakePack = Callable[..., Path]
 Records = dict[str, tuple[bytes, int, str | None]]

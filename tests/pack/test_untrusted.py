@@ -23,7 +23,8 @@ from facepack.care.verify import verify
 from facepack.cli import root
 from facepack.errors import DamageError, PackError
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import leaf_numbers, lmdb_pages, read_page_size, scan_leaf
+from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
+from facepack.store.lmdb_write import lmdb_pages
 from facepack.store.shard import ShardInfo
 from facepack.store.writer import content_id, make_plan
 

@@ -16,16 +16,16 @@ from facepack.care.reindex import reindex
 from facepack.care.verify import shard_nodes, verify
 from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import (
+from facepack.store.lmdb_read import (
     Nodes,
     ScanError,
     leaf_numbers,
     leaves_from,
-    lmdb_pages,
     read_nodes,
     read_page_size,
     scan_leaf,
 )
+from facepack.store.lmdb_write import lmdb_pages
 
 MakePack = Callable[..., Path]
 

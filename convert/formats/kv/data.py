@@ -15,15 +15,8 @@ from facepack import images
 from facepack.convert.source import file_name, require_file
 from facepack.errors import PackError, SourceError
 from facepack.store.environments import acquire, engine_calls, release
-from facepack.store.lmdbfile import (
-    MAGIC,
-    MAX_PAGE_SIZE,
-    META_SIZE,
-    PAGE_HEADER,
-    ScanError,
-    is_lmdb_1,
-    read_page_size,
-)
+from facepack.store.lmdb_format import MAGIC, MAX_PAGE_SIZE, META_SIZE, PAGE_HEADER
+from facepack.store.lmdb_read import ScanError, is_lmdb_1, read_page_size
 
 DATA = "data.mdb"  # in an LMDB folder
 _HEAD = 64  # bytes that tell what a file is

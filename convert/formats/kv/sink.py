@@ -22,7 +22,8 @@ from facepack.errors import SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt
 from facepack.store.files import write_file
-from facepack.store.lmdbfile import MAX_PAGE_SIZE, node_costs, overflow_pages
+from facepack.store.lmdb_format import MAX_PAGE_SIZE
+from facepack.store.lmdb_write import node_costs, overflow_pages
 from facepack.store.record import SourceRecord
 
 LMDB = "faces.lmdb"

@@ -20,7 +20,7 @@ from facepack.errors import DamageError, SourceError
 from facepack.reading import open_regular, read_bytes
 from facepack.store import environments
 from facepack.store import format as fmt
-from facepack.store.lmdbfile import ScanError
+from facepack.store.lmdb_read import ScanError
 
 _AHEAD = 128 << 10  # what every system agrees to read ahead at one request
 

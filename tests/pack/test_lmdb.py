@@ -12,18 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facepack.store.fill import WINDOW, fill_pages
-from facepack.store.lmdbfile import (
-    PAGE_HEADER,
-    PAGE_SIZES,
+from facepack.store.lmdb_format import PAGE_HEADER, PAGE_SIZES
+from facepack.store.lmdb_read import (
     ScanError,
-    fill_in_order,
     leaf_numbers,
-    lmdb_pages,
-    node_costs,
     read_page_size,
     scan_leaf,
     stated_pages,
 )
+from facepack.store.lmdb_write import fill_in_order, lmdb_pages, node_costs
 
 Items = list[tuple[bytes, bytes]]
 

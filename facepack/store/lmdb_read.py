@@ -1,0 +1,282 @@
+"""Finding the records of LMDB 0.9 data files without the engine.
+
+Every offset is checked before it is followed, so a file may be damaged or a stranger's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from facepack.store.lmdb_format import (
+    DATA_VERSION,
+    DB,
+    F_BIGDATA,
+    MAGIC,
+    MAX_KEY,
+    META,
+    META_SIZE,
+    NODE,
+    NODE_HEADER,
+    OVERFLOW,
+    P_BRANCH,
+    P_LEAF,
+    P_OVERFLOW,
+    PAGE,
+    PAGE_HEADER,
+    PAGE_SIZES,
+    POINTER,
+)
+from facepack.store.record import Buffer
+
+_DATA_VERSION_1, _PAGE_HEADER_1 = 3, 24  # of LMDB 1.0
+
+
+class ScanError(ValueError):
+    """A page or node that cannot be what it claims to be."""
+
+
+def read_page_size(data: Buffer) -> int:
+    """The page size that an LMDB file states in its first meta page.
+
+    Raises:
+        ScanError: not an LMDB 0.9 file.
+    """
+    if is_lmdb_1(data):
+        raise ScanError(
+            "a file of LMDB 1.0 (py-lmdb writes such under lib_version=1), which LMDB 0.9 cannot "
+            "read"
+        )
+    if len(data) < PAGE_HEADER + META_SIZE:
+        raise ScanError(f"{len(data)} bytes cannot hold an LMDB meta page")
+    magic, version = struct.unpack_from("<II", data, PAGE_HEADER)
+    if (magic, version) != (MAGIC, DATA_VERSION):
+        raise ScanError(f"magic {magic:#x}, version {version}: not an LMDB 0.9 file")
+    (page_size,) = struct.unpack_from("<I", data, PAGE_HEADER + META.size)
+    if page_size not in PAGE_SIZES:
+        raise ScanError(f"page size {page_size}; allowed are {PAGE_SIZES}")
+    return int(page_size)
+
+
+def is_lmdb_1(data: Buffer) -> bool:
+    """Whether a file begins as those of LMDB 1.0 do, whose pages have longer headers."""
+    head = bytes(data[_PAGE_HEADER_1 : _PAGE_HEADER_1 + 8])
+    return len(head) == 8 and struct.unpack("<II", head) == (MAGIC, _DATA_VERSION_1)
+
+
+def stated_pages(data: Buffer) -> int:
+    """The number of pages that the committed meta page says the file has."""
+    page_size = read_page_size(data)
+    if len(data) < page_size + PAGE_HEADER + META_SIZE:
+        raise ScanError(f"{len(data)} bytes cannot hold two meta pages of {page_size}")
+    (last,) = struct.unpack_from("<Q", data, page_size + PAGE_HEADER + META.size + 2 * DB.size)
+    return int(last) + 1
+
+
+def scan_leaf(data: memoryview, page: int, page_size: int) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the records of one leaf page, following each value to its overflow pages.
+
+    Reads by offsets that are checked first, so it may be pointed at a damaged file. It is the
+    obvious twin of :func:`read_nodes`, which reads all pages at once.
+
+    Raises:
+        ScanError: a header, pointer or length that leads outside its page or the file.
+    """
+    base = page * page_size
+    _, _, _, lower, upper = PAGE.unpack_from(data, base)
+    count, odd = divmod(lower - PAGE_HEADER, POINTER)
+    if count < 1 or odd or not PAGE_HEADER < lower <= upper <= page_size:
+        raise ScanError(f"page {page}: bounds {lower} and {upper} are impossible")
+    for pointer in struct.unpack_from(f"<{count}H", data, base + PAGE_HEADER):
+        if pointer % 2 or not lower <= pointer <= page_size - NODE_HEADER:
+            raise ScanError(f"page {page}: a node at {pointer} lies outside the page")
+        low, high, flags, key_size = NODE.unpack_from(data, base + pointer)
+        size = low | high << 16
+        key_end = pointer + NODE_HEADER + key_size
+        big = flags & F_BIGDATA
+        if flags not in (0, F_BIGDATA) or not 1 <= key_size <= MAX_KEY:
+            raise ScanError(f"page {page}: the node at {pointer} is none of a shard's")
+        if key_end + (8 if big else size) > page_size:
+            raise ScanError(f"page {page}: the node at {pointer} runs over the page's end")
+        key = bytes(data[base + pointer + NODE_HEADER : base + key_end])
+        start = base + key_end
+        if big:
+            (target,) = struct.unpack_from("<Q", data, base + key_end)
+            start = target * page_size + PAGE_HEADER
+            if target < 2 or start + size > len(data):
+                raise ScanError(f"page {page}: {key!r} lies outside the file, on page {target}")
+        yield key, data[start : start + size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """Where the records of leaf pages lie in a file: byte offsets, int64, one for each record.
+
+    Attributes:
+        page_starts: the index of each page's first record.
+        key_starts: where each key begins.
+        key_sizes: its bytes.
+        starts: where each value begins.
+        sizes: its bytes.
+        overlap: bool; the record runs into the one that begins next behind it. The others share no
+            bytes, so reading them all costs no more than reading the file.
+        errors: what is wrong with the pages and nodes that were left out.
+    """
+
+    page_starts: np.ndarray
+    key_starts: np.ndarray
+    key_sizes: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    overlap: np.ndarray
+    errors: list[ScanError]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def record(self, data: memoryview, index: int) -> tuple[bytes, memoryview]:
+        """The key and the value at ``index``."""
+        key, start = int(self.key_starts[index]), int(self.starts[index])
+        return (
+            bytes(data[key : key + int(self.key_sizes[index])]),
+            data[start : start + int(self.sizes[index])],
+        )
+
+
+def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int) -> Nodes:
+    """Find the records of the leaf ``pages``, all at once.
+
+    Every offset is checked before it is followed, so the file may be damaged or a stranger's.
+
+    Args:
+        data: the file.
+        pages: numbers of whole pages in it, int64.
+        page_size: one of :data:`PAGE_SIZES`.
+        most: how many records may be claimed: forged counts must not fill the memory.
+
+    Raises:
+        ScanError: more records are claimed.
+    """
+    octets = np.frombuffer(data, np.uint8)
+    words = octets[: len(octets) & ~1].view("<u2")
+    pages = pages.astype(np.int64)
+    bases = pages * page_size
+    lower = words[(bases >> 1) + 6].astype(np.int64)
+    upper = words[(bases >> 1) + 7].astype(np.int64)
+    whole = (lower > PAGE_HEADER) & (lower % POINTER == 0) & (lower <= upper)
+    whole &= upper <= page_size
+    errors = [
+        ScanError(f"page {page}: bounds {low} and {high} are impossible")
+        for page, low, high in zip(
+            pages[~whole].tolist(), lower[~whole].tolist(), upper[~whole].tolist(), strict=True
+        )
+    ]
+    bases, lower = bases[whole], lower[whole]
+    counts = (lower - PAGE_HEADER) // POINTER
+    total = int(counts.sum())
+    if total > most:
+        raise ScanError(f"its pages claim {total} records; at most {most} can be")
+    page_starts = np.cumsum(counts) - counts
+    base = np.repeat(bases, counts)
+    slot = np.arange(total) - np.repeat(page_starts, counts)
+    pointer = words[(base + PAGE_HEADER >> 1) + slot].astype(np.int64)
+    good = (pointer >= np.repeat(lower, counts)) & (pointer <= page_size - NODE_HEADER)
+    good &= pointer % 2 == 0
+    header = np.where(good, base + pointer >> 1, 0)
+    low, high, flags, key_sizes = (words[header + i].astype(np.int64) for i in range(4))
+    sizes = low | high << 16
+    big = flags == F_BIGDATA
+    key_starts = base + pointer + NODE_HEADER
+    key_ends = key_starts + key_sizes
+    good &= (flags & ~F_BIGDATA == 0) & (key_sizes >= 1) & (key_sizes <= MAX_KEY)
+    good &= key_ends + np.where(big, 8, sizes) <= base + page_size
+
+    starts, ends = key_ends.copy(), key_ends + sizes
+    at = np.flatnonzero(big & good)
+    numbers = octets[key_ends[at][:, None] + np.arange(8)].view("<u8")[:, 0]
+    inside = (numbers >= 2) & (numbers < len(data) // page_size)
+    targets = np.where(inside, numbers, 0).astype(np.int64) * page_size
+    starts[at] = targets + PAGE_HEADER
+    ends[at] = starts[at] + sizes[at]
+    good[at] &= inside & (ends[at] <= len(data))
+    errors += [
+        ScanError(f"page {at // page_size}: the node at {at % page_size} leads astray")
+        for at in (base + pointer)[~good].tolist()
+    ]
+
+    overlap = np.zeros(total, bool)
+    for kind, first in ((good & big, starts), (good & ~big, key_starts)):
+        these = np.flatnonzero(kind)
+        these = these[np.argsort(first[these], kind="stable")]
+        overlap[these[:-1]] = ends[these[:-1]] > first[these[1:]]
+    owner = np.repeat(np.arange(len(counts)), counts)[good]
+    return Nodes(
+        page_starts=np.searchsorted(owner, np.unique(owner)),
+        key_starts=key_starts[good],
+        key_sizes=key_sizes[good],
+        starts=starts[good],
+        sizes=sizes[good],
+        overlap=overlap[good],
+        errors=errors,
+    )
+
+
+def leaf_numbers(data: memoryview, page_size: int) -> Iterator[int]:
+    """Yield the numbers of all leaf pages, in file order, hopping over overflow pages."""
+    page, pages = 2, len(data) // page_size
+    while page < pages:
+        number, _, flags, _, _ = PAGE.unpack_from(data, page * page_size)
+        if flags == P_OVERFLOW and number == page:
+            _, _, _, count = OVERFLOW.unpack_from(data, page * page_size)
+            page += max(1, count)
+            continue
+        if flags == P_LEAF:
+            yield page
+        page += 1
+
+
+def leaves_from(data: memoryview, page_size: int, key: bytes) -> list[int]:
+    """The numbers of the leaf pages that may hold keys not below ``key``, found by the branches.
+
+    Args:
+        data: the file, of two pages or more.
+        page_size: one of :data:`PAGE_SIZES`.
+        key: the least key that is looked for.
+
+    Raises:
+        ScanError: the tree leads to what is no branch or leaf, or to a page again.
+    """
+    pages = len(data) // page_size
+    if pages < 2:
+        raise ScanError(f"{len(data)} bytes cannot hold two meta pages of {page_size}")
+    *_, root = DB.unpack_from(data, page_size + PAGE_HEADER + META.size + DB.size)
+    leaves: list[int] = []
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        page = waiting.pop()
+        if not 2 <= page < pages or page in seen:
+            raise ScanError(f"a branch leads astray, to page {page}")
+        seen.add(page)
+        base = page * page_size
+        _, _, flags, lower, upper = PAGE.unpack_from(data, base)
+        if flags == P_LEAF:
+            leaves.append(page)
+            continue
+        if flags != P_BRANCH or not PAGE_HEADER < lower <= upper <= page_size:
+            raise ScanError(f"page {page}: neither a branch nor a leaf")
+        pointers = struct.unpack_from(
+            f"<{(lower - PAGE_HEADER) // POINTER}H", data, base + PAGE_HEADER
+        )
+        for pointer in reversed(pointers):
+            if not lower <= pointer <= page_size - NODE_HEADER:
+                raise ScanError(f"page {page}: a node at {pointer} lies outside the page")
+            low, middle, high, key_size = NODE.unpack_from(data, base + pointer)
+            waiting.append(low | middle << 16 | high << 32)
+            start = base + pointer + NODE_HEADER
+            if bytes(data[start : start + key_size]) <= key:
+                break  # what lies before this child is all below
+    return sorted(leaves)
