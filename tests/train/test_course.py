@@ -87,7 +87,7 @@ def test_a_prolonged_run_is_one_of_that_length(
     assert rates(tmp_path / "longer") == rates(tmp_path / "whole")
     assert said[0].endswith("at step 10 of 20")
     assert said[1] == "another course from step 11 on: epochs: 2 → 4"
-    assert said[2].startswith("steps of the run: 10 before, 20 now; learning rate of the next one")
+    assert said[2].startswith("steps of the run: 20 now, 10 before; learning rate of the next one")
     assert read_settings(str(tmp_path / "longer" / "config.toml"))["epochs"] == 4
 
 

@@ -76,10 +76,12 @@ def take_up_course(
             f"lr={was_lr or config.base_lr:.6g}"
         )
     schedule.load_state_dict(follows)
+    length = f"steps of the run: {total:,}" + (
+        " as before" if was_total == total else f" now, {was_total:,} before"
+    )
     return follows, [
         f"another course from step {step + 1:,} on: {listed}",
-        f"steps of the run: {was_total:,} before, {total:,} now; learning rate of the next one: "
-        f"{was_lr:.6g} before, {schedule.lr:.6g} now",
+        f"{length}; learning rate of the next one: {was_lr:.6g} before, {schedule.lr:.6g} now",
     ]
 
 
