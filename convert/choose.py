@@ -94,12 +94,18 @@ def choose(source: Source, choice: Choice) -> Source:
     """
     if choice.is_everything:
         return source
-    labels, excluded = _look(source, choice.exclude)
+    labels, excluded, named = _look(source, choice.exclude)
     keep = ~excluded
     if choice.exclude:
         source.notices.append(
             f"{np.count_nonzero(excluded):,} images are left out by the list of "
             f"{len(choice.exclude):,} names"
+            + (
+                ""
+                if named
+                else ": images have no names in this source (keys of a .rec are none), so that "
+                "only lines that name an identity and end in / count"
+            )
         )
     if choice.identities is not None:
         keep &= np.isin(labels, _identities(source, labels, choice.identities))
@@ -125,8 +131,12 @@ def choose(source: Source, choice: Choice) -> Source:
     return chosen
 
 
-def _look(source: Source, exclude: frozenset[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The label of each record, int32 (n,), and whether its name is excluded, bool (n,)."""
+def _look(source: Source, exclude: frozenset[str]) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The label of each record, int32 (n,); whether it is excluded, bool (n,); if any has a name.
+
+    Names are looked at for a list alone.
+    """
+    named = False
     labels = np.empty(len(source), np.int32)
     excluded = np.zeros(len(source), bool)
     for _, first, last in source.groups():
@@ -135,13 +145,14 @@ def _look(source: Source, exclude: frozenset[str]) -> tuple[np.ndarray, np.ndarr
             entries = list(part.entries())
             labels[start : start + len(entries)] = [entry.label for entry in entries]
             if exclude:
+                named |= any(entry.name is not None for entry in entries)
                 identities = part.identity_names()
                 excluded[start : start + len(entries)] = [
                     entry.name in exclude
                     or (entry.label in identities and f"{identities[entry.label]}/" in exclude)
                     for entry in entries
                 ]
-    return labels, excluded
+    return labels, excluded, named
 
 
 def _identities(source: Source, labels: np.ndarray, wanted: str) -> np.ndarray:

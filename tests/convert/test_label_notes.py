@@ -116,3 +116,14 @@ def test_boxes_are_told(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
     assert "look like boxes" in said
     mixed = write(tmp_path / "mixed", [*vectors, [3.0, 1.0]], make_jpeg)
     assert run("rec2lmdb", mixed, tmp_path / "third", "--order", "source").stderr == ""
+
+
+def test_a_list_of_keys_is_told_that_images_have_no_names(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    run("rec2lmdb", write(tmp_path / "src", [0, 0, 1], make_jpeg), tmp_path / "pack")
+    (tmp_path / "keys.txt").write_text("0\n2\n")
+    said = run(
+        "lmdb2lmdb", tmp_path / "pack", tmp_path / "out", "--exclude", tmp_path / "keys.txt"
+    ).stderr
+    assert "0 images are left out by the list of 2 names: images have no names" in said
