@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -45,6 +46,40 @@ def make_jpeg() -> Callable[..., bytes]:
         return simplejpeg.encode_jpeg(pixels, quality=quality)
 
     return make
+
+
+# What is put in: structure of JSON and TOML, ends of lines, bytes that are no text, large numbers.
+_PIECES = (
+    *(b"{", b"}", b"[", b"]", b'"', b",", b":", b"=", b".", b"\n", b"\r\n", b"\t", b" ", b"\\"),
+    *(b"\x00", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\\ud800", b"\xe2\x80\xa8", b"#"),
+    *(b"-1", b"0", b"1e999", b"NaN", b"-0.0", b"true", b"null", b"9" * 30, b"9" * 5000),
+    *(b"[" * 3000, b'{"a":' * 300, b"a." * 1500, b"../", b"/etc/passwd", b"\x1b[2J"),
+)
+
+
+@pytest.fixture(scope="session")
+def mutated() -> Callable[[bytes, random.Random], bytes]:
+    """``mutated(good, rng)``: the bytes with one to five things removed, put in or changed."""
+
+    def mutate(good: bytes, rng: random.Random) -> bytes:
+        data = bytearray(good)
+        for _ in range(rng.choice((1, 1, 1, 2, 5))):
+            at = rng.randrange(len(data) + 1)
+            to = min(len(data), at + rng.choice((0, 1, 1, 4, 30)))
+            match rng.randrange(5):
+                case 0:
+                    data[at:to] = b""
+                case 1:
+                    data[at:to] = rng.choice(_PIECES)
+                case 2:
+                    data[at:at] = data[at:to] * rng.choice((1, 3, 100))
+                case 3 if data:
+                    data[at % len(data)] ^= 1 << rng.randrange(8)
+                case _:
+                    del data[at:]
+        return bytes(data)
+
+    return mutate
 
 
 @pytest.fixture

@@ -28,34 +28,8 @@ from facepack.store.sets import read_sets
 from facepack.train.config import make_config, read_settings
 from facepack.train.replay import read_log
 
+Mutated = Callable[[bytes, random.Random], bytes]
 RUNS = {"pack": 150, "file": 700}  # of each file: 10,000 in all
-
-# What is put in: structure of JSON and TOML, ends of lines, bytes that are no text, large numbers.
-_PIECES = (
-    *(b"{", b"}", b"[", b"]", b'"', b",", b":", b"=", b".", b"\n", b"\r\n", b"\t", b" ", b"\\"),
-    *(b"\x00", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\\ud800", b"\xe2\x80\xa8", b"#"),
-    *(b"-1", b"0", b"1e999", b"NaN", b"-0.0", b"true", b"null", b"9" * 30, b"9" * 5000),
-    *(b"[" * 3000, b'{"a":' * 300, b"a." * 1500, b"../", b"/etc/passwd", b"\x1b[2J"),
-)
-
-
-def mutated(good: bytes, rng: random.Random) -> bytes:
-    data = bytearray(good)
-    for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        at = rng.randrange(len(data) + 1)
-        to = min(len(data), at + rng.choice((0, 1, 1, 4, 30)))
-        match rng.randrange(5):
-            case 0:
-                data[at:to] = b""
-            case 1:
-                data[at:to] = rng.choice(_PIECES)
-            case 2:
-                data[at:at] = data[at:to] * rng.choice((1, 3, 100))
-            case 3 if data:
-                data[at % len(data)] ^= 1 << rng.randrange(8)
-            case _:
-                del data[at:]
-    return bytes(data)
 
 
 def read_whole(path: Path) -> None:
@@ -85,7 +59,9 @@ PACK_FILES = ("pack.json", "plan.json", "labels.txt", "quarantine.jsonl", "sets.
 
 
 @pytest.mark.parametrize("name", PACK_FILES)
-def test_files_of_packs(tmp_path: Path, make_jpeg: Callable[..., bytes], name: str) -> None:
+def test_files_of_packs(
+    tmp_path: Path, make_jpeg: Callable[..., bytes], mutated: Mutated, name: str
+) -> None:
     path = tmp_path / "pack"
     with facepack.PackWriter(path, shard_records=4, stem="a") as writer:
         for i in range(6):
@@ -173,7 +149,9 @@ FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_of_users(tmp_path: Path, make_jpeg: Callable[..., bytes], name: str) -> None:
+def test_files_of_users(
+    tmp_path: Path, make_jpeg: Callable[..., bytes], mutated: Mutated, name: str
+) -> None:
     good, read = FILES[name]
     file = tmp_path / name
     for image in "abc":

@@ -558,6 +558,10 @@ def _check_manifest(
         stated = {key: entry[key] for key in ("files", "label_map")}
         shards.append(replace(content.info, **stated))
     plan = read_plan(path, manifest)
+    if untold := sorted(_expected_files(plan, contents) - manifest["files"].keys()):
+        reason = f"it does not tell of {untold[0]}: facepack reindex"
+        yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
+        return
     pairs = "pairs.npy"
     count = None
     if pairs in manifest["files"]:
@@ -591,6 +595,17 @@ def _check_manifest(
     if manifest == rebuilt and text != read_bytes(path / fmt.MANIFEST):
         reason = "the text differs, though it says the same: facepack reindex"
         yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
+
+
+def _expected_files(plan: dict[str, Any], contents: list[ShardContent]) -> set[str]:
+    """What must stand beside shards that say this, made under this plan."""
+    files = {fmt.PLAN, *plan.get("label_maps", {})}
+    files |= {f"{table}.npy" for table in plan["tables"]}
+    if any(any(content.identity_names.values()) for content in contents):
+        files.add(fmt.LABELS)
+    if any(content.refused for content in contents):
+        files.add(fmt.QUARANTINE)
+    return files
 
 
 def states(stated: Any, known: Any, *, exact: bool = False) -> bool:

@@ -270,6 +270,18 @@ def test_shards_of_a_later_version_are_not_judged(make_pack: MakePack) -> None:
             look(path)
 
 
+def test_a_manifest_that_does_not_tell_of_a_file(make_pack: MakePack) -> None:
+    path = make_pack(10)
+    manifest = json.loads((path / "pack.json").read_text())
+    del manifest["files"]["labels.txt"]
+    (path / "pack.json").write_text(fmt.json_text(manifest))
+    (damage,) = verify(path).damage
+    assert str(damage) == "pack.json: it does not tell of labels.txt: facepack reindex"
+    reindex(path)
+    assert not verify(path).damage
+    assert facepack.open(path).identity_names is not None
+
+
 def test_a_table_s_name_leads_nowhere_else(make_pack: MakePack) -> None:
     path = make_pack(10)
     rewrite_meta(
