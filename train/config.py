@@ -269,7 +269,7 @@ _ABOVE_ZERO = math.nextafter(0.0, 1.0)
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 _RANGES: dict[str, tuple[float, float, str]] = {
     "seed": (0, (1 << 63) - 1, "from 0 to 2^63 - 1"),
-    "features": (1, math.inf, "at least 1"),
+    "features": (1, 65_536, "from 1 to 65536"),
     "dropout": (0.0, _BELOW_ONE, "at least 0 and below 1"),
     "scale": (_ABOVE_ZERO, _FLOAT32_MAX, "above 0 and a float32"),
     "interclass_filter": (0.0, _BELOW_ONE, "a cosine, at least 0 and below 1"),
