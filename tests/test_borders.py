@@ -15,8 +15,8 @@ EXTRAS = {
     "dask", "distributed", "matplotlib", "mxnet", "numba", "nvidia", "onnx", "onnxruntime",
     "onnxscript", "safetensors", "tensorboard",
 }  # fmt: skip
-# What users enter by: the names of the public interface, and commands that are found by name.
-ENTRANCES = {"facepack", "facepack.__main__", "facepack.cli"}
+# What users enter by: the public names, commands that are found by name, and a name of before.
+ENTRANCES = {"facepack", "facepack.__main__", "facepack.cli", "facepack.train.pretrained"}
 
 
 def modules() -> dict[str, Path]:

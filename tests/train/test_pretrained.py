@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,3 +229,10 @@ def test_programs_are_told_as_that(
     write(torch.nn.Linear(2, 2), path)
     with pytest.raises(EvaluationError, match=rf"is a {words}.*holds code.*state_dict"):
         read_weights(Path(path))
+
+
+def test_the_name_of_before_still_leads_here() -> None:
+    sys.modules.pop("facepack.train.pretrained", None)
+    with pytest.warns(DeprecationWarning, match=r"now facepack\.train\.models\.pretrained"):
+        before = importlib.import_module("facepack.train.pretrained")
+    assert before.load_pretrained is load_pretrained
