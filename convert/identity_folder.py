@@ -25,6 +25,8 @@ OPTION = "--identity-level"
 LONGEST = 255
 """Bytes of a folder's name that every file system takes; a longer one is no identity."""
 
+_FEW = 5  # no data set has so few people, but a person may be seen from so many sides
+
 # Names of folders that stand for a part of a data set, or for all of it; of people hardly ever.
 _PARTS = frozenset(
     b"train training val valid validation dev eval test testing images image imgs img".split()
@@ -218,7 +220,7 @@ def _look_over(files: Sequence[ImageFolders], identities: Identities) -> list[st
             )
         )
     if not examples:
-        return []
+        return _note_passed(files, identities)
     first = min(examples)
     total = sum(int(np.sum(file.images)) for file in files)
     return [
@@ -227,6 +229,19 @@ def _look_over(files: Sequence[ImageFolders], identities: Identities) -> list[st
         f"{text(folder_at(first, level + 1) or b'')!r} of level {level + 1}: "
         f"{OPTION} {level + 1} takes that for an identity, {OPTION} -1 the folder that each image "
         "lies in"
+    ]
+
+
+def _note_passed(files: Sequence[ImageFolders], identities: Identities) -> list[str]:
+    """Of few folders below one: they may as well be the views of one person."""
+    count, above = len(identities.names), identities.level - 1
+    if not above or not 1 < count <= _FEW:
+        return []
+    passed = next(path for file in files for path in file.paths if path)
+    return [
+        f"all images are in the folder {text(folder_at(passed, above) or b'')!r}, and the {count} "
+        f"folders below it are the identities, as {text(identities.names[0])!r}; if they are views "
+        f"of one person, {OPTION} {above} takes the folder above for the identity"
     ]
 
 

@@ -114,6 +114,15 @@ def test_images_that_lie_deeper_are_told() -> None:
     assert find_identities([files], 1).notices == []
 
 
+def test_few_folders_below_one_may_be_the_views_of_a_person() -> None:
+    (note,) = find_identities([folders("001/frontal/", "001/profile/")]).notices
+    assert "'001'" in note and "2 folders" in note and "--identity-level 1" in note
+    assert found(folders("001/frontal/", "001/profile/"), level=1) == ["001", "001"]
+    many = folders(*(f"WebFace260M/0_0_{k:07d}/" for k in range(6)))
+    assert find_identities([many]).notices == []
+    assert find_identities([folders("001/")]).notices == []  # a person, and nothing passed over
+
+
 def test_files_that_alone_would_be_taken_otherwise_are_refused() -> None:
     """Parts of a data set with a folder each look as people with views do."""
     zips = [folders("0_0/p/", "0_0/q/", name="0_0.zip"), folders("0_1/r/", name="0_1.zip")]

@@ -348,7 +348,9 @@ def test_a_tree_is_labelled_by_folder(
     assert [(r.label, r.name) for r in records] == list(zip([2, 0, 0, 1], names, strict=True))
     assert [r.image for r in records] == [image for _, image in members]
     assert source.sizes().tolist() == [len(image) for _, image in members]
-    assert source.classes == 3 and source.notices == [] and source.tables(np.arange(4)) == {}
+    (notice,) = source.notices
+    assert "3 folders below it are the identities" in notice
+    assert source.classes == 3 and source.tables(np.arange(4)) == {}
     assert source.part(0, 3).identity_names() == {0: "ann", 2: "zoe"}
     assert list(source.part(1, 3).entries()) == [(0, names[1]), (0, names[2])]
     # A gzipped stream is read in order; going back begins anew.

@@ -472,7 +472,7 @@ class TestBackends:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As its decoders on GPUs may, of a JPEG that the processor's takes."""
-        dali = pytest.importorskip("facepack.loading.dali", reason="DALI is not installed")
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
         images = [encode(quality=quality) for quality in range(50, 90)]
         expected = load(images, "cpu")
         images[20] = cut(images[20], 0.1)[:-100]  # no decoder takes it as an image
@@ -482,7 +482,7 @@ class TestBackends:
             looked.append(bytes(image))
             return True
 
-        monkeypatch.setattr(dali, "is_common_jpeg", take)
+        monkeypatch.setattr("facepack.loading.dali.is_common_jpeg", take)
         loaded = load(images, "dali")
         assert {*range(40)} - {*loaded} == {20}
         assert all(torch.equal(pixels, expected[place]) for place, pixels in loaded.items())
