@@ -648,10 +648,15 @@ def read_checked_file(path: Path, manifest: dict[str, Any], name: str) -> bytes:
     """The bytes of a file that the manifest states, compared with its digest.
 
     Raises:
-        DamageError: it is missing, or differs.
+        DamageError: it is missing, or differs, or the manifest does not tell of it.
     """
+    stated = manifest_files(manifest).get(name)
+    if stated is None:
+        raise DamageError(
+            f"{path / fmt.MANIFEST} does not tell of {name}: rebuild it with: "
+            f"facepack reindex {path}"
+        )
     data = read_stated_file(path, manifest, name)
-    stated = manifest_files(manifest)[name]
     if len(data) != stated["bytes"] or xxhash.xxh3_128_hexdigest(data) != stated["xxh3_128"]:
         raise DamageError(
             f"{path / name} differs from what the manifest states: see what is wrong with: "

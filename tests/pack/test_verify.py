@@ -280,6 +280,13 @@ def test_a_manifest_that_does_not_tell_of_a_file(make_pack: MakePack) -> None:
     reindex(path)
     assert not verify(path).damage
     assert facepack.open(path).identity_names is not None
+    manifest = json.loads((path / "pack.json").read_text())
+    del manifest["files"]["plan.json"]
+    (path / "pack.json").write_text(fmt.json_text(manifest))
+    with pytest.raises(DamageError, match=r"pack\.json does not tell of plan\.json: .* reindex"):
+        verify(path)
+    reindex(path)
+    assert not verify(path).damage
 
 
 def test_a_table_s_name_leads_nowhere_else(make_pack: MakePack) -> None:
