@@ -270,10 +270,10 @@ def test_the_engine_s_map_plays_no_part(
     """Bytes depend on records and plan alone: how the writer cuts its output changes nothing."""
     source = make_rec(60)
     pack_rec(source, tmp_path / "one")
-    from facepack.store import direct, shard
+    from facepack.store import direct, files
 
-    monkeypatch.setattr(shard, "_TOGETHER", 3)
-    monkeypatch.setattr(shard, "_LONGEST_TOGETHER", 1000)
+    monkeypatch.setattr(files, "_TOGETHER", 3)
+    monkeypatch.setattr(files, "_LONGEST_TOGETHER", 1000)
     monkeypatch.setattr(direct, "BLOCK", 4096)
     pack_rec(source, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

@@ -673,3 +673,16 @@ def test_batch_of_broken_images_ends_the_run(
     broken = str(break_images(pack_path, tmp_path / "broken", 44))
     with pytest.raises(TrainingError, match=r"step 1: only \d of 8 images .*shard-000/.* verify"):
         train(small_config(shards=broken, on_bad_image="skip"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("lost", ["backbone", "optimizer"])
+def test_a_whole_checkpoint_of_other_parts_is_refused_in_words(
+    small_config: MakeConfig, tmp_path: Path, lost: str
+) -> None:
+    train(small_config(), tmp_path, max_steps=2)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    state[lost].pop(next(iter(state[lost])))
+    torch.save(state, path)
+    with pytest.raises(TrainingError, match="its parts are not those of this run"):
+        train(small_config(), tmp_path, resume=True)

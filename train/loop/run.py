@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from facepack.errors import TrainingError
 from facepack.loading.loader import Batch
 from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
 from facepack.train.loop.announcement import announce
@@ -147,7 +148,8 @@ class Trainer:
         if state is None:
             self._say(f"{self.out} holds no checkpoint: the run begins at step 0")
             return
-        self._state.load_state_dict(state)
+        with together(self.ranks):
+            self._take_up(state, path)
         self._guard.good_step = self.step
         self._say(f"resuming {self.out} at step {self.step:,} of {self.total_steps:,}")
         for change in changes:
@@ -155,6 +157,17 @@ class Trainer:
         was = state["ranks"]
         if was != self.ranks.world:
             self._say(f"ranks: {was} before, {self.ranks.world} now")
+
+    def _take_up(self, state: dict[str, Any], path: Path) -> None:
+        try:
+            self._state.load_state_dict(state)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"{path} is whole, but its parts are not those of this run ({error}): put the "
+                "checkpoint back that the run wrote, or start again with --overwrite"
+            ) from error
 
     @property
     def step(self) -> int:
