@@ -20,6 +20,7 @@ import os
 import stat
 import sys
 import tokenize
+import warnings
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,9 @@ def parse_npy(data: bytes) -> np.ndarray:
         ValueError: it is none, or one of Python objects.
     """
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
+        with warnings.catch_warnings():  # a header that Python 2 wrote is as good as another
+            warnings.simplefilter("ignore", UserWarning)
+            array = np.load(io.BytesIO(data), allow_pickle=False)
     except _NUMPY_ERRORS as error:
         raise ValueError(f"not an array: {error}") from error
     if not isinstance(array, np.ndarray):

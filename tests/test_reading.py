@@ -129,6 +129,13 @@ def test_toml_that_nobody_should_meet(text: str, reason: str) -> None:
         parse_toml(text)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_array_that_python_2_wrote_is_read_without_a_word() -> None:
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (3L,), }".ljust(117) + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    assert parse_npy(data + np.arange(3).tobytes()).tolist() == [0, 1, 2]
+
+
 def test_arrays_are_arrays() -> None:
     assert parse_npy(fmt.npy_bytes(np.arange(3))).tolist() == [0, 1, 2]
     good = fmt.npy_bytes(np.arange(3))

@@ -723,6 +723,8 @@ def check_plan(plan: Any) -> None:
             raise ValueError(f"the plan: 'classes' is {classes!r}")
         if not all(isinstance(table, str) for table in part["tables"]):
             raise ValueError("the plan: 'tables' is no list of names")
+        if not isinstance(part.get("label_maps", {}), dict):
+            raise ValueError("the plan: 'label_maps' is no map")
         _check_made_of(part["source"])
         if part["source"]["kind"] == "merge":
             _check_merged(part)

@@ -190,6 +190,7 @@ def plan(**changes: object) -> bytes:
         ("plan.json", b"[" * 100_000, "nested more than 200 deep"),
         ("plan.json", b"[]", "the plan has no 'kind' of type str"),
         ("plan.json", plan(classes=1e99), r"'classes' is 1e\+99"),
+        ("plan.json", plan(label_maps=5), "'label_maps' is no map"),
         ("plan.json", plan(tables=["../x"]), r"'\.\./x': allowed are"),
         ("plan.json", plan(tables=[1]), "'tables' is no list of names"),
         ("plan.json", plan(source={}), "the plan's source has no 'kind'"),
