@@ -51,6 +51,11 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
         unfinished = _unfinished_id(path)
         found = {name: _read(path, name) for name in names}
         contents = {k: v for k, v in found.items() if v.meta["pack_id"] != unfinished}
+        if not contents:
+            raise DamageError(
+                f"{path}: by its {fmt.APPENDING} all its shards belong to an unfinished append: "
+                "complete that with --resume, or remove the file if they are the pack's own"
+            )
         joined = _joined(path, contents)
         if joined is None:
             return _finish(path, _of_one_pack(path, contents, partial), before)
@@ -214,6 +219,11 @@ def _check_complete(path: Path, contents: Sequence[ShardContent], partial: bool)
             f"{path}: the last shard is missing: copy it here, or take what is there with --partial"
         )
     missing = sorted(set(range(wanted)) - set(present))
+    if not missing:
+        raise DamageError(
+            f"{path}: its shards do not agree how many they are ({len(present)} are here, the last "
+            f"says {wanted}): move those away that are of another pack"
+        )
     raise DamageError(
         f"{path}: {len(missing)} of {wanted} shards are missing (number {missing[0]} first): "
         "copy them here, or take what is there with --partial"

@@ -639,3 +639,12 @@ def test_a_zip_that_holds_more_than_images_is_kept(make_zip: MakeZip, tmp_path: 
     append(tmp_path / "pack", source, SMALL)
     notice = delete_source(tmp_path / "pack", source, files)
     assert second.exists() and "1 members that are no images" in notice
+
+
+def test_shards_that_all_belong_to_an_append_are_no_pack(zips: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "pack"
+    convert_to_pack(ZipSource(zips), path, SMALL)
+    (path / "plan.json").rename(path / "append.json")
+    (path / "pack.json").unlink()
+    with pytest.raises(DamageError, match="belong to an unfinished append"):
+        reindex(path)

@@ -12,8 +12,8 @@ import pytest
 import xxhash
 
 import facepack
-from facepack.care.reindex import reindex
-from facepack.care.verify import shard_nodes, verify
+from facepack.care.reindex import _check_complete, reindex
+from facepack.care.verify import ShardContent, shard_nodes, verify
 from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.store import format as fmt
 from facepack.store.lmdb_read import (
@@ -519,3 +519,9 @@ def test_a_shard_that_the_disk_cannot_read(make_pack: MakePack) -> None:
     (path / "labels.txt").unlink()
     (path / "labels.txt").mkdir()
     assert any("labels.txt: the file cannot be read" in str(d) for d in verify(path).damage)
+
+
+def test_shards_that_do_not_agree_how_many_they_are_make_no_pack(tmp_path: Path) -> None:
+    said = [ShardContent(meta={"shard": k, "shards": count}) for k, count in ((0, 2), (1, 1))]
+    with pytest.raises(DamageError, match=r"do not agree .* \(2 are here, the last says 1\)"):
+        _check_complete(tmp_path, said, partial=False)
