@@ -561,6 +561,10 @@ def _check_manifest(
     if untold := sorted(_expected_files(plan, contents) - manifest["files"].keys()):
         reason = f"it does not tell of {untold[0]}: facepack reindex"
         yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
+    for name, digest in sorted(plan.get("label_maps", {}).items()):
+        if manifest["files"].get(name, {}).get("xxh3_128", digest) != digest:
+            reason = "it is not the label map that the packs were merged with: copy that back"
+            yield Damage(shard=name, key=None, reason=reason)
         return
     pairs = "pairs.npy"
     count = None

@@ -422,6 +422,19 @@ def test_a_plan_that_makes_no_sense_is_no_plan(
         append(path, PackSource(make("three", ["cy"])), PackOptions())
 
 
+def test_another_label_map_of_the_same_labels_is_told(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "all"
+    merge([make("one", ["ann"]), make("two", ["bob"])], path)
+    data = (path / "labels-000.npy").read_bytes().replace(b"'descr': ", b"'descr':\t", 1)
+    (path / "labels-000.npy").write_bytes(data)
+    manifest = json.loads((path / "pack.json").read_text())
+    stated = {"bytes": len(data), "xxh3_128": xxh3_128_hexdigest(data)}
+    assert manifest["files"]["labels-000.npy"] != stated
+    manifest["files"]["labels-000.npy"] = stated
+    (path / "pack.json").write_text(fmt.json_text(manifest))
+    assert "labels-000.npy" in {damage.shard for damage in verify(path).damage}
+
+
 def test_killed_while_it_overwrites_it_overwrites_again(
     make: Make, tmp_path: Path, killed: Callable[..., None]
 ) -> None:
