@@ -35,7 +35,7 @@ MXNET := .venv-mxnet
 interop: $(VENV)/installed-test $(MXNET)/installed build/simd/installed
 	FACEPACK_MXNET_PYTHON=$(CURDIR)/$(MXNET)/bin/python $(BIN)/python -m pytest tests/interop
 	PYTHONPATH=build/simd $(BIN)/python -c "import PIL; assert 'post' in PIL.__version__, PIL"
-	PYTHONPATH=build/simd $(BIN)/python -m pytest tests/pack/test_images.py tests/loading
+	PYTHONPATH=build/simd $(BIN)/python -m pytest tests/test_images.py tests/loading
 
 bench: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python benchmarks/loader.py demo/packs/faces

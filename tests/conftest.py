@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+import facepack
+
 # Test processes run side by side, and threads that spin for a busy core make each other wait. torch
 # reads this when it is first imported; children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,6 +46,23 @@ def make_jpeg() -> Callable[..., bytes]:
         image += rng.normal(0, 12, image.shape)
         pixels = np.ascontiguousarray(image.clip(0, 255).astype(np.uint8))
         return simplejpeg.encode_jpeg(pixels, quality=quality)
+
+    return make
+
+
+_IDENTITIES = ["ann", "bob\nby", "c\\d", "dora"]
+
+
+@pytest.fixture
+def make_pack(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> Callable[..., Path]:
+    """``make_pack(count, name="pack", **PackWriter options)``: a pack of ``count`` small JPEGs."""
+
+    def make(count: int = 60, name: str = "pack", **options: object) -> Path:
+        options = {"shard_records": 25, "seed": 3, **options}
+        with facepack.PackWriter(tmp_path / name, **options) as writer:
+            for i in range(count):
+                writer.add(make_jpeg(i), i % 4, name=f"{i}.jpg", identity=_IDENTITIES[i % 4])
+        return tmp_path / name
 
     return make
 

@@ -21,7 +21,7 @@ from facepack.convert.formats.rec.recordio import (
 from facepack.convert.formats.rec.source import RecPart, RecSource
 from facepack.errors import SourceError
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+DATA = Path(__file__).parents[4].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent")
 
 Records = list[tuple[int, bytes]]

@@ -26,7 +26,7 @@ from facepack.convert.formats.pairs import pickle_stream
 from facepack.convert.formats.pairs.pickles import BinSet, read_bin, write_bin
 from facepack.errors import SourceError
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data" / "bins"
+DATA = Path(__file__).parents[4].parent / "shared" / "data" / "bins"
 
 IMAGES = [
     b"\xff\xd8one",

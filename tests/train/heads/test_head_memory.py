@@ -17,7 +17,7 @@ from facepack.train.heads import CosFace, PartialFC, partial_fc
 
 @pytest.fixture(scope="module")
 def benchmark_head() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "head.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "head.py"
     spec = importlib.util.spec_from_file_location("benchmark_head", path)
     assert spec is not None
     assert spec.loader is not None

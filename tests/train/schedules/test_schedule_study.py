@@ -26,11 +26,11 @@ from facepack.train.replay import TrainingLog, read_log, replay_log
 from facepack.train.schedules import build_schedule
 from facepack.train.schedules import registry as schedules
 
-SHARED = Path(__file__).parents[2] / "../shared/data"
+SHARED = Path(__file__).parents[3] / "../shared/data"
 
 # The study's modules import each other by name, as scripts do, and file two schedules and a
 # backbone, which must not be there for tests that look at what facepack has.
-_BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
+_BENCHMARKS = str(Path(__file__).parents[3] / "benchmarks")
 sys.path.insert(0, _BENCHMARKS)
 try:
     import schedules as study
