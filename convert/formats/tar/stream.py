@@ -7,6 +7,11 @@ the compressed data before it; whether an archive begins there is for the reader
 Uncompressed files can be read anywhere. Gzipped ones are read from the beginning on; reading,
 hashing and inflating then go on in threads while what was inflated is used. Memory holds a few
 blocks, whatever the data claim.
+
+Inflated by zlib. JPEGs hardly repeat themselves, and are little but literals to inflate: zlib
+1.2.13 makes 371 MB/s of 40,000 drawn faces, isal 1.9.1 434 and zlib-ng 1.1.0 486, of real faces
+alike. Of the CPU time of a whole ``tar2lmdb`` they save 4 and 8 % (medians of five rounds, AMD
+EPYC, by ``benchmarks/inflate.py``), too little for a dependency with errors and limits of its own.
 """
 
 from __future__ import annotations
