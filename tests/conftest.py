@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,48 @@ def make_pack(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> Callable[..., 
         return tmp_path / name
 
     return make
+
+
+_VOID = {"meta", "img", "wbr", "line", "rect", "link", "br"}
+
+
+class PageReader(HTMLParser):
+    """Checks that tags nest, and gathers texts, tags and attributes."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.texts).split())  # as a browser shows them
+
+
+@pytest.fixture(scope="session")
+def read_page() -> type[PageReader]:
+    """``read_page(html)``: the page's ``tags`` with their attributes, ``texts`` and ``words``."""
+    return PageReader
 
 
 # What is put in: structure of JSON and TOML, ends of lines, bytes that are no text, large numbers.

@@ -47,6 +47,7 @@ def test_it_holds_every_module_test_and_page(sdist: Path) -> None:
         wanted = {path.relative_to(ROOT) for path in (ROOT / room).rglob("*.py")}
         wanted |= {path.relative_to(ROOT) for path in (ROOT / room).rglob("*.toml")}
         wanted |= {path.relative_to(ROOT) for path in (ROOT / room).rglob("*.md")}
+        wanted |= {path.relative_to(ROOT) for path in (ROOT / room).rglob("templates/*")}
         assert wanted and {path for path in wanted if not (sdist / path).is_file()} == set()
     for name in ("Makefile", "constraints.txt", "pyproject.toml", "Dockerfile", "LICENSE"):
         assert (sdist / name).read_bytes() == (ROOT / name).read_bytes()

@@ -32,7 +32,7 @@ _OPTIONAL: dict[str, str | None] = {
     "distributed": "dask",
     "mxnet": None,
 }
-_REQUIRED = ("numpy", "lmdb", "msgpack", "click", "simplejpeg", "xxhash")
+_REQUIRED = ("numpy", "lmdb", "msgpack", "click", "jinja2", "simplejpeg", "xxhash")
 _DALI = "nvidia-dali-cuda"  # its distributions are named after the CUDA release
 
 

@@ -1,12 +1,11 @@
 """Reports on packs: what is in one, as a single page that any browser shows.
 
-This module gathers what the page says; ``facepack.view.report_page`` writes the HTML. A page
-carries no time, host or path, so that the same pack and options give the same page.
+This module gathers what the page says; ``templates/report.html`` says it. A page carries no time,
+host or path, so that the same pack and options give the same page.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from dataclasses import dataclass, field
@@ -17,18 +16,24 @@ import numpy as np
 
 from facepack.errors import ConfigError, DamageError, DecodeError
 from facepack.output import write_output
+from facepack.store.format import FORMAT_VERSION
 from facepack.store.pack import Pack, read_quarantine
+from facepack.version import __version__
 from facepack.view.duplicates import ACROSS, UNLABELED, WITHIN, Duplicates, find_duplicates, scope
+from facepack.view.histogram import histogram, spread
+from facepack.view.page import render_page
 from facepack.view.sample import SampleOptions, sample_rows
 from facepack.view.sheet import reason_alone, thumbnail
-from facepack.view.summary import Summary, summarize
-from facepack.view.survey import Survey, survey
+from facepack.view.summary import Summary, source_facts, summarize
+from facepack.view.survey import Survey, channel_name, survey
 
 QUICK_SAMPLE = 10_000  # images that a quick report looks at
 
 _THUMBNAIL = 112  # pixels
 _QUALITY = 88
 _REASONS, _EXAMPLES = 30, 5  # kinds of refusals, and refusals of each, that are shown
+_BINS = 32
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 _GROUPS, _MEMBERS = 12, 8  # of duplicates that are shown, in each scope
 
 
@@ -47,11 +52,11 @@ class ReportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """An image on the page: its key, and a ``data:`` URI or why there is none."""
+    """An image on the page: its key, and a small JPEG of it or why there is none."""
 
     key: str
-    uri: str | None
-    reason: str
+    jpeg: bytes = b""
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +79,10 @@ class Refusals:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One of several identical images."""
+    """One of several identical images; ``label`` is None where it has no identity."""
 
     key: str
-    label: int
+    label: int | None
     identity: str | None
     source_name: str | None
 
@@ -120,14 +125,12 @@ def write_report(pack: Pack, out: Path, *, options: ReportOptions) -> None:
         DamageError: a record is missing, or a file of the pack cannot be read.
         PackError: the file cannot be written.
     """
-    from facepack.view.report_page import page
-
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{out}: a report is an HTML page: call it {out.stem}.html")
-    write_output(out, page(gather(pack, options=options)).encode())
+    write_output(out, render_report(gather_report(pack, options=options)).encode())
 
 
-def gather(pack: Pack, *, options: ReportOptions) -> Report:
+def gather_report(pack: Pack, *, options: ReportOptions) -> Report:
     """Look at the pack, once through all of its images unless it is to be quick.
 
     Raises:
@@ -161,11 +164,10 @@ def _shown(pack: Pack, position: int) -> Shown:
     try:
         image = thumbnail(pack.decode(position), _THUMBNAIL)
     except (DecodeError, DamageError) as error:
-        return Shown(key=key, uri=None, reason=reason_alone(error, pack, position))
+        return Shown(key=key, reason=reason_alone(error, pack, position))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Shown(key=key, uri=f"data:image/jpeg;base64,{data}", reason="")
+    return Shown(key=key, jpeg=buffer.getvalue())
 
 
 def _duplicates(pack: Pack, found: Duplicates) -> DuplicateFigures:
@@ -197,7 +199,7 @@ def _shown_group(pack: Pack, group: np.ndarray, names: list[str]) -> ShownGroup:
         members.append(
             Member(
                 key=pack.key(position),
-                label=label,
+                label=None if label < 0 else label,
                 identity=names[label] or None if 0 <= label < len(names) else None,
                 source_name=pack.source_name(position),
             )
@@ -226,3 +228,51 @@ def _refusals(pack: Pack) -> list[Refusals]:
 def _reason_kind(reason: str) -> str:
     """A reason without what is of one record alone: numbers, and what stands behind a colon."""
     return re.sub(r"\d[\d,.]*", "N", reason.partition(": ")[0]).strip() or "no reason given"
+
+
+def render_report(report: Report) -> str:
+    """The report as HTML."""
+    figures, found = report.summary, report.survey
+    looked = len(found.lengths)
+
+    def share(count: int, of: int = looked) -> str:
+        return f"{count / of:.2%}" if of else ""
+
+    kinds = [("format", name, count, share(count)) for name, count in found.formats.items()]
+    kinds += [
+        ("channels", channel_name(number), count, share(count))
+        for number, count in found.channels.items()
+    ]
+    if turned := figures.images.get("oriented"):
+        words = "ask to be turned; none is"
+        kinds.append(("EXIF orientation", words, turned, share(turned, figures.records)))
+    if found.broken:
+        kinds.append(("unreadable", "header", found.broken, share(found.broken)))
+    sizes = [
+        {"height": height, "width": width, "images": count, "share": share(count)}
+        for (height, width), count in sorted(found.sizes.items(), key=lambda it: (-it[1], it[0]))
+    ]
+    origin = [(f"source: {name}", words) for name, words in source_facts(figures.source)]
+    origin += [
+        ("order", figures.order),
+        ("seed", str(figures.seed)),
+        ("tables", ", ".join(figures.tables) or "none"),
+        ("pack id", figures.pack_id),
+        ("content id", figures.content_id),
+    ]
+    return render_page(
+        _TEMPLATE,
+        report=report,
+        kinds=kinds,
+        sizes=sizes,
+        longer_sides=histogram(
+            np.asarray([max(size) for size in found.sizes]),
+            most=_BINS,
+            times=np.asarray(list(found.sizes.values())),
+        ),
+        lengths=histogram(found.lengths, most=_BINS),
+        length_spread=spread(found.lengths),
+        origin=origin,
+        version=__version__,
+        pack_format=FORMAT_VERSION,
+    )

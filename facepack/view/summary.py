@@ -28,6 +28,11 @@ class ShardFigures:
     quarantined: int
     images: dict[str, Any]
 
+    @property
+    def overhead(self) -> float | None:
+        """Bytes of its files over those of its images; None where it has no images."""
+        return self.file_bytes / self.payload_bytes if self.payload_bytes else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:

@@ -1,0 +1,82 @@
+"""Pages that stand alone, from templates: no script, no file beside them.
+
+Whatever comes from a file may come from strangers: all that a template writes passes through
+:func:`shown` and is then escaped, and no template uses ``safe``.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from facepack.view.chart import bar_chart
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_LONGEST = 300  # characters of one text
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def render_page(template: Path, **values: Any) -> str:
+    """The page that ``template`` makes of ``values``.
+
+    Args:
+        template: extends ``base.html``, whose folder it may take other templates from.
+        values: what it names; a name that it lacks is an error.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, _TEMPLATES]),
+        autoescape=True,
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(bar_chart=bar_chart)
+    environment.filters.update(
+        base64=base64_text, binary_size=binary_size, count_of=count_of, number=number
+    )
+    return environment.get_template(template.name).render(values)
+
+
+def shown(value: object) -> object:
+    """``value`` as a page shows it: without unprintable characters, cut if long.
+
+    What is markup already, of our own macros, stays as it is.
+    """
+    if isinstance(value, Markup):
+        return value
+    text = str(value)
+    if len(text) > _LONGEST:
+        text = text[: _LONGEST - 1] + "…"
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def number(value: object) -> object:
+    """Whole numbers with thousands separators, others to four digits; what is none as it is."""
+    if isinstance(value, (int, float)):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    return value
+
+
+def count_of(count: int, one: str, many: str | None = None) -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def binary_size(count: int) -> str:
+    """Bytes in binary units, three digits."""
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, len(_UNITS))
+    value = count / (1 << 10 * power)
+    digits = f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{digits} {_UNITS[power - 1]}"
+
+
+def base64_text(data: bytes) -> Markup:
+    """``data`` for a ``data:`` URI, of any length; base64 holds no character of HTML's."""
+    return Markup(base64.b64encode(data).decode())
