@@ -79,13 +79,13 @@ def find_duplicates(pack: Pack, *, hashes: np.ndarray | None = None) -> Duplicat
     """
     if hashes is None:
         hashes = hash_images(pack)
-    candidates = _repeated(hashes)
+    candidates = _find_repeated(hashes)
     order = np.argsort(hashes[candidates], kind="stable")  # within a hash, positions ascend
     candidates = candidates[order]
     bounds = np.flatnonzero(np.diff(hashes[candidates])) + 1
     groups: list[np.ndarray] = []
     for same_hash in np.split(candidates, bounds):
-        groups += _same_bytes(pack, same_hash)
+        groups += _group_by_bytes(pack, same_hash)
     groups.sort(key=lambda group: int(group[0]))
     sizes = np.fromiter(map(len, groups), np.int64, len(groups))
     return Duplicates(
@@ -94,7 +94,7 @@ def find_duplicates(pack: Pack, *, hashes: np.ndarray | None = None) -> Duplicat
     )
 
 
-def _repeated(hashes: np.ndarray) -> np.ndarray:
+def _find_repeated(hashes: np.ndarray) -> np.ndarray:
     """The indices, ascending, of values that occur more than once; sorts a copy, not indices."""
     ordered = np.sort(hashes)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
@@ -109,7 +109,7 @@ def _repeated(hashes: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _same_bytes(pack: Pack, positions: np.ndarray) -> list[np.ndarray]:
+def _group_by_bytes(pack: Pack, positions: np.ndarray) -> list[np.ndarray]:
     """Sort images of equal hash by their bytes; those that are alone are dropped."""
     kinds: dict[bytes, list[int]] = {}
     for start in range(0, len(positions), _VIEWS):
@@ -120,7 +120,7 @@ def _same_bytes(pack: Pack, positions: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(members, np.int64) for members in kinds.values() if len(members) > 1]
 
 
-def scope(labels: np.ndarray) -> str:
+def duplicate_scope(labels: np.ndarray) -> str:
     """Where the images of a group lie, by their labels.
 
     ``within`` one identity, ``across`` two or more, or ``unlabeled``: some have no identity, and
@@ -139,7 +139,7 @@ def duplicate_lines(pack: Pack, duplicates: Duplicates) -> Iterator[str]:
         entry = {
             "keys": [pack.key(position) for position in group.tolist()],
             "labels": labels.tolist(),
-            "scope": scope(labels),
+            "scope": duplicate_scope(labels),
         }
         yield json.dumps(entry, sort_keys=True) + "\n"
 
@@ -162,7 +162,7 @@ def list_duplicates(path: Path) -> str:
             (path / fmt.DUPLICATES).unlink(missing_ok=True)
             return "no image is in the pack twice"
         write_file(path / fmt.DUPLICATES, (line.encode() for line in duplicate_lines(pack, found)))
-        counts = Counter(scope(pack.labels[group]) for group in found)
+        counts = Counter(duplicate_scope(pack.labels[group]) for group in found)
     where = ", ".join(f"{counts[kind]:,} {words}" for kind, words in _WORDS.items() if counts[kind])
     noun = "group" if len(found) == 1 else "groups"
     return f"{len(found):,} {noun} of identical images ({where}): see {path / fmt.DUPLICATES}"

@@ -1,6 +1,6 @@
 """What facepack runs on: versions of what it uses, processors, memory, devices.
 
-Nothing here fails because something is absent or broken: it is told instead.
+Nothing here fails because something is absent or broken: that is reported instead.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DALI = "nvidia-dali-cuda"  # its distributions are named after the CUDA release
 
 
 def describe_machine() -> dict[str, Any]:
-    """Everything, as JSON has it; what could not be told is a string that begins ``cannot``."""
+    """Everything, as JSON has it; what is unknown is a string that begins ``cannot``."""
     return {
         "facepack": {"version": __version__, "pack_format": FORMAT_VERSION},
         "python": {
@@ -45,26 +45,26 @@ def describe_machine() -> dict[str, Any]:
             "implementation": platform.python_implementation(),
         },
         "platform": platform.platform(),
-        "cpu": _try(_cpu),
-        "memory_bytes": _try(physical_memory),
+        "cpu": _or_reason(_cpu),
+        "memory_bytes": _or_reason(physical_memory),
         "packages": {
             **{name: _version(name) for name in _REQUIRED},
             "Pillow": _version("Pillow") or _version("pillow-simd"),
         },
-        "lmdb_engine": _try(_lmdb_engine),
-        "pillow": _try(_pillow),
-        "torch": _try(_torch),
+        "lmdb_engine": _or_reason(_lmdb_engine),
+        "pillow": _or_reason(_pillow),
+        "torch": _or_reason(_torch),
         "optional": {name: _optional(name, extra) for name, extra in _OPTIONAL.items()},
         "variables": dict(_variables()),
     }
 
 
-def _try(tell: Callable[[], Any]) -> Any:
-    """What ``tell`` says; a broken installation may raise anything, and is told of."""
+def _or_reason(tell: Callable[[], Any]) -> Any:
+    """What ``tell`` says; a broken installation may raise anything: that is reported."""
     try:
         return tell()
     except Exception as error:
-        return _tilde(f"cannot be told: {type(error).__name__}: {error}")
+        return _hide_home(f"cannot be told: {type(error).__name__}: {error}")
 
 
 def _version(distribution: str) -> str | None:
@@ -76,7 +76,7 @@ def _version(distribution: str) -> str | None:
 
 def _optional(name: str, extra: str | None) -> dict[str, str | None]:
     if name == "nvidia-dali":
-        return {"version": _try(_dali_version), "extra": extra}
+        return {"version": _or_reason(_dali_version), "extra": extra}
     return {"version": _version(name), "extra": extra}
 
 
@@ -145,10 +145,10 @@ def _torch() -> dict[str, Any] | None:
 def _variables() -> Iterator[tuple[str, str]]:
     for name in sorted(os.environ):
         if name.startswith("FACEPACK_"):
-            yield name, _tilde(os.environ[name])
+            yield name, _hide_home(os.environ[name])
 
 
-def _tilde(text: str) -> str:
+def _hide_home(text: str) -> str:
     """``text`` without the name of the user, for it may be pasted where others read it."""
     home = str(Path("~").expanduser())
     return text.replace(home, "~") if len(home) > 1 else text

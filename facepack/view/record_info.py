@@ -21,11 +21,11 @@ class RecordInfo:
 
     Attributes:
         key: ``shard/key``.
-        position: its place in the pack.
+        position: in the pack, from 0.
         label: its identity's number, -1 for none.
         identity: the identity's name in the source, if it had one.
         source_name: the record's name in the source, if it had one.
-        source_ordinal: its place among the image records of the source.
+        source_ordinal: its number among the image records of the source, from 0.
         extra: what else the source said of it, by name.
         bytes: of the encoded image.
         format: of the image, with ``height``, ``width`` (pixels) and ``channels``; None where its
@@ -63,7 +63,7 @@ def find_record(pack: Pack, words: str, *, by_name: bool = False) -> int:
         DamageError: the names in a shard cannot be read.
     """
     if by_name:
-        return _by_name(pack, words)
+        return _find_by_name(pack, words)
     shard, slash, digits = words.rpartition("/")
     if digits.isascii() and digits.isdigit() and len(digits) <= 18:
         try:
@@ -80,15 +80,15 @@ def find_record(pack: Pack, words: str, *, by_name: bool = False) -> int:
     )
 
 
-def _by_name(pack: Pack, name: str) -> int:
+def _find_by_name(pack: Pack, name: str) -> int:
     found: list[int] = []
     start = 0
     named = False
     for shard in pack.manifest["shards"]:
-        names = _reserved(pack, shard["name"], fmt.NAMES)
+        names = _read_reserved(pack, shard["name"], fmt.NAMES)
         if isinstance(names, list):
             named = True
-            found += [start + place for place, other in enumerate(names) if other == name]
+            found += [start + number for number, other in enumerate(names) if other == name]
         start += shard["records"]
     if len(found) == 1:
         return found[0]
@@ -111,18 +111,18 @@ def describe_record(pack: Pack, position: int) -> RecordInfo:
     """
     record = pack[position]
     shard, _, digits = record.key.rpartition("/")
-    place = int(digits)
+    number = int(digits)  # in its shard
     count = next(entry["records"] for entry in pack.manifest["shards"] if entry["name"] == shard)
     names = pack.identity_names or []
     try:
-        extra = _reserved(pack, shard, fmt.EXTRA)
-        ordinal = fmt.unpack_column(extra["ordinal"], count)[place]
+        extra = _read_reserved(pack, shard, fmt.EXTRA)
+        ordinal = fmt.unpack_column(extra["ordinal"], count)[number]
         columns = {
-            str(name): fmt.unpack_column(column, count)[place].item()
+            str(name): fmt.unpack_column(column, count)[number].item()
             for name, column in extra["columns"].items()
         }
         source_ordinal = int(extra["first"]) + int(ordinal)
-        stated = int(fmt.unpack_column(_reserved(pack, shard, fmt.SUMS), count)[place])
+        stated = int(fmt.unpack_column(_read_reserved(pack, shard, fmt.SUMS), count)[number])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamageError(f"{pack.path}: {shard}: its reserved records are not sound") from error
     try:
@@ -143,7 +143,7 @@ def describe_record(pack: Pack, position: int) -> RecordInfo:
         width=header.width if header else None,
         channels=header.channels if header else None,
         orientation=header.orientation if header else None,
-        sum_ok=fmt.record_sum(fmt.record_key(place), record.image) == stated,
+        sum_ok=fmt.record_sum(fmt.record_key(number), record.image) == stated,
     )
 
 
@@ -151,7 +151,7 @@ def _is_missing(value: float | int) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _reserved(pack: Pack, shard: str, key: bytes) -> Any:
+def _read_reserved(pack: Pack, shard: str, key: bytes) -> Any:
     """The reserved record ``key`` of a shard, decoded; None where it has none."""
     with environments.engine_calls:
         file_id, environment = environments.acquire(pack.path / f"{shard}.mdb")

@@ -19,7 +19,14 @@ from facepack.output import write_output
 from facepack.store.format import FORMAT_VERSION
 from facepack.store.pack import Pack, read_quarantine
 from facepack.version import __version__
-from facepack.view.duplicates import ACROSS, UNLABELED, WITHIN, Duplicates, find_duplicates, scope
+from facepack.view.duplicates import (
+    ACROSS,
+    UNLABELED,
+    WITHIN,
+    Duplicates,
+    duplicate_scope,
+    find_duplicates,
+)
 from facepack.view.histogram import histogram, spread
 from facepack.view.page import render_page
 from facepack.view.sample import SampleOptions, sample_rows
@@ -175,7 +182,7 @@ def _duplicates(pack: Pack, found: Duplicates) -> DuplicateFigures:
     images = dict(groups)
     chosen: dict[str, list[np.ndarray]] = {kind: [] for kind in groups}
     for group in found:
-        kind = scope(pack.labels[group])
+        kind = duplicate_scope(pack.labels[group])
         groups[kind] += 1
         images[kind] += len(group)
         if len(chosen[kind]) < _GROUPS:

@@ -77,14 +77,16 @@ def sample_rows(pack: Pack, options: SampleOptions) -> list[SampleRow]:
                 )
     else:
         present = np.flatnonzero(counts)
-        labels = tuple(_few(present, options.identities, derive_seed(options.seed, 0)).tolist())
+        labels = tuple(
+            _choose_few(present, options.identities, derive_seed(options.seed, 0)).tolist()
+        )
     if not labels:
         return _rows_without_identity(len(pack), options)
     names = pack.identity_names or []
     rows = []
     for label in labels:
         members = np.flatnonzero(pack.labels == label)
-        shown = _few(members, options.images, derive_seed(options.seed, 1))
+        shown = _choose_few(members, options.images, derive_seed(options.seed, 1))
         parts = [f"label {label}"]
         if label < len(names) and names[label]:
             parts.append(names[label])
@@ -93,7 +95,7 @@ def sample_rows(pack: Pack, options: SampleOptions) -> list[SampleRow]:
     return rows
 
 
-def _few(values: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _choose_few(values: np.ndarray, count: int, seed: int) -> np.ndarray:
     """``count`` of ``values`` by their hashes, in their own order."""
     if len(values) <= count:
         return values
@@ -108,7 +110,7 @@ def _pair_rows(pairs: np.ndarray, options: SampleOptions) -> list[SampleRow]:
     for same, title in ((True, "the same person"), (False, "different people")):
         found = np.flatnonzero((pairs[:, 2] != 0) == same)
         wanted = (options.identities + 1) // 2 if same else options.identities // 2
-        chosen = _few(found, wanted * in_row, derive_seed(options.seed, 2))
+        chosen = _choose_few(found, wanted * in_row, derive_seed(options.seed, 2))
         cuts: Sequence[np.ndarray] = [
             chosen[start : start + in_row] for start in range(0, len(chosen), in_row)
         ]
@@ -129,7 +131,7 @@ def _pair_rows(pairs: np.ndarray, options: SampleOptions) -> list[SampleRow]:
 
 def _rows_without_identity(count: int, options: SampleOptions) -> list[SampleRow]:
     total = options.identities * options.images
-    chosen = _few(np.arange(count), total, derive_seed(options.seed, 3)).tolist()
+    chosen = _choose_few(np.arange(count), total, derive_seed(options.seed, 3)).tolist()
     return [
         SampleRow(title="no identity", positions=tuple(chosen[start : start + options.images]))
         for start in range(0, len(chosen), options.images)

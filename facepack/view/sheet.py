@@ -99,14 +99,14 @@ def draw_sheet(pack: Pack, rows: list[SampleRow], *, size: int = 112) -> Image.I
     title = f"{pack.name} · {len(pack):,} images"
     if pack.identities:
         title += f" · {pack.identities:,} identities"
-    pen.text((_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
+    pen.write((_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
     top = _MARGIN + _TITLE_HEIGHT
     if not rows:
-        pen.text((_MARGIN, top), "no images", _HEAD_SIZE, _FAINT, width - 2 * _MARGIN)
+        pen.write((_MARGIN, top), "no images", _HEAD_SIZE, _FAINT, width - 2 * _MARGIN)
     for row in rows:
         pen.rule(top - 5, width)
         color = _INK if row.same is None else _SAME if row.same else _DIFFERENT
-        pen.text((_MARGIN, top), row.title, _HEAD_SIZE, color, width - 2 * _MARGIN)
+        pen.write((_MARGIN, top), row.title, _HEAD_SIZE, color, width - 2 * _MARGIN)
         for column, position in enumerate(row.positions):
             left = _MARGIN + column * step + column // 2 * pair_gap
             box = (left, top + _HEAD_HEIGHT, left + size, top + _HEAD_HEIGHT + size)
@@ -114,9 +114,9 @@ def draw_sheet(pack: Pack, rows: list[SampleRow], *, size: int = 112) -> Image.I
             shard, _, digits = pack.key(position).rpartition("/")
             for line, words in enumerate((shard, digits)):
                 at = (left, box[3] + 2 + line * _KEY_HEIGHT)
-                pen.text(at, words, _KEY_SIZE, _FAINT, step - _GAP)
+                pen.write(at, words, _KEY_SIZE, _FAINT, step - _GAP)
             if row.same is not None and column % 2:
-                pen.join(box, step, color)
+                pen.frame_pair(box, step, color)
         top += row_height
     return sheet
 
@@ -136,7 +136,7 @@ def _draw_image(pen: _Pen, pack: Pack, position: int, box: _Box) -> None:
     try:
         image = thumbnail(pack.decode(position), box[2] - box[0])
     except (DecodeError, DamageError) as error:
-        pen.broken(box, reason_alone(error, pack, position))
+        pen.draw_broken(box, reason_alone(error, pack, position))
         return
     pen.paste(image, box)
 
@@ -164,7 +164,7 @@ class _Pen:
                 self._fonts[size] = ImageFont.load_default()
         return self._fonts[size]
 
-    def _clean(self, text: str, size: int) -> str:
+    def _replace_unknown(self, text: str, size: int) -> str:
         """``text`` in letters that the font has: without accents, or ``?``, where it has not."""
         font = self._font(size)
         if isinstance(font, ImageFont.ImageFont):  # the bitmap font: it knows Latin-1
@@ -186,7 +186,7 @@ class _Pen:
             )
         return self._letters[character]
 
-    def _fit(self, text: str, size: int, room: int) -> str:
+    def _shorten(self, text: str, size: int, room: int) -> str:
         """``text`` with its middle left out where it does not fit."""
         font = self._font(size)
         if font.getlength(text) <= room:
@@ -197,10 +197,10 @@ class _Pen:
                 return short
         return ""
 
-    def text(
+    def write(
         self, at: tuple[int, int], text: str, size: int, color: tuple[int, int, int], room: int
     ) -> None:
-        line = self._fit(self._clean(text, size), size, room)
+        line = self._shorten(self._replace_unknown(text, size), size, room)
         self._draw.text(at, line, fill=color, font=self._font(size))
 
     def rule(self, top: int, width: int) -> None:
@@ -211,24 +211,24 @@ class _Pen:
         upper = box[1] + (box[3] - box[1] - image.height) // 2
         self._sheet.paste(image, (left, upper))
 
-    def join(self, box: _Box, step: int, color: tuple[int, int, int]) -> None:
+    def frame_pair(self, box: _Box, step: int, color: tuple[int, int, int]) -> None:
         """Frame the image in ``box`` and the one to its left as a pair."""
         frame = (box[0] - step - 3, box[1] - 3, box[2] + 2, box[3] + 2)
         self._draw.rectangle(frame, outline=color, width=2)
 
-    def broken(self, box: _Box, reason: str) -> None:
+    def draw_broken(self, box: _Box, reason: str) -> None:
         """A crossed box, the reason on it in as many lines as fit."""
         left, upper, right, lower = box[0], box[1], box[2] - 1, box[3] - 1
         self._draw.rectangle((left, upper, right, lower), fill=_BROKEN_PAPER, outline=_BROKEN)
         self._draw.line((left, upper, right, lower), fill=(240, 190, 184))
         self._draw.line((left, lower, right, upper), fill=(240, 190, 184))
         room = right - left - 8
-        lines = self._wrap(self._clean(reason, _KEY_SIZE), room)
+        lines = self._wrap(self._replace_unknown(reason, _KEY_SIZE), room)
         fitting = max(1, (lower - upper - 8) // _KEY_HEIGHT)
         if len(lines) > fitting:
             lines = [*lines[: fitting - 1], lines[fitting - 1] + " .."]
         for line, words in enumerate(lines):
-            self.text((left + 5, upper + 4 + line * _KEY_HEIGHT), words, _KEY_SIZE, _BROKEN, room)
+            self.write((left + 5, upper + 4 + line * _KEY_HEIGHT), words, _KEY_SIZE, _BROKEN, room)
 
     def _wrap(self, text: str, room: int) -> list[str]:
         font = self._font(_KEY_SIZE)

@@ -12,7 +12,7 @@ from facepack.store.pack import Pack, manifest_files
 from facepack.view.histogram import Histogram, histogram, spread
 
 _CHUNK = 1 << 22  # labels counted at a time
-_BINS = 16  # of the images-an-identity histogram: it is to fit a small terminal
+_BINS = 16  # of the histogram of images per identity: it must fit a small terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class ShardFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The figures of a pack; ``pairs`` is None where it is no evaluation set.
+    """The figures of a pack; ``pairs`` is None where it is not an evaluation set.
 
     Attributes:
         label_gaps: classes that no record has as its label.

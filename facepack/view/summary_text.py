@@ -59,7 +59,7 @@ def _facts(figures: Summary) -> Iterator[tuple[str, str]]:
     if each := figures.images_per_identity:
         spread = f"{each['min']:,} to {each['max']:,}"
         average = f"median {each['median']:,.6g}, mean {each['mean']:,.1f}"
-        yield "images an identity", f"{spread}, {average}"
+        yield "images per identity", f"{spread}, {average}"
     if figures.pairs is not None:
         yield "pairs", f"{figures.pairs:,}, {figures.same_pairs:,} of the same person"
     if figures.tables:

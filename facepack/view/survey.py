@@ -82,7 +82,7 @@ def survey(pack: Pack, *, sample: int | None = None, hashes: bool = False) -> Su
     formats: Counter[str] = Counter()
     broken = 0
     kept: list[tuple[int, str]] = []
-    for k, view in enumerate(_images(pack, positions)):
+    for k, view in enumerate(_read_images(pack, positions)):
         lengths[k] = len(view)
         if found is not None:
             found[k] = xxhash.xxh3_64_intdigest(view)
@@ -120,11 +120,11 @@ def hash_images(pack: Pack) -> np.ndarray:
     Raises:
         DamageError: a record is missing.
     """
-    digests = map(xxhash.xxh3_64_intdigest, _images(pack, np.arange(len(pack))))
+    digests = map(xxhash.xxh3_64_intdigest, _read_images(pack, np.arange(len(pack))))
     return np.fromiter(digests, np.uint64, len(pack))
 
 
-def _images(pack: Pack, positions: np.ndarray) -> Iterator[memoryview]:
+def _read_images(pack: Pack, positions: np.ndarray) -> Iterator[memoryview]:
     """Yield the encoded images at ``positions``; each is valid until the next is asked for."""
     with Progress(len(positions), unit="images", label="look") as progress:
         for start in range(0, len(positions), _CHUNK):

@@ -10,7 +10,12 @@ import pytest
 
 import facepack
 from facepack.store.pack import Pack
-from facepack.view.duplicates import duplicate_lines, find_duplicates, list_duplicates, scope
+from facepack.view.duplicates import (
+    duplicate_lines,
+    duplicate_scope,
+    find_duplicates,
+    list_duplicates,
+)
 
 MakeJpeg = Callable[..., bytes]
 
@@ -99,4 +104,4 @@ def test_the_list_beside_the_shards(doubled: Path, tmp_path: Path, make_jpeg: Ma
     ],
 )
 def test_scope(labels: list[int], expected: str) -> None:
-    assert scope(np.array(labels)) == expected
+    assert duplicate_scope(np.array(labels)) == expected

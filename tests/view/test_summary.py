@@ -97,7 +97,7 @@ def test_inspect_lists_a_long_pack_by_its_ends(make_pack: MakePack) -> None:
     assert "shard-003 " in short.output and "shard-004 " not in short.output
     everything = CliRunner().invoke(inspect, [str(pack), "--all"]).output
     assert all(f"shard-{k:03d} " in everything for k in range(12)) and "more" not in everything
-    assert "images an identity   15 to 15, median 15, mean 15.0" in everything
+    assert "images per identity  15 to 15, median 15, mean 15.0" in everything
     assert "15  █" in everything
 
 
