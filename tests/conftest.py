@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +114,54 @@ class PageReader(HTMLParser):
 def read_page() -> type[PageReader]:
     """``read_page(html)``: the page's ``tags`` with their attributes, ``texts`` and ``words``."""
     return PageReader
+
+
+# A page in a frame as wide as asked for, and what a browser makes of it, for --dump-dom to show.
+_FRAME = """<!DOCTYPE html><meta charset="utf-8"><iframe width="{width}" height="900"
+style="border: 0" srcdoc="{html}"></iframe><script>addEventListener("load", () => {{
+  const view = document.querySelector("iframe").contentWindow;
+  const page = view.document, root = page.documentElement;
+  document.body.dataset.facts = JSON.stringify({{
+    width: view.innerWidth, overflow: root.scrollWidth - root.clientWidth,
+    rows: page.querySelectorAll("tbody tr").length,
+    charts: [...page.querySelectorAll("svg")].filter(e => e.getBBox().width > 0).length,
+    images: [...page.images].filter(e => e.complete && e.naturalWidth > 0).length,
+    loaded: view.performance.getEntriesByType("resource").map(e => e.name.slice(0, 40)),
+  }});
+}});</script>"""
+
+
+@pytest.fixture(scope="session")
+def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """``browse(html, width=390)``: what headless Chromium makes of a page.
+
+    Pixels of ``width`` and of ``overflow`` beside it, ``rows`` of tables, ``charts`` and ``images``
+    that are drawn, addresses ``loaded``, and lines of its ``console``.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+
+    def browse(html: str, width: int = 390) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("page")
+        # Images that wait to be scrolled to would not be loaded.
+        framed = _FRAME.format(width=width, html=escape(html.replace(' loading="lazy"', "")))
+        (folder / "page.html").write_text(framed, encoding="utf-8")
+        command = [
+            *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+            *(f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr"),
+            *("--no-first-run", "--disable-background-networking", "--disable-extensions"),
+            (folder / "page.html").as_uri(),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        found = re.search(r'data-facts="([^"]*)"', done.stdout)
+        assert found, f"Chromium ended with {done.returncode}: {done.stderr[-500:]}"
+        facts: dict[str, Any] = json.loads(unescape(found[1]))
+        facts["console"] = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        return facts
+
+    return browse
 
 
 # What is put in: structure of JSON and TOML, ends of lines, bytes that are no text, large numbers.

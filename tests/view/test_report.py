@@ -125,6 +125,17 @@ def test_the_page_says_what_is_in_the_pack(evil: Path, read_page: Read) -> None:
         assert phrase in words, phrase
 
 
+def test_a_browser_shows_the_page(evil: Path, browse: Callable[..., dict[str, Any]]) -> None:
+    with facepack.open(evil) as pack:
+        html = render_report(gather_report(pack, options=ReportOptions()))
+    facts = browse(html, width=390)
+    assert facts["width"] == 390 and facts["overflow"] == 0
+    assert facts["rows"] == html.count("<tr>") - html.count("<thead>") > 30
+    assert facts["charts"] == html.count("<svg") == 3
+    assert facts["images"] == html.count("<img ") > 40
+    assert not facts["console"] and not [it for it in facts["loaded"] if it[:5] != "data:"]
+
+
 def test_the_same_pack_gives_the_same_page_wherever_it_is(evil: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.html"
     with facepack.open(evil) as pack:
