@@ -30,8 +30,9 @@ import lmdb
 import numpy as np
 
 import facepack
+import facepack.store.finish
+import facepack.store.plan
 import facepack.store.shard
-import facepack.store.writer
 from facepack.convert.formats.rec.layout import read_layout
 from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
 from facepack.store import format as fmt
@@ -330,7 +331,8 @@ OPEN = """
 import resource, sys, time
 import facepack
 import facepack.store.shard
-import facepack.store.writer
+import facepack.store.finish
+import facepack.store.plan
 began = time.monotonic()
 pack = facepack.open(sys.argv[1])
 opened = time.monotonic() - began
@@ -375,10 +377,11 @@ def _make_index(pack: Path, records: int, identities: int) -> None:
                 },
             )
         )
-    plan = facepack.store.writer.make_plan(
+    plan = facepack.store.plan.PackPlan.make(
         kind="train", source={"kind": "made"}, classes=identities
     )
-    facepack.store.writer.finish_pack(pack, plan=plan, pack_id="0" * 32, shards=shards, refused=[])
+    written = [facepack.store.shard.WrittenShard(info) for info in shards]
+    facepack.store.finish.finish_pack(pack, plan, written)
 
 
 TRIALS: dict[str, Callable[[Bench], dict[str, object]]] = {

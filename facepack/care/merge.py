@@ -20,6 +20,7 @@ from facepack.progress import Progress
 from facepack.reading import open_regular
 from facepack.store import format as fmt
 from facepack.store.files import write_file
+from facepack.store.finish import finish_pack
 from facepack.store.labelmap import (
     LabelNames,
     apply_label_map,
@@ -34,9 +35,9 @@ from facepack.store.pack import (
     read_manifest,
     read_quarantine,
 )
-from facepack.store.shard import ShardInfo
+from facepack.store.plan import PackPlan
+from facepack.store.shard import ShardInfo, WrittenShard
 from facepack.store.target import Target
-from facepack.store.writer import finish_pack
 
 _CHUNK = 8 << 20
 
@@ -82,10 +83,9 @@ def merge(
     maps, classes = _join_labels(sources, by_name)
     shards, label_maps = _plan_shards(sources, maps)
     plan = _plan(sources, shards, label_maps, classes, by_name)
-    pack_id = fmt.content_id(plan)
     with Target(out, overwrite=overwrite, resume=resume) as target:
         target.require_space(_bytes_to_copy(shards, out, copy=copy, resume=resume))
-        if target.begin(plan):
+        if target.begin(plan.fields):
             manifest = read_manifest(out)
             check_sizes(out, manifest)
             return manifest
@@ -101,9 +101,8 @@ def merge(
             names = map_names(label_map, known) | names
         return finish_pack(
             out,
-            plan=plan,
-            pack_id=pack_id,
-            shards=infos,
+            plan,
+            infos,
             refused=[
                 entry
                 for source in sources
@@ -303,11 +302,11 @@ def _plan(
     label_maps: dict[str, np.ndarray],
     classes: int,
     by_name: bool,
-) -> dict[str, Any]:
+) -> PackPlan:
     """The plan of the whole: each shard's file, and what the shard says of itself."""
     manifests = [source.manifest for source in sources]
     orders = {manifest["order"] for manifest in manifests}
-    return {
+    fields = {
         "format": fmt.FORMAT_VERSION,
         "kind": "train",
         "source": {
@@ -335,6 +334,7 @@ def _plan(
             for shard in shards
         ],
     }
+    return PackPlan.of(fields)
 
 
 def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool, resume: bool) -> int:
@@ -348,7 +348,7 @@ def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool, resume: b
     )
 
 
-def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> ShardInfo:
+def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> WrittenShard:
     """Bring a shard and its index into ``out``; returns its entry there."""
     source, old, name = shard.source, shard.entry["name"], shard.name
     data = read_checked_file(source.path, source.manifest, f"{old}.kv")
@@ -359,7 +359,7 @@ def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> ShardInfo:
     _bring(source.path / f"{old}.mdb", out / f"{name}.mdb", stated, copy=copy, resume=resume)
     files = {f"{name}.kv": {"bytes": size, "xxh3_128": digest}, f"{name}.mdb": stated}
     info = ShardInfo.from_json(shard.entry)
-    return replace(info, name=name, files=files, label_map=shard.label_map)
+    return WrittenShard(replace(info, name=name, files=files, label_map=shard.label_map))
 
 
 def _bring(old: Path, new: Path, stated: dict[str, Any], *, copy: bool, resume: bool) -> None:

@@ -16,11 +16,11 @@ from facepack.care.verify import ShardContent, check_shard
 from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.reading import parse_npy, read_bytes, read_json
 from facepack.store import format as fmt
+from facepack.store.finish import finish_pack, settle
 from facepack.store.labelmap import apply_label_map, map_names, read_label_map
-from facepack.store.pack import check_plan, read_manifest
-from facepack.store.shard import ShardInfo
+from facepack.store.pack import read_manifest
+from facepack.store.plan import PackPlan, check_plan
 from facepack.store.target import Target
-from facepack.store.writer import finish_pack, settle
 
 
 def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
@@ -68,14 +68,12 @@ class _Chosen:
 
     Attributes:
         plan: the pack's.
-        pack_id: the pack's.
         contents: of each shard.
         label_maps: of each shard the file that maps its labels, or None.
         partial: whether shards are missing.
     """
 
-    plan: dict[str, Any]
-    pack_id: str
+    plan: PackPlan
     contents: Sequence[ShardContent]
     label_maps: Sequence[str | None]
     partial: bool
@@ -84,23 +82,20 @@ class _Chosen:
 def _finish(path: Path, chosen: _Chosen, before: dict[str, Any] | None) -> dict[str, Any]:
     plan = chosen.plan
     records = sum(content.meta["records"] for content in chosen.contents)
-    tables = {name: _table(path, name, records, before) for name in plan["tables"]}
-    stated = plan.get("label_maps", {})
+    tables = {name: _table(path, name, records, before) for name in plan.fields["tables"]}
+    stated = plan.fields.get("label_maps", {})
     label_maps = {name: _label_map(path, name, stated[name]) for name in sorted(stated)}
-    shards: list[ShardInfo] = []
-    names: dict[int, str] = {}
+    shards = []
     for content, file in zip(chosen.contents, chosen.label_maps, strict=True):
         label_map = label_maps[file] if file else None
         content.labels = apply_label_map(label_map, content.labels)
-        names.update(map_names(label_map, content.identity_names))
-        shards.append(replace(content.write_index(path), label_map=file))
+        content.identity_names = map_names(label_map, content.identity_names)
+        written = content.write_index(path)
+        shards.append(written._replace(info=replace(written.info, label_map=file)))
     return finish_pack(
         path,
-        plan=plan,
-        pack_id=chosen.pack_id,
-        shards=shards,
-        refused=[entry for content in chosen.contents for entry in content.refused],
-        identity_names=names,
+        plan,
+        shards,
         tables=tables,
         label_maps=label_maps,
         partial=chosen.partial,
@@ -184,27 +179,26 @@ def _of_one_pack(path: Path, contents: dict[str, ShardContent], partial: bool) -
             )
     ordered = sorted(contents.values(), key=lambda content: content.meta["shard"])
     _check_complete(path, ordered, partial)
-    last = ordered[-1].meta
     plan = _plan_of(ordered)
     missing = _is_missing(ordered)
-    if missing and plan["tables"]:
+    if missing and (tables := plan.fields["tables"]):
         raise DamageError(
-            f"{path}: its tables ({', '.join(plan['tables'])}) point at records by position, "
+            f"{path}: its tables ({', '.join(tables)}) point at records by position, "
             "so no shard can be left out: copy the missing ones here"
         )
     return _Chosen(
         plan=plan,
-        pack_id=last["pack_id"],
         contents=ordered,
         label_maps=[None] * len(ordered),
         partial=missing,
     )
 
 
-def _plan_of(ordered: Sequence[ShardContent]) -> dict[str, Any]:
+def _plan_of(ordered: Sequence[ShardContent]) -> PackPlan:
     """The plan that shards were made under, as they say it."""
     spans = [content.meta["span"] for content in ordered]
-    return {**ordered[-1].meta["plan"], "shards": spans if all(spans) else None}
+    last = ordered[-1].meta
+    return PackPlan({**last["plan"], "shards": spans if all(spans) else None}, last["pack_id"])
 
 
 def _check_complete(path: Path, contents: Sequence[ShardContent], partial: bool) -> None:
@@ -238,72 +232,62 @@ def _is_missing(contents: Sequence[ShardContent]) -> bool:
 # Several conversions -----------------------------------------------------------------------------
 
 
-def _joined(path: Path, contents: dict[str, ShardContent]) -> dict[str, Any] | None:
+def _joined(path: Path, contents: dict[str, ShardContent]) -> PackPlan | None:
     """The plan of a pack that was merged or appended to; None: it was made at once.
 
     ``plan.json`` has it. Without that, shards that were appended still say onto what.
     """
-    plan = _read_plan(path / fmt.PLAN)
+    fields = _read_plan(path / fmt.PLAN)
     ids = {content.meta["pack_id"] for content in contents.values()}
-    try:
+    if fields and (fields["source"]["kind"] == "merge" or fields.get("appended")):
+        plan = PackPlan.of(fields)
         if ids <= {entry["pack_id"] for entry in _entries(plan, contents)}:
             return plan
-    except (KeyError, TypeError, IndexError):
-        pass  # a plan of one conversion, or none of ours
     return _grown_plan(contents) if len(ids) > 1 else None
 
 
-def _entries(plan: dict[str, Any], contents: dict[str, ShardContent]) -> list[dict[str, Any]]:
-    """Name, own name, pack id, number and label map of each shard that a joined plan names.
-
-    Raises:
-        KeyError, TypeError, IndexError: the plan is not joined.
-    """
-    appended = plan.get("appended", [])
-    base: list[dict[str, Any]]
-    if plan["source"]["kind"] == "merge":
-        base = plan["shards"]
-    elif plan["shards"] is None:  # a stream: its shards are numbered, the last knows how many
-        first = appended[0]["onto"]
-        streamed = [c.meta for c in contents.values() if c.meta["pack_id"] == first]
-        count = max([meta["shards"] or meta["shard"] + 2 for meta in streamed], default=1)
-        stem = plan["source"]["stem"]
-        base = _own_entries([f"{stem}-{k:03d}" for k in range(count)], first)
-    else:
-        base = _own_entries([span["name"] for span in plan["shards"]], appended[0]["onto"])
-    for part in appended:
-        base = base + _own_entries([span["name"] for span in part["shards"]], fmt.content_id(part))
-    return base
+def _entries(plan: PackPlan, contents: dict[str, ShardContent]) -> list[dict[str, Any]]:
+    """Name, own name, pack id, number and label map of each shard that a joined plan names."""
+    entries: list[dict[str, Any]] = []
+    for part in plan.parts():
+        source, spans = part.fields["source"], part.fields["shards"]
+        if source["kind"] == "merge":
+            entries += spans
+            continue
+        if spans is None:  # a stream: its shards are numbered, the last knows how many
+            streamed = [c.meta for c in contents.values() if c.meta["pack_id"] == part.pack_id]
+            count = max([meta["shards"] or meta["shard"] + 2 for meta in streamed], default=1)
+            names = [f"{source.get('stem')}-{k:03d}" for k in range(count)]
+        else:
+            names = [span["name"] for span in spans]
+        own = {"pack_id": part.pack_id, "label_map": None}
+        entries += [
+            {"name": name, "own_name": name, "shard": k, **own} for k, name in enumerate(names)
+        ]
+    return entries
 
 
-def _own_entries(names: Sequence[str], pack_id: str) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "own_name": name, "pack_id": pack_id, "shard": k, "label_map": None}
-        for k, name in enumerate(names)
-    ]
-
-
-def _grown_plan(contents: dict[str, ShardContent]) -> dict[str, Any] | None:
+def _grown_plan(contents: dict[str, ShardContent]) -> PackPlan | None:
     """The plan of a pack that was appended to, as its shards say it; None: they do not fit."""
     groups: dict[str, list[ShardContent]] = defaultdict(list)
     for content in sorted(contents.values(), key=lambda content: content.meta["shard"]):
         groups[content.meta["pack_id"]].append(content)
     if any(_is_missing(group) for group in groups.values()):
         return None
-    plans = {pack_id: _plan_of(group) for pack_id, group in groups.items()}
-    following = {plan["onto"]: plan for plan in plans.values() if "onto" in plan}
-    bases = [pack_id for pack_id, plan in plans.items() if "onto" not in plan]
-    if len(bases) != 1 or len(following) != len(plans) - 1:
+    plans = [_plan_of(group) for group in groups.values()]
+    appended = [plan.fields for plan in plans if "onto" in plan.fields]
+    following = {fields["onto"]: fields for fields in appended}
+    bases = [plan for plan in plans if "onto" not in plan.fields]
+    if len(bases) != 1 or len(following) != len(appended):
         return None
-    plan, current = plans[bases[0]], bases[0]
-    while current in following:
-        plan = {**plan, "appended": [*plan.get("appended", []), following.pop(current)]}
-        current = fmt.content_id(plan)
+    (plan,) = bases
+    while plan.pack_id in following:
+        plan = plan.with_appended(following.pop(plan.pack_id))
     return None if following else plan
 
 
 def _of_joined_pack(
-    path: Path, contents: dict[str, ShardContent], plan: dict[str, Any], partial: bool
+    path: Path, contents: dict[str, ShardContent], plan: PackPlan, partial: bool
 ) -> _Chosen:
     """The shards of a pack that was merged or appended to, as its plan names them."""
     entries = _entries(plan, contents)
@@ -331,7 +315,6 @@ def _of_joined_pack(
         )
     return _Chosen(
         plan=plan,
-        pack_id=fmt.content_id(plan),
         contents=[contents[entry["name"]] for entry in here],
         label_maps=[entry["label_map"] for entry in here],
         partial=bool(missing),

@@ -24,13 +24,15 @@ from facepack.progress import Progress
 from facepack.reading import parse_npy, read_bytes
 from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
+from facepack.store.finish import finish_pack
 from facepack.store.labelmap import read_label_map
 from facepack.store.lmdb_read import ScanError
 from facepack.store.pack import read_manifest
-from facepack.store.shard import ShardBuilder, ShardInfo
+from facepack.store.plan import PackPlan
+from facepack.store.shard import ShardBuilder
 from facepack.store.target import Target
-from facepack.store.writer import finish_pack, make_plan, shard_meta
 
+_ORDER = "source"  # positions, as far as records are salvaged, stay in their order
 _REMEDY = "copy the shard from another place, or convert its source again"
 
 
@@ -85,33 +87,19 @@ def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = Fa
         raise DamageError(f"{path}: nothing can be salvaged: no record is whole")
     check = ImageCheck(decode=decode)
     plan = wreck.plan(check)
-    pack_id = fmt.content_id(plan)
-    infos: list[ShardInfo] = []
-    refused: list[dict[str, Any]] = []
-    names_of: dict[int, str] = {}
+    shards = []
     with Target(out, overwrite=overwrite) as target:
         target.require_space(wreck.file_bytes)
-        target.begin(plan)
+        target.begin(plan.fields)
         with Progress(sum(map(len, wreck.entries)), label=out.name) as progress:
             for k, entry in enumerate(wreck.entries):
                 builder = entry.rescue(wreck, check)
-                meta = shard_meta(plan, pack_id, k, len(wreck.entries))
-                info, _ = builder.write(
-                    out, entry.name, order=plan["order"], seed=plan["seed"], meta=meta
+                written = builder.write(
+                    out, entry.name, order=_ORDER, seed=0, meta=plan.shard_meta(k)
                 )
-                infos.append(info)
-                refused += builder.refused
-                names_of |= builder.identity_names
+                shards.append(written.without_ordinals())
                 progress.update(len(entry))
-        finish_pack(
-            out,
-            plan=plan,
-            pack_id=pack_id,
-            shards=infos,
-            refused=refused,
-            identity_names=names_of,
-            tables=wreck.salvaged_tables(),
-        )
+        finish_pack(out, plan, shards, tables=wreck.salvaged_tables())
     return wreck.result(out)
 
 
@@ -319,7 +307,7 @@ class _Wreck:
             entry.start = start
             start += len(entry)
 
-    def plan(self, check: ImageCheck) -> dict[str, Any]:
+    def plan(self, check: ImageCheck) -> PackPlan:
         """The plan of the new pack."""
         plans = [entry.meta["plan"] for entry in self.entries if entry.meta]
         classes = [self.manifest.get("classes"), *(plan.get("classes") for plan in plans)]
@@ -333,14 +321,14 @@ class _Wreck:
             {"name": entry.name, "start": entry.start, "stop": entry.start + len(entry)}
             for entry in self.entries
         ]
-        return make_plan(
+        return PackPlan.make(
             kind=kind,
             source={
                 "kind": "salvage",
                 "pack_id": self.manifest.get("pack_id"),
                 "shards": {entry.name: entry.digest for entry in self.entries},
             },
-            order="source",
+            order=_ORDER,
             check=check,
             classes=max(known, default=None),
             tables=sorted(self.tables),

@@ -27,6 +27,7 @@ from facepack.reading import open_regular, parse_npy, read_bytes
 from facepack.store import format as fmt
 from facepack.store.digests import digest_ahead, file_digest
 from facepack.store.files import write_file
+from facepack.store.finish import build_manifest
 from facepack.store.labelmap import apply_label_map, read_label_map
 from facepack.store.lmdb_read import (
     Nodes,
@@ -37,10 +38,10 @@ from facepack.store.lmdb_read import (
     read_page_size,
 )
 from facepack.store.lmdb_write import lmdb_pages
-from facepack.store.pack import check_plan, manifest_files, read_file, read_manifest, read_plan
+from facepack.store.pack import manifest_files, read_file, read_manifest, read_plan
+from facepack.store.plan import PackPlan, check_plan
 from facepack.store.sets import split_set, subset_manifest
-from facepack.store.shard import IMAGE_FIELDS, ShardInfo
-from facepack.store.writer import build_manifest
+from facepack.store.shard import IMAGE_FIELDS, ShardInfo, WrittenShard
 
 MAX_NODES = fmt.MAX_SHARD_RECORDS + 64  # a shard's records, and room for reserved ones
 _KEY = 10  # bytes of a record's key
@@ -91,13 +92,14 @@ class ShardContent:
     damage: list[Damage] = field(default_factory=list)
     is_foreign: bool = False
 
-    def write_index(self, folder: Path) -> ShardInfo:
-        """Write the key-label index of a sound shard anew; return its entry in the manifest."""
+    def write_index(self, folder: Path) -> WrittenShard:
+        """Write the key-label index of a sound shard anew."""
         assert self.info is not None
         path = folder / f"{self.info.name}.kv"
         digest, size = write_file(path, [fmt.kv_bytes(self.labels)])
         files = {path.name: {"bytes": size, "xxh3_128": digest}, **self.info.files}
-        return replace(self.info, files=files)
+        info = replace(self.info, files=files)
+        return WrittenShard(info, self.ordinals, self.identity_names, self.refused)
 
 
 def check_shard(
@@ -561,7 +563,7 @@ def _check_manifest(
     if untold := sorted(_expected_files(plan, contents) - manifest["files"].keys()):
         reason = f"it does not tell of {untold[0]}: facepack reindex"
         yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
-    for name, digest in sorted(plan.get("label_maps", {}).items()):
+    for name, digest in sorted(plan.fields.get("label_maps", {}).items()):
         if manifest["files"].get(name, {}).get("xxh3_128", digest) != digest:
             reason = "it is not the label map that the packs were merged with: copy that back"
             yield Damage(shard=name, key=None, reason=reason)
@@ -577,17 +579,17 @@ def _check_manifest(
             yield Damage(shard=pairs, key=None, reason=str(error))
             return
     rebuilt = build_manifest(
-        plan=plan,
-        pack_id=manifest["pack_id"],
-        shards=shards,
+        plan,
+        shards,
         labels=[content.labels for content in contents],
         quarantined=sum(len(content.refused) for content in contents),
         pairs=count,
         partial=manifest["partial"],
         files=manifest["files"],
     )
-    planned = plan["shards"] or plan.get("appended")  # else a stream, whose id has its content
-    if planned and not manifest["partial"] and fmt.content_id(plan) != manifest["pack_id"]:
+    # The id of a stream has its content.
+    planned = plan.fields["shards"] or plan.fields.get("appended")
+    if planned and not manifest["partial"] and plan != PackPlan.of(plan.fields):
         yield Damage(shard=fmt.MANIFEST, key=None, reason="the pack id is not that of the plan")
     for key in sorted(rebuilt):
         if not states(manifest.get(key), rebuilt[key]):
@@ -601,10 +603,10 @@ def _check_manifest(
         yield Damage(shard=fmt.MANIFEST, key=None, reason=reason)
 
 
-def _expected_files(plan: dict[str, Any], contents: list[ShardContent]) -> set[str]:
+def _expected_files(plan: PackPlan, contents: list[ShardContent]) -> set[str]:
     """What must stand beside shards that say this, made under this plan."""
-    files = {fmt.PLAN, *plan.get("label_maps", {})}
-    files |= {f"{table}.npy" for table in plan["tables"]}
+    files = {fmt.PLAN, *plan.fields.get("label_maps", {})}
+    files |= {f"{table}.npy" for table in plan.fields["tables"]}
     if any(any(content.identity_names.values()) for content in contents):
         files.add(fmt.LABELS)
     if any(content.refused for content in contents):

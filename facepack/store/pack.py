@@ -25,6 +25,7 @@ from facepack.images import decode
 from facepack.reading import parse_json, parse_npy, read_bytes, read_json
 from facepack.store import environments
 from facepack.store import format as fmt
+from facepack.store.plan import PackPlan, check_plan, require_fields
 from facepack.store.sets import recount, split_set, subset_manifest
 
 
@@ -520,29 +521,18 @@ _MANIFEST_SHAPE = {
 }
 
 
-_PLAN_SHAPE = {"kind": str, "order": str, "seed": int, "source": dict, "tables": list}
 _ID = re.compile(r"[0-9a-f]{32}")
-
-
-def _require(where: str, value: Any, shape: dict[str, type]) -> None:
-    """A ValueError for the first field of ``value`` that is missing or of another type."""
-    for field, kind in shape.items():
-        found = value.get(field) if isinstance(value, dict) else None
-        if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
-            raise ValueError(f"{where} has no {field!r} of type {kind.__name__}")
-        if isinstance(found, int) and not 0 <= found < 1 << 63:
-            raise ValueError(f"{where}: {field!r} is {found}")
 
 
 def _check_shape(manifest: dict[str, Any]) -> None:
     """Make sure that every field is there and of its type; a ValueError names the first not."""
 
-    _require("the manifest", manifest, _MANIFEST_SHAPE)
+    require_fields("the manifest", manifest, _MANIFEST_SHAPE)
     _check_images("the manifest", manifest["images"])
     if not _ID.fullmatch(manifest["pack_id"]):
         raise ValueError(f"'pack_id' is {manifest['pack_id']!r}, not 32 hexadecimal digits")
     for number, shard in enumerate(manifest["shards"]):
-        _require(f"shard {number}", shard, _SHARD_SHAPE)
+        require_fields(f"shard {number}", shard, _SHARD_SHAPE)
         _check_images(f"shard {number}", shard["images"])
         label_map = shard.get("label_map", "")
         if label_map is not None and not (
@@ -560,7 +550,7 @@ def _check_shape(manifest: dict[str, Any]) -> None:
             )
         fmt.check_shard_name(shard["name"])
     for name, stated in manifest_files(manifest).items():
-        _require(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
+        require_fields(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
         if not fmt.is_plain_name(name):
             raise ValueError(f"the file name {name!r} leads outside the pack")
 
@@ -687,8 +677,8 @@ def _label_names(
         ) from error
 
 
-def read_plan(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The plan of the pack ``path``.
+def read_plan(path: Path, manifest: dict[str, Any]) -> PackPlan:
+    """The plan of the pack ``path``, under the id that the manifest states.
 
     Raises:
         DamageError: it differs from what the manifest states, or is no plan.
@@ -704,62 +694,7 @@ def read_plan(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         raise DamageError(
             f"{path / fmt.PLAN}: {error}: rebuild it with: facepack reindex {path}"
         ) from error
-    return dict(plan)
-
-
-def check_plan(plan: Any) -> None:
-    """Make sure that a plan can be worked with; a ValueError names the first field that cannot."""
-    _require("the plan", plan, _PLAN_SHAPE)
-    parts = plan.get("appended", [])
-    if not isinstance(parts, list):
-        raise ValueError("the plan: 'appended' is no list")
-    for part in parts:
-        _require("an appended plan", part, _PLAN_SHAPE | {"onto": str})
-    for part in (plan, *parts):
-        if not {"classes", "shards"} <= part.keys():
-            raise ValueError("the plan has no 'classes' or no 'shards'")
-        classes, spans = part["classes"], part["shards"]
-        if not (classes is None or (type(classes) is int and 0 <= classes <= fmt.MAX_LABEL + 1)):
-            raise ValueError(f"the plan: 'classes' is {classes!r}")
-        if not all(isinstance(table, str) for table in part["tables"]):
-            raise ValueError("the plan: 'tables' is no list of names")
-        if not isinstance(part.get("label_maps", {}), dict):
-            raise ValueError("the plan: 'label_maps' is no map")
-        _check_made_of(part["source"])
-        if part["source"]["kind"] == "merge":
-            _check_merged(part)
-            continue
-        _require("the plan's check", part.get("check"), {"decode": bool, "color": str})
-        if not (spans is None or isinstance(spans, list)):
-            raise ValueError("the plan: 'shards' is no list")
-        for span in spans or []:
-            _require("a shard of the plan", span, {"name": str})
-
-
-def _check_made_of(source: Any) -> None:
-    """Make sure that it can be told what a source was; of a merged pack, those of each pack."""
-    _require("the plan's source", source, {"kind": str})
-    if not isinstance(source.get("chosen", {}), dict):
-        raise ValueError("the plan's source: 'chosen' is no map")
-    packs = source.get("packs", [])
-    if not isinstance(packs, list):
-        raise ValueError("the plan's source: 'packs' is no list")
-    for pack in packs:
-        _require("a pack of the plan's source", pack, {"source": dict})
-        _check_made_of(pack["source"])
-
-
-def _check_merged(plan: dict[str, Any]) -> None:
-    """Make sure that a merged pack's plan tells each shard, and the digest of each label map."""
-    _require("the plan", plan, {"shards": list, "label_maps": dict})
-    for name, digest in plan["label_maps"].items():
-        if not (fmt.is_label_map(name) and isinstance(digest, str)):
-            raise ValueError(f"the plan: {name!r} is no label map with a digest")
-    shape = {"name": str, "own_name": str, "pack_id": str, "shard": int}
-    for entry in plan["shards"]:
-        _require("a shard of the plan", entry, shape)
-        if entry.get("label_map", "") not in (None, *plan["label_maps"]):
-            raise ValueError(f"the plan: 'label_map' of {entry['name']!r} is none that it has")
+    return PackPlan(plan, manifest["pack_id"])
 
 
 def read_quarantine(path: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:

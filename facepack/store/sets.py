@@ -16,9 +16,8 @@ from facepack.errors import DamageError, PackError, did_you_mean
 from facepack.reading import read_json
 from facepack.store import format as fmt
 from facepack.store.files import write_file
-from facepack.store.shard import ShardInfo, merge_statistics
+from facepack.store.shard import ShardInfo, content_id, shard_figures
 from facepack.store.target import Target
-from facepack.store.writer import content_id
 
 # WebFace260M's zips are d_0.zip to d_6.zip for each d from 0 to 9; shards are named after them.
 _ZIPS = 7
@@ -265,8 +264,5 @@ def recount(manifest: dict[str, Any], labels: np.ndarray) -> dict[str, Any]:
         "content_id": content_id(shards, {}),
         "classes": classes,
         "identities": int(present[:classes].sum()),
-        "records": sum(shard.records for shard in shards),
-        "quarantined": sum(shard.quarantined for shard in shards),
-        "payload_bytes": sum(shard.payload_bytes for shard in shards),
-        "images": merge_statistics(shard.images for shard in shards),
+        **shard_figures(shards),
     }

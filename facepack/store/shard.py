@@ -7,11 +7,11 @@ A shard's files are a pure function of its records and the plan. The commit is t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,6 +65,26 @@ class ShardInfo:
         return cls(**{key: value for key, value in entry.items() if key in known})
 
 
+class WrittenShard(NamedTuple):
+    """A shard that is on the disk, and what it says for ``labels.txt`` and ``quarantine.jsonl``.
+
+    Attributes:
+        info: its entry in the manifest.
+        ordinals: of its records, by position: int64 (records,); where nobody asks, empty.
+        identity_names: by label in the pack.
+        refused: lines of ``quarantine.jsonl``.
+    """
+
+    info: ShardInfo
+    ordinals: np.ndarray = np.zeros(0, np.int64)
+    identity_names: Mapping[int, str] = {}
+    refused: Sequence[dict[str, Any]] = ()
+
+    def without_ordinals(self) -> WrittenShard:
+        """The same for those who do not ask for them: a pack may have many records."""
+        return self._replace(ordinals=self.ordinals[:0].copy())
+
+
 def image_statistics(headers: Sequence[ImageHeader]) -> dict[str, Any]:
     """``{"formats", "channels", "oriented", "height", "width"}`` of images.
 
@@ -92,27 +112,50 @@ def image_statistics(headers: Sequence[ImageHeader]) -> dict[str, Any]:
     }
 
 
-def merge_statistics(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Join the image statistics of shards into the pack's."""
-    formats: Counter[str] = Counter()
-    channels: Counter[str] = Counter()
-    oriented = 0
-    height: list[int] = []
-    width: list[int] = []
-    for part in parts:
-        formats.update(part["formats"])
-        channels.update(part["channels"])
-        oriented += part["oriented"]
-        if part["formats"]:
-            height += part["height"]
-            width += part["width"]
+def shard_figures(shards: Sequence[ShardInfo]) -> dict[str, Any]:
+    """The pack's figures that are those of its shards together, under their names there."""
     return {
-        "formats": dict(sorted(formats.items())),
-        "channels": dict(sorted(channels.items())),
-        "oriented": oriented,
-        "height": [min(height, default=0), max(height, default=0)],
-        "width": [min(width, default=0), max(width, default=0)],
+        "records": sum(shard.records for shard in shards),
+        "quarantined": sum(shard.quarantined for shard in shards),
+        "payload_bytes": sum(shard.payload_bytes for shard in shards),
+        "images": _merge_statistics([shard.images for shard in shards]),
     }
+
+
+def _merge_statistics(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join the image statistics of shards into the pack's."""
+    filled = [part for part in parts if part["formats"]]
+
+    def count(field: str) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for part in parts:
+            counts.update(part[field])
+        return dict(sorted(counts.items()))
+
+    def span(field: str) -> list[int]:
+        bounds = [bound for part in filled for bound in part[field]] or [0]
+        return [min(bounds), max(bounds)]
+
+    return {
+        "formats": count("formats"),
+        "channels": count("channels"),
+        "oriented": sum(part["oriented"] for part in parts),
+        "height": span("height"),
+        "width": span("width"),
+    }
+
+
+def content_id(shards: Sequence[ShardInfo], files: Mapping[str, Mapping[str, Any]]) -> str:
+    """What tells a pack's content from any other's: the digests of shards and tables."""
+
+    def known(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            name: {key: stated[key] for key in ("bytes", "xxh3_128")}
+            for name, stated in files.items()
+        }
+
+    tables = {f"{name}.npy": files[f"{name}.npy"] for name in fmt.table_names(files)}
+    return fmt.content_id([[known(shard.files) for shard in shards], known(tables)])
 
 
 class ShardBuilder:
@@ -185,7 +228,7 @@ class ShardBuilder:
 
     def write(
         self, folder: Path, name: str, *, order: str, seed: int, meta: dict[str, Any]
-    ) -> tuple[ShardInfo, np.ndarray]:
+    ) -> WrittenShard:
         """Write and commit ``name.kv`` and ``name.mdb`` in ``folder``.
 
         Args:
@@ -194,9 +237,6 @@ class ShardBuilder:
             order: ``shuffled``, ``source`` or ``identity``.
             seed: of the shuffled order.
             meta: what ``__meta__`` says beside the shard's own figures.
-
-        Returns:
-            The shard's entry in the manifest, and the ordinals in the order of their places.
 
         Raises:
             PackError: the disk is full, or the files cannot be written.
@@ -244,7 +284,7 @@ class ShardBuilder:
                 mdb_path.name: {"bytes": mdb_size, "xxh3_128": mdb_digest},
             },
         )
-        return info, ordinals[places]
+        return WrittenShard(info, ordinals[places], self.identity_names, self.refused)
 
     def _reserved(
         self,

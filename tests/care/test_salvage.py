@@ -405,14 +405,15 @@ def test_the_command(make_pack: MakePack, tmp_path: Path) -> None:
 
 def test_what_the_source_said_is_kept(make_pack: MakePack, tmp_path: Path) -> None:
     from facepack.care.verify import shard_nodes
+    from facepack.store.finish import finish_pack
+    from facepack.store.plan import PackPlan
     from facepack.store.record import SourceRecord
     from facepack.store.shard import ShardBuilder
-    from facepack.store.writer import finish_pack, make_plan, shard_meta
 
     path, out = tmp_path / "p", tmp_path / "out"
     with facepack.open(make_pack(6)) as pack:
         images = [record.image for record in pack]
-    plan = make_plan(
+    plan = PackPlan.make(
         kind="train", source={}, order="source", shards=[{"name": "s", "start": 0, "stop": 6}]
     )
     builder = ShardBuilder()
@@ -420,10 +421,8 @@ def test_what_the_source_said_is_kept(make_pack: MakePack, tmp_path: Path) -> No
         extra = {"id": i, "flag": 2.5} if i % 2 else {"id": i}
         builder.add(SourceRecord(i, image, i % 3, None, extra))
     path.mkdir()
-    pack_id = fmt.content_id(plan)
-    meta = shard_meta(plan, pack_id, 0, 1)
-    info, _ = builder.write(path, "s", order="source", seed=0, meta=meta)
-    finish_pack(path, plan=plan, pack_id=pack_id, shards=[info], refused=[])
+    written = builder.write(path, "s", order="source", seed=0, meta=plan.shard_meta(0))
+    finish_pack(path, plan, [written])
     salvage(path, out)
 
     def extra(shard: Path) -> bytes:

@@ -25,8 +25,8 @@ from facepack.errors import DamageError, PackError
 from facepack.store import format as fmt
 from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
 from facepack.store.lmdb_write import lmdb_pages
-from facepack.store.shard import ShardInfo
-from facepack.store.writer import content_id, make_plan
+from facepack.store.plan import PackPlan
+from facepack.store.shard import ShardInfo, content_id
 
 MakePack = Callable[..., Path]
 
@@ -181,7 +181,8 @@ def test_manifests_that_lead_elsewhere_or_claim_too_much(make_pack: MakePack) ->
 def plan(**changes: object) -> bytes:
     """A sound plan of a stream but for ``changes``."""
     source = {"kind": "stream", "stem": "shard"}
-    return fmt.json_text({**make_plan(kind="train", source=source), **changes}).encode()
+    sound = PackPlan.make(kind="train", source=source)
+    return fmt.json_text(sound.with_fields(**changes).fields).encode()
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,7 @@ from facepack.store import format as fmt
 from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
 from facepack.store.lmdb_write import lmdb_pages
 from facepack.store.pack import read_manifest, read_quarantine
-from facepack.store.shard import ShardInfo
-from facepack.store.writer import content_id
+from facepack.store.shard import ShardInfo, content_id
 
 MakePack = Callable[..., Path]
 NEW = {"colour": "blue", "shape": {"round": [1, None]}}

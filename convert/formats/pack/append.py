@@ -26,6 +26,7 @@ from facepack.errors import ConfigError, DamageError, NewerFormatError, PackErro
 from facepack.reading import read_json
 from facepack.store import format as fmt
 from facepack.store.files import write_file
+from facepack.store.finish import finish_pack, settle
 from facepack.store.format import NO_IDENTITY
 from facepack.store.labelmap import LabelNames, read_label_map
 from facepack.store.pack import (
@@ -37,10 +38,10 @@ from facepack.store.pack import (
     read_quarantine,
 )
 from facepack.store.pack import open as open_pack
+from facepack.store.plan import PackPlan
 from facepack.store.record import SourceRecord
-from facepack.store.shard import ShardInfo
+from facepack.store.shard import ShardInfo, WrittenShard
 from facepack.store.target import Target
-from facepack.store.writer import finish_pack, settle
 from facepack.system import sync_folder
 
 
@@ -94,18 +95,14 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
             result = _result(pack, [shard.entry for shard in held], source, began)
             return replace(result, held=True)
         relabelled = pack.relabel(source)
-        plan, spans = plan_pack(relabelled, options)
-        plan |= {"onto": pack.manifest["pack_id"], "labels_xxh3_128": relabelled.labels_digest}
-        target.require_space(space_needed(relabelled, path, spans))
-        pack.begin(plan, resume=options.resume)
-        shards = write_shards(relabelled, path, plan, spans, options)
-        target.remove_parts()
-        pack.finish(
-            plan,
-            shards=[shard.info for shard in shards],
-            refused=[entry for shard in shards for entry in shard.refused],
-            identity_names={k: v for shard in shards for k, v in shard.identity_names.items()},
+        plan = plan_pack(relabelled, options).with_fields(
+            onto=pack.plan.pack_id, labels_xxh3_128=relabelled.labels_digest
         )
+        target.require_space(space_needed(relabelled, path, plan))
+        pack.begin(plan.fields, resume=options.resume)
+        shards = write_shards(relabelled, path, plan, options)
+        target.remove_parts()
+        pack.finish(plan, shards)
         grown = _Pack.read(path)
         return _result(grown, grown.shards_of(plan), source, began)
 
@@ -116,7 +113,7 @@ class _Pack:
 
     path: Path
     manifest: dict[str, Any]
-    plan: dict[str, Any]
+    plan: PackPlan
 
     @classmethod
     def read(cls, path: Path) -> _Pack:
@@ -135,7 +132,7 @@ class _Pack:
         settle(path, manifest)
         check_sizes(path, manifest)
         pack = cls(path, manifest, read_plan(path, manifest))
-        if pack.unfinished() in pack.appended:
+        if pack.unfinished() in pack.plan.fields.get("appended", []):
             pack.journal.unlink()
         return pack
 
@@ -143,11 +140,6 @@ class _Pack:
     def journal(self) -> Path:
         """The file that holds the plan of an append from its first step to its last."""
         return self.path / fmt.APPENDING
-
-    @property
-    def appended(self) -> list[dict[str, Any]]:
-        """The plans of what was appended before."""
-        return list(self.plan.get("appended", []))
 
     def unfinished(self) -> dict[str, Any] | None:
         """The plan of an append that was interrupted."""
@@ -193,10 +185,11 @@ class _Pack:
             PackError: a part of it is there, and appending it would make that twice.
         """
         description = json.loads(fmt.json_text(source.describe()))
-        plans = [self.plan, *self.appended]
+        plans = self.plan.parts()
         for plan in plans:
-            if plan["source"] == description:
-                return [HeldShard(entry, 0, plan["check"]) for entry in self.shards_of(plan)]
+            if plan.fields["source"] == description:
+                check = plan.fields["check"]
+                return [HeldShard(entry, 0, check) for entry in self.shards_of(plan)]
         held = held_files(self.path, source)
         missing = [g.stem for g in source.groups() if g.stop > g.start and g not in held]
         if held and missing:
@@ -207,7 +200,7 @@ class _Pack:
             )
         if held:
             return [shard for shards in held.values() for shard in shards]
-        for made_of in (each for plan in plans for each in _descriptions(plan["source"])):
+        for made_of in (each for plan in plans for each in _descriptions(plan.fields["source"])):
             if "chosen" in made_of and _files(made_of) & _files(description):
                 raise PackError(
                     f"{self.path} has a choice of the images of this source "
@@ -217,20 +210,16 @@ class _Pack:
                 )
         return None
 
-    def shards_of(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    def shards_of(self, plan: PackPlan) -> list[dict[str, Any]]:
         """The manifest's entries of the shards that were made under ``plan``."""
-        if plan is self.plan and self.appended:
-            pack_id = self.appended[0]["onto"]
-        else:
-            pack_id = self.manifest["pack_id"] if plan is self.plan else fmt.content_id(plan)
-        return [entry for entry in self.manifest["shards"] if entry["pack_id"] == pack_id]
+        return [entry for entry in self.manifest["shards"] if entry["pack_id"] == plan.pack_id]
 
     def relabel(self, source: Source) -> Relabelled:
         """``source`` under labels and shard names that continue the pack's."""
         names = LabelNames(read_identity_names(self.path, self.manifest))
         taken = [entry["name"] for entry in self.manifest["shards"]]
         stems = [group.stem for group in source.groups()]
-        prefix, number = "", len(self.appended)
+        prefix, number = "", len(self.plan.fields.get("appended", []))
         while any(
             re.fullmatch(re.escape(prefix + stem) + r"(-\d{3,})?", name)
             for stem in stems
@@ -275,31 +264,21 @@ class _Pack:
                 "--discard"
             )
 
-    def finish(
-        self,
-        plan: dict[str, Any],
-        *,
-        shards: Sequence[ShardInfo],
-        refused: list[dict[str, Any]],
-        identity_names: dict[int, str],
-    ) -> None:
+    def finish(self, plan: PackPlan, shards: Sequence[WrittenShard]) -> None:
         """Replace the manifest by that of the pack with the new shards."""
-        grown = {**self.plan, "appended": [*self.appended, plan]}
-        files = self.manifest["files"]
-        old_refused = list(read_quarantine(self.path, self.manifest))
-        old_names = read_identity_names(self.path, self.manifest)
-        known = {k: name for k, name in enumerate(old_names) if name}
+        before = [WrittenShard(ShardInfo.from_json(entry)) for entry in self.manifest["shards"]]
+        refused = list(read_quarantine(self.path, self.manifest))
+        names = read_identity_names(self.path, self.manifest)
         (self.path / fmt.DUPLICATES).unlink(missing_ok=True)  # of fewer images
         finish_pack(
             self.path,
-            plan=grown,
-            pack_id=fmt.content_id(grown),
-            shards=[*map(ShardInfo.from_json, self.manifest["shards"]), *shards],
-            refused=[*old_refused, *refused],
-            identity_names=known | identity_names,
+            self.plan.with_appended(plan.fields),
+            [*before, *shards],
+            refused=refused,
+            identity_names={k: name for k, name in enumerate(names) if name},
             label_maps={
                 name: read_label_map(read_checked_file(self.path, self.manifest, name), name)
-                for name in filter(fmt.is_label_map, files)
+                for name in filter(fmt.is_label_map, self.manifest["files"])
             },
             replacing=True,
             before=[self.manifest],
@@ -378,12 +357,10 @@ def deleted_before(path: Path, zips: Sequence[Path]) -> list[Path]:
 
     An earlier run with ``--delete-source`` leaves such behind it.
     """
-    manifest = read_manifest(path)
-    plan = read_plan(path, manifest)
     held = [
         description
-        for part in (plan, *plan.get("appended", []))
-        for description in _descriptions(part["source"])
+        for part in read_plan(path, read_manifest(path)).parts()
+        for description in _descriptions(part.fields["source"])
     ]
     names = {file["name"] for each in held if each["kind"] == "zip" for file in each["files"]}
     return [zip_ for zip_ in zips if zip_.name in names and not zip_.exists()]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +14,16 @@ from facepack.care.verify import check_shard
 from facepack.convert.formats.pack.label_notes import notes_on_labels
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
-from facepack.convert.source import Part, Source, Span, cut_spans, deliver, payload_bytes
+from facepack.convert.source import Part, Source, cut_spans, deliver, payload_bytes
 from facepack.convert.workers import Workers
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt
+from facepack.store.finish import finish_pack
 from facepack.store.pack import check_sizes, manifest_files, read_manifest
-from facepack.store.shard import ShardBuilder, ShardInfo
+from facepack.store.plan import PackPlan
+from facepack.store.shard import ShardBuilder, WrittenShard
 from facepack.store.target import Target
-from facepack.store.writer import finish_pack, make_plan, shard_meta
 
 _EXPECTED_OVERHEAD = 1.12  # all files over payload, at the worst of the orders
 
@@ -64,10 +65,10 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
         WorkerError: a worker process died.
     """
     began = time.monotonic()
-    plan, spans = plan_pack(source, options)
+    plan = plan_pack(source, options)
     with Target(out, overwrite=options.overwrite, resume=options.resume) as target:
-        target.require_space(space_needed(source, out, spans))
-        if target.begin(plan):
+        target.require_space(space_needed(source, out, plan))
+        if target.begin(plan.fields):
             manifest = read_manifest(out)
             try:
                 check_sizes(out, manifest)
@@ -75,18 +76,10 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
             except DamageError as error:
                 source.notices.append(f"{error}; what is missing was made anew")
                 (out / fmt.MANIFEST).unlink()
-        shards = write_shards(source, out, plan, spans, options)
+        shards = write_shards(source, out, plan, options)
         target.remove_parts()  # of a worker that died while another did its work
         tables = source.tables(_positions(len(source), shards)) if source.table_names else {}
-        manifest = finish_pack(
-            out,
-            plan=plan,
-            pack_id=fmt.content_id(plan),
-            shards=[shard.info for shard in shards],
-            refused=[entry for shard in shards for entry in shard.refused],
-            identity_names={k: v for shard in shards for k, v in shard.identity_names.items()},
-            tables=tables,
-        )
+        manifest = finish_pack(out, plan, shards, tables=tables)
         if source.classes is not None and manifest["classes"] > source.classes:
             source.notices.append(
                 f"the source states {source.classes} classes, its labels reach "
@@ -95,10 +88,10 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
     return _result(out, manifest, source, began)
 
 
-def plan_pack(source: Source, options: PackOptions) -> tuple[dict[str, Any], list[Span]]:
-    """The plan of a pack of ``source``, and the spans that make its shards."""
+def plan_pack(source: Source, options: PackOptions) -> PackPlan:
+    """The plan of a pack of ``source``, with the spans of records that make its shards."""
     spans = cut_spans(source, records=options.shard_records, size=options.shard_bytes)
-    plan = make_plan(
+    return PackPlan.make(
         kind=source.content,
         source=source.describe(),
         order=options.order,
@@ -108,28 +101,18 @@ def plan_pack(source: Source, options: PackOptions) -> tuple[dict[str, Any], lis
         tables=source.table_names,
         shards=[vars(span) for span in spans],
     )
-    return plan, spans
 
 
-def space_needed(source: Source, out: Path, spans: Sequence[Span]) -> int:
-    """Bytes that the shards will take, those aside that an earlier run left."""
-    files = (out / f"{span.name}.mdb" for span in spans)
+def space_needed(source: Source, out: Path, plan: PackPlan) -> int:
+    """Bytes that the shards of ``plan`` will take, those aside that an earlier run left."""
+    files = (out / f"{span['name']}.mdb" for span in plan.fields["shards"])
     present = sum(file.stat().st_size for file in files if file.exists())
     return int(payload_bytes(source) * _EXPECTED_OVERHEAD) - present
 
 
-class Written(NamedTuple):
-    """A committed shard: its manifest entry, its ordinals by place, its names, its refusals."""
-
-    info: ShardInfo
-    ordinals: np.ndarray
-    identity_names: dict[int, str]
-    refused: list[dict[str, Any]]
-
-
 def write_shards(
-    source: Source, out: Path, plan: dict[str, Any], spans: Sequence[Span], options: PackOptions
-) -> list[Written]:
+    source: Source, out: Path, plan: PackPlan, options: PackOptions
+) -> list[WrittenShard]:
     """Write and commit a shard for each span of ``plan``, by the workers that ``options`` name.
 
     Shards that an earlier run committed are checked and kept.
@@ -139,16 +122,15 @@ def write_shards(
         PackError: a shard cannot be written.
         WorkerError: a worker process died.
     """
-    pack_id = fmt.content_id(plan)
+    spans = plan.fields["shards"]
 
     def tasks() -> Iterator[tuple[Any, ...]]:
         for k, span in enumerate(spans):
-            meta = shard_meta(plan, pack_id, k, len(spans))
-            part = source.part(span.start, span.stop)
-            yield part, out, span.name, options, meta
+            part = source.part(span["start"], span["stop"])
+            yield part, out, span["name"], options, plan.shard_meta(k)
 
     parallel = source.parallel and len(spans) > 1
-    shards: list[Written | None] = [None] * len(spans)
+    shards: list[WrittenShard | None] = [None] * len(spans)
     with (
         Progress(len(source), label=out.name) as progress,
         Workers(
@@ -158,7 +140,7 @@ def write_shards(
     ):
         for k, (shard, made) in workers.run(_make_shard, tasks()):
             shards[k] = shard
-            count = spans[k].stop - spans[k].start
+            count = spans[k]["stop"] - spans[k]["start"]
             progress.update(count) if made else progress.skip(count)
     written = [shard for shard in shards if shard is not None]
     packed = sum(shard.info.records for shard in written)
@@ -178,7 +160,7 @@ def write_shards(
 
 def _make_shard(
     part: Part, out: Path, name: str, options: PackOptions, meta: dict[str, Any]
-) -> tuple[Written, bool]:
+) -> tuple[WrittenShard, bool]:
     """The shard, and whether it had to be made; runs in a worker."""
     written = _committed(out, name, meta) if options.resume else None
     if written is not None:
@@ -187,11 +169,10 @@ def _make_shard(
     builder.refused = deliver(part, builder.add, accept_run=builder.add_run, strict=options.strict)
     names = part.identity_names()
     builder.identity_names = {k: names[k] for k in set(builder.labels) if k in names}
-    info, ordinals = builder.write(out, name, order=options.order, seed=options.seed, meta=meta)
-    return Written(info, ordinals, builder.identity_names, builder.refused), True
+    return builder.write(out, name, order=options.order, seed=options.seed, meta=meta), True
 
 
-def _committed(out: Path, name: str, meta: dict[str, Any]) -> Written | None:
+def _committed(out: Path, name: str, meta: dict[str, Any]) -> WrittenShard | None:
     """A shard that an earlier run committed, read back and checked; None: it must be made."""
     if not (out / f"{name}.mdb").exists():
         return None
@@ -199,11 +180,10 @@ def _committed(out: Path, name: str, meta: dict[str, Any]) -> Written | None:
     same = all(content.meta.get(key) == value for key, value in (meta | {"name": name}).items())
     if content.damage or content.info is None or not same:
         return None
-    info = content.write_index(out)
-    return Written(info, content.ordinals, content.identity_names, content.refused)
+    return content.write_index(out)
 
 
-def _positions(count: int, shards: Sequence[Written]) -> np.ndarray:
+def _positions(count: int, shards: Sequence[WrittenShard]) -> np.ndarray:
     """Each source record's position in the pack, -1 for those that were refused: int64 (n,)."""
     positions = np.full(count, -1, np.int64)
     packed = 0

@@ -1,0 +1,183 @@
+"""The plan of a pack: whatever its content depends on; ``plan.json`` and every shard state it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from facepack.errors import PackError
+from facepack.store import format as fmt
+from facepack.store.checks import ImageCheck
+
+_SHAPE = {"kind": str, "order": str, "seed": int, "source": dict, "tables": list}
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """A pack's plan, and the id that its shards state.
+
+    Attributes:
+        fields: what ``plan.json`` holds.
+        pack_id: 32 hex digits: the :func:`~facepack.store.format.content_id` of the fields, unless
+            records were streamed, or shards are missing.
+    """
+
+    fields: dict[str, Any]
+    pack_id: str
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> PackPlan:
+        """The plan of these fields, under the id that is theirs."""
+        return cls(fields, fmt.content_id(fields))
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        kind: str,
+        source: dict[str, Any],
+        order: str = "shuffled",
+        seed: int = 0,
+        check: ImageCheck | None = None,
+        classes: int | None = None,
+        tables: Sequence[str] = (),
+        shards: list[dict[str, Any]] | None = None,
+    ) -> PackPlan:
+        """The plan of a pack whose shards are all written anew.
+
+        Args:
+            kind: ``train``, ``pairs``, ``templates`` or ``megaface``.
+            source: what is packed: its kind, files, sizes, hashes.
+            order: of the records in a shard: ``shuffled``, ``source`` or ``identity``.
+            seed: of the shuffled order.
+            check: how closely images are looked at.
+            classes: the width of a head, if the source states it.
+            tables: names of the tables of an evaluation set.
+            shards: name, start and stop (source ordinals) of each; None when records are streamed.
+
+        Raises:
+            PackError: an option is not one of those allowed.
+        """
+        if order not in fmt.ORDERS:
+            raise PackError(f"{order!r}: allowed are {', '.join(fmt.ORDERS)}")
+        seed = operator.index(seed)
+        if not 0 <= seed < 1 << 63:
+            raise PackError(f"seed {seed}: allowed are 0 to 2^63 - 1")
+        if classes is not None:
+            classes = operator.index(classes)
+            if not 0 <= classes <= fmt.MAX_LABEL + 1:
+                raise PackError(f"classes {classes}: allowed are 0 to {fmt.MAX_LABEL + 1}")
+        return cls.of(
+            {
+                "format": fmt.FORMAT_VERSION,
+                "kind": kind,
+                "source": source,
+                "order": order,
+                "seed": seed,
+                "check": (check or ImageCheck()).as_json(),
+                "classes": classes,
+                "tables": sorted(tables),
+                "shards": shards,
+            }
+        )
+
+    def with_fields(self, **changes: Any) -> PackPlan:
+        """The plan with some fields changed or added, so under another id."""
+        return self.of({**self.fields, **changes})
+
+    def with_appended(self, fields: dict[str, Any]) -> PackPlan:
+        """The plan of the pack once what ``fields`` plan is appended."""
+        return self.with_fields(appended=[*self.fields.get("appended", []), fields])
+
+    def parts(self) -> list[PackPlan]:
+        """This plan and those of what was appended, each under the id that its own shards state."""
+        appended = self.fields.get("appended", [])
+        first = appended[0]["onto"] if appended else self.pack_id
+        return [PackPlan(self.fields, first), *map(PackPlan.of, appended)]
+
+    def shard_meta(self, number: int, *, last: bool = False) -> dict[str, Any]:
+        """What shard ``number`` says of its pack, so that this can be rebuilt from its shards.
+
+        Args:
+            number: from 0.
+            last: no shard follows; a plan with a list of shards knows that by itself.
+        """
+        header = {key: value for key, value in self.fields.items() if key != "shards"}
+        spans = self.fields["shards"]
+        count = len(spans) if spans else (number + 1 if last else None)
+        span = spans[number] if spans else None
+        return {
+            "pack_id": self.pack_id, "shard": number, "shards": count, "plan": header, "span": span
+        }  # fmt: skip
+
+    def class_count(self, highest_label: int) -> int:
+        """The width of a head: what the sources state, unless labels go beyond that."""
+        parts = (self.fields, *self.fields.get("appended", []))
+        return max(0, highest_label + 1, *(part["classes"] or 0 for part in parts))
+
+
+def check_plan(plan: Any) -> None:
+    """Make sure that a plan can be worked with; a ValueError names the first field that cannot."""
+    require_fields("the plan", plan, _SHAPE)
+    parts = plan.get("appended", [])
+    if not isinstance(parts, list):
+        raise ValueError("the plan: 'appended' is no list")
+    for part in parts:
+        require_fields("an appended plan", part, _SHAPE | {"onto": str})
+    for part in (plan, *parts):
+        if not {"classes", "shards"} <= part.keys():
+            raise ValueError("the plan has no 'classes' or no 'shards'")
+        classes, spans = part["classes"], part["shards"]
+        if not (classes is None or (type(classes) is int and 0 <= classes <= fmt.MAX_LABEL + 1)):
+            raise ValueError(f"the plan: 'classes' is {classes!r}")
+        if not all(isinstance(table, str) for table in part["tables"]):
+            raise ValueError("the plan: 'tables' is no list of names")
+        if not isinstance(part.get("label_maps", {}), dict):
+            raise ValueError("the plan: 'label_maps' is no map")
+        _check_made_of(part["source"])
+        if part["source"]["kind"] == "merge":
+            _check_merged(part)
+            continue
+        require_fields("the plan's check", part.get("check"), {"decode": bool, "color": str})
+        if not (spans is None or isinstance(spans, list)):
+            raise ValueError("the plan: 'shards' is no list")
+        for span in spans or []:
+            require_fields("a shard of the plan", span, {"name": str})
+
+
+def _check_made_of(source: Any) -> None:
+    """Make sure that it can be told what a source was; of a merged pack, those of each pack."""
+    require_fields("the plan's source", source, {"kind": str})
+    if not isinstance(source.get("chosen", {}), dict):
+        raise ValueError("the plan's source: 'chosen' is no map")
+    packs = source.get("packs", [])
+    if not isinstance(packs, list):
+        raise ValueError("the plan's source: 'packs' is no list")
+    for pack in packs:
+        require_fields("a pack of the plan's source", pack, {"source": dict})
+        _check_made_of(pack["source"])
+
+
+def _check_merged(plan: dict[str, Any]) -> None:
+    """Make sure that a merged pack's plan tells each shard, and the digest of each label map."""
+    require_fields("the plan", plan, {"shards": list, "label_maps": dict})
+    for name, digest in plan["label_maps"].items():
+        if not (fmt.is_label_map(name) and isinstance(digest, str)):
+            raise ValueError(f"the plan: {name!r} is no label map with a digest")
+    shape = {"name": str, "own_name": str, "pack_id": str, "shard": int}
+    for entry in plan["shards"]:
+        require_fields("a shard of the plan", entry, shape)
+        if entry.get("label_map", "") not in (None, *plan["label_maps"]):
+            raise ValueError(f"the plan: 'label_map' of {entry['name']!r} is none that it has")
+
+
+def require_fields(where: str, value: Any, shape: Mapping[str, type]) -> None:
+    """A ValueError for the first field of ``value`` that is missing or of another type."""
+    for field, kind in shape.items():
+        found = value.get(field) if isinstance(value, dict) else None
+        if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
+            raise ValueError(f"{where} has no {field!r} of type {kind.__name__}")
+        if isinstance(found, int) and not 0 <= found < 1 << 63:
+            raise ValueError(f"{where}: {field!r} is {found}")
