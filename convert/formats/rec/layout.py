@@ -21,15 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from facepack.convert.formats.rec.framing import FramingError, RecordError
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.omitted import find_omitted, number_on
-from facepack.convert.formats.rec.recordio import (
-    FramingError,
-    RecordError,
-    RecordReader,
-    scan_offsets,
-    unpack_header,
-)
+from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
 from facepack.convert.source import require_file
 from facepack.errors import SourceError
 
@@ -120,7 +115,8 @@ def read_layout(source: Path | str, *, only_indexed: bool = False) -> RecLayout:
         else:
             notices.append(f"{index} is absent: {rec.name} was scanned")
             index = None
-            records = _Records.of(reader, *scan_offsets(rec), indexed=False)
+            found = reader.offsets()
+            records = _Records.of(reader, np.arange(len(found)), found, indexed=False)
         keys, offsets, blank, images = records.keys, records.offsets, records.blank, records.images
         if images == 0:
             raise SourceError(

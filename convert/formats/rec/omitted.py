@@ -13,7 +13,8 @@ from typing import TypeGuard
 
 import numpy as np
 
-from facepack.convert.formats.rec.recordio import FramingError, RecordReader
+from facepack.convert.formats.rec.framing import FramingError
+from facepack.convert.formats.rec.recordio import RecordReader
 
 _TRIED = 64  # lines of each kind that are tried
 

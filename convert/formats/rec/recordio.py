@@ -1,12 +1,10 @@
-"""MXNet RecordIO (``train.rec``), read and written without MXNet.
+"""Image records in MXNet RecordIO (``train.rec``), read and written without MXNet.
 
-A record is one or more *parts*: ``u32`` magic, ``u32`` (cflag << 29 | length), payload, zeros up to
-a multiple of four; all integers little-endian. Whole records have cflag 0. A payload that holds the
-magic at a multiple of four is cut there: the parts have cflag 1, 2 … 2, 3, and the four magic bytes
-between them are not stored. The payload of an image record is an ``IRHeader`` (flag ``u32``, label
-``f32``, id ``u64``, id2 ``u64``), ``flag`` labels of ``f32``, and the encoded image.
+The payload of an image record is an ``IRHeader`` (flag ``u32``, label ``f32``, id ``u64``, id2
+``u64``), ``flag`` labels of ``f32``, and the encoded image. How payloads lie in the file is told in
+:mod:`facepack.convert.formats.rec.framing`.
 
-Source: dmlc-core ``include/dmlc/recordio.h`` and MXNet ``python/mxnet/recordio.py`` (1.9.1).
+Source: MXNet ``python/mxnet/recordio.py`` (1.9.1).
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,70 +21,33 @@ import numpy as np
 
 from facepack import system
 from facepack.convert.blocks import Blocks, ReadOnce
+from facepack.convert.formats.rec.framing import (
+    FETCH_AGAIN,
+    MAGIC,
+    MAGIC_BYTES,
+    MAX_PAYLOAD,
+    PART,
+    WRONG_INDEX,
+    FramingError,
+    RecordError,
+    find_payloads,
+    frame,
+    padded,
+    read_record,
+    walk_parts,
+)
 from facepack.errors import SourceError
-
-MAGIC = 0xCED7230A
-MAX_PAYLOAD = (1 << 29) - 1
-"""The largest payload of a record, bytes: the length field has 29 bits."""
 
 MAX_CLASS = (1 << 24) - 1
 """The largest class a label can name: labels are float32, where 2^24 and 2^24 + 1 are the same."""
 
-_MAGIC_BYTES = struct.pack("<I", MAGIC)
-_PART = struct.Struct("<II")
-PART_HEAD = _PART.size
-"""Bytes before the payload of a part."""
-
 IR_HEADER = struct.Struct("<IfQQ")
-_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
 # A block is the unit of sequential reading. Records are views into it, so it must not be reused;
 # this size is past the point where reading more at a time is faster.
 _BLOCK = 1 << 20
 # How much is read after the start of the last wanted record, whose length is not known yet.
 _TAIL = 64 << 10
-_FETCH_AGAIN = "fetch or copy the file again and compare its size and checksum with the publisher's"
-_WRONG_INDEX = (
-    "if the .idx was made for another file, remove it and the .rec will be scanned; "
-    f"else {_FETCH_AGAIN}"
-)
-
-
-class RecordError(SourceError):
-    """One record cannot be used; the records after it can.
-
-    Attributes are what a list of refused records needs: ``path``, ``offset`` (byte in the file),
-    ``key`` (of the index), ``reason`` and ``remedy``. Any of the first three may be None where the
-    payload was not read from a file.
-    """
-
-    def __init__(
-        self, path: Path | None, offset: int | None, key: int | None, reason: str, remedy: str
-    ) -> None:
-        # All of them are passed on, so that the error survives the way back from a worker process.
-        super().__init__(path, offset, key, reason, remedy)
-        self.path = path
-        self.offset = offset
-        self.key = key
-        self.reason = reason
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        place = "record" if self.offset is None else f"record at byte {self.offset}"
-        if self.key is not None:
-            place += f" (key {self.key})"
-        file = "" if self.path is None else f"{self.path}: "
-        return f"{file}{place}: {self.reason}; {self.remedy}"
-
-
-class FramingError(RecordError):
-    """A record's parts are damaged, or no record begins where one is looked for.
-
-    ``offset`` is the byte that is wrong: the record's own, or that of one of its parts.
-    """
-
-    def __str__(self) -> str:
-        return f"{self.path}: byte {self.offset}: {self.reason}; {self.remedy}"
 
 
 class ReadError(SourceError):
@@ -142,7 +102,7 @@ def unpack_header(
             key,
             f"its payload has {len(payload)} bytes, an image record has at least "
             f"{IR_HEADER.size} (the IRHeader)",
-            _FETCH_AGAIN,
+            FETCH_AGAIN,
         )
     flag, label, id_, id2 = IR_HEADER.unpack_from(payload)
     start = IR_HEADER.size + 4 * flag
@@ -153,7 +113,7 @@ def unpack_header(
             key,
             f"its flag announces {flag} labels, its payload of {len(payload)} bytes has room for "
             f"{(len(payload) - IR_HEADER.size) // 4}",
-            _FETCH_AGAIN,
+            FETCH_AGAIN,
         )
     labels = struct.unpack_from(f"<{flag}f", payload, IR_HEADER.size) if flag else (label,)
     return Header(flag, labels, id_, id2, memoryview(payload)[start:])
@@ -220,24 +180,11 @@ class RecordWriter:
                 f"{MAX_PAYLOAD}"
             )
         offset = self._offset
-        start = 0
-        hit = payload.find(_MAGIC_BYTES)
-        while hit >= 0:
-            if hit % 4:
-                hit = payload.find(_MAGIC_BYTES, hit + 1)
-                continue
-            self._write_part(_MIDDLE if start else _FIRST, payload[start:hit])
-            start = hit + 4
-            hit = payload.find(_MAGIC_BYTES, start)
-        self._write_part(_LAST if start else _WHOLE, payload[start:])
+        for piece in frame(payload):
+            self._file.write(piece)
+            self._offset += len(piece)
         self._index.write(b"%d\t%d\n" % (key, offset))
         return offset
-
-    def _write_part(self, flag: int, part: bytes) -> None:
-        self._file.write(_PART.pack(MAGIC, flag << 29 | len(part)))
-        self._file.write(part)
-        self._file.write(bytes(-len(part) % 4))
-        self._offset += _PART.size + _padded(len(part))
 
     def sync(self) -> tuple[int, int]:
         """Bring all that was written to the disk; return the bytes of both files."""
@@ -276,7 +223,7 @@ class RecordReader:
             raise SourceError(f"{self.path}: cannot be opened: {error.strerror}") from error
         if self.size == 0:
             self.close()
-            raise SourceError(f"{self.path}: the file is empty; {_FETCH_AGAIN}")
+            raise SourceError(f"{self.path}: the file is empty; {FETCH_AGAIN}")
 
     def close(self) -> None:
         """Close the file; payloads that were read stay valid."""
@@ -307,12 +254,12 @@ class RecordReader:
 
     def read_at(self, offset: int) -> memoryview:
         """The payload of the record that begins at byte ``offset``."""
-        return self._read_record(offset)[0]
+        return read_record(self._pread, self.size, offset, self.path)[0]
 
     def end_of(self, offset: int) -> int:
         """The byte offset after the record that begins at byte ``offset``, its padding included."""
-        for start, length in self._parts(offset):
-            end = start + _padded(length)
+        for start, length in walk_parts(self._pread, self.size, offset, self.path):
+            end = start + padded(length)
         return end
 
     def begins_at(self, offset: int) -> bool:
@@ -323,104 +270,52 @@ class RecordReader:
             return False
         return True
 
-    def iter_range(
-        self, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[int, memoryview]]:
-        """Yield ``(offset, payload)`` of every record that begins in bytes ``[start, stop)``.
-
-        ``start`` is the start of a record, ``stop`` defaults to the end of the file. A payload is a
-        view into a block of 1 MiB that lives as long as one of its payloads.
-        """
-        stop = self.size if stop is None else min(stop, self.size)
-        unpack, part_size, magic_number = _PART.unpack_from, _PART.size, MAGIC
-        while start < stop:
-            block = self._read_block(min(_BLOCK, stop - start), start)
-            size = len(block)
-            at = 0
-            while at + part_size <= size:
-                magic, length = unpack(block, at)
-                end = at + part_size + length
-                # Also false for a cflag other than 0, which makes the length larger than any block.
-                if magic != magic_number or end + (-length & 3) > size:
-                    break
-                yield start + at, block[at + part_size : end]
-                at = end + (-length & 3)
-            if at == 0:
-                payload, end = self._read_record(start)
-                yield start, payload
-                start = end
-            else:
-                start += at
-
     def iter_at(self, offsets: np.ndarray) -> Iterator[memoryview]:
         """Yield the payload of the record at each of ``offsets``, int64 and increasing.
 
-        As fast as :meth:`iter_range` where the records follow each other; records between them are
-        skipped. Payloads live as there. A record that does not end where the next one, or one that
-        is skipped, begins is refused.
+        Records between them are skipped. A record that does not end where the next one, or one that
+        is skipped, begins is refused. A payload is a view into a block of 1 MiB that lives as long
+        as one of its payloads.
         """
-        unpack, part_size, magic_number = _PART.unpack_from, _PART.size, MAGIC
-        count = len(offsets)
-        done = 0
-        while done < count:
-            start = int(offsets[done])
-            upto = int(np.searchsorted(offsets, start + _BLOCK))
-            stop = min(int(offsets[upto - 1]) + _TAIL, start + _BLOCK, self.size)
-            block = self._read_block(max(stop - start, 0) if start >= 0 else 0, start)
-            size = len(block)
-            # Behind the last of all, nothing is known.
-            bounds = (offsets[done : upto + 1] - start).tolist() + [None] * (upto == count)
-            before = done
-            for at, following in pairwise(bounds):
-                if at + part_size > size:
-                    break
-                magic, length = unpack(block, at)
-                end = at + part_size + length
-                after = end + (-length & 3)
-                if magic != magic_number or after > size:
-                    break
-                if (
-                    after != following
-                    and following is not None
-                    and (after > following or block[after : after + 4] != _MAGIC_BYTES)
-                ):
-                    break
-                done += 1
-                yield block[at + part_size : end]
-            if done == before:
-                payload, after = self._read_record(start)
-                if done + 1 < count:
-                    self._check_following(start, after, int(offsets[done + 1]))
-                done += 1
-                yield payload
+        for item in self.iter_blocks(offsets):
+            if isinstance(item, memoryview):
+                yield item
+            else:
+                block, begins, ends = item
+                for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+                    yield block[begin:end]
 
     def iter_blocks(
-        self, offsets: np.ndarray
+        self, offsets: np.ndarray, *, once: bool = False
     ) -> Iterator[memoryview | tuple[memoryview, np.ndarray, np.ndarray]]:
         """As :meth:`iter_at`, but usual records that follow each other come together.
 
         Of these: memory that holds them, and where each payload begins and ends in it, int64 (n,).
-        Others come as :meth:`iter_at` gives them, and are refused as there. The file is taken to
-        be read for the only time.
+
+        Args:
+            offsets: of the records.
+            once: nobody will read the file again, so that the system may forget what was read.
         """
         count = len(offsets)
         done = 0
-        once = ReadOnce(self._descriptor, int(offsets[0]) if count else 0)
+        behind = ReadOnce(self._descriptor, int(offsets[0])) if once and count else None
         while done < count:
             start = int(offsets[done])
-            once.reached(start)
+            if behind is not None:
+                behind.reached(start)
             upto = int(np.searchsorted(offsets, start + _BLOCK))
             stop = min(int(offsets[upto - 1]) + _TAIL, start + _BLOCK, self.size)
-            if 0 <= start < stop and start % 4 == 0:
+            if 0 <= start <= stop - PART.size:
                 block = self._read_block(stop - start, start)
-                begins, ends = _usual_payloads(block, offsets[done : upto + 1] - start, upto - done)
+                begins, ends = find_payloads(block, offsets[done : upto + 1] - start, upto - done)
                 if len(begins):
                     yield block, begins, ends
                     done += len(begins)
                     continue
-            for payload in self.iter_at(offsets[done : done + 2]):
-                yield payload
-                break
+            payload, after = read_record(self._pread, self.size, start, self.path)
+            if done + 1 < count:
+                self._check_following(start, after, int(offsets[done + 1]))
+            yield payload
             done += 1
 
     def offsets(self) -> np.ndarray:
@@ -429,8 +324,8 @@ class RecordReader:
         Payloads larger than a block are skipped, not read.
         """
         found = array("q")
-        append, unpack = found.append, _PART.unpack_from
-        part_size, magic_number = _PART.size, MAGIC
+        append, unpack = found.append, PART.unpack_from
+        part_size, magic_number = PART.size, MAGIC
         start = 0
         while start < self.size:
             block = self._pread(min(_BLOCK, self.size - start), start)
@@ -452,84 +347,15 @@ class RecordReader:
                 start += at
         return np.frombuffer(found, np.int64)
 
-    def _read_record(self, offset: int) -> tuple[memoryview, int]:
-        """The payload at ``offset`` and the offset of the next record: any record, any fault."""
-        payload = bytearray()
-        for part, (start, length) in enumerate(self._parts(offset)):
-            if part:
-                payload += _MAGIC_BYTES
-            payload += self._pread(length, start)
-        return memoryview(payload).toreadonly(), start + _padded(length)
-
     def _check_following(self, offset: int, after: int, following: int) -> None:
         if after > following:
-            raise self._fault(
-                offset,
-                f"the record reaches to byte {after}, over the next one at byte {following}",
-                f"its length field is damaged: {_WRONG_INDEX}",
-            )
-        if after < following and self._pread(4, after) != _MAGIC_BYTES:
-            raise self._fault(
-                offset,
-                f"the record ends at byte {after}, where no other begins",
-                f"its length field is damaged: {_WRONG_INDEX}",
-            )
-
-    def _parts(self, offset: int) -> Iterator[tuple[int, int]]:
-        """Yield ``(start, length)`` of the payload of each part of the record at ``offset``."""
-        if offset < 0 or offset >= self.size:
-            raise self._fault(
-                offset, f"lies outside the file, which has {self.size} bytes", _WRONG_INDEX
-            )
-        position = offset
-        total = 0
-        while True:
-            if position + _PART.size > self.size:
-                raise self._fault(
-                    offset,
-                    f"the file ends at byte {self.size}, inside the head of a part that begins at "
-                    f"byte {position}",
-                    f"the file is cut short: {_FETCH_AGAIN}",
-                )
-            magic, word = _PART.unpack(self._pread(_PART.size, position))
-            flag, length = word >> 29, word & MAX_PAYLOAD
-            if magic != MAGIC:
-                raise self._fault(
-                    position,
-                    f"0x{magic:08x} where a part's magic 0x{MAGIC:08x} must be",
-                    "this is not a RecordIO file, or not the start of a record, or it is damaged: "
-                    + _WRONG_INDEX,
-                )
-            allowed = (_WHOLE, _FIRST) if position == offset else (_MIDDLE, _LAST)
-            if flag not in allowed:
-                raise self._fault(
-                    position,
-                    f"a part with cflag {flag} where {allowed[0]} or {allowed[1]} must be",
-                    f"the record's parts are not in order: {_WRONG_INDEX}",
-                )
-            start = position + _PART.size
-            position = start + _padded(length)
-            if position > self.size:
-                raise self._fault(
-                    offset,
-                    f"a part of {length} bytes reaches to byte {position}, the file ends at byte "
-                    f"{self.size}",
-                    f"the file is cut short or its length field is damaged: {_FETCH_AGAIN}",
-                )
-            total += length + 4 * (flag in (_FIRST, _MIDDLE))
-            if total > MAX_PAYLOAD or (flag in (_FIRST, _MIDDLE) and length % 4):
-                raise self._fault(
-                    offset,
-                    f"a part of {length} bytes with cflag {flag}, {total} bytes so far; parts "
-                    f"before the last are multiples of 4 and a record has at most {MAX_PAYLOAD}",
-                    f"the length field is damaged: {_FETCH_AGAIN}",
-                )
-            yield start, length
-            if flag in (_WHOLE, _LAST):
-                return
-
-    def _fault(self, offset: int, found: str, remedy: str) -> FramingError:
-        return FramingError(self.path, offset, None, found, remedy)
+            found = f"the record reaches to byte {after}, over the next one at byte {following}"
+        elif after < following and self._pread(4, after) != MAGIC_BYTES:
+            found = f"the record ends at byte {after}, where no other begins"
+        else:
+            return
+        remedy = f"its length field is damaged: {WRONG_INDEX}"
+        raise FramingError(self.path, offset, None, found, remedy)
 
     def _unreadable(self, offset: int, error: OSError) -> ReadError:
         return ReadError(
@@ -569,50 +395,3 @@ class RecordReader:
                 raise self._shrunk(offset + read)
             read += more
         return block.toreadonly()
-
-
-def _usual_payloads(
-    block: memoryview, offsets: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where the payloads of the first records in a block begin and end, as far as all is usual.
-
-    Usual are whole records that end in the block, where the next one, or another record, begins.
-
-    Args:
-        block: begins where a record begins.
-        offsets: int64, where ``count`` records begin in it; and one more, unless these are the last
-            of all, behind which nothing is known.
-        count: how many to look at.
-    """
-    words = np.frombuffer(block, "<u4", len(block) >> 2)
-    at = offsets[:count]
-    good = (at & 3 == 0) & (at + _PART.size <= len(block))
-    head = np.where(good, at >> 2, 0)
-    length = words[np.minimum(head + 1, len(words) - 1)].astype(np.int64)
-    begins = at + _PART.size
-    ends = begins + length
-    after = ends + (-length & 3)
-    # Also false for a cflag other than 0, which makes the length larger than any block.
-    good &= (words[head] == MAGIC) & (after <= len(block))
-    next_word = np.where(good, after >> 2, 0)
-    another = words[np.minimum(next_word, len(words) - 1)] == MAGIC
-    another &= after + 4 <= len(block)
-    following = offsets[1 : count + 1]
-    known = len(following)
-    good[:known] &= (after[:known] == following) | ((after[:known] < following) & another[:known])
-    taken = count if good.all() else int(np.argmin(good))
-    return begins[:taken], ends[:taken]
-
-
-def scan_offsets(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and offsets of a ``.rec`` that has no ``.idx``: ``0 … n-1`` and where each begins.
-
-    Both int64 of shape (n,). The whole file is walked.
-    """
-    with RecordReader(path) as reader:
-        offsets = reader.offsets()
-    return np.arange(len(offsets), dtype=np.int64), offsets
-
-
-def _padded(length: int) -> int:
-    return length + (-length & 3)

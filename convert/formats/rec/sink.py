@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from facepack.convert.file_target import STATE
+from facepack.convert.formats.rec.framing import MAX_PAYLOAD
 from facepack.convert.formats.rec.index import read_index
-from facepack.convert.formats.rec.recordio import MAX_CLASS, MAX_PAYLOAD, RecordWriter, pack_header
+from facepack.convert.formats.rec.recordio import MAX_CLASS, RecordWriter, pack_header
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
 from facepack.convert.sink import SpanSink, convert_into

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from facepack.convert.formats.rec.framing import PART, RecordError, padded
 from facepack.convert.formats.rec.layout import read_layout
 from facepack.convert.formats.rec.recordio import (
     IR_HEADER,
     MAX_CLASS,
-    PART_HEAD,
-    RecordError,
     RecordReader,
     class_label,
     unpack_header,
@@ -59,44 +58,92 @@ class RecordPart(ABC):
         self._keys_unique = keys_unique
 
     @abstractmethod
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the records; as :meth:`facepack.convert.source.Part.read`."""
+    def _sweep(
+        self, rows: np.ndarray, *, once: bool
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """Read the records ``rows`` of this part, int64 and increasing; ``once`` and for all."""
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
         """The label of each, and the key as its name where keys are unique; -1 where broken."""
 
-    def _record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
-        if len(payload) > IR_HEADER.size:
-            flag, value, id_, id2 = IR_HEADER.unpack_from(payload)
-            if flag == 0 and 0 <= value <= MAX_CLASS and value.is_integer():
-                # The usual record, by the shortest way: what follows gives the same, more slowly.
-                numbers: dict[str, float | int] = {"flag": 0, "id": id_, "id2": id2}
-                if self._keys_unique:
-                    numbers["key"] = int(self._keys[place])
-                image = payload[IR_HEADER.size :]
-                return SourceRecord(self.start + place, image, int(value), None, numbers)
-        return self._any_record(place, payload)
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the records in one sweep.
 
-    def _any_record(self, place: int, payload: memoryview) -> SourceRecord | Refusal:
+        A record that is broken in itself is refused, and the sweep goes on behind it.
+
+        Raises:
+            SourceError: the file cannot be read on, or is no longer the one that was looked at.
+        """
+        rows = np.arange(len(self._offsets)) if keep is None else np.flatnonzero(keep)
+        for item in self._sweep(rows, once=False):
+            if isinstance(item, RecordRun):
+                yield from item.records()
+            else:
+                yield item
+
+    def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """As :meth:`read`, but usual records that follow each other come together."""
+        return self._sweep(np.arange(len(self._offsets)), once=True)
+
+    def _runs(
+        self, rows: np.ndarray, data: memoryview, starts: np.ndarray, stops: np.ndarray
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """The records ``rows``, whose payloads lie in ``data`` at multiples of four."""
+        # An IRHeader is six words: flag, label, and two of 64 bits. One that is cut short is told
+        # by its size: what is read of it then, perhaps the word at the end, is not used.
+        words = np.frombuffer(data, "<u4", len(data) >> 2)
+        flag, label, id_low, id_high, id2_low, id2_high = (
+            words[np.minimum((starts >> 2) + k, len(words) - 1)] for k in range(6)
+        )
+        label = label.view("<f4")
+        with np.errstate(invalid="ignore"):
+            usual = (stops - starts > IR_HEADER.size) & (flag == 0)
+            usual &= (label >= 0) & (label <= MAX_CLASS) & (label == np.floor(label))
+        bounds = [0, *(np.flatnonzero(np.diff(usual)) + 1).tolist(), len(usual)]
+        for begin, end in pairwise(bounds):
+            if not usual[begin]:
+                for k in range(begin, end):
+                    yield self._record(int(rows[k]), data[int(starts[k]) : int(stops[k])])
+                continue
+            some = slice(begin, end)
+            extra = {
+                "flag": np.zeros(end - begin, np.uint32),
+                "id": id_low[some] | id_high[some].astype(np.uint64) << np.uint64(32),
+                "id2": id2_low[some] | id2_high[some].astype(np.uint64) << np.uint64(32),
+            }
+            if self._keys_unique:
+                extra["key"] = self._keys[rows[some]]
+            yield RecordRun(
+                ordinals=self.start + rows[some],
+                data=data,
+                starts=starts[some] + IR_HEADER.size,
+                stops=stops[some],
+                labels=label[some].astype(np.int64),
+                names=None,
+                extra=extra,
+            )
+
+    def _record(self, row: int, payload: memoryview) -> SourceRecord | Refusal:
+        """Any record, by itself: what :meth:`_runs` makes of many usual ones, and more."""
         try:
             header = unpack_header(payload)
             if not header.image:
                 remedy = "nothing needs to be done if it is a header record"
-                return self._refuse(place, "it holds no image", remedy)
+                return self._refuse(row, "it holds no image", remedy)
             label = class_label(header)
         except RecordError as error:
-            return self._refuse(place, error.reason, error.remedy)
+            return self._refuse(row, error.reason, error.remedy)
         extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
         if self._keys_unique:  # else a key names no one record
-            extra["key"] = int(self._keys[place])
+            extra["key"] = int(self._keys[row])
         for number, value in enumerate(header.labels[1:], start=1):
             extra[f"label_{number}"] = value
-        return SourceRecord(self.start + place, header.image, label, None, extra)
+        return SourceRecord(self.start + row, header.image, label, None, extra)
 
-    def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
-        offset, key = int(self._offsets[place]), str(self._keys[place])
-        return Refusal(self.start + place, file_name(self._rec), offset, key, reason, remedy)
+    def _refuse(self, row: int, reason: str, remedy: str) -> Refusal:
+        offset, key = int(self._offsets[row]), str(self._keys[row])
+        return Refusal(self.start + row, file_name(self._rec), offset, key, reason, remedy)
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a record that was read but cannot be packed."""
@@ -137,134 +184,80 @@ class RecPart(RecordPart):
         self._complete = others is not None
         self._others = np.empty(0, np.int64) if others is None else others
 
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the records in one sweep over the file.
-
-        A record that is broken in itself is refused, and the sweep goes on behind it.
-
-        Raises:
-            SourceError: the file cannot be read on, or is no longer the one that was looked at.
-        """
-        places = range(len(self._offsets)) if keep is None else np.flatnonzero(keep).tolist()
-        offsets = self._offsets if keep is None else self._offsets[keep]
+    def _sweep(
+        self, rows: np.ndarray, *, once: bool
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        offsets = self._offsets[rows]
         with RecordReader(self._rec) as reader:
             reader.check_size(self._file_size)
             done = 0
-            while done < len(places):
+            while done < len(rows):
                 try:
-                    for payload in reader.iter_at(offsets[done:]):
-                        self._require_known_end(reader, places[done], len(payload))
-                        yield self._record(places[done], payload)
-                        done += 1
-                except RecordError as error:
-                    yield self._broken(reader, places[done], error)
-                    done += 1
-
-    def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        """As :meth:`read`, but usual records that follow each other come together."""
-        with RecordReader(self._rec) as reader:
-            reader.check_size(self._file_size)
-            done = 0
-            while done < len(self._offsets):
-                try:
-                    for item in reader.iter_blocks(self._offsets[done:]):
+                    for item in reader.iter_blocks(offsets[done:], once=once):
                         if isinstance(item, memoryview):
-                            self._require_known_end(reader, done, len(item))
-                            yield self._record(done, item)
+                            row = int(rows[done])
+                            self._require_known_end(reader, row, len(item))
+                            yield self._record(row, item)
                             done += 1
                         else:
-                            self._require_known_ends(reader, done, item[2] - item[1])
-                            yield from self._runs(done, *item)
-                            done += len(item[1])
+                            data, starts, stops = item
+                            some = rows[done : done + len(starts)]
+                            self._require_known_ends(reader, some, stops - starts)
+                            yield from self._runs(some, data, starts, stops)
+                            done += len(some)
                 except RecordError as error:
-                    yield self._broken(reader, done, error)
+                    yield self._broken(reader, int(rows[done]), error)
                     done += 1
 
-    def _runs(
-        self, place: int, data: memoryview, starts: np.ndarray, stops: np.ndarray
-    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        """The records whose payloads lie in ``data``, the first of them at ``place``."""
-        words = np.frombuffer(data, "<u4", len(data) >> 2)
-        # A header that is cut short is told by its size: what is read of it then is not used.
-        flag, label, id_low, id_high, id2_low, id2_high = (
-            words[np.minimum((starts >> 2) + k, len(words) - 1)] for k in range(6)
-        )
-        label = label.view("<f4")
-        with np.errstate(invalid="ignore"):
-            usual = (stops - starts > IR_HEADER.size) & (flag == 0)
-            usual &= (label >= 0) & (label <= MAX_CLASS) & (label == np.floor(label))
-        bounds = [0, *(np.flatnonzero(np.diff(usual)) + 1).tolist(), len(usual)]
-        for begin, end in pairwise(bounds):
-            if not usual[begin]:
-                for row in range(begin, end):
-                    yield self._record(place + row, data[int(starts[row]) : int(stops[row])])
-                continue
-            rows = slice(begin, end)
-            extra = {
-                "flag": np.zeros(end - begin, np.uint32),
-                "id": id_low[rows] | id_high[rows].astype(np.uint64) << np.uint64(32),
-                "id2": id2_low[rows] | id2_high[rows].astype(np.uint64) << np.uint64(32),
-            }
-            if self._keys_unique:
-                extra["key"] = self._keys[place + begin : place + end]
-            yield RecordRun(
-                ordinals=self.start + np.arange(place + begin, place + end),
-                data=data,
-                starts=starts[rows] + IR_HEADER.size,
-                stops=stops[rows],
-                labels=label[rows].astype(np.int64),
-                names=None,
-                extra=extra,
-            )
-
-    def _require_known_ends(self, reader: RecordReader, place: int, lengths: np.ndarray) -> None:
+    def _require_known_ends(
+        self, reader: RecordReader, rows: np.ndarray, lengths: np.ndarray
+    ) -> None:
         """Make sure that behind records of one part, with payloads of so many bytes, nothing begins
         that was not known: a record between two others, which the index omits."""
         if not self._complete:
             return
-        ends = self._offsets[place : place + len(lengths)] + PART_HEAD + (lengths + 3 & ~3)
-        following = self._offsets[place + 1 : place + 1 + len(lengths)]
-        odd = np.ones(len(lengths), bool)
-        odd[: len(following)] = ends[: len(following)] != following
-        for row in np.flatnonzero(odd).tolist():
-            self._require_known_end(reader, place + row, int(lengths[row]))
+        ends = self._offsets[rows] + PART.size + (lengths + 3 & ~3)
+        # Nearly all end where the next image begins; behind the last one of all, that is not known.
+        following = self._offsets[np.minimum(rows + 1, len(self._offsets) - 1)]
+        for k in np.flatnonzero(ends != following).tolist():
+            self._require_known_end(reader, int(rows[k]), int(lengths[k]))
 
-    def _require_known_end(self, reader: RecordReader, place: int, length: int) -> None:
+    def _require_known_end(self, reader: RecordReader, row: int, length: int) -> None:
         """As :meth:`_require_known_ends`, of one record with a payload of ``length`` bytes."""
         if not self._complete:
             return
-        offset = int(self._offsets[place])
-        end = offset + PART_HEAD + (length + 3 & ~3)
-        if self._is_known(place, end):
+        offset = int(self._offsets[row])
+        end = offset + PART.size + padded(length)
+        if self._is_known(row, end):
             return
         end = reader.end_of(offset)  # it may have several parts
-        if not self._is_known(place, end) and reader.begins_at(end):
+        if not self._is_known(row, end) and reader.begins_at(end):
             raise SourceError(
                 f"{self._rec}: byte {end}: a record begins that {self._rec.with_suffix('.idx')} "
                 "omits: remove the index, and the .rec is scanned, or pack only what it lists with "
                 "--only-indexed; start anew with --overwrite"
             )
 
-    def _is_known(self, place: int, end: int) -> bool:
+    def _is_known(self, row: int, end: int) -> bool:
         """Whether the next image, or a record without one, is known to begin at byte ``end``."""
-        if place + 1 < len(self._offsets) and end == self._offsets[place + 1]:
+        if row + 1 < len(self._offsets) and end == self._offsets[row + 1]:
             return True
-        row = int(np.searchsorted(self._others, end))
-        return row < len(self._others) and end == self._others[row]
+        other = int(np.searchsorted(self._others, end))
+        return other < len(self._others) and end == self._others[other]
 
     def entries(self) -> Iterator[Entry]:
         """The label of each, and the key as its name where keys are unique; -1 where broken."""
-        for place, record in enumerate(self.read()):
+        for row, record in enumerate(self.read()):
             label = NO_IDENTITY if isinstance(record, Refusal) else record.label
-            yield Entry(label, str(self._keys[place]) if self._keys_unique else None)
+            yield Entry(label, str(self._keys[row]) if self._keys_unique else None)
 
-    def _broken(self, reader: RecordReader, place: int, error: RecordError) -> Refusal:
+    def _broken(self, reader: RecordReader, row: int, error: RecordError) -> Refusal:
         """The refusal of a record that cannot be read, if the file is still the same."""
         reader.check_size(self._file_size)
         reason = error.reason
-        if error.offset != self._offsets[place]:  # in one of its later parts
+        if error.offset != self._offsets[row]:  # in one of its later parts
             reason = f"at byte {error.offset}: {reason}"
-        return self._refuse(place, reason, error.remedy)
+        return self._refuse(row, reason, error.remedy)
 
 
 class RecSource:

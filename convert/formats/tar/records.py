@@ -18,24 +18,33 @@ import numpy as np
 import xxhash
 
 from facepack import images
+from facepack.convert.formats.rec.framing import (
+    MAGIC,
+    MAGIC_BYTES,
+    MAX_PAYLOAD,
+    PART,
+    FramingError,
+    OverlongError,
+    find_payloads,
+    padded,
+    read_record,
+    walk_parts,
+)
 from facepack.convert.formats.rec.index import parse_index
 from facepack.convert.formats.rec.layout import announces
 from facepack.convert.formats.rec.omitted import number_on
-from facepack.convert.formats.rec.recordio import MAGIC, MAX_CLASS, MAX_PAYLOAD
+from facepack.convert.formats.rec.recordio import MAX_CLASS
 from facepack.convert.formats.rec.source import RecordPart
 from facepack.convert.formats.tar.images import TOO_LARGE
 from facepack.convert.formats.tar.stream import Files, Stream, opened
 from facepack.convert.source import Entry, Group, Refusal, shard_stem
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
-from facepack.store.record import SourceRecord
+from facepack.store.record import RecordRun, SourceRecord
 
-_MAGIC = struct.pack("<I", MAGIC)
-_PART = struct.Struct("<II")
 _HEAD = struct.Struct("<IfQQf")  # the IRHeader and, if it has a vector, the first of its labels
 _SCALAR = _HEAD.size - 4
-_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
-_BLOCK = 1 << 20  # bytes of an index that are parsed at once
+_BLOCK = 1 << 20  # bytes of an index, or about of records, that are read at once
 _MOST_BEFORE = 4096  # bytes before an image in its record
 
 
@@ -75,13 +84,13 @@ def scan_records(stream: Stream, name: str, size: int) -> Records:
     labels, blank = array("f"), array("B")
     digest = xxhash.xxh3_128()
     while (at := stream.position) < end:
-        head = stream.peek(_PART.size + _HEAD.size)
-        magic, word = _PART.unpack_from(head) if len(head) >= _PART.size else (0, 0)
+        head = stream.peek(PART.size + _HEAD.size)
+        magic, word = PART.unpack_from(head) if len(head) >= PART.size else (0, 0)
         if magic == MAGIC and word <= MAX_PAYLOAD:  # a whole record, as nearly all are
-            length, head = word, head[_PART.size : _PART.size + word]
-            stream.skip(_PART.size + length + (-length & 3))
+            length, head = word, head[PART.size : PART.size + word]
+            stream.skip(PART.size + length + (-length & 3))
         else:
-            length, head = _walk_parts(stream, name, begin, end)
+            length, head = _pass_parts(stream, name, begin, size)
         after = stream.position
         if after > end:
             raise _fault(stream, name, begin, at, "a record that reaches over the end of the file")
@@ -112,28 +121,31 @@ def _look(head: bytes, length: int) -> tuple[float, bool]:
     return first if flag else label, length == _SCALAR + 4 * flag
 
 
-def _walk_parts(stream: Stream, name: str, begin: int, end: int) -> tuple[int, bytes]:
-    """Go over a record of several parts; returns its length and how it begins."""
-    at = stream.position
+def _pass_parts(stream: Stream, name: str, begin: int, size: int) -> tuple[int, bytes]:
+    """Pass over a record of several parts; returns its length and how it begins."""
+
+    def read(count: int, offset: int) -> bytes:
+        stream.seek(begin + offset)
+        return stream.read(count)
+
     head = b""
-    total = 0
-    flag = -1
-    while flag not in (_WHOLE, _LAST):
-        place = stream.position
-        allowed = (_WHOLE, _FIRST) if flag < 0 else (_MIDDLE, _LAST)
-        magic, word = _PART.unpack(stream.read(_PART.size)) if place + 8 <= end else (0, 0)
-        flag, length = word >> 29, word & MAX_PAYLOAD
-        if magic != MAGIC or flag not in allowed:
-            raise _fault(stream, name, begin, place, "no part of a record, or one out of turn")
-        if stream.position + length > end:
-            raise _fault(stream, name, begin, at, "a record that reaches over the end of the file")
-        if total:
-            head += _MAGIC
-            total += 4
-        start = stream.read(min(length, max(0, _HEAD.size - len(head))))
-        head += start
-        total += length
-        stream.skip(length - len(start) + (-length & 3))
+    total = end = 0
+    try:
+        for start, length in walk_parts(read, size, stream.position - begin, Path(name)):
+            if end:  # this is not the first part
+                head += MAGIC_BYTES
+                total += len(MAGIC_BYTES)
+            head += read(min(length, max(0, _HEAD.size - len(head))), start)
+            total += length
+            end = start + padded(length)
+    except FramingError as error:
+        found = (
+            "a record that reaches over the end of the file"
+            if isinstance(error, OverlongError)
+            else "no part of a record, or one out of turn"
+        )
+        raise _fault(stream, name, begin, begin + (error.offset or 0), found) from error
+    stream.seek(begin + end)
     return total, head[: _HEAD.size]
 
 
@@ -142,21 +154,6 @@ def _fault(stream: Stream, name: str, begin: int, at: int, found: str) -> Source
         f"{stream.place(at)}: {name}: byte {at - begin}: {found}; fetch the archive again, or "
         "unpack it and convert the .rec by itself, which sets broken records aside"
     )
-
-
-def join_parts(frame: bytes) -> memoryview:
-    """The payload of a record, given all bytes of its parts."""
-    _, word = _PART.unpack_from(frame)
-    if word >> 29 == _WHOLE:
-        return memoryview(frame)[_PART.size : _PART.size + word]
-    pieces = []
-    at = 0
-    while at < len(frame):
-        _, word = _PART.unpack_from(frame, at)
-        length = word & MAX_PAYLOAD
-        pieces.append(frame[at + _PART.size : at + _PART.size + length])
-        at += _PART.size + length + (-length & 3)
-    return memoryview(_MAGIC.join(pieces))
 
 
 def read_index(stream: Stream, name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -362,29 +359,44 @@ class TarRecPart(RecordPart):
         self._extents = extents
         self._labels = labels
 
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the records, from one end of the ``.rec`` to the other.
-
-        Raises:
-            SourceError: the archive cannot be read on, or is no longer the one looked at.
-        """
-        large = _too_large(self._extents)
-        places = range(len(self._offsets)) if keep is None else np.flatnonzero(keep).tolist()
+    def _sweep(
+        self, rows: np.ndarray, *, once: bool
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        # Read at once is what lies within a MiB; a record that is too large is by itself.
+        large = _too_large(self._extents[rows])
+        apart = np.diff(self._offsets[rows] // _BLOCK) > 0
+        apart |= large[1:] | large[:-1]
+        stretches = np.split(rows, np.flatnonzero(apart) + 1)
         with opened(self._files, self._shared) as stream:
-            for place in places:
-                extent = int(self._extents[place])
-                if large[place]:
+            for some in filter(len, stretches):
+                if _too_large(extent := self._extents[some[0]]):
                     reason = f"a record of {extent:,} bytes; at most {images.MAX_BYTES:,} are taken"
-                    yield self._refuse(place, reason, TOO_LARGE)
-                    continue
-                stream.seek(self._begin + int(self._offsets[place]))
-                frame = stream.read(extent)
-                if not frame.startswith(_MAGIC):
-                    raise SourceError(
-                        f"{self._rec} changed while it was read; once the archive is whole again, "
-                        "run with --resume"
-                    )
-                yield self._record(place, join_parts(frame))
+                    yield self._refuse(int(some[0]), reason, TOO_LARGE)
+                else:
+                    yield from self._read_stretch(stream, some)
+
+    def _read_stretch(
+        self, stream: Stream, rows: np.ndarray
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        begin = int(self._offsets[rows[0]])
+        at = self._offsets[rows] - begin
+        stream.seek(self._begin + begin)
+        block = memoryview(stream.read(int(at[-1]) + int(self._extents[rows[-1]])))
+        starts, stops = find_payloads(block, at, len(rows))
+        usual = len(starts)
+        if usual:
+            yield from self._runs(rows[:usual], block, starts, stops)
+        for row, offset in zip(rows[usual:].tolist(), at[usual:].tolist(), strict=True):
+            try:
+                payload, _ = read_record(
+                    lambda count, start: block[start : start + count], len(block), offset, self._rec
+                )
+            except FramingError as error:  # it was whole when it was looked at
+                raise SourceError(
+                    f"{self._rec} changed while it was read; once the archive is whole again, "
+                    "run with --resume"
+                ) from error
+            yield self._record(row, payload)
 
     def entries(self) -> Iterator[Entry]:
         """The label of each (-1 where it is none), and its key as its name where keys are unique.
@@ -398,5 +410,6 @@ class TarRecPart(RecordPart):
 
 
 def _too_large(extents: np.ndarray) -> np.ndarray:
+    """Which records, of so many bytes, are not even read."""
     # What precedes an image may be a little; the image itself is measured when it is packed.
     return extents > images.MAX_BYTES + _MOST_BEFORE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from facepack.convert.formats.rec import recordio
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.recordio import RecordReader, pack_header
 from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tar import records as tar_records
+from facepack.convert.formats.tar.source import TarSource
 from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import PartInRuns, Refusal, deliver
 from facepack.errors import DecodeError
@@ -54,10 +58,28 @@ def png(seed: int) -> bytes:
 
 
 @pytest.fixture
-def odd_rec(make_rec: MakeRec, make_jpeg: MakeJpeg) -> Path:
-    """All kinds of records: unusual labels and headers, split ones, broken ones."""
+def slowly(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Any]]:
+    """``slowly(part)``: its records, each by the parser that takes any record."""
+
+    def find_none(block: memoryview, offsets: np.ndarray, count: int) -> Any:
+        return offsets[:0], offsets[:0]
+
+    def read(part: Any) -> list[Any]:
+        with monkeypatch.context() as patch:
+            for module in (recordio, tar_records):
+                patch.setattr(module, "find_payloads", find_none)
+            items = list(part.read())
+        assert not any(isinstance(item, RecordRun) for item in items)
+        return flat(items)
+
+    return read
+
+
+@pytest.fixture
+def unusual(make_jpeg: MakeJpeg) -> dict[int, bytes]:
+    """Payloads with unusual labels and headers, of several parts, and longer than a block."""
     header = pack_header(1, 7)
-    bad = {
+    return {
         3: pack_header([4, 5], 4) + make_jpeg(3),
         4: pack_header(-1, 5) + make_jpeg(4),
         5: pack_header(0.5, 6) + make_jpeg(5),
@@ -72,7 +94,12 @@ def odd_rec(make_rec: MakeRec, make_jpeg: MakeJpeg) -> Path:
         20: header + make_jpeg(20, size=64) * 400,  # longer than what is read at once
         21: header + simplejpeg.encode_jpeg(np.zeros((8, 8, 1), np.uint8), colorspace="GRAY"),
     }
-    folder = make_rec(60, bad=bad)
+
+
+@pytest.fixture
+def odd_rec(make_rec: MakeRec, unusual: dict[int, bytes]) -> Path:
+    """All kinds of records: unusual ones, broken ones."""
+    folder = make_rec(60, bad=unusual)
     offsets = read_index(folder / "train.idx")[1].tolist()
     data = bytearray((folder / "train.rec").read_bytes())
     data[offsets[31]] ^= 0xFF  # a magic
@@ -83,7 +110,7 @@ def odd_rec(make_rec: MakeRec, make_jpeg: MakeJpeg) -> Path:
     return folder
 
 
-def test_runs_of_a_rec_are_its_records(odd_rec: Path) -> None:
+def test_runs_of_a_rec_are_its_records(odd_rec: Path, slowly: Callable[[Any], list[Any]]) -> None:
     source = RecSource(odd_rec)
     for start, stop in (
         (0, len(source)),
@@ -94,9 +121,33 @@ def test_runs_of_a_rec_are_its_records(odd_rec: Path) -> None:
     ):
         part = source.part(start, stop)
         assert isinstance(part, PartInRuns)
-        assert flat(part.read_runs()) == flat(part.read())
+        assert flat(part.read_runs()) == flat(part.read()) == slowly(part)
+        some = np.arange(start, stop) % 3 == 1
+        expected = [record for record, kept in zip(slowly(part), some, strict=True) if kept]
+        assert flat(part.read(some)) == expected
     kinds = {type(item) for item in source.part(0, len(source)).read_runs()}
     assert kinds == {RecordRun, SourceRecord, Refusal}
+
+
+@pytest.mark.parametrize("kind", ["w", "w:gz"])
+def test_runs_of_a_rec_in_a_tar_are_those_of_the_rec(
+    make_rec: MakeRec,
+    unusual: dict[int, bytes],
+    slowly: Callable[[Any], list[Any]],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    folder = make_rec(60, bad=unusual)
+    with tarfile.open(tmp_path / "a.tar", kind) as tar:
+        for name in ("train.rec", "train.idx", "property"):
+            tar.add(folder / name, name)
+    source, bare = TarSource([tmp_path / "a.tar"]), RecSource(folder)
+    for start, stop in ((0, len(bare)), (2, 17), (19, 22), (30, 30)):
+        part = source.part(start, stop)
+        expected = slowly(bare.part(start, stop))
+        assert flat(part.read_runs()) == flat(part.read()) == slowly(part) == expected
+        some = np.arange(start, stop) % 3 == 1
+        assert flat(part.read(some)) == [r for r, kept in zip(expected, some, strict=True) if kept]
 
 
 def test_payloads_together_are_those_one_by_one(make_rec: MakeRec) -> None:
@@ -112,7 +163,7 @@ def test_payloads_together_are_those_one_by_one(make_rec: MakeRec) -> None:
                     continue
                 data, starts, stops = item
                 found += [bytes(data[a:b]) for a, b in zip(starts, stops, strict=True)]
-            assert found == [bytes(payload) for payload in reader.iter_at(chosen)]
+            assert found == [bytes(reader.read_at(offset)) for offset in chosen.tolist()]
 
 
 def test_runs_of_a_zip_are_its_images(make_jpeg: MakeJpeg, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from facepack.cli import root
 from facepack.convert.formats.pack.source import PackSource
 from facepack.convert.formats.rec.recordio import pack_header
+from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tar.source import TarSource
-from facepack.convert.source import PartInRuns, Refusal
+from facepack.convert.source import Refusal
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -155,9 +156,16 @@ def test_a_rec_in_tars_is_no_set_of_pairs(make_rec: MakeRec, tmp_path: Path) -> 
     assert "holds no pairs" in refusal("tar2bin", path, tmp_path / "x.bin")
 
 
-def test_a_member_is_never_opened_as_a_file(make_rec: MakeRec, tmp_path: Path) -> None:
+def test_a_member_is_never_opened_as_a_file(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     part = TarSource(pack_tar(tmp_path / "a.tar", make_rec(10))).part(0, 10)
-    assert not isinstance(part, PartInRuns)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glint360k").mkdir()
+    (tmp_path / "glint360k" / "train.rec").write_bytes(b"another file, called like the member")
+    expected = [record.image for record in RecSource(tmp_path / "src").part(0, 10).read()]
+    assert [record.image for record in part.read()] == expected
+    assert [image for run in part.read_runs() for image in run.images()] == expected
 
 
 def test_real_faces_in_seven_pieces(tmp_path: Path, shared: Path) -> None:
