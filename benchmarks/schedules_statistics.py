@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepack.evaluate.protocol import ACCURACY_THRESHOLDS, FOLDS, Roc, fold_numbers
+from facepack.evaluate.protocols.pair_metrics import ACCURACY_THRESHOLDS, FOLDS, Roc, fold_numbers
 
 _FEWEST_SEEDS = 3  # below, nothing is known of how runs differ
 _BLOCK = 100  # draws computed at once: 100 × 6,000 pairs are 5 MB
@@ -23,7 +23,8 @@ def right_by_pair(distances: np.ndarray, issame: np.ndarray) -> np.ndarray:
     """Whether the ten-fold protocol tells each pair right: (P,) bool.
 
     Each fold is judged at the first of 0, 0.01, … below 4 that tells most pairs of the nine others
-    right: the mean over a fold is :func:`facepack.evaluate.protocol.accuracy_by_fold`'s.
+    right: the mean over a fold is that of ``accuracy_by_fold`` in
+    ``facepack.evaluate.protocols.pair_metrics``.
 
     Args:
         distances: (P,) squared L2 distances.

@@ -16,6 +16,7 @@ import click
 from facepack.cli import COMMANDS, root
 from facepack.convert.commands.convert import apply_options, sink_options, source_options
 from facepack.convert.registry import SINKS, SOURCES
+from facepack.evaluate.registry import PROTOCOLS
 
 
 def page() -> str:
@@ -51,9 +52,15 @@ def page() -> str:
     for name in COMMANDS:
         command = root.get_command(click.Context(root), name)
         assert command is not None
-        text = command.get_help(_context(command, f"facepack {name}"))
-        parts.append(f"## facepack {name}\n\n```\n{text}\n```\n")
+        parts.append(_section(f"facepack {name}", command))
+        if name == "eval":
+            for protocol, kind in PROTOCOLS.items():
+                parts.append(_section(f"facepack eval {protocol}", kind.command()))
     return "\n".join(parts)
+
+
+def _section(name: str, command: click.Command) -> str:
+    return f"## {name}\n\n```\n{command.get_help(_context(command, name))}\n```\n"
 
 
 def _context(command: click.Command, name: str) -> click.Context:

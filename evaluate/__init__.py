@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from facepack.evaluate.models import load_model as load_model
+    from facepack.evaluate.pair_result import PairResult as PairResult
     from facepack.evaluate.pairs import PairSet as PairSet
     from facepack.evaluate.pairs import load_pair_set as load_pair_set
-    from facepack.evaluate.verification import PairResult as PairResult
-    from facepack.evaluate.verification import evaluate_pairs as evaluate_pairs
+    from facepack.evaluate.protocols.verification import evaluate_pairs as evaluate_pairs
 
 _HOMES = {
     "load_model": "facepack.evaluate.models",
     "PairSet": "facepack.evaluate.pairs",
     "load_pair_set": "facepack.evaluate.pairs",
-    "PairResult": "facepack.evaluate.verification",
-    "evaluate_pairs": "facepack.evaluate.verification",
+    "PairResult": "facepack.evaluate.pair_result",
+    "evaluate_pairs": "facepack.evaluate.protocols.verification",
 }
 
 __all__ = ["PairResult", "PairSet", "evaluate_pairs", "load_model", "load_pair_set"]

@@ -20,7 +20,8 @@ from facepack.convert.formats.pairs.pair_folder import PairFolder
 from facepack.convert.formats.pairs.pickles import read_bin
 from facepack.convert.source import Refusal
 from facepack.errors import DamageError, EvaluationError
-from facepack.evaluate.decode import FACE_SIZE, decode_batches
+from facepack.evaluate.decode import FACE_SIZE
+from facepack.evaluate.faces import EncodedFaces
 from facepack.store.format import MANIFEST
 from facepack.store.home import data_home, is_pack
 from facepack.store.record import SourceRecord
@@ -49,6 +50,8 @@ class PairSet:
     """(P, 2) int64: the positions of each pair's two images in :attr:`images`."""
     issame: np.ndarray
     """(P,) bool: True for pairs of one person."""
+    records: Sequence[str] | None = None
+    """The images' keys in the source alone, by which embeddings from elsewhere know them."""
 
     def __post_init__(self) -> None:
         if self.issame.ndim != 1 or self.issame.dtype != np.bool_:
@@ -77,6 +80,7 @@ class PairSet:
         keys: Sequence[str],
         pairs: np.ndarray,
         issame: np.ndarray,
+        records: Sequence[str] | None = None,
     ) -> PairSet:
         """Make a set of encoded images among which some may be equal, byte for byte.
 
@@ -99,6 +103,7 @@ class PairSet:
             keys=[keys[i] for i in first],
             pairs=seen_as[pairs],
             issame=issame,
+            records=None if records is None else [records[i] for i in first],
         )
 
     def decoded(self, size: tuple[int, int] = FACE_SIZE) -> PairSet:
@@ -114,14 +119,8 @@ class PairSet:
         """
         if isinstance(self.images, np.ndarray):
             return self
-        faces = np.empty((len(self.images), *size, 3), np.uint8)
-        at = 0
-        for batch in decode_batches(
-            self.images, keys=self.keys, name=self.name, batch_size=256, size=size
-        ):
-            faces[at : at + len(batch)] = batch
-            at += len(batch)
-        return replace(self, images=faces)
+        faces = EncodedFaces(self.name, self.images, self.keys).decoded(size)
+        return replace(self, images=faces.images)
 
 
 def find_pair_set(target: str | Path, data: str | Path | None = None) -> Path:
@@ -186,22 +185,29 @@ def _load_pack(name: str, path: Path) -> PairSet:
         images, keys = [], []
         for start in range(0, len(pack), _READ_BATCH):
             chunk = range(start, min(start + _READ_BATCH, len(pack)))
-            for i, record in zip(chunk, pack.batch(chunk), strict=True):
+            for record in pack.batch(chunk):
                 images.append(record.image)
-                keys.append(f"image {i} ({record.key})")
+                keys.append(record.key)
     return PairSet.from_images(
-        name, images, keys=keys, pairs=table[:, :2], issame=table[:, 2].astype(bool)
+        name,
+        images,
+        keys=[f"image {i} ({key})" for i, key in enumerate(keys)],
+        pairs=table[:, :2],
+        issame=table[:, 2].astype(bool),
+        records=keys,
     )
 
 
 def _load_bin(name: str, path: Path) -> PairSet:
     content = read_bin(path)
+    keys = [f"bins[{i}]" for i in range(len(content.images))]
     return PairSet.from_images(
         name,
         content.images,
-        keys=[f"image {i} (bins[{i}])" for i in range(len(content.images))],
+        keys=[f"image {i} ({key})" for i, key in enumerate(keys)],
         pairs=_consecutive(len(content.issame)),
         issame=np.asarray(content.issame, bool),
+        records=keys,
     )
 
 
@@ -209,12 +215,14 @@ def _load_tree(name: str, path: Path) -> PairSet:
     source = PairFolder(Root(path))
     images = [_read(record) for record in source.part(0, len(source)).read()]
     first = np.unique(source.uses, return_index=True)[1].tolist()
+    names = list(source.names())
     return PairSet(
         name=name,
         images=images,
-        keys=[f"image {i} ({file})" for i, file in zip(first, source.names(), strict=True)],
+        keys=[f"image {i} ({file})" for i, file in zip(first, names, strict=True)],
         pairs=source.uses.reshape(-1, 2),
         issame=source.issame,
+        records=names,
     )
 
 

@@ -1,10 +1,13 @@
-"""Results as lines of a table, in percent."""
+"""Results as lines of a table, in percent, and as objects for JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from facepack.evaluate.verification import PairResult
+from facepack.evaluate.pair_result import PairResult
+from facepack.evaluate.result import Figure, Result
+from facepack.terminal import table_lines
 
 _COLUMNS = (
     ("pairs", 7),
@@ -16,6 +19,88 @@ _COLUMNS = (
     ("EER", 8),
     ("norm", 8),
 )
+
+
+_PAIRS = "pairs"
+
+
+class TablePrinter:
+    """Results as lines, one result at a time.
+
+    Args:
+        names: of all pair sets, whose one table is as wide as they need.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._names = names
+        self._in_pairs = False
+
+    def lines(self, result: Result) -> Iterator[str]:
+        """The lines of the next result; pair sets that follow each other are one table."""
+        if result.protocol != _PAIRS:
+            self._in_pairs = False
+            yield from result_lines(result)
+            return
+        names = self._names or [result.target]
+        if not self._in_pairs:
+            yield table_header(names)
+        self._in_pairs = True
+        yield table_row(PairResult.from_result(result), names)
+        if result.groups:
+            yield from _group_lines(result)
+            self._in_pairs = False
+
+
+def result_lines(result: Result) -> list[str]:
+    """The table of any result: what was measured, its figures, those by group, and the gaps."""
+    variant = f", {result.variant}" if result.variant else ""
+    counts = ", ".join(f"{count:,} {name}" for name, count in result.counts.items())
+    title = f"{result.target}: {result.protocol}{variant}" + (f" ({counts})" if counts else "")
+    if result.groups:
+        return [title, *_group_lines(result)]
+    return [title, *table_lines(list(result.figures), [_cells(result.figures, result.figures)])]
+
+
+def _group_lines(result: Result) -> list[str]:
+    """A row for all, one a group, and one of the gaps."""
+    of_groups = (name for group in result.groups.values() for name in group)
+    names = list(dict.fromkeys([*result.figures, *of_groups]))
+    gaps = {name: Figure(value=gap, unit=_unit(result, name)) for name, gap in result.gaps.items()}
+    rows = {"all": result.figures, **result.groups, "gap": gaps}
+    return table_lines(
+        ["group", *names], [[group, *_cells(figures, names)] for group, figures in rows.items()]
+    )
+
+
+def _unit(result: Result, name: str) -> Any:
+    return next(group[name].unit for group in result.groups.values() if name in group)
+
+
+def _cells(figures: Mapping[str, Figure], names: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    return [figure_text(figures.get(name, _UNDEFINED)) for name in names]
+
+
+_UNDEFINED = Figure(value=None)
+
+
+def figure_text(figure: Figure) -> str:
+    """A figure as tables show it: a share in percent, ± its deviation, and its interval."""
+    if figure.value is None:
+        return "–"
+    show = _percent if figure.unit == "share" else _number
+    text = show(figure.value)
+    if figure.std is not None:
+        text += f" ± {show(figure.std)}"
+    if figure.interval is not None:
+        text += f" [{show(figure.interval[0])}, {show(figure.interval[1])}]"
+    return text
+
+
+def json_object(result: Result) -> dict[str, Any]:
+    """What ``--json`` prints of a result: of a pair set the keys that it has always had."""
+    if result.protocol == _PAIRS and not result.groups:
+        return PairResult.from_result(result).as_dict()
+    return result.as_dict()
 
 
 def table_header(targets: Sequence[str]) -> str:
@@ -34,8 +119,7 @@ def table_row(result: PairResult, targets: Sequence[str]) -> str:
         *map(_percent, result.tar.values()),
         _percent(result.auc, digits=3),
         _percent(result.eer),
-        # An untrained network's may be of any size.
-        f"{result.norm:.2f}" if result.norm < 10_000 else f"{result.norm:.1e}",
+        _number(result.norm),
     )
     return result.target.ljust(_width(targets)) + "".join(
         cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True)
@@ -48,3 +132,8 @@ def _width(targets: Sequence[str]) -> int:
 
 def _percent(share: float | None, digits: int = 2) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _number(value: float) -> str:
+    # The norm of an untrained network's embeddings may be of any size.
+    return f"{value:.2f}" if value < 10_000 else f"{value:.1e}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from facepack.evaluate.pairs import find_pair_set, load_pair_set
-from facepack.evaluate.verification import PairResult, evaluate_pairs
+from facepack.evaluate.faces import EncodedFaces
+from facepack.evaluate.pair_result import PairResult
+from facepack.evaluate.pairs import find_pair_set
+from facepack.evaluate.protocol import Protocol
+from facepack.evaluate.registry import find_target
+from facepack.evaluate.run import evaluate
 from facepack.store.home import absolute, data_home, is_named
 
 
@@ -38,17 +41,25 @@ class Validator:
         image_size: tuple[int, int],
         batch_size: int,
     ) -> None:
-        self._sets = [
-            replace(load_pair_set(path, home), name=name).decoded(image_size)
-            for name, path in sets.items()
+        self._protocols = [
+            _decoded(find_target(path, home)(), name, image_size) for name, path in sets.items()
         ]
         self.lasting = _lasting(sets, home)
         self._batch_size = batch_size
 
     def __call__(self, backbone: nn.Module) -> Iterator[PairResult]:
         """Yield each set's figures; modes, buffers and random generators stay as they were."""
-        for pair_set in self._sets:
-            yield evaluate_pairs(backbone, pair_set, batch_size=self._batch_size)
+        for protocol in self._protocols:
+            result = evaluate(backbone, protocol, batch_size=self._batch_size)
+            yield PairResult.from_result(result)
+
+
+def _decoded(protocol: Protocol, name: str, image_size: tuple[int, int]) -> Protocol:
+    """The protocol under the name that a run knows it by, with images decoded if they are few."""
+    protocol.target = name
+    if isinstance(protocol.faces, EncodedFaces):
+        protocol.faces = protocol.faces.decoded(image_size)
+    return protocol
 
 
 def _lasting(sets: Mapping[str, str], home: Path | None) -> dict[str, str]:

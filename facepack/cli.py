@@ -42,7 +42,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "models": ("facepack.train.commands.models", "List the backbones."),
     "export": ("facepack.train.commands.export", "Write a model as safetensors or ONNX."),
-    "eval": ("facepack.evaluate.eval_command", "Evaluate a model on verification sets."),
+    "eval": (
+        "facepack.evaluate.commands.eval",
+        "Evaluate a model on verification sets and benchmarks.",
+    ),
     "env": ("facepack.commands.env", "Show versions of everything that matters."),
 }
 

@@ -16,7 +16,10 @@ EXTRAS = {
     "onnxscript", "safetensors", "tensorboard",
 }  # fmt: skip
 # What users enter by: the public names, commands that are found by name, and a name of before.
-ENTRANCES = {"facepack", "facepack.__main__", "facepack.cli", "facepack.train.pretrained"}
+ENTRANCES = {
+    *("facepack", "facepack.__main__", "facepack.cli"),
+    *("facepack.evaluate", "facepack.train.pretrained"),
+}
 
 
 def modules() -> dict[str, Path]:
@@ -81,6 +84,7 @@ ABOVE = {
     "facepack.view": ("facepack.care", "facepack.loading"),
     "facepack.loading": ("facepack.care", "facepack.view"),
     "facepack.convert": ("facepack.loading", "facepack.train", "facepack.evaluate"),
+    "facepack.evaluate": ("facepack.evaluate.commands",),
     "facepack.train": ("facepack.convert.formats", "facepack.convert.faces", "facepack.evaluate"),
 }
 

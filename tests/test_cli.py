@@ -134,7 +134,8 @@ def test_the_core_imports_without_any_extra() -> None:
 import sys
 for name in ("nvidia", "mxnet", "matplotlib", "tensorboard", "pytest"):
     sys.modules[name] = None
-import facepack, facepack.loading.loader, facepack.train.loop.run, facepack.evaluate.verification
+import facepack, facepack.loading.loader, facepack.train.loop.run
+import facepack.evaluate.protocols.verification
 import facepack.convert.commands.convert, facepack.train.commands.train
 import facepack.train.commands.schedule
 assert facepack.Loader and facepack.open and facepack.PackWriter

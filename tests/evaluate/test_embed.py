@@ -93,7 +93,7 @@ def test_embeddings_equal_one_image_at_a_time(faces: np.ndarray, batch_size: int
             with torch.no_grad():
                 total += model(torch.from_numpy(np.ascontiguousarray(pixels)))[0].numpy()
         slow.append(total)
-    assert raw.shape == (10, 32) and raw.dtype == np.float64
+    assert raw.shape == (10, 32) and raw.dtype == np.float32
     np.testing.assert_allclose(raw, slow, rtol=1e-4, atol=1e-5 * np.abs(slow).max())
 
 
@@ -108,7 +108,7 @@ def test_the_model_gets_exact_pixels_and_their_mirror_in_channels_last(faces: np
     np.testing.assert_array_equal(mirrored.numpy(), wanted[..., ::-1])
     assert direct.is_contiguous(memory_format=torch.channels_last)
     assert mirrored.is_contiguous(memory_format=torch.channels_last)
-    corners = wanted[:, 0, 0, [0, -1]].astype(np.float64)
+    corners = wanted[:, 0, 0, [0, -1]]
     np.testing.assert_array_equal(raw, corners + corners[:, ::-1])
 
 

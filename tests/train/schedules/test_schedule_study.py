@@ -20,7 +20,7 @@ from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 from facepack.errors import ConfigError
 from facepack.evaluate.pairs import PairSet
-from facepack.evaluate.protocol import Roc, accuracy_by_fold
+from facepack.evaluate.protocols.pair_metrics import Roc, accuracy_by_fold
 from facepack.train.backbones import registry as backbones
 from facepack.train.replay import TrainingLog, read_log, replay_log
 from facepack.train.schedules import build_schedule

@@ -13,7 +13,7 @@ from torch import nn
 
 from facepack.errors import DecodeError, EvaluationError
 from facepack.evaluate.pairs import PairSet
-from facepack.evaluate.verification import evaluate_pairs, measure_pairs
+from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
 from facepack.images import decode
 from facepack.train.backbones import Backbone, build
 

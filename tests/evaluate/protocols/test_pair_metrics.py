@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.protocol import (
+from facepack.evaluate.protocols.pair_metrics import (
     Roc,
     accuracy_by_fold,
     fold_numbers,

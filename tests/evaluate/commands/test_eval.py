@@ -17,8 +17,8 @@ from facepack.cli import root
 from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.evaluate.models import load_model
 from facepack.evaluate.pairs import load_pair_set
+from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
 from facepack.evaluate.table import table_header, table_row
-from facepack.evaluate.verification import evaluate_pairs, measure_pairs
 from facepack.train.backbones import build
 from facepack.train.config import TrainConfig, dump_config
 
@@ -139,7 +139,7 @@ def test_help_names_the_known_sets() -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     code = (
-        "import sys; from facepack.evaluate.eval_command import eval_; "
+        "import sys; from facepack.evaluate.commands.eval import eval_; "
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,217 @@
+"""What all evaluating commands share: options, reading targets, running, printing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facepack.errors import ConfigError
+
+if TYPE_CHECKING:
+    from facepack.evaluate.protocol import Protocol
+    from facepack.evaluate.registry import Opener
+    from facepack.evaluate.result import Result
+
+MODEL_OPTIONS = (
+    click.option(
+        "--model",
+        type=click.Path(path_type=Path),
+        metavar="RUN_OR_FILE",
+        help="A run's folder, or a file with a backbone's state_dict.",
+    ),
+    click.option("--backbone", metavar="NAME", help="What a file is of; else its tensors tell."),
+    click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu; a GPU if there is one."),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=128,
+        show_default=True,
+        metavar="N",
+        help="Images a forward pass.",
+    ),
+)
+DATA_OPTION = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where sets are looked for by name: FACEPACK_HOME, or else the current folder, if unset.",
+)
+EVALUATION_OPTIONS = (
+    *MODEL_OPTIONS,
+    click.option(
+        "--embeddings",
+        type=click.Path(path_type=Path),
+        metavar="E",
+        help="Evaluate these, not a model: what `facepack embed` wrote, or a .npy.",
+    ),
+    click.option(
+        "--keys",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The image of each row of a .npy: one key a line, or a .npy of texts.",
+    ),
+    DATA_OPTION,
+    click.option(
+        "--results",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Keep results here, those of other targets too. Default: RUN/results.json of a run.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print a list of objects, shares of one."),
+)
+
+Declaration = Callable[..., "Opener"]
+
+
+class ProtocolCommand(click.Command):
+    """``facepack eval PROTOCOL``: its own arguments and options, and those of all evaluations.
+
+    Args:
+        name: of the protocol.
+        find: takes the values of its own parameters, and ``data``, the data home; makes sure that
+            the target is there, and returns what opens it.
+        own: its own parameters.
+        text: its help.
+    """
+
+    def __init__(
+        self, name: str, find: Declaration, own: Sequence[click.Parameter], text: str
+    ) -> None:
+        self._find = find
+        self._own = list(own)
+        super().__init__(
+            name, params=[*own, *_parameters(EVALUATION_OPTIONS)], callback=self._run, help=text
+        )
+
+    def opener(self, words: Sequence[str], data: Path | None) -> Opener:
+        """What opens the target that ``words`` name with their options.
+
+        Raises:
+            ConfigError: the words are not as the command takes them.
+            EvaluationError: there is no such target.
+        """
+        assert self.name is not None
+        reader = click.Command(self.name, params=self._own, add_help_option=False)
+        try:
+            context = reader.make_context(self.name, list(words))
+        except click.UsageError as error:
+            raise ConfigError(
+                f"{self.name} {shlex.join(words)}: {error.format_message()} It is written as "
+                f"behind `facepack eval`: see facepack eval {self.name} --help"
+            ) from error
+        return self._find(**context.params, data=data)
+
+    def _run(self, **values: Any) -> None:
+        own = {str(each.name): values.pop(str(each.name)) for each in self._own}
+        data = values.pop("data")
+        run_evaluation(lambda: [self._find(**own, data=data)], **values)
+
+
+def protocol_command(name: str) -> Callable[[Declaration], ProtocolCommand]:
+    """Decorate a function that finds a target, with click's decorators below for its parameters.
+
+    The function takes ``data``, the data home, beside them, and returns what opens the target: see
+    :class:`ProtocolCommand`. Its docstring is the command's help.
+    """
+
+    def make(find: Declaration) -> ProtocolCommand:
+        own = list(reversed(getattr(find, "__click_params__", [])))
+        return ProtocolCommand(name, find, own, (find.__doc__ or "").strip())
+
+    return make
+
+
+def _parameters(options: Sequence[Callable[[Any], Any]]) -> list[click.Parameter]:
+    def bare() -> None: ...
+
+    for option in options:
+        option(bare)
+    parameters: list[click.Parameter] = bare.__click_params__  # type: ignore[attr-defined]
+    return parameters
+
+
+def run_evaluation(
+    find: Callable[[], Sequence[Opener]],
+    *,
+    model: Path | None,
+    embeddings: Path | None,
+    keys: Path | None,
+    backbone: str | None,
+    device: str | None,
+    batch_size: int,
+    results: Path | None,
+    as_json: bool,
+    names: Sequence[str] = (),
+) -> None:
+    """Evaluate a model, or embeddings, on targets in turn; print each result and keep them all.
+
+    Args:
+        find: finds the targets; called once the options are known to make sense.
+        model, embeddings, keys, backbone, device, batch_size, results, as_json: the options.
+        names: what the targets are called, so that a table of pair sets is as wide as all need.
+
+    Raises:
+        click.UsageError: neither a model nor embeddings are given, or both.
+        FacepackError: anything that goes wrong on the way.
+    """
+    if (model is None) == (embeddings is None):
+        raise click.UsageError("give --model, or --embeddings, and not both")
+    # A mistyped name must not cost the targets before it, nor wait for the model.
+    openers = find()
+    from facepack.evaluate.results_file import RESULTS, add_results
+    from facepack.evaluate.table import TablePrinter, json_object
+    from facepack.terminal import printable
+
+    measure: Callable[[Protocol], Result]
+    if model is not None:
+        measure = partial(_measure_model, *_load(model, backbone, device), batch_size)
+    else:
+        from facepack.evaluate.embeddings import open_embeddings
+
+        assert embeddings is not None
+        measure = partial(_measure_embeddings, open_embeddings(embeddings, keys))
+    printer = TablePrinter(names)
+    done: list[Result] = []
+    for opener in openers:
+        result = measure(opener())
+        for notice in result.notices:
+            click.echo(printable(f"{result.target}: {notice}"), err=True)
+        if not as_json:
+            for line in printer.lines(result):
+                click.echo(printable(line))
+        done.append(result)
+    if as_json:
+        click.echo(json.dumps([json_object(result) for result in done], indent=2))
+    if results is None and model is not None and model.is_dir():
+        results = model / RESULTS
+    if results is not None:
+        add_results(results, done)
+
+
+def _load(model: Path, backbone: str | None, device: str | None) -> tuple[Any, str]:
+    from facepack.evaluate.models import load_model
+    from facepack.train.build import enter_device
+
+    return load_model(model, backbone=backbone).to(enter_device(device)), str(model)
+
+
+def _measure_model(network: Any, name: str, batch_size: int, protocol: Protocol) -> Result:
+    from facepack.evaluate.run import evaluate
+    from facepack.progress import Progress
+
+    with Progress(len(protocol.faces), unit="images", label=protocol.target) as progress:
+        return evaluate(
+            network, protocol, name=name, batch_size=batch_size, on_batch=progress.update
+        )
+
+
+def _measure_embeddings(embeddings: Any, protocol: Protocol) -> Result:
+    from facepack.evaluate.run import evaluate_embeddings
+
+    return evaluate_embeddings(protocol, embeddings)

@@ -1,0 +1,228 @@
+"""Verify pairs with a model: the one call from a pair set to its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.curves import score_histogram, thinned
+from facepack.evaluate.embed import normalize
+from facepack.evaluate.faces import EncodedFaces
+from facepack.evaluate.pair_result import TAR_FARS, PairResult, far_text
+from facepack.evaluate.pairs import PairSet
+from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.protocols.pair_metrics import (
+    FOLDS,
+    Roc,
+    accuracy_by_fold,
+    fold_numbers,
+    validation_rate,
+)
+from facepack.evaluate.result import Curve, HardKind, HardPair, Result
+from facepack.evaluate.run import evaluate
+
+HARDEST = 50
+"""Pairs that a result names of each kind: those that a page can show."""
+
+_PAIRS_AT_ONCE = 8192  # whose embeddings are held in double precision
+
+
+def measure_pairs(
+    target: str, distances: np.ndarray, issame: np.ndarray, *, norm: float
+) -> PairResult:
+    """All figures of a set, with a notice for each that its pairs leave undefined.
+
+    Args:
+        target: the set's name.
+        distances: (P,) squared L2 distances of unit embeddings.
+        issame: (P,) bool.
+        norm: the embeddings' mean norm, handed through.
+    """
+    pairs, same = len(issame), int(np.count_nonzero(issame))
+    notices: list[str] = []
+    accuracy = std = auc = eer = val = None
+    tar: dict[float, float | None] = dict.fromkeys(TAR_FARS)
+    if pairs < FOLDS:
+        notices.append(
+            f"{pairs} pairs make no {FOLDS} folds: accuracy and validation rate are undefined"
+        )
+    else:
+        if pairs % FOLDS:
+            sizes = np.bincount(fold_numbers(pairs))
+            notices.append(
+                f"{pairs} pairs do not divide by {FOLDS}: the first {pairs % FOLDS} folds hold "
+                f"{sizes[0]} pairs, the others {sizes[-1]}"
+            )
+        if lone := _folds_of_one_kind(issame):
+            notices.append(
+                f"{len(lone)} of the {FOLDS} folds hold pairs of one kind only (the first is fold "
+                f"{lone[0]}, counted from 1): their accuracy is that of one side of the threshold. "
+                "Published sets have as many same as different pairs in each fold"
+            )
+        by_fold = accuracy_by_fold(distances, issame)
+        accuracy, std = float(by_fold.mean()), float(by_fold.std())
+    if same in (0, pairs):
+        kind, missing = ("different", "same") if same == 0 else ("same", "different")
+        notices.append(
+            f"all {pairs} pairs are {kind} ones: without {missing} pairs TAR, validation rate, AUC "
+            "and EER are undefined, and accuracy says little"
+        )
+    else:
+        roc = Roc.from_pairs(distances, issame)
+        tar = {far: roc.tar_at(far) for far in TAR_FARS}
+        if unmeasurable := [far for far in TAR_FARS if far < 1 / (pairs - same)]:
+            notices.append(
+                f"{pairs - same:,} different pairs cannot measure a FAR below "
+                f"{1 / (pairs - same):.1e}: TAR at {', '.join(map(far_text, unmeasurable))} is "
+                "that without a single false accept"
+            )
+        auc, eer = roc.auc(), roc.eer()
+        if pairs >= FOLDS:
+            try:
+                val = validation_rate(distances, issame)
+            except EvaluationError as error:
+                notices.append(str(error))
+    return PairResult(
+        target=target,
+        pairs=pairs,
+        accuracy=accuracy,
+        std=std,
+        tar=tar,
+        val=val,
+        auc=auc,
+        eer=eer,
+        norm=norm,
+        notices=tuple(notices),
+    )
+
+
+def _folds_of_one_kind(issame: np.ndarray) -> list[int]:
+    """The folds, from 1, that lack same or different pairs, of a set that has both."""
+    folds = fold_numbers(len(issame))
+    kinds = [np.bincount(folds[issame == kind], minlength=FOLDS) for kind in (True, False)]
+    if not all(kind.any() for kind in kinds):
+        return []  # the whole set is of one kind, which is said of all of it
+    return (np.flatnonzero(np.minimum(*kinds) == 0) + 1).tolist()
+
+
+class PairVerification(Protocol):
+    """Ten-fold verification of a pair set.
+
+    Args:
+        pair_set: the set.
+    """
+
+    name = "pairs"
+
+    def __init__(self, pair_set: PairSet) -> None:
+        self.target = pair_set.name
+        self.faces = EncodedFaces(
+            pair_set.name, pair_set.images, pair_set.records or pair_set.keys, pair_set.keys
+        )
+        self._pairs = pair_set.pairs
+        self._issame = pair_set.issame
+
+    def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:
+        """As :meth:`Protocol.measure`: pairs of an image without an embedding are left out."""
+        kept = np.isfinite(norms[self._pairs]).all(axis=1)
+        notices = unusable_notice(self.faces, norms)
+        if not kept.all():
+            notices.append(
+                f"{np.count_nonzero(~kept):,} of {len(kept):,} pairs are left out for it: folds "
+                "are cut from the pairs that remain"
+            )
+        if not kept.any():
+            raise EvaluationError(f"{self.target}: no pair has two embeddings that are finite")
+        pairs, issame = self._pairs[kept], self._issame[kept]
+        distances = squared_distances(embeddings, pairs)
+        measured = measure_pairs(self.target, distances, issame, norm=float(norms[pairs].mean()))
+        scores = 1 - distances / 2
+        return Result(
+            target=self.target,
+            protocol=self.name,
+            counts={"pairs": measured.pairs},
+            figures=measured.figures,
+            curves=_curves(distances, issame),
+            histograms={"scores": score_histogram(scores, issame)},
+            hardest=self._hardest(pairs, issame, scores),
+            notices=(*notices, *measured.notices),
+        )
+
+    def _hardest(
+        self, pairs: np.ndarray, issame: np.ndarray, scores: np.ndarray
+    ) -> tuple[HardPair, ...]:
+        """The different pairs of the highest scores, then the same pairs of the lowest."""
+        hardest = []
+        kinds: tuple[tuple[HardKind, np.ndarray, int], ...] = (
+            ("false accept", ~issame, -1),
+            ("false reject", issame, 1),
+        )
+        for kind, of, sign in kinds:
+            those = np.flatnonzero(of)
+            for row in those[np.argsort(sign * scores[those], kind="stable")[:HARDEST]].tolist():
+                first, second = map(self.faces.key, pairs[row].tolist())
+                hardest.append(
+                    HardPair(kind=kind, first=first, second=second, score=float(scores[row]))
+                )
+        return tuple(hardest)
+
+
+def squared_distances(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Squared L2 distance of the unit embeddings of each pair: (P,) float64.
+
+    Args:
+        embeddings: (n, F), not normalised.
+        pairs: (P, 2) positions among them.
+    """
+    distances = np.empty(len(pairs))
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        first, second = pairs[start : start + _PAIRS_AT_ONCE].T
+        difference = normalize(embeddings[first])[0] - normalize(embeddings[second])[0]
+        distances[start : start + _PAIRS_AT_ONCE] = np.square(difference).sum(axis=1)
+    return distances
+
+
+def _curves(distances: np.ndarray, issame: np.ndarray) -> dict[str, Curve]:
+    if issame.all() or not issame.any():
+        return {}
+    roc = Roc.from_pairs(distances, issame)
+    return {
+        "roc": thinned(roc.far, roc.tar),
+        "det": thinned(roc.far, 1 - roc.tar),
+    }
+
+
+def evaluate_pairs(
+    model: nn.Module,
+    pair_set: PairSet,
+    *,
+    device: str | torch.device | None = None,
+    batch_size: int = 128,
+    on_batch: Callable[[int], None] | None = None,
+) -> PairResult:
+    """Embed the set's images and measure its pairs.
+
+    The model comes back in the mode it was in, and a training run that calls this goes on as if it
+    had not; for repeated calls give it :meth:`PairSet.decoded`.
+
+    Args:
+        model: float32 (n, 3, H, W) → (n, F) embeddings. The size is the ``image_size`` of the
+            backbone, itself or wrapped; 112×112 for any other model.
+        pair_set: the set.
+        device: where the model is; None asks its first parameter.
+        batch_size: images a forward pass.
+        on_batch: called with the images of each batch once it is under way.
+
+    Raises:
+        DecodeError: an image does not decode to the model's size; names the set and the image.
+        EvaluationError: the model's output is not (n, F), or nowhere finite, or the set is decoded
+            at another size.
+    """
+    result = evaluate(
+        model, PairVerification(pair_set), device=device, batch_size=batch_size, on_batch=on_batch
+    )
+    return PairResult.from_result(result)

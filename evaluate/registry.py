@@ -1,0 +1,103 @@
+"""The protocols by name, and which of them a target is measured by.
+
+Nothing is imported here but when it is called, so that ``facepack eval --help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facepack.errors import ConfigError, PackError
+
+if TYPE_CHECKING:
+    from facepack.evaluate.command import ProtocolCommand
+    from facepack.evaluate.protocol import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolKind:
+    """A protocol that is evaluated.
+
+    Attributes:
+        title: the first line of its help.
+        module: where its ``command`` is.
+        table: the table that a pack of its own has, by which ``facepack eval PACK`` knows it.
+    """
+
+    title: str
+    module: str
+    table: str = ""
+
+    def command(self) -> ProtocolCommand:
+        """Its command: ``facepack eval NAME``."""
+        command: ProtocolCommand = import_module(self.module).command
+        return command
+
+
+PROTOCOLS: dict[str, ProtocolKind] = {
+    "pairs": ProtocolKind(
+        title="Verify pairs of images: a published set.",
+        module="facepack.evaluate.protocols.pairs",
+        table="pairs",
+    ),
+}
+
+Opener = Callable[[], "Protocol"]
+"""Opens a target that was found: reads what its protocol needs."""
+
+
+def find_target(text: str, data: Path | None) -> Opener:
+    """What opens the target that a user calls ``text``; that it is there is looked at now.
+
+    A text is the name or path of a verification set or of a pack that has a protocol's tables; or
+    a protocol's name and what follows it behind ``facepack eval``, such as
+    ``identities packs/faces --group race.csv``.
+
+    Args:
+        text: the target.
+        data: the data home.
+
+    Raises:
+        ConfigError: a protocol's words are not as its command takes them.
+        EvaluationError: there is no such target.
+    """
+    name, words = split_words(text)
+    if name:
+        return PROTOCOLS[name].command().opener(words, data)
+    return PROTOCOLS[_protocol_of(text, data)].command().opener([text], data)
+
+
+def split_words(text: str) -> tuple[str, list[str]]:
+    """The protocol that ``text`` names first, and the words behind it; no name, if it does not.
+
+    Raises:
+        ConfigError: a quote is not closed.
+    """
+    name, _, rest = text.strip().partition(" ")
+    if name not in PROTOCOLS or not rest or Path(text).exists():
+        return "", []
+    try:
+        return name, shlex.split(rest)
+    except ValueError as error:
+        raise ConfigError(f"{text!r}: {error}: quote names as in a shell") from error
+
+
+def _protocol_of(target: str, data: Path | None) -> str:
+    """The protocol whose table a pack of that name or path has; else that of pairs."""
+    from facepack.store.format import table_names
+    from facepack.store.home import data_home, is_pack
+    from facepack.store.pack import read_manifest
+
+    for folder in (data_home(data) / target, Path(target)):
+        if is_pack(folder):
+            try:
+                tables = table_names(read_manifest(folder)["files"])
+            except PackError:
+                break  # whoever opens it says what is wrong
+            return next((name for name, kind in PROTOCOLS.items() if kind.table in tables), "pairs")
+    return "pairs"

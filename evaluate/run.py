@@ -1,0 +1,114 @@
+"""From a protocol and a model, or embeddings from elsewhere, to the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.embed import embed_each, model_device, model_image_size, row_norms
+from facepack.evaluate.embeddings import Embeddings
+from facepack.evaluate.faces import Faces
+from facepack.evaluate.protocol import Protocol
+from facepack.evaluate.result import Result
+
+
+def evaluate(
+    model: nn.Module,
+    protocol: Protocol,
+    *,
+    name: str = "",
+    device: str | torch.device | None = None,
+    batch_size: int = 128,
+    on_batch: Callable[[int], None] | None = None,
+) -> Result:
+    """Embed a protocol's faces with a model and measure them.
+
+    The model comes back in the mode it was in, and a training run that calls this goes on as if it
+    had not. The embeddings are held in memory, 4·F bytes an image: ``facepack embed`` writes those
+    of millions into a file, for :func:`evaluate_embeddings`.
+
+    Args:
+        model: float32 (n, 3, H, W) → (n, F) embeddings.
+        protocol: with its target open.
+        name: what the result calls the model.
+        device: where the model is; None asks its first parameter.
+        batch_size: images a forward pass.
+        on_batch: called with the images of each batch once it is under way.
+
+    Raises:
+        DecodeError: an image does not decode to the model's size; names it.
+        EvaluationError: the model's output is not (n, F), no embedding is finite, or nothing can be
+            measured.
+    """
+    embeddings = embed_faces(
+        model,
+        protocol.faces,
+        device=device,
+        batch_size=batch_size,
+        flip=protocol.flip,
+        on_batch=on_batch,
+    )
+    norms = row_norms(embeddings)
+    _require_finite(protocol.faces, norms, "its weights may have diverged")
+    return replace(protocol.measure(embeddings, norms), model=name)
+
+
+def embed_faces(
+    model: nn.Module,
+    faces: Faces,
+    *,
+    device: str | torch.device | None = None,
+    batch_size: int = 128,
+    flip: bool = True,
+    on_batch: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Embed all of some faces in their order: (n, F) float32, not normalised.
+
+    Arguments and errors are those of :func:`evaluate`; ``flip`` adds the mirror image's embedding.
+    """
+    device = model_device(model) if device is None else torch.device(device)
+    embeddings: np.ndarray | None = None
+    done = 0
+
+    def store(rows: np.ndarray) -> None:
+        nonlocal embeddings, done
+        if embeddings is None:
+            embeddings = np.empty((len(faces), rows.shape[1]), np.float32)
+        embeddings[done : done + len(rows)] = rows
+        done += len(rows)
+
+    batches = faces.batches(
+        0, len(faces), batch_size=batch_size, image_size=model_image_size(model), device=device
+    )
+    embed_each(model, batches, store, device=device, flip=flip, on_batch=on_batch)
+    if embeddings is None:
+        raise EvaluationError(f"{faces.name}: there are no images to embed")
+    return embeddings
+
+
+def evaluate_embeddings(protocol: Protocol, embeddings: Embeddings) -> Result:
+    """Measure embeddings from elsewhere, found by the keys of the protocol's faces.
+
+    Raises:
+        EvaluationError: they are not those of the protocol's faces, no embedding is finite, or
+            nothing can be measured.
+    """
+    rows, notices = embeddings.of(protocol.faces, flip=protocol.flip)
+    norms = row_norms(rows)
+    _require_finite(protocol.faces, norms, "give others")
+    result = protocol.measure(rows, norms)
+    return replace(result, model=embeddings.name, notices=(*notices, *result.notices))
+
+
+def _require_finite(faces: Faces, norms: np.ndarray, remedy: str) -> None:
+    """An EvaluationError if there is not one usable embedding."""
+    if not np.isfinite(norms).any():
+        raise EvaluationError(
+            f"{faces.name}: the embeddings of {len(norms)} of {len(norms)} images are not finite, "
+            f"first of {faces.key(0)}: {remedy}"
+        )
