@@ -28,7 +28,7 @@ from torch import nn
 from facepack.errors import EvaluationError, TrainingError
 from facepack.evaluate.decode import decode_batches
 from facepack.evaluate.embed import embed, normalize
-from facepack.train.config import make_config
+from facepack.train.collect import make_config
 from facepack.train.loop.run import Trainer
 
 FAR = 1e-4

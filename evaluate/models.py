@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from facepack.errors import ConfigError, EvaluationError
+from facepack.settings import check_choice
 from facepack.train.backbones import Backbone, build, names
-from facepack.train.config import read_settings
+from facepack.train.collect import read_settings
 from facepack.train.models.pretrained import (
     describe_origin,
     embedding_length,
@@ -37,8 +38,8 @@ def load_model(path: str | Path, *, backbone: str | None = None) -> Backbone:
         MissingExtraError: a ``.safetensors`` file without the package.
     """
     path = Path(path)
-    if backbone is not None and backbone not in names():
-        raise ConfigError(f"unknown backbone {backbone!r}; there are {', '.join(names())}")
+    if backbone is not None:
+        check_choice("backbone", backbone, names())
     if path.is_dir():
         return _load_run(path, backbone)
     state, named = read_weights(path)

@@ -25,7 +25,7 @@ from facepack.errors import FacepackError
 from facepack.store import format as fmt
 from facepack.store.pack import read_manifest
 from facepack.store.sets import read_sets
-from facepack.train.config import make_config, read_settings
+from facepack.train.collect import make_config, read_settings
 from facepack.train.replay import read_log
 
 Mutated = Callable[[bytes, random.Random], bytes]

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from facepack.errors import ConfigError
+from facepack.loading.device import check_device
 from facepack.train import backbones
 from facepack.train.backbones.registry import Backbone
 from facepack.train.config import TrainConfig
-from facepack.train.heads import Margin, PartialFC, build_margin
+from facepack.train.heads import Margin, PartialFC, build_margin, options_from_run
 from facepack.train.precision import AUTOCAST, MOMENTUM_TYPES
 from facepack.train.ranks.group import ALONE, Ranks
-from facepack.train.schedules import Schedule, build_schedule, option_names
+from facepack.train.schedules import RunPlan, Schedule, make_for_run
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -25,19 +26,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device {str(device)!r} is not one of cpu, cuda, cuda:N")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device}: torch sees no CUDA device here; use --device cpu")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device {device}: torch sees {torch.cuda.device_count()} here, numbered from 0"
-        )
-    return chosen
+    return check_device(device)
 
 
 def enter_device(device: str | torch.device | None) -> torch.device:
@@ -103,30 +92,14 @@ def make_schedule(config: TrainConfig, *, total_steps: int, steps_per_epoch: int
             f"warmup_epochs = {config.warmup_epochs} is {warmup_steps:,} steps; it must be below "
             f"the run's {total_steps:,} steps ({steps_per_epoch:,} an epoch)"
         )
-    allowed = option_names(config.schedule)
-    for name in config.schedule_options:
-        if name not in allowed:
-            raise ConfigError(
-                f"schedule_options.{name}: {config.schedule} has no such setting; allowed: "
-                f"{', '.join(allowed) or 'none'}"
-            )
-    return build_schedule(
-        config.schedule,
+    run = RunPlan(
         base_lr=config.base_lr,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         batch_size=config.batch_size,
         warmup_steps=warmup_steps,
-        **config.schedule_options,
     )
-
-
-# Margin → setting → its name in the margin's own class.
-_MARGIN_SETTINGS = {
-    "arcface": {"m2": "margin", "margin_gradient": "gradient"},
-    "cosface": {"m3": "margin"},
-    "combined": {"m1": "m1", "m2": "m2", "m3": "m3", "margin_gradient": "gradient"},
-}
+    return make_for_run(config.schedule, run, config.schedule_options)
 
 
 def make_margin(config: TrainConfig) -> Margin:
@@ -135,19 +108,18 @@ def make_margin(config: TrainConfig) -> Margin:
     Raises:
         ConfigError: the margin is unknown, or given a setting that it does not take.
     """
-    own = _MARGIN_SETTINGS.get(config.margin)
-    if own is None:
-        return build_margin(config.margin)
-    for name in ("m1", "m2", "m3"):
-        if getattr(config, name) is not None and name not in own:
-            takes = ", ".join(n for n in own if n != "margin_gradient")
-            raise ConfigError(f"{name} is set, but margin = {config.margin} takes only {takes}")
-    if config.margin_gradient != "exact" and "margin_gradient" not in own:
+    shared = {name: getattr(config, name) for name in ("m1", "m2", "m3")}
+    if config.margin_gradient != TrainConfig.margin_gradient:
+        shared["margin_gradient"] = config.margin_gradient
+    given = {name: value for name, value in shared.items() if value is not None}
+    options = options_from_run(config.margin, given)
+    own = config.margin_options or {}
+    if twice := sorted(options.keys() & own):
         raise ConfigError(
-            f"margin_gradient is set, but margin = {config.margin} has one gradient only: exact"
+            f"margin_options.{twice[0]} is set, and {', '.join(given)}, which says the same: set "
+            "one of them"
         )
-    options = {option: getattr(config, name) for name, option in own.items()}
-    return build_margin(config.margin, **{k: v for k, v in options.items() if v is not None})
+    return build_margin(config.margin, **options, **own)
 
 
 def make_head(

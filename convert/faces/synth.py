@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import simplejpeg
@@ -30,6 +31,7 @@ from facepack.errors import ConfigError, FacepackError
 from facepack.hashing import derive_seed, hash64
 from facepack.processors import usable_processors
 from facepack.progress import Progress
+from facepack.settings import Count, Fraction, Range, Settings, check
 
 FOLDS = 10
 """Folds of a verification set; each has its pairs of one person first, as LFW's have."""
@@ -45,13 +47,13 @@ _TRAIN_FILES = ("train.idx", "property", "label_noise.tsv", "train.rec")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthOptions:
+class SynthOptions(Settings):
     """What is generated; :class:`~facepack.errors.ConfigError` names a setting out of range."""
 
-    identities: int = 1000
+    identities: Annotated[int, Range(low=1, high=MAX_CLASS)] = 1000
     """Identities of the training set; a label is a float32, which counts to 2^24 − 1."""
 
-    images_per_identity: int = 20
+    images_per_identity: Annotated[int, Range(low=1, high=1 << 31)] = 20
     """Pictures of each."""
 
     pairs: int = 0
@@ -61,39 +63,33 @@ class SynthOptions:
     bin_name: str = "lfw"
     """Name of the verification set's file, without ``.bin``."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(low=0, high=(1 << 64) - 1, text="from 0 to 2^64 - 1")] = 0
     """Another seed, other people."""
 
-    size: int = 112
+    size: Annotated[int, Range(low=SIZES.start, high=SIZES.stop - 1)] = 112
     """Side of the images, pixels."""
 
-    quality: int = 93
+    quality: Annotated[int, Range(low=1, high=100)] = 93
     """JPEG quality; 93 brings images of 112 pixels to the 5 to 8 KB of real data sets."""
 
-    label_noise: float = 0.0
+    label_noise: Fraction = 0.0
     """Probability that an image shows another identity than its label says."""
 
-    distinct: int | None = None
+    distinct: Annotated[int, Range(low=1, high=1 << 20)] | None = None
     """Draw only so many images and repeat them: for trials of size and speed, not for training."""
 
     def __post_init__(self) -> None:
-        _check("identities", self.identities, 1, MAX_CLASS)
-        _check("images_per_identity", self.images_per_identity, 1, 1 << 31)
-        _check("seed", self.seed, 0, (1 << 64) - 1)
-        _check("size", self.size, SIZES.start, SIZES.stop - 1)
-        _check("quality", self.quality, 1, 100)
-        _check("label_noise", self.label_noise, 0, 1)
-        if self.distinct is not None:
-            _check("distinct", self.distinct, 1, 1 << 20)
-            if self.label_noise:
-                raise ConfigError("distinct repeats images, whatever their label: no label_noise")
+        super().__post_init__()
+        if self.distinct is not None and self.label_noise:
+            raise ConfigError("distinct repeats images, whatever their label: no label_noise")
         if self.pairs < 0 or self.pairs % (2 * FOLDS):
             raise ConfigError(
-                f"pairs is {self.pairs}; a set has {FOLDS} folds, half of each the same person: "
-                f"give a multiple of {2 * FOLDS}, such as {-(-max(self.pairs, 1) // 20) * 20}"
+                f"pairs = {self.pairs} is not allowed: a set has {FOLDS} folds, half of each the "
+                f"same person: give a multiple of {2 * FOLDS}, such as "
+                f"{-(-max(self.pairs, 1) // 20) * 20}"
             )
-        if not self.bin_name or Path(self.bin_name).name != self.bin_name:
-            raise ConfigError(f"bin_name is {self.bin_name!r}; give a plain name, such as lfw")
+        if Path(self.bin_name).name != self.bin_name:
+            raise ConfigError(f"bin_name = {self.bin_name!r}: give a plain name, such as lfw")
         if self.label_noise and self.identities < 2:
             raise ConfigError("label_noise needs another identity to show; give identities ≥ 2")
 
@@ -101,11 +97,6 @@ class SynthOptions:
     def images(self) -> int:
         """Images of the training set."""
         return self.identities * self.images_per_identity
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} is {value}; it goes from {low:,} to {high:,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +129,7 @@ def generate(
     """
     out = Path(out)
     workers = usable_processors() if workers is None else workers
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; give at least 1")
+    check("workers", workers, Count)
     bins = (f"{options.bin_name}.bin",) if options.pairs else ()
     targets = [out / name for name in (*bins, *_TRAIN_FILES)]
     existing = [path for path in targets if path.exists()]

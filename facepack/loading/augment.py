@@ -9,38 +9,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
 
 from facepack.errors import ConfigError
 from facepack.hashing import derive_seed, hash64
+from facepack.settings import Fraction, Range, Settings
 
 # Separates these draws from the order's and the flips', which share the seed.
 _AUGMENT = int.from_bytes(b"augment", "big")
 # One key for each draw, so that turning one change off leaves the others as they were.
 _RESIZE, _SCALE, _BLUR, _RADIUS, _COLOR, _HUE, _SATURATION, _GREY = range(8)
 
-_PROBABILITIES = ("resize", "blur", "color", "grey")
-_RANGES = {
-    "scale": (math.nextafter(0.0, 1.0), 1.0, "above 0 and at most 1"),
-    "radius": (1, 7, "from 1 to 7"),
-    "hue": (-360.0, 360.0, "from -360 to 360"),
-    "saturation": (0.0, 10.0, "from 0 to 10"),
-}
+_Scale = Annotated[float, Range(above=0, high=1)]
+_Radius = Annotated[int, Range(low=1, high=7)]
+_Hue = Annotated[float, Range(low=-360, high=360)]
+_Saturation = Annotated[float, Range(low=0, high=10)]
 
 # RGB to YIQ with the three digits that DALI's hsv operator computes with, for equal results.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 _RGB = np.linalg.inv(_YIQ)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class Augment(Settings):
     """Which random changes are made, how often and how strongly, in this order.
 
     The default ranges are arcface_torch's; :data:`ARCFACE_TORCH` has its probabilities too.
@@ -49,41 +43,32 @@ class Augment:
         ConfigError: a value is out of range.
     """
 
-    resize: float = 0.0
+    resize: Fraction = 0.0
     """Probability of scaling an image down and back up (both linear, antialiased)."""
-    scale: tuple[float, float] = (0.5, 0.8)
+    scale: tuple[_Scale, _Scale] = (0.5, 0.8)
     """Height and width of the small image as a share of the image's, uniform between these."""
-    blur: float = 0.0
+    blur: Fraction = 0.0
     """Probability of a Gaussian blur."""
-    radius: tuple[int, int] = (1, 2)
+    radius: tuple[_Radius, _Radius] = (1, 2)
     """Radius of its window in pixels, one of low…high; sigma is 0.3 · radius + 0.5."""
-    color: float = 0.0
+    color: Fraction = 0.0
     """Probability of turning the hue and scaling the saturation, both in YIQ."""
-    hue: tuple[float, float] = (0.0, 20.0)
+    hue: tuple[_Hue, _Hue] = (0.0, 20.0)
     """Angle in degrees, uniform between these."""
-    saturation: tuple[float, float] = (1.0, 1.2)
+    saturation: tuple[_Saturation, _Saturation] = (1.0, 1.2)
     """Factor, uniform between these."""
-    grey: float = 0.0
+    grey: Fraction = 0.0
     """Probability of taking all colour out."""
 
     def __post_init__(self) -> None:
-        for name in _PROBABILITIES:
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= 1:
-                raise ConfigError(f"{name} of Augment is {value!r}; it must be from 0 to 1")
-        for name, (low, high, text) in _RANGES.items():
-            value = getattr(self, name)
-            if (
-                not isinstance(value, tuple)
-                or len(value) != 2
-                or not all(map(_is_number, value))
-                or not low <= value[0] <= value[1] <= high
-                or (name == "radius" and not all(isinstance(end, int) for end in value))
-            ):
-                kind = "two whole numbers" if name == "radius" else "two numbers"
-                raise ConfigError(
-                    f"{name} of Augment is {value!r}; it must be (low, high): {kind} {text}"
-                )
+        try:
+            super().__post_init__()
+        except ConfigError as error:
+            raise ConfigError(f"Augment: {error}") from None
+        for name in ("scale", "radius", "hue", "saturation"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(f"Augment: {name} = {(low, high)} must be (low, high)")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain data, that files can hold."""

@@ -28,13 +28,14 @@ import numpy as np
 import simplejpeg
 import torch
 
-from facepack.errors import ConfigError, DecodeError, MissingExtraError
+from facepack.errors import DecodeError, MissingExtraError
 from facepack.images import empty_pixels
 from facepack.loading.kernels import choose_kernels, load_kernels
 from facepack.loading.loader import Loader
 from facepack.loading.pixels import decode_rows, is_common_jpeg
 from facepack.loading.plan import Draws, Plan
 from facepack.processors import usable_processors
+from facepack.settings import Count, check
 from facepack.store.pack import Pack
 
 LIMIT = "decode"
@@ -122,9 +123,9 @@ def bench_load(
         ConfigError: a number is out of range, or the images' sizes differ.
         DecodeError: an image is no JPEG, or broken; names its key.
     """
-    for name, value in (("batch_size", batch_size), ("threads", threads), ("rounds", rounds)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1")
+    check("batch_size", batch_size, Count)
+    check("threads", threads, Count | None)
+    check("rounds", rounds, Count)
     threads = threads or usable_processors()
     batch_size = min(batch_size, len(pack))
     with ExitStack() as stack:

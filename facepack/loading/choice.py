@@ -49,9 +49,7 @@ def choose_order(asked: str | BlockShape, source: ImageSource, shuffle: bool) ->
         ConfigError: there is no such order, or not for this source.
     """
     if not isinstance(asked, BlockShape) and asked not in ORDERS:
-        raise ConfigError(
-            f"order is {asked!r}; allowed are {', '.join(map(repr, ORDERS))} and a BlockShape"
-        )
+        raise ConfigError(f"order = {asked!r} is not one of {', '.join(ORDERS)}, or a BlockShape")
     if not shuffle:
         if asked != "auto":
             raise ConfigError(f"order is {asked!r}, but shuffle=False means the pack's own order")

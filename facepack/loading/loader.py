@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 import os
 import warnings
 import weakref
@@ -25,6 +24,7 @@ from facepack.loading.cache import (
 )
 from facepack.loading.choice import OrderChoice, choose_order
 from facepack.loading.cpu import CpuStream
+from facepack.loading.device import check_device
 from facepack.loading.order import BlockShape
 from facepack.loading.plan import Plan
 from facepack.loading.readahead import Ahead, read_ahead
@@ -32,6 +32,7 @@ from facepack.loading.source import ImageSource
 from facepack.loading.stream import LEAVE_OUT, Stream, StreamSettings, keep_for_good
 from facepack.loading.stream import Batch as Batch
 from facepack.processors import usable_processors
+from facepack.settings import Count, check, check_choice
 
 BACKENDS = ("auto", "cpu", "dali")
 DALI_DECODERS = ("auto", "mixed", "cpu")
@@ -124,31 +125,30 @@ class Loader:
     ) -> None:
         if isinstance(pack, (str, os.PathLike)):
             raise ConfigError(f"pack is the path {os.fspath(pack)!r}: give facepack.open(path)")
-        _check_choice("backend", backend, BACKENDS)
-        _check_choice("dali_decoder", dali_decoder, DALI_DECODERS)
-        _check_choice("cache", cache, CACHES)
-        _check_choice("dtype", dtype, DTYPES)
-        _check_choice("on_error", on_error, ON_ERROR)
-        if threads is not None and _check_integer("threads", threads) < 1:
-            raise ConfigError(f"threads is {threads}; it must be at least 1")
+        check_choice("backend", backend, BACKENDS)
+        check_choice("dali_decoder", dali_decoder, DALI_DECODERS)
+        check_choice("cache", cache, CACHES)
+        check_choice("dtype", dtype, DTYPES)
+        check_choice("on_error", on_error, ON_ERROR)
+        threads = check("threads", threads, Count | None)
         self._order_asked = order
         self._order = choose_order(order, pack, shuffle)
         self._settings = StreamSettings(
             pack=pack,
             plan=Plan(
                 records=len(pack),
-                batch_size=_check_integer("batch_size", batch_size),
-                seed=_check_integer("seed", seed),
-                rank=_check_integer("rank", rank),
-                world=_check_integer("world", world),
-                shuffle=shuffle,
-                mirror=mirror,
-                drop_last=drop_last,
+                batch_size=batch_size,
+                seed=seed,
+                rank=rank,
+                world=world,
+                shuffle=bool(shuffle),
+                mirror=bool(mirror),
+                drop_last=bool(drop_last),
                 blocks=self._order.blocks,
             ),
             image_size=_choose_size(pack, image_size),
             normalize=dtype == "float32",
-            device=_check_device(device),
+            device=_numbered_device(device),
             threads=threads or usable_processors(),
             skip=on_error == "skip",
             augment=_check_augment(augment),
@@ -192,7 +192,7 @@ class Loader:
         self._epoch, self._batch = self._check_place(epoch, batch)
 
     def _check_place(self, epoch: Any, batch: Any) -> tuple[int, int]:
-        epoch, batch = _check_integer("epoch", epoch), _check_integer("batch", batch)
+        epoch, batch = check("epoch", epoch, int), check("batch", batch, int)
         if epoch < 0 or not 0 <= batch <= len(self):
             raise ConfigError(
                 f"no batch {batch} in epoch {epoch}: epochs count from 0 and have {len(self)} "
@@ -404,18 +404,12 @@ def _forget_streams() -> None:
 system.at_fork(after_in_child=_forget_streams)
 
 
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
-
-
 def _check_augment(given: Any) -> Augment | None:
     if given is None or isinstance(given, Augment):
         return given
     if not isinstance(given, str) or given not in PRESETS:
         raise ConfigError(
-            f"augment is {given!r}; allowed are an Augment, None and "
-            f"{', '.join(map(repr, PRESETS))}"
+            f"augment = {given!r} is not an Augment, None or one of {', '.join(PRESETS)}"
         )
     return PRESETS[given]
 
@@ -435,23 +429,13 @@ def _choose_cache_device(asked: str, settings: StreamSettings) -> torch.device |
     return device
 
 
-def _check_integer(name: str, value: Any) -> int:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise ConfigError(f"{name} is {value!r}; it must be an integer")
-    return int(value)
-
-
 def _choose_size(pack: ImageSource, asked: Any) -> tuple[int, int]:
     if asked is not None:
         try:
-            height, width = (_check_integer("image_size", side) for side in asked)
-        except (TypeError, ValueError):
-            height = width = 0
-        if min(height, width) < 1:
-            raise ConfigError(
-                f"image_size is {asked!r}; it must be (height, width), both at least 1"
-            )
-        return height, width
+            size: tuple[int, int] = check("image_size", asked, tuple[Count, Count])
+        except ConfigError as error:
+            raise ConfigError(f"{error}; give (height, width)") from None
+        return size
     if pack.image_size is None:
         raise ConfigError(
             f"{pack.path} holds images of several sizes, a batch needs one: give the Loader "
@@ -460,24 +444,11 @@ def _choose_size(pack: ImageSource, asked: Any) -> tuple[int, int]:
     return pack.image_size
 
 
-def _check_device(name: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device is {str(name)!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
-    if device.type == "cpu":
-        return device
-    if not torch.cuda.is_available():
-        raise ConfigError(f"device is {str(name)!r}, but torch sees no CUDA device: use 'cpu'")
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device is {str(name)!r}; torch sees {torch.cuda.device_count()} CUDA devices, "
-            "counted from 0"
-        )
-    return torch.device("cuda", index)
+def _numbered_device(name: str | torch.device) -> torch.device:
+    device = check_device(name)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _choose_backend(asked: str, device: torch.device) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from facepack.errors import ConfigError
 from facepack.hashing import derive_seed, hash64
+from facepack.settings import Count, Settings
 
 # Separate the uses of one seed, so that an order tells nothing about the flips.
 _ORDER = 1
@@ -29,18 +30,13 @@ _SMALL = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockShape:
+class BlockShape(Settings):
     """How the order ``blocks`` is cut; another shape is another order."""
 
-    run: int
+    run: Count
     """Records that lie, and are read, together."""
-    window: int
+    window: Count
     """Runs that are shuffled together."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("run", self.run), ("window", self.window)):
-            if value < 1:
-                raise ConfigError(f"{name} of the blocks is {value}; it must be at least 1")
 
     def __str__(self) -> str:
         return f"{self.run}x{self.window}"

@@ -16,13 +16,14 @@ from facepack.loading.order import (
     WindowedOrder,
     flips,
 )
+from facepack.settings import Count, Settings
 
 # Records whose order is computed at once: enough to make NumPy's cost per call vanish.
 _BLOCK = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Settings):
     """The batches of every epoch, seen from one rank: a pure function of these settings.
 
     An epoch is cut into global batches of ``world * batch_size`` records, and rank r takes slice
@@ -33,13 +34,13 @@ class Plan:
 
     records: int
     """Records in the pack."""
-    batch_size: int
+    batch_size: Count
     """Records in a batch of one rank."""
     seed: int
     """Key of the order and of the flips."""
     rank: int
     """This process among ``world``."""
-    world: int
+    world: Count
     """Processes that share each global batch."""
     shuffle: bool
     """A new permutation each epoch; else the pack's own order."""
@@ -53,13 +54,11 @@ class Plan:
     None: a permutation of all records, or the pack's own order in one window."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.world < 1:
-            raise ConfigError(f"world is {self.world}; it must be at least 1")
+        super().__post_init__()
         if not 0 <= self.rank < self.world:
             raise ConfigError(
-                f"rank is {self.rank}; with world={self.world} it must be in 0…{self.world - 1}"
+                f"rank = {self.rank} is not allowed: with world = {self.world} it must be from 0 "
+                f"to {self.world - 1}"
             )
         if self.records < 1:
             raise ConfigError("the pack has no records; there is nothing to load")

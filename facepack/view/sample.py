@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from facepack.errors import ConfigError
 from facepack.hashing import derive_seed, hash64
+from facepack.settings import Range, Settings
 from facepack.store.pack import Pack
 from facepack.view.summary import label_counts
 
-_MOST = 10_000  # rows, and images in a row
+_Rows = Annotated[int, Range(low=1, high=10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
+class SampleOptions(Settings):
     """What to choose.
 
     Attributes:
@@ -26,16 +28,13 @@ class SampleOptions:
         labels: these identities instead of some chosen by the seed.
     """
 
-    identities: int = 8
-    images: int = 8
+    identities: _Rows = 8
+    images: _Rows = 8
     seed: int = 0
     labels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("identities", "images"):
-            value = getattr(self, name)
-            if not 1 <= value <= _MOST:
-                raise ConfigError(f"{name} is {value}: allowed are 1 to {_MOST:,}")
+        super().__post_init__()
         if self.labels is not None and not self.labels:
             raise ConfigError("labels is empty: name at least one, or leave it out")
 

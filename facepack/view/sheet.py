@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import unicodedata
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from facepack.errors import ConfigError, DamageError, DecodeError, PackError
 from facepack.output import write_output
+from facepack.settings import Range, check
 from facepack.store.pack import Pack
 from facepack.view.sample import SampleOptions, SampleRow, sample_rows
 
-MIN_SIZE, MAX_SIZE = 24, 1024
+_Size = Annotated[int, Range(low=24, high=1024)]  # pixels
 _MOST_PIXELS = 1 << 27  # of the sheet: 400 MB of memory
 
 _PAPER, _INK, _FAINT, _RULE = (250, 250, 251), (24, 26, 32), (110, 116, 128), (222, 225, 231)
@@ -81,8 +83,7 @@ def draw_sheet(pack: Pack, rows: list[SampleRow], *, size: int = 112) -> Image.I
     Raises:
         ConfigError: a size out of range, or a sheet beyond memory.
     """
-    if not MIN_SIZE <= size <= MAX_SIZE:
-        raise ConfigError(f"size {size}: allowed are {MIN_SIZE} to {MAX_SIZE} pixels")
+    check("size", size, _Size)
     step = max(size, _KEY_WIDTH) + _GAP
     row_height = _HEAD_HEIGHT + size + _KEY_LINES * _KEY_HEIGHT + _ROW_GAP
     columns = max((len(row.positions) for row in rows), default=0)

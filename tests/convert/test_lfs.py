@@ -109,7 +109,7 @@ def test_models_logs_and_settings(tmp_path: Path) -> None:
     assert "training.log: is a pointer" in run("schedule", log, "--schedule", "mhlr")
     run_folder = pointer(tmp_path / "run" / "checkpoint.pt").parent
     from facepack.errors import ConfigError, TrainingError
-    from facepack.train.config import read_settings
+    from facepack.train.collect import read_settings
     from facepack.train.loop.checkpoint import load_checkpoint
 
     with pytest.raises(TrainingError, match="is a pointer of Git LFS"):

@@ -94,7 +94,7 @@ def test_a_run_of_another_backbone_or_without_one(run: Path) -> None:
 
 
 def test_an_unknown_backbone_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown backbone 'r999'; there are .*tiny"):
+    with pytest.raises(ConfigError, match=r"backbone = 'r999' is not one of .*tiny"):
         load_model(tmp_path, backbone="r999")
 
 

@@ -218,15 +218,21 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("values", "text"),
         [
-            ({"blur": 1.5}, "blur of Augment is 1.5; it must be from 0 to 1"),
-            ({"grey": True}, "grey of Augment is True; it must be from 0 to 1"),
-            ({"resize": math.nan}, "resize of Augment is nan; it must be from 0 to 1"),
-            ({"scale": (0.0, 0.5)}, "must be (low, high): two numbers above 0 and at most 1"),
-            ({"scale": (0.6, 0.5)}, "scale of Augment is (0.6, 0.5)"),
-            ({"radius": (1.0, 2.0)}, "must be (low, high): two whole numbers from 1 to 7"),
-            ({"radius": (0, 2)}, "radius of Augment is (0, 2)"),
-            ({"hue": 20.0}, "hue of Augment is 20.0; it must be (low, high)"),
-            ({"saturation": (-1.0, 2.0)}, "two numbers from 0 to 10"),
+            ({"blur": 1.5}, "Augment: blur = 1.5 is not allowed: it must be from 0 to 1"),
+            ({"grey": True}, "Augment: grey = True is not a number from 0 to 1"),
+            ({"resize": math.nan}, "Augment: resize = nan is not a finite number"),
+            (
+                {"scale": (0.0, 0.5)},
+                "scale[0] = 0.0 is not allowed: it must be above 0 and at",
+            ),
+            ({"scale": (0.6, 0.5)}, "Augment: scale = (0.6, 0.5) must be (low, high)"),
+            ({"radius": (1.0, 2.0)}, "radius[0] = 1.0 is not a whole number from 1 to 7"),
+            ({"radius": (0, 2)}, "radius[0] = 0 is not allowed: it must be from 1 to 7"),
+            ({"hue": 20.0}, "Augment: hue = 20.0 is not a list of 2"),
+            (
+                {"saturation": (-1.0, 2.0)},
+                "saturation[0] = -1.0 is not allowed: it must be from 0",
+            ),
         ],
     )
     def test_are_checked(self, values: dict[str, Any], text: str) -> None:
@@ -235,7 +241,7 @@ class TestSettings:
         assert text in str(caught.value)
 
     def test_of_another_name_are_refused(self, faces: Pack) -> None:
-        with pytest.raises(ConfigError, match=r"augment is 'strong'; allowed are an Augment, None"):
+        with pytest.raises(ConfigError, match=r"augment = 'strong' is not an Augment, None or one"):
             Loader(faces, batch_size=4, augment="strong")
 
 

@@ -70,7 +70,7 @@ def test_other_images_than_jpegs_are_named(
 @pytest.mark.parametrize("name", ["batch_size", "threads", "rounds"])
 def test_numbers_out_of_range_are_named(faces: Pack, name: str) -> None:
     options: dict[str, Any] = {name: 0}
-    with pytest.raises(ConfigError, match=f"{name} is 0; it must be at least 1"):
+    with pytest.raises(ConfigError, match=f"{name} = 0 is not allowed: it must be at least 1"):
         bench_load(faces, **options)
 
 

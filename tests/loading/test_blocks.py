@@ -143,7 +143,7 @@ class TestBlocks:
 class TestBlockShape:
     @pytest.mark.parametrize(("run", "window", "named"), [(0, 1, "run"), (1, 0, "window")])
     def test_sizes_out_of_range_are_named(self, run: int, window: int, named: str) -> None:
-        with pytest.raises(ConfigError, match=f"{named} of the blocks is 0; it must be at least 1"):
+        with pytest.raises(ConfigError, match=f"{named} = 0 is not allowed: .* at least 1"):
             shape_of(run, window)
 
     def test_is_read_as_it_is_written(self) -> None:

@@ -142,7 +142,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("cache", "text"),
         [
-            ("disk", "cache is 'disk'; allowed are 'none', 'host', 'device'"),
+            ("disk", "cache = 'disk' is not one of none, host, device"),
             ("device", "cache is 'device', but device is 'cpu': use cache='host'"),
         ],
     )

@@ -267,7 +267,7 @@ class TestPosition:
         for wrong, message in (
             ({}, "the saved position lacks batch, content_id, drop_last, epoch"),
             ({**state, "blocks": "3x4", "batch": 99}, "no batch 99 in epoch 1"),
-            ({**state, "blocks": "3x4", "epoch": "1"}, "epoch is '1'; it must be an integer"),
+            ({**state, "blocks": "3x4", "epoch": "1"}, "epoch = '1' is not a whole number"),
         ):
             with pytest.raises(ConfigError, match=message):
                 loader.load_state_dict(wrong)
@@ -352,25 +352,28 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"backend": "gpu"}, "backend is 'gpu'; allowed are 'auto', 'cpu', 'dali'"),
-            ({"dtype": "float16"}, "dtype is 'float16'; allowed are 'uint8', 'float32'"),
-            ({"on_error": "ignore"}, "on_error is 'ignore'; allowed are 'raise', 'skip'"),
-            ({"threads": 0}, "threads is 0; it must be at least 1"),
-            ({"threads": 1.5}, "threads is 1.5; it must be an integer"),
-            ({"batch_size": 1.5}, "batch_size is 1.5; it must be an integer"),
-            ({"batch_size": "8"}, "batch_size is '8'; it must be an integer"),
-            ({"batch_size": True}, "batch_size is True; it must be an integer"),
-            ({"seed": None}, "seed is None; it must be an integer"),
-            ({"rank": 0.0}, "rank is 0.0; it must be an integer"),
-            ({"world": "2"}, "world is '2'; it must be an integer"),
-            ({"image_size": (40.5, 48)}, "image_size is 40.5; it must be an integer"),
-            ({"image_size": (40, 0)}, "image_size is (40, 0); it must be (height, width)"),
-            ({"image_size": 112}, "image_size is 112; it must be (height, width)"),
-            ({"image_size": (1, 2, 3)}, "image_size is (1, 2, 3); it must be (height, width)"),
-            ({"device": "gpu"}, "device is 'gpu'; allowed are 'cpu', 'cuda' and 'cuda:N'"),
-            ({"device": "meta"}, "device is 'meta'; allowed are 'cpu', 'cuda' and 'cuda:N'"),
-            ({"device": None}, "device is 'None'; allowed are 'cpu', 'cuda' and 'cuda:N'"),
-            ({"augment": {"blur": 0.2}}, "augment is {'blur': 0.2}; allowed are an Augment, None"),
+            ({"backend": "gpu"}, "backend = 'gpu' is not one of auto, cpu, dali"),
+            ({"dtype": "float16"}, "dtype = 'float16' is not one of uint8, float32"),
+            ({"on_error": "ignore"}, "on_error = 'ignore' is not one of raise, skip"),
+            ({"threads": 0}, "threads = 0 is not allowed: it must be at least 1"),
+            ({"threads": 1.5}, "threads = 1.5 is not a whole number at least 1"),
+            ({"batch_size": 1.5}, "batch_size = 1.5 is not a whole number at least 1"),
+            ({"batch_size": "8"}, "batch_size = '8' is not a whole number"),
+            ({"batch_size": True}, "batch_size = True is not a whole number"),
+            ({"seed": None}, "seed = None is not a whole number"),
+            ({"rank": 0.0}, "rank = 0.0 is not a whole number"),
+            ({"world": "2"}, "world = '2' is not a whole number"),
+            ({"image_size": (40.5, 48)}, "image_size[0] = 40.5 is not a whole number at least 1"),
+            ({"image_size": (40, 0)}, "image_size[1] = 0 is not allowed: it must be at least 1"),
+            ({"image_size": 112}, "image_size = 112 is not a list of 2; give (height, width)"),
+            (
+                {"image_size": (1, 2, 3)},
+                "image_size = (1, 2, 3) is not a list of 2; give (height",
+            ),
+            ({"device": "gpu"}, "device 'gpu' is not one of cpu, cuda, cuda:N"),
+            ({"device": "meta"}, "device 'meta' is not one of cpu, cuda, cuda:N"),
+            ({"device": None}, "device 'None' is not one of cpu, cuda, cuda:N"),
+            ({"augment": {"blur": 0.2}}, "augment = {'blur': 0.2} is not an Augment, None or one"),
             ({"batch_size": 99}, "fewer than one global batch of 99"),
         ],
     )
@@ -404,12 +407,12 @@ class TestSettings:
     @pytest.mark.parametrize("name", ["epoch", "batch"])
     def test_seek_takes_integers(self, faces: Pack, name: str) -> None:
         place: dict[str, Any] = {"epoch": 0, "batch": 0, name: "1"}
-        with pytest.raises(ConfigError, match=f"{name} is '1'; it must be an integer"):
+        with pytest.raises(ConfigError, match=f"{name} = '1' is not a whole number"):
             Loader(faces, batch_size=4).seek(**place)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
     def test_a_gpu_that_is_not_there(self, faces: Pack) -> None:
-        with pytest.raises(ConfigError, match="torch sees no CUDA device: use 'cpu'"):
+        with pytest.raises(ConfigError, match="torch sees no CUDA device here; use cpu"):
             Loader(faces, batch_size=4, device="cuda")
 
     def test_without_dali(self, faces: Pack, monkeypatch: pytest.MonkeyPatch) -> None:

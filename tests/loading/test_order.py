@@ -196,10 +196,13 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-            ({"world": 0}, "world is 0; it must be at least 1"),
-            ({"rank": 2, "world": 2}, "rank is 2; with world=2 it must be in 0…1"),
-            ({"rank": -1}, "rank is -1; with world=1 it must be in 0…0"),
+            ({"batch_size": 0}, "batch_size = 0 is not allowed: it must be at least 1"),
+            ({"world": 0}, "world = 0 is not allowed: it must be at least 1"),
+            (
+                {"rank": 2, "world": 2},
+                "with world = 2 it must be from 0 to 1",
+            ),
+            ({"rank": -1}, "rank = -1 is not allowed: with world = 1 it must be from 0 to 0"),
             ({"records": 0}, "the pack has no records"),
             ({"batch_size": 54}, "the pack has 53 records, fewer than one global batch of 54"),
         ],

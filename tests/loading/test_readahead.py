@@ -312,7 +312,7 @@ class TestChoice:
         assert windows == pytest.approx([32, 512, 1024, 1024, 1024], rel=0.05)
 
     def test_what_is_not_possible_is_named(self, faces: Pack) -> None:
-        with pytest.raises(ConfigError, match="order is 'block'; allowed are 'auto', 'global', 'b"):
+        with pytest.raises(ConfigError, match="order = 'block' is not one of auto, global, b"):
             choose_order("block", faces, True)
         with pytest.raises(ConfigError, match="but shuffle=False means the pack's own order"):
             choose_order("blocks", faces, False)

@@ -12,20 +12,22 @@ from typing import Any
 import pytest
 
 from facepack.errors import ConfigError
-from facepack.train import config as config_module
-from facepack.train.config import (
-    FREE_ON_RESUME,
-    TrainConfig,
+from facepack.settings import describe
+from facepack.train.collect import (
     collect_settings,
-    describe_settings,
-    differing_settings,
-    dump_config,
     make_config,
     merge_settings,
     parse_assignments,
     parse_overrides,
     read_settings,
     recipe_names,
+)
+from facepack.train.config import (
+    COURSE,
+    FREE_ON_RESUME,
+    TrainConfig,
+    differing_settings,
+    dump_config,
 )
 
 MHLR_RECIPES = [
@@ -40,7 +42,7 @@ def make(**settings: Any) -> TrainConfig:
 
 
 def test_every_setting_has_a_docstring() -> None:
-    described = describe_settings()
+    described = describe(TrainConfig)
     assert [text.split(" ")[0] for text, _ in described] == [
         field.name for field in dataclasses.fields(TrainConfig)
     ]
@@ -53,7 +55,7 @@ def test_help_names_what_can_be_chosen() -> None:
     from facepack.train import backbones, schedules
     from facepack.train.heads.margins import MARGINS
 
-    described = {text.split(" ")[0]: help_text for text, help_text in describe_settings()}
+    described = {text.split(" ")[0]: help_text for text, help_text in describe(TrainConfig)}
     for setting, names in (
         ("backbone", backbones.names()),
         ("schedule", schedules.names()),
@@ -66,7 +68,7 @@ def test_help_names_what_can_be_chosen() -> None:
 def test_tables_of_names_name_settings() -> None:
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     assert names >= FREE_ON_RESUME
-    assert names >= config_module._RANGES.keys()
+    assert names >= COURSE
 
 
 def test_importing_settings_does_not_import_torch() -> None:

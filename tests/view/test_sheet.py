@@ -158,10 +158,10 @@ def test_what_cannot_be_drawn(make_pack: MakePack, tmp_path: Path) -> None:
     out = str(tmp_path / "o.png")
     for words, message in (
         ([str(tmp_path / "o.txt")], r"'\.txt' is no picture's: take one of \.png"),
-        ([out, "--size", "5"], "size 5: allowed are 24 to 1024"),
+        ([out, "--size", "5"], "size = 5 is not allowed: it must be from 24 to 1,024"),
         ([out, "--labels", "1,x"], "--labels '1,x': write numbers"),
         ([out, "--labels", "99"], "label 99"),
-        ([out, "--images", "0"], "images is 0"),
+        ([out, "--images", "0"], "images = 0 is not allowed"),
     ):
         error = fails(*words)
         assert isinstance(error, ConfigError)

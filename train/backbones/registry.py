@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from facepack.errors import ConfigError, did_you_mean
+from facepack.settings import Count, Range, check, check_choice
 
 REDUCED_PRECISIONS = (torch.bfloat16, torch.float16)
 
@@ -109,19 +109,10 @@ def build(
     Raises:
         ConfigError: the name is unknown or an option is out of range.
     """
-    if name not in _BUILDERS:
-        raise ConfigError(
-            f"backbone: got {name!r}, which is none of {', '.join(_BUILDERS)}"
-            f"{did_you_mean(name, _BUILDERS)}"
-        )
-    if features < 1:
-        raise ConfigError(f"features: got {features}; an embedding has at least one value")
-    if not 0.0 <= dropout < 1.0:
-        raise ConfigError(f"dropout: got {dropout}; it must lie in [0, 1), 0 for none")
-    if autocast is not None and autocast not in REDUCED_PRECISIONS:
-        raise ConfigError(
-            f"autocast: got {autocast}; it must be torch.bfloat16, torch.float16 or None"
-        )
+    check_choice("backbone", name, _BUILDERS)
+    check("features", features, Count)
+    check("dropout", dropout, Annotated[float, Range(low=0, below=1)])
+    check_choice("autocast", autocast, (None, *REDUCED_PRECISIONS))
     backbone = _BUILDERS[name](features, dropout, autocast)
     backbone.name = name
     return backbone

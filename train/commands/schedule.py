@@ -67,7 +67,7 @@ def schedule(
     """
     from dataclasses import asdict
 
-    from facepack.train.config import parse_assignments
+    from facepack.train.collect import parse_assignments
     from facepack.train.replay import read_log, replay_log
 
     training_log = read_log(log)

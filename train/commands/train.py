@@ -17,12 +17,14 @@ class _TrainCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the recipes and the settings."""
-        from facepack.train.config import describe_settings, recipe_names
+        from facepack.settings import describe
+        from facepack.train.collect import recipe_names
+        from facepack.train.config import TrainConfig
 
         with formatter.section("Recipes (--config)"):
             formatter.write_text(", ".join(recipe_names()))
         with formatter.section("Settings (--set key=value, or lines of a TOML file)"):
-            formatter.write_dl(describe_settings())
+            formatter.write_dl(describe(TrainConfig))
 
 
 def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -104,7 +106,7 @@ def train(
         raise click.UsageError("--resume goes on with the run that --overwrite removes: give one")
     from facepack.evaluate.validation import Validator
     from facepack.train.build import enter_device
-    from facepack.train.config import collect_settings, make_config
+    from facepack.train.collect import collect_settings, make_config
     from facepack.train.loop.run import Trainer
     from facepack.train.ranks.agreement import OtherRankError, together
     from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from facepack.errors import ConfigError, TrainingError
 from facepack.hashing import derive_seed
+from facepack.settings import Count, Fraction, check, check_choice
 from facepack.train.heads.centres import fill_centres
 from facepack.train.heads.chunked import ChunkedLoss
 from facepack.train.heads.faces import Faces, gather_faces
@@ -141,26 +142,17 @@ class PartialFC(nn.Module):
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
-        if classes < 1:
-            raise ConfigError(f"classes: got {classes}; a head has at least one class")
-        if features < 1:
-            raise ConfigError(f"features: got {features}; an embedding has at least one value")
-        if not 0.0 <= sample_rate <= 1.0:
-            raise ConfigError(f"sample_rate: got {sample_rate}; it must lie in [0, 1]")
-        if chunk is not None and chunk < 1:
-            raise ConfigError(f"chunk: got {chunk}; it must be at least 1 class, or None")
-        if momentum_dtype not in (torch.float32, torch.bfloat16):
-            raise ConfigError(
-                f"momentum_dtype: got {momentum_dtype}; it must be torch.float32 or torch.bfloat16"
-            )
-        if update not in get_args(Update):
-            raise ConfigError(f"update: got {update!r}; it must be sampled or dense")
-        if storage not in get_args(Storage):
-            raise ConfigError(f"storage: got {storage!r}; it must be device or host")
+        check("classes", classes, Count)
+        check("features", features, Count)
+        check("sample_rate", sample_rate, Fraction)
+        check("chunk", chunk, Count | None)
+        check("update", update, Update)
+        check("storage", storage, Storage)
+        check_choice("momentum_dtype", momentum_dtype, (torch.float32, torch.bfloat16))
         if storage == "host" and sample_rate == 1.0:
             raise ConfigError(
-                "storage: got 'host' with sample_rate 1, which would copy every centre to the "
-                "device in each step; set a sample_rate below 1, or storage 'device'"
+                "storage = host with sample_rate = 1 would copy every centre to the device in each "
+                "step: set a sample_rate below 1, or storage = device"
             )
         self.classes = classes
         self.sample_rate = sample_rate

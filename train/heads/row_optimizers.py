@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 
 from facepack.errors import ConfigError
+from facepack.settings import Range, Settings, check_choice
 
 Rows = dict[str, torch.Tensor]
 """The rows of a step, by buffer name: ``weight`` (n×F) and the rule's own state."""
+
+_WeightDecay = Annotated[float, Range(low=0)]
 
 
 class RowOptimizer(Protocol):
@@ -35,23 +38,18 @@ class RowOptimizer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowSGD:
+class RowSGD(Settings):
     """``torch.optim.SGD``: v ← μ·v + g + λ·w, w ← w − lr·v, with v the gradient at first."""
 
-    momentum: float
+    momentum: Annotated[float, Range(low=0, below=1)]
     """μ, in [0, 1)."""
 
-    weight_decay: float
+    weight_decay: _WeightDecay
     """λ, at least 0."""
 
     dtype: torch.dtype | None = None
     """The type that v is kept in; None: that of the weights. A step computes in the gradient's type
     and rounds v to this one when it is put back."""
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.momentum < 1.0:
-            raise ConfigError(f"momentum: got {self.momentum}; it must lie in [0, 1)")
-        _check_weight_decay(self.weight_decay)
 
     def state(self, weight: torch.Tensor) -> Rows:
         """``momentum``, of the matrix's shape. From zero, the first v is the gradient."""
@@ -65,18 +63,15 @@ class RowSGD:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowAdamW:
+class RowAdamW(Settings):
     """``torch.optim.AdamW`` at its default betas, each row with a step count of its own."""
 
-    weight_decay: float
+    weight_decay: _WeightDecay
     """λ of w ← (1 − lr·λ)·w, at least 0."""
 
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        _check_weight_decay(self.weight_decay)
 
     def state(self, weight: torch.Tensor) -> Rows:
         """``exp_avg`` and ``exp_avg_sq`` of the matrix's shape, ``steps`` (rows,) int64."""
@@ -113,19 +108,13 @@ def build_row_optimizer(
     Raises:
         ConfigError: the name is unknown or a setting is out of range.
     """
+    check_choice("optimizer", name, ("sgd", "adamw"))
     if name == "sgd":
         return RowSGD(momentum=momentum, weight_decay=weight_decay, dtype=momentum_dtype)
-    if name == "adamw":
-        if momentum_dtype not in (None, torch.float32):
-            # Its second moment moves by a thousandth a step, which bfloat16 would round away.
-            raise ConfigError(
-                f"momentum_dtype: got {momentum_dtype}; adamw keeps float32 moments: leave it "
-                "unset, or use sgd"
-            )
-        return RowAdamW(weight_decay=weight_decay)
-    raise ConfigError(f"optimizer: got {name!r}; it must be sgd or adamw")
-
-
-def _check_weight_decay(value: float) -> None:
-    if not 0.0 <= value < math.inf:
-        raise ConfigError(f"weight_decay: got {value}; it must be at least 0")
+    if momentum_dtype not in (None, torch.float32):
+        # Its second moment moves by a thousandth a step, which bfloat16 would round away.
+        raise ConfigError(
+            f"momentum_dtype = {momentum_dtype}: adamw keeps float32 moments; leave it unset, or "
+            "use sgd"
+        )
+    return RowAdamW(weight_decay=weight_decay)

@@ -8,18 +8,18 @@ spread over ranks. ``chunked.py`` never holds the logits whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch.nn import functional as F
 
-from facepack.errors import ConfigError
+from facepack.settings import Range, Settings
 from facepack.train.heads.margins import Margin
 from facepack.train.ranks.group import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginSoftmax:
+class MarginSoftmax(Settings):
     """What happens to cosines before the softmax.
 
     Raises:
@@ -29,21 +29,12 @@ class MarginSoftmax:
     margin: Margin
     """Lowers the cosine to the own class."""
 
-    scale: float = 64.0
+    scale: Annotated[float, Range(above=0)] = 64.0
     """s, the factor on all cosines, above 0."""
 
-    interclass_filter: float = 0.0
+    interclass_filter: Annotated[float, Range(low=0, below=1)] = 0.0
     """A cosine above it to another class becomes 0 and stays in the softmax (An et al., 2022, for
     noisy labels: such a class is likely the same person). In [0, 1); 0 filters nothing."""
-
-    def __post_init__(self) -> None:
-        if not self.scale > 0.0:
-            raise ConfigError(f"scale: got {self.scale}; it must be above 0")
-        if not 0.0 <= self.interclass_filter < 1.0:
-            raise ConfigError(
-                f"interclass_filter: got {self.interclass_filter}; it must be a cosine in [0, 1), "
-                "where 0 filters nothing"
-            )
 
 
 def margin_logits(

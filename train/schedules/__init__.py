@@ -1,10 +1,31 @@
 """Learning-rate schedules, by formula or by watching the loss; one idea a module.
 
-A new schedule is a module with a class under :func:`register` and a line here.
+A new one is a module of this folder with a class under :func:`register`: every module here is
+imported.
 """
 
-from facepack.train.schedules import fastface, fixed, guarded, mhlr  # noqa: F401  (they register)
-from facepack.train.schedules.base import Schedule
-from facepack.train.schedules.registry import build_schedule, names, option_names, register
+import pkgutil
+from importlib import import_module
 
-__all__ = ["Schedule", "build_schedule", "names", "option_names", "register"]
+from facepack.train.schedules.base import Schedule
+from facepack.train.schedules.plan import RunPlan
+from facepack.train.schedules.registry import (
+    build_schedule,
+    make_for_run,
+    names,
+    option_names,
+    register,
+)
+
+__all__ = [
+    "RunPlan",
+    "Schedule",
+    "build_schedule",
+    "make_for_run",
+    "names",
+    "option_names",
+    "register",
+]
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from facepack.errors import ConfigError
+from facepack.settings import Range
 from facepack.train.schedules.loss_buffer import LossBuffer
 from facepack.train.schedules.plan import RunPlan
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_READ_EVERY = 10
+ReadEvery = Annotated[int, Range(low=1, high=MAX_READ_EVERY)]
 
 
 class Schedule(ABC):

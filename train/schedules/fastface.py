@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from facepack.errors import ConfigError
-from facepack.train.schedules.base import MAX_READ_EVERY, AdaptiveSchedule
-from facepack.train.schedules.checks import require_integer, require_number
+from facepack.settings import Range, Settings
+from facepack.train.schedules.base import MAX_READ_EVERY, AdaptiveSchedule, ReadEvery
 from facepack.train.schedules.plan import RunPlan
 from facepack.train.schedules.registry import register
 
 _PUBLISHED_BATCH = 128  # the batch that alpha, beta and threshold are stated for
 
+_Share = Annotated[float, Range(above=0, high=1)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class FastFaceOptions:
+class FastFaceOptions(Settings):
     """Settings of ``fastface``; alpha, beta and threshold are those at batch 128."""
 
-    alpha: float = 0.001
+    alpha: _Share = 0.001
     """Weight α of the newest fall of the loss in D."""
-    beta: float = 0.001
+    beta: _Share = 0.001
     """Weight β of D in G."""
-    threshold: float = 5e-5
+    threshold: Annotated[float, Range(low=0)] = 5e-5
     """λ: G below it counts as a loss that does not fall, in loss a step."""
-    tau: float = 0.05
+    tau: _Share = 0.05
     """τ: share of the run's steps that must count so, in a row, before a drop."""
-    delta: float = 2.0
+    delta: Annotated[float, Range(above=1)] = 2.0
     """δ: divides the learning rate at a drop."""
-    max_drops: int = 8
+    max_drops: Annotated[int, Range(low=0)] = 8
     """Drops after which the rate stays."""
-    read_every: int = MAX_READ_EVERY
+    read_every: ReadEvery = MAX_READ_EVERY
     """Steps between two readings of the losses from the device, 1 to 10."""
-
-    def __post_init__(self) -> None:
-        require_number("alpha", self.alpha, above=0, high=1)
-        require_number("beta", self.beta, above=0, high=1)
-        require_number("threshold", self.threshold, low=0)
-        require_number("tau", self.tau, above=0, high=1)
-        require_number("delta", self.delta, above=1)
-        require_integer("max_drops", self.max_drops, low=0)
-        require_integer("read_every", self.read_every, low=1, high=MAX_READ_EVERY)
 
 
 @register("fastface", FastFaceOptions)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from facepack.errors import ConfigError
+from facepack.settings import Count, Range, Settings, check
 from facepack.train.schedules.base import FixedSchedule
-from facepack.train.schedules.checks import require_integer, require_number
 from facepack.train.schedules.plan import RunPlan
 from facepack.train.schedules.registry import register
 
@@ -24,48 +24,41 @@ def cosine(run: RunPlan, steps: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoOptions:
+class NoOptions(Settings):
     """A schedule without settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolyOptions:
+class PolyOptions(Settings):
     """Settings of ``poly``."""
 
-    power: float = 1.0
+    power: Annotated[float, Range(above=0)] = 1.0
     """Exponent p of the decay: 1, a straight line, as in arcface_torch's train_v2.py; 2 is that of
     its PolyScheduler, before April 2023."""
 
-    def __post_init__(self) -> None:
-        require_number("power", self.power, above=0)
-
 
 @dataclass(frozen=True, kw_only=True)
-class MultiStepOptions:
+class MultiStepOptions(Settings):
     """Settings of ``multistep``."""
 
     milestones: Sequence[float] = ()
     """Ascending points of the run after which the rate is multiplied by ``factor``."""
     unit: Literal["epochs", "steps"] = "epochs"
     """What the milestones count; a fraction of an epoch goes to the nearest step."""
-    factor: float = 0.1
+    factor: Annotated[float, Range(above=0, below=1)] = 0.1
     """Multiplies the learning rate at each milestone."""
 
     def __post_init__(self) -> None:
-        if self.unit not in ("epochs", "steps"):
-            raise ConfigError(f"unit must be 'epochs' or 'steps', got {self.unit!r}")
+        super().__post_init__()
         if not isinstance(self.milestones, list | tuple) or not self.milestones:
             raise ConfigError(
                 f"milestones must be a list of {self.unit} such as [8, 14], got {self.milestones!r}"
             )
+        kind = Count if self.unit == "steps" else Annotated[float, Range(above=0)]
         for milestone in self.milestones:
-            if self.unit == "steps":
-                require_integer("each of milestones", milestone, low=1)
-            else:
-                require_number("each of milestones", milestone, above=0)
+            check("each of milestones", milestone, kind)
         if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
             raise ConfigError(f"milestones must ascend, got {list(self.milestones)}")
-        require_number("factor", self.factor, above=0, below=1)
 
 
 @register("cosine", NoOptions)

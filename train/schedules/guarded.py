@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from facepack.settings import Range
 from facepack.train.schedules.base import AdaptiveSchedule
-from facepack.train.schedules.checks import require_integer, require_number
 from facepack.train.schedules.fixed import cosine
 from facepack.train.schedules.plan import RunPlan
 from facepack.train.schedules.plateau import PlateauDetector, PlateauOptions, default_window
@@ -17,23 +17,16 @@ from facepack.train.schedules.registry import register
 class GuardedOptions(PlateauOptions):
     """Settings of ``mhlr_guarded``."""
 
-    threshold: float | Literal["auto"] = "auto"
+    threshold: Annotated[float, Range(low=0)] | Literal["auto"] = "auto"
     """As for ``mhlr``, but measured against the noise by default."""
-    refractory: int | None = None
+    refractory: Annotated[int, Range(low=0)] | None = None
     """Steps after each change and each epoch boundary in which the counters stand still; by
     default 2·window, which is how long H sees a sudden fall, but at most half an epoch."""
-    band: float = 4.0
+    band: Annotated[float, Range(low=1)] = 4.0
     """The rate stays between cosine/band and cosine·band, and never above base_lr; 1 is the
     cosine itself."""
-    tail: float = 0.15
+    tail: Annotated[float, Range(low=0, below=1)] = 0.15
     """Share of the run at its end in which the rate falls linearly to 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.refractory is not None:
-            require_integer("refractory", self.refractory, low=0)
-        require_number("band", self.band, low=1)
-        require_number("tail", self.tail, low=0, below=1)
 
 
 @register("mhlr_guarded", GuardedOptions)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from facepack.errors import ConfigError
-from facepack.train.schedules.base import MAX_READ_EVERY
-from facepack.train.schedules.checks import require_integer, require_number
+from facepack.settings import Range, Settings
+from facepack.train.schedules.base import MAX_READ_EVERY, ReadEvery
 from facepack.train.schedules.haar import HaarContrast
 from facepack.train.schedules.noise import NoiseMeter
 from facepack.train.schedules.plan import RunPlan
@@ -19,32 +18,20 @@ _RESTART_AT = 4  # every fourth consecutive change is a warm restart
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlateauOptions:
+class PlateauOptions(Settings):
     """Settings of ``mhlr``."""
 
-    window: int | None = None
+    window: Annotated[int, Range(low=2)] | None = None
     """Losses averaged (m); by default 0.0175 of the run's steps, but at least 2."""
-    threshold: float | Literal["auto"] = PUBLISHED_THRESHOLD
+    threshold: Annotated[float, Range(low=0)] | Literal["auto"] = PUBLISHED_THRESHOLD
     """H below which the loss counts as not falling; "auto" is max(0.06, 4·σ_H), with σ_H measured
     in the run."""
-    factor: float = 0.5
+    factor: Annotated[float, Range(above=0, below=1)] = 0.5
     """Multiplies the learning rate at a drop."""
-    restart: float = 4.0
+    restart: Annotated[float, Range(above=1)] = 4.0
     """Multiplies it instead at every fourth consecutive change, a warm restart."""
-    read_every: int = MAX_READ_EVERY
+    read_every: ReadEvery = MAX_READ_EVERY
     """Steps between two readings of the losses from the device, 1 to 10."""
-
-    def __post_init__(self) -> None:
-        if self.window is not None:
-            require_integer("window", self.window, low=2)
-        if isinstance(self.threshold, str):
-            if self.threshold != "auto":
-                raise ConfigError(f"threshold must be a number or 'auto', got {self.threshold!r}")
-        else:
-            require_number("threshold", self.threshold, low=0)
-        require_number("factor", self.factor, above=0, below=1)
-        require_number("restart", self.restart, above=1)
-        require_integer("read_every", self.read_every, low=1, high=MAX_READ_EVERY)
 
 
 def default_window(run: RunPlan) -> int:

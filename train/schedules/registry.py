@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from facepack.errors import ConfigError, did_you_mean
+from facepack.errors import ConfigError
+from facepack.settings import check_choice, kinds, make_settings
 from facepack.train.schedules.base import Schedule
 from facepack.train.schedules.plan import RunPlan
 
@@ -18,8 +18,8 @@ _SCHEDULES: dict[str, tuple[type[Schedule], type[Any]]] = {}
 def register(name: str, options: type[Any]) -> Callable[[ScheduleType], ScheduleType]:
     """Class decorator: file a schedule under ``name``.
 
-    ``options`` is the frozen dataclass of its settings, which validates itself; the schedule is
-    made from a :class:`RunPlan` and an instance of it.
+    ``options`` is the frozen dataclass of its settings, of :class:`~facepack.settings.Settings`;
+    the schedule is made from a :class:`RunPlan` and an instance of it.
     """
 
     def add(schedule: ScheduleType) -> ScheduleType:
@@ -38,17 +38,27 @@ def names() -> list[str]:
 
 
 def _find(name: str) -> tuple[type[Schedule], type[Any]]:
-    if name not in _SCHEDULES:
-        raise ConfigError(
-            f"schedule {name!r} is unknown{did_you_mean(name, names())}; allowed: "
-            f"{', '.join(names())}"
-        )
+    check_choice("schedule", name, names())
     return _SCHEDULES[name]
 
 
 def option_names(name: str) -> list[str]:
     """The settings of the schedule ``name``; raises :class:`ConfigError` if there is none."""
-    return [field.name for field in fields(_find(name)[1])]
+    return list(kinds(_find(name)[1]))
+
+
+def make_for_run(name: str, run: RunPlan, options: Mapping[str, Any]) -> Schedule:
+    """Make the schedule ``name`` for a run, with settings of its own.
+
+    Raises:
+        ConfigError: there is no such schedule, or a setting is unknown or out of range: names it.
+    """
+    schedule, options_type = _find(name)
+    made = make_settings(options_type, options, f"schedule {name}")
+    try:
+        return schedule(run, made)
+    except ConfigError as error:  # options that do not suit the run
+        raise ConfigError(f"schedule {name}: {error}") from None
 
 
 def build_schedule(
@@ -61,12 +71,7 @@ def build_schedule(
     warmup_steps: int = 0,
     **options: Any,
 ) -> Schedule:
-    """Make the schedule ``name`` for a run; see :class:`RunPlan` for the run's numbers.
-
-    ``options`` are the schedule's own settings. Raises :class:`ConfigError` naming the setting
-    that is unknown or out of range.
-    """
-    schedule, options_type = _find(name)
+    """:func:`make_for_run`, with the numbers of :class:`RunPlan` and the settings side by side."""
     run = RunPlan(
         base_lr=base_lr,
         total_steps=total_steps,
@@ -74,14 +79,4 @@ def build_schedule(
         batch_size=batch_size,
         warmup_steps=warmup_steps,
     )
-    allowed = option_names(name)
-    for option in options:
-        if option not in allowed:
-            raise ConfigError(
-                f"schedule {name}: {option} is not one of its settings"
-                f"{did_you_mean(option, allowed)}; allowed: {', '.join(allowed) or 'none'}"
-            )
-    try:
-        return schedule(run, options_type(**options))
-    except ConfigError as error:
-        raise ConfigError(f"schedule {name}: {error}") from None
+    return make_for_run(name, run, options)

@@ -180,18 +180,18 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"identities": 0}, "identities is 0; it goes from 1 to 16,777,215"),
-        ({"identities": 1 << 24}, "identities is 16777216"),
-        ({"images_per_identity": 0}, "images_per_identity is 0"),
-        ({"size": 16}, "size is 16; it goes from 32 to 512"),
-        ({"quality": 101}, "quality is 101; it goes from 1 to 100"),
-        ({"label_noise": 1.5}, "label_noise is 1.5; it goes from 0 to 1"),
+        ({"identities": 0}, "identities = 0 is not allowed: it must be from 1 to 16,777,215"),
+        ({"identities": 1 << 24}, "identities = 16777216"),
+        ({"images_per_identity": 0}, "images_per_identity = 0"),
+        ({"size": 16}, "size = 16 is not allowed: it must be from 32 to 512"),
+        ({"quality": 101}, "quality = 101 is not allowed: it must be from 1 to 100"),
+        ({"label_noise": 1.5}, "label_noise = 1.5 is not allowed: it must be from 0 to 1"),
         ({"label_noise": 0.1, "identities": 1}, "label_noise needs another identity"),
-        ({"seed": -1}, "seed is -1"),
-        ({"pairs": 1010}, "pairs is 1010.*give a multiple of 20, such as 1020"),
-        ({"pairs": -20}, "pairs is -20.*give a multiple of 20, such as 20"),
-        ({"bin_name": "a/b"}, "bin_name is 'a/b'; give a plain name"),
-        ({"bin_name": ""}, "bin_name is ''"),
+        ({"seed": -1}, "seed = -1"),
+        ({"pairs": 1010}, "pairs = 1010.*give a multiple of 20, such as 1020"),
+        ({"pairs": -20}, "pairs = -20.*give a multiple of 20, such as 20"),
+        ({"bin_name": "a/b"}, "bin_name = 'a/b': give a plain name"),
+        ({"bin_name": ""}, "bin_name is empty"),
     ],
 )
 def test_settings_out_of_range_are_named(options, message):
@@ -200,7 +200,7 @@ def test_settings_out_of_range_are_named(options, message):
 
 
 def test_workers_must_be_positive(tmp_path):
-    with pytest.raises(ConfigError, match="workers is 0; give at least 1"):
+    with pytest.raises(ConfigError, match="workers = 0 is not allowed: it must be at least 1"):
         generate(tmp_path, SMALL, workers=0)
 
 

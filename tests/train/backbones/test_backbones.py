@@ -313,17 +313,22 @@ def test_tiny_learns() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'r51', which is none of .*r50.* .did you mean r50"):
+    with pytest.raises(
+        ConfigError, match=r"backbone = 'r51' is not one of .*r50.*did you mean r50"
+    ):
         backbones.build("r51")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": 0}, "features: got 0"),
-        ({"dropout": 1.0}, "dropout: got 1.0; it must lie in"),
-        ({"dropout": -0.1}, "dropout: got -0.1"),
-        ({"autocast": torch.float32}, "autocast: got torch.float32; it must be torch.bfloat16"),
+        ({"features": 0}, "features = 0 is not allowed: it must be at least 1"),
+        ({"dropout": 1.0}, "dropout = 1.0 is not allowed: it must be at least 0 and below 1"),
+        ({"dropout": -0.1}, "dropout = -0.1"),
+        (
+            {"autocast": torch.float32},
+            "autocast = torch.float32 is not one of None, torch.bfl",
+        ),
     ],
 )
 def test_options_out_of_range(options: dict[str, object], message: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from facepack.cli import root
-from facepack.train.config import read_settings, recipe_names
+from facepack.train.collect import read_settings, recipe_names
 
 SETTINGS = {
     "backbone": "tiny",

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from facepack.errors import ConfigError
-from facepack.train.heads.margins import ArcFace, Combined, CosFace, build_margin
+from facepack.train.build import make_margin
+from facepack.train.collect import make_config, merge_settings, parse_overrides
+from facepack.train.config import TrainConfig
+from facepack.train.heads.margins import ArcFace, Combined, CosFace, build_margin, register
 
 EVERY_MARGIN = [
     ArcFace(),
@@ -117,20 +120,85 @@ def test_build_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("arcfac", {}, "margin: got 'arcfac'; it must be one of arcface, cosface, combined"),
-        ("cosface", {"m3": 0.4}, "margin option 'm3': cosface has no such setting, only margin"),
-        ("arcface", {"margin": 1.6}, r"margin: got 1.6; it must be in \[0, π/2\)"),
-        ("arcface", {"margin": math.nan}, "margin: got nan"),
-        ("arcface", {"gradient": "none"}, "gradient: got none; it must be exact or straight_thr"),
-        ("cosface", {"margin": -0.1}, "margin: got -0.1"),
-        ("combined", {"m1": 0.0}, "m1: got 0.0; it must be above 0"),
-        ("combined", {"m2": -1.0}, "m2: got -1.0"),
-        ("combined", {"m3": 2.0}, "m3: got 2.0"),
+        ("arcfac", {}, "margin = 'arcfac' is not one of arcface, combined, cosface"),
+        ("cosface", {"m3": 0.4}, "margin cosface: unknown setting 'm3'; allowed: margin"),
+        (
+            "arcface",
+            {"margin": 1.6},
+            "margin = 1.6 is not allowed: it must be at least 0 and below π/2",
+        ),
+        ("arcface", {"margin": math.nan}, "margin arcface: margin = nan is not a finite number"),
+        (
+            "arcface",
+            {"gradient": "none"},
+            "gradient = 'none' is not one of exact, straight_through",
+        ),
+        (
+            "cosface",
+            {"margin": -0.1},
+            "margin = -0.1 is not allowed: it must be at least 0 and below 2",
+        ),
+        ("combined", {"m1": 0.0}, "m1 = 0.0 is not allowed: it must be above 0"),
+        ("combined", {"m2": -1.0}, "m2 = -1.0 is not allowed"),
+        ("combined", {"m3": 2.0}, "m3 = 2.0 is not allowed"),
     ],
 )
 def test_errors_name_the_setting(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_margin(name, **options)
+
+
+def config(**settings: object) -> TrainConfig:
+    return make_config({"shards": "faces", **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "margin"),
+    [
+        ({}, CosFace(margin=0.4)),
+        ({"m3": 0.3}, CosFace(margin=0.3)),
+        ({"margin_options": {"margin": 0.3}}, CosFace(margin=0.3)),
+        ({"margin": "arcface", "m2": 0.4}, ArcFace(margin=0.4)),
+        (
+            {"margin": "arcface", "margin_gradient": "straight_through"},
+            ArcFace(gradient="straight_through"),
+        ),
+        (
+            {"margin": "combined", "m1": 0.9, "margin_options": {"m3": 0.1}},
+            Combined(m1=0.9, m3=0.1),
+        ),
+    ],
+)
+def test_a_run_s_settings_make_the_margin(settings: dict[str, object], margin: object) -> None:
+    assert make_margin(config(**settings)) == margin
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"m2": 0.4}, "m2 is set, but margin = cosface takes only m3, margin_options"),
+        ({"margin_gradient": "straight_through"}, "margin_gradient is set, but margin = cosface"),
+        ({"m3": 0.4, "margin_options": {"margin": 0.4}}, r"margin_options\.margin .* m3"),
+        ({"margin_options": {"m": 0.4}}, "margin cosface: unknown setting 'm'; allowed: margin"),
+        ({"margin_options": {"margin": 2}}, "margin cosface: margin = 2 is not allowed"),
+    ],
+)
+def test_settings_of_another_margin_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_margin(config(**settings))
+
+
+def test_margin_options_go_with_their_margin_and_are_not_written_where_unset() -> None:
+    assert parse_overrides(["margin_options.margin=0.3"]) == {"margin_options": {"margin": 0.3}}
+    below = {"margin": "arcface", "margin_options": {"margin": 0.3}}
+    assert merge_settings(below, {"margin": "cosface"}) == {"margin": "cosface"}
+    # Checkpoints of before there was the setting are those of runs that do not set it.
+    assert "margin_options" not in config().as_dict()
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(ValueError, match="already registered as 'arcface'"):
+        register("arcface")(ArcFace)
 
 
 def test_margins_are_frozen() -> None:

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from facepack.cli import root
 from facepack.errors import ConfigError, TrainingError
 from facepack.evaluate.validation import Validator
-from facepack.train.config import TrainConfig, read_settings
+from facepack.train.collect import read_settings
+from facepack.train.config import TrainConfig
 from facepack.train.loop.run import Trainer
 from facepack.train.schedules.fixed import Cosine
 

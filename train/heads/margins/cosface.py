@@ -1,0 +1,28 @@
+"""CosFace: the margin is taken from the cosine (Wang et al., CVPR 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from facepack.settings import Range, Settings
+from facepack.train.heads.margins.registry import register
+
+
+@register("cosface", m3="margin")
+@dataclass(frozen=True, kw_only=True)
+class CosFace(Settings):
+    """cos θ − margin; its gradient passes to the cosine as it is.
+
+    Raises:
+        ConfigError: the margin is out of range.
+    """
+
+    margin: Annotated[float, Range(low=0, below=2)] = 0.4
+    """Margin taken from the cosine, in [0, 2)."""
+
+    def apply(self, cos_target: torch.Tensor) -> torch.Tensor:
+        """Lower the cosines (n,) to the own classes."""
+        return cos_target - self.margin
