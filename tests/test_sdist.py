@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import subprocess
@@ -62,3 +63,15 @@ def test_links_of_its_pages_lead_somewhere(sdist: Path) -> None:
         if "://" not in link and not (page.parent / link).exists()
     ]
     assert len(pages) > 10 and broken == []
+
+
+def test_setup_lists_every_package() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = set(settings["options"]["packages"].split())
+    there = set()
+    for room in ("facepack", "convert", "train", "evaluate"):
+        for path in (ROOT / room).rglob("__init__.py"):
+            words = path.parent.relative_to(ROOT).parts
+            there.add(".".join(words if room == "facepack" else ("facepack", *words)))
+    assert listed == there
