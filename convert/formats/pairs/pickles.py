@@ -17,7 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from facepack import lfs
-from facepack.convert.formats.pairs.pickle_stream import PickledArray, interpret, kind
+from facepack.convert.formats.pairs.pickle_stream import (
+    PickledArray,
+    describe,
+    load_pickle,
+)
 from facepack.errors import SourceError
 from facepack.reading import TABLE, read_bytes
 
@@ -50,7 +54,7 @@ def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
 
     ``data`` is the content where it is no file of its own; ``path`` then only names it in errors.
     Raises :class:`~facepack.errors.SourceError` for a file that is cut short, no pickle, names
-    anything beyond what a set needs (with the byte offset), or does not hold 2P images and P flags.
+    anything beyond what a set needs or does not hold 2P images and P flags.
     """
     path = Path(path)
     try:
@@ -65,10 +69,10 @@ def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
                 f"{path}: is compressed by {kind_of}, and only a .bin itself is read: unpack it "
                 f"first, with {command} {path.name}"
             )
-    pair = interpret(path, data)
+    pair = load_pickle(path, data)
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise SourceError(
-            f"{path}: holds {kind(pair)}; expected a pair (images, issame): this is no "
+            f"{path}: holds {describe(pair)}; expected a pair (images, issame): this is no "
             "verification set, pass one such as lfw.bin"
         )
     images = _images(path, pair[0])
@@ -102,13 +106,13 @@ def _counts_agree(images: int, flags: int) -> bool:
 def _images(path: Path, values: object) -> list[memoryview]:
     if not isinstance(values, (tuple, list)):
         raise SourceError(
-            f"{path}: its images are {kind(values)}; expected a list of bytes or of uint8 arrays: "
-            "write the set again so"
+            f"{path}: its images are {describe(values)}; expected a list of bytes or of uint8 "
+            "arrays: write the set again so"
         )
     images = []
     for index, value in enumerate(values):
-        if isinstance(value, memoryview):
-            images.append(value)
+        if isinstance(value, (bytes, memoryview)):
+            images.append(memoryview(value))
         elif (
             isinstance(value, PickledArray)
             and value.content is not None
@@ -117,8 +121,8 @@ def _images(path: Path, values: object) -> list[memoryview]:
             images.append(value.content.data)
         else:
             raise SourceError(
-                f"{path}: image {index} is {kind(value)}; expected bytes or a uint8 array: encode "
-                "each image as JPEG or PNG and write the set again"
+                f"{path}: image {index} is {describe(value)}; expected bytes or a uint8 array: "
+                "encode each image as JPEG or PNG and write the set again"
             )
     return images
 
@@ -128,12 +132,12 @@ def _flags(path: Path, values: object) -> np.ndarray:
         values = values.content.tolist()
     if not isinstance(values, (tuple, list)):
         raise SourceError(
-            f"{path}: its flags are {kind(values)}; expected a list or an array of P booleans: "
-            "write the set again so"
+            f"{path}: its flags are {describe(values)}; expected a list or an array of P "
+            "booleans: write the set again so"
         )
     for pair, value in enumerate(values):
         if not isinstance(value, int) or value not in (0, 1):
-            shown = value if isinstance(value, int) else kind(value)
+            shown = value if isinstance(value, int) else describe(value)
             raise SourceError(
                 f"{path}: the flag of pair {pair} is {shown}; expected True or False, or 1 or 0: "
                 "write the set again so"
