@@ -44,7 +44,16 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_holds_every_module_test_and_page(sdist: Path) -> None:
-    for room in ("facepack", "convert", "train", "evaluate", "tests", "benchmarks", "docs"):
+    for room in (
+        "facepack",
+        "convert",
+        "train",
+        "evaluate",
+        "tests",
+        "benchmarks",
+        "docs",
+        "studies",
+    ):
         wanted = {path.relative_to(ROOT) for path in (ROOT / room).rglob("*.py")}
         wanted |= {path.relative_to(ROOT) for path in (ROOT / room).rglob("*.toml")}
         wanted |= {path.relative_to(ROOT) for path in (ROOT / room).rglob("*.md")}

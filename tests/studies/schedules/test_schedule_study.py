@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import product
@@ -25,21 +24,13 @@ from facepack.train.backbones import registry as backbones
 from facepack.train.replay import TrainingLog, read_log, replay_log
 from facepack.train.schedules import build_schedule
 from facepack.train.schedules import registry as schedules
+from studies.schedules import runs, sets, shapes, study
+from studies.schedules import significance as statistics
 
 SHARED = Path(__file__).parents[3] / "../shared/data"
 
-# The study's modules import each other by name, as scripts do, and file two schedules and a
-# backbone, which must not be there for tests that look at what facepack has.
-_BENCHMARKS = str(Path(__file__).parents[3] / "benchmarks")
-sys.path.insert(0, _BENCHMARKS)
-try:
-    import schedules as study
-    import schedules_runs as runs
-    import schedules_sets as sets
-    import schedules_shapes as shapes
-    import schedules_statistics as statistics
-finally:
-    sys.path.remove(_BENCHMARKS)
+# The study files two schedules and a backbone, which must not be there for tests that look at what
+# facepack has.
 _FILED = [
     (registry, name, registry.pop(name))
     for registry, name in (
@@ -52,7 +43,6 @@ _FILED = [
 
 @pytest.fixture(autouse=True)
 def _filed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(_BENCHMARKS)  # what is imported late, and by worker processes
     for registry, name, value in _FILED:
         monkeypatch.setitem(registry, name, value)
 

@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import schedules_backbone  # noqa: F401  (it registers, in worker processes too)
-import schedules_shapes  # noqa: F401  (likewise)
 import torch
-from schedules_sets import Faces
-from schedules_statistics import accepted_at_far, right_by_pair
 from torch import nn
 
+import studies.schedules.backbone
+import studies.schedules.shapes  # noqa: F401  (likewise)
 from facepack.errors import EvaluationError, TrainingError
 from facepack.evaluate.decode import decode_batches
 from facepack.evaluate.embed import embed, normalize
 from facepack.train.collect import make_config
 from facepack.train.loop.run import Trainer
+from studies.schedules.sets import Faces
+from studies.schedules.significance import accepted_at_far, right_by_pair
 
 FAR = 1e-4
 _PAIRS_AT_ONCE = 65536

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from schedules_runs import Outcome
 
 from facepack.train.replay import Replay, TrainingLog
 from facepack.train.replay_plot import smooth
 from facepack.train.schedules import build_schedule
+from studies.schedules.runs import Outcome
 
 _DPI = 100
 _STEPS = 2000  # of a shape that is drawn

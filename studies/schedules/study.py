@@ -1,8 +1,8 @@
 """Does the shape of the learning rate matter, and does watching the loss? A study in three parts.
 
-    python benchmarks/schedules.py OUT --part a --data DIR [--workers 2] [--plots DIR] [--json FILE]
-    python benchmarks/schedules.py OUT --part b [--tiny] [--device cuda] …
-    python benchmarks/schedules.py OUT --part c --data DIR --plots DIR
+    python -m studies.schedules OUT --part a --data DIR [--workers 2] [--plots DIR] [--json FILE]
+    python -m studies.schedules OUT --part b [--tiny] [--device cuda] …
+    python -m studies.schedules OUT --part c --data DIR --plots DIR
 
 Part a, on a CPU: shapes alone, CFP → LFW and LFW → CFP-FP. Part b, for a GPU: the detectors against
 shapes on synthetic faces; ``--tiny`` goes through all of it in a few minutes on a CPU and means
@@ -31,8 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from schedules_runs import Measure, Outcome, Run, Stage, Study, best_rate
-from schedules_sets import (
+
+from facepack.convert.faces.synth import SynthOptions, generate
+from facepack.evaluate.pairs import load_pair_set
+from facepack.train.replay import Replay, TrainingLog, read_log, replay_log
+from studies.schedules.runs import Measure, Outcome, Run, Stage, Study, best_rate
+from studies.schedules.sets import (
     Faces,
     all_same_and_some_different,
     choose_held_out,
@@ -43,12 +47,8 @@ from schedules_sets import (
     read_rec,
     write_pack,
 )
-from schedules_shapes import trace_of_changes, trace_of_log
-from schedules_statistics import paired_difference
-
-from facepack.convert.faces.synth import SynthOptions, generate
-from facepack.evaluate.pairs import load_pair_set
-from facepack.train.replay import Replay, TrainingLog, read_log, replay_log
+from studies.schedules.shapes import trace_of_changes, trace_of_log
+from studies.schedules.significance import paired_difference
 
 Arms = Mapping[str, tuple[str, dict[str, Any]]]  # name → schedule and its options
 
@@ -429,7 +429,7 @@ def part_c(out: Path, data: Path, plan: PlanA, plots: Path | None) -> dict[str, 
             shown = "–" if sigma is None else f"{sigma:.3g}"
             print(f"| {detector} | {shown} | {moves or 'none'} |")
         if plots is not None:
-            from schedules_plots import draw_detectors
+            from studies.schedules.plots import draw_detectors
 
             draw_detectors(log, replays, plots / f"schedules-detectors-{name}.png")
     return results
@@ -540,7 +540,7 @@ def report(study: Study, measure: Measure, plots: Path | None, data: Path | None
     for setting, rows in results.items():
         print_comparison(setting, rows)
     if plots is not None:
-        from schedules_plots import draw_differences, draw_shapes, draw_tuning
+        from studies.schedules.plots import draw_differences, draw_shapes, draw_tuning
 
         part = "a" if measure == "accuracy" else "b"
         if data is not None:
@@ -614,7 +614,3 @@ def main() -> None:
     if options.json:
         text = json.dumps({"setting": setting, "figures": figures}, indent=2)
         options.json.write_text(text + "\n")
-
-
-if __name__ == "__main__":
-    main()
