@@ -30,12 +30,16 @@ class LargestScores:
         self._limit = k + max(k, _LEAST_SLACK)
         self._kept: list[Tensor] = []
         self._count = 0
-        self._floor = torch.full((1, 1), _LOWEST)
+        self._floor = torch.tensor(_LOWEST)
 
     def take(self, tile: Tile) -> None:
         """Keep what may be among the largest."""
         self._floor = self._floor.to(tile.scores.device)
-        values = tile.reaching(self._floor)[2]
+        if not self._kept and tile.maxima.numel() >= self.k:
+            # Maxima are scores, too: the k-th of them is not above the k-th of all.
+            least = torch.topk(tile.maxima.view(-1), self.k, sorted=False).values.amin()
+            self._floor = torch.maximum(self._floor, least)
+        values = tile.values_reaching(self._floor)
         if not len(values):
             return
         self._kept.append(values)
@@ -47,7 +51,7 @@ class LargestScores:
         largest = _largest(torch.cat(self._kept), self.k)
         self._kept, self._count = [largest], len(largest)
         if len(largest) == self.k:  # an equal score would not change the k-th largest
-            self._floor = torch.nextafter(largest.amin(), largest.new_tensor(torch.inf)).view(1, 1)
+            self._floor = torch.nextafter(largest.amin(), largest.new_tensor(torch.inf))
 
     def merge(self, ranks: Ranks) -> None:
         """The largest of all ranks' largest."""
@@ -89,7 +93,7 @@ class HardestPairs:
 
     def take(self, tile: Tile) -> None:
         """Keep what is among the largest so far."""
-        self.add(*tile.reaching(torch.full((1, 1), self._floor, device=tile.scores.device)))
+        self.add(*tile.reaching(tile.scores.new_tensor(self._floor)))
 
     @property
     def _floor(self) -> float:
@@ -123,7 +127,8 @@ class HardestPairs:
         found = found[np.isfinite(found[:, 2])]
         self.rows, self.columns = np.empty((2, 0), np.int64)
         self.scores = np.empty(0, np.float32)
-        self._keep(*found[:, :2].T.astype(np.int64), found[:, 2].astype(np.float32))
+        rows, columns = found[:, :2].T.astype(np.int64)
+        self._keep(rows, columns, found[:, 2].astype(np.float32))
 
 
 _HIGH = 1 if sys.byteorder == "little" else 0  # the half of a float32 that holds sign and exponent

@@ -18,7 +18,7 @@ from facepack.evaluate.scores.matching import Collector, Matching, MateScores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ranks:
+class Searches:
     """Searches of a gallery. Probes and gallery entries are positions in the embeddings as given.
 
     Attributes:
@@ -66,22 +66,24 @@ class Identification:
         found = [MateScores(empty, empty, units.new_empty(0))]
         for some in matching.mates():
             if matching.mates_within:  # each pair once: either one searches for the other
-                both = MateScores(*map(torch.cat, zip(some, (some[1], some[0], some[2]))))
+                both = MateScores(
+                    *map(torch.cat, zip(some, (some[1], some[0], some[2]), strict=True))
+                )
                 found.append(both)
             else:
                 found.append(some if each_mate else _best_of_rows(some))
-        mates = MateScores(*map(torch.cat, zip(*found)))
+        mates = MateScores(*map(torch.cat, zip(*found, strict=True)))
         self._mates = _in_order(mates) if each_mate else _best_of_rows(mates)
         self._wrong = WrongAbove(self._mates.rows, self._mates.scores, len(matching.first))
         self._best = BestImpostors(len(matching.first))
 
     @property
     def collectors(self) -> Sequence[Collector]:
-        """What must see every tile before :meth:`ranks`."""
+        """What must see every tile before :meth:`searches`."""
         return self._wrong, self._best
 
-    def ranks(self) -> Ranks:
-        """The ranks, once the pass is over."""
+    def searches(self) -> Searches:
+        """What was found, once the pass is over."""
         matching = self._matching
         own = matching.first if matching.mates_within else matching.second
         scores, columns = self._best.best()
@@ -91,7 +93,7 @@ class Identification:
         best_wrong_entry[matching.first.order] = np.where(
             columns < 0, -1, matching.second.order[columns]
         )
-        return Ranks(
+        return Searches(
             probes=matching.first.order[self._mates.rows.cpu().numpy()],
             mates=own.order[self._mates.columns.cpu().numpy()],
             ranks=1 + self._wrong.counts(),
@@ -122,7 +124,7 @@ def identify(
     *,
     each_mate: bool = False,
     on_scores: Callable[[int], None] | None = None,
-) -> Ranks:
+) -> Searches:
     """Search the gallery for every probe's best mate, or for each of its mates.
 
     Args:
@@ -132,4 +134,4 @@ def identify(
     """
     identification = Identification(matching, each_mate=each_mate)
     matching.scan(identification.collectors, on_scores=on_scores)
-    return identification.ranks()
+    return identification.searches()

@@ -41,17 +41,27 @@ class Tile(NamedTuple):
     scores: Tensor
     maxima: Tensor
 
-    def reaching(self, floors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Row, column and value of each score of at least ``floors`` ((1, 1) or (R, 1)).
+    def values_reaching(self, floor: Tensor) -> Tensor:
+        """The scores of at least ``floor`` (), in no order."""
+        values = self._chunks[self.maxima >= floor]
+        return values[values >= floor]
 
-        Rows and columns are those of the sets. Only chunks whose maximum gets there are looked at.
+    def reaching(self, floors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and value of each score of at least ``floors``, () or (R, 1).
+
+        Rows and columns are those of the sets.
         """
+        # Only chunks whose maximum gets there are looked at.
         chunk_rows, chunks = torch.nonzero(self.maxima >= floors, as_tuple=True)
-        values = self.scores.view(len(self.scores), -1, CHUNK)[chunk_rows, chunks]
-        reached = values >= (floors[chunk_rows] if len(floors) > 1 else floors)
+        values = self._chunks[chunk_rows, chunks]
+        reached = values >= (floors[chunk_rows] if floors.ndim else floors)
         found, within = torch.nonzero(reached, as_tuple=True)
         rows = chunk_rows[found] + self.row
         return rows, chunks[found] * CHUNK + within + self.column, values[found, within]
+
+    @property
+    def _chunks(self) -> Tensor:
+        return self.scores.view(len(self.scores), -1, CHUNK)
 
 
 class MateScores(NamedTuple):

@@ -28,7 +28,12 @@ class OperatingPoint:
 
     @classmethod
     def exact(
-        cls, wanted: float, *, threshold: float | None, accepts: tuple[int, int], of: tuple[int, int]
+        cls,
+        wanted: float,
+        *,
+        threshold: float | None,
+        accepts: tuple[int, int],
+        of: tuple[int, int],
     ) -> OperatingPoint:
         """The point of ``accepts`` false and true accepts ``of`` that many impostors and mates."""
         (false_accepts, true_accepts), (impostors, mates) = accepts, of
