@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,15 @@ DATA_OPTION = click.option(
     help="Where sets are looked for by name: FACEPACK_HOME, or else the current folder, if unset.",
 )
 EVALUATION_OPTIONS = (
-    *MODEL_OPTIONS,
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="RUN_OR_FILE",
+        help="A run's folder, or a file with a backbone's state_dict; repeatable.",
+    ),
+    *MODEL_OPTIONS[1:],
     click.option(
         "--embeddings",
         type=click.Path(path_type=Path),
@@ -62,6 +71,15 @@ EVALUATION_OPTIONS = (
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="Keep results here, those of other targets too. Default: RUN/results.json of a run.",
+    ),
+    click.option(
+        "--report",
+        "reports",
+        multiple=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="OUT",
+        help="Write a page (.html), its curves (.png, .svg, .pdf) or its figures (.csv); "
+        "repeatable.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print a list of objects, shares of one."),
 )
@@ -136,62 +154,123 @@ def _parameters(options: Sequence[Callable[[Any], Any]]) -> list[click.Parameter
     return parameters
 
 
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated: a model, or embeddings from elsewhere.
+
+    Attributes:
+        name: what the user called it.
+        measure: gives its result under a protocol.
+        image_size: (height, width) in pixels that it takes.
+        results: where its results are kept; None keeps none.
+    """
+
+    name: str
+    measure: Callable[[Protocol], Result]
+    image_size: tuple[int, int]
+    results: Path | None
+
+
 def run_evaluation(
     find: Callable[[], Sequence[Opener]],
     *,
-    model: Path | None,
+    models: Sequence[Path],
     embeddings: Path | None,
     keys: Path | None,
     backbone: str | None,
     device: str | None,
     batch_size: int,
     results: Path | None,
+    reports: Sequence[Path],
     as_json: bool,
     names: Sequence[str] = (),
 ) -> None:
-    """Evaluate a model, or embeddings, on targets in turn; print each result and keep them all.
+    """Evaluate models, or embeddings, on targets in turn; print each result and keep them all.
 
     Args:
         find: finds the targets; called once the options are known to make sense.
-        model, embeddings, keys, backbone, device, batch_size, results, as_json: the options.
+        models, embeddings, keys, backbone, device, batch_size, results, reports, as_json: the
+            options.
         names: what the targets are called, so that a table of pair sets is as wide as all need.
 
     Raises:
-        click.UsageError: neither a model nor embeddings are given, or both.
+        click.UsageError: neither models nor embeddings are given, or both; or one file is to keep
+            the results of several models.
         FacepackError: anything that goes wrong on the way.
     """
-    if (model is None) == (embeddings is None):
+    if (not models) == (embeddings is None):
         raise click.UsageError("give --model, or --embeddings, and not both")
+    if results is not None and len(models) > 1:
+        raise click.UsageError("--results keeps those of one model: leave it out, or evaluate each")
     # A mistyped name must not cost the targets before it, nor wait for the model.
     openers = find()
-    from facepack.evaluate.results_file import RESULTS, add_results
+    from facepack.evaluate.report import hard_images, require_writable_report, write_report
+    from facepack.evaluate.results_file import add_results
     from facepack.evaluate.table import TablePrinter, json_object
     from facepack.terminal import printable
 
-    measure: Callable[[Protocol], Result]
-    if model is not None:
-        measure = partial(_measure_model, *_load(model, backbone, device), batch_size)
-    else:
-        from facepack.evaluate.embeddings import open_embeddings
-
-        assert embeddings is not None
-        measure = partial(_measure_embeddings, open_embeddings(embeddings, keys))
-    printer = TablePrinter(names)
+    for out in reports:
+        require_writable_report(out)
     done: list[Result] = []
-    for opener in openers:
-        result = measure(opener())
-        for notice in result.notices:
-            click.echo(printable(f"{result.target}: {notice}"), err=True)
-        if not as_json:
-            for line in printer.lines(result):
-                click.echo(printable(line))
-        done.append(result)
+    images: dict[Any, Any] = {}
+    for subject in _subjects(models, embeddings, keys, backbone, device, batch_size, results):
+        printer = TablePrinter(names)
+        if len(models) > 1 and not as_json:
+            click.echo(printable(f"{subject.name}:"))
+        own = []
+        for opener in openers:
+            protocol = opener()
+            result = subject.measure(protocol)
+            if any(out.suffix.lower() == ".html" for out in reports):
+                images.update(hard_images(protocol, result, subject.image_size))
+            for notice in result.notices:
+                click.echo(printable(f"{result.target}: {notice}"), err=True)
+            if not as_json:
+                for line in printer.lines(result):
+                    click.echo(printable(line))
+            own.append(result)
+        if subject.results is not None:
+            add_results(subject.results, own)
+        done += own
     if as_json:
         click.echo(json.dumps([json_object(result) for result in done], indent=2))
-    if results is None and model is not None and model.is_dir():
-        results = model / RESULTS
-    if results is not None:
-        add_results(results, done)
+    for out in reports:
+        write_report(done, out, images=images)
+        click.echo(f"{out}", err=True)
+
+
+def _subjects(
+    models: Sequence[Path],
+    embeddings: Path | None,
+    keys: Path | None,
+    backbone: str | None,
+    device: str | None,
+    batch_size: int,
+    results: Path | None,
+) -> Iterator[Subject]:
+    from facepack.evaluate.decode import FACE_SIZE
+    from facepack.evaluate.embed import model_image_size
+    from facepack.evaluate.results_file import RESULTS
+
+    if embeddings is not None:
+        from facepack.evaluate.embeddings import open_embeddings
+        from facepack.evaluate.run import evaluate_embeddings
+
+        opened = open_embeddings(embeddings, keys)
+        yield Subject(
+            name=str(embeddings),
+            measure=lambda protocol: evaluate_embeddings(protocol, opened),
+            image_size=FACE_SIZE,
+            results=results,
+        )
+    for model in models:
+        network, name = _load(model, backbone, device)
+        yield Subject(
+            name=name,
+            measure=partial(_measure_model, network, name, batch_size),
+            image_size=model_image_size(network),
+            results=model / RESULTS if results is None and model.is_dir() else results,
+        )
 
 
 def _load(model: Path, backbone: str | None, device: str | None) -> tuple[Any, str]:
@@ -209,9 +288,3 @@ def _measure_model(network: Any, name: str, batch_size: int, protocol: Protocol)
         return evaluate(
             network, protocol, name=name, batch_size=batch_size, on_batch=progress.update
         )
-
-
-def _measure_embeddings(embeddings: Any, protocol: Protocol) -> Result:
-    from facepack.evaluate.run import evaluate_embeddings
-
-    return evaluate_embeddings(protocol, embeddings)

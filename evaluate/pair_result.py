@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,34 @@ class PairResult:
             "EER": Figure(value=self.eer),
             "norm": Figure(value=self.norm, unit="number"),
         }
+
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> PairResult:
+        """The figures that :meth:`as_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: these are not.
+        """
+        val = stated["val_at_far_1e-3"]
+        return cls(
+            target=str(stated["target"]),
+            pairs=int(stated["pairs"]),
+            tar={float(far): tar for far, tar in stated["tar"].items()},
+            val=None if val is None else ValidationRate(**val),
+            notices=tuple(map(str, stated["notices"])),
+            **{name: stated[name] for name in ("accuracy", "std", "auc", "eer", "norm")},
+        )
+
+    def as_result(self) -> Result:
+        """The result that has these figures, and no curves."""
+        return Result(
+            target=self.target,
+            protocol="pairs",
+            counts={"pairs": self.pairs},
+            figures=self.figures,
+            notices=self.notices,
+            versions={},
+        )
 
     @classmethod
     def from_result(cls, result: Result) -> PairResult:

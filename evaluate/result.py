@@ -11,7 +11,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -50,6 +50,8 @@ class Figure:
     """``share``: of one, shown in percent; ``number``: shown as it is."""
 
     def __post_init__(self) -> None:
+        if self.unit not in ("share", "number"):
+            raise EvaluationError(f"the unit of a figure is share or number, not {self.unit!r}")
         for number in (self.value, self.std, *(self.interval or ())):
             if number is not None and not math.isfinite(number):
                 raise EvaluationError(
@@ -69,6 +71,12 @@ class Curve:
     x: np.ndarray
     y: np.ndarray
 
+    def __post_init__(self) -> None:
+        if self.x.ndim != 1 or self.x.shape != self.y.shape:
+            raise EvaluationError(
+                f"a curve of x {self.x.shape} and y {self.y.shape}: both are (n,)"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Histogram:
@@ -80,6 +88,17 @@ class Histogram:
     edges: np.ndarray
     same: np.ndarray
     different: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = {(len(self.edges) - 1,), self.same.shape, self.different.shape}
+        if len(shapes) > 1 or not (np.diff(self.edges) > 0).all():
+            raise EvaluationError(
+                f"a histogram of {self.edges.shape} edges with {self.same.shape} and "
+                f"{self.different.shape} counts: one edge more is needed, rising"
+            )
+
+
+PairKind = Literal["false accept", "false reject"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +112,11 @@ class HardPair:
     """Key of the other."""
     score: float
     """Cosine similarity."""
+
+    def __post_init__(self) -> None:
+        texts = isinstance(self.first, str) and isinstance(self.second, str)
+        if self.kind not in get_args(PairKind) or not texts or not math.isfinite(self.score):
+            raise EvaluationError(f"{self.kind!r} of score {self.score!r} is no pair told wrong")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,7 +207,7 @@ class Result:
                 notices=tuple(map(_text, stated["notices"])),
                 versions={name: _text(version) for name, version in stated["versions"].items()},
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise EvaluationError(
                 f"no result of facepack ({type(error).__name__}: {error}): give a results.json "
                 "that facepack wrote"

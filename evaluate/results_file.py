@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from facepack.errors import EvaluationError
+from facepack.evaluate.pair_result import PairResult
 from facepack.evaluate.result import Result
 from facepack.output import write_output
 from facepack.reading import read_json
@@ -16,7 +18,7 @@ RESULTS = "results.json"
 
 
 def read_results(path: Path) -> list[Result]:
-    """The results in a file.
+    """The results in a file, which may also be what ``facepack eval --json`` printed.
 
     Raises:
         EvaluationError: it cannot be read, or holds something else.
@@ -25,9 +27,18 @@ def read_results(path: Path) -> list[Result]:
         stated = read_json(path)
         if not isinstance(stated, list):
             raise ValueError("it is no list of results")
-        return [Result.from_dict(each) for each in stated]
+        return [_read_result(each) for each in stated]
     except (OSError, ValueError, EvaluationError) as error:
         raise EvaluationError(f"{path} cannot be read as results: {error}") from error
+
+
+def _read_result(stated: Any) -> Result:
+    if not isinstance(stated, dict) or "schema" in stated:
+        return Result.from_dict(stated)
+    try:
+        return PairResult.from_dict(stated).as_result()
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"no figures of a pair set ({type(error).__name__}: {error})") from error
 
 
 def add_results(path: Path, results: Iterable[Result]) -> None:

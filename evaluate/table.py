@@ -62,14 +62,22 @@ def result_lines(result: Result) -> list[str]:
 
 
 def _group_lines(result: Result) -> list[str]:
-    """A row for all, one a group, and one of the gaps."""
+    columns, rows = group_table(result)
+    return table_lines([column.removeprefix("#") for column in columns], rows)
+
+
+def group_table(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a table by group: a row for all, one a group, and one of the gaps.
+
+    A column's ``#`` says that it holds numbers, as pages want it.
+    """
     of_groups = (name for group in result.groups.values() for name in group)
     names = list(dict.fromkeys([*result.figures, *of_groups]))
     gaps = {name: Figure(value=gap, unit=_unit(result, name)) for name, gap in result.gaps.items()}
     rows = {"all": result.figures, **result.groups, "gap": gaps}
-    return table_lines(
-        ["group", *names], [[group, *_cells(figures, names)] for group, figures in rows.items()]
-    )
+    return ["group", *(f"#{name}" for name in names)], [
+        [name, *_cells(row, names)] for name, row in rows.items()
+    ]
 
 
 def _unit(result: Result, name: str) -> Any:

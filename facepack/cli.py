@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "facepack.evaluate.commands.eval",
         "Evaluate a model on verification sets and benchmarks.",
     ),
+    "compare": ("facepack.evaluate.commands.compare", "Show models and runs side by side."),
     "env": ("facepack.commands.env", "Show versions of everything that matters."),
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from facepack.view.histogram import Histogram
 
@@ -29,13 +32,21 @@ class Bar:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A curve: its name in the legend, and its path in SVG's commands, of pixels."""
+
+    name: str
+    path: Markup
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chart:
     """What a template draws; lengths are in pixels, y grows downwards.
 
     Attributes:
         title: what is shown, for those who do not see it.
         x_label: what the values are, with their unit.
-        y_label: what is counted.
+        y_label: what is counted or measured.
     """
 
     title: str
@@ -43,7 +54,8 @@ class Chart:
     y_label: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    bars: list[Bar]
+    bars: Sequence[Bar] = ()
+    curves: Sequence[Curve] = ()
     width: int = 720
     height: int = 240
     left: int = 64

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from facepack.view.chart import bar_chart
+from facepack.view.plot import line_chart
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _LONGEST = 300  # characters of one text
@@ -35,7 +36,7 @@ def render_page(template: Path, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(bar_chart=bar_chart)
+    environment.globals.update(bar_chart=bar_chart, line_chart=line_chart)
     environment.filters.update(
         base64=base64_text, binary_size=binary_size, count_of=count_of, number=number
     )

@@ -6,7 +6,6 @@ host or path, so that the same pack and options give the same page.
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +28,14 @@ from facepack.view.duplicates import (
 )
 from facepack.view.histogram import histogram, spread
 from facepack.view.page import render_page
+from facepack.view.page_image import PageImage
 from facepack.view.sample import SampleOptions, sample_rows
-from facepack.view.sheet import reason_alone, thumbnail
+from facepack.view.sheet import reason_alone
 from facepack.view.summary import Summary, source_facts, summarize
 from facepack.view.survey import Survey, channel_name, survey
 
 QUICK_SAMPLE = 10_000  # images that a quick report looks at
 
-_THUMBNAIL = 112  # pixels
-_QUALITY = 88
 _REASONS, _EXAMPLES = 30, 5  # kinds of refusals, and refusals of each, that are shown
 _BINS = 32
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html"
@@ -58,20 +56,11 @@ class ReportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """An image on the page: its key, and a small JPEG of it or why there is none."""
-
-    key: str
-    jpeg: bytes = b""
-    reason: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShownRow:
     """A row of the sample; ``same`` is None where they are no pairs."""
 
     title: str
-    images: tuple[Shown, ...]
+    images: tuple[PageImage, ...]
     same: bool | None
 
 
@@ -98,7 +87,7 @@ class Member:
 class ShownGroup:
     """A group of identical images: the picture, the first members, and how many there are."""
 
-    image: Shown
+    image: PageImage
     members: tuple[Member, ...]
     count: int
 
@@ -155,7 +144,7 @@ def gather_report(pack: Pack, *, options: ReportOptions) -> Report:
         rows=[
             ShownRow(
                 title=row.title,
-                images=tuple(_shown(pack, position) for position in row.positions),
+                images=tuple(_page_image(pack, position) for position in row.positions),
                 same=row.same,
             )
             for row in rows
@@ -165,16 +154,12 @@ def gather_report(pack: Pack, *, options: ReportOptions) -> Report:
     )
 
 
-def _shown(pack: Pack, position: int) -> Shown:
-    """The image anew, small: a browser is not handed what strangers encoded."""
+def _page_image(pack: Pack, position: int) -> PageImage:
     key = pack.key(position)
     try:
-        image = thumbnail(pack.decode(position), _THUMBNAIL)
+        return PageImage.from_pixels(key, pack.decode(position))
     except (DecodeError, DamageError) as error:
-        return Shown(key=key, reason=reason_alone(error, pack, position))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
-    return Shown(key=key, jpeg=buffer.getvalue())
+        return PageImage(key=key, reason=reason_alone(error, pack, position))
 
 
 def _duplicates(pack: Pack, found: Duplicates) -> DuplicateFigures:
@@ -211,7 +196,9 @@ def _shown_group(pack: Pack, group: np.ndarray, names: list[str]) -> ShownGroup:
                 source_name=pack.source_name(position),
             )
         )
-    return ShownGroup(image=_shown(pack, int(group[0])), members=tuple(members), count=len(group))
+    return ShownGroup(
+        image=_page_image(pack, int(group[0])), members=tuple(members), count=len(group)
+    )
 
 
 def _refusals(pack: Pack) -> list[Refusals]:

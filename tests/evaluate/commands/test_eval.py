@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.evaluate.models import load_model
 from facepack.evaluate.pairs import load_pair_set
 from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
+from facepack.evaluate.results_file import read_results
 from facepack.evaluate.table import table_header, table_row
 from facepack.train.backbones import build
 from facepack.train.config import TrainConfig, dump_config
@@ -143,3 +145,36 @@ def test_help_does_not_wait_for_torch() -> None:
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_report_of_several_models_shows_the_hardest_pairs(
+    data: Path, run: Path, tmp_path: Path, read_page: Callable[[str], Any]
+) -> None:
+    model = run / "model.pt"
+    out, figures = tmp_path / "out.html", tmp_path / "out.csv"
+    options = ("--data", data, "--report", out, "--report", figures)
+    result = facepack_eval("lfw", "--model", run, "--model", model, *options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("accuracy") == 2 and f"{model}:" in result.stdout
+    reader = read_page(out.read_text(encoding="utf-8"))
+    (kept,) = read_results(run / "results.json")
+    hardest = kept.hardest
+    assert len(hardest) == 20 and all(pair.first in reader.words for pair in hardest)
+    assert len([tag for tag, _ in reader.tags if tag == "img"]) == 2 * 2 * 20
+    assert len([tag for tag, _ in reader.tags if tag == "path"]) == 2 * 2 + 2 * 2
+    models = {line.partition(",")[0] for line in figures.read_text().splitlines()[1:]}
+    assert models == {str(run), str(model)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--report", "out.doc"), "a report ends in .html"),
+        (("--model", "other", "--results", "all.json"), "--results keeps those of one model"),
+    ],
+)
+def test_options_of_output_are_looked_at_before_any_model(
+    data: Path, options: tuple[str, ...], words: str
+) -> None:
+    result = facepack_eval("lfw", "--model", "absent", "--data", data, *options)
+    assert result.exit_code != 0 and words in f"{result.output}{result.exception}"

@@ -1,0 +1,40 @@
+"""``facepack compare``: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="A B…"
+)
+@click.option(
+    "--plot",
+    "plots",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="OUT",
+    help="Also write a page (.html), the curves (.png, .svg, .pdf) or figures (.csv); repeatable.",
+)
+def compare(paths: tuple[Path, ...], plots: tuple[Path, ...]) -> None:
+    """Show models and runs side by side.
+
+    Each argument is a run's folder, a results.json, what `facepack eval --json` printed (as
+    FILE.json), or a training log. Figures of one target stand in one row; ~ marks those whose
+    difference from the first lies inside its 95 % confidence interval. Of runs it shows how they
+    ended, and the settings that differ; --plot draws losses, learning rates and accuracies.
+    """
+    from facepack.evaluate.compare import comparison_lines, read_comparison
+    from facepack.evaluate.report import require_writable_report, write_report
+
+    for out in plots:
+        require_writable_report(out)
+    found = read_comparison(paths)
+    for line in comparison_lines(found):
+        click.echo(line)
+    for out in plots:
+        write_report(found.results, out, runs=found.runs)
+        click.echo(f"{out}", err=True)
