@@ -23,7 +23,7 @@ from facepack.convert.formats.tree.list_lines import LINES
 from facepack.convert.formats.tree.listing import Listing, read_identities
 from facepack.errors import FacepackError
 from facepack.store import format as fmt
-from facepack.store.pack import read_manifest
+from facepack.store.manifest import read_manifest
 from facepack.store.sets import read_sets
 from facepack.train.collect import make_config, read_settings
 from facepack.train.replay import read_log

@@ -28,13 +28,8 @@ from facepack.store.labelmap import (
     map_names,
     read_label_map,
 )
-from facepack.store.pack import (
-    check_sizes,
-    read_checked_file,
-    read_identity_names,
-    read_manifest,
-    read_quarantine,
-)
+from facepack.store.manifest import check_sizes, read_manifest
+from facepack.store.pack_files import read_identity_names, read_quarantine, read_stated_file
 from facepack.store.plan import PackPlan
 from facepack.store.shard import ShardInfo, WrittenShard
 from facepack.store.target import Target
@@ -145,7 +140,7 @@ class _Source:
         """Its label map of that file name."""
         if name is None:
             return None
-        return read_label_map(read_checked_file(self.path, self.manifest, name), name)
+        return read_label_map(read_stated_file(self.path, self.manifest, name), name)
 
 
 def _require_distinct(sources: Sequence[_Source]) -> None:
@@ -351,7 +346,7 @@ def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool, resume: b
 def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> WrittenShard:
     """Bring a shard and its index into ``out``; returns its entry there."""
     source, old, name = shard.source, shard.entry["name"], shard.name
-    data = read_checked_file(source.path, source.manifest, f"{old}.kv")
+    data = read_stated_file(source.path, source.manifest, f"{old}.kv")
     # The index has its pack's labels, which differ from the shard's own where that was merged too.
     labels = apply_label_map(shard.relabel, fmt.kv_labels(data, str(source.path / f"{old}.kv")))
     digest, size = write_file(out / f"{name}.kv", [fmt.kv_bytes(labels)])

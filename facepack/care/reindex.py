@@ -18,7 +18,7 @@ from facepack.reading import parse_npy, read_bytes, read_json
 from facepack.store import format as fmt
 from facepack.store.finish import finish_pack, settle
 from facepack.store.labelmap import apply_label_map, map_names, read_label_map
-from facepack.store.pack import read_manifest
+from facepack.store.manifest import read_manifest
 from facepack.store.plan import PackPlan, check_plan
 from facepack.store.target import Target
 

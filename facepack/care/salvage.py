@@ -27,7 +27,7 @@ from facepack.store.checks import ImageCheck
 from facepack.store.finish import finish_pack
 from facepack.store.labelmap import read_label_map
 from facepack.store.lmdb_read import ScanError
-from facepack.store.pack import read_manifest
+from facepack.store.manifest import read_manifest
 from facepack.store.plan import PackPlan
 from facepack.store.shard import ShardBuilder
 from facepack.store.target import Target

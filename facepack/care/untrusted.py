@@ -42,7 +42,7 @@ from facepack.reading import JSON, TEXT, decode_text, parse_json, read_bytes, re
 from facepack.store import format as fmt
 from facepack.store.digests import file_digest
 from facepack.store.lmdb_read import Nodes, ScanError
-from facepack.store.pack import manifest_files, read_manifest
+from facepack.store.manifest import manifest_files, read_manifest
 from facepack.store.plan import check_plan
 from facepack.store.shard import image_statistics
 

@@ -38,7 +38,8 @@ from facepack.store.lmdb_read import (
     read_page_size,
 )
 from facepack.store.lmdb_write import lmdb_pages
-from facepack.store.pack import manifest_files, read_file, read_manifest, read_plan
+from facepack.store.manifest import manifest_files, read_manifest
+from facepack.store.pack_files import read_file, read_plan
 from facepack.store.plan import PackPlan, check_plan
 from facepack.store.sets import split_set, subset_manifest
 from facepack.store.shard import IMAGE_FIELDS, ShardInfo, WrittenShard

@@ -8,7 +8,8 @@ from facepack.errors import ConfigError
 from facepack.loading.memory import Memory, memory_limit
 from facepack.loading.order import BlockShape
 from facepack.loading.source import ImageSource
-from facepack.store.pack import Pack, manifest_files
+from facepack.store.manifest import manifest_files
+from facepack.store.pack import Pack
 
 ORDERS = ("auto", "global", "blocks")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from facepack.errors import PackError
 from facepack.store.format import MANIFEST, PLAN
-from facepack.store.pack import read_manifest
+from facepack.store.manifest import read_manifest
 from facepack.store.sets import read_sets
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from facepack.errors import ConfigError, DamageError, DecodeError
 from facepack.output import write_output
 from facepack.store.format import FORMAT_VERSION
-from facepack.store.pack import Pack, read_quarantine
+from facepack.store.pack import Pack
+from facepack.store.pack_files import read_quarantine
 from facepack.version import __version__
 from facepack.view.duplicates import (
     ACROSS,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from facepack.store import format as fmt
-from facepack.store.pack import Pack, manifest_files
+from facepack.store.manifest import manifest_files
+from facepack.store.pack import Pack
 from facepack.view.histogram import Histogram, histogram, spread
 
 _CHUNK = 1 << 22  # labels counted at a time

@@ -26,7 +26,8 @@ from facepack.errors import NewerFormatError
 from facepack.store import format as fmt
 from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
 from facepack.store.lmdb_write import lmdb_pages
-from facepack.store.pack import read_manifest, read_quarantine
+from facepack.store.manifest import read_manifest
+from facepack.store.pack_files import read_quarantine
 from facepack.store.shard import ShardInfo, content_id
 
 MakePack = Callable[..., Path]

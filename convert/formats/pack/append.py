@@ -29,15 +29,14 @@ from facepack.store.files import write_file
 from facepack.store.finish import finish_pack, settle
 from facepack.store.format import NO_IDENTITY
 from facepack.store.labelmap import LabelNames, read_label_map
-from facepack.store.pack import (
-    check_sizes,
-    read_checked_file,
+from facepack.store.manifest import check_sizes, read_manifest
+from facepack.store.pack import open as open_pack
+from facepack.store.pack_files import (
     read_identity_names,
-    read_manifest,
     read_plan,
     read_quarantine,
+    read_stated_file,
 )
-from facepack.store.pack import open as open_pack
 from facepack.store.plan import PackPlan
 from facepack.store.record import SourceRecord
 from facepack.store.shard import ShardInfo, WrittenShard
@@ -277,7 +276,7 @@ class _Pack:
             refused=refused,
             identity_names={k: name for k, name in enumerate(names) if name},
             label_maps={
-                name: read_label_map(read_checked_file(self.path, self.manifest, name), name)
+                name: read_label_map(read_stated_file(self.path, self.manifest, name), name)
                 for name in filter(fmt.is_label_map, self.manifest["files"])
             },
             replacing=True,

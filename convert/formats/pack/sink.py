@@ -20,7 +20,7 @@ from facepack.errors import DamageError, PackError, SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt
 from facepack.store.finish import finish_pack
-from facepack.store.pack import check_sizes, manifest_files, read_manifest
+from facepack.store.manifest import check_sizes, manifest_files, read_manifest
 from facepack.store.plan import PackPlan
 from facepack.store.shard import ShardBuilder, WrittenShard
 from facepack.store.target import Target

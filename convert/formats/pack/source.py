@@ -19,7 +19,7 @@ from facepack.errors import DamageError
 from facepack.reading import parse_npy
 from facepack.store import format as fmt
 from facepack.store.pack import open as open_pack
-from facepack.store.pack import read_checked_file
+from facepack.store.pack_files import read_stated_file
 from facepack.store.record import SourceRecord
 
 _VERIFY = "look closer with facepack verify, and copy the pack again or convert anew"
@@ -259,7 +259,7 @@ class PackSource:
     def _table(self, name: str) -> np.ndarray:
         file = f"{name}.npy"
         try:
-            return parse_npy(read_checked_file(self._folder, self._manifest, file))
+            return parse_npy(read_stated_file(self._folder, self._manifest, file))
         except ValueError as error:
             raise DamageError(f"{self._folder / file}: {error}; {_VERIFY}") from error
 
