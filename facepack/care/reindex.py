@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from facepack import lfs
-from facepack.care.verify import ShardContent, check_shard
+from facepack.care.shard_check import ShardContent, check_shard
 from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.reading import parse_npy, read_bytes, read_json
 from facepack.store import format as fmt

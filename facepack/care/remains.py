@@ -19,15 +19,16 @@ import numpy as np
 import xxhash
 
 from facepack import system
-from facepack.care.verify import check_meta, record_places, record_sums
 from facepack.errors import DamageError, DecodeError
 from facepack.images import check_decodes
 from facepack.reading import open_regular
 from facepack.store import format as fmt
 from facepack.store.labelmap import apply_label_map, map_names
 from facepack.store.lmdb_read import read_nodes
+from facepack.store.plan import check_meta
 from facepack.store.record import SourceRecord
 from facepack.store.scan import guess_page_size, leaf_candidates
+from facepack.store.shard_nodes import record_checksums, record_keys
 
 _READ = 8 << 20
 _SECTOR = 4096  # what is given up at once where a disk cannot read
@@ -107,7 +108,7 @@ class Remains:
         page_size = guess_page_size(self._data)
         pages = leaf_candidates(self._data, page_size)
         self._nodes = read_nodes(self._data, pages, page_size, most=_MOST_NODES)
-        self._places = record_places(self._data, self._nodes)
+        self._places = record_keys(self._data, self._nodes)
         self._sound: dict[bytes, Any] = {}
         self._damaged: dict[bytes, memoryview] = {}
         for index in np.flatnonzero(self._places < 0).tolist():
@@ -139,7 +140,7 @@ class Remains:
             return int(self.meta["records"])
         if stated:
             return min(int(stated["records"]), fmt.MAX_SHARD_RECORDS)
-        sums, names = self._sound.get(fmt.SUMS), self._sound.get(fmt.NAMES)
+        sums, names = self._sound.get(fmt.CHECKSUMS), self._sound.get(fmt.NAMES)
         if isinstance(sums, dict) and len(sums["data"]) > 8:
             return min(len(sums["data"]) // 8, fmt.MAX_SHARD_RECORDS)
         if isinstance(names, list):
@@ -249,14 +250,14 @@ class Remains:
         chosen = np.full(self._count, -1, np.int32)
         which = np.flatnonzero((self._places >= 0) & (self._places < self._count))
         places = self._places[which]
-        sums = self._column(self._sound.get(fmt.SUMS))
+        sums = self._column(self._sound.get(fmt.CHECKSUMS))
         certain = sums is not None and sums.dtype == np.uint64
         if not certain:
-            sums = self._damaged_column(fmt.SUMS, "<u8")
+            sums = self._damaged_column(fmt.CHECKSUMS, "<u8")
             self.notices.append(f"{self._name}: the sums of its records are damaged")
         doubted = which
         if sums is not None:
-            right = record_sums(self._data, self._nodes, which) == sums[places]
+            right = record_checksums(self._data, self._nodes, which) == sums[places]
             fates[places[right]], chosen[places[right]] = Fate.PROVEN, which[right]
             doubted = which[~right & (chosen[places] < 0)]
         if certain:

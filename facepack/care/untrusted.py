@@ -23,17 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from facepack import images
-from facepack.care.verify import (
-    Damage,
-    Report,
-    check_meta,
-    is_canonical,
-    map_file,
-    record_places,
-    shard_nodes,
-    states,
-    verify,
-)
+from facepack.care.shard_check import Damage
+from facepack.care.verify import Report, verify
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.images import read_header
 from facepack.limits import too_large
@@ -42,9 +33,10 @@ from facepack.reading import JSON, TEXT, decode_text, parse_json, read_bytes, re
 from facepack.store import format as fmt
 from facepack.store.digests import file_digest
 from facepack.store.lmdb_read import Nodes, ScanError
-from facepack.store.manifest import manifest_files, read_manifest
-from facepack.store.plan import check_plan
+from facepack.store.manifest import manifest_files, read_manifest, states
+from facepack.store.plan import check_meta, check_plan
 from facepack.store.shard import image_statistics
+from facepack.store.shard_nodes import is_canonical, map_file, record_keys, shard_nodes
 
 _DEPTH = 32  # of containers within containers
 _HEADER = 10_000  # bytes of a table's header
@@ -128,7 +120,7 @@ def _survey(path: Path) -> tuple[dict[str, int], list[Damage]]:
             else:
                 sizes[entry.name] = status.st_size
                 continue
-            damage.append(Damage(shard=entry.name, key=None, reason=reason))
+            damage.append(Damage(entry.name, None, reason))
     return sizes, damage
 
 
@@ -148,7 +140,7 @@ def _check_manifest(manifest: dict[str, Any], sizes: dict[str, int]) -> Iterator
     """Names, counts and sizes, before any file that the manifest states is opened."""
 
     def finding(name: str, reason: str) -> Damage:
-        return Damage(shard=name, key=None, reason=reason)
+        return Damage(name, None, reason)
 
     names = [shard["name"] for shard in manifest["shards"]]
     for name in names:
@@ -212,9 +204,9 @@ def _told_as_damage(path: Path, look: Callable[[Path], Iterator[Damage]]) -> Ite
     try:
         yield from look(path)
     except (PackError, ScanError, OSError) as error:
-        yield Damage(shard=path.name, key=None, reason=str(error))
+        yield Damage(path.name, None, str(error))
     except _ASTRAY as error:
-        yield Damage(shard=path.name, key=None, reason=f"not sound: {_words(error)}")
+        yield Damage(path.name, None, f"not sound: {_words(error)}")
 
 
 # Files beside the shards --------------------------------------------------------------------------
@@ -266,7 +258,7 @@ def _check_duplicates(path: Path) -> Iterator[Damage]:
     for number, line in enumerate(_map_lines(path), start=1):
         if not all(isinstance(line.get(key), list) for key in ("keys", "labels")):
             reason = f"line {number} is no group of images"
-            yield Damage(shard=path.name, key=None, reason=reason)
+            yield Damage(path.name, None, reason)
             return
 
 
@@ -292,7 +284,7 @@ def _check_shard(path: Path) -> Iterator[Damage]:
             "its structure is not what facepack writes, so nothing says that the engine can read "
             "it: get the pack from its maker again, or convert the source yourself"
         )
-    places = record_places(data, nodes)
+    places = record_keys(data, nodes)
     reserved = _reserved(data, nodes, places)
     meta = reserved[fmt.META]
     check_meta(meta)
@@ -308,7 +300,7 @@ def _check_shard(path: Path) -> Iterator[Damage]:
                 )
             headers.append(read_header(image))
         except DecodeError as error:
-            yield Damage(shard=path.stem, key=f"{places[index]:010d}", reason=str(error))
+            yield Damage(path.stem, f"{places[index]:010d}", str(error))
             return
     statistics = image_statistics(headers)
     if not states(meta["images"], statistics):
@@ -331,7 +323,7 @@ def _reserved(data: memoryview, nodes: Nodes, places: np.ndarray) -> dict[bytes,
         except ValueError as error:
             raise DamageError(f"{name}: {error}") from error
         reserved[key] = fmt.unpack_reserved(key, value)
-    for key in (fmt.META, fmt.LABEL_COLUMN, fmt.SUMS, fmt.EXTRA):
+    for key in fmt.ALWAYS_RESERVED:
         if key not in reserved:
             raise DamageError(f"{key.decode()} is missing")
     return reserved
@@ -339,7 +331,7 @@ def _reserved(data: memoryview, nodes: Nodes, places: np.ndarray) -> dict[bytes,
 
 def _check_reserved(reserved: dict[bytes, Any], count: int) -> None:
     extra = reserved[fmt.EXTRA]
-    columns = [reserved[fmt.LABEL_COLUMN], reserved[fmt.SUMS], extra["ordinal"]]
+    columns = [reserved[fmt.LABEL_COLUMN], reserved[fmt.CHECKSUMS], extra["ordinal"]]
     for column in [*columns, *extra["columns"].values()]:
         _check_column(column, count)
     if not isinstance(extra["first"], int):

@@ -34,11 +34,12 @@ LOCK = ".lock"
 RESERVED = b"__"  # how their keys begin: they sort behind those of records
 META = b"__meta__"
 LABEL_COLUMN = b"__labels__"
-SUMS = b"__sums__"
+CHECKSUMS = b"__sums__"
 NAMES = b"__names__"
 EXTRA = b"__extra__"
 IDENTITIES = b"__identities__"
 QUARANTINED = b"__quarantine__"
+ALWAYS_RESERVED = (META, LABEL_COLUMN, CHECKSUMS, EXTRA)  # the others where there is need of them
 
 NO_IDENTITY = -1
 MAX_LABEL = 99_999_999  # eight digits in the key-label index
@@ -110,13 +111,13 @@ def table_names(files: Iterable[str]) -> list[str]:
     return sorted(name[:-4] for name in files if name.endswith(".npy") and not is_label_map(name))
 
 
-def record_sum(key: bytes, value: Buffer) -> int:
+def record_checksum(key: bytes, value: Buffer) -> int:
     """The XXH3-64 sum of key and value together, as ``__sums__`` holds it for each record."""
     return xxhash.xxh3_64_intdigest(key + value)
 
 
-def record_sums(keys: Iterable[bytes], values: Iterable[Buffer]) -> Iterator[int]:
-    """The :func:`record_sum` of each record, in less time than by calls of it."""
+def record_checksums(keys: Iterable[bytes], values: Iterable[Buffer]) -> Iterator[int]:
+    """The :func:`record_checksum` of each record, in less time than by calls of it."""
     return map(xxhash.xxh3_64_intdigest, map(operator.concat, keys, values))  # type: ignore[arg-type]
 
 
@@ -154,7 +155,7 @@ def require_known(stated: Mapping[str, Any], where: str, *, version: str = "form
 def pack_reserved(key: bytes, body: Any) -> bytes:
     """Encode a reserved record: msgpack ``[body as msgpack in a bin, XXH3-64 of key + body]``."""
     inner = msgpack.packb(body, use_bin_type=True)
-    outer: bytes = msgpack.packb([inner, record_sum(key, inner)], use_bin_type=True)
+    outer: bytes = msgpack.packb([inner, record_checksum(key, inner)], use_bin_type=True)
     return outer
 
 
@@ -168,7 +169,7 @@ def unpack_reserved(key: bytes, value: Buffer) -> Any:
     try:
         # msgpack caps every length it meets at the buffer's own size.
         inner, stated = msgpack.unpackb(value, raw=False)
-        if not isinstance(inner, bytes) or record_sum(key, inner) != stated:
+        if not isinstance(inner, bytes) or record_checksum(key, inner) != stated:
             raise DamageError(f"{name}: the sum does not match its content")
         return msgpack.unpackb(inner, raw=False, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -205,6 +206,28 @@ def unpack_column(column: Any, count: int) -> np.ndarray:
     if len(values) != count:
         raise DamageError(f"a column of {len(values)} values for {count} records")
     return values
+
+
+def unpack_ordinals(extra: dict[str, Any], count: int) -> np.ndarray:
+    """The ordinals of ``count`` records, from ``__extra__``: int64 (count,).
+
+    Raises:
+        DamageError: not a column.
+        KeyError, TypeError, ValueError: not what a shard holds.
+    """
+    return int(extra["first"]) + unpack_column(extra["ordinal"], count).astype(np.int64)
+
+
+def unpack_identity_names(packed: dict[str, Any] | None) -> dict[int, str]:
+    """The names of identities by their labels in the shard, from ``__identities__``.
+
+    Raises:
+        DamageError, KeyError, TypeError, ValueError: not what a shard holds.
+    """
+    if packed is None:
+        return {}
+    labels = unpack_column(packed["labels"], len(packed["names"])).tolist()
+    return dict(zip(labels, packed["names"], strict=True))
 
 
 def number_column(values: Sequence[float | int | None] | np.ndarray) -> np.ndarray:

@@ -77,6 +77,7 @@ _SHARD_SHAPE = {
     "images": dict,
     "files": dict,
 }
+_BY_NAME = ("files", "formats", "channels")  # fields of maps whose keys are names
 _MANIFEST_SHAPE = {
     "requires": list,
     "pack_id": str,
@@ -184,3 +185,16 @@ def manifest_files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
         files.update(shard["files"])
     files.update(manifest["files"])
     return files
+
+
+def states(stated: Any, known: Any, *, exact: bool = False) -> bool:
+    """Whether ``stated`` says all that ``known`` does; keys that later versions add may be there.
+
+    With ``exact``, and in maps by name, there may be no others.
+    """
+    if isinstance(known, dict) and isinstance(stated, dict):
+        fits = known.keys() == stated.keys() if exact else known.keys() <= stated.keys()
+        return fits and all(states(stated[key], known[key], exact=key in _BY_NAME) for key in known)
+    if isinstance(known, list) and isinstance(stated, list):
+        return len(known) == len(stated) and all(map(states, stated, known))
+    return bool(stated == known)

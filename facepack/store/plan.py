@@ -12,6 +12,17 @@ from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
 
 _SHAPE = {"kind": str, "order": str, "seed": int, "source": dict, "tables": list}
+_META_SHAPE = {
+    "version": int,
+    "pack_id": str,
+    "name": str,
+    "shard": int,
+    "records": int,
+    "payload_bytes": int,
+    "page_size": int,
+    "images": dict,
+    "plan": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -171,6 +182,26 @@ def _check_merged(plan: dict[str, Any]) -> None:
         require_fields("a shard of the plan", entry, shape)
         if entry.get("label_map", "") not in (None, *plan["label_maps"]):
             raise ValueError(f"the plan: 'label_map' of {entry['name']!r} is none that it has")
+
+
+def check_meta(meta: Any) -> None:
+    """Make sure that the ``__meta__`` of a shard can be worked with; a ValueError says why not.
+
+    Raises:
+        NewerFormatError: the shard is of another version, or requires what is not known here.
+    """
+    if not isinstance(meta, dict):
+        raise ValueError("__meta__ is no map")
+    fmt.require_known(meta, "the shard", version="version")
+    require_fields("__meta__", meta, _META_SHAPE)
+    for field, kind in (("shards", int), ("span", dict)):
+        if meta.get(field) is not None:
+            require_fields("__meta__", meta, {field: kind})
+    fmt.require_known(meta["plan"], "the shard's plan")
+    span = meta.get("span")
+    check_plan({**meta["plan"], "shards": span and [span]})
+    if meta["records"] > fmt.MAX_SHARD_RECORDS:
+        raise ValueError(f"__meta__ claims {meta['records']} records")
 
 
 def require_fields(where: str, value: Any, shape: Mapping[str, type]) -> None:

@@ -306,7 +306,7 @@ class ShardBuilder:
             "ordinal": fmt.pack_column(fmt.number_column(ordinals - first)),
             "columns": {key: fmt.pack_column(columns[key][places]) for key in sorted(columns)},
         }
-        sums = np.fromiter(fmt.record_sums(keys, values), np.uint64, len(keys))
+        sums = np.fromiter(fmt.record_checksums(keys, values), np.uint64, len(keys))
         bodies: dict[bytes, Any] = {
             fmt.META: {
                 **meta,
@@ -318,7 +318,7 @@ class ShardBuilder:
                 "images": statistics,
             },
             fmt.LABEL_COLUMN: fmt.pack_column(labels.astype("<i4")),
-            fmt.SUMS: fmt.pack_column(sums),
+            fmt.CHECKSUMS: fmt.pack_column(sums),
             fmt.EXTRA: extra,
         }
         if any(name is not None for name in self.names):

@@ -122,7 +122,7 @@ def describe_record(pack: Pack, position: int) -> RecordInfo:
             for name, column in extra["columns"].items()
         }
         source_ordinal = int(extra["first"]) + int(ordinal)
-        stated = int(fmt.unpack_column(_read_reserved(pack, shard, fmt.SUMS), count)[number])
+        stated = int(fmt.unpack_column(_read_reserved(pack, shard, fmt.CHECKSUMS), count)[number])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamageError(f"{pack.path}: {shard}: its reserved records are not sound") from error
     try:
@@ -143,7 +143,7 @@ def describe_record(pack: Pack, position: int) -> RecordInfo:
         width=header.width if header else None,
         channels=header.channels if header else None,
         orientation=header.orientation if header else None,
-        sum_ok=fmt.record_sum(fmt.record_key(number), record.image) == stated,
+        sum_ok=fmt.record_checksum(fmt.record_key(number), record.image) == stated,
     )
 
 

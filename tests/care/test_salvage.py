@@ -37,7 +37,7 @@ def records(path: Path) -> Records:
 
 def old_keys(path: Path) -> list[str]:
     """The keys that the records of a salvaged pack had in the damaged one."""
-    from facepack.care.verify import check_shard
+    from facepack.care.shard_check import check_shard
 
     keys = []
     for shard in json.loads((path / "plan.json").read_text())["shards"]:
@@ -404,11 +404,11 @@ def test_the_command(make_pack: MakePack, tmp_path: Path) -> None:
 
 
 def test_what_the_source_said_is_kept(make_pack: MakePack, tmp_path: Path) -> None:
-    from facepack.care.verify import shard_nodes
     from facepack.store.finish import finish_pack
     from facepack.store.plan import PackPlan
     from facepack.store.record import SourceRecord
     from facepack.store.shard import ShardBuilder
+    from facepack.store.shard_nodes import shard_nodes
 
     path, out = tmp_path / "p", tmp_path / "out"
     with facepack.open(make_pack(6)) as pack:

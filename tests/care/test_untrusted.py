@@ -378,7 +378,7 @@ def test_a_tree_that_another_program_made(make_pack: MakePack) -> None:
 
 def reserved(key: bytes, body: bytes) -> bytes:
     """A reserved record of raw msgpack, its sum right."""
-    return bytes(msgpack.packb([body, fmt.record_sum(key, body)], use_bin_type=True))
+    return bytes(msgpack.packb([body, fmt.record_checksum(key, body)], use_bin_type=True))
 
 
 BOMBS = [
@@ -513,7 +513,7 @@ def test_missing_reserved_records_and_a_limit_that_can_be_raised(
     monkeypatch.setenv("FACEPACK_MAX_SHARD_BYTES", "1000")
     assert "at most 1,000 are looked at" in reasons(path)
     monkeypatch.delenv("FACEPACK_MAX_SHARD_BYTES")
-    forge_records(path, {fmt.SUMS: None})
+    forge_records(path, {fmt.CHECKSUMS: None})
     assert "__sums__ is missing" in reasons(path)
 
 

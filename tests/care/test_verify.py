@@ -13,7 +13,8 @@ import xxhash
 
 import facepack
 from facepack.care.reindex import _check_complete, reindex
-from facepack.care.verify import ShardContent, shard_nodes, verify
+from facepack.care.shard_check import ShardContent
+from facepack.care.verify import verify
 from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.store import format as fmt
 from facepack.store.lmdb_read import (
@@ -26,6 +27,7 @@ from facepack.store.lmdb_read import (
     scan_leaf,
 )
 from facepack.store.lmdb_write import lmdb_pages
+from facepack.store.shard_nodes import shard_nodes
 
 MakePack = Callable[..., Path]
 
@@ -246,9 +248,9 @@ def rewrite_meta(shard: Path, /, **changes: object) -> None:
     ("changes", "text"),
     [
         ({"records": 10**11}, "claims 100000000000 records"),
-        ({"records": "3"}, "no sound 'records'"),
-        ({"images": []}, "no sound 'images'"),
-        ({"plan": None}, "no sound 'plan'"),
+        ({"records": "3"}, "no 'records'"),
+        ({"images": []}, "no 'images'"),
+        ({"plan": None}, "no 'plan'"),
         ({"shard": -1}, "'shard' is -1"),
     ],
 )

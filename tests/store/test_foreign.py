@@ -11,7 +11,7 @@ import pytest
 
 import facepack
 from facepack.care.reindex import reindex
-from facepack.care.verify import check_shard
+from facepack.care.shard_check import check_shard
 from facepack.convert.formats.kv.data import KvData, is_data_file
 from facepack.convert.formats.kv.pairs import find_pairs
 from facepack.errors import DamageError, PackError, SourceError

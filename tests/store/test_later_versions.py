@@ -143,7 +143,7 @@ IN_SHARDS: dict[str, Callable[[dict[bytes, Any]], object]] = {
     "__meta__": lambda bodies: bodies[fmt.META].update(NEW),
     "images in __meta__": lambda bodies: bodies[fmt.META]["images"].update(NEW),
     "__labels__": lambda bodies: bodies[fmt.LABEL_COLUMN].update(NEW),
-    "__sums__": lambda bodies: bodies[fmt.SUMS].update(NEW),
+    "__sums__": lambda bodies: bodies[fmt.CHECKSUMS].update(NEW),
     "__extra__": lambda bodies: bodies[fmt.EXTRA].update(NEW),
     "__identities__": lambda bodies: bodies[fmt.IDENTITIES].update(NEW),
     "a record": lambda bodies: bodies.update({b"__thumbnails__": [NEW]}),

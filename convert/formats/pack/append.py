@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from facepack import system
-from facepack.care.verify import ShardContent, check_index, check_shard, states
+from facepack.care.shard_check import ShardContent, check_index, check_shard
 from facepack.convert.formats.pack.held import HeldShard, held_files
 from facepack.convert.formats.pack.label_notes import notes_on_labels
 from facepack.convert.formats.pack.relabel import Relabelled
@@ -29,7 +29,7 @@ from facepack.store.files import write_file
 from facepack.store.finish import finish_pack, settle
 from facepack.store.format import NO_IDENTITY
 from facepack.store.labelmap import LabelNames, read_label_map
-from facepack.store.manifest import check_sizes, read_manifest
+from facepack.store.manifest import check_sizes, read_manifest, states
 from facepack.store.pack import open as open_pack
 from facepack.store.pack_files import (
     read_identity_names,

@@ -135,7 +135,7 @@ class _Run:
         except DecodeError:
             return None
         (row,) = rows.tolist()
-        return fmt.record_sum(fmt.record_key(row), image) == int(shard.sums[row])
+        return fmt.record_checksum(fmt.record_key(row), image) == int(shard.sums[row])
 
     def shards(self, group: Group) -> list[HeldShard]:
         """Its shards, as those of the records of ``group``."""

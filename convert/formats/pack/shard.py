@@ -15,12 +15,13 @@ import numpy as np
 import xxhash
 
 from facepack import system
-from facepack.care.verify import check_meta, record_places, shard_nodes
 from facepack.errors import DamageError, SourceError
 from facepack.reading import open_regular, read_bytes
 from facepack.store import environments
 from facepack.store import format as fmt
 from facepack.store.lmdb_read import ScanError
+from facepack.store.plan import check_meta
+from facepack.store.shard_nodes import record_keys, shard_nodes
 
 _AHEAD = 128 << 10  # what every system agrees to read ahead at one request
 
@@ -142,7 +143,7 @@ class PackShard:
 
     def sums(self) -> np.ndarray:
         """The sum of each record, by place: uint64 (records,)."""
-        return fmt.unpack_column(self._required(fmt.SUMS), self.records)
+        return fmt.unpack_column(self._required(fmt.CHECKSUMS), self.records)
 
     def identity_names(self) -> dict[int, str]:
         """The source's names of the identities present, by their labels in the pack."""
@@ -216,9 +217,9 @@ def find_images(data: memoryview, records: int) -> tuple[np.ndarray, np.ndarray]
         ScanError: not an LMDB file, or it claims more records than a shard can have.
     """
     _, nodes = shard_nodes(data)
-    places = record_places(data, nodes)
-    images = np.flatnonzero((places >= 0) & (places < records))
+    keys = record_keys(data, nodes)
+    images = np.flatnonzero((keys >= 0) & (keys < records))
     offsets, sizes = np.zeros(records, np.int64), np.full(records, -1, np.int64)
-    offsets[places[images]] = nodes.starts[images]
-    sizes[places[images]] = nodes.sizes[images]
+    offsets[keys[images]] = nodes.starts[images]
+    sizes[keys[images]] = nodes.sizes[images]
     return offsets, sizes

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from facepack.care.verify import check_shard
+from facepack.care.shard_check import check_shard
 from facepack.convert.formats.pack.label_notes import notes_on_labels
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result

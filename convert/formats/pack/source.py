@@ -91,7 +91,7 @@ class PackPart:
                     yield self._refusal(ordinal, reason, _ALLOW)
                 continue
             image = data[offset : offset + size]
-            if fmt.record_sum(fmt.record_key(place), image) != stated:
+            if fmt.record_checksum(fmt.record_key(place), image) != stated:
                 yield self._refusal(ordinal, "it differs from what was packed", _VERIFY)
                 continue
             yield SourceRecord(ordinal, image, label, names[place] if names else None, extra)

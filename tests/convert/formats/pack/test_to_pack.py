@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import facepack
-from facepack.care.verify import check_shard, verify
+from facepack.care.shard_check import check_shard
+from facepack.care.verify import verify
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.pairs.source import BinSource
