@@ -169,10 +169,12 @@ def _check_manifest(
     plan = read_plan(path, manifest)
     if untold := sorted(_expected_files(plan, contents) - manifest["files"].keys()):
         yield Damage(fmt.MANIFEST, None, f"it does not tell of {untold[0]}: facepack reindex")
-    for name, digest in sorted(plan.fields.get("label_maps", {}).items()):
-        if manifest["files"].get(name, {}).get("xxh3_128", digest) != digest:
-            reason = "it is not the label map that the packs were merged with: copy that back"
-            yield Damage(name, None, reason)
+        return
+    label_maps = plan.fields.get("label_maps", {})
+    wrong = sorted(k for k in label_maps if manifest["files"][k]["xxh3_128"] != label_maps[k])
+    if wrong:
+        reason = "it is not the label map that the packs were merged with: copy that back"
+        yield Damage(wrong[0], None, reason)
         return
     pairs = "pairs.npy"
     count = None

@@ -435,6 +435,22 @@ def test_another_label_map_of_the_same_labels_is_told(make: Make, tmp_path: Path
     assert "labels-000.npy" in {damage.shard for damage in verify(path).damage}
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("identities", 7), ("classes", 9), ("source", {}), ("seed", 5)]
+)
+def test_the_manifest_of_a_merged_pack_is_compared_with_its_shards(
+    make: Make, tmp_path: Path, field: str, value: object
+) -> None:
+    path = tmp_path / "all"
+    merge([make("one", ["ann"]), make("two", ["bob"])], path)
+    manifest = json.loads((path / "pack.json").read_text())
+    (path / "pack.json").write_text(fmt.json_text({**manifest, field: value}))
+    (damage,) = verify(path).damage
+    assert damage.shard == "pack.json" and repr(field) in damage.reason
+    reindex(path)
+    assert not verify(path).damage and json.loads((path / "pack.json").read_text()) == manifest
+
+
 def test_killed_while_it_overwrites_it_overwrites_again(
     make: Make, tmp_path: Path, killed: Callable[..., None]
 ) -> None:
