@@ -198,7 +198,8 @@ class Workers:
                 ) from error
             raise WorkerError(
                 "a worker process died: the system may have killed it for want of memory; "
-                "run the command again with --resume, perhaps with fewer --workers"
+                "run the command again, with --resume where it has that option, and perhaps with "
+                "fewer --workers"
             ) from error
         except Exception as error:
             # An OSError without a number is Dask's own, of a connection that was closed.

@@ -8,14 +8,8 @@ the number of workers.
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +18,11 @@ from typing import Annotated
 import numpy as np
 import simplejpeg
 
+from facepack.atomic import replacing
 from facepack.convert.faces.draw import SIZES, render_faces
 from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.rec.recordio import MAX_CLASS, RecordWriter, pack_header
+from facepack.convert.workers import Workers
 from facepack.errors import ConfigError, FacepackError
 from facepack.hashing import derive_seed, hash64
 from facepack.processors import usable_processors
@@ -37,13 +33,12 @@ FOLDS = 10
 """Folds of a verification set; each has its pairs of one person first, as LFW's have."""
 
 _BLOCK = 128  # images a task: a tenth of a second and under 1 MB to bring back
-_AHEAD = 3  # tasks in flight for each worker
 _NOISE_STREAM = 3
 # Held-out identities have numbers that no training set reaches, whatever its size: a verification
 # set stays held out from every training set of its seed.
 _HELD_OUT = 1 << 40
 
-_TRAIN_FILES = ("train.idx", "property", "label_noise.tsv", "train.rec")
+_FILES = ("train.idx", "property", "label_noise.tsv", "train.rec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +126,9 @@ def generate(
     workers = usable_processors() if workers is None else workers
     check("workers", workers, Count)
     bins = (f"{options.bin_name}.bin",) if options.pairs else ()
-    targets = [out / name for name in (*bins, *_TRAIN_FILES)]
-    existing = [path for path in targets if path.exists()]
+    paths = [out / name for name in (*bins, *_FILES)]
+    existing = [path for path in paths if path.exists()]
+    targets = [path for path in paths if path.name != "label_noise.tsv" or options.label_noise]
     if existing and not overwrite:
         raise FacepackError(
             f"{existing[0]} exists; choose another folder, or replace it with --overwrite"
@@ -195,32 +191,36 @@ def pairs_same(options: SynthOptions) -> np.ndarray:
 
 
 def _write_files(
-    options: SynthOptions, workers: int, targets: list[Path], existing: list[Path]
+    options: SynthOptions, processes: int, targets: list[Path], existing: list[Path]
 ) -> tuple[int, int]:
     """Write ``targets`` in place of ``existing``; return wrong labels and the images' bytes."""
-    parts = {path.name: path.with_name(f"{path.name}.part") for path in targets}
-    total = options.images + 2 * options.pairs
     with ExitStack() as stack:
-        for part in parts.values():
-            stack.callback(part.unlink, missing_ok=True)
-        renderer = stack.enter_context(_Renderer(options, workers))
+        # What is entered first gets its name last.
+        parts = {
+            path.name: stack.enter_context(
+                replacing(path, path.with_name(f"{path.name}.part"), durable=False)
+            )
+            for path in reversed(targets)
+        }
+        total = options.images + 2 * options.pairs
         progress = stack.enter_context(Progress(total, unit="images", label="synth"))
+        workers = stack.enter_context(Workers(processes))
         if options.pairs:
-            _write_pairs(renderer, progress, parts[f"{options.bin_name}.bin"])
-        counts = _write_train(renderer, progress, parts)
+            images: list[bytes] = []
+            for numbers, encoded in _render(workers, _pair_block, options, 2 * options.pairs):
+                images += encoded
+                progress.update(len(numbers))
+            write_bin(parts[f"{options.bin_name}.bin"], images, pairs_same(options).tolist())
+        counts = _write_train(workers, options, parts, progress)
         for path in existing:
             path.unlink()
-        for path in targets:
-            if parts[path.name].exists():
-                parts[path.name].rename(path)
     return counts
 
 
 def _write_train(
-    renderer: _Renderer, progress: Progress, parts: dict[str, Path]
+    workers: Workers, options: SynthOptions, parts: dict[str, Path], progress: Progress
 ) -> tuple[int, int]:
     """Write the training set; return how many labels are wrong, and the images' bytes."""
-    options = renderer.options
     images, per_identity = options.images, options.images_per_identity
     mislabelled = payload = 0
     with ExitStack() as stack:
@@ -232,7 +232,7 @@ def _write_train(
         # Key 0 announces the identity records: [first, end). Float32 labels round above 2^24, in
         # this file as in every published one.
         record.write(0, pack_header([images + 1, images + 1 + options.identities], 0))
-        for numbers, encoded in renderer.repeated_blocks(_train_block, images):
+        for numbers, encoded in _train_images(workers, options):
             labels, shown, _ = train_pictures(options, numbers)
             for number, label, image in zip(
                 numbers.tolist(), labels.tolist(), encoded, strict=True
@@ -251,83 +251,41 @@ def _write_train(
     return mislabelled, payload
 
 
-def _write_pairs(renderer: _Renderer, progress: Progress, path: Path) -> None:
-    images: list[bytes] = []
-    for numbers, encoded in renderer.blocks(_pair_block, 2 * renderer.options.pairs):
-        images += encoded
-        progress.update(len(numbers))
-    write_bin(path, images, pairs_same(renderer.options).tolist())
-
-
 # Rendering ----------------------------------------------------------------------------------------
 
 
-_Task = Callable[[SynthOptions, np.ndarray], list[bytes]]
+def _blocks(start: int, stop: int) -> Iterator[np.ndarray]:
+    for first in range(start, stop, _BLOCK):
+        yield np.arange(first, min(first + _BLOCK, stop))
 
 
-class _Renderer:
-    """Renders blocks of images in order, here or in worker processes."""
+def _render(
+    workers: Workers,
+    task: Callable[[SynthOptions, np.ndarray], list[bytes]],
+    options: SynthOptions,
+    count: int,
+) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+    """Yield the numbers from 0 to ``count`` block by block, with the encoded images."""
+    results = workers.run(task, ((options, numbers) for numbers in _blocks(0, count)))
+    early: dict[int, list[bytes]] = {}  # blocks that were ready before those in front of them
+    for place, numbers in enumerate(_blocks(0, count)):
+        while place not in early:
+            early.update([next(results)])
+        yield numbers, early.pop(place)
 
-    def __init__(self, options: SynthOptions, workers: int) -> None:
-        self.options = options
-        self._workers = workers
-        self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> _Renderer:
-        if self._workers > 1:
-            # Spawned, not forked: the caller may run threads. Ctrl-C is the parent's to handle.
-            self._pool = ProcessPoolExecutor(
-                self._workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=signal.signal,
-                initargs=(signal.SIGINT, signal.SIG_IGN),
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def blocks(self, task: _Task, count: int) -> Iterator[tuple[np.ndarray, list[bytes]]]:
-        """Yield the numbers from 0 to ``count`` block by block, with the encoded images."""
-        starts = range(0, count, _BLOCK)
-        numbers = (np.arange(start, min(start + _BLOCK, count)) for start in starts)
-        if self._pool is None:
-            for block in numbers:
-                yield block, task(self.options, block)
-            return
-        try:
-            yield from self._in_order(self._pool, task, numbers)
-        except BrokenProcessPool as error:
-            raise FacepackError(
-                "a worker process ended unexpectedly, perhaps for want of memory; "
-                "try fewer --workers"
-            ) from error
-
-    def repeated_blocks(self, task: _Task, count: int) -> Iterator[tuple[np.ndarray, list[bytes]]]:
-        """As :meth:`blocks`, where image ``i`` is image ``i mod distinct``."""
-        distinct = min(self.options.distinct or count, count)
-        drawn: list[bytes] = []
-        for block, encoded in self.blocks(task, distinct):
-            if distinct < count:
-                drawn += encoded
-            yield block, encoded
-        for start in range(distinct, count, _BLOCK):
-            block = np.arange(start, min(start + _BLOCK, count))
-            yield block, [drawn[i] for i in (block % distinct).tolist()]
-
-    def _in_order(
-        self, pool: ProcessPoolExecutor, task: _Task, numbers: Iterable[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, list[bytes]]]:
-        numbers = iter(numbers)
-        flight: deque[tuple[np.ndarray, Future[list[bytes]]]] = deque()
-        while True:
-            for block in itertools.islice(numbers, _AHEAD * self._workers - len(flight)):
-                flight.append((block, pool.submit(task, self.options, block)))
-            if not flight:
-                return
-            block, future = flight.popleft()
-            yield block, future.result()
+def _train_images(
+    workers: Workers, options: SynthOptions
+) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+    """As :func:`_render`, where image ``i`` is image ``i mod distinct``."""
+    distinct = min(options.distinct or options.images, options.images)
+    drawn: list[bytes] = []
+    for numbers, encoded in _render(workers, _train_block, options, distinct):
+        if distinct < options.images:
+            drawn += encoded
+        yield numbers, encoded
+    for numbers in _blocks(distinct, options.images):
+        yield numbers, [drawn[i] for i in (numbers % distinct).tolist()]
 
 
 def _train_block(options: SynthOptions, numbers: np.ndarray) -> list[bytes]:
