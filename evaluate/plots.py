@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from facepack.evaluate.result import Histogram, Result
+from facepack.evaluate.result import Curve, Histogram, Result
 from facepack.view.plot import Axis, Line, Plot
 
 _BINS = 50  # of a histogram, drawn
@@ -35,22 +35,36 @@ KINDS = {
         x=Axis(label="false positive identification rate (FPIR)", log=True),
         y=Axis(label="true positive identification rate (TPIR)"),
     ),
+    "rank-1 by distractors": CurveKind(
+        title="Rank 1 by distractors",
+        x=Axis(label="distractors", log=True),
+        y=Axis(label="share of probes identified"),
+    ),
 }
-"""Curves that pages draw; those of other names are drawn over axes without a meaning."""
+"""How curves of known names are drawn; those of others, over axes without a meaning."""
 
 
 def draw_curves(results: Sequence[Result]) -> list[Plot]:
     """A plot of each curve that any of ``results``, of one target and protocol, has."""
+    curves = [_with_det(result.curves) for result in results]
     plots = []
-    for name in dict.fromkeys(name for result in results for name in result.curves):
+    for name in dict.fromkeys(name for own in curves for name in own):
         kind = KINDS.get(name, CurveKind(title=name, x=Axis(label="x"), y=Axis(label="y")))
         lines = [
-            Line(name=result.model, x=result.curves[name].x, y=result.curves[name].y)
-            for result in results
-            if name in result.curves
+            Line(name=result.model, x=own[name].x, y=own[name].y)
+            for result, own in zip(results, curves, strict=True)
+            if name in own
         ]
         plots.append(Plot(title=kind.title, x=kind.x, y=kind.y, lines=lines))
     return plots
+
+
+def _with_det(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves, and the DET that a ROC is seen from below."""
+    if "roc" not in curves or "det" in curves:
+        return dict(curves)
+    roc = curves["roc"]
+    return {"roc": roc, "det": Curve(x=roc.x, y=1 - roc.y), **curves}
 
 
 def draw_histograms(results: Sequence[Result]) -> list[Plot]:

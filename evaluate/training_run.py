@@ -17,6 +17,7 @@ from facepack.train.replay import TrainingLog, read_log
 from facepack.view.plot import Axis, Line, Plot
 
 _SMOOTHED = 0.01  # of the run's rows, over which the printed loss is the mean
+_STRETCHES = 500  # of a run, over each of which the drawn loss is the mean
 _NO_FIGURE = ("kind", "step", "set", "timing", "std")
 
 
@@ -83,12 +84,14 @@ def _is_number(value: object) -> bool:
 def training_plots(runs: Sequence[TrainingRun]) -> list[Plot]:
     """Loss, learning rate and each verification's figure by step, all runs over the same axes."""
     steps = Axis(label="optimizer step")
+    losses = [_smooth(run.log) for run in runs]
+    smoothed = any(len(x) < len(run.log.steps) for run, (x, _) in zip(runs, losses, strict=True))
     plots = [
         Plot(
             title="Loss",
             x=steps,
-            y=Axis(label="loss"),
-            lines=[Line(name=run.name, x=run.log.steps, y=run.log.losses) for run in runs],
+            y=Axis(label="loss, means over a run's 500th" if smoothed else "loss"),
+            lines=[Line(name=run.name, x=x, y=y) for run, (x, y) in zip(runs, losses, strict=True)],
         ),
         Plot(
             title="Learning rate",
@@ -106,6 +109,14 @@ def training_plots(runs: Sequence[TrainingRun]) -> list[Plot]:
         ]
         plots.append(Plot(title=f"{key[0]}: {key[1]}", x=steps, y=Axis(label=key[1]), lines=lines))
     return plots
+
+
+def _smooth(log: TrainingLog) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses, of a long log the means of at most 500 stretches: single ones scatter."""
+    every = -(-len(log.steps) // _STRETCHES)
+    starts = np.arange(0, len(log.steps), every)
+    counts = np.diff(starts, append=len(log.steps))
+    return np.add.reduceat(log.steps, starts) / counts, np.add.reduceat(log.losses, starts) / counts
 
 
 def training_table(runs: Sequence[TrainingRun]) -> tuple[list[str], list[list[str]]]:

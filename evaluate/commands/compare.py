@@ -29,10 +29,14 @@ def compare(paths: tuple[Path, ...], plots: tuple[Path, ...]) -> None:
     """
     from facepack.evaluate.compare import comparison_lines, read_comparison
     from facepack.evaluate.report import require_writable_report, write_report
+    from facepack.terminal import printable
 
     for out in plots:
         require_writable_report(out)
     found = read_comparison(paths)
+    for run in found.runs:
+        for notice in run.log.notices:
+            click.echo(printable(notice), err=True)
     for line in comparison_lines(found):
         click.echo(line)
     for out in plots:

@@ -18,7 +18,7 @@ from facepack.evaluate.pair_result import PairResult, ValidationRate
 from facepack.evaluate.result import Curve, Figure
 from facepack.evaluate.result import Result as Evaluation
 from facepack.evaluate.results_file import add_results
-from facepack.evaluate.training_run import read_run
+from facepack.evaluate.training_run import read_run, training_plots
 from facepack.train.config import TrainConfig, dump_config
 
 
@@ -82,7 +82,7 @@ def test_a_page_draws_runs_over_common_axes(
     html = (tmp_path / "out.html").read_text(encoding="utf-8")
     facts = browse(html, width=390)
     assert facts["overflow"] == 0 and not facts["console"] and not facts["loaded"]
-    assert facts["charts"] == 4 and html.count('<path class="curve') == 4 * 2
+    assert facts["charts"] == 5 and html.count('<path class="curve') == 5 * 2
     assert facts["rows"] == html.count("<tr>") - html.count("<thead>")
 
 
@@ -132,6 +132,25 @@ def test_a_log_without_a_run(tmp_path: Path) -> None:
     text = "\n".join(comparison_lines(read_comparison([log, run])))
     assert "4.0000" in text and "setting" not in text
     assert compare(log, run, "--plot", tmp_path / "out.html").exit_code == 0
+
+
+def test_losses_of_a_long_run_are_drawn_as_means(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    rows = "".join(f"{step},{step % 2},0\n" for step in range(1, 1801))
+    log.write_text(f"step,loss,epoch\n{rows}")
+    plot = training_plots([read_run(log, "a")])[0]
+    (line,) = plot.lines
+    assert len(line.x) == 450 and "means" in plot.y.label
+    np.testing.assert_allclose(line.x, np.arange(1, 1801).reshape(450, 4).mean(axis=1))
+    np.testing.assert_array_equal(line.y, np.full(450, 0.5))
+
+
+def test_a_log_that_a_crash_cut_short_is_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "val", "st')
+    done = compare(run)
+    assert done.exit_code == 0 and "cut short" in done.stderr and "0.9000" in done.stdout
 
 
 def test_where_a_resumed_run_repeats_steps_the_later_line_counts(tmp_path: Path) -> None:

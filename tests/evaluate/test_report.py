@@ -192,6 +192,14 @@ def test_curves_of_several_models_share_axes() -> None:
     ]
 
 
+def test_a_roc_alone_is_drawn_as_det_too() -> None:
+    roc = made_up("a").curves["roc"]
+    plots = draw_curves([made_up("a", curves={"cmc": roc, "roc": roc})])
+    assert {plot.title for plot in plots} == {"ROC", "DET", "CMC"}
+    (det,) = [plot.lines[0] for plot in plots if plot.title == "DET"]
+    np.testing.assert_allclose(det.y, 1 - roc.y)
+
+
 def test_suffixes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.doc.*\.html.*\.png.*\.csv"):
         write_report([made_up("a")], tmp_path / "out.doc")
