@@ -91,7 +91,7 @@ def _protocol_of(target: str, data: Path | None) -> str:
     """The protocol whose table a pack of that name or path has; else that of pairs."""
     from facepack.store.format import table_names
     from facepack.store.home import data_home, is_pack
-    from facepack.store.pack import read_manifest
+    from facepack.store.manifest import read_manifest
 
     for folder in (data_home(data) / target, Path(target)):
         if is_pack(folder):
