@@ -110,20 +110,21 @@ def _append_each(
     **options: Any,
 ) -> Iterator[Result]:
     from facepack.convert.formats.pack import append as machinery
+    from facepack.convert.formats.pack import delete_source as deletion
     from facepack.convert.formats.pack.sink import PackOptions
 
     if source == "zip" and delete_source and options["resume"]:
-        for gone in machinery.deleted_before(pack, paths):
+        for gone in deletion.deleted_before(pack, paths):
             click.echo(f"note: {gone}: deleted by an earlier run, {pack} holds it", err=True)
             paths.remove(gone)
     arguments = source_arguments(source, options)
     for each in machinery.separate_sources(source, paths):
-        files = machinery.source_files(source, each[0]) if delete_source else {}
+        files = deletion.source_files(source, each[0]) if delete_source else {}
         opened = SOURCES[source].open(each, arguments)
         settings = PackOptions(**target_options(opened, dict(options)))
         result = machinery.append(pack, opened, settings, discard=discard)
         if delete_source:
-            result.notices.append(machinery.delete_source(pack, opened, files))
+            result.notices.append(deletion.delete_source(pack, opened, files))
         yield result
         discard = False
     if duplicates:

@@ -28,7 +28,12 @@ from facepack.store.labelmap import (
     map_names,
     read_label_map,
 )
-from facepack.store.manifest import check_sizes, read_manifest
+from facepack.store.manifest import (
+    check_sizes,
+    read_manifest,
+    read_training_manifest,
+    shard_file,
+)
 from facepack.store.pack_files import read_identity_names, read_quarantine, read_stated_file
 from facepack.store.plan import PackPlan
 from facepack.store.shard import ShardInfo, WrittenShard
@@ -85,11 +90,11 @@ def merge(
             check_sizes(out, manifest)
             return manifest
         infos = []
-        size = sum(_mdb(shard.entry)["bytes"] for shard in shards)
+        size = sum(shard_file(shard.entry)["bytes"] for shard in shards)
         with Progress(size, unit="bytes", label=out.name) as progress:
             for shard in shards:
                 infos.append(_take(shard, out, copy=copy, resume=resume))
-                progress.update(_mdb(shard.entry)["bytes"])
+                progress.update(shard_file(shard.entry)["bytes"])
         names: dict[int, str] = {}
         for source, label_map in zip(sources, maps, strict=True):
             known = {k: name for k, name in enumerate(source.names) if name}
@@ -127,12 +132,7 @@ class _Source:
     @classmethod
     def open(cls, path: Path) -> _Source:
         """The pack in ``path``, if it can be merged."""
-        manifest = read_manifest(path)
-        if manifest["kind"] != "train" or fmt.table_names(manifest["files"]):
-            raise PackError(
-                f"{path} is an evaluation set (kind {manifest['kind']!r}): its tables point at "
-                "records by position, so only training packs are merged"
-            )
+        manifest = read_training_manifest(path, "only training packs are merged")
         check_sizes(path, manifest)
         return cls(path=path, manifest=manifest, names=read_identity_names(path, manifest))
 
@@ -148,7 +148,7 @@ def _require_distinct(sources: Sequence[_Source]) -> None:
     seen: dict[str, tuple[Path, str]] = {}
     for source in sources:
         for entry in source.manifest["shards"]:
-            digest = _mdb(entry)["xxh3_128"]
+            digest = shard_file(entry)["xxh3_128"]
             if digest in seen:
                 path, name = seen[digest]
                 raise PackError(
@@ -156,12 +156,6 @@ def _require_distinct(sources: Sequence[_Source]) -> None:
                     "its images would be there twice; merge packs that share none"
                 )
             seen[digest] = source.path, entry["name"]
-
-
-def _mdb(entry: dict[str, Any]) -> dict[str, Any]:
-    """Size and digest of a shard's ``.mdb``."""
-    stated: dict[str, Any] = entry["files"][f"{entry['name']}.mdb"]
-    return stated
 
 
 # Labels ------------------------------------------------------------------------------------------
@@ -336,7 +330,7 @@ def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool, resume: b
     """Bytes of the shards that are not there and cannot be links."""
     device = out.stat().st_dev
     return sum(
-        _mdb(shard.entry)["bytes"]
+        shard_file(shard.entry)["bytes"]
         for shard in shards
         if (copy or shard.source.path.stat().st_dev != device)
         and not (resume and (out / f"{shard.name}.mdb").exists())
@@ -350,7 +344,7 @@ def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> WrittenShard
     # The index has its pack's labels, which differ from the shard's own where that was merged too.
     labels = apply_label_map(shard.relabel, fmt.kv_labels(data, str(source.path / f"{old}.kv")))
     digest, size = write_file(out / f"{name}.kv", [fmt.kv_bytes(labels)])
-    stated = _mdb(shard.entry)
+    stated = shard_file(shard.entry)
     _bring(source.path / f"{old}.mdb", out / f"{name}.mdb", stated, copy=copy, resume=resume)
     files = {f"{name}.kv": {"bytes": size, "xxh3_128": digest}, f"{name}.mdb": stated}
     info = ShardInfo.from_json(shard.entry)

@@ -24,7 +24,7 @@ from facepack.store import format as fmt
 from facepack.store.digests import digest_ahead, file_digest
 from facepack.store.finish import build_manifest
 from facepack.store.labelmap import apply_label_map, read_label_map
-from facepack.store.manifest import manifest_files, read_manifest, states
+from facepack.store.manifest import manifest_files, read_manifest, shard_file, states
 from facepack.store.pack_files import is_stated, read_file, read_plan
 from facepack.store.plan import PackPlan
 from facepack.store.sets import split_set, subset_manifest
@@ -77,7 +77,7 @@ def verify(path: Path, *, deep: bool = False, decode: bool = False) -> Report:
         names = [fmt.check_shard_name(shard["name"]) for shard in manifest["shards"]]
         reads = digest_ahead([path / f"{name}.mdb" for name in names], cached=deep or decode)
         for name, shard, read in zip(names, manifest["shards"], reads, strict=True):
-            digest = shard["files"][f"{name}.mdb"]["xxh3_128"]
+            digest = shard_file(shard)["xxh3_128"]
             content = check_shard(path, name, deep=deep, decode=decode, digest=digest, read=read)
             content.ordinals = content.ordinals[:0]  # of no use here, and there may be many shards
             contents.append(content)

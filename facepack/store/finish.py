@@ -12,6 +12,7 @@ from facepack.reading import read_bytes
 from facepack.store import format as fmt
 from facepack.store.files import write_file
 from facepack.store.labelmap import label_map_bytes
+from facepack.store.manifest import shard_file
 from facepack.store.plan import PackPlan
 from facepack.store.shard import ShardInfo, WrittenShard, content_id, shard_figures
 from facepack.system import sync_folder
@@ -101,8 +102,7 @@ def _keep_unknown(manifest: dict[str, Any], old: dict[str, Any]) -> None:
 
     def by_digest(manifest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for entry in manifest["shards"]:
-            mdb = entry["files"][f"{entry['name']}.mdb"]
-            yield f"shard {mdb['xxh3_128']}", entry
+            yield f"shard {shard_file(entry)['xxh3_128']}", entry
             yield from ((stated["xxh3_128"], stated) for stated in entry["files"].values())
         yield from ((stated["xxh3_128"], stated) for stated in manifest["files"].values())
         yield f"pack {manifest['content_id']}", manifest

@@ -47,6 +47,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_training_manifest(path: Path, so: str) -> dict[str, Any]:
+    """The manifest of a training pack; ``so`` says what an evaluation set cannot, as it has tables.
+
+    Raises:
+        PackError: as :func:`read_manifest`, or it is an evaluation set.
+    """
+    manifest = read_manifest(path)
+    if manifest["kind"] != "train" or fmt.table_names(manifest["files"]):
+        raise PackError(
+            f"{path} is an evaluation set (kind {manifest['kind']!r}): its tables point at records "
+            f"by position, so {so}"
+        )
+    return manifest
+
+
 def _why_no_pack(path: Path) -> str:
     """What is wrong with ``path``, which has no manifest, and what to do about it."""
     folder, shard_set = split_set(path)
@@ -185,6 +200,12 @@ def manifest_files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
         files.update(shard["files"])
     files.update(manifest["files"])
     return files
+
+
+def shard_file(entry: dict[str, Any]) -> dict[str, Any]:
+    """Size and digest of a shard's ``.mdb``, as its entry in a manifest states them."""
+    stated: dict[str, Any] = entry["files"][f"{entry['name']}.mdb"]
+    return stated
 
 
 def states(stated: Any, known: Any, *, exact: bool = False) -> bool:

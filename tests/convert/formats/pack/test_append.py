@@ -23,12 +23,8 @@ from facepack.care.merge import merge
 from facepack.care.reindex import reindex
 from facepack.care.verify import verify
 from facepack.cli import root
-from facepack.convert.formats.pack.append import (
-    append,
-    delete_source,
-    separate_sources,
-    source_files,
-)
+from facepack.convert.formats.pack.append import append, separate_sources
+from facepack.convert.formats.pack.delete_source import delete_source, source_files
 from facepack.convert.formats.pack.relabel import Relabelled
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.rec.source import RecSource

@@ -17,7 +17,8 @@ import facepack
 from facepack.care.merge import merge
 from facepack.care.verify import verify
 from facepack.cli import root
-from facepack.convert.formats.pack.append import append, delete_source, source_files
+from facepack.convert.formats.pack.append import append
+from facepack.convert.formats.pack.delete_source import delete_source, source_files
 from facepack.convert.formats.pack.held import held_files
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.pack.source import PackSource
