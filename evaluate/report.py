@@ -26,7 +26,7 @@ from facepack.output import write_output
 from facepack.version import __version__
 from facepack.view.page import render_page
 from facepack.view.page_image import PageImage
-from facepack.view.plot import PICTURES, Plot, write_plots
+from facepack.view.plot import PICTURES, Plot, require_matplotlib, write_plots
 
 if TYPE_CHECKING:
     from facepack.evaluate.faces import Faces
@@ -72,16 +72,21 @@ def sort_results(results: Sequence[Result]) -> list[Target]:
 
 
 def require_writable_report(out: Path) -> None:
-    """Say at once, not after hours, that a report of this name cannot be written.
+    """Say at once, not after hours, that a report cannot be written there.
 
     Raises:
-        ConfigError: the suffix is none of :data:`SUFFIXES`.
+        ConfigError: the suffix is none of :data:`SUFFIXES`, or there is no such folder.
+        MissingExtraError: a picture, and matplotlib is not installed.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(
             f"{out}: a report ends in .html (a page), {', '.join(PICTURES)} (its curves) or .csv "
             "(its figures)"
         )
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: {out.parent} is no folder; make it first")
+    if out.suffix.lower() in PICTURES:
+        require_matplotlib()
 
 
 def write_report(

@@ -164,6 +164,14 @@ def _svg_path(x: np.ndarray, y: np.ndarray) -> Markup:
     return Markup("".join(parts))  # letters and numbers, of any length
 
 
+def require_matplotlib() -> None:
+    """Raise :class:`MissingExtraError` where pictures cannot be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot") from None
+
+
 def write_plots(plots: Sequence[Plot], out: Path) -> None:
     """Draw ``plots``, two a row, into one picture whose format the suffix tells.
 
@@ -176,10 +184,8 @@ def write_plots(plots: Sequence[Plot], out: Path) -> None:
         raise ConfigError(f"{out}: a picture ends in {', '.join(PICTURES)}")
     if not plots:
         raise ConfigError(f"{out}: there is no curve to draw")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
 
     columns = min(2, len(plots))
     rows = -(-len(plots) // columns)

@@ -170,11 +170,14 @@ def test_a_report_of_several_models_shows_the_hardest_pairs(
     ("options", "words"),
     [
         (("--report", "out.doc"), "a report ends in .html"),
+        (("--report", "absent/out.html"), "absent is no folder"),
+        (("--report", "out.png"), "plot"),
         (("--model", "other", "--results", "all.json"), "--results keeps those of one model"),
     ],
 )
 def test_options_of_output_are_looked_at_before_any_model(
-    data: Path, options: tuple[str, ...], words: str
+    data: Path, options: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = facepack_eval("lfw", "--model", "absent", "--data", data, *options)
     assert result.exit_code != 0 and words in f"{result.output}{result.exception}"
