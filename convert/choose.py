@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from facepack.convert.source import Entry, Group, Part, Refusal, Source
+from facepack.convert.source import Entry, Group, Part, Refusal, Source, SourceView
 from facepack.errors import ConfigError, NothingChosenError, SourceError
 from facepack.hashing import hash64
 from facepack.reading import read_text
@@ -221,7 +221,7 @@ def _capped(labels: np.ndarray, keep: np.ndarray, most: int, seed: int) -> np.nd
     return chosen
 
 
-class Chosen:
+class Chosen(SourceView):
     """The records of ``source`` at the ordinals ``kept``.
 
     Args:
@@ -234,16 +234,13 @@ class Chosen:
     def __init__(
         self, source: Source, kept: np.ndarray, labels: np.ndarray, choice: Choice
     ) -> None:
-        self._source = source
+        super().__init__(source)
         self._kept = kept
         self._old = labels[kept]
         present = np.unique(self._old[self._old >= 0])
         self._new = np.where(self._old < 0, NO_IDENTITY, np.searchsorted(present, self._old))
         self._choice = choice
-        self.kind, self.content = source.kind, source.content
-        self.parallel, self.table_names = source.parallel, source.table_names
-        self.notices = source.notices
-        self.classes: int | None = len(present)
+        self.classes = len(present)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -254,7 +251,7 @@ class Chosen:
         if self._choice.identities is not None:
             choice["identities"] = Path(self._choice.identities).name
         return {
-            **self._source.describe(),
+            **self.inner.describe(),
             "chosen": choice,
             "chosen_images": len(self),
             "chosen_xxh3_128": xxhash.xxh3_128_hexdigest(self._kept.astype("<i8").tobytes()),
@@ -263,7 +260,7 @@ class Chosen:
     def groups(self) -> list[Group]:
         """Those of the source of which anything is left."""
         groups = []
-        for stem, first, last in self._source.groups():
+        for stem, first, last in self.inner.groups():
             start, stop = np.searchsorted(self._kept, [first, last]).tolist()
             if stop > start:
                 groups.append(Group(stem, start, stop))
@@ -271,22 +268,22 @@ class Chosen:
 
     def sizes(self) -> np.ndarray:
         """Of the records chosen."""
-        return self._source.sizes()[self._kept]
+        return self.inner.sizes()[self._kept]
 
     def part(self, start: int, stop: int) -> ChosenPart:
         """The chosen records ``[start, stop)``."""
         kept = self._kept[start:stop]
-        inner = self._source.part(int(kept[0]), int(kept[-1]) + 1)
+        inner = self.inner.part(int(kept[0]), int(kept[-1]) + 1)
         return ChosenPart(inner, start, kept, self._old[start:stop], self._new[start:stop])
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """The source's, for the records that are left."""
-        everywhere = np.full(len(self._source), -1, np.int64)
+        everywhere = np.full(len(self.inner), -1, np.int64)
         everywhere[self._kept] = positions
-        return self._source.tables(everywhere)
+        return self.inner.tables(everywhere)
 
 
-class ChosenPart:
+class ChosenPart(Part):
     """Some records of a part, under other ordinals and labels."""
 
     def __init__(

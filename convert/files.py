@@ -15,7 +15,8 @@ import xxhash
 
 from facepack import images, system
 from facepack.convert.names import Names, little_endian
-from facepack.convert.source import Entry, Refusal
+from facepack.convert.source import Entry, Part, Refusal
+from facepack.convert.source_file import cannot_read, read_errors
 from facepack.errors import SourceError
 from facepack.images import IMAGE_SUFFIXES
 from facepack.store.format import NO_IDENTITY
@@ -78,21 +79,10 @@ def require_folder(path: Path) -> None:
     Raises:
         SourceError: it is none, or cannot be looked at.
     """
-    try:
+    with read_errors(path):
         is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except OSError as error:
-        raise cannot_read(path, error) from error
     if not is_folder:
         raise SourceError(f"{path}: is no folder; pass the folder that holds the images")
-
-
-def cannot_read(path: Path | str, error: OSError) -> SourceError:
-    """The error that says that ``path`` cannot be read."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        remedy = "check the name"
-    else:
-        remedy = "check its permissions and the disk, then go on with --resume"
-    return SourceError(f"{path}: cannot be read: {error.strerror}; {remedy}")
 
 
 class Root:
@@ -167,11 +157,8 @@ class Root:
             SourceError: it cannot be read.
         """
         path = self.real + name
-        try:
-            with os.scandir(path) as entries:
-                yield from entries
-        except OSError as error:
-            raise cannot_read(text(path), error) from error
+        with read_errors(text(path)), os.scandir(path) as entries:
+            yield from entries
 
 
 def status_size(status: os.stat_result) -> int:
@@ -276,10 +263,8 @@ class FolderReader:
         self._folder = folder
 
     def __enter__(self) -> FolderReader:
-        try:
+        with read_errors(self._folder):
             self._open = system.OpenFolder(self._folder)
-        except OSError as error:
-            raise cannot_read(self._folder, error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -324,7 +309,7 @@ class FolderReader:
         )
 
 
-class FilesPart:
+class FilesPart(Part):
     """Some files of a list.
 
     Args:

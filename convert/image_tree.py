@@ -15,7 +15,6 @@ from facepack.convert.files import (
     CLUTTER_NAMES,
     FileList,
     Root,
-    cannot_read,
     has_image_suffix,
     is_clutter,
     status_size,
@@ -24,6 +23,7 @@ from facepack.convert.files import (
 from facepack.convert.identity_folder import Identities, ImageFolders, find_identities
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
+from facepack.convert.source_file import cannot_read, read_errors
 from facepack.errors import SourceError
 
 _OTHERS = "files that are no images by their names"
@@ -143,7 +143,6 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
 def _size(root: Root, name: bytes, entry: os.DirEntry[bytes]) -> int:
     if entry.is_symlink():
         return root.size(name)
-    try:
-        return status_size(entry.stat(follow_symlinks=False))
-    except OSError as error:
-        raise cannot_read(text(entry.path), error) from error
+    with read_errors(text(entry.path)):
+        status = entry.stat(follow_symlinks=False)
+    return status_size(status)

@@ -26,7 +26,8 @@ from facepack.convert.file_target import (
 from facepack.convert.options import ConvertOptions
 from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
 from facepack.convert.result import Result, finished
-from facepack.convert.source import Part, Source, Span, cut_spans, payload_bytes
+from facepack.convert.source import Part, Source
+from facepack.convert.spans import Span, cut_spans, payload_bytes
 from facepack.convert.workers import write_spans
 from facepack.reading import read_json
 from facepack.store import format as fmt

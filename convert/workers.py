@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 from facepack.convert.blocks import free_blocks
 from facepack.convert.options import ConvertOptions
-from facepack.convert.source import Part, Source, Span
+from facepack.convert.source import Part, Source
+from facepack.convert.spans import Span
 from facepack.errors import FacepackError, MissingExtraError, WorkerError
 from facepack.processors import usable_processors
 from facepack.progress import Progress

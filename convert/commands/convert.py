@@ -413,7 +413,7 @@ def _convert_one(
 
 def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     """Options of the command line as the sinks' options call them."""
-    from facepack.convert.source import payload_bytes
+    from facepack.convert.spans import payload_bytes
     from facepack.convert.workers import suitable_count
     from facepack.store.checks import ImageCheck
 

@@ -21,7 +21,8 @@ from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tree.source import ImgSource
-from facepack.convert.source import Refusal, Source, cut_spans
+from facepack.convert.source import Refusal, Source
+from facepack.convert.spans import cut_spans
 from facepack.errors import ConfigError, SourceError
 from facepack.hashing import hash64
 

@@ -11,19 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facepack.convert.delivery import deliver
 from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.pairs.source import BinSource
-from facepack.convert.formats.rec.recordio import ReadError, RecordReader, pack_header
+from facepack.convert.formats.rec.recordio import RecordReader, pack_header
 from facepack.convert.formats.rec.source import RecSource
-from facepack.convert.source import (
-    Refusal,
-    Source,
-    cut_spans,
-    deliver,
-    file_name,
-    require_file,
-    shard_stem,
-)
+from facepack.convert.source import Refusal, Source, shard_stem
+from facepack.convert.source_file import ReadError, file_name, require_file
+from facepack.convert.spans import cut_spans
 from facepack.errors import DecodeError, PackError, SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt

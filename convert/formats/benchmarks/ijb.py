@@ -17,13 +17,13 @@ from facepack.convert.files import (
     FileList,
     FilesPart,
     Root,
-    cannot_read,
     require_folder,
     text,
 )
 from facepack.convert.formats.pack.tables import arrange
 from facepack.convert.names import Names, find, first_repeated
-from facepack.convert.source import Group, file_name, require_file, shard_stem
+from facepack.convert.source import Source
+from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import SourceError
 from facepack.store import format as fmt
 
@@ -52,7 +52,7 @@ class Roster(NamedTuple):
     images: np.ndarray
 
 
-class IjbSource:
+class IjbSource(Source):
     """The images of IJB-B or IJB-C, in the order of ``name_5pts_score``, and its protocols.
 
     The folder holds ``loose_crop/`` with the images and ``meta/`` with ``ijbx_face_tid_mid.txt``
@@ -72,12 +72,10 @@ class IjbSource:
 
     kind = "ijb"
     content = "templates"
-    classes: int | None = None
-    parallel = True
 
     def __init__(self, path: Path) -> None:
         require_folder(path)
-        self._name = file_name(path.absolute())
+        self.name = file_name(path.absolute())
         self.notices: list[str] = []
         prefix = _prefix(path / META)
         self._lists: dict[str, str] = {}  # name of each list read → its hash
@@ -104,14 +102,11 @@ class IjbSource:
         """Number and text of each line that is not empty; what was read is hashed."""
         require_file(path)
         digest = xxhash.xxh3_128()
-        try:
-            with path.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
-                    digest.update(line)
-                    if stripped := line.strip():
-                        yield number, stripped
-        except OSError as error:
-            raise cannot_read(path, error) from error
+        with read_errors(path), path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                digest.update(line)
+                if stripped := line.strip():
+                    yield number, stripped
         self._lists[path.name] = digest.hexdigest()
 
     def _read_points(self, prefix: Path, root: Root) -> tuple[np.ndarray, np.ndarray]:
@@ -219,15 +214,11 @@ class IjbSource:
         """Name of the folder, image count, and hashes of all lists and of the files' sizes."""
         return {
             "kind": self.kind,
-            "folder": self._name,
+            "folder": self.name,
             "images": len(self),
             "files_xxh3_128": self._files.digest(),
             "lists_xxh3_128": dict(sorted(self._lists.items())),
         }
-
-    def groups(self) -> list[Group]:
-        """One."""
-        return [Group(shard_stem(self._name), 0, len(self))]
 
     def sizes(self) -> np.ndarray:
         """Bytes of each image."""
@@ -315,26 +306,23 @@ def read_integers(path: Path, columns: int) -> tuple[np.ndarray, str]:
     """
     require_file(path)
     digest = xxhash.xxh3_128()
-    try:
-        with path.open("rb", buffering=0) as file:
-            rows = 1  # the last line may lack its end
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                rows += block.count(b"\n")
-            table = np.empty((rows, columns), np.int32)
-            file.seek(0)
-            done = 0
-            rest = b""
-            while block := file.read(_BLOCK):
-                block = rest + block
-                cut = block.rfind(b"\n") + 1
-                done = _fill(path, table, done, block[:cut])
-                rest = block[cut:]
-                if len(rest) > _LONGEST:
-                    raise _malformed(path, done + 1, rest, f"{columns} numbers in a line")
-            done = _fill(path, table, done, rest)
-    except OSError as error:
-        raise cannot_read(path, error) from error
+    with read_errors(path), path.open("rb", buffering=0) as file:
+        rows = 1  # the last line may lack its end
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            rows += block.count(b"\n")
+        table = np.empty((rows, columns), np.int32)
+        file.seek(0)
+        done = 0
+        rest = b""
+        while block := file.read(_BLOCK):
+            block = rest + block
+            cut = block.rfind(b"\n") + 1
+            done = _fill(path, table, done, block[:cut])
+            rest = block[cut:]
+            if len(rest) > _LONGEST:
+                raise _malformed(path, done + 1, rest, f"{columns} numbers in a line")
+        done = _fill(path, table, done, rest)
     return table[:done], digest.hexdigest()
 
 

@@ -16,13 +16,13 @@ from facepack.convert.files import (
     FileList,
     FilesPart,
     Root,
-    cannot_read,
     require_folder,
     text,
 )
 from facepack.convert.formats.pack.tables import arrange
 from facepack.convert.names import Names
-from facepack.convert.source import Group, file_name, require_file
+from facepack.convert.source import Group, Source
+from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import SourceError
 from facepack.reading import parse_json, read_bytes
 from facepack.store.format import NO_IDENTITY
@@ -32,7 +32,7 @@ _FOLDERS = (".", "templatelists", "devkit/templatelists")  # where lists are loo
 _KIT_LIST = re.compile(r"\w+_features_list\.json(?:_(\d+)_(\d+))?")
 
 
-class MegaFaceSource:
+class MegaFaceSource(Source):
     """FaceScrub's and MegaFace's images, in the order of their lists, noisy ones marked.
 
     The folder holds ``facescrub_images/`` and ``megaface_images/``, and one list for each: that of
@@ -59,13 +59,11 @@ class MegaFaceSource:
 
     kind = "megaface"
     content = "megaface"
-    classes: int | None = None
-    parallel = True
     table_names = ("sets", "noisy")
 
     def __init__(self, path: Path, *, noises: tuple[Path, ...] = ()) -> None:
         require_folder(path)
-        self._name = file_name(path.absolute())
+        self.name = file_name(path.absolute())
         self.notices: list[str] = []
         self._files = FileList(path)
         self._identities = Names()
@@ -139,7 +137,7 @@ class MegaFaceSource:
         """Name of the folder, image counts, hashes of names, sizes, labels and of the marks."""
         return {
             "kind": self.kind,
-            "folder": self._name,
+            "folder": self.name,
             "images": np.diff(self._bounds).tolist(),
             "files_xxh3_128": self._files.digest(),
             "noisy_xxh3_128": xxhash.xxh3_128_hexdigest(self._noisy.tobytes()),
@@ -177,10 +175,8 @@ class _Image(NamedTuple):
 def _read_list(file: Path, which: str) -> Iterator[_Image]:
     """The images of a list, FaceScrub's with their persons."""
     require_file(file)
-    try:
+    with read_errors(file):
         content = read_bytes(file)
-    except OSError as error:
-        raise cannot_read(file, error) from error
     with_persons = which == "facescrub"
     persons: list[bytes] = []
     if _KIT_LIST.fullmatch(file.name):
@@ -231,10 +227,8 @@ def read_noises(file: Path) -> set[bytes]:
         SourceError: the list cannot be read.
     """
     require_file(file)
-    try:
+    with read_errors(file):
         lines = read_bytes(file).splitlines()
-    except OSError as error:
-        raise cannot_read(file, error) from error
     names = (line.rpartition(b"\t")[2].strip() for line in lines if not line.startswith(b"#"))
     return {_key(name, 3 if name.count(b"/") >= 2 else 1) for name in names if name}
 

@@ -12,7 +12,7 @@ from typing import Any
 import lmdb
 
 from facepack import images
-from facepack.convert.source import file_name, require_file
+from facepack.convert.source_file import file_name, require_file
 from facepack.errors import PackError, SourceError
 from facepack.store.environments import acquire, engine_calls, release
 from facepack.store.lmdb_format import MAGIC, MAX_PAGE_SIZE, META_SIZE, PAGE_HEADER

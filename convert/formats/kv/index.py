@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
-from facepack.convert.source import require_file
+from facepack.convert.source_file import read_errors, require_file
 from facepack.errors import SourceError
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
 
@@ -72,21 +72,18 @@ def read_kv(path: Path) -> KvIndex:
     labels: list[np.ndarray] = []
     digest = xxhash.xxh3_128()
     size = lines = 0
-    try:
-        with path.open("rb", buffering=0) as file:
-            for block in _whole_lines(file):
-                digest.update(block)
-                size += len(block)
-                text = _tidy(block)
-                parsed = _parse(text) if text else (b"", np.empty(0, np.int64), np.empty(0))
-                if parsed is None:
-                    raise _first_malformed(path, lines, block)
-                ends.append(parsed[1] + len(keys))
-                labels.append(parsed[2].astype(np.int32))
-                keys += parsed[0]
-                lines += block.count(b"\n")
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    with read_errors(path), path.open("rb", buffering=0) as file:
+        for block in _whole_lines(file):
+            digest.update(block)
+            size += len(block)
+            text = _tidy(block)
+            parsed = _parse(text) if text else (b"", np.empty(0, np.int64), np.empty(0))
+            if parsed is None:
+                raise _first_malformed(path, lines, block)
+            ends.append(parsed[1] + len(keys))
+            labels.append(parsed[2].astype(np.int32))
+            keys += parsed[0]
+            lines += block.count(b"\n")
     narrow = np.min_scalar_type(len(keys))
     return KvIndex(
         key_bytes=keys,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from facepack.convert.delivery import deliver
 from facepack.convert.formats.kv.data import DATA, KvData
 from facepack.convert.formats.kv.datum import pack_datum
 from facepack.convert.formats.kv.index import read_kv
@@ -17,7 +18,8 @@ from facepack.convert.formats.kv.writer import KvItem, KvWriter
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
 from facepack.convert.sink import SpanSink, convert_into
-from facepack.convert.source import Source, Span, deliver
+from facepack.convert.source import Source
+from facepack.convert.spans import Span
 from facepack.errors import SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt

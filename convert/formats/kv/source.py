@@ -17,7 +17,8 @@ from facepack.convert.formats.kv.datum import datum_image
 from facepack.convert.formats.kv.index import KvIndex, read_kv
 from facepack.convert.formats.kv.pairs import find_pairs
 from facepack.convert.inputs import require_once, unused_stem
-from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
+from facepack.convert.source import Entry, Group, Part, Refusal, Source, shard_stem
+from facepack.convert.source_file import file_name
 from facepack.errors import DecodeError, SourceError
 from facepack.store.format import MAX_LABEL
 from facepack.store.record import SourceRecord
@@ -28,7 +29,7 @@ _SIZED = 1024  # records of a database that are asked for their size, at least
 _SIZED_APART = 256  # a look at a size is a random access, so that more of them would take long
 
 
-class KvPart:
+class KvPart(Part):
     """Records whose lines follow each other in a kv file.
 
     Args:
@@ -80,10 +81,6 @@ class KvPart:
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a record that was read but cannot be packed."""
         return self._refuse(record.ordinal - self.start, record.name, reason, _LEAVE_OUT)
-
-    def identity_names(self) -> dict[int, str]:
-        """None: a kv file knows identities by number."""
-        return {}
 
     def _keys(self) -> list[bytes]:
         ends = self._key_ends.tolist()
@@ -143,7 +140,7 @@ class _Set:
         return self.index.keys(place, place + 1)[0]
 
 
-class KvSource:
+class KvSource(Source):
     """The records of one or several kv files, in the order of their lines.
 
     The label is the kv file's, whatever the Datum says; -1 means no identity. Raw pixels in a
@@ -160,10 +157,6 @@ class KvSource:
     """
 
     kind = "kv"
-    content = "train"
-    classes: int | None = None
-    parallel = True
-    table_names: tuple[str, ...] = ()
 
     def __init__(self, paths: Sequence[Path], *, offset_labels: bool = True) -> None:
         self.notices: list[str] = []
@@ -255,10 +248,6 @@ class KvSource:
             key_ends=key_ends,
             labels=each.index.labels[first:last],
         )
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """None: a kv file is a training set."""
-        return {}
 
 
 def _offset(labels: np.ndarray, identities: int, kv: Path) -> int:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import xxhash
 
-from facepack.convert.source import Entry, Group, Part, Refusal, Source
+from facepack.convert.source import Entry, Group, Part, Refusal, Source, SourceView
 from facepack.store.format import NO_IDENTITY
 from facepack.store.labelmap import LabelNames
 from facepack.store.record import SourceRecord
 
 
-class Relabelled:
+class Relabelled(SourceView):
     """``source`` with labels of a pack: identities that it has by name keep theirs, others follow.
 
     Identities are told by name where the source names any: new names are numbered from ``first`` in
@@ -34,11 +33,8 @@ class Relabelled:
     """
 
     def __init__(self, source: Source, *, first: int, names: LabelNames, prefix: str = "") -> None:
-        self._source = source
+        super().__init__(source)
         self._prefix = prefix
-        self.kind, self.content = source.kind, source.content
-        self.parallel, self.table_names = source.parallel, source.table_names
-        self.notices = source.notices
         self._labels: dict[int, int] = {}
         following = first
         for label, name in sorted(_identity_names(source).items()):
@@ -51,12 +47,9 @@ class Relabelled:
         named = np.array(sorted(self._labels), np.int32)
         complete = source.classes is not None and source.classes <= len(named)
         self._named = named[:0] if complete else named
-        self.classes: int | None = following
+        self.classes = following
         if not self._labels:
             self.classes = None if source.classes is None else first + source.classes
-
-    def __len__(self) -> int:
-        return len(self._source)
 
     @property
     def labels_digest(self) -> str:
@@ -64,30 +57,18 @@ class Relabelled:
         pairs = np.array([*sorted(self._labels.items()), (NO_IDENTITY, self._offset)], "<i8")
         return xxhash.xxh3_128_hexdigest(pairs.tobytes())
 
-    def describe(self) -> dict[str, Any]:
-        """The source's."""
-        return self._source.describe()
-
     def groups(self) -> list[Group]:
         """The source's, called otherwise where that is needed."""
-        return [group._replace(stem=self._prefix + group.stem) for group in self._source.groups()]
-
-    def sizes(self) -> np.ndarray:
-        """The source's."""
-        return self._source.sizes()
+        return [group._replace(stem=self._prefix + group.stem) for group in self.inner.groups()]
 
     def part(self, start: int, stop: int) -> RelabelledPart:
         """The records ``[start, stop)``."""
-        inner = self._source.part(start, stop)
+        inner = self.inner.part(start, stop)
         labels = {label: self._labels[label] for label in inner.identity_names()}
         return RelabelledPart(inner, labels, self._offset, self._named)
 
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """The source's."""
-        return self._source.tables(positions)
 
-
-class RelabelledPart:
+class RelabelledPart(Part):
     """A part under other labels.
 
     Args:

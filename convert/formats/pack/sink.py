@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from facepack.care.shard_check import check_shard
+from facepack.convert.delivery import deliver
 from facepack.convert.formats.pack.label_notes import notes_on_labels
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
-from facepack.convert.source import Part, Source, cut_spans, deliver, payload_bytes
+from facepack.convert.source import Part, Source
+from facepack.convert.spans import cut_spans, payload_bytes
 from facepack.convert.workers import Workers
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.progress import Progress

@@ -14,7 +14,7 @@ import numpy as np
 from facepack import images
 from facepack.convert.formats.pack.shard import PackShard, StatedShard
 from facepack.convert.formats.pack.tables import is_known, move_tables
-from facepack.convert.source import Entry, Group, Refusal
+from facepack.convert.source import Entry, Group, Part, Refusal, Source
 from facepack.errors import DamageError
 from facepack.reading import parse_npy
 from facepack.store import format as fmt
@@ -35,7 +35,7 @@ class _Run(NamedTuple):
     stop: int
 
 
-class PackPart:
+class PackPart(Part):
     """Records of a pack that followed each other in the source that it was made of.
 
     Args:
@@ -132,7 +132,7 @@ class PackPart:
         return shard, self._places[k]
 
 
-class PackSource:
+class PackSource(Source):
     """The records of a pack, shard by shard, each in the order of the source it was made of.
 
     Args:

@@ -19,7 +19,8 @@ from facepack.convert.files import (
 )
 from facepack.convert.formats.pairs.folder_sink import IMAGES, LABELS
 from facepack.convert.formats.pairs.pair_set import pair_table
-from facepack.convert.source import require_file
+from facepack.convert.source import Source
+from facepack.convert.source_file import require_file
 from facepack.errors import SourceError
 from facepack.reading import parse_npy, read_bytes
 
@@ -31,7 +32,7 @@ class PairPart(FilesPart):
         return None
 
 
-class PairFolder:
+class PairFolder(Source):
     """The distinct images of a pair folder, in the order of their first use, and its pairs.
 
     Pair i is images 2i and 2i + 1 of ``imgs``, whatever their suffix; ``pair_label.npy`` holds P
@@ -48,9 +49,9 @@ class PairFolder:
         SourceError: an image is missing, cannot be read or is there twice, or the flags are none.
     """
 
+    kind = "img"
     content = "pairs"
-    classes: int | None = None
-    table_names: tuple[str, ...] = ("pairs",)
+    table_names = ("pairs",)
 
     def __init__(self, root: Root) -> None:
         self._path = root.path

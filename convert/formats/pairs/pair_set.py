@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from facepack.convert.delivery import refuse
 from facepack.convert.formats.pack.tables import lost_rows, require_pairs
 from facepack.convert.result import Result
-from facepack.convert.source import Refusal, Source, refuse
+from facepack.convert.source import Refusal, Source
 from facepack.errors import DecodeError, SourceError
 from facepack.images import SUFFIXES
 from facepack.store.checks import ImageCheck

@@ -11,14 +11,15 @@ import xxhash
 
 from facepack.convert.formats.pairs.pair_set import pair_table
 from facepack.convert.formats.pairs.pickles import read_bin
-from facepack.convert.source import Entry, Group, Refusal, file_name, require_file, shard_stem
+from facepack.convert.source import Entry, Part, Refusal, Source
+from facepack.convert.source_file import file_name, require_file
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import Buffer, SourceRecord
 
 _REMEDY = "fetch the set again; the pairs of this image are left out"
 
 
-class BinPart:
+class BinPart(Part):
     """Some distinct images of a ``.bin``; they have no identity."""
 
     def __init__(self, start: int, images: Sequence[Buffer], places: list[int], file: str) -> None:
@@ -42,12 +43,8 @@ class BinPart:
         place = str(self._places[record.ordinal - self.start])
         return Refusal(record.ordinal, self._file, None, place, reason, _REMEDY)
 
-    def identity_names(self) -> dict[int, str]:
-        """None: a verification set tells same from different, not who it is."""
-        return {}
 
-
-class BinSource:
+class BinSource(Source):
     """The distinct images of a ``.bin``, in the order of their first use, and its pairs.
 
     Verification sets repeat images (lfw.bin has 7,701 different ones among 12,000); each is stored,
@@ -64,14 +61,13 @@ class BinSource:
 
     kind = "bin"
     content = "pairs"
-    classes: int | None = None
-    parallel = True
     table_names = ("pairs",)
 
     def __init__(self, path: Path, *, data: bytes | None = None) -> None:
         if data is None:
             require_file(path)
         self._path = path
+        self.name = path.stem
         self._bytes = path.stat().st_size if data is None else len(data)
         loaded = read_bin(path, data)
         self.issame = np.asarray(loaded.issame, bool)
@@ -104,10 +100,6 @@ class BinSource:
             "content_xxh3_128": self._digest,
             "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self.issame.tobytes()),
         }
-
-    def groups(self) -> list[Group]:
-        """One."""
-        return [Group(shard_stem(self._path.stem), 0, len(self))]
 
     def sizes(self) -> np.ndarray:
         """Bytes of each distinct image."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facepack.convert.source_file import read_errors
 from facepack.errors import SourceError
 
 # Small enough for the arrays that are made of a block to stay in the cache.
@@ -28,11 +29,9 @@ def read_index(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     :class:`~facepack.errors.SourceError` with the number of the first line that is anything else.
     """
     path = Path(path)
-    try:
-        with path.open("rb", buffering=0) as file:
-            return parse_index(path, iter(lambda: file.read(_BLOCK), b""))
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    with read_errors(path), path.open("rb", buffering=0) as file:
+        parsed = parse_index(path, iter(lambda: file.read(_BLOCK), b""))
+    return parsed
 
 
 def parse_index(path: Path, blocks: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from facepack.convert.formats.rec.framing import FramingError, RecordError
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.omitted import find_omitted, number_on
 from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
-from facepack.convert.source import require_file
+from facepack.convert.source_file import read_errors, require_file
 from facepack.errors import SourceError
 
 # Records that take up more of the file than this hold an image or a very long label vector.
@@ -237,11 +237,8 @@ def read_property(path: Path | str) -> tuple[int | None, tuple[int, int] | None]
     if not path.exists():
         return None, None
     require_file(path)
-    try:
-        with path.open("rb") as file:
-            line = file.readline(1000).decode("ascii", "backslashreplace").strip()
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    with read_errors(path), path.open("rb") as file:
+        line = file.readline(1000).decode("ascii", "backslashreplace").strip()
     fields = re.split(r"[\s,]+", line)[:3]
     if len(fields) == 3 and all(f.isdecimal() and 0 < int(f) < 1 << 31 for f in fields):
         classes, height, width = map(int, fields)

@@ -19,8 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facepack import system
-from facepack.convert.blocks import Blocks, ReadOnce
 from facepack.convert.formats.rec.framing import (
     FETCH_AGAIN,
     MAGIC,
@@ -36,6 +34,7 @@ from facepack.convert.formats.rec.framing import (
     read_record,
     walk_parts,
 )
+from facepack.convert.source_file import SourceFile
 from facepack.errors import SourceError
 
 MAX_CLASS = (1 << 24) - 1
@@ -48,13 +47,6 @@ IR_HEADER = struct.Struct("<IfQQ")
 _BLOCK = 1 << 20
 # How much is read after the start of the last wanted record, whose length is not known yet.
 _TAIL = 64 << 10
-
-
-class ReadError(SourceError):
-    """The file cannot be read on (the disk, the network, a file that shrinks).
-
-    It says nothing of any record, so that no record may be set aside for it.
-    """
 
 
 class Header(NamedTuple):
@@ -204,61 +196,26 @@ class RecordWriter:
         self.close()
 
 
-class RecordReader:
+class RecordReader(SourceFile):
     """Reads records of one ``.rec``, one by one or in sequence.
 
-    A context manager. Reading keeps no position, so that threads may share a reader. Every
-    malformation is a :class:`FramingError`, a failure of the file itself a :class:`ReadError`, both
-    with file and byte offset; nothing is allocated for a length that the file cannot hold.
+    Every malformation is a :class:`FramingError` with file and byte offset; nothing is allocated
+    for a length that the file cannot hold.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self._descriptor = -1
-        self._blocks = Blocks()
-        self.path = Path(path)
-        try:
-            self._descriptor = os.open(self.path, system.READ)
-            self.size = os.fstat(self._descriptor).st_size
-        except OSError as error:
-            raise SourceError(f"{self.path}: cannot be opened: {error.strerror}") from error
+    def __init__(self, path: Path | str, size: int | None = None) -> None:
+        super().__init__(path, size)
         if self.size == 0:
             self.close()
             raise SourceError(f"{self.path}: the file is empty; {FETCH_AGAIN}")
 
-    def close(self) -> None:
-        """Close the file; payloads that were read stay valid."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> RecordReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def check_size(self, expected: int) -> None:
-        """Make sure that the file has ``expected`` bytes now; raises :class:`ReadError` if not."""
-        try:
-            size = os.fstat(self._descriptor).st_size
-        except OSError as error:
-            raise self._unreadable(0, error) from error
-        if size != expected:
-            raise ReadError(
-                f"{self.path} changed while it was read, from {expected} to {size} bytes; once it "
-                "is whole again, run with --resume"
-            )
-
     def read_at(self, offset: int) -> memoryview:
         """The payload of the record that begins at byte ``offset``."""
-        return read_record(self._pread, self.size, offset, self.path)[0]
+        return read_record(self.read, self.size, offset, self.path)[0]
 
     def end_of(self, offset: int) -> int:
         """The byte offset after the record that begins at byte ``offset``, its padding included."""
-        for start, length in walk_parts(self._pread, self.size, offset, self.path):
+        for start, length in walk_parts(self.read, self.size, offset, self.path):
             end = start + padded(length)
         return end
 
@@ -298,7 +255,7 @@ class RecordReader:
         """
         count = len(offsets)
         done = 0
-        behind = ReadOnce(self._descriptor, int(offsets[0])) if once and count else None
+        behind = self.once(int(offsets[0])) if once and count else None
         while done < count:
             start = int(offsets[done])
             if behind is not None:
@@ -306,13 +263,13 @@ class RecordReader:
             upto = int(np.searchsorted(offsets, start + _BLOCK))
             stop = min(int(offsets[upto - 1]) + _TAIL, start + _BLOCK, self.size)
             if 0 <= start <= stop - PART.size:
-                block = self._read_block(stop - start, start)
+                block = self.read_block(stop - start, start)
                 begins, ends = find_payloads(block, offsets[done : upto + 1] - start, upto - done)
                 if len(begins):
                     yield block, begins, ends
                     done += len(begins)
                     continue
-            payload, after = read_record(self._pread, self.size, start, self.path)
+            payload, after = read_record(self.read, self.size, start, self.path)
             if done + 1 < count:
                 self._check_following(start, after, int(offsets[done + 1]))
             yield payload
@@ -328,7 +285,7 @@ class RecordReader:
         part_size, magic_number = PART.size, MAGIC
         start = 0
         while start < self.size:
-            block = self._pread(min(_BLOCK, self.size - start), start)
+            block = self.read(min(_BLOCK, self.size - start), start)
             size = len(block)
             at = 0
             while at + part_size <= size:
@@ -350,48 +307,9 @@ class RecordReader:
     def _check_following(self, offset: int, after: int, following: int) -> None:
         if after > following:
             found = f"the record reaches to byte {after}, over the next one at byte {following}"
-        elif after < following and self._pread(4, after) != MAGIC_BYTES:
+        elif after < following and self.read(len(MAGIC_BYTES), after) != MAGIC_BYTES:
             found = f"the record ends at byte {after}, where no other begins"
         else:
             return
         remedy = f"its length field is damaged: {WRONG_INDEX}"
         raise FramingError(self.path, offset, None, found, remedy)
-
-    def _unreadable(self, offset: int, error: OSError) -> ReadError:
-        return ReadError(
-            f"{self.path}: byte {offset}: cannot be read: {error.strerror}; make sure that the "
-            "disk is sound and mounted, then run again with --resume"
-        )
-
-    def _shrunk(self, offset: int) -> ReadError:
-        return ReadError(
-            f"{self.path}: byte {offset}: the file ends here, it had {self.size} bytes when it was "
-            "opened; let whatever writes or truncates it finish, then run again with --resume"
-        )
-
-    def _pread(self, count: int, offset: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            try:
-                more = system.read_at(self._descriptor, count - len(data), offset + len(data))
-            except OSError as error:
-                raise self._unreadable(offset + len(data), error) from error
-            if not more:
-                raise self._shrunk(offset + len(data))
-            # The first read gives everything, nearly always, and must not be copied.
-            data = data + more if data else more
-        return data
-
-    def _read_block(self, count: int, offset: int) -> memoryview:
-        """As :meth:`_pread`, into memory that suits what is kept."""
-        block = self._blocks.take(count)
-        read = 0
-        while read < count:
-            try:
-                more = system.read_into(self._descriptor, block[read:], offset + read)
-            except OSError as error:
-                raise self._unreadable(offset + read, error) from error
-            if not more:
-                raise self._shrunk(offset + read)
-            read += more
-        return block.toreadonly()

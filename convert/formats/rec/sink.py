@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from facepack.convert.delivery import deliver
 from facepack.convert.file_target import STATE
 from facepack.convert.formats.rec.framing import MAX_PAYLOAD
 from facepack.convert.formats.rec.index import read_index
@@ -23,7 +24,8 @@ from facepack.convert.formats.rec.recordio import MAX_CLASS, RecordWriter, pack_
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
 from facepack.convert.sink import SpanSink, convert_into
-from facepack.convert.source import Source, deliver, payload_bytes
+from facepack.convert.source import Source
+from facepack.convert.spans import payload_bytes
 from facepack.errors import PackError
 from facepack.images import ImageHeader
 from facepack.progress import Progress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,8 @@ from facepack.convert.formats.rec.recordio import (
     class_label,
     unpack_header,
 )
-from facepack.convert.source import Entry, Group, Refusal, file_name, shard_stem
+from facepack.convert.source import Entry, Part, Refusal, Source
+from facepack.convert.source_file import file_name
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
@@ -29,7 +30,7 @@ _LEAVE_OUT = "fetch the file again, or go on without this record"
 _SAMPLE = 64  # records whose content tells two sources apart that have the same index
 
 
-class RecordPart(ABC):
+class RecordPart(Part):
     """Image records of a ``.rec`` that follow each other, wherever the ``.rec`` lies.
 
     What a record says is told here; how its bytes are come by, by those that derive from it.
@@ -62,10 +63,6 @@ class RecordPart(ABC):
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
         """Read the records ``rows`` of this part, int64 and increasing; ``once`` and for all."""
-
-    @abstractmethod
-    def entries(self) -> Iterator[Entry]:
-        """The label of each, and the key as its name where keys are unique; -1 where broken."""
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the records in one sweep.
@@ -149,10 +146,6 @@ class RecordPart(ABC):
         """The refusal of a record that was read but cannot be packed."""
         return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
 
-    def identity_names(self) -> dict[int, str]:
-        """None: a ``.rec`` knows identities by number."""
-        return {}
-
 
 class RecPart(RecordPart):
     """Images of a ``.rec`` that follow each other in the file.
@@ -188,8 +181,7 @@ class RecPart(RecordPart):
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
         offsets = self._offsets[rows]
-        with RecordReader(self._rec) as reader:
-            reader.check_size(self._file_size)
+        with RecordReader(self._rec, self._file_size) as reader:
             done = 0
             while done < len(rows):
                 try:
@@ -253,14 +245,14 @@ class RecPart(RecordPart):
 
     def _broken(self, reader: RecordReader, row: int, error: RecordError) -> Refusal:
         """The refusal of a record that cannot be read, if the file is still the same."""
-        reader.check_size(self._file_size)
+        reader.check()
         reason = error.reason
         if error.offset != self._offsets[row]:  # in one of its later parts
             reason = f"at byte {error.offset}: {reason}"
         return self._refuse(row, reason, error.remedy)
 
 
-class RecSource:
+class RecSource(Source):
     """The images of a ``.rec``, in the physical order of the file.
 
     Args:
@@ -272,14 +264,12 @@ class RecSource:
     """
 
     kind = "rec"
-    content = "train"
-    parallel = True
-    table_names = ()
 
     def __init__(self, path: Path, *, only_indexed: bool = False) -> None:
         self._layout = read_layout(path, only_indexed=only_indexed)
         self.notices = list(self._layout.notices)
         self.classes = self._layout.classes
+        self.name = self._layout.rec.stem
 
     def __len__(self) -> int:
         return len(self._layout)
@@ -317,10 +307,6 @@ class RecSource:
                 digest.update(xxhash.xxh3_128_digest(payload))
         return digest.hexdigest()
 
-    def groups(self) -> list[Group]:
-        """One."""
-        return [Group(shard_stem(self._layout.rec.stem), 0, len(self))]
-
     def sizes(self) -> np.ndarray:
         """Bytes of each record, its header included."""
         return self._layout.extents
@@ -343,7 +329,3 @@ class RecSource:
             keys_unique=layout.keys_unique,
             others=others,
         )
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """None: a ``.rec`` is a training set."""
-        return {}

@@ -35,7 +35,7 @@ from facepack.convert.identity_folder import (
     find_identities,
 )
 from facepack.convert.names import Names
-from facepack.convert.source import Entry, Group, Refusal
+from facepack.convert.source import Entry, Group, Part, Refusal, Source
 from facepack.errors import SourceError
 from facepack.store import format as fmt
 from facepack.store.record import SourceRecord
@@ -157,7 +157,12 @@ class ImageMembers:
         return True
 
     def finish(
-        self, archives: list[tuple[Archive, int]], names: Names, identity_level: int | None
+        self,
+        archives: list[tuple[Archive, int]],
+        names: Names,
+        identity_level: int | None,
+        files: Files,
+        shared: Stream | None,
     ) -> ImageSet:
         """What was gathered.
 
@@ -166,6 +171,8 @@ class ImageMembers:
             names: of the identities of samples, by label, as far as they are known.
             identity_level: of the folders that are identities: lists do not count then. None
                 chooses.
+            files: those of the archives.
+            shared: the stream to read from, if there is one; else each part opens its own.
 
         Raises:
             SourceError: it is in doubt which folders are identities; or a level is given, and the
@@ -204,7 +211,8 @@ class ImageMembers:
             suffixes,
         )
         listing = self._digest.hexdigest()
-        return ImageSet(archives, np.array(bounds), rows, names, layout, listing, notices)
+        starts = np.array(bounds)
+        return ImageSet(archives, starts, rows, names, layout, listing, notices, files, shared)
 
     def _labels_of_lists(self) -> tuple[np.ndarray | None, list[str]]:
         archives = np.repeat(np.arange(len(self._archives)), np.diff([*self._archives, len(self)]))
@@ -244,7 +252,7 @@ def _path(folder: bytes) -> bytes:
     return b"".join(part + b"/" for part in parts)
 
 
-class ImageSet:
+class ImageSet(Source):
     """The images of archives, as :class:`facepack.convert.source.Source` wants them.
 
     Args:
@@ -255,10 +263,11 @@ class ImageSet:
         layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
         listing: a hash of names and sizes.
         notices: for the user.
+        files: those of the archives.
+        shared: the stream to read from, if there is one; else each part opens its own.
     """
 
-    content = "train"
-    table_names = ()
+    kind = "tar"
 
     def __init__(
         self,
@@ -269,7 +278,11 @@ class ImageSet:
         layout: str,
         listing: str,
         notices: list[str],
+        files: Files,
+        shared: Stream | None,
     ) -> None:
+        self._files = files
+        self._shared = shared
         self._archives = [archive for archive, _ in archives]
         self._bounds = bounds
         self._rows = rows
@@ -302,25 +315,22 @@ class ImageSet:
         """Bytes of each image, 0 for those that are too large to be read."""
         return np.where(self._rows.sizes > images.MAX_BYTES, np.uint32(0), self._rows.sizes)
 
-    def part(self, files: Files, shared: Stream | None, start: int, stop: int) -> TarImagePart:
-        """The images ``[start, stop)``; ``shared`` is the stream to read from, if there is one."""
+    def part(self, start: int, stop: int) -> TarImagePart:
+        """The images ``[start, stop)``, of one archive."""
         rows = self._rows.take(slice(start, stop))
         archive = self._archives[int(np.searchsorted(self._bounds, start, side="right")) - 1]
-        if shared is None and stop > start:
+        files = self._files
+        if self._shared is None and stop > start:
             last = stop - start - 1
             begin = int(rows.offsets[0]) - BLOCK * int(rows.headers[0])
             files = files.between(begin, int(rows.offsets[last]) + int(rows.sizes[last]))
         known = (rows.labels >= 0) & (rows.labels < len(self._names))
         present = np.unique(rows.labels[known]).tolist()
         names = {label: name for label in present if (name := text(self._names[label]))}
-        return TarImagePart(files, shared, start, rows, archive, self._layout, names)
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """None: these are images with labels."""
-        return {}
+        return TarImagePart(files, self._shared, start, rows, archive, self._layout, names)
 
 
-class TarImagePart:
+class TarImagePart(Part):
     """Some images of an archive.
 
     Args:

@@ -37,7 +37,7 @@ from facepack.convert.formats.rec.recordio import MAX_CLASS
 from facepack.convert.formats.rec.source import RecordPart
 from facepack.convert.formats.tar.images import TOO_LARGE
 from facepack.convert.formats.tar.stream import Files, Stream, opened
-from facepack.convert.source import Entry, Group, Refusal, shard_stem
+from facepack.convert.source import Entry, Group, Refusal, Source, shard_stem
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
@@ -175,7 +175,7 @@ def read_index(stream: Stream, name: str, size: int) -> tuple[np.ndarray, np.nda
     return all_keys, all_offsets
 
 
-class RecordSet:
+class RecordSet(Source):
     """The image records of a ``.rec`` in an archive, as a source wants them.
 
     Args:
@@ -183,13 +183,14 @@ class RecordSet:
         index: keys and offsets of its ``.idx``, by offset; None numbers the records.
         classes: what ``property`` states.
         only_indexed: leave out the records that the index does not list.
+        files: those of the archive.
+        shared: the stream to read from, if there is one; else each part opens its own.
 
     Raises:
         SourceError: no record holds an image, or none is listed as ``only_indexed`` wants it.
     """
 
-    content = "train"
-    table_names = ()
+    kind = "tar"
 
     def __init__(
         self,
@@ -198,10 +199,14 @@ class RecordSet:
         classes: int | None,
         *,
         only_indexed: bool,
+        files: Files,
+        shared: Stream | None,
     ) -> None:
+        self._files = files
+        self._shared = shared
         self.classes = classes
         self.notices: list[str] = []
-        self._name = records.name
+        self.name = records.name
         self._begin = records.begin
         self._size = records.size
         self._digest = records.digest
@@ -210,7 +215,7 @@ class RecordSet:
         images_at = rows[~blank]
         if not len(images_at):
             raise SourceError(
-                f"{self._name}: none of its {len(rows)} records holds an image; take another .rec "
+                f"{self.name}: none of its {len(rows)} records holds an image; take another .rec "
                 "of the archive by --member"
             )
         if indexed:
@@ -220,7 +225,7 @@ class RecordSet:
         self._keys_unique = repeated == 0
         if repeated:
             self.notices.append(
-                f"{self._name}: {repeated} keys occur more than once; every image is taken"
+                f"{self.name}: {repeated} keys occur more than once; every image is taken"
             )
         self._offsets = records.offsets[images_at]
         self._extents = records.extents[images_at]
@@ -237,7 +242,7 @@ class RecordSet:
         rows = np.arange(count)
         if index is None:
             self._require_index(only_indexed, "has no .idx beside it")
-            self.notices.append(f"{self._name}: no .idx beside it: its records are numbered")
+            self.notices.append(f"{self.name}: no .idx beside it: its records are numbered")
             return rows, rows, False
         keys, offsets = index
         if np.array_equal(offsets, records.offsets):
@@ -248,7 +253,7 @@ class RecordSet:
         if not known or (np.diff(found) == 0).any():
             self._require_index(only_indexed, "has an .idx that names bytes where no record begins")
             self.notices.append(
-                f"{self._name}: its .idx is not used, for it names bytes at which no record "
+                f"{self.name}: its .idx is not used, for it names bytes at which no record "
                 "begins: its records are numbered"
             )
             return rows, rows, False
@@ -258,7 +263,7 @@ class RecordSet:
         keys, _ = number_on(keys, offsets, records.offsets[omitted])
         if images := int(np.count_nonzero(~records.blank[omitted])):
             self.notices.append(
-                f"{self._name}: its .idx omits {images:,} images, which are taken too, as MXNet's "
+                f"{self.name}: its .idx omits {images:,} images, which are taken too, as MXNet's "
                 "ImageRecordIter does; --only-indexed leaves them out, if the index was cleaned on "
                 "purpose"
             )
@@ -267,7 +272,7 @@ class RecordSet:
     def _require_index(self, only_indexed: bool, found: str) -> None:
         if only_indexed:
             raise SourceError(
-                f"{self._name}: {found}, and --only-indexed goes by it: leave that option out"
+                f"{self.name}: {found}, and --only-indexed goes by it: leave that option out"
             )
 
     def _compare(self, header_labels: np.ndarray, count: int) -> None:
@@ -275,7 +280,7 @@ class RecordSet:
         for label in header_labels[:1].tolist():
             if not announces(label, count):
                 self.notices.append(
-                    f"{self._name}: the header record announces {label - 1:.0f} images, {count} "
+                    f"{self.name}: the header record announces {label - 1:.0f} images, {count} "
                     "were found"
                 )
 
@@ -286,7 +291,7 @@ class RecordSet:
         """The member's name and size, and hashes of its keys and of all that precedes images."""
         return {
             "layout": "rec",
-            "member": self._name,
+            "member": self.name,
             "member_bytes": self._size,
             "keys_xxh3_128": xxhash.xxh3_128_hexdigest(self._keys.astype("<i8").tobytes()),
             "records_xxh3_128": self._digest,
@@ -294,21 +299,22 @@ class RecordSet:
 
     def groups(self) -> list[Group]:
         """One, called after the ``.rec``."""
-        return [Group(shard_stem(Path(self._name).stem), 0, len(self))]
+        return [Group(shard_stem(Path(self.name).stem), 0, len(self))]
 
     def sizes(self) -> np.ndarray:
         """Bytes of each record, its header included; 0 for those that are too large to be read."""
         return np.where(_too_large(self._extents), np.uint32(0), self._extents)
 
-    def part(self, files: Files, shared: Stream | None, start: int, stop: int) -> TarRecPart:
-        """The records ``[start, stop)``; ``shared`` is the stream to read from, if there is one."""
-        if shared is None:
+    def part(self, start: int, stop: int) -> TarRecPart:
+        """The records ``[start, stop)``."""
+        files = self._files
+        if self._shared is None:
             files = files.between(self._begin, self._begin + self._size)
         return TarRecPart(
             files,
-            shared,
+            self._shared,
             start,
-            name=self._name,
+            name=self.name,
             begin=self._begin,
             offsets=self._offsets[start:stop],
             extents=self._extents[start:stop],
@@ -316,10 +322,6 @@ class RecordSet:
             keys=self._keys[start:stop],
             keys_unique=self._keys_unique,
         )
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """None: a ``.rec`` is a training set."""
-        return {}
 
 
 class TarRecPart(RecordPart):

@@ -28,7 +28,8 @@ from facepack.convert.identity_folder import OPTION
 from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
-from facepack.convert.source import Group, Part, file_name, shard_stem
+from facepack.convert.source import SourceView, shard_stem
+from facepack.convert.source_file import file_name, read_errors
 from facepack.errors import SourceError
 from facepack.progress import Progress
 from facepack.reading import read_text
@@ -47,7 +48,7 @@ _SHOWN = 5
 _FETCH_AGAIN = "the archive is damaged; fetch it again, and give pieces in order"
 
 
-class TarSource:
+class TarSource(SourceView):
     """The images of tars, in the order of the archives.
 
     Files are joined: an archive goes on in the next file until its end marker is met, and another
@@ -70,8 +71,6 @@ class TarSource:
             folders are identities.
     """
 
-    kind = "tar"
-
     def __init__(
         self,
         paths: Sequence[Path],
@@ -91,27 +90,21 @@ class TarSource:
         look.run()
         self._files = files
         self._sums = look.sums if look.complete else {}
-        self._content = look.content(only_indexed=only_indexed, identity_level=identity_level)
-        if only_indexed and not isinstance(self._content, RecordSet):
+        content = look.content(only_indexed=only_indexed, identity_level=identity_level)
+        if only_indexed and not isinstance(content, RecordSet):
             raise SourceError(
                 f"--only-indexed is for a .rec and its .idx, and there is no .rec in "
                 f"{files.names[0]}: leave that option out"
             )
-        if identity_level is not None and not isinstance(self._content, ImageSet):
+        if identity_level is not None and not isinstance(content, ImageSet):
             raise SourceError(
                 f"{OPTION} is for images in folders, and a .rec or a .bin is taken from "
                 f"{files.names[0]}: leave that option out"
             )
-        self.notices = [*passed_over, *look.notices, *self._content.notices]
-        self._content.notices = self.notices  # it may have more to say later
-        self.content = self._content.content
-        self.classes = self._content.classes
-        self.table_names = self._content.table_names
-        self.parallel = isinstance(self._content, BinSource) or not files.compressed
-        self._shared = None if self.parallel else files.open()
-
-    def __len__(self) -> int:
-        return len(self._content)
+        content.notices[:0] = [*passed_over, *look.notices]
+        super().__init__(content)
+        self.kind = "tar"
+        self.parallel = isinstance(content, BinSource) or not files.compressed
 
     def describe(self) -> dict[str, Any]:
         """The files (the first 64 by name, size and MD5 if gzipped; a hash of all) and content."""
@@ -121,32 +114,13 @@ class TarSource:
                 zip(self._files.names, self._files.sizes, strict=True)
             )
         ]
-        content = self._content.describe()
-        return content | {
+        return self.inner.describe() | {
             "kind": self.kind,
             "files": listed[:_LISTED],
             "file_count": len(listed),
             "files_xxh3_128": xxhash.xxh3_128_hexdigest(repr(listed).encode()),
             "images": len(self),
         }
-
-    def groups(self) -> list[Group]:
-        """One for each archive; one for a ``.rec`` or a ``.bin``."""
-        return self._content.groups()
-
-    def sizes(self) -> np.ndarray:
-        """Bytes of each image, or of its record in a ``.rec``."""
-        return self._content.sizes()
-
-    def part(self, start: int, stop: int) -> Part:
-        """The images ``[start, stop)``."""
-        if isinstance(self._content, BinSource):
-            return self._content.part(start, stop)
-        return self._content.part(self._files, self._shared, start, stop)
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """``pairs`` of a verification set; else none."""
-        return self._content.tables(positions)
 
 
 def _find(paths: Sequence[Path]) -> tuple[Files, list[str]]:
@@ -157,11 +131,9 @@ def _find(paths: Sequence[Path]) -> tuple[Files, list[str]]:
         if not path.is_dir():
             files.append(path)
             continue
-        try:
+        with read_errors(path):
             entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
             found = sorted(entry for entry in entries if entry.is_file())
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
         tars = [entry for entry in found if _ARCHIVE.fullmatch(entry.name)]
         if not tars:
             raise SourceError(
@@ -252,7 +224,14 @@ class _Look:
             folder = _folder(self._records.name)
             index = self._indexes.get(self._records.name.removesuffix(".rec"))
             classes = self._classes.get(folder)
-            return RecordSet(self._records, index, classes, only_indexed=only_indexed)
+            return RecordSet(
+                self._records,
+                index,
+                classes,
+                only_indexed=only_indexed,
+                files=self._files,
+                shared=self._stream(),
+            )
         if not len(self._images):
             raise SourceError(
                 f"{self._files.names[0]}: the archives hold no image and no .rec; "
@@ -262,7 +241,13 @@ class _Look:
                     else "pass archives that do"
                 )
             )
-        return self._images.finish(self._archives, self._names, identity_level)
+        return self._images.finish(
+            self._archives, self._names, identity_level, self._files, self._stream()
+        )
+
+    def _stream(self) -> Stream | None:
+        """The one stream of gzipped files, which can only be read in order."""
+        return self._files.open() if self._files.compressed else None
 
     def _check_sum(self, number: int, md5: str) -> None:
         self.sums[number] = md5

@@ -17,7 +17,6 @@ EPYC, by ``benchmarks/inflate.py``), too little for a dependency with errors and
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -29,11 +28,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from facepack import system
 from facepack.convert.formats.tar import glint360k
 from facepack.convert.formats.tar.headers import BLOCK, is_header
 from facepack.convert.read_ahead import ReadAhead
-from facepack.convert.source import file_name, require_file
+from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.errors import SourceError
 
 _BLOCK = 128 << 10  # bytes of an uncompressed file read at once
@@ -77,14 +75,11 @@ class Files:
         sizes, compressed = [], False
         for path in paths:
             require_file(path)
-            try:
-                with path.open("rb", buffering=0) as file:
-                    compressed |= file.read(len(_GZIP)) == _GZIP
-                    sizes.append(os.fstat(file.fileno()).st_size)
-            except OSError as error:
-                raise _unreadable(path, 0, error) from error
-            if not sizes[-1]:
-                raise SourceError(f"{path}: the file is empty; fetch it again")
+            with SourceFile(path) as file:
+                if not file.size:
+                    raise SourceError(f"{path}: the file is empty; fetch it again")
+                compressed |= file.read(min(len(_GZIP), file.size), 0) == _GZIP
+                sizes.append(file.size)
         return cls(tuple(paths), tuple(sizes), 0, compressed)
 
     @cached_property
@@ -267,8 +262,8 @@ class PlainStream(Stream):
     def __init__(self, files: Files) -> None:
         super().__init__(files)
         self._starts = files.starts
-        self._descriptor = -1
-        self._opened = -1  # which file the descriptor is of
+        self._file: SourceFile | None = None
+        self._opened = -1  # the number of that file
 
     def place(self, position: int) -> str:
         """The file and the byte in it."""
@@ -295,12 +290,9 @@ class PlainStream(Stream):
 
     def close(self) -> None:
         """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = self._opened = -1
-
-    def __del__(self) -> None:
-        self.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _file_at(self, position: int) -> int:
         return bisect_right(self._starts, position) - 1
@@ -316,30 +308,12 @@ class PlainStream(Stream):
         number = self._file_at(position)
         if number >= len(self.files.paths):
             return b""
-        self._open(number)
+        if self._file is None or number != self._opened:
+            self.close()
+            self._file = SourceFile(self.files.paths[number], self.files.sizes[number])
+            self._opened = number
         at = position - self._starts[number]
-        count = min(_BLOCK, self.files.sizes[number] - at)
-        try:
-            data = system.read_at(self._descriptor, count, at)
-        except OSError as error:
-            raise _unreadable(self.files.paths[number], at, error) from error
-        if not data:
-            raise _changed(self.files.paths[number], self.files.sizes[number], at)
-        return data
-
-    def _open(self, number: int) -> None:
-        if number == self._opened:
-            return
-        self.close()
-        path = self.files.paths[number]
-        try:
-            self._descriptor = os.open(path, system.READ)
-            size = os.fstat(self._descriptor).st_size
-        except OSError as error:
-            raise _unreadable(path, 0, error) from error
-        self._opened = number
-        if size != self.files.sizes[number]:
-            raise _changed(path, self.files.sizes[number], size)
+        return self._file.read(min(_BLOCK, self._file.size - at), at)
 
 
 class GzipStream(Stream):
@@ -441,18 +415,13 @@ class _Chunk(NamedTuple):
 def _read(files: Files, sums: Sums | None) -> Iterator[_Block]:
     for number, (path, size) in enumerate(zip(files.paths, files.sizes, strict=True)):
         digest = hashlib.md5(usedforsecurity=False)
-        byte = 0
-        try:
-            with path.open("rb", buffering=0) as file:
-                while data := file.read(_SQUEEZED):
-                    if sums is not None:
-                        digest.update(data)
-                    yield _Block(number, byte, data)
-                    byte += len(data)
-        except OSError as error:
-            raise _unreadable(path, byte, error) from error
-        if byte != size:
-            raise _changed(path, size, byte)
+        with SourceFile(path, size) as file:
+            for byte in range(0, size, _SQUEEZED):
+                data = file.read(min(_SQUEEZED, size - byte), byte)
+                if sums is not None:
+                    digest.update(data)
+                yield _Block(number, byte, data)
+            file.check()
         if sums is not None:
             sums(number, digest.hexdigest())
 
@@ -532,18 +501,4 @@ def _damaged(files: Files, number: int, byte: int, error: zlib.error) -> SourceE
     return SourceError(
         f"{name}: the gzipped data are damaged in the {_SQUEEZED >> 10} KiB from byte {byte} on "
         f"({words}): fetch this file again; pieces must be given in order"
-    )
-
-
-def _unreadable(path: Path, byte: int, error: OSError) -> SourceError:
-    return SourceError(
-        f"{path}: byte {byte}: cannot be read: {error.strerror}; make sure that the disk is sound "
-        "and mounted, then run again with --resume"
-    )
-
-
-def _changed(path: Path, expected: int, found: int) -> SourceError:
-    return SourceError(
-        f"{path} changed while it was read, from {expected} to {found} bytes; once it is whole "
-        "again, run with --resume"
     )

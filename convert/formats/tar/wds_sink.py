@@ -6,13 +6,15 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from facepack.convert.delivery import deliver
 from facepack.convert.file_target import STATE, has_size
 from facepack.convert.formats.tar.headers import BLOCK, member_header, padded
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, is_safe_path
 from facepack.convert.result import Result, finished
 from facepack.convert.sink import ParallelSink, convert_into
-from facepack.convert.source import Part, Source, Span, deliver
+from facepack.convert.source import Part, Source
+from facepack.convert.spans import Span
 from facepack.images import IMAGE_SUFFIXES, SUFFIXES
 from facepack.store import format as fmt
 from facepack.store.files import write_file

@@ -13,13 +13,13 @@ import numpy as np
 from facepack.convert.files import Root
 from facepack.convert.formats.tree.listing import Listing, ListingPart, keys_are_unique
 from facepack.convert.inputs import require_once
-from facepack.convert.source import Group
+from facepack.convert.source import Group, Source
 from facepack.errors import SourceError
 
 _KINDS = ("im2rec", "face2rec2", "paddle")
 
 
-class LstSource:
+class LstSource(Source):
     """The images that one or several lists name, in the order of the lists; labels are theirs.
 
     A list has the lines of MXNet's im2rec (``idx TAB label … TAB path``), those of InsightFace's
@@ -41,10 +41,6 @@ class LstSource:
     """
 
     kind = "lst"
-    content = "train"
-    classes: int | None = None
-    parallel = True
-    table_names = ()
 
     def __init__(
         self, paths: Sequence[Path], *, root: Path | None = None, align: bool = False
@@ -100,7 +96,3 @@ class LstSource:
         return self._listings[number].part(
             start - first, stop - first, first=first, keyed=self._keyed, align=self._align
         )
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """None: a list is a training set."""
-        return {}

@@ -19,7 +19,6 @@ from facepack.convert.files import (
     FileRefusedError,
     FolderReader,
     Root,
-    cannot_read,
     known_sizes,
     text,
 )
@@ -32,7 +31,8 @@ from facepack.convert.formats.tree.list_lines import (
     most_fitting,
 )
 from facepack.convert.names import little_endian
-from facepack.convert.source import Entry, Group, Refusal, file_name, require_file, shard_stem
+from facepack.convert.source import Entry, Group, Part, Refusal, shard_stem
+from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import DecodeError, SourceError
 from facepack.reading import read_text
 from facepack.store.format import NO_IDENTITY, read_labels_text
@@ -69,24 +69,21 @@ def _lines(file: Path) -> Iterator[tuple[bytes, int]]:
     require_file(file)
     end = 0
     empty: list[int] = []
-    try:
-        with file.open("rb") as lines:
-            while raw := lines.readline(_LONGEST):
-                if len(raw) == _LONGEST:
-                    raise SourceError(
-                        f"{file}: byte {end}: a line of more than {_LONGEST} bytes: this is no "
-                        "list of images; pass one that has a line an image"
-                    )
-                line = _bare(raw, first=not end)
-                end += len(raw)
-                if not line:
-                    empty.append(end)
-                    continue
-                yield from ((b"", place) for place in empty)
-                empty.clear()
-                yield line, end
-    except OSError as error:
-        raise cannot_read(file, error) from error
+    with read_errors(file), file.open("rb") as lines:
+        while raw := lines.readline(_LONGEST):
+            if len(raw) == _LONGEST:
+                raise SourceError(
+                    f"{file}: byte {end}: a line of more than {_LONGEST} bytes: this is no "
+                    "list of images; pass one that has a line an image"
+                )
+            line = _bare(raw, first=not end)
+            end += len(raw)
+            if not line:
+                empty.append(end)
+                continue
+            yield from ((b"", place) for place in empty)
+            empty.clear()
+            yield line, end
 
 
 def _bare(raw: bytes, *, first: bool) -> bytes:
@@ -201,7 +198,7 @@ class Listing:
         )
 
 
-class ListingPart:
+class ListingPart(Part):
     """Some lines of a list, and the images that they name.
 
     Args:
@@ -248,13 +245,10 @@ class ListingPart:
     def _images(self) -> Iterator[ListedImage | LineError]:
         """What each line says, or what is wrong with it."""
         begin = self._bounds[0]
-        try:
-            with self._file.open("rb") as file:
-                status = os.fstat(file.fileno())
-                file.seek(begin)
-                block = file.read(self._bounds[-1] - begin)
-        except OSError as error:
-            raise cannot_read(self._file, error) from error
+        with read_errors(self._file), self._file.open("rb") as file:
+            status = os.fstat(file.fileno())
+            file.seek(begin)
+            block = file.read(self._bounds[-1] - begin)
         if (status.st_size, status.st_mtime_ns) != self._state:
             raise SourceError(
                 f"{self._file}: the list changed since the conversion began; start anew with "
@@ -346,9 +340,9 @@ def read_identities(path: Path) -> list[str]:
     Raises:
         SourceError: the file cannot be read, or is not UTF-8.
     """
-    try:
-        return read_labels_text(read_text(path))
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    except ValueError as error:
-        raise SourceError(f"{path}: {error}; correct the file, or remove it") from error
+    with read_errors(path):
+        try:
+            names = read_labels_text(read_text(path))
+        except ValueError as error:
+            raise SourceError(f"{path}: {error}; correct the file, or remove it") from error
+    return names

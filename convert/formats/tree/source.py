@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -25,7 +25,8 @@ from facepack.convert.image_tree import TreeFiles, images_below
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
 from facepack.convert.paths import INDEX
-from facepack.convert.source import Group, Part, file_name, shard_stem
+from facepack.convert.source import Source, SourceView
+from facepack.convert.source_file import file_name
 from facepack.errors import SourceError
 from facepack.store import format as fmt
 
@@ -33,7 +34,7 @@ _PADDLE = "label.txt"  # what Paddle calls the list of a folder's labels
 _STRETCH = 65_536  # lines of a list that are looked at together
 
 
-class ImgSource:
+class ImgSource(SourceView):
     """The image files of a folder, in one of three layouts.
 
     *A tree* ``identity/image.jpg``, as :class:`facepack.convert.image_tree.TreeFiles` lists it.
@@ -57,86 +58,44 @@ class ImgSource:
             ``identity_level`` is given for what is no tree.
     """
 
-    kind = "img"
-    parallel = True
-
     def __init__(
         self, path: Path, *, index: Path | None = None, identity_level: int | None = None
     ) -> None:
         root = Root(path)
-        self._name = file_name(path.absolute())
         if index is None and (path / INDEX).exists():
             index = path / INDEX
-        self._layout: _Layout
+        layout: Source
         paddle = None
         if index is None and identity_level is None and (path / _PADDLE).is_file():
             with suppress(SourceError):  # of other text by that name
                 paddle = _IndexedFolder(root, path / _PADDLE, ("paddle",))
         if index is not None:
-            self._layout = _IndexedFolder(root, index)
+            layout = _IndexedFolder(root, index)
         elif paddle is not None:
-            self._layout = paddle
+            layout = paddle
             paddle.notices.insert(
                 0, f"{path}: labels are those of {_PADDLE}; with {OPTION} they are those of folders"
             )
         elif (path / LABELS).exists() and (path / IMAGES).is_dir():
-            self._layout = PairFolder(root)
+            layout = PairFolder(root)
         else:
-            self._layout = _Tree(path, identity_level)
-        if identity_level is not None and not isinstance(self._layout, _Tree):
+            layout = _Tree(path, identity_level)
+        if identity_level is not None and not isinstance(layout, _Tree):
             raise SourceError(
                 f"{path}: labels come from {index or path / LABELS}, not from folders: leave "
                 f"{OPTION} out"
             )
-        self.content = self._layout.content
-        self.classes = self._layout.classes
-        self.table_names = self._layout.table_names
-        self.notices = self._layout.notices
-
-    def __len__(self) -> int:
-        return len(self._layout)
+        layout.name = file_name(path.absolute())
+        super().__init__(layout)
 
     def describe(self) -> dict[str, Any]:
         """Name of the folder, image count, and hashes of names, sizes, labels; of pairs, of all."""
-        described = {"kind": self.kind, "folder": self._name, "images": len(self)}
-        return described | self._layout.describe()
-
-    def groups(self) -> list[Group]:
-        """One."""
-        return [Group(shard_stem(self._name), 0, len(self))]
-
-    def sizes(self) -> np.ndarray:
-        """Bytes of each file."""
-        return self._layout.sizes()
-
-    def part(self, start: int, stop: int) -> Part:
-        """The images ``[start, stop)``."""
-        return self._layout.part(start, stop)
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """``pairs`` of a pair folder, as those of a ``.bin``; else none."""
-        return self._layout.tables(positions)
+        described = {"kind": self.kind, "folder": self.inner.name, "images": len(self)}
+        return described | self.inner.describe()
 
 
-class _Layout(Protocol):
-    """One of the three."""
-
-    content: str
-    classes: int | None
-    table_names: tuple[str, ...]
-    notices: list[str]
-
-    def __len__(self) -> int: ...
-    def describe(self) -> dict[str, Any]: ...
-    def sizes(self) -> np.ndarray: ...
-    def part(self, start: int, stop: int) -> Part: ...
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]: ...
-
-
-class _Tree:
-    content = "train"
-    classes: int | None
-    table_names: tuple[str, ...] = ()
+class _Tree(Source):
+    kind = "img"
 
     def __init__(self, path: Path, identity_level: int | None) -> None:
         tree = TreeFiles(path, identity_level)
@@ -158,13 +117,9 @@ class _Tree:
     def part(self, start: int, stop: int) -> FilesPart:
         return self._files.part(start, stop, self._identities)
 
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        return {}
 
-
-class _IndexedFolder:
-    content = "train"
-    table_names: tuple[str, ...] = ()
+class _IndexedFolder(Source):
+    kind = "img"
 
     def __init__(self, root: Root, index: Path, kinds: Collection[str] = tuple(LINES)) -> None:
         self._listing = Listing(index, root, kinds)
@@ -204,9 +159,6 @@ class _IndexedFolder:
 
     def part(self, start: int, stop: int) -> ListingPart:
         return self._listing.part(start, stop, keyed=self._keyed, identities=self._identities)
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        return {}
 
 
 def _hash(name: str) -> int:

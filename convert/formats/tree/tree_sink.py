@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from facepack.convert.delivery import deliver
 from facepack.convert.file_target import STATE, has_size, write_image
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import INDEX, image_path, is_safe_path
 from facepack.convert.result import Result, finished
 from facepack.convert.sink import ParallelSink, convert_into
-from facepack.convert.source import Part, Source, Span, deliver
+from facepack.convert.source import Part, Source
+from facepack.convert.spans import Span
 from facepack.errors import PackError, SourceError
 from facepack.images import SUFFIXES
 from facepack.store import format as fmt

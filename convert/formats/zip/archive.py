@@ -13,11 +13,11 @@ from facepack import images
 from facepack.convert.files import CLUTTER_NAMES
 from facepack.convert.formats.zip.crypto import Keys
 from facepack.convert.formats.zip.directory import Members, find_directory, walk
-from facepack.convert.formats.zip.handle import ZipHandle
 from facepack.convert.formats.zip.names import CLUTTER, OTHER, REFUSED, FolderIndex, name_text
 from facepack.convert.formats.zip.part import AES, DEFLATED, ENCRYPTED, STORED, ZipPart, ZipPlace
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
+from facepack.convert.source_file import SourceFile, require_file
 from facepack.errors import SourceError
 
 _STRONG = 0x40 | 0x2000  # PKWARE's strong encryption, of members or of the directory
@@ -93,7 +93,8 @@ def read_archive(path: Path, passed: PassedOver, *, has_password: bool) -> Archi
     columns = [_Columns.empty()]
     encrypted: list[int] = []
     entries = count = 0
-    with ZipHandle(path) as file:
+    require_file(path)
+    with SourceFile(path) as file:
         directory = find_directory(file)
         for members in walk(file, directory, digest.update):
             codes = index.number(members.names, members.flags.tolist())

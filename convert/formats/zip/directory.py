@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facepack.convert.formats.zip.handle import ZipHandle
+from facepack.convert.source_file import SourceFile
 from facepack.errors import SourceError
 
 _END = struct.Struct("<4s4H2LH")  # disk, directory's disk, entries here, entries, size, offset, …
@@ -112,7 +112,7 @@ class Members:
         return Members(**{field: value[rows] for field, value in vars(self).items()})
 
 
-def find_directory(file: ZipHandle) -> Directory:
+def find_directory(file: SourceFile) -> Directory:
     """Find the directory by the records at the end of the file.
 
     Raises:
@@ -120,7 +120,7 @@ def find_directory(file: ZipHandle) -> Directory:
             pieces.
     """
     tail_start = max(0, file.size - _END.size - 0xFFFF)
-    tail = file.read(tail_start, file.size - tail_start)
+    tail = file.read(file.size - tail_start, tail_start)
     at = _end_record(tail)
     if at is None:
         raise SourceError(
@@ -173,12 +173,12 @@ def _end_record(tail: bytes) -> int | None:
     return last
 
 
-def _end64_record(file: ZipHandle, end: int) -> tuple[int, tuple[int, ...]] | None:
+def _end64_record(file: SourceFile, end: int) -> tuple[int, tuple[int, ...]] | None:
     """Where the zip64 end record begins, and its values; None if the zip has none."""
     at = end - _LOCATOR.size
     if at < _END64.size:
         return None
-    magic, disk, offset, disks = _LOCATOR.unpack(file.read(at, _LOCATOR.size))
+    magic, disk, offset, disks = _LOCATOR.unpack(file.read(_LOCATOR.size, at))
     if magic != _LOCATOR_MAGIC:
         return None
     if disk or disks > 1:
@@ -186,7 +186,7 @@ def _end64_record(file: ZipHandle, end: int) -> tuple[int, tuple[int, ...]] | No
     # With data before the zip the offset is short; the record lies before the locator then.
     for start in (offset, at - _END64.size):
         if start + _END64.size <= at:
-            record = _END64.unpack(file.read(start, _END64.size))
+            record = _END64.unpack(file.read(_END64.size, start))
             if record[0] == _END64_MAGIC:
                 return start, record
     raise SourceError(
@@ -203,7 +203,7 @@ def _split(path: Path) -> SourceError:
 
 
 def walk(
-    file: ZipHandle, directory: Directory, digest: Callable[[bytes], object]
+    file: SourceFile, directory: Directory, digest: Callable[[bytes], object]
 ) -> Iterator[Members]:
     """Read the directory once, some thousand entries at a time.
 
@@ -219,7 +219,7 @@ def walk(
     rest = b""
     unread = directory.size
     while unread:
-        read = file.read(directory.start + directory.size - unread, min(_BLOCK, unread))
+        read = file.read(min(_BLOCK, unread), directory.start + directory.size - unread)
         digest(read)
         unread -= len(read)
         block = rest + read
@@ -251,7 +251,7 @@ def _chain(block: bytes) -> list[int]:
     return ends
 
 
-def read_members(file: ZipHandle, directory: Directory, places: np.ndarray) -> Members:
+def read_members(file: SourceFile, directory: Directory, places: np.ndarray) -> Members:
     """Read the entries at ``places``, increasing bytes of the directory.
 
     Raises:
@@ -259,7 +259,7 @@ def read_members(file: ZipHandle, directory: Directory, places: np.ndarray) -> M
     """
     first, last = int(places[0]), int(places[-1])
     stop = min(last + _LONGEST, directory.size)
-    block = file.read(directory.start + first, stop - first)
+    block = file.read(stop - first, directory.start + first)
     return _members(file.path, directory, first, block, places - first)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from facepack import images
 from facepack.convert.formats.zip.crypto import HEADER, Keys, decrypt
 from facepack.convert.formats.zip.directory import Directory, Members, read_members
-from facepack.convert.formats.zip.handle import ZipHandle
 from facepack.convert.formats.zip.names import NameRefusedError, folder_of, name_text
 from facepack.convert.identity_folder import folder_at, why_none
-from facepack.convert.source import Entry, Refusal, file_name
+from facepack.convert.source import Entry, Part, Refusal
+from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import Buffer, RecordRun, SourceRecord
 
@@ -63,7 +63,7 @@ class ZipPlace:
     directory: Directory
 
 
-class ZipPart:
+class ZipPart(Part):
     """Images of one zip that follow each other in its directory.
 
     Args:
@@ -139,11 +139,12 @@ class ZipPart:
         """The folders' names of the identities of this part."""
         return self._identities
 
-    def _open(self) -> ZipHandle:
-        return ZipHandle(self._zip.path, self._zip.size)
+    def _open(self) -> SourceFile:
+        require_file(self._zip.path)
+        return SourceFile(self._zip.path, self._zip.size)
 
     def _members(
-        self, file: ZipHandle, numbers: np.ndarray
+        self, file: SourceFile, numbers: np.ndarray
     ) -> Iterator[tuple[np.ndarray, Members]]:
         """Read the entries of records, those within a piece of the directory at once."""
         places = self._places[numbers].astype(np.int64)
@@ -155,7 +156,7 @@ class ZipPart:
             start = stop
 
     def _read(
-        self, file: ZipHandle, chosen: np.ndarray, members: Members
+        self, file: SourceFile, chosen: np.ndarray, members: Members
     ) -> Iterator[SourceRecord | Refusal]:
         labels = self._labels[chosen]
         offsets = members.offset + self._zip.directory.shift
@@ -187,7 +188,7 @@ class ZipPart:
                 yield SourceRecord(ordinal, payload, label, text)
 
     def _read_runs(
-        self, file: ZipHandle, chosen: np.ndarray, members: Members
+        self, file: SourceFile, chosen: np.ndarray, members: Members
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
         """As :meth:`_read`, which takes whatever is not as usual."""
         offsets = members.offset + self._zip.directory.shift
@@ -200,7 +201,7 @@ class ZipPart:
         rows = np.arange(len(members))
         for begin, end, group in _runs(rows, offsets, members.packed + slack, file.size):
             some = slice(int(group[0]), int(group[-1]) + 1)
-            data = file.read_block(begin, end - begin)
+            data = file.read_block(end - begin, begin)
             run = self._run(data, offsets[some] - begin, chosen[some], members[some])
             if run is None:
                 yield from self._read(file, chosen[some], members[some])
@@ -231,7 +232,7 @@ class ZipPart:
         return run
 
     def _payloads(
-        self, file: ZipHandle, members: Members, offsets: np.ndarray, labels: np.ndarray
+        self, file: SourceFile, members: Members, offsets: np.ndarray, labels: np.ndarray
     ) -> list[Payload]:
         """What lies in the file for each member, or why it is refused."""
         payloads: list[Payload] = [b""] * len(members)
@@ -245,7 +246,7 @@ class ZipPart:
         unpack, head = _LOCAL.unpack_from, _LOCAL.size
         slack = _SLACK + max(map(len, names))
         for begin, end, group in _runs(rows, offsets, members.packed + slack, file.size):
-            data = file.read_block(begin, end - begin)
+            data = file.read_block(end - begin, begin)
             for row, at in zip(group.tolist(), (offsets[group] - begin).tolist(), strict=True):
                 name = names[row]
                 magic, name_length, extra_length = unpack(data, at)
@@ -258,7 +259,7 @@ class ZipPart:
                 elif stop <= len(data):
                     payloads[row] = data[start:stop]
                 elif begin + stop <= file.size:  # the local header has long extra fields
-                    payloads[row] = file.read(begin + start, stop - start)
+                    payloads[row] = file.read(stop - start, begin + start)
                 else:
                     payloads[row] = ("it reaches beyond the end of the file", _FETCH_AGAIN)
         return payloads

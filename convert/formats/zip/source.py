@@ -19,11 +19,12 @@ from facepack.convert.identity_folder import Identities, ImageFolders, find_iden
 from facepack.convert.inputs import require_once
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
-from facepack.convert.source import Group, Refusal, file_name, shard_stem
+from facepack.convert.source import Group, Refusal, Source, shard_stem
+from facepack.convert.source_file import file_name
 from facepack.errors import SourceError
 
 
-class ZipSource:
+class ZipSource(Source):
     """The images of zips, in the order of their directories.
 
     Which folder of an image's path is its identity, :mod:`facepack.convert.identity_folder` says,
@@ -44,9 +45,6 @@ class ZipSource:
     """
 
     kind = "zip"
-    content = "train"
-    parallel = True
-    table_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -70,7 +68,7 @@ class ZipSource:
             _labelled(archive, labels)
             for archive, labels in zip(archives, found.labels, strict=True)
         ]
-        self.classes: int | None = len(self._identities)
+        self.classes = len(self._identities)
         self._bounds = np.cumsum([0, *(len(archive.places) for archive in archives)])
         if not self.classes:
             raise SourceError(
@@ -122,10 +120,6 @@ class ZipSource:
             identities=self._identities,
             keys=self._keys,
         )
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """None: the zips are a training set."""
-        return {}
 
     def _try_password(self, archive: Archive) -> None:
         """Read the first encrypted images: the password is right if one comes out whole.

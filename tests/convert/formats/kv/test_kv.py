@@ -20,7 +20,8 @@ from facepack.convert.formats.kv import index as kv_index
 from facepack.convert.formats.kv.datum import pack_datum
 from facepack.convert.formats.kv.index import is_plain_key, read_kv
 from facepack.convert.formats.kv.source import KvPart, KvSource
-from facepack.convert.source import Entry, Group, Refusal, cut_spans, payload_bytes
+from facepack.convert.source import Entry, Group, Refusal
+from facepack.convert.spans import cut_spans, payload_bytes
 from facepack.errors import SourceError
 from facepack.store.record import SourceRecord
 

@@ -19,7 +19,8 @@ from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.rec.recordio import pack_header
 from facepack.convert.formats.rec.source import RecSource
-from facepack.convert.source import Group, Refusal, Source, cut_spans
+from facepack.convert.source import Group, Refusal, Source
+from facepack.convert.spans import cut_spans
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.store import format as fmt
 from facepack.store.lmdb_format import PAGE_HEADER

@@ -16,7 +16,7 @@ from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.rec.recordio import pack_header
 from facepack.convert.formats.rec.source import RecSource
-from facepack.convert.source import cut
+from facepack.convert.spans import cut
 from facepack.errors import PackError, SourceError
 from facepack.store.checks import ImageCheck
 

@@ -14,6 +14,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from facepack.convert.delivery import deliver
 from facepack.convert.formats.rec import recordio
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.recordio import RecordReader, pack_header
@@ -21,7 +22,7 @@ from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tar import records as tar_records
 from facepack.convert.formats.tar.source import TarSource
 from facepack.convert.formats.zip.source import ZipSource
-from facepack.convert.source import PartInRuns, Refusal, deliver
+from facepack.convert.source import PartInRuns, Refusal
 from facepack.errors import DecodeError
 from facepack.images import check_image, known_headers
 from facepack.store.checks import ImageCheck

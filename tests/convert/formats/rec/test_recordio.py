@@ -17,13 +17,13 @@ from facepack.convert.formats.rec import recordio
 from facepack.convert.formats.rec.framing import FramingError, RecordError
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.recordio import (
-    ReadError,
     RecordReader,
     RecordWriter,
     class_label,
     pack_header,
     unpack_header,
 )
+from facepack.convert.source_file import ReadError
 from facepack.errors import SourceError
 
 MAGIC = bytes.fromhex("0a23d7ce")
@@ -368,7 +368,7 @@ class TestFaults:
             with pytest.raises(ReadError, match=message):
                 list(reader.iter_at(np.array([0])))
             with pytest.raises(ReadError, match="changed while it was read, from 52 to 20 bytes"):
-                reader.check_size(52)
+                reader.check()
 
     def test_a_disk_that_fails(self, rec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(descriptor: int, count: int, offset: int) -> bytes:

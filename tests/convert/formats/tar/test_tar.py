@@ -23,7 +23,8 @@ from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tar.headers import Member, member_header, padded, read_member
 from facepack.convert.formats.tar.source import TarSource
 from facepack.convert.formats.tar.stream import Files
-from facepack.convert.source import Refusal, Source, cut_spans
+from facepack.convert.source import Refusal, Source
+from facepack.convert.spans import cut_spans
 from facepack.errors import SourceError
 from facepack.store.record import SourceRecord
 

@@ -14,7 +14,6 @@ import xxhash
 
 from facepack import images
 from facepack.convert.formats.zip.directory import find_directory, walk
-from facepack.convert.formats.zip.handle import ZipHandle
 from facepack.convert.formats.zip.names import (
     CLUTTER,
     FOLDER,
@@ -25,6 +24,7 @@ from facepack.convert.formats.zip.names import (
 )
 from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.source import Refusal
+from facepack.convert.source_file import SourceFile
 from facepack.errors import SourceError
 from facepack.store.record import SourceRecord
 
@@ -72,7 +72,7 @@ def test_where_the_directory_lies(
     data = zip_bytes(comment=comment, zip64=zip64)
     path = tmp_path / "0_0.zip"
     path.write_bytes(prefix + data)
-    with ZipHandle(path) as file:
+    with SourceFile(path) as file:
         directory = find_directory(file)
         assert directory.start == (prefix + data).index(b"PK\x01\x02")
         assert (directory.shift, directory.count) == (len(prefix), 6)
@@ -120,7 +120,7 @@ def test_counts_of_16_bits_may_be_reduced(tmp_path: Path) -> None:
     )
     end = END.pack(b"PK\x05\x06", 0, 0, 3, 3, len(entries), 0, 0)
     (tmp_path / "0_0.zip").write_bytes(entries + end)
-    with ZipHandle(tmp_path / "0_0.zip") as file:
+    with SourceFile(tmp_path / "0_0.zip") as file:
         found = [len(members) for members in walk(file, find_directory(file), len)]
     assert sum(found) == 65539 and len(found) > 1
 

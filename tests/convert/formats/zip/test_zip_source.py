@@ -19,7 +19,8 @@ from facepack import images
 from facepack.convert.formats.zip import directory as zip_directory
 from facepack.convert.formats.zip import part as zip_part
 from facepack.convert.formats.zip.source import ZipSource
-from facepack.convert.source import Refusal, cut_spans, payload_bytes
+from facepack.convert.source import Refusal
+from facepack.convert.spans import cut_spans, payload_bytes
 from facepack.errors import SourceError
 from facepack.store.record import SourceRecord
 
@@ -505,7 +506,7 @@ def test_a_source_that_changes_stops_the_run(
         with pytest.raises(SourceError, match=r"byte \d+: cannot be read: .*--resume"):
             next(records)
         patch.setattr(os, "pread", lambda descriptor, count, offset: b"")
-        with pytest.raises(SourceError, match="it ends at byte"):
+        with pytest.raises(SourceError, match=r"byte \d+: the file ends here, it had"):
             next(part.read())
 
 

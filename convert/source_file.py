@@ -1,0 +1,170 @@
+"""A file of a source: whether it is one, what it is called, and reading it at any byte.
+
+What fails here fails the source, never one record, so that none is set aside for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from facepack import lfs, system
+from facepack.convert.blocks import Blocks, ReadOnce
+from facepack.errors import SourceError
+
+S = TypeVar("S", bound="SourceFile")
+
+
+class ReadError(SourceError):
+    """The file cannot be read on (the disk, the network, a file that shrinks)."""
+
+
+def require_file(path: Path) -> None:
+    """Make sure that ``path`` is a regular file: opening a pipe would wait for its writer.
+
+    Raises:
+        SourceError: it is none, cannot be looked at, or is a pointer of Git LFS.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be read: {error.strerror}; check the name and its permissions"
+        ) from error
+    if not path.is_file():
+        raise SourceError(
+            f"{path}: is no regular file (but a folder, pipe, socket or device); copy the data "
+            "into a file and pass that"
+        )
+    lfs.require_content(path, SourceError)
+
+
+def file_name(path: Path) -> str:
+    """The name of ``path`` as text that UTF-8 can hold; bytes that are none become ``\\xff``."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
+
+
+def cannot_read(path: Path | str, error: OSError) -> SourceError:
+    """The error that says that ``path`` cannot be read."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        remedy = "check the name"
+    else:
+        remedy = "check its permissions and the disk, then go on with --resume"
+    return SourceError(f"{path}: cannot be read: {error.strerror}; {remedy}")
+
+
+@contextmanager
+def read_errors(path: Path | str) -> Iterator[None]:
+    """Within, an error of the system is one of reading ``path``, a file of the source."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+class SourceFile:
+    """Reads byte ranges of one file; a context manager.
+
+    Reading keeps no position, so that threads may share it.
+
+    Args:
+        path: the file.
+        size: the bytes that it had when it was looked at first; None the first time.
+
+    Attributes:
+        path: the file.
+        size: its bytes.
+
+    Raises:
+        SourceError: it cannot be opened, or has another size now.
+    """
+
+    def __init__(self, path: Path | str, size: int | None = None) -> None:
+        self._descriptor = -1
+        self._blocks = Blocks()
+        self.path = Path(path)
+        try:
+            self._descriptor = os.open(self.path, system.READ)
+            self.size = os.fstat(self._descriptor).st_size if size is None else size
+        except OSError as error:
+            self.close()
+            raise SourceError(f"{self.path}: cannot be opened: {error.strerror}") from error
+        self.check()
+
+    def check(self) -> None:
+        """Make sure that the file still has its size; raises :class:`ReadError` if not."""
+        try:
+            size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise self._unreadable(0, error) from error
+        if size != self.size:
+            raise ReadError(
+                f"{self.path} changed while it was read, from {self.size} to {size} bytes; once it "
+                "is whole again, run with --resume"
+            )
+
+    def read(self, count: int, offset: int) -> bytes:
+        """The ``count`` bytes at ``offset``, which lie in the file as it was looked at.
+
+        Raises:
+            ReadError: the system cannot read them, or the file shrank.
+        """
+        data = b""
+        while len(data) < count:
+            try:
+                more = system.read_at(self._descriptor, count - len(data), offset + len(data))
+            except OSError as error:
+                raise self._unreadable(offset + len(data), error) from error
+            if not more:
+                raise self._shrunk(offset + len(data))
+            # The first read gives everything, nearly always, and must not be copied.
+            data = data + more if data else more
+        return data
+
+    def read_block(self, count: int, offset: int) -> memoryview:
+        """As :meth:`read`, into memory that suits what is kept."""
+        block = self._blocks.take(count)
+        done = 0
+        while done < count:
+            try:
+                more = system.read_into(self._descriptor, block[done:], offset + done)
+            except OSError as error:
+                raise self._unreadable(offset + done, error) from error
+            if not more:
+                raise self._shrunk(offset + done)
+            done += more
+        return block.toreadonly()
+
+    def once(self, start: int) -> ReadOnce:
+        """Lets the system forget what a sweep from byte ``start`` on has read."""
+        return ReadOnce(self._descriptor, start)
+
+    def _unreadable(self, offset: int, error: OSError) -> ReadError:
+        return ReadError(
+            f"{self.path}: byte {offset}: cannot be read: {error.strerror}; make sure that the "
+            "disk is sound and mounted, then run again with --resume"
+        )
+
+    def _shrunk(self, offset: int) -> ReadError:
+        return ReadError(
+            f"{self.path}: byte {offset}: the file ends here, it had {self.size} bytes when it was "
+            "opened; let whatever writes or truncates it finish, then run again with --resume"
+        )
+
+    def close(self) -> None:
+        """Close the file; bytes that were read stay valid."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
