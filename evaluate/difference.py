@@ -19,7 +19,7 @@ STUDENT_95 = 2.262
 
 
 def interval_of(figure: Figure) -> tuple[float, float] | None:
-    """The 95 % confidence interval of a figure; None where nothing tells it.
+    """The 95 % confidence interval of a figure; None where it is unknown.
 
     A figure that was not given one, but a deviation over ten folds, has that of their mean:
     ± t·σ/√(folds − 1), σ the population standard deviation. Folds that share training data of a

@@ -40,7 +40,7 @@ Images = Mapping[tuple[str, str], PageImage]
 """(target, key) → the image, of those that a page shows."""
 
 MARK = "~"
-LEGEND = f"{MARK} the difference from the first lies inside its 95 % confidence interval"
+LEGEND = f"{MARK} marks a difference from the first that lies inside its 95 % confidence interval"
 
 _UNDEFINED = Figure(value=None)
 _TEMPLATE = Path(__file__).parent / "templates" / "results.html"
@@ -138,9 +138,7 @@ def render_results(targets: Sequence[Target], images: Images, runs: Sequence[Tra
         else "Evaluation",
         sections=sections,
         targets=targets,
-        models=list(
-            dict.fromkeys([result.model for result in results] + [run.name for run in runs])
-        ),
+        models={result.model for result in results},
         runs=runs,
         images=images,
         no_image=lambda key: PageImage(key=key, reason="no such image in the set"),

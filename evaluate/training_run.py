@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ _NO_FIGURE = ("kind", "step", "set", "timing", "std")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingRun:
-    """What a run tells of its training.
+    """What is known of a run's training.
 
     Attributes:
         name: what pages call it.
@@ -62,7 +62,7 @@ def _read_scores(path: Path) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarr
         try:
             entry = parse_json(line)
         except ValueError:
-            continue  # read_log tells of it
+            continue  # read_log reports it
         if not isinstance(entry, dict) or entry.get("kind") != "val":
             continue
         step, name = entry.get("step"), entry.get("set")
@@ -127,8 +127,15 @@ def training_table(runs: Sequence[TrainingRun]) -> tuple[list[str], list[list[st
         ["learning rate at the end", *(_last_rate(run.log) for run in runs)],
     ]
     for key in dict.fromkeys(key for run in runs for key in run.scores):
-        rows.append([f"{key[0]} {key[1]}, last", *(_score(run, key, -1) for run in runs)])
-        rows.append([f"{key[0]} {key[1]}, best", *(_score(run, key, None) for run in runs)])
+        rows.append(
+            [f"{key[0]} {key[1]}, last", *(_score(run, key, lambda values: -1) for run in runs)]
+        )
+        rows.append(
+            [
+                f"{key[0]} {key[1]}, best",
+                *(_score(run, key, lambda values: int(values.argmax())) for run in runs),
+            ]
+        )
     return ["training", *(f"#{run.name}" for run in runs)], rows
 
 
@@ -139,20 +146,20 @@ def _last_loss(log: TrainingLog) -> str:
 
 
 def _last_rate(log: TrainingLog) -> str:
-    told = log.lrs[~np.isnan(log.lrs)]
-    return f"{told[-1]:.3g}" if len(told) else "–"
+    known = log.lrs[~np.isnan(log.lrs)]
+    return f"{known[-1]:.3g}" if len(known) else "–"
 
 
-def _score(run: TrainingRun, key: tuple[str, str], place: int | None) -> str:
+def _score(run: TrainingRun, key: tuple[str, str], choose: Callable[[np.ndarray], int]) -> str:
     if key not in run.scores:
         return "–"
     steps, values = run.scores[key]
-    at = int(np.argmax(values)) if place is None else place
-    return f"{values[at]:.4f} (step {steps[at]:,})"
+    chosen = choose(values)
+    return f"{values[chosen]:.4f} (step {steps[chosen]:,})"
 
 
 def settings_table(runs: Sequence[TrainingRun]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the settings in which runs differ, of those that tell their settings."""
+    """Columns and rows of the settings in which runs differ, of those whose settings are known."""
     known = [run for run in runs if run.settings]
     names = dict.fromkeys(name for run in known for name in run.settings)
     return ["setting", *(run.name for run in known)], [

@@ -59,12 +59,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _or_reason(tell: Callable[[], Any]) -> Any:
-    """What ``tell`` says; a broken installation may raise anything: that is reported."""
+def _or_reason(describe: Callable[[], Any]) -> Any:
+    """What ``describe`` returns; a broken installation may raise anything: that is reported."""
     try:
-        return tell()
+        return describe()
     except Exception as error:
-        return _hide_home(f"cannot be told: {type(error).__name__}: {error}")
+        return _hide_home(f"cannot be determined: {type(error).__name__}: {error}")
 
 
 def _version(distribution: str) -> str | None:

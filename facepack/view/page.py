@@ -46,7 +46,7 @@ def render_page(template: Path, **values: Any) -> str:
 def shown(value: object) -> object:
     """``value`` as a page shows it: without unprintable characters, cut if long.
 
-    What is markup already, of our own macros, stays as it is.
+    Markup, which is what our own macros return, stays unchanged.
     """
     if isinstance(value, Markup):
         return value
@@ -57,7 +57,7 @@ def shown(value: object) -> object:
 
 
 def number(value: object) -> object:
-    """Whole numbers with thousands separators, others to four digits; what is none as it is."""
+    """Whole numbers with thousands separators, others to four digits; unchanged if no number."""
     if isinstance(value, (int, float)):
         return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
     return value

@@ -173,7 +173,7 @@ def require_matplotlib() -> None:
 
 
 def write_plots(plots: Sequence[Plot], out: Path) -> None:
-    """Draw ``plots``, two a row, into one picture whose format the suffix tells.
+    """Draw ``plots``, two a row, into one picture, in the format of its suffix.
 
     Raises:
         ConfigError: an unknown suffix, or there is nothing to draw.

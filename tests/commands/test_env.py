@@ -52,7 +52,7 @@ print(json.dumps([facts, list(machine_lines(facts))]))
     assert done.returncode == 0, done.stderr
     facts, lines = json.loads(done.stdout)
     for name in ("torch", "pillow", "lmdb_engine"):
-        assert facts[name].startswith("cannot be told: ModuleNotFoundError")
+        assert facts[name].startswith("cannot be determined: ModuleNotFoundError")
     assert facts["packages"]["numpy"] is None
     assert "dask           absent (pip install 'facepack[dask]')" in lines
     assert any(line.startswith("numpy          missing") for line in lines)
@@ -67,8 +67,8 @@ def test_a_machine_with_devices() -> None:
         "threads": 8,
         "devices": [{"name": "GPU", "memory_bytes": 24 << 30, "capability": "8.9"}],
     }
-    facts["cpu"] = "cannot be told: OSError: no"
+    facts["cpu"] = "cannot be determined: OSError: no"
     lines = list(machine_lines(facts))
     assert "torch          2.9.0, CUDA 13.0, cuDNN 91002, 8 threads" in lines
     assert "cuda:0         GPU, 24 GiB, sm 8.9" in lines
-    assert "cpu            cannot be told: OSError: no" in lines
+    assert "cpu            cannot be determined: OSError: no" in lines
