@@ -7,7 +7,7 @@ mates that score more than s: pairs of equal score are accepted together or not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,6 +62,21 @@ class ScoreCurve:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class IdentityCounts:
+    """Mates by whose they are: what a bootstrap over identities needs.
+
+    Attributes:
+        labels: int64 (I,), ascending: those that have mates.
+        mates: int64 (I,), pairs of each.
+        accepted: FAR → int64 (I,), those accepted at its point.
+    """
+
+    labels: np.ndarray
+    mates: np.ndarray
+    accepted: dict[float, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Verification:
     """How well scores tell mates from impostors."""
 
@@ -71,6 +86,7 @@ class Verification:
     """FAR asked for → the exact point."""
     hardest_impostors: ScoredPairs
     hardest_mates: ScoredPairs
+    by_identity: IdentityCounts
     curve: ScoreCurve | None
 
 
@@ -112,19 +128,23 @@ def verify(
     kept = largest.descending()
     limits = {count: _limit_among(kept, count) for count in few}
     limits |= _limits_in(histogram, many, matching, on_scores)
-    seen = _Mates(sorted({limit.score for limit in limits.values()}), hardest, curve)
+    seen = _Mates(matching, {limit.score for limit in limits.values()}, hardest, curve)
     for mates in matching.mates():
         seen.add(mates)
-    points = {}
+    points, accepted = {}, {}
     for far, count in allowed.items():
         limit = limits.get(count)
         if limit is None:  # every impostor may be accepted, or there is none
-            threshold, accepts = -np.inf if impostors else None, (impostors, matching.mate_count)
+            threshold, false_accepts = -np.inf if impostors else None, impostors
+            accepted[far] = seen.of_identity
         else:
-            threshold = threshold_above(limit.score)
-            accepts = (limit.above, seen.above(limit.score))
+            threshold, false_accepts = threshold_above(limit.score), limit.above
+            accepted[far] = seen.above[limit.score]
         points[far] = OperatingPoint.exact(
-            far, threshold=threshold, accepts=accepts, of=(impostors, matching.mate_count)
+            far,
+            threshold=threshold,
+            accepts=(false_accepts, int(accepted[far].sum())),
+            of=(impostors, matching.mate_count),
         )
     return Verification(
         mates=matching.mate_count,
@@ -132,6 +152,7 @@ def verify(
         points=points,
         hardest_impostors=_as_given(best_impostors, matching, mates=False),
         hardest_mates=_as_given(seen.worst, matching, mates=True),
+        by_identity=seen.counts(accepted),
         curve=_curve(histogram, seen.histogram) if curve else None,
     )
 
@@ -176,22 +197,36 @@ def _place(counts: np.ndarray, rank: int) -> tuple[int, int]:
 class _Mates:
     """What is wanted of the mates, once the limits are known."""
 
-    def __init__(self, limits: Sequence[float], hardest: int, curve: bool) -> None:
-        self._limits = list(limits)
-        self._above = np.zeros(len(limits), np.int64)
+    def __init__(
+        self, matching: Matching, limits: Iterable[float], hardest: int, curve: bool
+    ) -> None:
+        self._labels, self._identities = np.unique(matching.first.labels, return_inverse=True)
+        self.of_identity = np.zeros(len(self._labels), np.int64)
+        self.above = {limit: np.zeros(len(self._labels), np.int64) for limit in limits}
         self.worst = HardestPairs(hardest)
         self.histogram = Histogram() if curve else None
 
     def add(self, mates: MateScores) -> None:
-        limits = mates.scores.new_tensor(self._limits)
-        self._above += (mates.scores > limits[:, None]).sum(1).cpu().numpy()
+        identities = self._identities[mates.rows.cpu().numpy()]
+        scores = mates.scores.cpu().numpy()
+        # Rows are sorted by identity: a few neighbours are all that some mates are of.
+        begin, end = identities[[0, -1]] + (0, 1) if len(identities) else (0, 0)
+        whose = identities - begin
+        self.of_identity[begin:end] += np.bincount(whose, minlength=end - begin)
+        for limit, counts in self.above.items():
+            counts[begin:end] += np.bincount(whose[scores > limit], minlength=end - begin)
         if self.worst.k:
             self.worst.add(mates.rows, mates.columns, -mates.scores)
         if self.histogram is not None:
             self.histogram.add(mates.scores)
 
-    def above(self, limit: float) -> int:
-        return int(self._above[self._limits.index(limit)])
+    def counts(self, accepted: dict[float, np.ndarray]) -> IdentityCounts:
+        having = self.of_identity > 0
+        return IdentityCounts(
+            labels=self._labels[having],
+            mates=self.of_identity[having],
+            accepted={far: counts[having] for far, counts in accepted.items()},
+        )
 
 
 def _as_given(pairs: HardestPairs, matching: Matching, *, mates: bool) -> ScoredPairs:

@@ -218,6 +218,23 @@ def test_the_hardest_pairs_are_told_by_position() -> None:
         assert (same[told.first, told.second] == kind).all()
 
 
+def test_mates_are_counted_by_identity() -> None:
+    embeddings, labels = faces(300, 12)
+    labels[:4] = -1, -1, 50, 51  # nobody's, and alone
+    scores, same = all_scores(embeddings, embeddings), is_mate(labels, labels)
+    for matching, pairs in (
+        (Matching.all_to_all(embeddings, labels, block=64), np.triu(same, 1)),
+        (Matching.between(embeddings, labels, embeddings, labels, block=64), same),
+    ):
+        found = verify(matching, (0.01, 1.0)).by_identity
+        for far, accepted in found.accepted.items():
+            threshold = verify(matching, [far]).points[far].threshold
+            for label, mates, count in zip(found.labels, found.mates, accepted, strict=True):
+                mine = scores[labels == label][pairs[labels == label]]
+                assert (mates, count) == (len(mine), (mine >= threshold).sum())
+        assert found.mates.sum() == pairs.sum()
+
+
 def test_half_precision_is_cast_before_it_is_squared() -> None:
     embeddings, labels = faces(200, 20)
     halves = (embeddings * 10).astype(np.float16)  # norms above 256: squares overflow

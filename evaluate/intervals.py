@@ -1,0 +1,62 @@
+"""Confidence intervals: a bootstrap over identities.
+
+Images of one person are no independent trials, so what is drawn again, with replacement, are
+identities, each with all of its trials ("subsets bootstrap": Bolle, Ratha and Pankanti, "Error
+analysis of pattern recognition systems", CVIU 93(1), 2004). A share is hits over trials; of each
+identity the two counts are all that is kept, however many scores there were. Thresholds, and the
+gallery that is searched, are held: an interval is that of the share at the threshold found, and
+does not tell how the threshold would move with other impostors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+LEVEL = 0.95
+REPLICATES = 2000
+NOTICE = (
+    f"intervals hold {LEVEL:.0%}: a bootstrap over identities with {REPLICATES:,} replicates, "
+    "thresholds and gallery held"
+)
+
+
+def count_by_identity(hits: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits and trials of each identity: two int64 (I,).
+
+    Args:
+        hits: bool (n,), of each trial.
+        identities: (n,) integers, whose trial it is.
+    """
+    _, whose, trials = np.unique(identities, return_inverse=True, return_counts=True)
+    return np.bincount(whose, weights=hits, minlength=len(trials)).astype(np.int64), trials
+
+
+def bootstrap_interval(
+    hits: np.ndarray,
+    trials: np.ndarray,
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    replicates: int = REPLICATES,
+) -> tuple[float, float] | None:
+    """The percentile interval of the share of hits; None of fewer than two identities.
+
+    Args:
+        hits: (I,) integers, of each identity.
+        trials: (I,) integers, of each; an identity without a trial is left out.
+        seed: of the draws.
+        level: the share of replicates within the interval.
+        replicates: how often identities are drawn again.
+    """
+    counts = np.column_stack([hits, trials])[np.asarray(trials) > 0]
+    if len(counts) < 2:
+        return None
+    # Identities of equal counts cannot be told apart: how often each *kind* is drawn is
+    # multinomial, so that a replicate costs as much as there are kinds.
+    kinds, of_kind = np.unique(counts, axis=0, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(
+        len(counts), of_kind / len(counts), size=replicates
+    )
+    drawn_hits, drawn_trials = (draws @ kinds).T
+    low, high = np.quantile(drawn_hits / drawn_trials, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
