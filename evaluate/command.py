@@ -145,6 +145,25 @@ def protocol_command(name: str) -> Callable[[Declaration], ProtocolCommand]:
     return make
 
 
+def find_images(target: str, data: Path | None) -> Path:
+    """The pack or folder that ``target`` means: by name in the data home, or by path.
+
+    Raises:
+        EvaluationError: there is none.
+    """
+    from facepack.errors import EvaluationError
+    from facepack.store.home import data_home
+    from facepack.store.sets import split_set
+
+    places = dict.fromkeys([data_home(data) / target, Path(target)])
+    found = next((place for place in places if split_set(place)[0].is_dir()), None)
+    if found is None:
+        raise EvaluationError(
+            f"there is no pack or folder {target!r}: looked for {', '.join(map(str, places))}"
+        )
+    return found
+
+
 def _parameters(options: Sequence[Callable[[Any], Any]]) -> list[click.Parameter]:
     def bare() -> None: ...
 

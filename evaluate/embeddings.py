@@ -10,6 +10,7 @@ import numpy as np
 
 from facepack.errors import EvaluationError
 from facepack.evaluate.faces import Faces
+from facepack.evaluate.feature_files import is_feature_folder, read_features
 from facepack.reading import decode_text, open_regular, read_bytes, read_json
 
 ROWS, NORMS, KEYS, META = "embeddings.npy", "norms.npy", "keys.npy", "meta.json"
@@ -120,6 +121,8 @@ class Embeddings:
 def open_embeddings(path: Path, keys: Path | None = None) -> Embeddings:
     """Open the embeddings in a folder that ``facepack embed`` wrote, or in a ``.npy``.
 
+    A folder of MegaFace's feature files, ``facescrub/`` and ``megaface/``, is read as well.
+
     Args:
         path: the folder or file.
         keys: a text with a key a line, or a ``.npy`` of texts: the image of each row of a file.
@@ -128,6 +131,10 @@ def open_embeddings(path: Path, keys: Path | None = None) -> Embeddings:
     Raises:
         EvaluationError: it cannot be read, is something else, or has not as many keys as rows.
     """
+    if is_feature_folder(path):
+        images, rows = read_features(path)
+        named = np.array([_encoded(image) for image in images])
+        return Embeddings(name=str(path), rows=rows, keys=named, meta={})
     if path.is_dir():
         if not (path / META).is_file():
             raise EvaluationError(

@@ -45,6 +45,23 @@ PROTOCOLS: dict[str, ProtocolKind] = {
         module="facepack.evaluate.protocols.pairs",
         table="pairs",
     ),
+    "megaface": ProtocolKind(
+        title="Identify FaceScrub's images among distractors: MegaFace's challenge 1.",
+        module="facepack.evaluate.protocols.megaface",
+        table="sets",
+    ),
+    "tinyface": ProtocolKind(
+        title="Identify low-resolution probes among mates and distractors: TinyFace.",
+        module="facepack.evaluate.protocols.tinyface",
+    ),
+    "sllfw": ProtocolKind(
+        title="Verify pairs of similar-looking people: SLLFW, or any list of F2C's form.",
+        module="facepack.evaluate.protocols.sllfw",
+    ),
+    "ytf": ProtocolKind(
+        title="Verify pairs of videos, each the mean of its frames: YTF.",
+        module="facepack.evaluate.protocols.ytf",
+    ),
 }
 
 Opener = Callable[[], "Protocol"]

@@ -146,7 +146,7 @@ class PairVerification(Protocol):
             protocol=self.name,
             counts={"pairs": measured.pairs},
             figures=measured.figures,
-            curves=_curves(distances, issame),
+            curves=roc_curves(distances, issame),
             histograms={"scores": score_histogram(scores, issame)},
             hardest=self._hardest(pairs, issame, scores),
             notices=(*notices, *measured.notices),
@@ -186,7 +186,8 @@ def squared_distances(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return distances
 
 
-def _curves(distances: np.ndarray, issame: np.ndarray) -> dict[str, Curve]:
+def roc_curves(distances: np.ndarray, issame: np.ndarray) -> dict[str, Curve]:
+    """ROC and DET of pairs, distances (P,) and issame (P,) bool; none where all are of one kind."""
     if issame.all() or not issame.any():
         return {}
     roc = Roc.from_pairs(distances, issame)

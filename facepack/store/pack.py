@@ -137,6 +137,14 @@ class Pack:
     def source_name(self, index: int) -> str | None:
         """The source's name of the record at ``index``; None where it had none."""
         k, key = self._locate(*_as_integers(self.path, [index]))
+        name = self._names_of(k)[key]
+        return None if name is None else str(name)
+
+    def source_names(self) -> list[str | None]:
+        """The source's name of every record, in the order of positions: some 100 bytes a record."""
+        return [name for k in range(len(self._names)) for name in self._names_of(k)]
+
+    def _names_of(self, k: int) -> list[str | None]:
         with environments.engine_calls:
             file_id, environment = self._held.shard(k)
             try:
@@ -144,9 +152,9 @@ class Pack:
             finally:
                 environments.release(file_id)
         if value is None:
-            return None
-        name = fmt.unpack_reserved(fmt.NAMES, value)[key]
-        return None if name is None else str(name)
+            return [None] * (self._starts[k + 1] - self._starts[k])
+        names: list[str | None] = fmt.unpack_reserved(fmt.NAMES, value)
+        return names
 
     @property
     def pairs(self) -> np.ndarray | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,20 +114,9 @@ class MegaFaceSource(Source):
             noises = tuple(file for file in found if file.exists())
         if not noises:
             self.notices.append(f"{path}: there are no lists of noisy images: none is marked")
-        noisy = {key for file in noises for key in read_noises(file)}
-        marks = np.zeros(len(self), bool)
-        met = set()
-        for place, name in enumerate(self._files.names):
-            key = _key(name, 1 if place < self._bounds[1] else 3)
-            if key in noisy:
-                marks[place] = True
-                met.add(key)
-        if len(met) < len(noisy):
-            first = text(min(noisy - met))
-            self.notices.append(
-                f"{len(noisy) - len(met)} of {len(noisy)} noisy images are not among those listed, "
-                f"first {first}"
-            )
+        distractor = np.arange(len(self)) >= self._bounds[1]
+        marks, notices = mark_noisy(self._files.names, distractor, noises)
+        self.notices += notices
         return marks
 
     def __len__(self) -> int:
@@ -180,7 +169,7 @@ def _read_list(file: Path, which: str) -> Iterator[_Image]:
     with_persons = which == "facescrub"
     persons: list[bytes] = []
     if _KIT_LIST.fullmatch(file.name):
-        paths, persons = _parse_kit_list(file, content, with_persons)
+        paths, persons = parse_kit_list(file, content, with_persons)
     else:
         paths = [line for line in map(bytes.strip, content.splitlines()) if line]
         if with_persons:
@@ -195,10 +184,14 @@ def _read_list(file: Path, which: str) -> Iterator[_Image]:
     return map(_Image, paths, persons if with_persons else repeat(None))
 
 
-def _parse_kit_list(
+def parse_kit_list(
     file: Path, content: bytes, with_persons: bool
 ) -> tuple[list[bytes], list[bytes]]:
-    """``path`` and, where there are persons, ``id`` of a list of the development kit."""
+    """``path`` and, where there are persons, ``id`` of a list of the development kit.
+
+    Raises:
+        SourceError: it is no such list.
+    """
     try:
         listed = parse_json(content)
         paths = [path.encode() for path in listed["path"]]
@@ -218,6 +211,36 @@ def _by_size(file: Path) -> tuple[int, int]:
     found = _KIT_LIST.fullmatch(file.name)
     size, number = found.groups() if found else (None, None)
     return -int(size or 0), int(number or 0)
+
+
+def mark_noisy(
+    names: Iterable[bytes], distractor: np.ndarray, noises: Iterable[Path]
+) -> tuple[np.ndarray, list[str]]:
+    """Whether each image is in one of the lists of noisy ones: (n,) bool, and notices.
+
+    Args:
+        names: paths of the images.
+        distractor: (n,) bool: MegaFace's images, which are told by two folders and the file's stem;
+            FaceScrub's by the stem alone.
+        noises: the lists.
+
+    Raises:
+        SourceError: a list cannot be read.
+    """
+    noisy = {key for file in noises for key in read_noises(file)}
+    marks = np.zeros(len(distractor), bool)
+    met = set()
+    for place, (name, of_megaface) in enumerate(zip(names, distractor.tolist(), strict=True)):
+        key = _key(name, 3 if of_megaface else 1)
+        if key in noisy:
+            marks[place] = True
+            met.add(key)
+    if len(met) == len(noisy):
+        return marks, []
+    return marks, [
+        f"{len(noisy) - len(met)} of {len(noisy)} noisy images are not among those listed, "
+        f"first {text(min(noisy - met))}"
+    ]
 
 
 def read_noises(file: Path) -> set[bytes]:

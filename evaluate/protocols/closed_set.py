@@ -1,0 +1,118 @@
+"""Closed-set identification: every probe searches for its mates in a gallery; TinyFace's protocol.
+
+A probe is found at rank k where fewer than k gallery images of others score at least as much as its
+best mate (Cheng, Zhu and Gong, "Low-Resolution Face Recognition", 2018). Distractors are images of
+others, each of somebody else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.curves import thinned
+from facepack.evaluate.faces import SourceFaces
+from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.result import Figure, HardPair, Result
+from facepack.evaluate.scores.identification import Searches, identify
+from facepack.evaluate.scores.matching import Matching
+from facepack.evaluate.tinyface_set import TinyFaceSet
+
+RANKS = (1, 5, 20)
+HARDEST = 50
+"""Pairs that a result names."""
+
+
+class TinyFace(Protocol):
+    """Rank 1, 5 and 20 among mates and distractors.
+
+    Args:
+        tinyface: probes and gallery.
+        target: what results call the set.
+    """
+
+    name = "tinyface"
+
+    def __init__(self, tinyface: TinyFaceSet, *, target: str) -> None:
+        self.target = target
+        self._set = tinyface
+        # Each image once, whatever the lists name twice.
+        every = np.concatenate([tinyface.probes, tinyface.gallery])
+        chosen, rows = np.unique(every, return_inverse=True)
+        self._probes, self._gallery = np.split(rows, [len(tinyface.probes)])
+        self.faces = SourceFaces(tinyface.images.choose(chosen), target)
+
+    def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:
+        """As :meth:`Protocol.measure`: images without an embedding are left out."""
+        notices = [*self._set.notices, *unusable_notice(self.faces, norms)]
+        of_probes, of_gallery = (np.isfinite(norms[rows]) for rows in (self._probes, self._gallery))
+        probes, gallery = self._probes[of_probes], self._gallery[of_gallery]
+        labels = self._set.probe_labels[of_probes]
+        gallery_labels = self._set.gallery_labels[of_gallery]
+        if not len(probes) or not len(gallery):
+            raise EvaluationError(
+                f"{self.target}: {len(probes):,} probes and {len(gallery):,} gallery images have "
+                "embeddings; some of both are needed"
+            )
+        found = identify(
+            Matching.between(
+                embeddings[probes],
+                labels,
+                embeddings[gallery],
+                gallery_labels,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+            )
+        )
+        if alone := len(probes) - len(found.ranks):
+            notices.append(
+                f"{alone:,} of {len(probes):,} probes have no mate in the gallery: they are left "
+                "out of the shares"
+            )
+        ranks, shares = found.cmc()
+        cmc = {"cmc": thinned(ranks.astype(np.float64), shares)} if len(ranks) else {}
+        return Result(
+            target=self.target,
+            protocol=self.name,
+            counts={
+                "probes": len(probes),
+                "mates": int(np.count_nonzero(gallery_labels >= 0)),
+                "distractors": int(np.count_nonzero(gallery_labels < 0)),
+                "identities": len(np.unique(labels)),
+            },
+            figures={f"rank-{k}": Figure(value=found.share(k)) for k in RANKS},
+            curves=cmc,
+            hardest=self._hardest(found, probes, gallery),
+            notices=tuple(notices),
+        )
+
+    def _hardest(
+        self, found: Searches, probes: np.ndarray, gallery: np.ndarray
+    ) -> tuple[HardPair, ...]:
+        """Of the probes that are not found first those of the worst ranks: the best wrong entry."""
+        lost = np.flatnonzero(found.ranks > 1)
+        lost = lost[np.argsort(-found.ranks[lost], kind="stable")][:HARDEST]
+        wrong = [
+            HardPair(
+                kind="false accept",
+                first=self.faces.key(int(probes[probe])),
+                second=self.faces.key(int(gallery[found.best_wrong_entry[probe]])),
+                score=float(found.best_wrong[probe]),
+            )
+            for probe in found.probes[lost].tolist()
+        ]
+        missed = [
+            HardPair(
+                kind="false reject",
+                first=self.faces.key(int(probes[probe])),
+                second=self.faces.key(int(gallery[mate])),
+                score=score,
+            )
+            for probe, mate, score in zip(
+                found.probes[lost].tolist(),
+                found.mates[lost].tolist(),
+                found.scores[lost].tolist(),
+                strict=True,
+            )
+        ]
+        return (*wrong, *missed)

@@ -1,0 +1,366 @@
+"""Mates among distractors: MegaFace's identification and verification.
+
+Every ordered pair of a person's images is a search: the first is the probe, the second its mate,
+and the gallery is that mate among all distractors; it is found where no distractor scores as much.
+For verification the same pairs are the mates, and every probe with every distractor an impostor
+(Kemelmacher-Shlizerman, Seitz, Miller and Brossard, "The MegaFace Benchmark", 2016, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.curves import thinned
+from facepack.evaluate.embed import normalize
+from facepack.evaluate.faces import SourceFaces
+from facepack.evaluate.megaface_set import (
+    MegaFaceSet,
+    draw_subsets,
+    read_subsets,
+    split_marks,
+    write_kit,
+)
+from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.result import Curve, Figure, HardPair, Result
+from facepack.evaluate.scores.collectors import HardestPairs, LargestScores
+from facepack.evaluate.scores.identification import Identification, Searches
+from facepack.evaluate.scores.matching import Collector, Matching, Tile
+from facepack.evaluate.scores.operating_point import far_text, most_false_accepts, unmeasurable
+from facepack.evaluate.scores.verification import ScoredPairs
+from facepack.hashing import derive_seed, hash64
+from facepack.train.ranks.group import Ranks
+
+FARS = (1e-6, 1e-5, 1e-4)
+RANKS = (1, 10)
+HARDEST = 50
+"""Pairs that a result names of each kind."""
+NOISE = 1e-3
+"""What is added to each feature that replaces a noisy one lies within ± this."""
+
+_BLOCK = 65_536  # distractors whose unit rows are in memory at a time: 128 MB of 512 features
+
+Kind = Literal["false accept", "false reject"]
+Pairs = list[HardPair]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What came of the searches among some distractors.
+
+    Attributes:
+        distractors: how many there were.
+        searches: what each search found; probes and mates are rows of the probes.
+        highest: (k,) float32, the highest scores of probes with distractors, descending.
+        hardest: the very highest, with (j,) rows of probes and of distractors.
+    """
+
+    distractors: int
+    searches: Searches
+    highest: np.ndarray
+    hardest: ScoredPairs
+
+    @property
+    def impostors(self) -> int:
+        """How many scores of probes with distractors there were."""
+        return self.distractors * len(self.searches.best_wrong)
+
+    def tar_at(self, far: float) -> float | None:
+        """The largest TAR whose FAR is at most ``far``, one of :data:`FARS`; None without mates."""
+        mates = self.searches.scores
+        if not len(mates):
+            return None
+        return float((mates > self.highest[most_false_accepts(far, self.impostors)]).mean())
+
+    def roc(self) -> Curve:
+        """FAR and TAR, from none accepted on as far as the highest scores were kept."""
+        scores = np.unique(self.highest)[::-1]
+        accepted = np.searchsorted(-self.highest, -scores, side="right")
+        mates = np.sort(self.searches.scores)
+        tar = 1 - np.searchsorted(mates, scores) / max(len(mates), 1)
+        return thinned(accepted / self.impostors, tar)
+
+
+class _Shifted:
+    """Shows a collector the tiles of one block of distractors as part of all of them."""
+
+    def __init__(self, collector: Collector, begin: int) -> None:
+        self._collector = collector
+        self._begin = begin
+
+    def take(self, tile: Tile) -> None:
+        self._collector.take(tile._replace(column=tile.column + self._begin))
+
+    def merge(self, ranks: Ranks) -> None:
+        self._collector.merge(ranks)
+
+
+def search_among(
+    probes: np.ndarray,
+    persons: np.ndarray,
+    embeddings: np.ndarray,
+    distractors: np.ndarray,
+    *,
+    hardest: int = 0,
+    block: int = _BLOCK,
+    on_scores: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Search for every mate of every probe among distractors.
+
+    Args:
+        probes: (p, F).
+        persons: (p,) int64.
+        embeddings: (n, F) of any float type and length; perhaps mapped from a file.
+        distractors: (d,) their positions in the embeddings, at least one.
+        hardest: how many of the best impostors to tell.
+        block: distractors whose unit rows are in memory at a time: those of a million take as much
+            as their embeddings.
+        on_scores: called with the number of scores of each tile when it is done.
+    """
+    count = len(distractors)
+    largest = LargestScores(most_false_accepts(max(FARS), len(probes) * count) + 1)
+    best = HardestPairs(hardest)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for start in range(0, count, block):
+        matching = Matching.with_distractors(
+            probes, persons, embeddings[distractors[start : start + block]], device=device
+        )
+        if not start:
+            identification = Identification(matching, each_mate=True)
+        collectors: list[Collector] = [largest, *identification.collectors]
+        if hardest:
+            collectors.append(_Shifted(best, start))
+        matching.scan(collectors, on_scores=on_scores)
+    return Outcome(
+        distractors=count,
+        searches=identification.searches(),
+        highest=largest.descending(),
+        hardest=ScoredPairs(
+            first=matching.first.order[best.rows], second=best.columns, scores=best.scores
+        ),
+    )
+
+
+class MegaFace(Protocol):
+    """Identification and verification among distractors, all and fewer.
+
+    Args:
+        megaface: probes, distractors, and which are noisy.
+        target: what results call it.
+        sizes: how many random distractors to search among, beside all.
+        seed: of these, and of the noise in what replaces noisy probes.
+        lists: a folder of the kit's lists, whose distractors are taken instead.
+        keep_noisy: take noisy images as they are.
+        kit: where to write feature files and lists.
+        algorithm: what ends the feature files' names.
+
+    Raises:
+        EvaluationError, SourceError: the lists cannot be used.
+    """
+
+    name = "megaface"
+
+    def __init__(
+        self,
+        megaface: MegaFaceSet,
+        *,
+        target: str,
+        sizes: Sequence[int] = (),
+        seed: int = 0,
+        lists: Path | None = None,
+        keep_noisy: bool = False,
+        kit: Path | None = None,
+        algorithm: str = "facepack",
+    ) -> None:
+        self.target = target
+        self.faces = _NamedFaces(megaface)
+        self._set = megaface
+        self._seed = seed
+        self._noisy = np.zeros_like(megaface.noisy) if keep_noisy else megaface.noisy
+        self._kit = kit
+        self._algorithm = algorithm
+        self._notices = list(megaface.notices)
+        if lists is None:
+            self._subsets = draw_subsets(megaface, sizes, seed)
+        else:
+            self._subsets, notices = read_subsets(megaface, lists)
+            self._notices += notices
+
+    def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:
+        """As :meth:`Protocol.measure`: images without an embedding are left out."""
+        notices = [*self._notices, *unusable_notice(self.faces, norms)]
+        embeddings, removed = split_marks(embeddings, self._set.distractor)
+        usable = np.isfinite(norms) & ~self._noisy
+        if removed is not None:
+            usable &= ~removed
+            notices.append(
+                f"{np.count_nonzero(removed):,} distractors are marked by the published extra "
+                "dimension: they are out of play"
+            )
+        positions, probes, told = self._probes(embeddings, usable)
+        notices += told
+        persons = self._set.persons[positions]
+        in_play = np.flatnonzero(self._set.distractor & usable)
+        if not len(in_play) or not len(positions):
+            raise EvaluationError(
+                f"{self.target}: {len(positions):,} probes and {len(in_play):,} distractors can be "
+                "used; some of both are needed: add images, or measure with --keep-noisy"
+            )
+        if self._kit is not None:
+            write_kit(
+                self._set,
+                self._kit,
+                algorithm=self._algorithm,
+                probes=(positions, probes),
+                embeddings=embeddings,
+                removed=self._set.distractor & ~usable,
+                subsets=self._subsets,
+            )
+        outcome = search_among(probes, persons, embeddings, in_play, hardest=HARDEST)
+        fewer: dict[int, list[Outcome]] = {}
+        for subset in self._subsets:
+            chosen = subset.positions[usable[subset.positions]]
+            if len(chosen):
+                found = fewer.setdefault(subset.size, [])
+                same = len(chosen) == len(in_play)
+                found.append(outcome if same else search_among(probes, persons, embeddings, chosen))
+        searches = outcome.searches
+        notices += _undefined(persons, outcome)
+        return Result(
+            target=self.target,
+            protocol=self.name,
+            counts={
+                "probes": len(probes),
+                "persons": len(np.unique(persons)),
+                "searches": len(searches.ranks),
+                "distractors": len(in_play),
+            },
+            figures=_figures(outcome, fewer),
+            curves=_curves(outcome, fewer),
+            hardest=self._hardest(outcome, positions, in_play),
+            notices=tuple(notices),
+        )
+
+    def _probes(
+        self, embeddings: np.ndarray, usable: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Positions and unit embeddings of the probes, noisy ones replaced; and notices."""
+        of_probes = ~self._set.distractor
+        clean = np.flatnonzero(of_probes & usable)
+        noisy = np.flatnonzero(of_probes & self._noisy)
+        units = normalize(np.asarray(embeddings[clean], np.float32))[0]
+        persons, which = np.unique(self._set.persons[clean], return_inverse=True)
+        sums = np.zeros((len(persons), units.shape[1]))
+        np.add.at(sums, which, units)
+        known = np.isin(self._set.persons[noisy], persons)
+        notices = []
+        if not known.all():
+            notices.append(
+                f"{np.count_nonzero(~known):,} noisy images show persons of whom there is no clean "
+                f"one, first {self._set.names[noisy[np.argmin(known)]]}: they are left out"
+            )
+        noisy = noisy[known]
+        rows = sums[np.searchsorted(persons, self._set.persons[noisy])]
+        hashes = self._set.hashes(noisy).tolist()
+        for row, own in zip(rows, hashes, strict=True):
+            row += _noise(derive_seed(self._seed, own), len(row))
+        positions = np.concatenate([clean, noisy])
+        order = np.argsort(positions)
+        probes = np.concatenate([units, normalize(rows)[0].astype(np.float32)])
+        return positions[order], probes[order], notices
+
+    def _hardest(
+        self, outcome: Outcome, positions: np.ndarray, in_play: np.ndarray
+    ) -> tuple[HardPair, ...]:
+        """The most similar distractors, and the least similar mates that were not found."""
+
+        def pairs(kind: Kind, first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> Pairs:
+            rows = zip(first.tolist(), second.tolist(), scores.tolist(), strict=True)
+            key = self.faces.key
+            return [
+                HardPair(kind=kind, first=key(a), second=key(b), score=score)
+                for a, b, score in rows
+            ]
+
+        wrong, searches = outcome.hardest, outcome.searches
+        lost = np.flatnonzero((searches.ranks > 1) & (searches.probes < searches.mates))
+        lost = lost[np.argsort(searches.scores[lost], kind="stable")][:HARDEST]
+        return (
+            *pairs("false accept", positions[wrong.first], in_play[wrong.second], wrong.scores),
+            *pairs(
+                "false reject",
+                positions[searches.probes[lost]],
+                positions[searches.mates[lost]],
+                searches.scores[lost],
+            ),
+        )
+
+
+class _NamedFaces(SourceFaces):
+    """The images by the paths that lists and feature files have, in packs too."""
+
+    def __init__(self, megaface: MegaFaceSet) -> None:
+        super().__init__(megaface.source, megaface.name)
+        self._names = megaface.names
+
+    def key(self, position: int) -> str:
+        """The image's path, which begins with the folder of its set."""
+        return self._names[position]
+
+
+def _noise(key: int, length: int) -> np.ndarray:
+    """Numbers that are spread evenly over [-NOISE, NOISE): float64 (length,)."""
+    uniform = (hash64(key, np.arange(length)) >> np.uint64(11)) / 2.0**53
+    return NOISE * (2 * uniform - 1)
+
+
+def _undefined(persons: np.ndarray, outcome: Outcome) -> list[str]:
+    """What to say of persons that have no mates, and of FARs that cannot be measured."""
+    notices = []
+    alone = np.count_nonzero(np.unique(persons, return_counts=True)[1] == 1)
+    if alone:
+        notices.append(
+            f"{alone:,} of {len(np.unique(persons)):,} persons have one image: nobody searches for "
+            "it, but as a probe it counts for the FAR"
+        )
+    if not len(outcome.searches.ranks):
+        notices.append("no person has two images: identification and TAR are undefined")
+    if low := unmeasurable(FARS[:1], outcome.impostors):
+        notices.append(
+            f"{outcome.impostors:,} impostors cannot measure a FAR below "
+            f"{1 / outcome.impostors:.1e}: TAR at {', '.join(map(far_text, low))} is that without "
+            "a single false accept"
+        )
+    return notices
+
+
+def _figures(outcome: Outcome, fewer: Mapping[int, Sequence[Outcome]]) -> dict[str, Figure]:
+    figures = {f"rank-{k}": Figure(value=outcome.searches.share(k)) for k in RANKS}
+    figures |= {f"TAR@{far_text(far)}": Figure(value=outcome.tar_at(far)) for far in FARS}
+    for size, outcomes in fewer.items():
+        shares = [share for each in outcomes if (share := each.searches.share(1)) is not None]
+        figures[f"rank-1 of {size:,}"] = Figure(
+            value=float(np.mean(shares)) if shares else None,
+            std=float(np.std(shares)) if len(shares) > 1 else None,
+        )
+    return figures
+
+
+def _curves(outcome: Outcome, fewer: Mapping[int, Sequence[Outcome]]) -> dict[str, Curve]:
+    ranks, shares = outcome.searches.cmc()
+    if not len(ranks):
+        return {}
+    by_size = {size: np.mean([each.searches.share(1) for each in of]) for size, of in fewer.items()}
+    return {
+        "roc": outcome.roc(),
+        "cmc": thinned(ranks.astype(np.float64), shares),
+        "rank-1 by distractors": Curve(
+            x=np.array(list(by_size), np.float64), y=np.array(list(by_size.values()), np.float64)
+        ),
+    }

@@ -1,0 +1,168 @@
+"""``facepack eval`` of benchmarks that come as folders and lists, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from facepack.cli import root
+
+MakeJpeg = Callable[..., bytes]
+PEOPLE, SHOTS = 4, 3
+
+
+def facepack(*arguments: object) -> Result:
+    return CliRunner().invoke(root, list(map(str, arguments)))
+
+
+def write(folder: Path, names: list[str], make_jpeg: MakeJpeg) -> None:
+    for k, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(make_jpeg(k))
+
+
+def write_embeddings(folder: Path, keys: list[str]) -> tuple[Path, Path]:
+    rng = np.random.default_rng(0)
+    np.save(folder / "e.npy", rng.standard_normal((len(keys), 8)).astype(np.float16))
+    (folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys))
+    return folder / "e.npy", folder / "keys.txt"
+
+
+def evaluate(protocol: str, target: object, given: tuple[Path, Path], *more: object) -> Result:
+    rows, keys = given
+    options = ["--embeddings", rows, "--keys", keys, *more]
+    return facepack("eval", protocol, target, *options)
+
+
+@pytest.fixture
+def megaface(tmp_path: Path, make_jpeg: MakeJpeg) -> Path:
+    probes = [f"P{p}/P{p}_{k}.png" for p in range(PEOPLE) for k in range(SHOTS)]
+    others = [f"{i}/{i}@N00/{i}_0.jpg" for i in range(20)]
+    folder = tmp_path / "megaface"
+    write(folder / "facescrub_images", probes, make_jpeg)
+    write(folder / "megaface_images", others, make_jpeg)
+    (folder / "facescrub_lst").write_text("\n".join(probes))
+    (folder / "megaface_lst").write_text("\n".join(others))
+    (folder / "megaface_noises.txt").write_text(others[0] + "\n")
+    return folder
+
+
+def test_megaface_from_its_folder_its_pack_and_the_kits_files(
+    megaface: Path, tmp_path: Path
+) -> None:
+    assert facepack("megaface2lmdb", megaface, tmp_path / "pack").exit_code == 0
+    names = sorted(str(p.relative_to(megaface)) for p in megaface.rglob("*.*g"))
+    given = write_embeddings(tmp_path, names)
+    shown = []
+    for target in (megaface, tmp_path / "pack"):
+        result = evaluate("megaface", target, given, "--sizes", "5", "--json")
+        assert result.exit_code == 0, result.output
+        (of,) = json.loads(result.stdout)
+        assert of["protocol"] == "megaface" and of["counts"]["distractors"] == 19
+        shown.append({name: figure["value"] for name, figure in of["figures"].items()})
+    assert shown[0] == pytest.approx(shown[1])
+    assert list(shown[0]) == [
+        "rank-1",
+        "rank-10",
+        "TAR@1e-6",
+        "TAR@1e-5",
+        "TAR@1e-4",
+        "rank-1 of 5",
+    ]
+    # A pack that has the protocol's tables is known by them.
+    result = facepack(
+        "eval",
+        "pack",
+        "--data",
+        tmp_path,
+        "--embeddings",
+        given[0],
+        "--keys",
+        given[1],
+        "--write-kit",
+        tmp_path / "kit",
+    )
+    assert result.exit_code == 2 and "--write-kit" in result.stderr
+    result = evaluate(
+        "megaface", "pack", given, "--data", tmp_path, "--write-kit", tmp_path / "kit"
+    )
+    assert result.exit_code == 0 and result.stdout.startswith(
+        "pack: megaface (12 probes, 4 persons"
+    )
+    again = facepack(
+        "eval",
+        "megaface",
+        megaface,
+        "--embeddings",
+        tmp_path / "kit",
+        "--json",
+        "--keep-noisy",
+        "--lists",
+        tmp_path / "kit/templatelists",
+    )
+    assert again.exit_code == 0, again.output
+    (of,) = json.loads(again.stdout)
+    assert of["counts"]["distractors"] == 19
+    assert of["figures"]["rank-1"]["value"] == pytest.approx(shown[0]["rank-1"])
+
+
+def test_megaface_refuses_other_packs_and_sizes(
+    megaface: Path, make_pack: Callable[..., Path], tmp_path: Path
+) -> None:
+    given = write_embeddings(tmp_path, ["x"])
+    result = evaluate("megaface", make_pack(8), given)
+    assert result.exit_code == 1 and "is a pack of kind 'train', not of MegaFace" in result.stderr
+    result = evaluate("megaface", megaface, given, "--sizes", "10,many")
+    assert result.exit_code == 2 and "--sizes '10,many'" in result.stderr
+    result = evaluate("megaface", tmp_path / "nowhere", given)
+    assert result.exit_code == 1 and "there is no pack or folder" in result.stderr
+    result = evaluate("megaface", megaface, given)
+    assert result.exit_code == 1 and "holds none for 32 of 32 images" in result.stderr
+
+
+def test_tinyface(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    names = [f"Probe/{p}_1.jpg" for p in range(PEOPLE)]
+    names += [f"Gallery_Match/{p}_2.jpg" for p in range(PEOPLE)]
+    names += [f"Gallery_Distractor/{i}.jpg" for i in range(5)]
+    write(tmp_path / "tinyface", names, make_jpeg)
+    result = evaluate("tinyface", tmp_path / "tinyface", write_embeddings(tmp_path, sorted(names)))
+    assert result.exit_code == 0, result.output
+    title, header, _ = result.stdout.splitlines()
+    assert title.endswith("tinyface (4 probes, 4 mates, 5 distractors, 4 identities)")
+    assert header.split() == ["rank-1", "rank-5", "rank-20"]
+
+
+def test_sllfw_and_ytf(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    names = [f"p{p}/{k}.jpg" for p in range(PEOPLE) for k in range(SHOTS)]
+    write(tmp_path / "images", names, make_jpeg)
+    pairs = [(names[i], names[(i + 1) % 12]) for i in range(12)]
+    lines = [f"{a} {b} {int(a[:2] == b[:2])}" for a, b in pairs]
+    (tmp_path / "images/pair_SLLFW.txt").write_text("\n".join(lines))
+    given = write_embeddings(tmp_path, names)
+    result = evaluate("sllfw", tmp_path / "images", given, "--json")
+    assert result.exit_code == 0, result.output
+    (of,) = json.loads(result.stdout)
+    assert of["counts"] == {"pairs": 12} and of["figures"]["accuracy (F2C)"]["std"] is not None
+    assert of["figures"]["std/√10 (F2C)"]["value"] is not None
+    (tmp_path / "list.txt").write_text("".join(f"{name} {name[:2]}\n" for name in names))
+    (tmp_path / "pairs.txt").write_text("p0 p1 0\np1 p2 0\np2 p9 0\n")
+    result = evaluate(
+        "ytf",
+        tmp_path / "images",
+        given,
+        "--list",
+        tmp_path / "list.txt",
+        "--pairs",
+        tmp_path / "pairs.txt",
+        "--no-flip",
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 of 4 templates have no image, first p9" in result.stderr
+    assert "all 2 pairs are different ones" in result.stderr
+    result = evaluate("ytf", tmp_path / "images", given)
+    assert result.exit_code == 1 and "ytf_list.txt: cannot be read" in result.stderr
