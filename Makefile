@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/facepack bin2lmdb demo/faces/lfw.bin demo/packs/lfw --overwrite
 	$(BIN)/facepack inspect demo/packs/faces
 	$(BIN)/facepack train --shards demo/packs/faces --config cpu_tiny --set epochs=8 --val lfw=demo/packs/lfw --out demo/run --overwrite
-	$(BIN)/facepack eval lfw --model demo/run --data demo/packs
+	$(BIN)/facepack eval lfw --model demo/run --data demo/packs --report demo/evaluation.html
 
 test: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python -m pytest -n 2

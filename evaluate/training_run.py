@@ -18,6 +18,7 @@ from facepack.view.plot import Axis, Line, Plot
 
 _SMOOTHED = 0.01  # of the run's rows, over which the printed loss is the mean
 _STRETCHES = 500  # of a run, over each of which the drawn loss is the mean
+_STEPS = 1 << 53  # that a run may have
 _NO_FIGURE = ("kind", "step", "set", "timing", "std")
 
 
@@ -67,7 +68,8 @@ def _read_scores(path: Path) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarr
             continue
         step, name = entry.get("step"), entry.get("set")
         figures = [(k, v) for k, v in entry.items() if k not in _NO_FIGURE and _is_number(v)]
-        if not isinstance(step, int) or not isinstance(name, str) or not figures:
+        known = isinstance(step, int) and 0 <= step < _STEPS and isinstance(name, str)
+        if not known or not figures:
             raise SourceError(f"{path}: {line[:200]!r} is no verification: step, set and a figure")
         (figure, value), *_ = figures
         found.setdefault((name, figure), {})[step] = float(value)

@@ -23,6 +23,7 @@ _WIDTH, _HEIGHT = 440, 300  # pixels: a phone shows all of it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 430, 10, 252
 _TICKS = 5  # wanted on an axis
 _DPI = 120
+_LARGEST = 1e280  # that an axis shows, and the inverse of the smallest on a logarithmic one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,10 @@ class Axis:
 
     def limits(self, values: np.ndarray) -> tuple[float, float]:
         """The ends of an axis that shows ``values``; those that are not finite do not count."""
-        values = values[np.isfinite(values)]
+        # Within what floats hold of them, differences and powers of ten are finite and not 0.
+        values = values[np.isfinite(values)].clip(-_LARGEST, _LARGEST)
         if self.log:
-            values = values[values > 0]
+            values = values[values > 0].clip(1 / _LARGEST)
             if not len(values):
                 return 0.1, 1.0
             last = math.ceil(math.log10(values.max()) - 1e-9)
@@ -52,8 +54,11 @@ class Axis:
         if not len(values):
             return 0.0, 1.0
         low, high = float(values.min()), float(values.max())
-        if low == high:
-            low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+        reach = max(abs(low), abs(high))
+        if reach < 1 / _LARGEST:
+            low, high = -0.5, 0.5
+        elif high - low <= reach * 1e-9:
+            low, high = low - reach / 2, high + reach / 2
         step = _nice_step(low, high)
         return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
 
@@ -66,7 +71,10 @@ class Axis:
         step = _nice_step(low, high)
         numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        return [(k * step, f"{k * step:,.{digits}f}") for k in numbers]
+        return [
+            (k * step, f"{k * step:,.{digits}f}" if high < 1e9 else f"{k * step:g}")
+            for k in numbers
+        ]
 
     def shares(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
         """How far along the axis each of ``values`` lies, from 0 to 1; beyond its ends, at them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from facepack.cli import root
 from facepack.errors import EvaluationError, FacepackError
 from facepack.evaluate.compare import comparison_lines, read_comparison
 from facepack.evaluate.pair_result import PairResult, ValidationRate
+from facepack.evaluate.report import write_report
 from facepack.evaluate.result import Curve, Figure
 from facepack.evaluate.result import Result as Evaluation
 from facepack.evaluate.results_file import add_results
@@ -210,8 +212,31 @@ def test_what_is_no_run_is_told_with_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"no training step.*text\.json"):
         read_comparison([tmp_path / "text"])
     run = write_run(tmp_path / "a")
-    for line in ({"kind": "val", "step": "x"}, {"kind": "val", "step": 3, "set": "lfw"}):
+    good = {"kind": "val", "step": 3, "set": "lfw", "accuracy": 0.5}
+    for wrong in ({"step": "x"}, {"step": 2**64 - 1}, {"set": None}, {"accuracy": None}):
+        line = {**good, **wrong}
         with (run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         with pytest.raises(FacepackError, match="no verification"):
             read_run(run, "a")
+
+
+def test_mutated_files_are_refused_or_drawn(
+    tmp_path: Path, mutated: Callable[[bytes, random.Random], bytes]
+) -> None:
+    run, rng = write_run(tmp_path / "a"), random.Random(0)
+    add_results(run / "results.json", [evaluation(0.9)])
+    good = {name: (run / name).read_bytes() for name in ("results.json", "metrics.jsonl")}
+    refused = 0
+    for k in range(60):
+        for name, data in good.items():
+            (run / name).write_bytes(
+                mutated(data, rng) if (k % 2 == 0) == (name[0] == "r") else data
+            )
+        try:
+            found = read_comparison([run])
+            assert list(comparison_lines(found))
+            write_report(found.results, tmp_path / "out.html", runs=found.runs)
+        except FacepackError:
+            refused += 1
+    assert 0 < refused < 60

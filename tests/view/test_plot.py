@@ -80,6 +80,18 @@ def test_what_no_logarithm_shows_lies_at_the_low_end_and_does_not_stretch_the_ot
     assert chart.y_ticks[0].text == "0.95"
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("values", [[-1.7e308, 1.7e308], [0, 5e-324], [1, 1 + 2**-52]])
+def test_axes_of_any_values_have_ends_and_ticks(values: list[float], log: bool) -> None:
+    axis = Axis(label="x", log=log)
+    low, high = axis.limits(np.array(values))
+    assert -1e300 < low < high < 1e300
+    ticks = axis.ticks(low, high)
+    assert 1 <= len(ticks) <= 12 and all(len(text) < 60 for _, text in ticks)
+    shares = axis.shares(np.array(values), low, high)
+    assert ((shares >= 0) & (shares <= 1)).all()
+
+
 def test_a_gap_where_a_value_is_not_finite() -> None:
     (curve,) = line_chart(plot([0, 1, 2, 3, 4], [1, 2, np.nan, 2, 1])).curves
     assert re.sub(r"[^ML]", "", curve.path) == "MLML"
