@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from facepack import images
+from facepack.care.msgpack_walk import walk_msgpack
 from facepack.care.shard_check import Damage
 from facepack.care.verify import Report, verify
 from facepack.errors import DamageError, DecodeError, PackError
@@ -31,18 +31,17 @@ from facepack.limits import too_large
 from facepack.progress import Progress
 from facepack.reading import JSON, TEXT, decode_text, parse_json, read_bytes, read_json
 from facepack.store import format as fmt
+from facepack.store.checks import require_size
 from facepack.store.digests import file_digest
 from facepack.store.lmdb_read import Nodes, ScanError
 from facepack.store.manifest import manifest_files, read_manifest, states
 from facepack.store.plan import check_meta, check_plan
 from facepack.store.shard import image_statistics
 from facepack.store.shard_nodes import is_canonical, map_file, record_keys, shard_nodes
+from facepack.terminal import printable
 
-_DEPTH = 32  # of containers within containers
 _HEADER = 10_000  # bytes of a table's header
 _DIMENSIONS = 8
-_NUMBERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
-_COLUMN_TYPES = frozenset(order + number for order in "<|" for number in _NUMBERS)
 # What parsers raise when they meet what they were not made for.
 _ASTRAY = (
     ArithmeticError,
@@ -88,14 +87,6 @@ def verify_untrusted(path: Path, *, decode: bool = False) -> Report:
         return verify(path, deep=True, decode=decode)
     except _ASTRAY as error:
         raise DamageError(f"{path}: its files contradict each other: {_words(error)}") from error
-
-
-def printable(text: str) -> str:
-    """``text`` with whatever could steer a terminal written as an escape."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "replace").decode()
-        for char in text
-    )
 
 
 def _words(error: BaseException) -> str:
@@ -284,35 +275,31 @@ def _check_shard(path: Path) -> Iterator[Damage]:
             "its structure is not what facepack writes, so nothing says that the engine can read "
             "it: get the pack from its maker again, or convert the source yourself"
         )
-    places = record_keys(data, nodes)
-    reserved = _reserved(data, nodes, places)
+    keys = record_keys(data, nodes)
+    reserved = _read_reserved(data, nodes, np.flatnonzero(keys < 0))
     meta = reserved[fmt.META]
     check_meta(meta)
     _check_reserved(reserved, meta["records"])
     headers = []
-    for index in np.flatnonzero(places >= 0).tolist():
+    for index in np.flatnonzero(keys >= 0).tolist():
         image = nodes.record(data, index)[1]
         try:
-            if len(image) > images.MAX_BYTES:
-                raise DecodeError(
-                    f"{len(image):,} bytes; at most {images.MAX_BYTES:,} are taken, unless the "
-                    "environment variable FACEPACK_MAX_IMAGE_BYTES says more"
-                )
+            require_size(image)
             headers.append(read_header(image))
         except DecodeError as error:
-            yield Damage(path.stem, f"{places[index]:010d}", str(error))
+            yield Damage(path.stem, f"{keys[index]:010d}", str(error))
             return
     statistics = image_statistics(headers)
     if not states(meta["images"], statistics):
         raise DamageError(f"its images are {statistics}, and __meta__ says {meta['images']}")
 
 
-def _reserved(data: memoryview, nodes: Nodes, places: np.ndarray) -> dict[bytes, Any]:
+def _read_reserved(data: memoryview, nodes: Nodes, which: np.ndarray) -> dict[bytes, Any]:
     """The reserved records, unpacked once nothing in them can claim more than it holds."""
     reserved = {}
-    for index in np.flatnonzero(places < 0).tolist():
+    for index in which.tolist():
         key, value = nodes.record(data, index)
-        if not key.startswith(b"__"):
+        if not key.startswith(fmt.RESERVED):
             raise DamageError(f"it holds the key {key[:32]!r}, which no shard has")
         name = key.decode("ascii", "backslashreplace")
         if reason := too_large(len(value), "FACEPACK_MAX_RESERVED_BYTES"):
@@ -331,104 +318,24 @@ def _reserved(data: memoryview, nodes: Nodes, places: np.ndarray) -> dict[bytes,
 
 def _check_reserved(reserved: dict[bytes, Any], count: int) -> None:
     extra = reserved[fmt.EXTRA]
-    columns = [reserved[fmt.LABEL_COLUMN], reserved[fmt.CHECKSUMS], extra["ordinal"]]
-    for column in [*columns, *extra["columns"].values()]:
-        _check_column(column, count)
     if not isinstance(extra["first"], int):
         raise DamageError("__extra__: 'first' is no number")
+    fmt.unpack_ordinals(extra, count)
+    columns = (reserved[fmt.LABEL_COLUMN], reserved[fmt.CHECKSUMS], *extra["columns"].values())
+    for column in columns:
+        fmt.unpack_column(column, count)
     if fmt.IDENTITIES in reserved:
-        names = _strings(reserved[fmt.IDENTITIES]["names"], "__identities__")
-        _check_column(reserved[fmt.IDENTITIES]["labels"], len(names))
-    if fmt.NAMES in reserved and len(_strings(reserved[fmt.NAMES], "__names__")) != count:
-        raise DamageError(f"__names__ is not of {count} records")
+        _require_strings("__identities__", reserved[fmt.IDENTITIES]["names"])
+        fmt.unpack_identity_names(reserved[fmt.IDENTITIES])
+    if fmt.NAMES in reserved:
+        _require_strings("__names__", reserved[fmt.NAMES])
+        if len(reserved[fmt.NAMES]) != count:
+            raise DamageError(f"__names__ is not of {count} records")
     refused = reserved.get(fmt.QUARANTINED, [])
     if not isinstance(refused, list) or not all(isinstance(entry, dict) for entry in refused):
         raise DamageError("__quarantine__ is no list of maps")
 
 
-def _strings(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list) or not all(isinstance(s, str | None) for s in value):
+def _require_strings(name: str, value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(each, str | None) for each in value):
         raise DamageError(f"{name}: no list of strings")
-    return value
-
-
-def _check_column(column: Any, count: int) -> None:
-    if not isinstance(column, dict) or column.get("dtype") not in _COLUMN_TYPES:
-        raise DamageError("a column of a type that no shard has")
-    data, size = column.get("data"), np.dtype(column["dtype"]).itemsize
-    if not isinstance(data, bytes) or len(data) not in (size, size * count):
-        raise DamageError(f"a column that is not of {count} values")
-
-
-_FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
-_FIXED |= {0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
-_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-_TEXT = {0xD9: 1, 0xDA: 2, 0xDB: 4}
-_ARRAY = {0xDC: 2, 0xDD: 4}
-_MAP = {0xDE: 2, 0xDF: 4}
-
-
-def walk_msgpack(data: memoryview) -> list[tuple[int, int]]:
-    """Walk one msgpack value without making anything of it.
-
-    An unpacker makes room for as many elements as an array's head claims, and one head within
-    another claims as many again. Here, all elements that are owed together must fit in the bytes
-    that are left, so that unpacking takes memory in proportion to the value's own size.
-
-    Returns:
-        Where each byte string in it begins and ends.
-
-    Raises:
-        ValueError: it ends early, claims more than it holds, nests deeper than 32 levels, has a map
-            with keys that are no strings, or a type that no shard has.
-    """
-    strings: list[tuple[int, int]] = []
-    at, end, owed = 0, len(data), 1
-    open_ = [(1, False)]  # of each open container: elements to come, and whether it is a map
-    while open_:
-        left, is_map = open_.pop()
-        if not left:
-            continue
-        open_.append((left - 1, is_map))
-        owed -= 1
-        if at >= end:
-            raise ValueError("msgpack that ends early")
-        code = data[at]
-        at += 1
-        is_key = is_map and left % 2 == 0
-        if 0xA0 <= code <= 0xBF or code in _TEXT:
-            size, at = _length(data, at, _TEXT[code]) if code in _TEXT else (code & 0x1F, at)
-            at += size
-        elif is_key:
-            raise ValueError("a msgpack map with a key that is no string")
-        elif code <= 0x7F or code >= 0xE0:
-            continue
-        elif code in _FIXED:
-            at += _FIXED[code]
-        elif code in _BYTES:
-            size, at = _length(data, at, _BYTES[code])
-            strings.append((at, at + size))
-            at += size
-        else:
-            if code <= 0x9F:
-                size, pairs = code & 0x0F, code <= 0x8F
-            elif code in _ARRAY or code in _MAP:
-                pairs = code in _MAP
-                size, at = _length(data, at, (_MAP if pairs else _ARRAY)[code])
-            else:
-                raise ValueError(f"msgpack of type {code:#x}, which no shard has")
-            size <<= pairs
-            owed += size
-            open_.append((size, pairs))
-            if len(open_) > _DEPTH:
-                raise ValueError(f"msgpack nested deeper than {_DEPTH} levels")
-        if at + owed > end:
-            raise ValueError("msgpack that claims more than it holds")
-    if at != end:
-        raise ValueError(f"{end - at} bytes behind a msgpack value")
-    return strings
-
-
-def _length(data: memoryview, at: int, width: int) -> tuple[int, int]:
-    """The big-endian length of ``width`` bytes at ``at``, and where it ends."""
-    return int.from_bytes(data[at : at + width], "big"), at + width

@@ -32,8 +32,9 @@ def verify(
     all that --deep does. Once it passes, the pack is safe to open, as long as nobody else writes to
     its files.
     """
-    from facepack.care.untrusted import printable, verify_untrusted
+    from facepack.care.untrusted import verify_untrusted
     from facepack.care.verify import verify as run
+    from facepack.terminal import printable
 
     if untrusted:
         report = verify_untrusted(pack, decode=decode)

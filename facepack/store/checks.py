@@ -65,11 +65,7 @@ class ImageCheck:
             DecodeError: it cannot be decoded, or is too large.
             UnwantedImageError: it is not what was asked for.
         """
-        if len(image) > images.MAX_BYTES:
-            raise DecodeError(
-                f"{len(image):,} bytes; at most {images.MAX_BYTES:,} are taken, unless the "
-                "environment variable FACEPACK_MAX_IMAGE_BYTES says more"
-            )
+        require_size(image)
         header = check_decodes(image) if self.decode else check_image(image)
         if self.size is not None and (header.height, header.width) != self.size:
             height, width = self.size
@@ -103,6 +99,19 @@ class ImageCheck:
     def _takes(self, header: ImageHeader) -> bool:
         size_fits = self.size is None or (header.height, header.width) == self.size
         return size_fits and (header.channels == 3 or self.color == "keep")
+
+
+def require_size(image: Buffer) -> None:
+    """Make sure that an image has no more bytes than are taken.
+
+    Raises:
+        DecodeError: it has.
+    """
+    if len(image) > images.MAX_BYTES:
+        raise DecodeError(
+            f"{len(image):,} bytes; at most {images.MAX_BYTES:,} are taken, unless the environment "
+            "variable FACEPACK_MAX_IMAGE_BYTES says more"
+        )
 
 
 def _encode(image: Buffer, header: ImageHeader) -> bytes:

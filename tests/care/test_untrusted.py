@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 import facepack
 from facepack import images
-from facepack.care.untrusted import printable, verify_untrusted, walk_msgpack
+from facepack.care.msgpack_walk import walk_msgpack
+from facepack.care.untrusted import verify_untrusted
 from facepack.care.verify import verify
 from facepack.cli import root
 from facepack.errors import DamageError, PackError
@@ -27,6 +28,7 @@ from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
 from facepack.store.lmdb_write import lmdb_pages
 from facepack.store.plan import PackPlan
 from facepack.store.shard import ShardInfo, content_id
+from facepack.terminal import printable
 
 MakePack = Callable[..., Path]
 

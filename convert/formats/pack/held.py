@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,8 +89,8 @@ def _sample(source: Source, group: Group) -> Iterator[SourceRecord]:
     """Some records of the group: of them all, or its first."""
     if source.parallel:
         count = min(_SAMPLE, group.stop - group.start)
-        places = np.linspace(group.start, group.stop - 1, count).astype(np.int64).tolist()
-        parts = [(place, place + 1) for place in places]
+        ordinals = np.linspace(group.start, group.stop - 1, count).astype(np.int64).tolist()
+        parts = [(ordinal, ordinal + 1) for ordinal in ordinals]
     else:
         parts = [(group.start, min(group.start + _SAMPLE_OF_STREAM, group.stop))]
     for start, stop in parts:
@@ -110,7 +109,7 @@ class _Run:
         found = [entry["records"] + entry["quarantined"] for entry in entries]
         self._packed = list(accumulate(packed, initial=0))
         self._found = list(accumulate(found, initial=0))
-        self._shards: dict[int, _Shard] = {}
+        self._shards: dict[int, PackShard] = {}
 
     def may_hold(self, group: Group) -> bool:
         """Whether it has as many records; a pack as a source has none that were set aside."""
@@ -118,65 +117,38 @@ class _Run:
         return records > 0 and records in (self._packed[-1], self._found[-1])
 
     def has(self, group: Group, record: SourceRecord) -> bool | None:
-        """Whether ``record`` is the one in its place; None if there is none to be compared."""
-        place = record.ordinal - group.start
+        """Whether ``record`` is the run's in its turn; None if there is none to be compared."""
+        ordinal = record.ordinal - group.start  # in the run
         all_found = group.stop - group.start == self._found[-1]
         bounds = self._found if all_found else self._packed
-        k = bisect_right(bounds, place) - 1
+        k = bisect_right(bounds, ordinal) - 1
         shard = self._shard(k)
         if all_found:
-            rows = np.flatnonzero(shard.ordinals - shard.first == place - bounds[k])
+            keys = np.flatnonzero(shard.ordinals - shard.first_ordinal == ordinal - bounds[k])
         else:
-            rows = np.argsort(shard.ordinals, kind="stable")[place - bounds[k]][None]
-        if not len(rows):
+            keys = shard.keys_in_source_order()[ordinal - bounds[k]][None]
+        if not len(keys):
             return None  # it was set aside
         try:
-            image = _as_packed(shard.check, record.image)
+            image = _as_packed(shard.plan["check"], record.image)
         except DecodeError:
             return None
-        (row,) = rows.tolist()
-        return fmt.record_checksum(fmt.record_key(row), image) == int(shard.sums[row])
+        (key,) = keys.tolist()
+        return fmt.record_checksum(fmt.record_key(key), image) == int(shard.checksums[key])
 
     def shards(self, group: Group) -> list[HeldShard]:
         """Its shards, as those of the records of ``group``."""
         held = []
         for k, entry in enumerate(self._entries):
             shard = self._shard(k)
-            held.append(HeldShard(entry, group.start + self._found[k] - shard.first, shard.check))
+            shift = group.start + self._found[k] - shard.first_ordinal
+            held.append(HeldShard(entry, shift, shard.plan["check"]))
         return held
 
-    def _shard(self, k: int) -> _Shard:
+    def _shard(self, k: int) -> PackShard:
         if k not in self._shards:
-            self._shards[k] = _Shard(PackShard(self._folder, StatedShard.of(self._entries[k])))
+            self._shards[k] = PackShard(self._folder, StatedShard.of(self._entries[k]))
         return self._shards[k]
-
-
-class _Shard:
-    """What is compared of a shard, read as it is wanted.
-
-    Attributes:
-        check: how its images were looked at, as a plan has it.
-    """
-
-    def __init__(self, shard: PackShard) -> None:
-        self._shard = shard
-        self.check: dict[str, Any] = shard.plan["check"]
-
-    @cached_property
-    def ordinals(self) -> np.ndarray:
-        """By place, the ordinal that the shard states: int64 (records,)."""
-        return self._shard.ordinals()
-
-    @cached_property
-    def sums(self) -> np.ndarray:
-        """By place: uint64 (records,)."""
-        return self._shard.sums()
-
-    @property
-    def first(self) -> int:
-        """The ordinal that it begins with, also where that record was set aside."""
-        span = self._shard.span
-        return int(self.ordinals.min(initial=0) if span is None else span["start"])
 
 
 def _as_packed(check: dict[str, Any], image: Buffer) -> Buffer:

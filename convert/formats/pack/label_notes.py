@@ -40,7 +40,7 @@ def notes_on_labels(
 
 def _has_boxes(shard: PackShard) -> bool:
     """Whether the first records of a shard all have labels that look like boxes."""
-    columns = shard.columns()
+    columns = shard.columns
     names: list[str] = []
     while (name := f"label_{len(names) + 1}") in columns:
         names.append(name)

@@ -1,6 +1,6 @@
 """One shard of a pack, read for conversion: its columns, and where each image lies.
 
-Images are views into the mapped file. Their places come from one sweep over the leaf pages in the
+Images are views into the mapped file. Their offsets come from one sweep over the leaf pages in the
 order of the file, so that it is read from the disk in one go though its records are wanted in
 another order. Every offset is checked: a damaged page costs its own records and no others.
 """
@@ -8,6 +8,7 @@ another order. Every offset is checked: a damaged page costs its own records and
 from __future__ import annotations
 
 import mmap
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from facepack.reading import open_regular, read_bytes
 from facepack.store import environments
 from facepack.store import format as fmt
 from facepack.store.lmdb_read import ScanError
+from facepack.store.manifest import shard_file
 from facepack.store.plan import check_meta
 from facepack.store.shard_nodes import record_keys, shard_nodes
 
@@ -27,44 +29,33 @@ _AHEAD = 128 << 10  # what every system agrees to read ahead at one request
 
 
 class StatedShard(NamedTuple):
-    """A shard as a manifest states it: enough to know it again.
-
-    Attributes:
-        name: of its files.
-        pack_id: of the pack that it was made for.
-        number: its number there.
-        records: how many it has.
-        size: bytes of its file.
-        index_digest: XXH3-128 of its key-label index.
-    """
+    """What of a shard's entry in ``pack.json`` suffices to know it again; it pickles small."""
 
     name: str
     pack_id: str
-    number: int
+    shard: int
     records: int
-    size: int
+    size: int  # bytes of its file
     index_digest: str
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> StatedShard:
         """From the shard's entry in ``pack.json``."""
-        name, files = entry["name"], entry["files"]
-        return cls(
-            name,
-            entry["pack_id"],
-            entry["shard"],
-            entry["records"],
-            files[f"{name}.mdb"]["bytes"],
-            files[f"{name}.kv"]["xxh3_128"],
-        )
+        index = entry["files"][f"{entry['name']}.kv"]
+        own = {field: entry[field] for field in ("name", "pack_id", "shard", "records")}
+        return cls(**own, size=shard_file(entry)["bytes"], index_digest=index["xxh3_128"])
 
 
 class PackShard:
-    """A shard's file, found to be the one that was stated.
+    """A shard's file, found to be the one that was stated; columns are read as they are wanted.
 
     Args:
         folder: the pack.
         stated: the shard.
+
+    Attributes:
+        name: the shard's.
+        records: how many it has.
 
     Raises:
         SourceError: the file is missing or another one.
@@ -76,14 +67,13 @@ class PackShard:
         self.records = stated.records
         self._stated = stated
         self._folder = folder
-        self._path = folder / f"{stated.name}.mdb"
+        self._path = folder / f"{self.name}.mdb"
         try:
             found = self._path.stat().st_size
         except OSError as error:
             raise SourceError(f"{self._path}: cannot be read: {error.strerror}") from error
         self._meta = meta = (self._reserved(fmt.META) if found == stated.size else None) or {}
-        own = (meta.get("pack_id"), meta.get("shard"), meta.get("records"))
-        if own != (stated.pack_id, stated.number, stated.records):
+        if (meta.get("pack_id"), meta.get("shard"), meta.get("records")) != stated[1:4]:
             raise SourceError(
                 f"{self._path} changed since the pack was opened: run again when the pack is whole"
             )
@@ -99,14 +89,9 @@ class PackShard:
         """The plan it was made under, without the list of shards."""
         return dict(self._meta["plan"])
 
-    @property
-    def span(self) -> dict[str, Any] | None:
-        """Its entry in that list; None in a streamed pack."""
-        span: dict[str, Any] | None = self._meta["span"]
-        return span
-
+    @cached_property
     def labels(self) -> np.ndarray:
-        """The label of each record in the pack, by place: int64 (records,)."""
+        """The label of each record in the pack, by key: int64 (records,)."""
         path = self._folder / f"{self.name}.kv"
         try:
             data = read_bytes(path, None)
@@ -119,47 +104,50 @@ class PackShard:
             )
         return fmt.kv_labels(data, str(path))
 
+    @cached_property
     def names(self) -> list[str | None] | None:
-        """The source's name of each record, by place; None where it had none."""
+        """The source's name of each record, by key; None where it had none."""
         names: list[str | None] | None = self._reserved(fmt.NAMES)
         if names is not None and len(names) != self.records:
             raise DamageError(f"{self._path}: {len(names)} names for {self.records} records")
         return names
 
-    def order(self) -> np.ndarray:
-        """The places of the records in the order of the source that the pack was made of."""
-        return np.argsort(self.ordinals(), kind="stable")
+    def keys_in_source_order(self) -> np.ndarray:
+        """The keys of the records in the order of the source that the pack was made of."""
+        return np.argsort(self.ordinals, kind="stable")
 
+    @cached_property
     def ordinals(self) -> np.ndarray:
-        """The place of each record among those of that source, by place here: int64 (records,)."""
-        extra = self._extra()
-        ordinals = fmt.unpack_column(extra["ordinal"], self.records).astype(np.int64)
-        return ordinals + int(extra["first"])
+        """The ordinal that each record had in that source, by key: int64 (records,)."""
+        return fmt.unpack_ordinals(self._required(fmt.EXTRA), self.records)
 
+    @property
+    def first_ordinal(self) -> int:
+        """The ordinal that it begins with, also where that record was set aside."""
+        span = self._meta["span"]
+        return int(self.ordinals.min(initial=0) if span is None else span["start"])
+
+    @cached_property
     def columns(self) -> dict[str, np.ndarray]:
-        """What else the source said of each record, by place: arrays (records,)."""
-        columns = self._extra()["columns"]
-        return {key: fmt.unpack_column(column, self.records) for key, column in columns.items()}
+        """What else the source said of each record, by key: arrays (records,)."""
+        columns = self._required(fmt.EXTRA)["columns"]
+        return {name: fmt.unpack_column(column, self.records) for name, column in columns.items()}
 
-    def sums(self) -> np.ndarray:
-        """The sum of each record, by place: uint64 (records,)."""
+    @cached_property
+    def checksums(self) -> np.ndarray:
+        """The checksum of each record, by key: uint64 (records,)."""
         return fmt.unpack_column(self._required(fmt.CHECKSUMS), self.records)
 
     def identity_names(self) -> dict[int, str]:
         """The source's names of the identities present, by their labels in the pack."""
-        packed = self._reserved(fmt.IDENTITIES)
-        if packed is None:
+        names = fmt.unpack_identity_names(self._reserved(fmt.IDENTITIES))
+        if not names:
             return {}
         # A shard that was merged into this pack still has the labels of its own.
         own = fmt.unpack_column(self._required(fmt.LABEL_COLUMN), self.records)
         distinct, first = np.unique(own, return_index=True)
-        label_in_pack = dict(zip(distinct.tolist(), self.labels()[first].tolist(), strict=True))
-        labels = fmt.unpack_column(packed["labels"], len(packed["names"])).tolist()
-        return {
-            label_in_pack[label]: name
-            for label, name in zip(labels, packed["names"], strict=True)
-            if label in label_in_pack
-        }
+        labels = zip(distinct.tolist(), self.labels[first].tolist(), strict=True)
+        return {label: names[inside] for inside, label in labels if inside in names}
 
     def images(self) -> tuple[memoryview, np.ndarray, np.ndarray]:
         """The file, and where each image lies in it.
@@ -167,7 +155,7 @@ class PackShard:
         The file stays mapped as long as a view into it lives.
 
         Returns:
-            The mapped file, and offset and size of each image by place: int64 (records,); the size
+            The mapped file, and offset and size of each image by key: int64 (records,); the size
             is -1 where there is none.
 
         Raises:
@@ -186,10 +174,6 @@ class PackShard:
             raise DamageError(f"{self._path}: {error}") from error
         except OSError as error:
             raise SourceError(f"{self._path}: cannot be read: {error.strerror}") from error
-
-    def _extra(self) -> dict[str, Any]:
-        extra: dict[str, Any] = self._required(fmt.EXTRA)
-        return extra
 
     def _required(self, key: bytes) -> Any:
         value = self._reserved(key)
@@ -211,7 +195,7 @@ class PackShard:
 
 
 def find_images(data: memoryview, records: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offset and size of each image of a shard's file, by place: int64 (records,), size -1: none.
+    """Offset and size of each image of a shard's file, by key: int64 (records,), size -1: none.
 
     Raises:
         ScanError: not an LMDB file, or it claims more records than a shard can have.

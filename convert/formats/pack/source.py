@@ -49,7 +49,7 @@ class PackPart(Part):
         self._runs = runs
         self._bounds = list(accumulate((run.stop - run.start for run in runs), initial=start))
         self.start, self.stop = start, self._bounds[-1]
-        self._places: dict[int, np.ndarray] = {}  # by shard, as they are opened
+        self._keys: dict[int, np.ndarray] = {}  # by run, as shards are opened
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the records; one that is not what was packed is refused.
@@ -68,21 +68,21 @@ class PackPart(Part):
                 yield from self._read(k, ordinals)
 
     def _read(self, k: int, ordinals: np.ndarray) -> Iterator[SourceRecord | Refusal]:
-        shard, places = self._open(k)
-        places = places[ordinals - self._bounds[k]]
+        shard, keys = self._open(k)
+        keys = keys[ordinals - self._bounds[k]]
         data, offsets, sizes = shard.images()
-        names = shard.names()
+        names = shard.names
         rows = zip(
             ordinals.tolist(),
-            places.tolist(),
-            offsets[places].tolist(),
-            sizes[places].tolist(),
-            shard.sums()[places].tolist(),
-            shard.labels()[places].tolist(),
-            _extras(shard.columns(), places),
+            keys.tolist(),
+            offsets[keys].tolist(),
+            sizes[keys].tolist(),
+            shard.checksums[keys].tolist(),
+            shard.labels[keys].tolist(),
+            _extras(shard.columns, keys),
             strict=False,
         )
-        for ordinal, place, offset, size, stated, label, extra in rows:
+        for ordinal, key, offset, size, stated, label, extra in rows:
             if not 0 <= size <= images.MAX_BYTES:
                 if size < 0:
                     yield self._refusal(ordinal, "it is missing", _VERIFY)
@@ -91,18 +91,18 @@ class PackPart(Part):
                     yield self._refusal(ordinal, reason, _ALLOW)
                 continue
             image = data[offset : offset + size]
-            if fmt.record_checksum(fmt.record_key(place), image) != stated:
+            if fmt.record_checksum(fmt.record_key(key), image) != stated:
                 yield self._refusal(ordinal, "it differs from what was packed", _VERIFY)
                 continue
-            yield SourceRecord(ordinal, image, label, names[place] if names else None, extra)
+            yield SourceRecord(ordinal, image, label, names[key] if names else None, extra)
 
     def entries(self) -> Iterator[Entry]:
         """Label and name of each record, from the columns of its shard."""
         for k in range(len(self._runs)):
-            shard, places = self._open(k)
-            names = shard.names()
-            chosen = (names[place] for place in places.tolist()) if names else repeat(None)
-            for label, name in zip(shard.labels()[places].tolist(), chosen, strict=False):
+            shard, keys = self._open(k)
+            names = shard.names
+            chosen = (names[key] for key in keys.tolist()) if names else repeat(None)
+            for label, name in zip(shard.labels[keys].tolist(), chosen, strict=False):
                 yield Entry(label, name)
 
     def identity_names(self) -> dict[int, str]:
@@ -118,18 +118,18 @@ class PackPart(Part):
 
     def _refusal(self, ordinal: int, reason: str, remedy: str) -> Refusal:
         k = bisect_right(self._bounds, ordinal) - 1
-        places = self._places[k] if k in self._places else self._open(k)[1]
+        keys = self._keys[k] if k in self._keys else self._open(k)[1]
         name = self._runs[k].stated.name
-        key = f"{name}/{places[ordinal - self._bounds[k]]:010d}"
+        key = f"{name}/{keys[ordinal - self._bounds[k]]:010d}"
         return Refusal(ordinal, f"{name}.mdb", None, key, reason, remedy)
 
     def _open(self, k: int) -> tuple[PackShard, np.ndarray]:
-        """A shard, and the places of the records of this part in source order."""
+        """A shard, and the keys of the records of this part in source order."""
         run = self._runs[k]
         shard = PackShard(self._folder, run.stated)
-        if k not in self._places:
-            self._places[k] = shard.order()[run.start : run.stop]
-        return shard, self._places[k]
+        if k not in self._keys:
+            self._keys[k] = shard.keys_in_source_order()[run.start : run.stop]
+        return shard, self._keys[k]
 
 
 class PackSource(Source):
@@ -249,8 +249,8 @@ class PackSource(Source):
         """
         moved = np.full(len(self), -1, np.int64)  # by position in this pack
         for k, entry in enumerate(self._entries):
-            order = PackShard(self._folder, StatedShard.of(entry)).order()
-            moved[self._bounds[k] + order] = positions[self._bounds[k] : self._bounds[k + 1]]
+            keys = PackShard(self._folder, StatedShard.of(entry)).keys_in_source_order()
+            moved[self._bounds[k] + keys] = positions[self._bounds[k] : self._bounds[k + 1]]
         tables = {name: self._table(name) for name in self.table_names}
         tables, notices = move_tables(tables, moved)
         self.notices += notices
@@ -264,13 +264,11 @@ class PackSource(Source):
             raise DamageError(f"{self._folder / file}: {error}; {_VERIFY}") from error
 
 
-def _extras(
-    columns: Mapping[str, np.ndarray], places: np.ndarray
-) -> Iterator[dict[str, Any] | None]:
-    """What the columns say of the records at ``places``, one by one; NaN stands for missing."""
+def _extras(columns: Mapping[str, np.ndarray], keys: np.ndarray) -> Iterator[dict[str, Any] | None]:
+    """What the columns say of the records ``keys``, one by one; NaN stands for missing."""
     if not columns:
         return repeat(None)
-    chosen = [column[places] for column in columns.values()]
+    chosen = [column[keys] for column in columns.values()]
     rows = zip(*(values.tolist() for values in chosen), strict=True)
     if not any(np.isnan(values).any() for values in chosen):
         return (dict(zip(columns, row, strict=True)) for row in rows)
