@@ -66,10 +66,10 @@ def _read_scores(path: Path) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarr
             continue  # read_log reports it
         if not isinstance(entry, dict) or entry.get("kind") != "val":
             continue
-        step, name = entry.get("step"), entry.get("set")
+        step, name = entry.get("step"), entry.get("set")  # of any type
         figures = [(k, v) for k, v in entry.items() if k not in _NO_FIGURE and _is_number(v)]
-        known = isinstance(step, int) and 0 <= step < _STEPS and isinstance(name, str)
-        if not known or not figures:
+        is_named = isinstance(name, str) and bool(figures)
+        if not is_named or not isinstance(step, int) or not 0 <= step < _STEPS:
             raise SourceError(f"{path}: {line[:200]!r} is no verification: step, set and a figure")
         (figure, value), *_ = figures
         found.setdefault((name, figure), {})[step] = float(value)

@@ -213,7 +213,13 @@ def test_what_is_no_run_is_told_with_what_to_give(tmp_path: Path) -> None:
         read_comparison([tmp_path / "text"])
     run = write_run(tmp_path / "a")
     good = {"kind": "val", "step": 3, "set": "lfw", "accuracy": 0.5}
-    for wrong in ({"step": "x"}, {"step": 2**64 - 1}, {"set": None}, {"accuracy": None}):
+    for wrong in (
+        {"step": "x"},
+        {"step": 2**64 - 1},
+        {"step": -(2**63)},
+        {"set": None},
+        {"accuracy": None},
+    ):
         line = {**good, **wrong}
         with (run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
