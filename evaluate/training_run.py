@@ -66,10 +66,13 @@ def _read_scores(path: Path) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarr
             continue  # read_log reports it
         if not isinstance(entry, dict) or entry.get("kind") != "val":
             continue
-        step, name = entry.get("step"), entry.get("set")  # of any type
+        step, name = entry.get("step"), entry.get("set")
         figures = [(k, v) for k, v in entry.items() if k not in _NO_FIGURE and _is_number(v)]
-        is_named = isinstance(name, str) and bool(figures)
-        if not is_named or not isinstance(step, int) or not 0 <= step < _STEPS:
+        if (
+            not (isinstance(step, int) and 0 <= step < _STEPS)
+            or not isinstance(name, str)
+            or not figures
+        ):
             raise SourceError(f"{path}: {line[:200]!r} is no verification: step, set and a figure")
         (figure, value), *_ = figures
         found.setdefault((name, figure), {})[step] = float(value)
