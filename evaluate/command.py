@@ -19,14 +19,30 @@ if TYPE_CHECKING:
     from facepack.evaluate.registry import Opener
     from facepack.evaluate.result import Result
 
-MODEL_OPTIONS = (
-    click.option(
-        "--model",
-        type=click.Path(path_type=Path),
-        metavar="RUN_OR_FILE",
-        help="A run's folder, or a file with a backbone's state_dict.",
-    ),
+
+_MODEL = "A run's folder, a file with a backbone's state_dict, or an .onnx"
+MODEL_OPTION = click.option(
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN_OR_FILE",
+    help=f"{_MODEL}.",
+)
+MODELS_OPTION = click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN_OR_FILE",
+    help=f"{_MODEL}; repeatable.",
+)
+FORWARD_OPTIONS = (
     click.option("--backbone", metavar="NAME", help="What a file is of; else its tensors tell."),
+    click.option(
+        "--torchscript",
+        is_flag=True,
+        help="The model is TorchScript, a program that is run: of those whom you trust.",
+    ),
     click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu; a GPU if there is one."),
     click.option(
         "--batch-size",
@@ -44,15 +60,8 @@ DATA_OPTION = click.option(
     help="Where sets are looked for by name: FACEPACK_HOME, or else the current folder, if unset.",
 )
 EVALUATION_OPTIONS = (
-    click.option(
-        "--model",
-        "models",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        metavar="RUN_OR_FILE",
-        help="A run's folder, or a file with a backbone's state_dict; repeatable.",
-    ),
-    *MODEL_OPTIONS[1:],
+    MODELS_OPTION,
+    *FORWARD_OPTIONS,
     click.option(
         "--embeddings",
         type=click.Path(path_type=Path),
@@ -84,6 +93,18 @@ EVALUATION_OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print a list of objects, shares of one."),
 )
 
+
+def with_options(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Decorate with several of click's options, in their order."""
+
+    def apply(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
 Declaration = Callable[..., "Opener"]
 
 
@@ -103,9 +124,8 @@ class ProtocolCommand(click.Command):
     ) -> None:
         self._find = find
         self._own = list(own)
-        super().__init__(
-            name, params=[*own, *_parameters(EVALUATION_OPTIONS)], callback=self._run, help=text
-        )
+        common = _parameters(with_options(EVALUATION_OPTIONS)(lambda: None))
+        super().__init__(name, params=[*own, *common], callback=self._run, help=text)
 
     def opener(self, words: Sequence[str], data: Path | None) -> Opener:
         """What opens the target that ``words`` name with their options.
@@ -139,8 +159,7 @@ def protocol_command(name: str) -> Callable[[Declaration], ProtocolCommand]:
     """
 
     def make(find: Declaration) -> ProtocolCommand:
-        own = list(reversed(getattr(find, "__click_params__", [])))
-        return ProtocolCommand(name, find, own, (find.__doc__ or "").strip())
+        return ProtocolCommand(name, find, _parameters(find), (find.__doc__ or "").strip())
 
     return make
 
@@ -164,13 +183,9 @@ def find_images(target: str, data: Path | None) -> Path:
     return found
 
 
-def _parameters(options: Sequence[Callable[[Any], Any]]) -> list[click.Parameter]:
-    def bare() -> None: ...
-
-    for option in options:
-        option(bare)
-    parameters: list[click.Parameter] = bare.__click_params__  # type: ignore[attr-defined]
-    return parameters
+def _parameters(function: Any) -> list[click.Parameter]:
+    """Those that click's decorators left on a function, in their order."""
+    return list(reversed(getattr(function, "__click_params__", [])))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +212,7 @@ def run_evaluation(
     embeddings: Path | None,
     keys: Path | None,
     backbone: str | None,
+    torchscript: bool,
     device: str | None,
     batch_size: int,
     results: Path | None,
@@ -208,8 +224,8 @@ def run_evaluation(
 
     Args:
         find: finds the targets; called once the options are known to make sense.
-        models, embeddings, keys, backbone, device, batch_size, results, reports, as_json: the
-            options.
+        models, embeddings, keys, backbone, torchscript, device, batch_size, results, reports,
+            as_json: the options.
         names: what the targets are called, so that a table of pair sets is as wide as all need.
 
     Raises:
@@ -232,7 +248,8 @@ def run_evaluation(
         require_writable_report(out)
     done: list[Result] = []
     images: dict[Any, Any] = {}
-    for subject in _subjects(models, embeddings, keys, backbone, device, batch_size, results):
+    load = partial(_load, backbone=backbone, torchscript=torchscript, device=device)
+    for subject in _subjects(models, load, embeddings, keys, batch_size, results):
         printer = TablePrinter(names)
         if len(models) > 1 and not as_json:
             click.echo(printable(f"{subject.name}:"))
@@ -260,10 +277,9 @@ def run_evaluation(
 
 def _subjects(
     models: Sequence[Path],
+    load: Callable[[Path], Any],
     embeddings: Path | None,
     keys: Path | None,
-    backbone: str | None,
-    device: str | None,
     batch_size: int,
     results: Path | None,
 ) -> Iterator[Subject]:
@@ -283,20 +299,21 @@ def _subjects(
             results=results,
         )
     for model in models:
-        network, name = _load(model, backbone, device)
+        network = load(model)
         yield Subject(
-            name=name,
-            measure=partial(_measure_model, network, name, batch_size),
+            name=str(model),
+            measure=partial(_measure_model, network, str(model), batch_size),
             image_size=model_image_size(network),
             results=model / RESULTS if results is None and model.is_dir() else results,
         )
 
 
-def _load(model: Path, backbone: str | None, device: str | None) -> tuple[Any, str]:
-    from facepack.evaluate.models import load_model
+def _load(model: Path, backbone: str | None, torchscript: bool, device: str | None) -> Any:
+    from facepack.evaluate.models import open_model
     from facepack.train.build import enter_device
 
-    return load_model(model, backbone=backbone).to(enter_device(device)), str(model)
+    entered = enter_device(device)
+    return open_model(model, backbone=backbone, torchscript=torchscript).network.to(entered)
 
 
 def _measure_model(network: Any, name: str, batch_size: int, protocol: Protocol) -> Result:

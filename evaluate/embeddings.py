@@ -11,6 +11,7 @@ import numpy as np
 from facepack.errors import EvaluationError
 from facepack.evaluate.faces import Faces
 from facepack.evaluate.feature_files import is_feature_folder, read_features
+from facepack.evaluate.tensor_file import SUFFIX, map_tensors
 from facepack.reading import decode_text, open_regular, read_bytes, read_json
 
 ROWS, NORMS, KEYS, META = "embeddings.npy", "norms.npy", "keys.npy", "meta.json"
@@ -28,14 +29,16 @@ class Embeddings:
         name: what results call them.
         rows: (n, F) floating point, perhaps mapped from a file; not normalised, or normalised.
         keys: (n,) bytes, UTF-8: the image of each row; None where that is not known.
-        meta: what ``facepack embed`` stated: ``content_id`` of the images, ``flip``, ``model``;
-            empty of embeddings from elsewhere.
+        norms: (n,) L2 norms of the rows, where ``facepack embed`` wrote them; else None.
+        meta: what ``facepack embed`` stated: ``content_id`` and ``source_id`` of the images,
+            ``flip``, ``model``; empty of embeddings from elsewhere.
     """
 
     name: str
     rows: np.ndarray
     keys: np.ndarray | None
     meta: dict[str, Any]
+    norms: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or self.rows.dtype.kind != "f" or 0 in self.rows.shape:
@@ -76,6 +79,12 @@ class Embeddings:
                 f"{self.name} was made {having[made]} mirror images, and {faces.name} is evaluated "
                 f"{having[flip]} them: make embeddings that suit, or change the protocol's option"
             )
+        source = self.meta.get("source_id", "")
+        if source and faces.source_id and source != faces.source_id:
+            raise EvaluationError(
+                f"{self.name} was made of other images than those of {faces.name} (source_id "
+                f"{source}, not {faces.source_id}), though keys may be alike: embed these images"
+            )
         if self.meta.get("content_id") == faces.content_id and len(self) == len(faces):
             return self._in_order(None), []
         if self.keys is None:
@@ -93,7 +102,7 @@ class Embeddings:
         """The row of each face, by its key."""
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
-        wanted = np.array([_encoded(faces.key(i)) for i in range(len(faces))])
+        wanted = np.array([encoded_key(faces.key(i)) for i in range(len(faces))])
         first = np.searchsorted(ordered, wanted, side="left")
         counts = np.searchsorted(ordered, wanted, side="right") - first
         for bad, what in ((counts == 0, "none"), (counts > 1, "several")):
@@ -119,7 +128,7 @@ class Embeddings:
 
 
 def open_embeddings(path: Path, keys: Path | None = None) -> Embeddings:
-    """Open the embeddings in a folder that ``facepack embed`` wrote, or in a ``.npy``.
+    """Open embeddings: a folder that ``facepack embed`` wrote, a ``.safetensors`` or a ``.npy``.
 
     A folder of MegaFace's feature files, ``facescrub/`` and ``megaface/``, is read as well.
 
@@ -133,7 +142,7 @@ def open_embeddings(path: Path, keys: Path | None = None) -> Embeddings:
     """
     if is_feature_folder(path):
         images, rows = read_features(path)
-        named = np.array([_encoded(image) for image in images])
+        named = np.array([encoded_key(image) for image in images])
         return Embeddings(name=str(path), rows=rows, keys=named, meta={})
     if path.is_dir():
         if not (path / META).is_file():
@@ -146,7 +155,10 @@ def open_embeddings(path: Path, keys: Path | None = None) -> Embeddings:
             rows=_map(path / ROWS),
             keys=_read_keys(path / KEYS),
             meta=_read_meta(path / META),
+            norms=_map(path / NORMS),
         )
+    if path.suffix == SUFFIX:
+        return _open_tensors(path, keys)
     if keys is None:
         beside = (path.with_suffix(f".keys{suffix}") for suffix in (".txt", ".npy"))
         keys = next((file for file in beside if file.is_file()), None)
@@ -156,6 +168,28 @@ def open_embeddings(path: Path, keys: Path | None = None) -> Embeddings:
         keys=None if keys is None else _read_keys(keys),
         meta={},
     )
+
+
+def _open_tensors(path: Path, keys: Path | None) -> Embeddings:
+    tensors, meta = map_tensors(path)
+    rows = tensors.get("embeddings")
+    if rows is None:
+        # Of another program: the one matrix of floating point that it holds.
+        found = [each for each in tensors.values() if each.ndim == 2 and each.dtype.kind == "f"]
+        if len(found) != 1:
+            raise EvaluationError(
+                f"{path} holds {len(found)} matrices of floating point that NumPy knows, of "
+                f"{', '.join(tensors) or 'no tensors'}: call that of the embeddings 'embeddings'"
+            )
+        rows = found[0]
+    known = tensors.get("keys")
+    if keys is not None:
+        texts: np.ndarray | None = _read_keys(keys)
+    elif known is not None and known.ndim == 2 and known.dtype == np.uint8 and known.size:
+        texts = np.ascontiguousarray(known).view(f"S{known.shape[1]}")[:, 0]
+    else:
+        texts = None
+    return Embeddings(name=str(path), rows=rows, keys=texts, meta=meta, norms=tensors.get("norms"))
 
 
 def _map(path: Path) -> np.ndarray:
@@ -184,7 +218,7 @@ def _read_keys(path: Path) -> np.ndarray:
         lines = decode_text(read_bytes(path)).splitlines()
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path} is no list of keys, one a line: {error}") from error
-    return np.array([_encoded(line) for line in lines] or [b""])[: len(lines)]
+    return np.array([encoded_key(line) for line in lines] or [b""])[: len(lines)]
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -197,5 +231,6 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _encoded(key: str) -> bytes:
+def encoded_key(key: str) -> bytes:
+    """A key as files hold it: UTF-8, and bytes of file names that are no text as they are."""
     return key.encode("utf-8", "surrogateescape")

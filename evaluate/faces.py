@@ -13,6 +13,7 @@ import xxhash
 from facepack.errors import EvaluationError
 from facepack.evaluate.decode import decode_batches
 from facepack.loading.source import ImageSource
+from facepack.store.pack import Pack
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,10 @@ class Faces(Protocol):
     @property
     def content_id(self) -> str:
         """Tells these images, in this order, from any others, wherever they lie."""
+
+    @property
+    def source_id(self) -> str:
+        """Of the pack or file whose records the keys number; empty of keys that are file names."""
 
     def __len__(self) -> int: ...
 
@@ -66,12 +71,14 @@ class SourceFaces:
     Args:
         source: a pack, or anything else that :class:`facepack.Loader` takes.
         name: what messages call it.
+        source_id: of the pack; empty of anything else.
     """
 
-    def __init__(self, source: ImageSource, name: str) -> None:
+    def __init__(self, source: ImageSource, name: str, *, source_id: str = "") -> None:
         self.source = source
         self.name = name
         self.content_id = source.content_id
+        self.source_id = source_id
 
     def __len__(self) -> int:
         return len(self.source)
@@ -92,6 +99,13 @@ class SourceFaces:
         """As :meth:`Faces.batches`."""
         from facepack.loading.loader import Loader
 
+        found = self.source.image_size
+        if found != image_size and isinstance(self.source, Pack):
+            sizes = "several sizes" if found is None else f"{found[1]}×{found[0]} pixels"
+            raise EvaluationError(
+                f"{self.name} holds images of {sizes}, and the model takes aligned faces of "
+                f"{image_size[1]}×{image_size[0]}: align the images to that size first"
+            )
         with Loader(
             self.source,
             batch_size=batch_size,
@@ -114,6 +128,7 @@ class EncodedFaces:
         images: encoded; or decoded, uint8 RGB (n, H, W, 3).
         keys: of each image.
         labels: what errors call each image; the keys, if None.
+        source_id: of what the keys number; empty where they are file names.
     """
 
     def __init__(
@@ -122,8 +137,11 @@ class EncodedFaces:
         images: Sequence[bytes | memoryview] | np.ndarray,
         keys: Sequence[str],
         labels: Sequence[str] | None = None,
+        *,
+        source_id: str = "",
     ) -> None:
         self.name = name
+        self.source_id = source_id
         self.images = images
         self._keys = keys
         self._labels = keys if labels is None else labels
@@ -159,7 +177,7 @@ class EncodedFaces:
         for batch in self.batches(0, len(self), batch_size=256, image_size=size, device="cpu"):
             pixels[at : at + len(batch)] = batch
             at += len(batch)
-        return EncodedFaces(self.name, pixels, self._keys, self._labels)
+        return EncodedFaces(self.name, pixels, self._keys, self._labels, source_id=self.source_id)
 
     def batches(
         self,

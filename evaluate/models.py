@@ -1,24 +1,90 @@
-"""Load the models that are evaluated: a training run's folder, or a file of weights."""
+"""Load the models that are evaluated: runs, files of weights, ONNX, TorchScript."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from facepack import lfs
 from facepack.errors import ConfigError, EvaluationError
+from facepack.evaluate.onnx_model import OnnxModel
 from facepack.settings import check_choice
+from facepack.store.digests import file_digest
 from facepack.train.backbones import Backbone, build, names
 from facepack.train.collect import read_settings
 from facepack.train.models.pretrained import (
+    MODEL_FILE,
     describe_origin,
     embedding_length,
     fill,
     guess_backbone,
     read_weights,
 )
+
+
+class Model(NamedTuple):
+    """A model, and which it is."""
+
+    network: nn.Module
+    """float32 (n, 3, H, W) → (n, F), on the CPU, in eval mode."""
+    checksum: str
+    """XXH3-128 of its file, in hexadecimal."""
+
+
+def open_model(
+    path: str | Path, *, backbone: str | None = None, torchscript: bool = False
+) -> Model:
+    """Open a model of any kind that can be evaluated.
+
+    Args:
+        path: what :func:`load_model` takes; or a ``.onnx`` file, which onnxruntime runs; or, if
+            ``torchscript`` says so, what ``torch.jit.save`` wrote.
+        backbone: as in :func:`load_model`.
+        torchscript: run the program that the file is. It is not confined in any way: only for files
+            of those whom you trust.
+
+    Raises:
+        EvaluationError: there is no model at ``path``, or it cannot be used.
+        ConfigError: a backbone is named for a program, which says itself what it is; or as
+            :func:`load_model`.
+        MissingExtraError: a package of the extra ``export`` is not installed.
+    """
+    path = Path(path)
+    file = path / MODEL_FILE if path.is_dir() else path
+    is_onnx = path.suffix == ".onnx"
+    if not (is_onnx or torchscript):
+        return Model(load_model(path, backbone=backbone), _checksum(file))
+    if backbone is not None:
+        raise ConfigError(f"backbone {backbone!r} was named, but {path} is a whole network")
+    if not path.is_file():
+        raise EvaluationError(f"there is no model at {path}: no file")
+    lfs.require_content(path, EvaluationError)
+    return Model(OnnxModel(path) if is_onnx else _load_script(path), _checksum(path))
+
+
+def _checksum(path: Path) -> str:
+    try:
+        return file_digest(path, cached=True)[0]
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _load_script(path: Path) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # to write such files, that is
+            script: nn.Module = torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:  # damaged bytes make it raise nearly anything
+        raise EvaluationError(
+            f"{path} cannot be read as TorchScript ({' '.join(str(error).split())[:200]}): give a "
+            "file that torch.jit.save wrote, or leave --torchscript out for one of weights"
+        ) from error
+    return script.eval()
 
 
 def load_model(path: str | Path, *, backbone: str | None = None) -> Backbone:

@@ -22,6 +22,7 @@ from facepack.convert.source import Refusal
 from facepack.errors import DamageError, EvaluationError
 from facepack.evaluate.decode import FACE_SIZE
 from facepack.evaluate.faces import EncodedFaces
+from facepack.store.digests import file_digest
 from facepack.store.format import MANIFEST
 from facepack.store.home import data_home, is_pack
 from facepack.store.record import SourceRecord
@@ -52,6 +53,8 @@ class PairSet:
     """(P,) bool: True for pairs of one person."""
     records: Sequence[str] | None = None
     """The images' keys in the source alone, by which embeddings from elsewhere know them."""
+    source_id: str = ""
+    """Of the pack or file whose records the keys number; empty of keys that are file names."""
 
     def __post_init__(self) -> None:
         if self.issame.ndim != 1 or self.issame.dtype != np.bool_:
@@ -81,6 +84,7 @@ class PairSet:
         pairs: np.ndarray,
         issame: np.ndarray,
         records: Sequence[str] | None = None,
+        source_id: str = "",
     ) -> PairSet:
         """Make a set of encoded images among which some may be equal, byte for byte.
 
@@ -104,6 +108,7 @@ class PairSet:
             pairs=seen_as[pairs],
             issame=issame,
             records=None if records is None else [records[i] for i in first],
+            source_id=source_id,
         )
 
     def decoded(self, size: tuple[int, int] = FACE_SIZE) -> PairSet:
@@ -195,6 +200,7 @@ def _load_pack(name: str, path: Path) -> PairSet:
         pairs=table[:, :2],
         issame=table[:, 2].astype(bool),
         records=keys,
+        source_id=pack.pack_id,
     )
 
 
@@ -208,6 +214,7 @@ def _load_bin(name: str, path: Path) -> PairSet:
         pairs=_consecutive(len(content.issame)),
         issame=np.asarray(content.issame, bool),
         records=keys,
+        source_id=file_digest(path, cached=True)[0],
     )
 
 

@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Evaluate a model on verification sets and benchmarks.",
     ),
     "compare": ("facepack.evaluate.commands.compare", "Show models and runs side by side."),
+    "embed": ("facepack.evaluate.commands.embed", "Embed images into a file."),
     "env": ("facepack.commands.env", "Show versions of everything that matters."),
 }
 

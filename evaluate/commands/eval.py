@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from facepack.evaluate.command import EVALUATION_OPTIONS, run_evaluation
+from facepack.evaluate.command import EVALUATION_OPTIONS, run_evaluation, with_options
 from facepack.evaluate.registry import PROTOCOLS, find_target
 
 
@@ -33,15 +33,9 @@ class EvalCommand(click.Command):
             formatter.write_dl([(name, kind.title) for name, kind in PROTOCOLS.items()])
 
 
-def _options(function: Any) -> Any:
-    for option in reversed(EVALUATION_OPTIONS):
-        function = option(function)
-    return function
-
-
 @click.command("eval", cls=EvalCommand)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
-@_options
+@with_options(EVALUATION_OPTIONS)
 def eval_(targets: tuple[str, ...], *, data: Path | None, **options: Any) -> None:
     """Evaluate a model on verification sets and benchmarks.
 

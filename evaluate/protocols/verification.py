@@ -121,7 +121,11 @@ class PairVerification(Protocol):
     def __init__(self, pair_set: PairSet) -> None:
         self.target = pair_set.name
         self.faces = EncodedFaces(
-            pair_set.name, pair_set.images, pair_set.records or pair_set.keys, pair_set.keys
+            pair_set.name,
+            pair_set.images,
+            pair_set.records or pair_set.keys,
+            pair_set.keys,
+            source_id=pair_set.source_id,
         )
         self._pairs = pair_set.pairs
         self._issame = pair_set.issame

@@ -45,7 +45,8 @@ def what_else(path: Path, error: Exception) -> str:
     if program := _program_in(path):
         return (
             f"is a {program}, which holds code, and no code of a file is run. Where you trust it, "
-            f"torch.save(module.state_dict(), …) writes its weights"
+            "torch.save(module.state_dict(), …) writes its weights; facepack eval runs TorchScript "
+            "with --torchscript"
         )
     if isinstance(error, SumError):
         return f"is damaged ({error})"

@@ -1,0 +1,130 @@
+"""``facepack embed``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facepack.evaluate.command import DATA_OPTION, FORWARD_OPTIONS, MODEL_OPTION, with_options
+
+if TYPE_CHECKING:
+    from facepack.evaluate.embed_into import Embedded
+    from facepack.evaluate.faces import Faces
+
+
+@click.command()
+@click.argument("target")
+@MODEL_OPTION
+@with_options(FORWARD_OPTIONS)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for embeddings.npy, norms.npy, keys.npy, meta.json; or a .safetensors.",
+)
+@DATA_OPTION
+@click.option("--no-flip", is_flag=True, help="Leave the mirror image's embedding out of the sum.")
+@click.option("--resume", is_flag=True, help="Complete what an interrupted run left.")
+@click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@click.pass_context
+def embed(
+    ctx: click.Context,
+    *,
+    target: str,
+    model: Path,
+    backbone: str | None,
+    torchscript: bool,
+    device: str | None,
+    batch_size: int,
+    out: Path,
+    data: Path | None,
+    no_flip: bool,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Embed images into a file.
+
+    TARGET is a pack, a shard set (PACK:SET) or a folder of images; or a protocol with its
+    arguments, in quotes, for the images that it evaluates. Of each image the embedding and that of
+    its mirror image are added, in float32 and not normalised. The file can be evaluated in the
+    model's place: facepack eval … --embeddings OUT.
+
+    On several GPUs: torchrun --nproc-per-node N -m facepack embed, with the same options. A batch
+    holds the same images however many processes there are.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with what --overwrite removes: give one")
+    from facepack.evaluate.embed_into import EmbedOptions, embed_into
+    from facepack.evaluate.models import open_model
+    from facepack.progress import Progress
+    from facepack.train.build import enter_device
+    from facepack.train.ranks.agreement import OtherRankError, together
+    from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device
+
+    entered = enter_device(rank_device(device))
+    try:
+        with keep_exit_code(), Ranks.from_environment(entered) as ranks, ExitStack() as stack:
+
+            def progress(total: int) -> Callable[[int], None]:
+                label = target if ranks.world == 1 else f"{target} (rank 0 of {ranks.world})"
+                line = Progress(total, unit="images", label=label)
+                return stack.enter_context(line).update if ranks.is_first else lambda count: None
+
+            with together(ranks):
+                opened = open_model(model, backbone=backbone, torchscript=torchscript)
+                faces = _open_faces(target, data, say=ranks.is_first)
+            result = embed_into(
+                out,
+                opened.network.to(entered),
+                faces,
+                stated={"model": model.name, "model_xxh3_128": opened.checksum},
+                device=entered,
+                options=EmbedOptions(
+                    flip=not no_flip, batch_size=batch_size, resume=resume, overwrite=overwrite
+                ),
+                ranks=ranks,
+                progress=progress,
+            )
+    except OtherRankError as error:
+        ctx.exit(error.exit_code)  # the rank at fault says why
+    if ranks.is_first:
+        _tell(result, as_json)
+
+
+def _open_faces(target: str, data: Path | None, say: bool) -> Faces:
+    from facepack.evaluate.registry import find_target, split_words
+    from facepack.evaluate.sources import ImageFolder, open_faces
+    from facepack.terminal import printable
+
+    if split_words(target)[0]:
+        return find_target(target, data)().faces
+    faces = open_faces(target, data)
+    for notice in faces.source.notices if isinstance(faces.source, ImageFolder) else []:
+        if say:
+            click.echo(printable(f"note: {notice}"), err=True)
+    return faces
+
+
+def _tell(result: Embedded, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from facepack.terminal import printable
+
+    if result.not_finite:
+        text = (
+            f"{result.not_finite:,} of {result.images:,} embeddings are not finite, first of "
+            f"{result.first}: protocols leave what needs them out"
+        )
+        click.echo(printable(text), err=True)
+    if as_json:
+        click.echo(json.dumps(asdict(result)))
+        return
+    were = "" if result.new == result.images else f" ({result.new:,} of them new)"
+    click.echo(printable(f"{result.out}: {result.images:,} × {result.features}{were}"))
