@@ -40,7 +40,7 @@ Images = Mapping[tuple[str, str], PageImage]
 """(target, key) → the image, of those that a page shows."""
 
 MARK = "~"
-LEGEND = f"{MARK} marks a difference from the first that lies inside its 95 % confidence interval"
+LEGEND = f"{MARK} marks a difference from the first that lies inside its 95% confidence interval"
 
 _UNDEFINED = Figure(value=None)
 _TEMPLATE = Path(__file__).parent / "templates" / "results.html"

@@ -24,7 +24,7 @@ def compare(paths: tuple[Path, ...], plots: tuple[Path, ...]) -> None:
 
     Each argument is a run's folder, a results.json, what `facepack eval --json` printed (as
     FILE.json), or a training log. Figures of one target stand in one row; ~ marks those whose
-    difference from the first lies inside its 95 % confidence interval. Of runs it shows how they
+    difference from the first lies inside its 95% confidence interval. Of runs it shows how they
     ended, and the settings that differ; --plot draws losses, learning rates and accuracies.
     """
     from facepack.evaluate.compare import comparison_lines, read_comparison

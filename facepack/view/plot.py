@@ -20,7 +20,7 @@ PICTURES = (".png", ".svg", ".pdf")
 """Suffixes that :func:`write_plots` takes."""
 
 _WIDTH, _HEIGHT = 440, 300  # pixels: a phone shows all of it
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 430, 10, 252
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 420, 10, 252
 _TICKS = 5  # wanted on an axis
 _DPI = 120
 _LARGEST = 1e280  # that an axis shows, and the inverse of the smallest on a logarithmic one
