@@ -6,8 +6,12 @@ Nothing is imported here but when it is called, so that ``facepack --help`` stay
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from facepack.convert.command_line import SinkCommand, SourceCommand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,7 @@ class SourceKind:
         title: what it is, after an article.
         src: what SRC is, as a sentence for the command's help.
         location: ``module:class``.
+        own: ``module:class`` of what is its own on the command line.
         many: whether the class takes a list of paths, else one.
         parallel: whether several processes can read it, whatever it looks like.
     """
@@ -25,8 +30,14 @@ class SourceKind:
     title: str
     src: str
     location: str
+    own: str = "facepack.convert.command_line:SourceCommand"
     many: bool = False
     parallel: bool = True
+
+    @cached_property
+    def command(self) -> SourceCommand:
+        """What is its own on the command line."""
+        return cast("SourceCommand", _load(self.own)())
 
     def open(self, paths: list[Any], options: dict[str, Any]) -> Any:
         """The source at ``paths``."""
@@ -42,6 +53,7 @@ class SinkKind:
         out: what OUT becomes, as a sentence for the command's help.
         location: ``module:function``.
         options: ``module:class`` of its options.
+        own: ``module:class`` of what is its own on the command line.
         parallel: whether several processes can write it.
     """
 
@@ -49,7 +61,13 @@ class SinkKind:
     out: str
     location: str
     options: str = "facepack.convert.options:ConvertOptions"
+    own: str = "facepack.convert.command_line:SinkCommand"
     parallel: bool = False
+
+    @cached_property
+    def command(self) -> SinkCommand:
+        """What is its own on the command line."""
+        return cast("SinkCommand", _load(self.own)())
 
     def write(self, source: Any, out: Any, options: dict[str, Any]) -> Any:
         """Convert ``source`` into ``out``; returns the Result."""
@@ -66,17 +84,20 @@ SOURCES = {
         title="an MXNet .rec data set",
         src="SRC is a .rec file, or a folder that holds train.rec (and train.idx and property).",
         location="facepack.convert.formats.rec.source:RecSource",
+        own="facepack.convert.formats.rec.command:RecCommand",
     ),
     "bin": SourceKind(
         title="a verification set (.bin)",
         src="SRC is a .bin file such as lfw.bin; or a folder, and each .bin in it becomes "
         "OUT/<name>.",
         location="facepack.convert.formats.pairs.source:BinSource",
+        own="facepack.convert.formats.pairs.command:BinSourceCommand",
     ),
     "zip": SourceKind(
         title="WebFace260M zips",
         src="SRC are zips, or folders of zips; members are identity/image.jpg.",
         location="facepack.convert.formats.zip.source:ZipSource",
+        own="facepack.convert.formats.zip.command:ZipCommand",
         many=True,
     ),
     "img": SourceKind(
@@ -84,17 +105,20 @@ SOURCES = {
         src="SRC is a folder identity/image.jpg; a flat one with --index; or a verification folder "
         "with imgs/ and pair_label.npy.",
         location="facepack.convert.formats.tree.source:ImgSource",
+        own="facepack.convert.formats.tree.command:ImgCommand",
     ),
     "kv": SourceKind(
         title="F2C's LMDB and kv files",
         src="SRC are folders that hold an LMDB and its kv file, or LMDB KV LMDB KV ….",
         location="facepack.convert.formats.kv.source:KvSource",
+        own="facepack.convert.formats.kv.command:KvCommand",
         many=True,
     ),
     "tar": SourceKind(
         title="tars (Glint360K's pieces, WebDataset, trees)",
         src="SRC are tars or the pieces of one, gzipped or not: they are streamed, never unpacked.",
         location="facepack.convert.formats.tar.source:TarSource",
+        own="facepack.convert.formats.tar.command:TarCommand",
         many=True,
         parallel=False,
     ),
@@ -102,6 +126,7 @@ SOURCES = {
         title="an im2rec, face2rec2 or Paddle list",
         src="SRC are .lst files, or label.txt of Paddle.",
         location="facepack.convert.formats.tree.list_source:LstSource",
+        own="facepack.convert.formats.tree.command:LstCommand",
         many=True,
     ),
     "ijb": SourceKind(
@@ -113,11 +138,13 @@ SOURCES = {
         title="MegaFace and FaceScrub",
         src="SRC is a folder with the lists and images of both.",
         location="facepack.convert.formats.benchmarks.megaface:MegaFaceSource",
+        own="facepack.convert.formats.benchmarks.command:MegaFaceCommand",
     ),
     "lmdb": SourceKind(
         title="a pack",
         src="SRC is a pack, or PACK:SET for a shard set of it.",
         location="facepack.convert.formats.pack.source:PackSource",
+        own="facepack.convert.formats.pack.command:PackSourceCommand",
     ),
 }
 
@@ -127,6 +154,7 @@ SINKS = {
         out="OUT becomes a pack: LMDB shards with a key-label index. Images are stored byte for "
         "byte.",
         location="facepack.convert.formats.pack.sink:convert_to_pack",
+        own="facepack.convert.formats.pack.command:PackSinkCommand",
         options="facepack.convert.formats.pack.sink:PackOptions",
         parallel=True,
     ),
@@ -135,6 +163,7 @@ SINKS = {
         out="OUT gets the images as files and the key-label index OUT/index.kv; of a verification "
         "set imgs/0.jpg, imgs/1.jpg, … and pair_label.npy.",
         location="facepack.convert.formats.tree.sink:convert_to_img",
+        own="facepack.convert.formats.tree.command:TreeCommand",
         options="facepack.convert.formats.tree.tree_sink:TreeOptions",
         parallel=True,
     ),
@@ -158,6 +187,7 @@ SINKS = {
         title="a verification set (.bin)",
         out="OUT becomes a .bin file; the source must be a verification set.",
         location="facepack.convert.formats.pairs.bin_sink:convert_to_bin",
+        own="facepack.convert.formats.pairs.command:BinSinkCommand",
     ),
 }
 

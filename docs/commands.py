@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from facepack.cli import COMMANDS, root
-from facepack.convert.commands.convert import apply_options, sink_options, source_options
+from facepack.convert.command_line import apply_options
 from facepack.convert.registry import SINKS, SOURCES
 from facepack.evaluate.registry import PROTOCOLS
 
@@ -32,20 +32,17 @@ def page() -> str:
         "Every source goes into every sink: `facepack rec2lmdb SRC OUT`, `facepack zip2wds SRC… "
         "OUT`, `facepack lmdb2rec PACK OUT`, ….\n"
     )
-    for title, kinds, own in (
-        ("Sources", SOURCES, source_options),
-        ("Sinks", SINKS, sink_options),
-    ):
+    for title, kinds in (("Sources", SOURCES), ("Sinks", SINKS)):
         lines = [f"### {title}\n"]
         for name, kind in kinds.items():
             sentence = kind.src if title == "Sources" else kind.out
             lines.append(f"**`{name}`**: {kind.title}. {sentence}\n")
-            options = own(name)
+            options = kind.command.options
             if options:
                 lines.append(f"```\n{_options(options)}\n```\n")
         parts.append("\n".join(lines))
-    plain = next(name for name in SINKS if not sink_options(name))
-    source = next(name for name in SOURCES if not source_options(name))
+    plain = next(name for name, sink in SINKS.items() if not sink.command.options)
+    source = next(name for name, source in SOURCES.items() if not source.command.options)
     common = root.get_command(click.Context(root), f"{source}2{plain}")
     assert common is not None
     parts.append(f"### Options of all conversions\n\n```\n{_options_of(common)}\n```\n")

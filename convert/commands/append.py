@@ -10,26 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from facepack.convert.commands.convert import (
-    LOOK,
-    apply_options,
-    parameter_names,
-    sink_options,
-    source_arguments,
-    source_options,
-    target_options,
-)
+from facepack.convert.command_line import PATH, apply_options, parameter_names, take
+from facepack.convert.commands.convert import LOOK, target_options
+from facepack.convert.formats.pack.command import PackSinkCommand
 from facepack.convert.registry import SOURCES
 from facepack.terminal import printable
 
 if TYPE_CHECKING:
     from facepack.convert.result import Result
 
-_PATH = click.Path(path_type=Path)
-_OWN_OPTIONS = {source: source_options(source) for source in SOURCES}
+_OWN_OPTIONS = {name: source.command.options for name, source in SOURCES.items()}
+_PACK = PackSinkCommand()
 _OPTIONS = (
-    click.argument("pack", type=_PATH),
-    click.argument("src", type=_PATH, nargs=-1, required=True),
+    click.argument("pack", type=PATH),
+    click.argument("src", type=PATH, nargs=-1, required=True),
     click.option(
         "--source",
         type=click.Choice(list(SOURCES)),
@@ -37,7 +31,7 @@ _OPTIONS = (
         help="What SRC is, as in the conversions SOURCE2lmdb.",
     ),
     *dict.fromkeys(option for options in _OWN_OPTIONS.values() for option in options),
-    *sink_options("lmdb"),
+    *_PACK.options,
     *LOOK,
     click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order."),
     click.option(
@@ -106,7 +100,7 @@ def _append_each(
     source: str,
     delete_source: bool,
     discard: bool,
-    duplicates: bool,
+    seed: int,
     **options: Any,
 ) -> Iterator[Result]:
     from facepack.convert.formats.pack import append as machinery
@@ -117,17 +111,18 @@ def _append_each(
         for gone in deletion.deleted_before(pack, paths):
             click.echo(f"note: {gone}: deleted by an earlier run, {pack} holds it", err=True)
             paths.remove(gone)
-    arguments = source_arguments(source, options)
+    command = SOURCES[source].command
+    arguments = command.arguments(take(command.options, options))
+    own = take(_PACK.options, options)
     for each in machinery.separate_sources(source, paths):
         files = deletion.source_files(source, each[0]) if delete_source else {}
         opened = SOURCES[source].open(each, arguments)
-        settings = PackOptions(**target_options(opened, dict(options)))
+        common = target_options(opened, dict(options))
+        settings = PackOptions(**common, **_PACK.arguments(own, seed))
         result = machinery.append(pack, opened, settings, discard=discard)
         if delete_source:
             result.notices.append(deletion.delete_source(pack, opened, files))
         yield result
         discard = False
-    if duplicates:
-        from facepack.view.duplicates import list_duplicates
-
-        click.echo(f"note: {list_duplicates(pack)}", err=True)
+    for notice in _PACK.look_over(pack, own):
+        click.echo(f"note: {notice}", err=True)

@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES, summary
+from facepack.convert.command_line import PATH, Option, apply_options, take
+from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES, SinkKind, SourceKind, summary
 from facepack.errors import NothingChosenError
 from facepack.terminal import printable
 
 if TYPE_CHECKING:
     from facepack.convert.result import Result
     from facepack.convert.source import Source
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_Option = Callable[[Any], Any]
-_PATH = click.Path(path_type=Path)
 
 
 class _Size(click.ParamType):
@@ -40,19 +36,7 @@ class _Size(click.ParamType):
         return int(match[2] or match[1]), int(match[1])
 
 
-class _Level(click.ParamType):
-    """A number of folders from the top, or, below 0, from the image."""
-
-    name = "integer"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        level = click.INT.convert(value, param, ctx)
-        if not level:
-            self.fail("0 is no level: 1 is the topmost folder, -1 the image's own", param, ctx)
-        return int(level)
-
-
-LOOK: tuple[_Option, ...] = (
+LOOK: tuple[Option, ...] = (
     click.option("--decode", is_flag=True, help="Decode every image, not only its header."),
     click.option("--size", type=_Size(), help="Set aside images of another size, e.g. 112."),
     click.option(
@@ -64,8 +48,8 @@ LOOK: tuple[_Option, ...] = (
     ),
     click.option("--strict", is_flag=True, help="Stop at the first record that cannot be used."),
 )
-_CHOOSE: tuple[_Option, ...] = (
-    click.option("--exclude", type=_PATH, help="List of images (or identity/) to leave out."),
+_CHOOSE: tuple[Option, ...] = (
+    click.option("--exclude", type=PATH, help="List of images (or identity/) to leave out."),
     click.option(
         "--identities", metavar="WHICH", help="100 (the first), 100:200, or a file that lists them."
     ),
@@ -86,7 +70,7 @@ _CHOOSE: tuple[_Option, ...] = (
         help="Of order and chance.",
     ),
 )
-_RUN: tuple[_Option, ...] = (
+_RUN: tuple[Option, ...] = (
     click.option(
         "--workers",
         type=click.IntRange(1),
@@ -97,160 +81,33 @@ _RUN: tuple[_Option, ...] = (
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
-_ONLY_INDEXED = click.option(
-    "--only-indexed", is_flag=True, help="Leave out images of a .rec that its .idx does not list."
-)
-_IDENTITY_LEVEL = click.option(
-    "--identity-level",
-    type=_Level(),
-    help="Folder that is the identity: 1 the topmost of a path, 2 the next; -1 the image's own.",
-)
-_OF_SOURCE: dict[str, tuple[_Option, ...]] = {
-    "rec": (_ONLY_INDEXED,),
-    "zip": (
-        click.option("--password-file", type=_PATH, help="First line is the zips' password."),
-        click.option("--password", "ask", is_flag=True, help="Ask for the zips' password."),
-        _IDENTITY_LEVEL,
-    ),
-    "img": (
-        click.option("--index", type=_PATH, help="A kv, .lst or label.txt that gives the labels."),
-        _IDENTITY_LEVEL,
-    ),
-    "kv": (
-        click.option(
-            "--offset-labels/--keep-labels",
-            default=True,
-            show_default=True,
-            help="Of several kv files, number each one's labels after the last one's.",
-        ),
-    ),
-    "tar": (
-        click.option("--member", help="Take only this member, a .rec or .bin."),
-        _ONLY_INDEXED,
-        _IDENTITY_LEVEL,
-    ),
-    "lst": (
-        click.option("--root", type=_PATH, help="Folder of the images; the list's by default."),
-        click.option("--align", is_flag=True, help="Warp faces to 112×112 by their landmarks."),
-    ),
-    "megaface": (
-        click.option("--noises", type=_PATH, multiple=True, help="A noise list; may be repeated."),
-    ),
-}
-_OF_SINK: dict[str, tuple[_Option, ...]] = {
-    "lmdb": (
-        click.option(
-            "--order",
-            type=click.Choice(["shuffled", "source", "identity"]),
-            default="shuffled",
-            show_default=True,
-            help="Order of records in a shard; shuffled fills pages best.",
-        ),
-        click.option(
-            "--shard-size",
-            type=click.IntRange(1, 384),
-            default=384,
-            show_default=True,
-            help="A shard's greatest payload in MiB.",
-        ),
-        click.option(
-            "--shard-records",
-            type=click.IntRange(1, 65_536),
-            default=65_536,
-            show_default=True,
-            help="A shard's greatest number of records.",
-        ),
-        click.option(
-            "--duplicates", is_flag=True, help="List images that occur twice: duplicates.jsonl."
-        ),
-    ),
-    "img": (
-        click.option(
-            "--naming",
-            type=click.Choice(["source", "number"]),
-            default="source",
-            show_default=True,
-            help="Files keep the source's names, or are <label>/<n>.jpg.",
-        ),
-    ),
-}
 
 
 @cache
 def conversion(name: str) -> click.Command:
     """The command ``name`` of :data:`~facepack.convert.registry.CONVERSIONS`."""
     source, sink = CONVERSIONS[name]
-    many = SOURCES[source].many
+    read, written = SOURCES[source], SINKS[sink]
 
     def run(src: Any, out: Path, **options: Any) -> None:
-        _convert(source, sink, list(src) if many else [src], out, **options)
+        _convert(read, written, list(src) if read.many else [src], out, **options)
 
     options = (
-        click.argument("src", type=_PATH, nargs=-1 if many else 1, required=True),
-        click.argument("out", type=_PATH),
-        *source_options(source),
-        *sink_options(sink),
+        click.argument("src", type=PATH, nargs=-1 if read.many else 1, required=True),
+        click.argument("out", type=PATH),
+        *read.command.options,
+        *written.command.options,
         *LOOK,
         *_CHOOSE,
         *_RUN,
     )
-    text = f"{summary(name)}\n\n{SOURCES[source].src} {SINKS[sink].out}"
+    text = f"{summary(name)}\n\n{read.src} {written.out}"
     return click.command(name=name, help=text)(apply_options(options)(run))
 
 
-def source_options(source: str) -> tuple[_Option, ...]:
-    """The options that only this source has."""
-    return _OF_SOURCE.get(source, ())
-
-
-def sink_options(sink: str) -> tuple[_Option, ...]:
-    """The options that only this sink has."""
-    return _OF_SINK.get(sink, ())
-
-
-def apply_options(options: tuple[_Option, ...]) -> Callable[[_F], _F]:
-    """A decorator that adds ``options``, the first one first."""
-
-    def decorate(function: _F) -> _F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What a source's class takes, out of ``options``; asks for a password if that is wanted."""
-    own = {name: options.pop(name) for name in parameter_names(source_options(source))}
-    if source == "zip":
-        own["password"] = _password(own.pop("password_file"), own.pop("ask"))
-    return own
-
-
-def parameter_names(options: tuple[_Option, ...]) -> list[str]:
-    """What ``options`` are called in Python."""
-    command = click.command()(apply_options(options)(lambda: None))
-    return [str(parameter.name) for parameter in command.params]
-
-
-def _password(file: Path | None, ask: bool) -> bytes | None:
-    if file is not None:
-        from facepack.errors import SourceError
-        from facepack.reading import read_bytes
-
-        try:
-            password = read_bytes(file).partition(b"\n")[0].rstrip(b"\r")
-        except OSError as error:
-            raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
-        if not password:
-            raise SourceError(f"{file}: its first line is empty; write the password there")
-        return password
-    return click.prompt("Password", hide_input=True, err=True).encode() if ask else None
-
-
 def _convert(
-    source: str,
-    sink: str,
+    source: SourceKind,
+    sink: SinkKind,
     paths: list[Path],
     out: Path,
     *,
@@ -264,15 +121,20 @@ def _convert(
     _require_parallel(sink, options)
     listed: list[Result] = []
     several = False
-    own = source_arguments(source, options)
-    for path, target in _sets(source, sink, paths, out):
+    arguments = source.command.arguments(take(source.command.options, options))
+    for path, target in source.command.conversions(paths, out, sink.command.suffix):
         empty: NothingChosenError | None = None
         for low, high, below in _halves(head_tail, target):
             several |= below != out
             try:
                 with _workers(source, sink, path, options):
                     result = _convert_one(
-                        source, sink, path, below, own, min_at_least=low, fewer_than=high, **options
+                        source.open(path, arguments),
+                        sink,
+                        below,
+                        min_at_least=low,
+                        fewer_than=high,
+                        **options,
                     )
             except NothingChosenError as error:
                 if head_tail is None or empty is not None:
@@ -288,14 +150,12 @@ def _convert(
         click.echo(_json([vars(r) for r in listed] if several else vars(listed[0])))
 
 
-def _require_parallel(sink: str, options: dict[str, Any]) -> None:
+def _require_parallel(sink: SinkKind, options: dict[str, Any]) -> None:
     """Make sure that processes are asked for only where several can write the target."""
-    if SINKS[sink].parallel:
+    if sink.parallel:
         return
     for option in _asked_for(options):
-        raise click.UsageError(
-            f"{option}: one process writes {SINKS[sink].title}; leave {option} away"
-        )
+        raise click.UsageError(f"{option}: one process writes {sink.title}; leave {option} away")
 
 
 def _asked_for(options: dict[str, Any]) -> list[str]:
@@ -305,46 +165,25 @@ def _asked_for(options: dict[str, Any]) -> list[str]:
 
 
 def _require_apart(
-    source: str, sink: str, paths: list[Path], out: Path, options: dict[str, Any]
+    source: SourceKind, sink: SinkKind, paths: list[Path], out: Path, options: dict[str, Any]
 ) -> None:
     """Make sure that the target holds nothing that is read, for overwriting would remove it.
 
     Nor may images be written where a source of image files looks for its own.
     """
-    read = list(paths)
+    read = [*source.command.paths_read(paths)]
     for value in options.values():
         values = value if isinstance(value, tuple) else (value,)
         read += [path for path in values if isinstance(path, Path)]
-    if source == "lmdb":
-        from facepack.store.sets import split_set
-
-        read += [split_set(path)[0] for path in paths]
     target = Path(os.path.realpath(out))
     for path in read:
         if Path(os.path.realpath(path)).is_relative_to(target):
             raise click.UsageError(f"{out} holds the source {path}: choose another target")
-    folders = []
-    if sink == "img" and source == "img":
-        folders = paths
-    elif sink == "img" and source == "lst" and options["overwrite"]:
-        folders = [options["root"]] if options["root"] else [path.parent for path in paths]
-    for folder in folders:
-        if target.is_relative_to(os.path.realpath(folder)):
+    for folder in source.command.image_folders(paths, options):
+        if sink.command.writes_images and target.is_relative_to(os.path.realpath(folder)):
             raise click.UsageError(
                 f"{out} lies in {folder}, where the images are read: choose another target"
             )
-
-
-def _sets(source: str, sink: str, paths: list[Path], out: Path) -> list[tuple[list[Path], Path]]:
-    """Source and target of each conversion: of a folder of .bin files there are several."""
-    if source != "bin" or not paths[0].is_dir():
-        return [(paths, out)]
-    files = sorted(paths[0].glob("[!.]*.bin"))
-    if not files:
-        from facepack.errors import SourceError
-
-        raise SourceError(f"{paths[0]}: the folder holds no .bin; pass a .bin or a folder of them")
-    return [([file], out / (file.name if sink == "bin" else file.stem)) for file in files]
 
 
 def _halves(head_tail: int | None, out: Path) -> list[tuple[int | None, int | None, Path]]:
@@ -355,23 +194,21 @@ def _halves(head_tail: int | None, out: Path) -> list[tuple[int | None, int | No
 
 
 def _workers(
-    source: str, sink: str, paths: list[Path], options: dict[str, Any]
+    source: SourceKind, sink: SinkKind, paths: list[Path], options: dict[str, Any]
 ) -> AbstractContextManager[None]:
     """Starts worker processes before the source is opened, where they will surely be wanted."""
     from facepack.convert.workers import started_early
 
-    if options["dask"] or not (SOURCES[source].parallel and SINKS[sink].parallel):
+    if options["dask"] or not (source.parallel and sink.parallel):
         return nullcontext()
-    modules = [kind.location.partition(":")[0] for kind in (SOURCES[source], SINKS[sink])]
+    modules = [kind.location.partition(":")[0] for kind in (source, sink)]
     return started_early(paths, options["workers"], modules)
 
 
 def _convert_one(
-    source: str,
-    sink: str,
-    paths: list[Path],
+    source: Source,
+    sink: SinkKind,
     out: Path,
-    own: dict[str, Any],
     *,
     min_at_least: int | None,
     fewer_than: int | None,
@@ -385,10 +222,9 @@ def _convert_one(
 ) -> Result:
     from facepack.convert.choose import Choice, choose, read_exclude_list
 
-    opened = SOURCES[source].open(paths, own)
-    alone = not opened.parallel or (sink == "img" and opened.content == "pairs")
+    alone = not source.parallel or sink.command.writes_alone(source)
     if alone and (asked := _asked_for(options)):
-        opened.notices.append(f"one process does it all, so that {asked[0]} changes nothing")
+        source.notices.append(f"one process does it all, so that {asked[0]} changes nothing")
     bounds = [bound for bound in (min_images, min_at_least) if bound is not None]
     choice = Choice(
         exclude=read_exclude_list(exclude) if exclude else frozenset(),
@@ -399,20 +235,16 @@ def _convert_one(
         max_images=max_images,
         seed=seed,
     )
-    duplicates = options.pop("duplicates", False)
-    if sink == "lmdb":
-        options["seed"] = seed
-    chosen = choose(opened, choice)
-    result = SINKS[sink].write(chosen, out, target_options(chosen, options))
-    if duplicates:
-        from facepack.view.duplicates import list_duplicates
-
-        result.notices.append(list_duplicates(out))
+    own = take(sink.command.options, options)
+    chosen = choose(source, choice)
+    arguments = target_options(chosen, options) | sink.command.arguments(own, seed)
+    result = sink.write(chosen, out, arguments)
+    result.notices.extend(sink.command.look_over(out, own))
     return cast("Result", result)
 
 
 def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
-    """Options of the command line as the sinks' options call them."""
+    """Options that all conversions have, as those of the sinks call them."""
     from facepack.convert.spans import payload_bytes
     from facepack.convert.workers import suitable_count
     from facepack.store.checks import ImageCheck
@@ -420,8 +252,6 @@ def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     check = ImageCheck(
         decode=options.pop("decode"), size=options.pop("size"), color=options.pop("color")
     )
-    if "shard_size" in options:
-        options["shard_bytes"] = options.pop("shard_size") << 20
     workers = options["workers"] or suitable_count(payload_bytes(source))
     return {**options, "check": check, "workers": workers}
 

@@ -1,0 +1,15 @@
+"""``facepack megaface2…``."""
+
+from __future__ import annotations
+
+import click
+
+from facepack.convert.command_line import PATH, SourceCommand
+
+
+class MegaFaceCommand(SourceCommand):
+    """MegaFace and FaceScrub as a source."""
+
+    options = (
+        click.option("--noises", type=PATH, multiple=True, help="A noise list; may be repeated."),
+    )

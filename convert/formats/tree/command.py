@@ -1,0 +1,60 @@
+"""``facepack img2…``, ``lst2…`` and ``…2img``: image files are read and written in folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facepack.convert.command_line import IDENTITY_LEVEL, PATH, SinkCommand, SourceCommand
+
+if TYPE_CHECKING:
+    from facepack.convert.source import Source
+
+
+class ImgCommand(SourceCommand):
+    """A folder of images as a source."""
+
+    options = (
+        click.option("--index", type=PATH, help="A kv, .lst or label.txt that gives the labels."),
+        IDENTITY_LEVEL,
+    )
+
+    def image_folders(self, paths: list[Path], given: dict[str, Any]) -> list[Path]:
+        """The folder."""
+        return paths
+
+
+class LstCommand(SourceCommand):
+    """Lists of images as a source."""
+
+    options = (
+        click.option("--root", type=PATH, help="Folder of the images; the list's by default."),
+        click.option("--align", is_flag=True, help="Warp faces to 112×112 by their landmarks."),
+    )
+
+    def image_folders(self, paths: list[Path], given: dict[str, Any]) -> list[Path]:
+        """Where the images are that overwriting could remove: no list names others beside them."""
+        if not given["overwrite"]:
+            return []
+        return [given["root"]] if given["root"] else [path.parent for path in paths]
+
+
+class TreeCommand(SinkCommand):
+    """An image tree, or a folder of pairs, as a sink."""
+
+    options = (
+        click.option(
+            "--naming",
+            type=click.Choice(["source", "number"]),
+            default="source",
+            show_default=True,
+            help="Files keep the source's names, or are <label>/<n>.jpg.",
+        ),
+    )
+    writes_images = True
+
+    def writes_alone(self, source: Source) -> bool:
+        """So it is with pairs."""
+        return source.content == "pairs"

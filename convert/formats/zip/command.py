@@ -1,0 +1,39 @@
+"""``facepack zip2…``: the password of encrypted zips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from facepack.convert.command_line import IDENTITY_LEVEL, PATH, SourceCommand
+
+
+class ZipCommand(SourceCommand):
+    """Zips as a source."""
+
+    options = (
+        click.option("--password-file", type=PATH, help="First line is the zips' password."),
+        click.option("--password", "ask", is_flag=True, help="Ask for the zips' password."),
+        IDENTITY_LEVEL,
+    )
+
+    def arguments(self, own: dict[str, Any]) -> dict[str, Any]:
+        """The password, of a file or asked for, and the level."""
+        return own | {"password": _password(own.pop("password_file"), own.pop("ask"))}
+
+
+def _password(file: Path | None, ask: bool) -> bytes | None:
+    if file is not None:
+        from facepack.errors import SourceError
+        from facepack.reading import read_bytes
+
+        try:
+            password = read_bytes(file).partition(b"\n")[0].rstrip(b"\r")
+        except OSError as error:
+            raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+        if not password:
+            raise SourceError(f"{file}: its first line is empty; write the password there")
+        return password
+    return click.prompt("Password", hide_input=True, err=True).encode() if ask else None
