@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Replay a training log through a schedule.",
     ),
     "models": ("facepack.train.commands.models", "List the backbones."),
+    "heads": ("facepack.train.commands.heads", "List the margins and their settings."),
     "export": ("facepack.train.commands.export", "Write a model as safetensors or ONNX."),
     "eval": (
         "facepack.evaluate.commands.eval",

@@ -65,7 +65,8 @@ class TrainConfig(Settings):
     """Share of the backbone's last feature map that dropout sets to zero."""
 
     margin: str = "cosface"
-    """The margin softmax: arcface, cosface or combined."""
+    """What the own class is asked for beyond the others: arcface, cosface, combined, sphereface,
+    curricularface, magface, adaface, uniface, subcenter or elastic; see facepack heads."""
 
     margin_options: dict[str, Any] | None = None
     """The margin's own settings, a table; m1, m2, m3 and margin_gradient are some of them."""

@@ -9,7 +9,7 @@ one dense parameter whose momentum and decay act on every row, is the update ``d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,18 +21,16 @@ from facepack.errors import ConfigError, TrainingError
 from facepack.hashing import derive_seed
 from facepack.settings import Count, Fraction, check, check_choice
 from facepack.train.heads.centres import fill_centres
-from facepack.train.heads.chunked import ChunkedLoss
+from facepack.train.heads.chunked import ChunkedLoss, own_cosines
+from facepack.train.heads.draws import draw_normals
 from facepack.train.heads.faces import Faces, gather_faces
-from facepack.train.heads.margins import Margin
+from facepack.train.heads.logits import LogitRule, margin_logits, whole_loss
+from facepack.train.heads.margin_state import MarginState
+from facepack.train.heads.margins import Margin, Own
 from facepack.train.heads.row_optimizers import build_row_optimizer
 from facepack.train.heads.row_storage import Storage, build_row_storage
 from facepack.train.heads.sampling import sample_rows
-from facepack.train.heads.softmax import (
-    MarginSoftmax,
-    ShardedCrossEntropy,
-    margin_logits,
-    whole_loss,
-)
+from facepack.train.heads.sharded import ShardedLoss
 from facepack.train.ranks.group import ALONE, Ranks
 
 Update = Literal["sampled", "dense"]
@@ -159,11 +157,10 @@ class PartialFC(nn.Module):
         self.chunk = chunk
         self.seed = seed
         self.ranks = ranks
-        self.softmax = MarginSoftmax(
-            margin=margin, scale=scale, interclass_filter=interclass_filter
-        )
+        self.features = features
+        self.logits = LogitRule(margin=margin, scale=scale, interclass_filter=interclass_filter)
         self._first, stop = ranks.share(classes)
-        self._draws = 0
+        self._draws = self._steps = 0
         self._rule = build_row_optimizer(
             optimizer,
             momentum=momentum,
@@ -175,7 +172,7 @@ class PartialFC(nn.Module):
         self._storage = build_row_storage(storage)
         weight = torch.empty(
             stop - self._first,
-            features,
+            margin.centres_per_class * features,
             dtype=torch.float32,
             device="cpu" if self._on_host else device,
         )
@@ -185,9 +182,22 @@ class PartialFC(nn.Module):
         for name, value in self._rule.state(weight).items():
             self.register_buffer(name, value)
             self._state_names.append(name)
+        self.margin_state = MarginState(
+            margin,
+            self._rule,
+            classes=classes,
+            sample_rate=sample_rate,
+            device=device,
+            ranks=ranks,
+        )
         self._pending: list[_Used] = []
 
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        labels: torch.Tensor,
+        records: np.ndarray | None = None,
+    ) -> torch.Tensor:
         """Mean loss of a micro-batch, in the precision of the weights whatever the autocast.
 
         Where gradients are enabled, the rows used are kept for :meth:`step`. Labels on the CPU are
@@ -200,49 +210,122 @@ class PartialFC(nn.Module):
         Args:
             embeddings: B×F, of any norm.
             labels: (B,) int64 in [0, C), on the same device.
+            records: (B,) integers, which image each is; for a margin that draws random numbers.
 
         Returns:
-            The mean over the batch of −ln p(own class), a scalar.
+            The mean over the batch of the loss, of most margins −ln p(own class): a scalar.
 
         Raises:
-            TrainingError: a label on the CPU lies outside [0, C).
+            TrainingError: a label on the CPU lies outside [0, C), or records are missing.
         """
         if labels.device.type == "cpu":
             check_labels(labels, self.classes)
+        margin = self.logits.margin
         with torch.autocast(embeddings.device.type, enabled=False):
-            units = F.normalize(embeddings.to(self.weight.dtype))
-            faces = gather_faces(units, labels, self.ranks)
+            embeddings = embeddings.to(self.weight.dtype)
+            norms = None
+            if "norms" in margin.needs:
+                norms = torch.linalg.vector_norm(embeddings, dim=1)
+                norms = norms if margin.norms_have_gradient else norms.detach()
+            faces = gather_faces(
+                F.normalize(embeddings),
+                labels,
+                self.ranks,
+                norms=norms,
+                normals=self._draw_normals(embeddings, records),
+            )
             used, own, present = self._use_rows(faces.labels)
-            return self._loss(faces, used.centres, own, present)
+            known = self._known(faces, used.centres, own, present)
+            loss = self._loss(faces, used.centres, own, present, known)
+            penalties = None if norms is None else margin.penalty(norms)
+            if penalties is not None:
+                # Every rank's own, with its gradient, and without one those of the others.
+                mine = penalties.sum() * faces.weights.amax()
+                every = self.ranks.all_reduce(mine.detach().clone(), "sum")
+                loss = loss + mine + (every - mine.detach())
+            return loss
+
+    def _draw_normals(
+        self, embeddings: torch.Tensor, records: np.ndarray | None
+    ) -> torch.Tensor | None:
+        margin = self.logits.margin
+        if "normals" not in margin.needs:
+            return None
+        if records is None:
+            raise TrainingError(
+                f"{type(margin).__name__} draws a number for each image: give records, which says "
+                "which images the batch is made of"
+            )
+        return torch.from_numpy(draw_normals(self.seed, self._steps, records)).to(embeddings)
+
+    def _known(
+        self, faces: Faces, centres: torch.Tensor, own: torch.Tensor, present: torch.Tensor | None
+    ) -> Own:
+        """What the margin is told of the faces, its state being that after it has seen them."""
+        margin = self.logits.margin
+        cosines = torch.zeros_like(faces.norms)
+        if "cosines" in margin.needs:
+            with torch.no_grad():
+                if len(centres):
+                    cosines = own_cosines(
+                        faces.embeddings, centres, own, margin.centres_per_class
+                    ).clamp_(-1.0, 1.0)
+                if present is not None:
+                    cosines = torch.where(present, cosines, 0.0)
+                    cosines = self.ranks.all_reduce(cosines, "sum")
+        known = Own(
+            cosines=cosines,
+            norms=faces.norms,
+            normals=faces.normals,
+            step=self._steps,
+            state=self.margin_state.read(),
+        )
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                changes = self.margin_state.change(margin.observe(known, faces.weights))
+            known = replace(known, state={**known.state, **changes})
+        return known
 
     def _loss(
-        self, faces: Faces, centres: torch.Tensor, own: torch.Tensor, present: torch.Tensor | None
+        self,
+        faces: Faces,
+        centres: torch.Tensor,
+        own: torch.Tensor,
+        present: torch.Tensor | None,
+        known: Own,
     ) -> torch.Tensor:
+        rule = self.logits
         chunk = self._chunk_for(len(own), len(centres))
         if chunk is not None:
             there = torch.ones_like(own, dtype=torch.bool) if present is None else present
             loss: torch.Tensor = ChunkedLoss.apply(
                 faces.embeddings,
                 centres,
+                known.norms,
+                rule.margin.offset(known.state),
                 own,
                 there,
                 faces.weights,
-                self.softmax,
+                known,
+                rule,
                 chunk,
                 self.ranks,
             )
         elif present is None:
-            loss = whole_loss(faces.embeddings, centres, own, self.softmax)
+            loss = whole_loss(faces.embeddings, centres, own, rule, known)
         else:
-            logits = margin_logits(faces.embeddings, centres, own, self.softmax, present=present)
-            loss = ShardedCrossEntropy.apply(logits, own, present, faces.weights, self.ranks)
+            logits = margin_logits(
+                faces.embeddings, centres, own, rule, present=present, known=known
+            )
+            loss = ShardedLoss.apply(logits, own, present, faces.weights, rule.loss, self.ranks)
         return loss
 
     def _chunk_for(self, faces: int, rows: int) -> int | None:
         """Classes in a chunk; None: the logits are held whole."""
         if self.chunk is not None:
             return self.chunk if self.chunk < rows else None
-        row_bytes = (faces + self.weight.shape[1]) * self.weight.element_size()
+        per_class = self.logits.margin.centres_per_class
+        row_bytes = (faces * per_class + self.weight.shape[1]) * self.weight.element_size()
         if rows * row_bytes <= _LARGEST_WHOLE:
             return None
         return max(1, _CHUNK_BYTES // row_bytes)
@@ -269,7 +352,9 @@ class PartialFC(nn.Module):
                 The same on all ranks.
         """
         pending = [used for used in self._pending if used.centres.grad is not None]
+        self.margin_state.step(lr, grad_scale=grad_scale, found_inf=found_inf)
         self.zero_grad()
+        self._steps += 1
         if not pending:
             return
         rows, gradient, centres = _union(pending)
@@ -314,14 +399,16 @@ class PartialFC(nn.Module):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients gathered since the last step."""
         self._pending = []
+        self.margin_state.zero_grad()
 
     def get_extra_state(self) -> dict[str, int]:
-        """The key of the samples and how many were drawn, a part of ``state_dict()``."""
-        return {"seed": self.seed, "draws": self._draws}
+        """The key of the draws, how many samples, and steps taken: a part of ``state_dict()``."""
+        return {"seed": self.seed, "draws": self._draws, "steps": self._steps}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on drawing from where ``state`` was taken."""
         self.seed, self._draws = int(state["seed"]), int(state["draws"])
+        self._steps = int(state.get("steps", 0))  # of which older checkpoints say nothing
         self.zero_grad()
 
     def whole_state(self) -> dict[str, Any] | None:
@@ -344,11 +431,12 @@ class PartialFC(nn.Module):
         Raises:
             TrainingError: the state is of a head of another shape or optimizer.
         """
-        expected = {*self._state_names, "_extra_state"}
+        of_margin = [f"margin_state.{name}" for name in self.margin_state.state_dict()]
+        expected = {*self._state_names, *of_margin, "_extra_state"}
         if state.keys() != expected:
             raise TrainingError(
                 f"the head's state holds {', '.join(sorted(state))}; this head has "
-                f"{', '.join(sorted(expected))}: it was trained with another optimizer"
+                f"{', '.join(sorted(expected))}: it was trained with another optimizer or margin"
             )
         rows = slice(self._first, self._first + len(self.weight))
         for name in self._state_names:
@@ -360,6 +448,8 @@ class PartialFC(nn.Module):
                 )
         for name in self._state_names:
             self.get_buffer(name).copy_(state[name][rows])
+        for name in of_margin:
+            self.get_buffer(name).copy_(state[name])
         self.set_extra_state(state["_extra_state"])
 
     def load_rows(self, first: int, rows: dict[str, torch.Tensor]) -> None:
@@ -405,7 +495,7 @@ class PartialFC(nn.Module):
     def extra_repr(self) -> str:
         """The sizes and options, for ``repr``."""
         return (
-            f"{self.classes}, {self.weight.shape[1]}, {self.softmax}, "
+            f"{self.classes}, {self.features}, {self.logits}, "
             f"sample_rate={self.sample_rate}, optimizer={self._rule}"
         )
 
@@ -413,7 +503,9 @@ class PartialFC(nn.Module):
         """``to()`` and its kin: rows that lie on the host take a new type, but stay there."""
         if not self._on_host:
             return super()._apply(fn, recurse)
-        return super()._apply(lambda rows: rows.to(fn(rows.new_empty(0)).dtype), recurse)
+        super()._apply(lambda rows: rows.to(fn(rows.new_empty(0)).dtype), recurse=False)
+        self.margin_state._apply(fn)
+        return self
 
     def _use_rows(self, labels: torch.Tensor) -> tuple[_Used, torch.Tensor, torch.Tensor | None]:
         """Choose a micro-batch's rows.

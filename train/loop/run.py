@@ -289,7 +289,7 @@ class Trainer:
         images = batch.images
         if not self.config.channels_last:
             images = images.contiguous()
-        loss = self._parts.take_step(images, batch.labels, lr)
+        loss = self._parts.take_step(images, batch.labels, lr, batch.positions)
         self._state.step += 1
         self._parts.meter.add(loss, self.step)
         if self.device.type == "cpu":

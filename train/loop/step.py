@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from facepack.train.ranks.group import ALONE, Ranks
 
 
 class TrainStep:
-    """Callable ``(images, labels, lr) → loss`` that takes one optimizer step.
+    """Callable ``(images, labels, lr, records) → loss`` that takes one optimizer step.
 
     The gradient is that of the mean loss over the whole batch, whatever the number of
     micro-batches; only batch normalisation sees the micro-batches apart. The loss returned is that
@@ -24,7 +25,7 @@ class TrainStep:
 
     Args:
         backbone: images (N×3×H×W, fp32) → embeddings (N×F, fp32); applies its own autocast.
-        head: embeddings, labels → mean loss; keeps its own gradients and optimizer state.
+        head: embeddings, labels, records → mean loss; keeps its own gradients and optimizer state.
         optimizer: the backbone's.
         scaler: fp16's loss scale.
         accumulate: k, the number of micro-batches.
@@ -59,16 +60,19 @@ class TrainStep:
         self.accumulate = accumulate
         self.clip_norm = clip_norm
 
-    def __call__(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
-        """Step on images (B×3×H×W) and labels (B,) at learning rate ``lr``."""
+    def __call__(
+        self, images: Tensor, labels: Tensor, lr: float, records: np.ndarray | None = None
+    ) -> Tensor:
+        """Step on images (B×3×H×W) and labels (B,) at learning rate ``lr``; ``records`` (B,) say
+        which images they are, to a margin that draws."""
         total = torch.zeros((), device=labels.device)
-        parts = zip(
-            images.tensor_split(self.accumulate), labels.tensor_split(self.accumulate), strict=True
-        )
-        for number, (part, own) in enumerate(parts, start=1):
+        k = self.accumulate
+        records_by_part = [None] * k if records is None else np.array_split(records, k)
+        parts = zip(images.tensor_split(k), labels.tensor_split(k), records_by_part, strict=True)
+        for number, part in enumerate(parts, start=1):
             # 1/k, but for a batch that lost images which did not decode.
-            share = len(own) / len(labels)
-            total += self._micro_batch(part, own, share=share, is_last=number == self.accumulate)
+            share = len(part[1]) / len(labels)
+            total += self._micro_batch(*part, share=share, is_last=number == self.accumulate)
 
         head_scaling = self.scaler.unscale(self.optimizer)
         if self.clip_norm:
@@ -81,7 +85,13 @@ class TrainStep:
         return total
 
     def _micro_batch(
-        self, images: Tensor, labels: Tensor, *, share: float, is_last: bool
+        self,
+        images: Tensor,
+        labels: Tensor,
+        records: np.ndarray | None,
+        *,
+        share: float,
+        is_last: bool,
     ) -> Tensor:
         """Add a micro-batch's share to the gradients; return its share of the loss."""
         # Those that lost images which did not decode are no size to compile the network for.
@@ -95,7 +105,7 @@ class TrainStep:
         # backward, and the backbone's own fp32 layers in IEEE arithmetic, forward and backward.
         leaf = embeddings.detach().requires_grad_()
         with float32_products(tf32=True):
-            loss = self.head(leaf, labels) * share
+            loss = self.head(leaf, labels, records) * share
             self.scaler.scale(loss).backward()
         sums = self._gradients.over_ranks() if is_last else nullcontext()
         with float32_products(tf32=False), sums:

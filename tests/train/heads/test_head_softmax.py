@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from facepack.train.heads import ArcFace, Combined, CosFace, Margin, PartialFC, partial_fc
 from facepack.train.heads.chunked import ChunkedLoss
-from facepack.train.heads.softmax import MarginSoftmax, whole_loss
+from facepack.train.heads.logits import LogitRule, nothing_known, whole_loss
 from facepack.train.ranks.group import ALONE
 
 CLASSES, FEATURES, BATCH = 29, 6, 9
@@ -42,19 +42,21 @@ def chunked_loss(
     embeddings: torch.Tensor,
     centres: torch.Tensor,
     labels: torch.Tensor,
-    rule: MarginSoftmax,
+    rule: LogitRule,
     chunk: int,
 ) -> torch.Tensor:
     present = torch.ones_like(labels, dtype=torch.bool)
     weights = torch.full_like(embeddings[:, 0], 1 / len(labels))
-    return ChunkedLoss.apply(embeddings, centres, labels, present, weights, rule, chunk, ALONE)
+    known = nothing_known(embeddings)
+    inputs = (embeddings, centres, known.norms, None, labels, present, weights)
+    return ChunkedLoss.apply(*inputs, known, rule, chunk, ALONE)
 
 
 @pytest.mark.parametrize("margin", MARGINS, ids=str)
 @pytest.mark.parametrize("interclass_filter", [0.0, 0.3])
 @pytest.mark.parametrize("chunk", [1, 7, 28, 100])
 def test_chunks_equal_the_whole(margin: Margin, interclass_filter: float, chunk: int) -> None:
-    rule = MarginSoftmax(margin=margin, scale=16.0, interclass_filter=interclass_filter)
+    rule = LogitRule(margin=margin, scale=16.0, interclass_filter=interclass_filter)
     embeddings, centres, labels = case()
     inputs = [t.clone().requires_grad_() for t in (embeddings, centres) for _ in range(2)]
     whole = whole_loss(inputs[0], inputs[2], labels, rule)
@@ -68,7 +70,7 @@ def test_chunks_equal_the_whole(margin: Margin, interclass_filter: float, chunk:
 
 @pytest.mark.parametrize("margin", [m for m in MARGINS if "straight" not in str(m)], ids=str)
 def test_the_gradient_is_the_derivative(margin: Margin) -> None:
-    rule = MarginSoftmax(margin=margin, scale=4.0)
+    rule = LogitRule(margin=margin, scale=4.0)
     embeddings, centres, labels = case()
     # Both are kinks: the norm of nothing, and the cosine's end.
     centres[5] = 0.1
@@ -80,7 +82,7 @@ def test_the_gradient_is_the_derivative(margin: Margin) -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    rule = MarginSoftmax(margin=CosFace(margin=0.4), scale=3000.0)
+    rule = LogitRule(margin=CosFace(margin=0.4), scale=3000.0)
     embeddings, centres, labels = case(torch.float32)
     whole = whole_loss(embeddings, centres, labels, rule)
     parts = chunked_loss(embeddings, centres, labels, rule, 5)
@@ -116,7 +118,7 @@ def test_heads_with_and_without_chunks_train_alike(sample_rate: float, optimizer
 
 
 def test_float32_chunks_stay_near_the_whole() -> None:
-    rule = MarginSoftmax(margin=ArcFace(margin=0.5), scale=64.0)
+    rule = LogitRule(margin=ArcFace(margin=0.5), scale=64.0)
     embeddings, centres, labels = case(torch.float32)
     inputs = [t.clone().requires_grad_() for t in (embeddings, centres) for _ in range(2)]
     whole = whole_loss(inputs[0], inputs[2], labels, rule)
@@ -164,7 +166,7 @@ def test_logits_of_a_large_head_are_cut_by_themselves(monkeypatch: pytest.Monkey
 
 
 def test_the_plain_softmax_is_one_graph() -> None:
-    rule = MarginSoftmax(margin=ArcFace(margin=0.5), interclass_filter=0.4)
+    rule = LogitRule(margin=ArcFace(margin=0.5), interclass_filter=0.4)
     embeddings, centres, labels = case(torch.float32)
     found = torch._dynamo.explain(whole_loss)(embeddings, centres, labels, rule)
     assert found.graph_count == 1
@@ -174,7 +176,7 @@ def test_the_plain_softmax_is_one_graph() -> None:
 def test_a_filtered_class_stays_in_the_softmax() -> None:
     embeddings = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     centres = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=torch.float64)
-    rule = MarginSoftmax(margin=CosFace(margin=0.0), scale=2.0, interclass_filter=0.5)
+    rule = LogitRule(margin=CosFace(margin=0.0), scale=2.0, interclass_filter=0.5)
     expected = -math.log(math.exp(2) / (math.exp(2) + 1))
     for chunk in (1, 2):
         loss = chunked_loss(embeddings, centres, torch.tensor([0]), rule, chunk)

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from facepack.train.heads import ArcFace, PartialFC, partial_fc
+from facepack.train.heads import ArcFace, PartialFC, build_margin, partial_fc
 from facepack.train.heads.faces import gather_faces
-from facepack.train.heads.softmax import MarginSoftmax, margin_logits
+from facepack.train.heads.logits import LogitRule, margin_logits
 from facepack.train.ranks.group import Ranks
 
 PROCESSES = 4
@@ -86,6 +86,46 @@ def check_one_process(
         torch.testing.assert_close(actual, wanted, **tight)
 
 
+MARGINS: dict[str, dict[str, Any]] = {
+    "sphereface": {"factor": 2.0, "lambda_base": 9.0},
+    "curricularface": {"momentum": 0.7},
+    "magface": {"low_norm": 1.0, "high_norm": 3.0},
+    "adaface": {"t_alpha": 0.3},
+    "uniface": {},
+    "subcenter": {},
+    "elastic": {"deviation": 0.1},
+}
+
+
+def check_margin(ranks: Ranks, name: str, chunk: int | None) -> None:
+    """What a margin needs of the faces, and keeps, is the same on any number of ranks."""
+    options: dict[str, Any] = {"scale": 16.0, "seed": 3, "weight_decay": 5e-3}
+    margin = build_margin(name, **MARGINS[name])
+    for classes in (23, 3):
+        sharded = PartialFC(
+            classes, FEATURES, margin=margin, chunk=chunk, ranks=ranks, **options
+        ).double()
+        alone = PartialFC(classes, FEATURES, margin=margin, **options).double()
+        found = []
+        for images, labels in batches(6, world=ranks.world, classes=classes, dtype=torch.float64):
+            records = labels.numpy() * 7
+            theirs = images.clone().requires_grad_()
+            ours = own_part(images, ranks).clone().requires_grad_()
+            expected = alone(theirs, labels, records)
+            loss = sharded(
+                ours, own_part(labels, ranks), own_part(torch.tensor(records), ranks).numpy()
+            )
+            expected.backward()
+            loss.backward()
+            found += [(loss, expected), (ours.grad, own_part(theirs.grad, ranks))]
+            alone.step(LR)
+            sharded.step(LR)
+        found.append((sharded.weight, rows_of(alone.weight, ranks, classes)))
+        found += zip(sharded.margin_state.buffers(), alone.margin_state.buffers(), strict=True)
+        for actual, wanted in found:
+            torch.testing.assert_close(actual, wanted, rtol=1e-8, atol=1e-10)
+
+
 def check_few_classes(ranks: Ranks) -> None:
     """Fewer classes than ranks: some hold none."""
     for sample_rate in (0.0, 0.5, 1.0):
@@ -104,7 +144,7 @@ def sampled_loss(
     images: torch.Tensor, centres: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor
 ) -> torch.Tensor:
     """The softmax over all classes, those not in ``rows`` at probability 0."""
-    rule = MarginSoftmax(margin=ArcFace(margin=0.3), scale=16.0, interclass_filter=0.4)
+    rule = LogitRule(margin=ArcFace(margin=0.3), scale=16.0, interclass_filter=0.4)
     logits = margin_logits(torch.nn.functional.normalize(images), centres, labels, rule)
     absent = torch.ones(len(centres), dtype=torch.bool)
     absent[rows] = False
@@ -205,7 +245,15 @@ def check_whole_state(ranks: Ranks, block: int, options: dict[str, Any]) -> None
     alone.load_state_dict(state)
     again = make_head(ranks, sample_rate=0.5, **options | {"seed": 9})
     again.load_whole_state(alone.whole_state())
-    assert again.get_extra_state() == head.get_extra_state() == {"seed": 3, "draws": 2}
+    assert (
+        again.get_extra_state()
+        == head.get_extra_state()
+        == {
+            "seed": 3,
+            "draws": 2,
+            "steps": 2,
+        }
+    )
     for name, value in again.named_buffers():
         assert torch.equal(value, head.get_buffer(name))
 
@@ -277,6 +325,10 @@ def checks(world: int) -> dict[str, Check]:
         every[f"dense {rate} {optimizer} {storage}"] = lambda ranks, a=(rate, optimizer, storage): (
             check_dense(ranks, *a)
         )
+    for name, chunk in product(MARGINS, (None, 4)):
+        every[f"margin {name} chunk={chunk}"] = lambda ranks, a=(name, chunk): check_margin(
+            ranks, *a
+        )
     kinds: dict[str, dict[str, Any]] = {
         "sgd": {},
         "adamw": {"optimizer": "adamw"},
@@ -287,7 +339,15 @@ def checks(world: int) -> dict[str, Check]:
         every[f"whole state {kind} block={block}"] = lambda ranks, a=(block, options): (
             check_whole_state(ranks, *a)
         )
-    few = ("one process sgd", "initial", "whole state sgd", "gathered", "sampled 0.2", "dense 0.2")
+    few = (
+        "one process sgd",
+        "margin",
+        "initial",
+        "whole state sgd",
+        "gathered",
+        "sampled 0.2",
+        "dense 0.2",
+    )
     return {name: each for name, each in every.items() if world > 2 or name.startswith(few)}
 
 

@@ -13,6 +13,8 @@ from facepack.train.heads.margins.cosface import CosFace
 from facepack.train.heads.margins.registry import (
     MARGINS,
     Margin,
+    Own,
+    State,
     build_margin,
     options_from_run,
     register,
@@ -24,6 +26,8 @@ __all__ = [
     "Combined",
     "CosFace",
     "Margin",
+    "Own",
+    "State",
     "build_margin",
     "options_from_run",
     "register",

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from facepack.settings import Settings
 from facepack.train.heads.margins.combined import MarginGradient, Radians, lower_cosines
-from facepack.train.heads.margins.registry import register
+from facepack.train.heads.margins.registry import Margin, register
 
 
 @register("arcface", m2="margin", margin_gradient="gradient")
 @dataclass(frozen=True, kw_only=True)
-class ArcFace(Settings):
+class ArcFace(Margin):
     """cos(θ + margin).
 
     Raises:
@@ -24,7 +23,7 @@ class ArcFace(Settings):
     """Margin added to the angle, in radians, in [0, π/2)."""
 
     gradient: MarginGradient = "exact"
-    """As in :class:`~facepack.train.heads.margins.combined.Combined`."""
+    """``exact`` or ``straight_through``, as of the combined margin."""
 
     def apply(self, cos_target: torch.Tensor) -> torch.Tensor:
         """Lower the cosines (n,), each in [−1, 1], to the own classes."""

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 import torch
 
-from facepack.settings import Range, Settings
-from facepack.train.heads.margins.registry import register
+from facepack.settings import Range
+from facepack.train.heads.margins.registry import Margin, register
 
 MarginGradient = Literal["exact", "straight_through"]
 Radians = Annotated[
@@ -22,12 +22,12 @@ Radians = Annotated[
 
 # d/dcos of cos(θ + m) is sin(θ + m)/sin θ, which diverges at θ = 0 and θ = π. This bounds it by
 # about 700·sin m.
-_LARGEST_COSINE = 1.0 - 1e-6
+LARGEST_COSINE = 1.0 - 1e-6
 
 
 @register("combined", m1="m1", m2="m2", m3="m3", margin_gradient="gradient")
 @dataclass(frozen=True, kw_only=True)
-class Combined(Settings):
+class Combined(Margin):
     """cos(m1·θ + m2) − m3.
 
     Raises:
@@ -64,7 +64,7 @@ def lower_cosines(
         return cosines + (lower_cosines(constant, m1, m2, m3, "exact") - constant)
     if m1 == 1.0 and m2 == 0.0:
         return cosines - m3
-    angle = torch.acos(cosines.clamp(-_LARGEST_COSINE, _LARGEST_COSINE))
+    angle = torch.acos(cosines.clamp(-LARGEST_COSINE, LARGEST_COSINE))
     # At m1 = 1 the limit is π − m2, and this the published cos θ − m2·sin m2; another m1 moves
     # the limit, and the same construction from there keeps the value falling.
     limit = min(math.pi, (math.pi - m2) / m1)

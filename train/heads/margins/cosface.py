@@ -7,13 +7,13 @@ from typing import Annotated
 
 import torch
 
-from facepack.settings import Range, Settings
-from facepack.train.heads.margins.registry import register
+from facepack.settings import Range
+from facepack.train.heads.margins.registry import Margin, register
 
 
 @register("cosface", m3="margin")
 @dataclass(frozen=True, kw_only=True)
-class CosFace(Settings):
+class CosFace(Margin):
     """cos θ − margin; its gradient passes to the cosine as it is.
 
     Raises:

@@ -1,0 +1,44 @@
+"""ElasticFace: each image's margin is drawn anew in each step (Boutros et al., CVPRW 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+
+from facepack.settings import Range
+from facepack.train.heads.margins.combined import LARGEST_COSINE
+from facepack.train.heads.margins.registry import Margin, Own, register
+
+
+@register("elastic", m2="margin")
+@dataclass(frozen=True, kw_only=True)
+class Elastic(Margin):
+    """cos(θ + m), or cos θ − m, with m from N(margin, deviation²), by record and step.
+
+    The angle is not bounded, as in the published code: past π − m the value
+    rises again.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    kind: Literal["arcface", "cosface"] = "arcface"
+    """To what the margin is added: the angle, or, negative, the cosine."""
+
+    margin: Annotated[float, Range(low=0, below=1.5)] = 0.5
+    """Mean of the margins; published are 0.5 for arcface and 0.35 for cosface."""
+
+    deviation: Annotated[float, Range(low=0, below=0.5)] = 0.05
+    """Their standard deviation; published are 0.05 for both."""
+
+    needs: ClassVar = frozenset({"normals"})
+
+    def lower(self, own: Own) -> torch.Tensor:
+        """Lower each cosine by its own margin."""
+        margin = self.margin + self.deviation * own.normals
+        if self.kind == "cosface":
+            return own.cosines - margin
+        angle = torch.acos(own.cosines.clamp(-LARGEST_COSINE, LARGEST_COSINE))
+        return torch.cos(angle + margin)
