@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -50,76 +49,81 @@ def superellipse(x2: np.ndarray, y2: np.ndarray, squareness: np.ndarray) -> np.n
     return 1 - x2 - y2 * (1 - squareness * np.clip(x2, 0, 1))
 
 
-@dataclass(frozen=True)
 class Frame:
     """An affine map from pixels to a feature's own coordinates, one a picture.
 
-    ``u = ux·px + uy·py + u0`` and ``v = vx·px + vy·py + v0``; every field is (n, 1, 1).
+    ``u[0]·x + u[1]·y + u[2]`` and the same of ``v``, both float32 (3, n, 1, 1), are the coordinates
+    of the pixel (x, y).
     """
 
-    ux: np.ndarray
-    uy: np.ndarray
-    u0: np.ndarray
-    vx: np.ndarray
-    vy: np.ndarray
-    v0: np.ndarray
+    def __init__(self, u: np.ndarray, v: np.ndarray) -> None:
+        self.u = u
+        self.v = v
 
     @classmethod
     def of_image(cls, count: int, size: int) -> Frame:
         """Return the frame whose origin is the middle of the picture and whose unit its half."""
         half = size / 2
-        unit = np.full((count, 1, 1), 1 / half, dtype=np.float32)
-        zero = np.zeros_like(unit)
-        start = np.full_like(unit, (0.5 - half) / half)
-        return cls(ux=unit, uy=zero, u0=start, vx=zero, vy=unit, v0=start)
+        u, v = np.zeros((2, 3, count, 1, 1), dtype=np.float32)
+        u[0] = v[1] = 1 / half
+        u[2] = v[2] = (0.5 - half) / half
+        return cls(u, v)
 
     def moved(self, x: np.ndarray | float, y: np.ndarray | float) -> Frame:
         """Put the origin at (x, y) of this frame."""
-        return Frame(self.ux, self.uy, self.u0 - x, self.vx, self.vy, self.v0 - y)
+        moved = Frame(self.u.copy(), self.v.copy())
+        moved.u[2] -= x
+        moved.v[2] -= y
+        return moved
 
     def stretched(self, x: np.ndarray | float, y: np.ndarray | float) -> Frame:
         """Make the new frame's units ``x`` and ``y`` units of this one; negative ones mirror."""
-        return Frame(self.ux / x, self.uy / x, self.u0 / x, self.vx / y, self.vy / y, self.v0 / y)
+        return Frame(self.u / x, self.v / y)
 
     def turned(self, cosine: np.ndarray, sine: np.ndarray) -> Frame:
         """Turn the axes by an angle, from x towards y."""
-        return Frame(
-            cosine * self.ux + sine * self.vx,
-            cosine * self.uy + sine * self.vy,
-            cosine * self.u0 + sine * self.v0,
-            cosine * self.vx - sine * self.ux,
-            cosine * self.vy - sine * self.uy,
-            cosine * self.v0 - sine * self.u0,
-        )
+        return Frame(cosine * self.u + sine * self.v, cosine * self.v - sine * self.u)
 
     def take(self, rows: np.ndarray) -> Frame:
         """Keep the pictures ``rows``."""
-        return Frame(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Frame(self.u[:, rows], self.v[:, rows])
 
     def origin(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the pixel coordinates (x, y) of the origin, each (n, 1, 1)."""
-        determinant = self.ux * self.vy - self.uy * self.vx
-        x = (self.uy * self.v0 - self.vy * self.u0) / determinant
-        y = (self.vx * self.u0 - self.ux * self.v0) / determinant
-        return x, y
+        (ux, uy, u0), (vx, vy, v0) = self.u, self.v
+        determinant = ux * vy - uy * vx
+        return (uy * v0 - vy * u0) / determinant, (vx * u0 - ux * v0) / determinant
 
     def coordinates(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (u, v) on the grid of ``px`` (…, 1, width) and ``py`` (…, height, 1)."""
-        u = self.ux * px + (self.uy * py + self.u0)
-        v = self.vx * px + (self.vy * py + self.v0)
-        return u, v
+        (ux, uy, u0), (vx, vy, v0) = self.u, self.v
+        return ux * px + (uy * py + u0), vx * px + (vy * py + v0)
 
 
 class Patch:
     """A window of one size in each picture, with its coordinates in a frame.
 
     ``pixels`` (n, 3, height, width) is drawn on in place; ``u`` and ``v`` are (n, height, width).
+    Where ``pixels`` is a copy, ``windows`` are the places in the pictures that it was copied from.
     """
 
-    def __init__(self, pixels: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
+    def __init__(
+        self, pixels: np.ndarray, u: np.ndarray, v: np.ndarray, windows: Sequence[np.ndarray] = ()
+    ) -> None:
         self.pixels = pixels
         self.u = u
         self.v = v
+        self._windows = windows
+
+    def take(self, rows: np.ndarray) -> Patch:
+        """Copy the pictures ``rows`` out."""
+        windows = [self.pixels[row] for row in rows]
+        return Patch(np.stack(windows), self.u[rows], self.v[rows], windows)
+
+    def below(self, line: int) -> Patch:
+        """Return the part from ``line`` on."""
+        windows = [window[:, line:] for window in self._windows]
+        return Patch(self.pixels[:, :, line:], self.u[:, line:], self.v[:, line:], windows)
 
     def blend(self, mask: np.ndarray, color: np.ndarray | float) -> None:
         """Cover with ``color``, (n, 3, 1, 1) or a grey, by ``mask`` in [0, 1].
@@ -134,42 +138,17 @@ class Patch:
         """Darken or lighten by ``tone`` (n, height, width): −0.4 takes away 40 % of the light."""
         self.pixels *= np.clip(1 + tone, 0.2, 1.6)[:, None]
 
-
-class CutPatch(Patch):
-    """A patch that was copied out of a canvas; :meth:`paste` puts it back."""
-
-    def __init__(
-        self, canvas: Canvas, frame: Frame, width: float, height: float, rows: np.ndarray
-    ) -> None:
-        columns = min(canvas.size, round(width * canvas.size))
-        lines = min(canvas.size, round(height * canvas.size))
-        x, y = frame.origin()
-        left = _corner(x, columns, canvas.size)
-        top = _corner(y, lines, canvas.size)
-        self._windows = [
-            canvas.pixels[row, :, line : line + lines, column : column + columns]
-            for row, line, column in zip(rows.tolist(), top.tolist(), left.tolist(), strict=True)
-        ]
-        px = (left[:, None, None] + np.arange(columns)).astype(np.float32)
-        py = (top[:, None, None] + np.arange(lines)[:, None]).astype(np.float32)
-        super().__init__(np.stack(self._windows), *frame.coordinates(px, py))
-
     def paste(self) -> None:
-        """Write the pixels back where they came from."""
+        """Write a copy back where it came from."""
         for window, pixels in zip(self._windows, self.pixels, strict=True):
             window[...] = pixels
-
-
-def _corner(center: np.ndarray, extent: int, size: int) -> np.ndarray:
-    corner = np.floor(center.reshape(-1) - (extent - 1) / 2 + 0.5)
-    return np.clip(corner, 0, size - extent).astype(np.int64)
 
 
 class Canvas:
     """``count`` square pictures of ``size`` pixels, planar RGB, float32 of 0 to 255.
 
     ``shade`` (count, size, size) is a factor on all three channels, kept apart so that texture and
-    light cost a third; :meth:`expose` brings both together.
+    light cost a third.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -178,35 +157,31 @@ class Canvas:
         self.shade = np.ones((count, size, size), dtype=np.float32)
         self._axis = np.arange(size, dtype=np.float32)
 
-    def below(self, top: float, frame: Frame) -> Patch:
-        """Return all that is below ``top`` (a fraction) as a patch of the canvas itself."""
-        first = self.first_line(top)
-        u, v = frame.coordinates(self._axis, self._axis[first:, None])
-        return Patch(self.pixels[:, :, first:], u, v)
+    def coordinates(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """Return (u, v) of all pixels, each (count, size, size)."""
+        return frame.coordinates(self._axis, self._axis[:, None])
 
-    def first_line(self, top: float) -> int:
-        """Return the line at the height ``top``, a fraction of the picture."""
-        return round(top * self.size)
-
-    def cut(self, frame: Frame, width: float, height: float, rows: np.ndarray) -> CutPatch:
-        """Cut a window around the frame's origin out of each of the pictures ``rows``.
+    def cut(self, frame: Frame, width: float, height: float, rows: np.ndarray) -> Patch:
+        """Copy a window around the frame's origin out of each of the pictures ``rows``.
 
         ``width`` and ``height`` are fractions of the picture; ``frame`` has one map for each of
         ``rows``. A window that would leave the picture is moved inside.
         """
-        return CutPatch(self, frame, width, height, rows)
+        columns = min(self.size, round(width * self.size))
+        lines = min(self.size, round(height * self.size))
+        x, y = frame.origin()
+        left, top = self._corner(x, columns), self._corner(y, lines)
+        windows = [
+            self.pixels[row, :, line : line + lines, column : column + columns]
+            for row, line, column in zip(rows.tolist(), top.tolist(), left.tolist(), strict=True)
+        ]
+        px = (left[:, None, None] + np.arange(columns)).astype(np.float32)
+        py = (top[:, None, None] + np.arange(lines)[:, None]).astype(np.float32)
+        return Patch(np.stack(windows), *frame.coordinates(px, py), windows)
 
-    def texture(self, mask: np.ndarray, target: np.ndarray | float, first: int = 0) -> None:
-        """Bring ``shade``, from line ``first`` on, to ``target`` by ``mask`` in [0, 1]."""
-        shade = self.shade[:, first:]
-        difference = target - shade
-        difference *= mask
-        shade += difference
-
-    def expose(self, gain: np.ndarray) -> None:
-        """Multiply the pixels by ``shade`` and by ``gain`` (count, 3, 1, 1)."""
-        self.pixels *= self.shade[:, None]
-        self.pixels *= gain
+    def _corner(self, center: np.ndarray, extent: int) -> np.ndarray:
+        corner = np.floor(center.reshape(-1) - (extent - 1) / 2 + 0.5)
+        return np.clip(corner, 0, self.size - extent).astype(np.int64)
 
     def write(self, images: np.ndarray) -> None:
         """Round into ``images``, uint8 RGB (count, size, size, 3); the canvas is used up."""

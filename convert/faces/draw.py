@@ -3,20 +3,26 @@
 An identity is a set of shape and color traits; a picture of it varies pose, expression, light,
 background, what is worn and what stands in the way, and the camera. Features sit on an ellipsoid
 that yaw and pitch turn, so that they shift and foreshorten against the head's outline.
+
+Drawn in NumPy: 1.1 ms a picture of 112 pixels, where Pillow's ImageDraw takes 2.2 ms for as many
+plain and soft shapes, without textures, light and pose (AMD EPYC, by ``benchmarks/faces.py``).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 from facepack.convert.faces import layers
 from facepack.convert.faces.canvas import cut_field, noise_field
-from facepack.convert.faces.scene import Scene, join_rgb
+from facepack.convert.faces.scene import Columns, Scene, join_rgb
 from facepack.convert.faces.traits import draw_traits
 
 SIZES = range(32, 513)
 """The sides, in pixels, that a picture may have: features need 32, the noise fields end at 512."""
 
+_SIDES = (-1.0, 1.0)
 _CHUNK = 16  # pictures drawn together: enough to hide NumPy's calls, few enough for the cache
 
 
@@ -32,44 +38,59 @@ def render_faces(
     who, shot = draw_traits(seed, np.asarray(identities), np.asarray(pictures))
     images = np.empty((len(identities), size, size, 3), dtype=np.uint8)
     for start in range(0, len(images), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        scene = Scene(
-            {name: values[part] for name, values in who.items()},
-            {name: values[part] for name, values in shot.items()},
-            size,
-        )
+        rows = np.arange(start, min(start + _CHUNK, len(images)))
+        scene = Scene(Columns(who, rows), Columns(shot, rows), size)
         _draw(scene)
-        _photograph(scene, images[part])
+        _photograph(scene, images[start : start + _CHUNK])
     return images
 
 
 def _draw(scene: Scene) -> None:
     """Draw from back to front."""
+    who, shot = scene.who, scene.shot
     layers.draw_background(scene)
     layers.draw_hair_back(scene)
     layers.draw_clothes(scene)
-    layers.draw_ears(scene)
+    for side in _SIDES:
+        layers.draw_ear(scene, side)
     layers.draw_head(scene)
-    layers.draw_cheeks(scene)
-    layers.draw_freckles(scene)
-    layers.draw_beard(scene)
+    for side in _SIDES:
+        layers.draw_cheek(scene, side)
+    _draw_where(who["freckles"], layers.draw_freckles, scene)
+    _draw_where(who["beard"], layers.draw_beard, scene)
     layers.draw_mouth(scene)
     layers.draw_nose(scene)
-    layers.draw_eyes(scene)
-    layers.draw_moles(scene)
+    for side in _SIDES:
+        layers.draw_eye(scene, side)
+        layers.draw_brow(scene, side)
+    for name in ("mole_a", "mole_b"):
+        _draw_where(who[name], layers.draw_mole, scene, name)
     layers.draw_hair_front(scene)
-    layers.draw_hat(scene)
-    layers.draw_glasses(scene)
+    _draw_where(shot["hat"], layers.draw_hat, scene)
+    own = who["glasses"]
+    worn = own * (1 - shot["glasses_off"]) + (1 - own) * shot["glasses_on"] + shot["sunglasses"]
+    _draw_where(worn, layers.draw_glasses, scene)
+
+
+def _draw_where(
+    there: np.ndarray, layer: Callable[..., None], scene: Scene, *arguments: object
+) -> None:
+    """Draw a layer in those pictures in which it is there."""
+    rows = np.flatnonzero(there)
+    if len(rows):
+        layer(scene.part(rows), *arguments)
 
 
 def _photograph(scene: Scene, images: np.ndarray) -> None:
     """Light the scene, blur it, add the sensor's noise, and write it into ``images``."""
     shot, canvas = scene.shot, scene.canvas
     layers.apply_light(scene)
+    _draw_where(shot["shadow"], layers.cast_shadow, scene)
     warmth, contrast = shot["warmth"], shot["contrast"]
     gain = shot["gain"] * contrast
-    canvas.expose(join_rgb(gain * (1 + warmth), gain * (1 + shot["tint"]), gain * (1 - warmth)))
-    layers.draw_occluder(scene)
+    canvas.pixels *= canvas.shade[:, None]
+    canvas.pixels *= join_rgb(gain * (1 + warmth), gain * (1 + shot["tint"]), gain * (1 - warmth))
+    _draw_where(shot["occluder"], layers.draw_occluder, scene)
     for row in np.flatnonzero(shot["blur"] > 0):
         _soften(canvas.pixels[row], 0.28 * shot["blur"][row])
     noise = _grain(scene)

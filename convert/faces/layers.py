@@ -9,7 +9,6 @@ import numpy as np
 
 from facepack.convert.faces.canvas import (
     TILE,
-    Patch,
     clip01,
     cut_field,
     dot_square,
@@ -20,8 +19,8 @@ from facepack.convert.faces.canvas import (
 )
 from facepack.convert.faces.scene import (
     DEPTH,
-    Rows,
     Scene,
+    color_of,
     join_rgb,
     look_up,
     palette,
@@ -40,23 +39,21 @@ _FRAMES = palette(
     (26, 26, 28), (94, 58, 34), (170, 150, 90), (150, 154, 160), (150, 30, 36), (40, 62, 130),
     (226, 222, 214),
 )  # fmt: skip
-_SIDES = (-1.0, 1.0)
 
 
 def draw_background(scene: Scene) -> None:
     """Fill the picture: a slope between two colors, a texture, and a panel lighter or darker."""
     shot, canvas = scene.shot, scene.canvas
-    patch = canvas.below(0.0, scene.image)
+    u, v = canvas.coordinates(scene.image)
     grey, red, blue = shot["back_grey"], shot["back_red"], shot["back_blue"]
-    slope = shot["back_x"] * patch.u + shot["back_y"] * patch.v
-    change = join_rgb(shot["back_dr"], shot["back_dg"], shot["back_db"])
-    np.multiply(change, slope[:, None], out=patch.pixels)
-    patch.pixels += join_rgb(grey + red, grey - 0.4 * (red + blue), grey + blue)
+    slope = shot["back_x"] * u + shot["back_y"] * v
+    np.multiply(color_of(shot, "back_d"), slope[:, None], out=canvas.pixels)
+    canvas.pixels += join_rgb(grey + red, grey - 0.4 * (red + blue), grey + blue)
     texture = scene.textures(
         ("clouds", "strands", "sheet"), shot["back_kind"], shot["back_tile_x"], shot["back_tile_y"]
     )
     texture *= shot["back_texture"]
-    panel = ramp(patch.u - shot["panel_lean"] * patch.v - shot["panel_edge"], 0.03)
+    panel = ramp(u - shot["panel_lean"] * v - shot["panel_edge"], 0.03)
     panel *= shot["panel"] * (shot["panel_light"] - 1)
     np.add(texture, panel, out=canvas.shade)
     canvas.shade += 1
@@ -66,36 +63,31 @@ def draw_hair_back(scene: Scene) -> None:
     """Draw the hair that lies behind the head."""
     mask = scene.haired * ramp(scene.hair_depth, 0.03)
     scene.whole.blend(mask, 0.72 * scene.hair)
-    scene.canvas.texture(mask, scene.strands)
+    scene.texture(mask, scene.strands)
 
 
 def draw_clothes(scene: Scene) -> None:
     """Draw the neck and the collar below it."""
-    shot, top = scene.shot, 0.62
-    patch = scene.canvas.below(top, scene.head)
+    shot, first = scene.shot, scene.line_at(0.62)
+    patch = scene.whole.below(first)
     out = np.abs(patch.u - (0.5 * DEPTH) * scene.yaw_sin)
     neck = ramp(np.minimum(0.62 * scene.who["face_width"] - out, patch.v - 0.5), scene.pixel)
     patch.blend(neck, 0.74 * scene.skin)
-    scene.canvas.texture(neck, 1.0, scene.canvas.first_line(top))
+    scene.texture(neck, 1.0, first)
     opening = shot["collar"] * clip01(1.2 - 2.2 * out)
     cloth = ramp(patch.v - 0.98 - opening - 0.12 * out, 2 * scene.pixel)
-    patch.blend(cloth, join_rgb(shot["cloth_r"], shot["cloth_g"], shot["cloth_b"]))
+    patch.blend(cloth, color_of(shot, "cloth_"))
 
 
-def draw_ears(scene: Scene) -> None:
-    """Draw the ears, with studs or hoops."""
-    for side in _SIDES:
-        _draw_ear(scene, side)
-
-
-def _draw_ear(scene: Scene, side: float) -> None:
+def draw_ear(scene: Scene, side: float) -> None:
+    """Draw an ear, with a stud or a hoop."""
     who, pixel = scene.who, scene.pixel
     x = side * (0.97 * who["face_width"] + who["ear_out"])
     # Ears sit behind the middle of the head: they swing the other way.
     frame = scene.head.moved(
         x * scene.yaw_cos - 0.10 * scene.yaw_sin, 0.04 + 0.10 * scene.pitch_sin
     )
-    patch = scene.canvas.cut(frame.stretched(side, 1.0), 0.20, 0.26, scene.rows)
+    patch = scene.cut(frame.stretched(side, 1.0), 0.20, 0.26)
     size = who["ear_size"]
     u, v = patch.u / (0.55 * size), patch.v / size
     radius = dot_square(u, v)
@@ -114,87 +106,69 @@ def draw_head(scene: Scene) -> None:
     """Draw the face's bare surface."""
     mask = scene.face_mask()
     scene.whole.blend(mask, scene.skin)
-    scene.canvas.texture(mask, 1.0)
+    scene.texture(mask, 1.0)
 
 
-def draw_cheeks(scene: Scene) -> None:
-    """Draw the cheeks' blush and the folds between cheeks and mouth."""
+def draw_cheek(scene: Scene, side: float) -> None:
+    """Draw a cheek's blush and the fold between cheek and mouth."""
     who = scene.who
-    for side in _SIDES:
-        frame = scene.place(side * 0.40, 0.26, side=side)
-        patch = scene.canvas.cut(frame, 0.26, 0.22, scene.rows)
-        soft = clip01(1 - dot_square(patch.u / 0.26, patch.v / 0.20))
-        patch.blend(who["blush"] * soft, scene.skin * tint(1.0, 0.66, 0.62))
-        line = np.abs(patch.u + 0.10 - 0.45 * patch.v)
-        fold = ramp(0.02 - line, 0.03) * clip01(1 - 6 * np.abs(patch.v - 0.05))
-        patch.shade((-0.38 * who["folds"]) * fold)
-        patch.paste()
+    patch = scene.cut(scene.place(side * 0.40, 0.26, side=side), 0.26, 0.22)
+    soft = clip01(1 - dot_square(patch.u / 0.26, patch.v / 0.20))
+    patch.blend(who["blush"] * soft, scene.skin * tint(1.0, 0.66, 0.62))
+    line = np.abs(patch.u + 0.10 - 0.45 * patch.v)
+    fold = ramp(0.02 - line, 0.03) * clip01(1 - 6 * np.abs(patch.v - 0.05))
+    patch.shade((-0.38 * who["folds"]) * fold)
+    patch.paste()
 
 
 def draw_freckles(scene: Scene) -> None:
-    """Draw the freckles of those who have them, always at the same places of the face."""
-    rows = np.flatnonzero(scene.who["freckles"])
-    if not len(rows):
-        return
-    who = Rows(scene.who, rows)
-    patch = scene.canvas.cut(scene.place(0.0, 0.20).take(rows), 0.52, 0.20, rows)
+    """Draw freckles, always at the same places of the face."""
+    who = scene.who
+    patch = scene.cut(scene.place(0.0, 0.20), 0.52, 0.20)
     # Looked up by head coordinates, so that each freckle stays where it is on the face.
     column = (34 * patch.u + (60 + 390 * who["tile_x"])).astype(np.int64) % TILE
     line = (34 * patch.v + (60 + 390 * who["tile_y"])).astype(np.int64) % TILE
     spots = noise_field("grain")[line, column] - (2.1 - 1.4 * who["freckle_density"])
     mask = clip01(2.5 * spots) * clip01(2.4 - 2.4 * dot_square(patch.u / 0.58, patch.v / 0.21))
-    patch.blend(0.55 * mask, scene.skin[rows] * tint(0.72, 0.55, 0.45))
+    patch.blend(0.55 * mask, scene.skin * tint(0.72, 0.55, 0.45))
     patch.paste()
 
 
-def draw_moles(scene: Scene) -> None:
-    """Draw up to two moles."""
-    for name in ("mole_a", "mole_b"):
-        rows = np.flatnonzero(scene.who[name])
-        if not len(rows):
-            continue
-        frame = scene.place(scene.who[f"{name}_x"], scene.who[f"{name}_y"]).take(rows)
-        patch = scene.canvas.cut(frame, 0.08, 0.08, rows)
-        radius = np.sqrt(dot_square(patch.u, patch.v))
-        mask = ramp(scene.who[f"{name}_size"][rows] - radius, 1.3 * scene.pixel[rows])
-        patch.blend(0.85 * mask, 0.36 * scene.skin[rows])
-        patch.paste()
+def draw_mole(scene: Scene, name: str) -> None:
+    """Draw a mole, ``mole_a`` or ``mole_b``."""
+    who = scene.who
+    patch = scene.cut(scene.place(who[f"{name}_x"], who[f"{name}_y"]), 0.08, 0.08)
+    radius = np.sqrt(dot_square(patch.u, patch.v))
+    patch.blend(0.85 * ramp(who[f"{name}_size"] - radius, 1.3 * scene.pixel), 0.36 * scene.skin)
+    patch.paste()
 
 
 def draw_beard(scene: Scene) -> None:
     """Draw stubble (1), a full beard (2), a goatee (3) or a moustache (4)."""
-    rows = np.flatnonzero(scene.who["beard"])
-    if not len(rows):
-        return
-    who, pixel, top = Rows(scene.who, rows), scene.pixel[rows], 0.45
-    kind = who["beard"]
-    first = scene.canvas.first_line(top)
-    below = scene.canvas.below(top, scene.head)
-    patch = Patch(below.pixels[rows], below.u[rows], below.v[rows])
-    out = np.abs(patch.u - 0.45 * scene.yaw_sin[rows])
+    who, kind, first = scene.who, scene.who["beard"], scene.line_at(0.45)
+    patch = scene.whole.below(first)
+    out = np.abs(patch.u - 0.45 * scene.yaw_sin)
     mouth = who["eye_y"] + who["nose_length"] + who["mouth_gap"]
-    y = patch.v + (0.4 * scene.pitch_sin[rows] - mouth)
+    y = patch.v + (0.4 * scene.pitch_sin - mouth)
     lip = ramp(np.minimum(0.048 - np.abs(y + 0.095 - 0.25 * out * out), 0.25 - out), 0.03)
     # A full beard rises from the mouth to the ears.
     full = ramp(y + 0.10 - who["beard_line"] * (0.4 - 2.2 * positive(out - 0.15)), 0.05)
     chin = ramp(np.minimum(0.24 - out, y - 0.11), 0.05)
-    shape = lip * (kind > 1)
-    shape = np.maximum(shape, full * (kind <= 2))
-    shape = np.maximum(shape, chin * (kind == 3))
-    inside = ramp((0.5 * who["face_width"]) * scene.face[rows, first:], 2 * pixel)
+    shape = np.maximum(np.maximum(lip * (kind > 1), full * (kind <= 2)), chin * (kind == 3))
+    inside = ramp((0.5 * who["face_width"]) * scene.face[:, first:], 2 * scene.pixel)
     dense = np.where(kind == 1, 0.28, who["beard_dense"]).astype(np.float32)
-    day = scene.shot["stubble"][rows] * (kind <= 2)
+    day = scene.shot["stubble"] * (kind <= 2)
     mask = shape * inside * np.clip(dense + day, 0.1, 0.95)
-    patch.blend(mask, 0.85 * scene.hair[rows])
-    below.pixels[rows] = patch.pixels
-    scene.canvas.shade[rows, first:] += mask * (scene.strands[rows, first:] - 1)
+    patch.blend(mask, 0.85 * scene.hair)
+    patch.paste()
+    scene.canvas.shade[scene.rows, first:] += mask * (scene.strands[:, first:] - 1)
 
 
 def draw_mouth(scene: Scene) -> None:
     """Draw lips, the open mouth with teeth, the shade below and a cleft chin."""
     who, shot, skin, pixel = scene.who, scene.shot, scene.skin, scene.pixel
     frame = scene.place(0.0, who["eye_y"] + who["nose_length"] + who["mouth_gap"], lift=0.06)
-    patch = scene.canvas.cut(frame, 0.36, 0.28, scene.rows)
+    patch = scene.cut(frame, 0.36, 0.28)
     v, smile = patch.v, shot["smile"]
     width = who["mouth_width"] * (1 + 0.13 * smile)
     across = patch.u / width
@@ -229,7 +203,7 @@ def draw_nose(scene: Scene) -> None:
     """Draw the bridge, shaded on the side away from the light, the tip, wings and nostrils."""
     who, pixel = scene.who, scene.pixel
     frame = scene.place(0.0, who["eye_y"] + who["nose_length"], lift=0.14)
-    patch = scene.canvas.cut(frame, 0.26, 0.36, scene.rows)
+    patch = scene.cut(frame, 0.26, 0.36)
     u, v = patch.u, patch.v
     rise = clip01(-v / who["nose_length"])  # 0 at the tip, 1 between the eyes
     bridge = u + (0.17 * scene.yaw_sin) * rise
@@ -255,19 +229,13 @@ def draw_nose(scene: Scene) -> None:
     patch.paste()
 
 
-def draw_eyes(scene: Scene) -> None:
-    """Draw both eyes with sockets, lids, lashes and the brows above them."""
-    for side in _SIDES:
-        _draw_eye(scene, side)
-        _draw_brow(scene, side)
-
-
-def _draw_eye(scene: Scene, side: float) -> None:
+def draw_eye(scene: Scene, side: float) -> None:
+    """Draw an eye with its socket, lids and lashes."""
     who, shot, pixel = scene.who, scene.shot, scene.pixel
     slant_cos, slant_sin = turn(who["eye_slant"])
     frame = scene.place(side * who["eye_x"], who["eye_y"], side=side)
     # x points outwards: a positive slant lifts the outer corner.
-    patch = scene.canvas.cut(frame.turned(slant_cos, -slant_sin), 0.26, 0.22, scene.rows)
+    patch = scene.cut(frame.turned(slant_cos, -slant_sin), 0.26, 0.22)
     u, v = patch.u, patch.v
     width = who["eye_width"]
     opening = np.clip(shot["eyes_open"] * (1 - 0.12 * positive(shot["smile"])), 0.55, 1.15)
@@ -307,12 +275,13 @@ def _draw_eye(scene: Scene, side: float) -> None:
     patch.paste()
 
 
-def _draw_brow(scene: Scene, side: float) -> None:
+def draw_brow(scene: Scene, side: float) -> None:
+    """Draw the brow above an eye."""
     who, shot = scene.who, scene.shot
     y = who["eye_y"] - who["brow_gap"] - shot["brow_raise"]
     frame = scene.place(side * (who["eye_x"] + 0.01), y, side=side)
     frame = frame.turned(*turn(who["brow_tilt"] - shot["frown"]))
-    patch = scene.canvas.cut(frame, 0.24, 0.14, scene.rows)
+    patch = scene.cut(frame, 0.24, 0.14)
     across = patch.u / who["brow_length"]
     off = across - who["brow_peak"]
     curve = who["brow_arch"] * (off * off - 0.4)
@@ -340,63 +309,46 @@ def draw_hair_front(scene: Scene) -> None:
     front = np.maximum(line - whole.v, sides)
     mask = scene.haired * ramp(np.minimum(scene.hair_depth, front), 0.03)
     whole.blend(mask, scene.hair)
-    scene.canvas.texture(mask, scene.strands)
+    scene.texture(mask, scene.strands)
 
 
 def draw_hat(scene: Scene) -> None:
-    """Draw a woollen hat over the hair of those who wear one in this picture."""
-    rows = np.flatnonzero(scene.shot["hat"])
-    if not len(rows):
-        return
-    shot, whole = Rows(scene.shot, rows), scene.whole
-    u, v = whole.u[rows], whole.v[rows]
-    skull = (0.5 * scene.who["face_width"][rows]) * scene.face[rows]
+    """Draw a woollen hat over the hair."""
+    shot, whole = scene.shot, scene.whole
+    skull = (0.5 * scene.who["face_width"]) * scene.face
     # The brim is seen from below when the head is raised.
-    brim = shot["hat_line"] - 0.45 * scene.pitch_sin[rows] - 0.12 * u * u - v
-    inside = np.minimum(np.maximum(scene.hair_depth[rows], skull) + 0.03, brim)
-    mask = ramp(inside, scene.pixel[rows])
-    patch = Patch(whole.pixels[rows], u, v)
-    patch.blend(mask, join_rgb(shot["hat_r"], shot["hat_g"], shot["hat_b"]))
-    whole.pixels[rows] = patch.pixels
-    cuff = 1 - 0.22 * ramp(0.13 - brim, scene.pixel[rows])
-    scene.canvas.shade[rows] += mask * (cuff - scene.canvas.shade[rows])
+    brim = shot["hat_line"] - 0.45 * scene.pitch_sin - 0.12 * whole.u * whole.u - whole.v
+    inside = np.minimum(np.maximum(scene.hair_depth, skull) + 0.03, brim)
+    mask = ramp(inside, scene.pixel)
+    whole.blend(mask, color_of(shot, "hat_"))
+    whole.paste()
+    cuff = 1 - 0.22 * ramp(0.13 - brim, scene.pixel)
+    scene.canvas.shade[scene.rows] += mask * (cuff - scene.canvas.shade[scene.rows])
 
 
 def draw_glasses(scene: Scene) -> None:
-    """Draw the glasses of those who wear them in this picture, or sunglasses."""
-    who, shot = scene.who, scene.shot
-    own = who["glasses"]
-    worn = own * (1 - shot["glasses_off"]) + (1 - own) * shot["glasses_on"] + shot["sunglasses"]
-    rows = np.flatnonzero(worn)
-    if not len(rows):
-        return
-    lenses = [
-        scene.place(side * who["eye_x"], who["eye_y"] + 0.02, lift=0.08, side=side).take(rows)
-        for side in _SIDES
-    ]
-    bridge = scene.place(0.0, who["eye_y"], lift=0.10).take(rows)
-    wearer, pixel = Rows(who, rows), scene.pixel[rows]
-    color = look_up(_FRAMES, wearer["glasses_color"])
-    width, height = wearer["glasses_width"], wearer["glasses_height"]
-    thick = wearer["glasses_thick"]
-    dark = shot["sunglasses"][rows]
-    for frame in lenses:
-        patch = scene.canvas.cut(frame, 0.30, 0.26, rows)
+    """Draw glasses, or sunglasses."""
+    who, pixel, dark = scene.who, scene.pixel, scene.shot["sunglasses"]
+    color = look_up(_FRAMES, who["glasses_color"])
+    width, height, thick = who["glasses_width"], who["glasses_height"], who["glasses_thick"]
+    for side in (-1.0, 1.0):
+        frame = scene.place(side * who["eye_x"], who["eye_y"] + 0.02, lift=0.08, side=side)
+        patch = scene.cut(frame, 0.30, 0.26)
         x, y = patch.u / width, patch.v / height
-        distance = (0.5 * height) * superellipse(x * x, y * y, wearer["glasses_square"])
+        distance = (0.5 * height) * superellipse(x * x, y * y, who["glasses_square"])
         lens = ramp(distance, pixel) * (0.06 + 0.84 * dark)
         patch.blend(lens, 40 + 120 * (1 - dark[:, None]))
         arm = np.minimum(patch.u - width, 0.022 - np.abs(patch.v + 0.03))
         patch.blend(ramp(np.maximum(thick - np.abs(distance), arm), pixel), color)
         patch.paste()
-    patch = scene.canvas.cut(bridge, 0.16, 0.08, rows)
-    gap = wearer["eye_x"] - width + 0.01
+    patch = scene.cut(scene.place(0.0, who["eye_y"], lift=0.10), 0.16, 0.08)
+    gap = who["eye_x"] - width + 0.01
     patch.blend(ramp(np.minimum(gap - np.abs(patch.u), thick - np.abs(patch.v)), pixel), color)
     patch.paste()
 
 
 def apply_light(scene: Scene) -> None:
-    """Shade head and hair as an ellipsoid under one lamp, and let a shadow fall on the picture."""
+    """Shade head and hair as an ellipsoid under one lamp."""
     who, shot, whole = scene.who, scene.shot, scene.whole
     x = np.clip(whole.u / (1.1 * who["face_width"]), -1, 1)
     y = np.clip(whole.v, -1, 1)
@@ -413,27 +365,26 @@ def apply_light(scene: Scene) -> None:
     light *= clip01(6 * np.maximum(scene.face, 4 * scene.hair_depth) + 1)
     light += 1
     scene.canvas.shade *= light
-    rows = np.flatnonzero(shot["shadow"])
-    shadow = Rows(shot, rows)
-    patch = scene.canvas.below(0.0, scene.image.take(rows))
-    edge = shadow["shadow_x"] * patch.u + shadow["shadow_y"] * patch.v - shadow["shadow_offset"]
-    scene.canvas.shade[rows] *= 1 - shadow["shadow_depth"] * ramp(edge, shadow["shadow_soft"])
+
+
+def cast_shadow(scene: Scene) -> None:
+    """Let a straight-edged shadow fall on the picture."""
+    shot = scene.shot
+    u, v = scene.canvas.coordinates(scene.image)
+    edge = shot["shadow_x"] * u + shot["shadow_y"] * v - shot["shadow_offset"]
+    shade = 1 - shot["shadow_depth"] * ramp(edge, shot["shadow_soft"])
+    scene.canvas.shade[scene.rows] *= shade
 
 
 def draw_occluder(scene: Scene) -> None:
-    """Put a plain thing, round or rectangular, before some of the faces."""
-    rows = np.flatnonzero(scene.shot["occluder"])
-    if not len(rows):
-        return
-    shot = Rows(scene.shot, rows)
+    """Put a plain thing, round or rectangular, before the face."""
+    shot = scene.shot
     size = shot["occluder_size"]
-    frame = scene.head.take(rows).moved(shot["occluder_x"], shot["occluder_y"])
-    frame = frame.turned(*turn(shot["occluder_turn"]))
-    patch = scene.canvas.cut(frame, 0.62, 0.62, rows)
+    frame = scene.head.moved(shot["occluder_x"], shot["occluder_y"])
+    patch = scene.cut(frame.turned(*turn(shot["occluder_turn"])), 0.62, 0.62)
     x = np.abs(patch.u) / (size * shot["occluder_stretch"])
     y = np.abs(patch.v) / size
     reach = np.where(shot["occluder"] == 1, np.sqrt(dot_square(x, y)), np.maximum(x, y))
-    color = join_rgb(shot["occluder_r"], shot["occluder_g"], shot["occluder_b"])
-    shaded = color * (1 - 0.25 * (patch.u + patch.v))[:, None]
-    patch.blend(ramp(size * (1 - reach), 2 * scene.pixel[rows]), shaded)
+    shaded = color_of(shot, "occluder_") * (1 - 0.25 * (patch.u + patch.v))[:, None]
+    patch.blend(ramp(size * (1 - reach), 2 * scene.pixel), shaded)
     patch.paste()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from facepack.convert.faces.canvas import (
@@ -58,6 +60,11 @@ def join_rgb(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray
     return np.stack([red, green, blue], axis=1)
 
 
+def color_of(traits: Columns, prefix: str) -> np.ndarray:
+    """Return the color (n, 3, 1, 1) that three traits are, named by the prefix and r, g or b."""
+    return np.stack([traits[f"{prefix}{channel}"] for channel in "rgb"], axis=1)
+
+
 def tint(red: float, green: float, blue: float) -> np.ndarray:
     """Return one color, or one factor a channel, for all pictures: (1, 3, 1, 1)."""
     return np.array([red, green, blue], dtype=np.float32).reshape(1, 3, 1, 1)
@@ -70,15 +77,20 @@ def turn(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(1 - sine * sine), sine
 
 
-class Rows:
-    """The traits of some pictures of a scene, cut out as they are asked for."""
+class Columns(dict[str, np.ndarray]):
+    """Traits of the pictures ``rows``, (n, 1, 1), cut out as they are asked for."""
 
     def __init__(self, traits: Traits, rows: np.ndarray) -> None:
         self._traits = traits
         self._rows = rows
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._traits[name][self._rows]
+    def __missing__(self, name: str) -> np.ndarray:
+        self[name] = column = self._traits[name][self._rows].reshape(-1, 1, 1)
+        return column
+
+    def take(self, rows: np.ndarray) -> Columns:
+        """Keep some of the pictures."""
+        return Columns(self._traits, self._rows[rows])
 
 
 class Scene:
@@ -87,12 +99,12 @@ class Scene:
     ``image`` is the frame of the picture, ``head`` that of the turned head; ``whole`` covers the
     canvas in head coordinates, where ``face`` is the level of the face's outline (1 in the middle,
     0 on it) and ``hair_depth`` the distance inside the hair's outer contour, both (n, size, size).
+    ``rows`` are the pictures' places on the canvas.
     """
 
-    def __init__(self, who: Traits, shot: Traits, size: int) -> None:
-        self.who = {name: values.reshape(-1, 1, 1) for name, values in who.items()}
-        self.shot = {name: values.reshape(-1, 1, 1) for name, values in shot.items()}
-        who, shot = self.who, self.shot
+    def __init__(self, who: Columns, shot: Columns, size: int) -> None:
+        self.who = who
+        self.shot = shot
         count = len(who["face_width"])
         self.rows = np.arange(count)
         self.canvas = Canvas(count, size)
@@ -115,10 +127,29 @@ class Scene:
         self.haired, self.fringe, self.curve, self.tilt = style[:4]
         self.volume, self.cover = style[6:]
         self.length = np.clip(who["hair_length"], style[4], style[5])
-        self.whole = self.canvas.below(0.0, self.head)
-        self.face = self._face_level(self.whole)
-        self.hair_depth = self._hair_distance(self.whole)
+        self.whole = Patch(self.canvas.pixels, *self.canvas.coordinates(self.head))
+        self.face = self._face_level()
+        self.hair_depth = self._hair_distance()
         self.strands = self._strands()
+
+    def part(self, rows: np.ndarray) -> Scene:
+        """Return a scene of the pictures ``rows`` alone, on the same canvas."""
+        return _Part(self, rows)
+
+    def cut(self, frame: Frame, width: float, height: float) -> Patch:
+        """Return a window around the frame's origin, of fractions of the picture, to be pasted."""
+        return self.canvas.cut(frame, width, height, self.rows)
+
+    def line_at(self, height: float) -> int:
+        """Return the line at a height, a fraction of the picture."""
+        return round(height * self.canvas.size)
+
+    def texture(self, mask: np.ndarray, target: np.ndarray | float, first: int = 0) -> None:
+        """Bring the canvas' shade, from line ``first`` on, to ``target`` by ``mask`` in [0, 1]."""
+        shade = self.canvas.shade[:, first:]
+        difference = target - shade
+        difference *= mask
+        shade += difference
 
     def face_mask(self) -> np.ndarray:
         """Return the face's coverage, (n, size, size)."""
@@ -154,8 +185,8 @@ class Scene:
         yellow = self.who["skin_yellow"]
         return skin + join_rgb(red + 0.5 * yellow, 0.3 * yellow - 0.3 * red, -yellow - 0.3 * red)
 
-    def _face_level(self, patch: Patch) -> np.ndarray:
-        who = self.who
+    def _face_level(self) -> np.ndarray:
+        who, patch = self.who, self.whole
         below = positive(patch.v)
         lower = (below / who["chin"]) ** 2
         upper = ((patch.v - below) / who["crown"]) ** 2
@@ -164,8 +195,8 @@ class Scene:
         x /= who["face_width"] * (1 - who["jaw_taper"] * lower)
         return superellipse(x * x, lower, who["jaw_square"]) - upper
 
-    def _hair_distance(self, patch: Patch) -> np.ndarray:
-        who = self.who
+    def _hair_distance(self) -> np.ndarray:
+        who, patch = self.who, self.whole
         width = who["face_width"] + 0.02 + self.volume * who["hair_volume"]
         top = who["crown"] - 0.05 + self.volume * (0.06 + who["hair_height"])
         x = patch.u / width
@@ -201,3 +232,18 @@ class Scene:
             rows = np.flatnonzero(index == number)
             texture[rows] = cut_field(noise_field(name), x[rows], y[rows], size, size)
         return texture
+
+
+class _Part(Scene):
+    """Some pictures of a scene; what belongs to them is cut out as it is asked for."""
+
+    def __init__(self, scene: Scene, rows: np.ndarray) -> None:
+        self.canvas = scene.canvas
+        self._scene = scene
+        self._rows = rows
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._scene, name)
+        value = value[self._rows] if isinstance(value, np.ndarray) else value.take(self._rows)
+        setattr(self, name, value)
+        return value

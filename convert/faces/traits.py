@@ -8,9 +8,7 @@ right, y down, z towards the camera.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import xxhash
@@ -20,258 +18,221 @@ from facepack.hashing import derive_seed, hash64
 Traits = dict[str, np.ndarray]
 """Trait name -> float32 array (n,); indices of a palette are int64."""
 
-
-class Distribution(Protocol):
-    """Turns uint64 hashes (n,) into values (n,)."""
-
-    def __call__(self, bits: np.ndarray) -> np.ndarray:
-        """Map each hash to one value."""
+Distribution = Callable[[np.ndarray], np.ndarray]
+"""Turns uint64 hashes (n,) into values (n,)."""
 
 
-@dataclass(frozen=True)
-class Uniform:
-    """Uniform on [low, high)."""
-
-    low: float
-    high: float
-
-    def __call__(self, bits: np.ndarray) -> np.ndarray:
-        """Map each hash to one float32."""
-        unit = (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-        return np.float32(self.low) + np.float32(self.high - self.low) * unit
+def uniform(low: float, high: float) -> Distribution:
+    """Uniform on [low, high), float32."""
+    return lambda bits: np.float32(low) + np.float32(high - low) * _unit(bits)
 
 
-@dataclass(frozen=True)
-class Bell:
-    """A bell curve that ends at three deviations: the sum of three uniforms (Irwin–Hall).
+def _unit(bits: np.ndarray) -> np.ndarray:
+    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def bell(mean: float, deviation: float) -> Distribution:
+    """A bell curve that ends at three deviations: the sum of three uniforms (Irwin–Hall), float32.
 
     It takes arithmetic only, so that the values do not depend on a machine's ``log`` or ``cos``.
     """
+    field = np.uint64((1 << 21) - 1)
 
-    mean: float
-    deviation: float
-
-    def __call__(self, bits: np.ndarray) -> np.ndarray:
-        """Map each hash to one float32."""
-        field = np.uint64((1 << 21) - 1)
-        total = (
-            (bits & field) + ((bits >> np.uint64(21)) & field) + ((bits >> np.uint64(42)) & field)
-        )
+    def draw(bits: np.ndarray) -> np.ndarray:
+        total = sum((bits >> np.uint64(shift)) & field for shift in (0, 21, 42))
         standard = total.astype(np.float32) * np.float32(2.0**-20) - np.float32(3.0)
-        return np.float32(self.mean) + np.float32(self.deviation) * standard
+        return np.float32(mean) + np.float32(deviation) * standard
+
+    return draw
 
 
-@dataclass(frozen=True)
-class Chance:
+def chance(probability: float) -> Distribution:
     """1.0 with the given probability, else 0.0."""
-
-    probability: float
-
-    def __call__(self, bits: np.ndarray) -> np.ndarray:
-        """Map each hash to 0.0 or 1.0."""
-        return (Uniform(0.0, 1.0)(bits) < np.float32(self.probability)).astype(np.float32)
+    return lambda bits: (_unit(bits) < np.float32(probability)).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """An index, drawn in proportion to the weights."""
+def choice(*weights: float) -> Distribution:
+    """An int64 index, drawn in proportion to the weights."""
+    edges = np.cumsum(np.asarray(weights, dtype=np.float64))
+    edges /= edges[-1]
 
-    weights: tuple[float, ...]
+    def draw(bits: np.ndarray) -> np.ndarray:
+        index = np.searchsorted(edges, _unit(bits).astype(np.float64), side="right")
+        return np.minimum(index, len(weights) - 1)
 
-    def __call__(self, bits: np.ndarray) -> np.ndarray:
-        """Map each hash to one int64 index."""
-        edges = np.cumsum(np.asarray(self.weights, dtype=np.float64))
-        unit = Uniform(0.0, 1.0)(bits).astype(np.float64)
-        index = np.searchsorted(edges / edges[-1], unit, side="right")
-        return np.minimum(index, len(self.weights) - 1)
+    return draw
 
 
 IDENTITY: Mapping[str, Distribution] = {
     # Head: half-width at the cheekbones; from the eyes' height down to the chin, up to the crown.
-    "face_width": Bell(0.70, 0.045),
-    "chin": Bell(0.95, 0.055),
-    "crown": Bell(0.92, 0.045),
-    "jaw_taper": Uniform(0.02, 0.34),
-    "jaw_square": Uniform(0.0, 0.75),
-    "chin_cleft": Chance(0.12),
-    "skin_tone": Uniform(0.0, 5.0),
-    "skin_red": Bell(0.0, 7.0),
-    "skin_yellow": Bell(0.0, 6.0),
-    "blush": Uniform(0.0, 0.38),
-    "freckles": Chance(0.16),
-    "freckle_density": Uniform(0.25, 0.75),
-    "tile_x": Uniform(0.0, 1.0),
-    "tile_y": Uniform(0.0, 1.0),
-    "mole_a": Chance(0.30),
-    "mole_a_x": Uniform(-0.50, 0.50),
-    "mole_a_y": Uniform(0.10, 0.72),
-    "mole_a_size": Uniform(0.016, 0.038),
-    "mole_b": Chance(0.18),
-    "mole_b_x": Uniform(-0.45, 0.45),
-    "mole_b_y": Uniform(-0.42, 0.60),
-    "mole_b_size": Uniform(0.016, 0.032),
-    "folds": Uniform(0.0, 0.50),
+    "face_width": bell(0.70, 0.045),
+    "chin": bell(0.95, 0.055),
+    "crown": bell(0.92, 0.045),
+    "jaw_taper": uniform(0.02, 0.34),
+    "jaw_square": uniform(0.0, 0.75),
+    "chin_cleft": chance(0.12),
+    "skin_tone": uniform(0.0, 5.0),
+    "skin_red": bell(0.0, 7.0),
+    "skin_yellow": bell(0.0, 6.0),
+    "blush": uniform(0.0, 0.38),
+    "freckles": chance(0.16),
+    "freckle_density": uniform(0.25, 0.75),
+    **dict.fromkeys(("tile_x", "tile_y"), uniform(0.0, 1.0)),
+    "mole_a": chance(0.30),
+    "mole_a_x": uniform(-0.50, 0.50),
+    "mole_a_y": uniform(0.10, 0.72),
+    "mole_a_size": uniform(0.016, 0.038),
+    "mole_b": chance(0.18),
+    "mole_b_x": uniform(-0.45, 0.45),
+    "mole_b_y": uniform(-0.42, 0.60),
+    "mole_b_size": uniform(0.016, 0.032),
+    "folds": uniform(0.0, 0.50),
     # Eyes: half the distance between the centres, half-width, heights of the lids' arches.
-    "eye_x": Bell(0.300, 0.020),
-    "eye_y": Bell(-0.08, 0.020),
-    "eye_width": Bell(0.138, 0.013),
-    "eye_upper": Bell(0.085, 0.014),
-    "eye_lower": Bell(0.050, 0.010),
-    "eye_skew": Uniform(-0.35, 0.35),
-    "eye_slant": Bell(0.06, 0.080),
-    "iris_size": Bell(0.070, 0.006),
-    "iris_color": Choice((24, 22, 14, 12, 16, 12)),
-    "iris_light": Bell(1.0, 0.10),
-    "lash": Uniform(0.008, 0.030),
-    "lash_wing": Uniform(0.0, 1.0),
-    "lid_tint": Chance(0.15),
-    "lid_hue": Choice((1, 1, 1, 1)),
-    "crease": Uniform(0.0, 0.60),
-    "crease_gap": Uniform(0.020, 0.050),
-    "socket": Uniform(0.05, 0.40),
-    "eye_bag": Uniform(0.0, 0.35),
+    "eye_x": bell(0.300, 0.020),
+    "eye_y": bell(-0.08, 0.020),
+    "eye_width": bell(0.138, 0.013),
+    "eye_upper": bell(0.085, 0.014),
+    "eye_lower": bell(0.050, 0.010),
+    "eye_skew": uniform(-0.35, 0.35),
+    "eye_slant": bell(0.06, 0.080),
+    "iris_size": bell(0.070, 0.006),
+    "iris_color": choice(24, 22, 14, 12, 16, 12),
+    "iris_light": bell(1.0, 0.10),
+    "lash": uniform(0.008, 0.030),
+    "lash_wing": uniform(0.0, 1.0),
+    "lid_tint": chance(0.15),
+    "lid_hue": choice(1, 1, 1, 1),
+    "crease": uniform(0.0, 0.60),
+    "crease_gap": uniform(0.020, 0.050),
+    "socket": uniform(0.05, 0.40),
+    "eye_bag": uniform(0.0, 0.35),
     # Brows: their height above the eye, half-length, thickness, arch, tilt.
-    "brow_gap": Bell(0.185, 0.020),
-    "brow_length": Bell(0.180, 0.016),
-    "brow_thick": Uniform(0.014, 0.046),
-    "brow_arch": Uniform(0.0, 0.075),
-    "brow_peak": Uniform(-0.1, 0.55),
-    "brow_tilt": Bell(-0.02, 0.09),
-    "brow_dark": Uniform(0.45, 0.95),
-    "brow_taper": Uniform(0.2, 0.85),
+    "brow_gap": bell(0.185, 0.020),
+    "brow_length": bell(0.180, 0.016),
+    "brow_thick": uniform(0.014, 0.046),
+    "brow_arch": uniform(0.0, 0.075),
+    "brow_peak": uniform(-0.1, 0.55),
+    "brow_tilt": bell(-0.02, 0.09),
+    "brow_dark": uniform(0.45, 0.95),
+    "brow_taper": uniform(0.2, 0.85),
     # Nose: how far below the eyes it ends, half-widths of bridge and wings.
-    "nose_length": Bell(0.385, 0.035),
-    "nose_bridge": Bell(0.055, 0.011),
-    "nose_wings": Bell(0.125, 0.020),
-    "nose_tip": Bell(0.070, 0.012),
-    "nose_depth": Uniform(0.12, 0.30),
-    "nose_line": Uniform(0.25, 0.85),
-    "nostril": Uniform(0.2, 0.9),
+    "nose_length": bell(0.385, 0.035),
+    "nose_bridge": bell(0.055, 0.011),
+    "nose_wings": bell(0.125, 0.020),
+    "nose_tip": bell(0.070, 0.012),
+    "nose_depth": uniform(0.12, 0.30),
+    "nose_line": uniform(0.25, 0.85),
+    "nostril": uniform(0.2, 0.9),
     # Mouth: how far below the nose, half-width, thickness of the lips.
-    "mouth_gap": Bell(0.235, 0.025),
-    "mouth_width": Bell(0.235, 0.026),
-    "lip_upper": Bell(0.042, 0.011),
-    "lip_lower": Bell(0.060, 0.014),
-    "lip_bow": Uniform(0.0, 0.55),
-    "lip_curve": Bell(0.0, 0.014),
-    "lip_color": Choice((30, 25, 15, 12, 10, 8)),
-    "lip_strength": Uniform(0.40, 0.92),
+    "mouth_gap": bell(0.235, 0.025),
+    "mouth_width": bell(0.235, 0.026),
+    "lip_upper": bell(0.042, 0.011),
+    "lip_lower": bell(0.060, 0.014),
+    "lip_bow": uniform(0.0, 0.55),
+    "lip_curve": bell(0.0, 0.014),
+    "lip_color": choice(30, 25, 15, 12, 10, 8),
+    "lip_strength": uniform(0.40, 0.92),
     # Ears and what hangs from them.
-    "ear_size": Bell(0.175, 0.022),
-    "ear_out": Uniform(0.0, 0.075),
-    "earring": Choice((82, 10, 8)),
-    "earring_gold": Chance(0.5),
+    "ear_size": bell(0.175, 0.022),
+    "ear_out": uniform(0.0, 0.075),
+    "earring": choice(82, 10, 8),
+    "earring_gold": chance(0.5),
     # Hair.
-    "hair_style": Choice((5, 22, 20, 21, 16, 16)),
-    "hair_color": Choice((20, 18, 15, 10, 8, 8, 9, 6, 4, 1.0, 1.0, 1.0)),
-    "hair_light": Bell(1.0, 0.09),
-    "hair_texture": Choice((40, 25, 35)),
-    "hair_contrast": Uniform(0.10, 0.42),
-    "hair_volume": Uniform(0.02, 0.17),
-    "hair_height": Uniform(0.02, 0.16),
-    "hair_square": Uniform(0.0, 0.6),
-    "hair_rough": Uniform(0.0, 0.055),
-    "hair_length": Uniform(0.35, 1.5),
-    "hair_part": Uniform(-0.45, 0.45),
-    "hairline": Bell(-0.52, 0.045),
-    "hairline_curve": Uniform(-0.15, 0.65),
-    "hairline_tilt": Bell(0.0, 0.13),
-    "hair_jag": Uniform(0.0, 0.085),
+    "hair_style": choice(5, 22, 20, 21, 16, 16),
+    "hair_color": choice(20, 18, 15, 10, 8, 8, 9, 6, 4, 1.0, 1.0, 1.0),
+    "hair_light": bell(1.0, 0.09),
+    "hair_texture": choice(40, 25, 35),
+    "hair_contrast": uniform(0.10, 0.42),
+    "hair_volume": uniform(0.02, 0.17),
+    "hair_height": uniform(0.02, 0.16),
+    "hair_square": uniform(0.0, 0.6),
+    "hair_rough": uniform(0.0, 0.055),
+    "hair_length": uniform(0.35, 1.5),
+    "hair_part": uniform(-0.45, 0.45),
+    "hairline": bell(-0.52, 0.045),
+    "hairline_curve": uniform(-0.15, 0.65),
+    "hairline_tilt": bell(0.0, 0.13),
+    "hair_jag": uniform(0.0, 0.085),
     # Beards and glasses.
-    "beard": Choice((70, 10, 8, 6, 6)),
-    "beard_dense": Uniform(0.45, 0.92),
-    "beard_line": Uniform(0.10, 0.42),
-    "glasses": Chance(0.24),
-    "glasses_width": Uniform(0.185, 0.255),
-    "glasses_height": Uniform(0.120, 0.205),
-    "glasses_square": Uniform(0.0, 0.95),
-    "glasses_thick": Uniform(0.012, 0.036),
-    "glasses_color": Choice((40, 18, 12, 10, 8, 6, 6)),
+    "beard": choice(70, 10, 8, 6, 6),
+    "beard_dense": uniform(0.45, 0.92),
+    "beard_line": uniform(0.10, 0.42),
+    "glasses": chance(0.24),
+    "glasses_width": uniform(0.185, 0.255),
+    "glasses_height": uniform(0.120, 0.205),
+    "glasses_square": uniform(0.0, 0.95),
+    "glasses_thick": uniform(0.012, 0.036),
+    "glasses_color": choice(40, 18, 12, 10, 8, 6, 6),
 }
 """The traits of an identity; each is the same in all its pictures."""
 
 PICTURE: Mapping[str, Distribution] = {
     # Camera: radians, head units, factors.
-    "yaw": Bell(0.0, 0.26),
-    "pitch": Bell(0.0, 0.12),
-    "roll": Bell(0.0, 0.11),
-    "scale": Bell(0.83, 0.045),
-    "shift_x": Bell(0.0, 0.040),
-    "shift_y": Bell(0.04, 0.040),
+    "yaw": bell(0.0, 0.26),
+    "pitch": bell(0.0, 0.12),
+    "roll": bell(0.0, 0.11),
+    "scale": bell(0.83, 0.045),
+    "shift_x": bell(0.0, 0.040),
+    "shift_y": bell(0.04, 0.040),
     # Expression.
-    "smile": Bell(0.25, 0.50),
-    "mouth_open": Uniform(-0.9, 1.0),
-    "eyes_open": Bell(0.94, 0.10),
-    "blink": Chance(0.03),
-    "gaze_x": Bell(0.0, 0.30),
-    "gaze_y": Bell(0.0, 0.18),
-    "brow_raise": Bell(0.0, 0.018),
-    "frown": Bell(0.0, 0.06),
-    "flush": Bell(0.0, 0.06),
+    "smile": bell(0.25, 0.50),
+    "mouth_open": uniform(-0.9, 1.0),
+    "eyes_open": bell(0.94, 0.10),
+    "blink": chance(0.03),
+    "gaze_x": bell(0.0, 0.30),
+    "gaze_y": bell(0.0, 0.18),
+    "brow_raise": bell(0.0, 0.018),
+    "frown": bell(0.0, 0.06),
+    "flush": bell(0.0, 0.06),
     # Light.
-    "light_x": Bell(0.0, 0.55),
-    "light_y": Bell(-0.30, 0.30),
-    "ambient": Uniform(0.40, 0.92),
-    "gain": Bell(1.04, 0.12),
-    "warmth": Bell(0.0, 0.065),
-    "tint": Bell(0.0, 0.025),
-    "contrast": Bell(1.0, 0.12),
-    "shadow": Chance(0.22),
-    "shadow_depth": Uniform(0.15, 0.50),
-    "shadow_x": Uniform(-1.0, 1.0),
-    "shadow_y": Uniform(-1.0, 1.0),
-    "shadow_offset": Uniform(-0.5, 0.5),
-    "shadow_soft": Uniform(0.10, 0.60),
+    "light_x": bell(0.0, 0.55),
+    "light_y": bell(-0.30, 0.30),
+    "ambient": uniform(0.40, 0.92),
+    "gain": bell(1.04, 0.12),
+    "warmth": bell(0.0, 0.065),
+    "tint": bell(0.0, 0.025),
+    "contrast": bell(1.0, 0.12),
+    "shadow": chance(0.22),
+    **dict.fromkeys(("shadow_x", "shadow_y"), uniform(-1.0, 1.0)),
+    "shadow_depth": uniform(0.15, 0.50),
+    "shadow_offset": uniform(-0.5, 0.5),
+    "shadow_soft": uniform(0.10, 0.60),
     # Things that change from day to day.
-    "hair_rise": Bell(0.0, 0.022),
-    "hair_tile_x": Uniform(0.0, 1.0),
-    "hair_tile_y": Uniform(0.0, 1.0),
-    "stubble": Uniform(-0.15, 0.20),
-    "glasses_off": Chance(0.10),
-    "glasses_on": Chance(0.03),
-    "sunglasses": Chance(0.03),
-    "hat": Chance(0.10),
-    "hat_line": Bell(-0.42, 0.04),
-    "hat_r": Uniform(15, 235),
-    "hat_g": Uniform(15, 235),
-    "hat_b": Uniform(15, 235),
-    "cloth_r": Uniform(15, 235),
-    "cloth_g": Uniform(15, 235),
-    "cloth_b": Uniform(15, 235),
-    "collar": Uniform(0.0, 0.35),
+    **dict.fromkeys(("hair_tile_x", "hair_tile_y"), uniform(0.0, 1.0)),
+    "hair_rise": bell(0.0, 0.022),
+    "stubble": uniform(-0.15, 0.20),
+    "glasses_off": chance(0.10),
+    "glasses_on": chance(0.03),
+    "sunglasses": chance(0.03),
+    "hat": chance(0.10),
+    "hat_line": bell(-0.42, 0.04),
+    **dict.fromkeys(("hat_r", "hat_g", "hat_b", "cloth_r", "cloth_g", "cloth_b"), uniform(15, 235)),
+    "collar": uniform(0.0, 0.35),
     # Background: two colours, a gradient between them, a texture over it and a panel.
-    "back_grey": Uniform(25, 225),
-    "back_red": Bell(0, 26),
-    "back_blue": Bell(0, 26),
-    "back_dr": Bell(0, 32),
-    "back_dg": Bell(0, 32),
-    "back_db": Bell(0, 32),
-    "back_x": Uniform(-1.0, 1.0),
-    "back_y": Uniform(-1.0, 1.0),
-    "back_kind": Choice((45, 25, 30)),
-    "back_texture": Uniform(0.0, 0.22),
-    "back_tile_x": Uniform(0.0, 1.0),
-    "back_tile_y": Uniform(0.0, 1.0),
-    "panel": Chance(0.45),
-    "panel_edge": Uniform(-0.9, 0.9),
-    "panel_lean": Bell(0.0, 0.3),
-    "panel_light": Uniform(0.55, 1.40),
+    "back_grey": uniform(25, 225),
+    **dict.fromkeys(("back_red", "back_blue"), bell(0, 26)),
+    **dict.fromkeys(("back_dr", "back_dg", "back_db"), bell(0, 32)),
+    **dict.fromkeys(("back_x", "back_y"), uniform(-1.0, 1.0)),
+    "back_kind": choice(45, 25, 30),
+    "back_texture": uniform(0.0, 0.22),
+    **dict.fromkeys(("back_tile_x", "back_tile_y"), uniform(0.0, 1.0)),
+    "panel": chance(0.45),
+    "panel_edge": uniform(-0.9, 0.9),
+    "panel_lean": bell(0.0, 0.3),
+    "panel_light": uniform(0.55, 1.40),
     # What hides part of the face.
-    "occluder": Choice((84, 8, 8)),
-    "occluder_x": Uniform(-0.85, 0.85),
-    "occluder_y": Uniform(-0.75, 1.05),
-    "occluder_size": Uniform(0.14, 0.38),
-    "occluder_stretch": Uniform(0.5, 1.8),
-    "occluder_turn": Uniform(-0.7, 0.7),
-    "occluder_r": Uniform(15, 235),
-    "occluder_g": Uniform(15, 235),
-    "occluder_b": Uniform(15, 235),
+    "occluder": choice(84, 8, 8),
+    "occluder_x": uniform(-0.85, 0.85),
+    "occluder_y": uniform(-0.75, 1.05),
+    "occluder_size": uniform(0.14, 0.38),
+    "occluder_stretch": uniform(0.5, 1.8),
+    "occluder_turn": uniform(-0.7, 0.7),
+    **dict.fromkeys(("occluder_r", "occluder_g", "occluder_b"), uniform(15, 235)),
     # Sensor.
-    "blur": Uniform(-1.5, 1.0),
-    "noise": Uniform(1.5, 9.0),
-    "noise_x": Uniform(0.0, 1.0),
-    "noise_y": Uniform(0.0, 1.0),
-    "noise_turn": Choice((1, 1, 1, 1, 1, 1, 1, 1)),
+    "blur": uniform(-1.5, 1.0),
+    "noise": uniform(1.5, 9.0),
+    **dict.fromkeys(("noise_x", "noise_y"), uniform(0.0, 1.0)),
+    "noise_turn": choice(1, 1, 1, 1, 1, 1, 1, 1),
 }
 """The conditions of a picture; each picture draws its own."""
 
