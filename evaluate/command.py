@@ -240,7 +240,7 @@ def run_evaluation(
     # A mistyped name must not cost the targets before it, nor wait for the model.
     openers = find()
     from facepack.evaluate.report import hard_images, require_writable_report, write_report
-    from facepack.evaluate.results_file import add_results
+    from facepack.evaluate.results_file import add_results, read_results
     from facepack.evaluate.table import TablePrinter, json_object
     from facepack.terminal import printable
 
@@ -253,7 +253,8 @@ def run_evaluation(
         printer = TablePrinter(names)
         if len(models) > 1 and not as_json:
             click.echo(printable(f"{subject.name}:"))
-        own = []
+        if subject.results is not None and subject.results.exists():
+            read_results(subject.results)  # now, not after hours, it must be fit to be added to
         for opener in openers:
             protocol = opener()
             result = subject.measure(protocol)
@@ -264,10 +265,9 @@ def run_evaluation(
             if not as_json:
                 for line in printer.lines(result):
                     click.echo(printable(line))
-            own.append(result)
-        if subject.results is not None:
-            add_results(subject.results, own)
-        done += own
+            if subject.results is not None:
+                add_results(subject.results, [result])  # a target that fails costs no other
+            done.append(result)
     if as_json:
         click.echo(json.dumps([json_object(result) for result in done], indent=2))
     for out in reports:

@@ -166,6 +166,21 @@ def test_a_report_of_several_models_shows_the_hardest_pairs(
     assert models == {str(run), str(model)}
 
 
+def test_results_are_kept_target_by_target(data: Path, run: Path) -> None:
+    (data / "bad.bin").write_bytes(b"no pickle")
+    result = facepack_eval("lfw", "bad", "--model", run, "--data", data)
+    assert result.exit_code != 0
+    assert [kept.target for kept in read_results(run / "results.json")] == ["lfw"]
+
+
+def test_a_file_that_holds_no_results_is_refused_before_a_model_runs(data: Path, run: Path) -> None:
+    (run / "results.json").write_text("{}")
+    result = facepack_eval("lfw", "--model", run, "--data", data)
+    assert result.exit_code != 0 and "accuracy" not in result.stdout
+    assert "cannot be read as results" in f"{result.output}{result.exception}"
+    assert (run / "results.json").read_text() == "{}"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
