@@ -50,6 +50,10 @@ PROTOCOLS: dict[str, ProtocolKind] = {
         module="facepack.evaluate.protocols.megaface",
         table="sets",
     ),
+    "mfr": ProtocolKind(
+        title="Verify all pairs of labelled images: MFR (ICCV 2021) and IFRT.",
+        module="facepack.evaluate.protocols.mfr",
+    ),
     "tinyface": ProtocolKind(
         title="Identify low-resolution probes among mates and distractors: TinyFace.",
         module="facepack.evaluate.protocols.tinyface",

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from facepack.evaluate.megaface_set import (
     write_kit,
 )
 from facepack.evaluate.protocol import Protocol, unusable_notice
-from facepack.evaluate.result import Curve, Figure, HardPair, Result
+from facepack.evaluate.result import Curve, Figure, HardKind, HardPair, Result
 from facepack.evaluate.scores.collectors import HardestPairs, LargestScores
 from facepack.evaluate.scores.identification import Identification, Searches
 from facepack.evaluate.scores.matching import Collector, Matching, Tile
@@ -45,9 +44,6 @@ NOISE = 1e-3
 """What is added to each feature that replaces a noisy one lies within ± this."""
 
 _BLOCK = 65_536  # distractors whose unit rows are in memory at a time: 128 MB of 512 features
-
-Kind = Literal["false accept", "false reject"]
-Pairs = list[HardPair]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -280,7 +276,9 @@ class MegaFace(Protocol):
     ) -> tuple[HardPair, ...]:
         """The most similar distractors, and the least similar mates that were not found."""
 
-        def pairs(kind: Kind, first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> Pairs:
+        def pairs(
+            kind: HardKind, first: np.ndarray, second: np.ndarray, scores: np.ndarray
+        ) -> list[HardPair]:
             rows = zip(first.tolist(), second.tolist(), scores.tolist(), strict=True)
             key = self.faces.key
             return [

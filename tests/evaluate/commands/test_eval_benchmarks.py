@@ -166,3 +166,23 @@ def test_sllfw_and_ytf(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
     assert "all 2 pairs are different ones" in result.stderr
     result = evaluate("ytf", tmp_path / "images", given)
     assert result.exit_code == 1 and "ytf_list.txt: cannot be read" in result.stderr
+
+
+def test_mfr_by_group(make_pack: Callable[..., Path], tmp_path: Path) -> None:
+    import facepack as library
+
+    pack = make_pack(40)
+    keys = [library.open(pack).key(i) for i in range(40)]
+    given = write_embeddings(tmp_path, keys)
+    (tmp_path / "g.csv").write_text("who,sex\nann,f\ndora,f\n1,m\n2,m\n")
+    result = evaluate("mfr", pack, given, "--group", tmp_path / "g.csv", "--far", "0.01")
+    assert result.exit_code == 0, result.output
+    rows = [line.split()[0] for line in result.stdout.splitlines()]
+    assert rows[1:] == ["group", "all", "f", "m", "gap"]
+    assert "mfr, multiracial (40 images, 4 identities, 180 mates, 600 impostors)" in result.stdout
+    result = evaluate("mfr", pack, given, "--track", "mask")
+    assert result.exit_code == 1 and "say with --group which images show a mask" in result.stderr
+    result = evaluate("mfr", pack, given, "--far", "2")
+    assert result.exit_code == 2 and "--far 2.0: a share between 0 and 1" in result.stderr
+    result = evaluate("mfr", tmp_path / "nowhere", given)
+    assert result.exit_code == 1 and "no pack or image tree" in result.stderr

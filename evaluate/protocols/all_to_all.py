@@ -1,0 +1,210 @@
+"""Every image with every other: the tracks of MFR (ICCV 2021) and of IFRT, by group and of all.
+
+Images are private there and only models travel; the protocol takes any labelled images. All pairs
+of images of one identity are mates, all others impostors, and TAR is told at one FAR: 1e-6 for
+the multi-racial sets, within each race and of all, 1e-4 for children, and 1e-4 for masks, where
+only pairs of an image with and one without a mask count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.curves import thinned
+from facepack.evaluate.faces import Faces
+from facepack.evaluate.groups import Groups
+from facepack.evaluate.intervals import NOTICE, bootstrap_interval
+from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.result import Curve, Figure, HardKind, HardPair, Result
+from facepack.evaluate.scores.matching import Matching
+from facepack.evaluate.scores.operating_point import far_text, unmeasurable
+from facepack.evaluate.scores.verification import ScoredPairs, Verification, verify
+
+HARDEST = 50
+"""Pairs that a result names of each kind."""
+
+_CURVE = 5_000_000_000  # impostors up to which a ROC is drawn: counting all scores halves the speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """What is measured.
+
+    Attributes:
+        far: at which TAR is told.
+        across: only pairs of images of two different groups count.
+    """
+
+    far: float
+    across: bool = False
+
+
+TRACKS = {
+    "multiracial": Track(far=1e-6),
+    "children": Track(far=1e-4),
+    "mask": Track(far=1e-4, across=True),
+}
+
+
+class AllToAll(Protocol):
+    """Verification of all pairs.
+
+    Args:
+        target: what results call the images.
+        faces: the images.
+        labels: (n,) identities; -1 is nobody's, who has no mate.
+        track: a name of :data:`TRACKS`.
+        groups: of the images; a track across groups needs two.
+        fars: at which TAR is told instead.
+
+    Raises:
+        EvaluationError: the track needs two groups, and there are others.
+    """
+
+    name = "mfr"
+
+    def __init__(
+        self,
+        target: str,
+        faces: Faces,
+        labels: np.ndarray,
+        *,
+        track: str,
+        groups: Groups | None = None,
+        fars: tuple[float, ...] = (),
+    ) -> None:
+        self.target = target
+        self.faces = faces
+        self._labels = np.asarray(labels, np.int64)
+        self._track = track
+        self._groups = groups
+        self._across = TRACKS[track].across
+        self._fars = tuple(sorted(set(fars))) or (TRACKS[track].far,)
+        if self._across:
+            names = [] if groups is None else groups.names
+            if len(names) != 2:
+                raise EvaluationError(
+                    f"{target}: the track {track} compares the images of two groups; "
+                    f"{len(names)} are given ({', '.join(names) or 'none'}): say with --group "
+                    "which images show a mask"
+                )
+
+    def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:
+        """As :meth:`Protocol.measure`: images without an embedding are left out."""
+        notices = unusable_notice(self.faces, norms)
+        usable = np.isfinite(norms)
+        groups = self._groups
+        if groups is not None and (lost := np.count_nonzero(groups.of < 0)):
+            what = "left out" if self._across else "counted among all alone"
+            notices.append(f"{lost:,} of {len(usable):,} images are in no group: they are {what}")
+        if self._across and groups is not None:
+            sides = [np.flatnonzero(usable & (groups.of == side)) for side in (0, 1)]
+        else:
+            sides = [np.flatnonzero(usable)]
+        overall = self._verify(embeddings, *sides, hardest=HARDEST)
+        notices += self._undefined("", overall)
+        by_group: dict[str, dict[str, Figure]] = {}
+        if groups is not None and not self._across:
+            for number, name in enumerate(groups.names):
+                members = np.flatnonzero(usable & (groups.of == number))
+                found = self._verify(embeddings, members)
+                by_group[name] = self._figures(found)
+                notices += self._undefined(f"{name}: ", found)
+        figures = self._figures(overall)
+        if any(
+            figure.interval for each in (figures, *by_group.values()) for figure in each.values()
+        ):
+            notices.append(NOTICE)
+        images = np.concatenate(sides)
+        labels = self._labels[images]
+        return Result(
+            target=self.target,
+            protocol=self.name,
+            variant=self._track,
+            counts={
+                "images": len(images),
+                "identities": len(np.unique(labels[labels >= 0])),
+                "mates": overall.mates if overall else 0,
+                "impostors": overall.impostors if overall else 0,
+            },
+            figures=figures,
+            curves=_curves(overall),
+            groups=by_group,
+            hardest=self._hardest(overall, sides),
+            notices=tuple(notices),
+        )
+
+    def _verify(
+        self, embeddings: np.ndarray, *sides: np.ndarray, hardest: int = 0
+    ) -> Verification | None:
+        """All pairs of one side, or of one with the other; None where there is none."""
+        if not all(map(len, sides)):
+            return None
+        given = [part for side in sides for part in (embeddings[side], self._labels[side])]
+        make = Matching.all_to_all if len(sides) == 1 else Matching.between
+        matching = make(*given, device="cuda" if torch.cuda.is_available() else "cpu")
+        curve = bool(hardest) and matching.impostor_count <= _CURVE
+        return verify(matching, self._fars, hardest=hardest, curve=curve)
+
+    def _figures(self, found: Verification | None) -> dict[str, Figure]:
+        if found is None:
+            return {f"TAR@{far_text(far)}": Figure(value=None) for far in self._fars}
+        whose = found.by_identity
+        return {
+            f"TAR@{far_text(far)}": Figure(
+                value=found.points[far].tar,
+                interval=(
+                    bootstrap_interval(whose.accepted[far], whose.mates)
+                    if found.points[far].tar is not None
+                    else None
+                ),
+            )
+            for far in self._fars
+        }
+
+    def _undefined(self, group: str, found: Verification | None) -> list[str]:
+        """What to say of images that leave TAR undefined, or too few to measure it."""
+        mates, impostors = (found.mates, found.impostors) if found else (0, 0)
+        if not mates or not impostors:
+            return [
+                f"{group}{mates:,} pairs of one identity and {impostors:,} of two: TAR is undefined"
+            ]
+        if low := unmeasurable(self._fars, impostors):
+            return [
+                f"{group}{impostors:,} impostors cannot measure a FAR below {1 / impostors:.1e}: "
+                f"TAR at {', '.join(map(far_text, low))} is that without a single false accept"
+            ]
+        return []
+
+    def _hardest(
+        self, found: Verification | None, sides: Sequence[np.ndarray]
+    ) -> tuple[HardPair, ...]:
+        if found is None:
+            return ()
+        first, second = sides[0], sides[-1]
+        kinds: tuple[tuple[HardKind, ScoredPairs], ...] = (
+            ("false accept", found.hardest_impostors),
+            ("false reject", found.hardest_mates),
+        )
+        return tuple(
+            HardPair(
+                kind=kind,
+                first=self.faces.key(int(first[a])),
+                second=self.faces.key(int(second[b])),
+                score=float(score),
+            )
+            for kind, pairs in kinds
+            for a, b, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
+        )
+
+
+def _curves(found: Verification | None) -> dict[str, Curve]:
+    if found is None or found.curve is None or not found.mates or not found.impostors:
+        return {}
+    far, tar = (np.append(0.0, shares[::-1]) for shares in found.curve.roc())
+    return {"roc": thinned(far, tar), "det": thinned(far, 1 - tar)}
