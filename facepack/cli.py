@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("facepack.commands.verify", "Check every byte of a pack."),
     "reindex": ("facepack.commands.reindex", "Rebuild a pack's index files from its shards."),
     "salvage": ("facepack.commands.salvage", "Copy what is good out of a damaged pack."),
-    "bench": ("facepack.commands.bench", "Measure what this machine makes of a pack."),
+    "bench": ("facepack.commands.bench", "Measure how fast this machine reads a pack."),
     "train": ("facepack.train.commands.train", "Train a face-recognition model from a pack."),
     "schedule": (
         "facepack.train.commands.schedule",

@@ -15,7 +15,7 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("packs", type=_PATH, nargs=-1, required=True, metavar="PACK...")
 @click.argument("out", type=_PATH)
-@click.option("--by-name", is_flag=True, help="Identities of equal names share a label.")
+@click.option("--by-name", is_flag=True, help="Give identities of the same name the same label.")
 @click.option("--copy", is_flag=True, help="Copy the shards even where links are possible.")
 @click.option("--resume", is_flag=True, help="Complete what an interrupted run left.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
@@ -31,8 +31,9 @@ def merge(
 ) -> None:
     """Join several packs into one.
 
-    OUT becomes a pack of all their shards, which are linked, not rewritten (copied to another disk,
-    or with --copy). Labels of the first pack stay; those of the next begin behind them.
+    OUT becomes a pack of all their shards, which are hard-linked, not rewritten (copied if OUT is
+    on another file system, or with --copy). The first pack keeps its labels; those of each further
+    pack are numbered on from there.
     """
     from facepack.care.merge import merge as run
     from facepack.convert.formats.pack.held import notes_on_shared

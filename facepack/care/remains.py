@@ -1,8 +1,8 @@
 """What can still be read of a damaged shard, and how far it is proven.
 
-A record is good if its sum says so. Nothing else in a shard needs to be whole for that: leaf pages
-are found by their own heads, not through the tree, and of a damaged column of sums or labels most
-numbers are still right.
+A record is good if its checksum matches. Nothing else in the shard needs to be intact for that:
+leaf pages are found by their own headers, not through the tree, and most numbers of a damaged
+column of checksums or labels are still right.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from facepack.store.shard_nodes import record_checksums, record_keys
 _READ = 8 << 20
 _SECTOR = 4096  # what is given up at once where a disk cannot read
 _MOST_NODES = 1 << 22  # bytes of images may pass for leaf pages
-_COLUMN_FRAME = range(20, 48)  # bytes around a column's numbers, its sum left out
-_SUM = 9  # bytes of a reserved record's sum
+_COLUMN_FRAME = range(20, 48)  # bytes around a column's numbers, its checksum left out
+_CHECKSUM = 9  # bytes of a reserved record's checksum
 _LINE = re.compile(rb"(\d{10}) (-\d{7}|\d{8})\n")
 _UNKNOWN = -2  # in a column of labels
 
@@ -60,7 +60,7 @@ class Fate(IntEnum):
 
 
 REASONS = {
-    Fate.DECODED: "its sum is lost: it decodes, but nothing proves that it is what was packed",
+    Fate.DECODED: "its checksum is lost: it decodes, but nothing proves that it is what was packed",
     Fate.LABEL_IN_DOUBT: "its label is known from a damaged index only",
     Fate.MISSING: "the record was not found: its page or its key is damaged",
     Fate.DIFFERS: "the record differs from what was packed",
@@ -88,7 +88,7 @@ class Remains:
         notices: what is lost beside records.
 
     Raises:
-        ScanError: nothing that could be told.
+        ScanError: it holds no LMDB page that can be recognised.
         OSError: the file cannot be opened.
     """
 
@@ -108,10 +108,10 @@ class Remains:
         page_size = guess_page_size(self._data)
         pages = leaf_candidates(self._data, page_size)
         self._nodes = read_nodes(self._data, pages, page_size, most=_MOST_NODES)
-        self._places = record_keys(self._data, self._nodes)
+        self._keys = record_keys(self._data, self._nodes)
         self._sound: dict[bytes, Any] = {}
         self._damaged: dict[bytes, memoryview] = {}
-        for index in np.flatnonzero(self._places < 0).tolist():
+        for index in np.flatnonzero(self._keys < 0).tolist():
             key, value = self._nodes.record(self._data, index)
             if key.startswith(b"__"):
                 try:
@@ -140,15 +140,15 @@ class Remains:
             return int(self.meta["records"])
         if stated:
             return min(int(stated["records"]), fmt.MAX_SHARD_RECORDS)
-        sums, names = self._sound.get(fmt.CHECKSUMS), self._sound.get(fmt.NAMES)
-        if isinstance(sums, dict) and len(sums["data"]) > 8:
-            return min(len(sums["data"]) // 8, fmt.MAX_SHARD_RECORDS)
+        checksums, names = self._sound.get(fmt.CHECKSUMS), self._sound.get(fmt.NAMES)
+        if isinstance(checksums, dict) and len(checksums["data"]) > 8:
+            return min(len(checksums["data"]) // 8, fmt.MAX_SHARD_RECORDS)
         if isinstance(names, list):
             return min(len(names), fmt.MAX_SHARD_RECORDS)
         kv = file.with_suffix(".kv")
         lines = kv.stat().st_size // fmt.KV_LINE if kv.is_file() else 0
-        places = self._places[self._places < fmt.MAX_SHARD_RECORDS]
-        return min(max(lines, int(places.max(initial=-1)) + 1), fmt.MAX_SHARD_RECORDS)
+        keys = self._keys[self._keys < fmt.MAX_SHARD_RECORDS]
+        return min(max(lines, int(keys.max(initial=-1)) + 1), fmt.MAX_SHARD_RECORDS)
 
     def _column(self, column: Any) -> np.ndarray | None:
         try:
@@ -157,12 +157,12 @@ class Remains:
             return None
 
     def _damaged_column(self, key: bytes, dtype: str) -> np.ndarray | None:
-        """The numbers of a column whose record's sum is wrong: most of them may be right."""
+        """The numbers of a column whose record's checksum is wrong: most of them may be right."""
         value = self._damaged.get(key)
         size = self._count * np.dtype(dtype).itemsize
-        if value is None or len(value) - _SUM - size not in _COLUMN_FRAME:
+        if value is None or len(value) - _CHECKSUM - size not in _COLUMN_FRAME:
             return None
-        return np.frombuffer(value[len(value) - _SUM - size : len(value) - _SUM], dtype)
+        return np.frombuffer(value[len(value) - _CHECKSUM - size : len(value) - _CHECKSUM], dtype)
 
     # Labels -----------------------------------------------------------------------------------
 
@@ -202,16 +202,17 @@ class Remains:
         own = self._global(self._damaged_column(fmt.LABEL_COLUMN, "<i4"))
         if own is None:
             return listed, np.zeros(self._count, bool)
-        # A column cannot show that it is damaged at a place, as a line can: alone, it is not heard.
+        # Unlike a line of the index, a column cannot show which of its numbers are damaged: it
+        # counts only where both agree.
         agree = (own == listed) & (own != _UNKNOWN)
         return np.where(agree | (own == _UNKNOWN), listed, _UNKNOWN), agree
 
     def _proves(self, listed: np.ndarray) -> bool:
-        """Whether the sum of the damaged column is that of the labels ``listed``."""
+        """Whether the checksum of the damaged column is that of the labels ``listed``."""
         if fmt.LABEL_COLUMN not in self._damaged or self._label_map is not None:
             return False
         whole = fmt.pack_reserved(fmt.LABEL_COLUMN, fmt.pack_column(listed.astype("<i4")))
-        return whole[-_SUM:] == self._damaged[fmt.LABEL_COLUMN][-_SUM:]
+        return whole[-_CHECKSUM:] == self._damaged[fmt.LABEL_COLUMN][-_CHECKSUM:]
 
     # The rest of the columns ------------------------------------------------------------------
 
@@ -248,27 +249,27 @@ class Remains:
         """The fate of each record (uint8), and which node it is (int32, -1: none)."""
         fates = np.full(self._count, Fate.MISSING, np.uint8)
         chosen = np.full(self._count, -1, np.int32)
-        which = np.flatnonzero((self._places >= 0) & (self._places < self._count))
-        places = self._places[which]
-        sums = self._column(self._sound.get(fmt.CHECKSUMS))
-        certain = sums is not None and sums.dtype == np.uint64
+        which = np.flatnonzero((self._keys >= 0) & (self._keys < self._count))
+        keys = self._keys[which]
+        checksums = self._column(self._sound.get(fmt.CHECKSUMS))
+        certain = checksums is not None and checksums.dtype == np.uint64
         if not certain:
-            sums = self._damaged_column(fmt.CHECKSUMS, "<u8")
-            self.notices.append(f"{self._name}: the sums of its records are damaged")
+            checksums = self._damaged_column(fmt.CHECKSUMS, "<u8")
+            self.notices.append(f"{self._name}: the checksums of its records are damaged")
         doubted = which
-        if sums is not None:
-            right = record_checksums(self._data, self._nodes, which) == sums[places]
-            fates[places[right]], chosen[places[right]] = Fate.PROVEN, which[right]
-            doubted = which[~right & (chosen[places] < 0)]
+        if checksums is not None:
+            right = record_checksums(self._data, self._nodes, which) == checksums[keys]
+            fates[keys[right]], chosen[keys[right]] = Fate.PROVEN, which[right]
+            doubted = which[~right & (chosen[keys] < 0)]
         if certain:
-            fates[self._places[doubted]] = Fate.DIFFERS
+            fates[self._keys[doubted]] = Fate.DIFFERS
         else:
             for index in doubted.tolist():
-                place = self._places[index]
-                if chosen[place] < 0:
+                key = self._keys[index]
+                if chosen[key] < 0:
                     whole = self._decodes(index)
-                    fates[place] = Fate.DECODED if whole else Fate.UNDECODABLE
-                    chosen[place] = index if whole else -1
+                    fates[key] = Fate.DECODED if whole else Fate.UNDECODABLE
+                    chosen[key] = index if whole else -1
         fates[(fates == Fate.PROVEN) & ~self._proven] = Fate.LABEL_IN_DOUBT
         unlabelled = (chosen >= 0) & (self._labels == _UNKNOWN)
         fates[unlabelled], chosen[unlabelled] = Fate.NO_LABEL, -1
@@ -281,18 +282,16 @@ class Remains:
             return False
         return True
 
-    def record(self, place: int, index: int) -> SourceRecord:
-        """The record at ``place``, which the node ``index`` is."""
+    def record(self, key: int, index: int) -> SourceRecord:
+        """The record at ``key``, which the node ``index`` is."""
         extra = {
-            name: values[place]
-            for name, values in self._extras.items()
-            if not _is_nan(values[place])
+            name: values[key] for name, values in self._extras.items() if not _is_nan(values[key])
         }
         return SourceRecord(
-            place,
+            key,
             self._nodes.record(self._data, index)[1],
-            int(self._labels[place]),
-            self._names[place],
+            int(self._labels[key]),
+            self._names[key],
             extra or None,
         )
 
@@ -304,10 +303,10 @@ def _is_nan(value: float | int) -> bool:
 def _lines(data: memoryview, count: int) -> np.ndarray:
     """The labels (int64) of a damaged key-label index, line by line; -2 where a line is none."""
     labels = np.full(count, _UNKNOWN, np.int64)
-    for place in range(min(count, len(data) // fmt.KV_LINE)):
-        line = _LINE.fullmatch(bytes(data[fmt.KV_LINE * place : fmt.KV_LINE * (place + 1)]))
-        if line and int(line[1]) == place and int(line[2]) >= fmt.NO_IDENTITY:
-            labels[place] = int(line[2])
+    for key in range(min(count, len(data) // fmt.KV_LINE)):
+        line = _LINE.fullmatch(bytes(data[fmt.KV_LINE * key : fmt.KV_LINE * (key + 1)]))
+        if line and int(line[1]) == key and int(line[2]) >= fmt.NO_IDENTITY:
+            labels[key] = int(line[2])
     return labels
 
 

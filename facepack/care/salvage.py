@@ -1,7 +1,7 @@
 """Copying what is good out of a damaged pack.
 
-Records that their sums prove are taken, wherever they are found; what cannot be proven is taken
-only if the image decodes fully, and told.
+Records whose checksums match are copied, wherever they are found; what cannot be proven is copied
+only if the image decodes fully, and is reported as in doubt.
 
 The result is a sound pack. It is to the damaged one what a pack is to its source: a record's
 ordinal is its position in the damaged pack, and what is lost stands in ``quarantine.jsonl``.
@@ -42,7 +42,7 @@ class Salvaged:
 
     Attributes:
         out: the new pack.
-        found: records that the damaged pack had, as far as anything in it tells.
+        found: records that the damaged pack had, as far as can be determined.
         salvaged: records in the new pack.
         lost: records that are not; they stand in its ``quarantine.jsonl``.
         doubtful: of those salvaged, what could not be proven: ``{"shard", "key", "reason"}``.
@@ -166,22 +166,22 @@ class _Entry:
         reasons: dict[int, str] = {}
         if self.file is not None and (self.chosen >= 0).any():
             remains = Remains(self.file, self.stated, wreck.label_maps, wreck.identity_names)
-            for place in np.flatnonzero(self.chosen >= 0).tolist():
-                record = remains.record(place, int(self.chosen[place]))
+            for key in np.flatnonzero(self.chosen >= 0).tolist():
+                record = remains.record(key, int(self.chosen[key]))
                 try:
-                    builder.add(replace(record, ordinal=self.start + place))
+                    builder.add(replace(record, ordinal=self.start + key))
                 except (DecodeError, PackError) as error:
-                    self.fates[place], self.chosen[place] = Fate.REFUSED, -1
-                    reasons[place] = str(error)
+                    self.fates[key], self.chosen[key] = Fate.REFUSED, -1
+                    reasons[key] = str(error)
             names = remains.identity_names
             builder.identity_names = {k: names[k] for k in set(builder.labels) if k in names}
-        for place in np.flatnonzero(self.chosen < 0).tolist():
+        for key in np.flatnonzero(self.chosen < 0).tolist():
             entry = {
-                "ordinal": self.start + place,
+                "ordinal": self.start + key,
                 "file": f"{self.name}.mdb",
                 "offset": None,
-                "key": f"{place:010d}",
-                "reason": reasons.get(place, REASONS[Fate(int(self.fates[place]))]),
+                "key": f"{key:010d}",
+                "reason": reasons.get(key, REASONS[Fate(int(self.fates[key]))]),
                 "remedy": _REMEDY,
             }
             builder.refused.append(entry)
@@ -384,9 +384,9 @@ class _Wreck:
                     "lost": len(entry) - kept,
                 }
             )
-            for place in np.flatnonzero((entry.chosen >= 0) & (entry.fates > 0)).tolist():
-                reason = REASONS[Fate(int(entry.fates[place]))]
-                doubtful.append({"shard": entry.name, "key": f"{place:010d}", "reason": reason})
+            for key in np.flatnonzero((entry.chosen >= 0) & (entry.fates > 0)).tolist():
+                reason = REASONS[Fate(int(entry.fates[key]))]
+                doubtful.append({"shard": entry.name, "key": f"{key:010d}", "reason": reason})
         return Salvaged(
             out=str(out),
             found=sum(shard["found"] for shard in shards),

@@ -53,8 +53,8 @@ def verify(path: Path, *, deep: bool = False, decode: bool = False) -> Report:
 
     Args:
         path: the pack's folder, or ``PACK:SET``.
-        deep: compute every record's sum, also in shards whose digest is right: it finds what went
-            wrong in writing, where the digest finds what changed since.
+        deep: compute every record's checksum, even in shards whose digest matches: that finds
+            errors made in writing, where the digest finds what changed afterwards.
         decode: also decode every image.
 
     Raises:

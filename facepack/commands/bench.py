@@ -10,21 +10,23 @@ import click
 
 @click.group()
 def bench() -> None:
-    """Measure what this machine makes of a pack."""
+    """Measure how fast this machine reads a pack."""
 
 
 @bench.command()
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="That decode; by default all CPUs.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Decoding threads; by default all CPUs."
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def load(pack: Path, batch_size: int, threads: int | None, rounds: int, as_json: bool) -> None:
     """Measure the stages of loading a pack.
 
-    Images a second of each stage, and their share of the limit: decoding alone, in as many threads,
-    of the same images in memory. Stages take turns in rounds; shares are medians over the rounds.
-    All is read warm, from the page cache.
+    Prints images per second of each stage, and its share of the limit: decoding alone, of the same
+    images in memory with as many threads. Stages take turns in rounds; shares are medians over the
+    rounds. Everything is read warm, from the page cache.
     """
     import torch
 

@@ -12,8 +12,8 @@ import click
 def env(as_json: bool) -> None:
     """Show versions of everything that matters.
 
-    What a report of a problem should begin with: facepack, Python, torch and its CUDA devices, the
-    libraries that read and decode, which extras are installed, and FACEPACK_ variables.
+    Include this in bug reports: versions of facepack, Python, torch and its CUDA devices, of the
+    libraries that read and decode, which extras are installed, and the FACEPACK_ variables.
     """
     from facepack.terminal import printable
     from facepack.view.machine import describe_machine, machine_lines

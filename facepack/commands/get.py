@@ -18,16 +18,18 @@ from facepack.errors import ConfigError
     "-o", "--output", type=click.Path(path_type=Path), help="Write the image to this file."
 )
 @click.option("--name", "by_name", is_flag=True, help="KEY is the record's name in the source.")
-@click.option("--info", is_flag=True, help="Print what is known of the record, not the image.")
+@click.option(
+    "--info", is_flag=True, help="Print what is known about the record instead of the image."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print that as JSON.")
 def get(
     pack: Path, key: str, output: Path | None, by_name: bool, info: bool, as_json: bool
 ) -> None:
     """Get one image out of a pack.
 
-    KEY is shard/key (train-000/0000000012, or train-000/12) or a position (12). The image goes to
-    stdout as it is encoded, byte for byte, unless -o names a file. --info
-    tells label, names, source ordinal, size, and whether it is still what was packed.
+    KEY is shard/key (train-000/0000000012, or train-000/12) or a position (12). The encoded image
+    goes to stdout, byte for byte, unless -o names a file. --info prints its label, names, ordinal
+    in the source and size, and whether it is still what was packed.
     """
     import facepack
     from facepack.output import write_output

@@ -16,8 +16,9 @@ import click
 def inspect(pack: Path, sizes: bool, all_shards: bool, as_json: bool) -> None:
     """Show what a pack holds.
 
-    Records, identities, classes, images of an identity as a histogram, sizes of images and files,
-    pairs of an evaluation set, each shard: drawn from the manifest and the key-label index.
+    Counts of records, identities and classes, a histogram of images per identity, sizes of images
+    and files, the pairs of an evaluation set, and each shard: all from the manifest and the
+    key-label index.
     """
     import facepack
     from facepack.view.summary import summarize

@@ -10,13 +10,15 @@ import click
 
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
-@click.option("--partial", is_flag=True, help="Make a pack of what is there, with shards missing.")
+@click.option(
+    "--partial", is_flag=True, help="Accept missing shards: make a pack of those that are there."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the new manifest as JSON.")
 def reindex(pack: Path, partial: bool, as_json: bool) -> None:
     """Rebuild a pack's index files from its shards.
 
-    The .kv files, plan.json, labels.txt, quarantine.jsonl and pack.json are made anew from the
-    .mdb files, which are checked first.
+    Checks the .mdb files, then rebuilds the .kv files, plan.json, labels.txt, quarantine.jsonl and
+    pack.json from them.
     """
     from facepack.care.reindex import reindex as run
 

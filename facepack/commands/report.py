@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--quick", is_flag=True, help="Look at a sample of the images; leave duplicates out.")
+@click.option("--quick", is_flag=True, help="Read only a sample of the images; skip duplicates.")
 @click.option(
     "--identities", type=int, default=8, show_default=True, help="How many rows of images to show."
 )
@@ -19,8 +19,8 @@ import click
 def report(pack: Path, out: Path, quick: bool, identities: int, images: int, seed: int) -> None:
     """Write a page about a pack.
 
-    One HTML file holds counts, histograms, sizes, a sample, duplicates, quarantined records and
-    shards; it needs no other and no network. Every image is read once, unless it is to be --quick.
+    A single HTML file with counts, histograms, sizes, a sample, duplicates, quarantined records and
+    shards; it needs no other file and no network. Every image is read once, except with --quick.
     """
     import facepack
     from facepack.view.report import ReportOptions, write_report

@@ -17,11 +17,11 @@ import click
 def salvage(pack: Path, out: Path, decode: bool, overwrite: bool, as_json: bool) -> None:
     """Copy what is good out of a damaged pack.
 
-    PACK may lack any file but its shards, and those may be damaged anywhere: records whose sums are
-    right are found wherever they are. OUT becomes a sound pack. What was lost stands in its
-    quarantine.jsonl, by shard and key; what could not be proven is told.
+    PACK may lack any file except its shards, and those may be damaged anywhere: records whose
+    checksums match are found wherever they lie. OUT becomes a sound pack. Lost records are listed
+    in its quarantine.jsonl by shard and key; records that could not be proven intact are reported.
 
-    --decode also leaves out images that were damaged before they were packed.
+    --decode also leaves out images that were already damaged when they were packed.
     """
     from facepack.care.salvage import salvage as run
 
@@ -37,6 +37,6 @@ def salvage(pack: Path, out: Path, decode: bool, overwrite: bool, as_json: bool)
     for doubt in result.doubtful:
         click.echo(f"{pack}: {doubt['shard']}/{doubt['key']}: {doubt['reason']}")
     click.echo(
-        f"{out}: {result.salvaged:,} of {result.found:,} records salvaged, {result.lost:,} lost, "
-        f"{len(result.doubtful):,} of the salvaged in doubt"
+        f"{out}: {result.salvaged:,} of {result.found:,} records salvaged "
+        f"({len(result.doubtful):,} of them in doubt), {result.lost:,} lost"
     )

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("--add", metavar="NAME", help="Call the shards that PATTERNs mean by this name.")
-@click.option("--remove", metavar="NAME", help="Forget a set; no shard is touched.")
+@click.option("--add", metavar="NAME", help="Name the set of shards that match PATTERNs.")
+@click.option("--remove", metavar="NAME", help="Remove a set; its shards are not touched.")
 @click.option("--json", "as_json", is_flag=True, help="Print sets and shards as JSON.")
 def shards(
     pack: Path, patterns: tuple[str, ...], add: str | None, remove: str | None, as_json: bool
 ) -> None:
     """List, add and remove shard sets of a pack.
 
-    A set is some of the shards under a name, by which `facepack train` finds them. PATTERN is a
-    shard's name, or a shell pattern of names such as '0_*'. Packs of WebFace zips have the sets
-    webface4m, webface8m, webface12m and webface42m without being told.
+    A set is a named subset of the shards, for `facepack train --shards`. PATTERN is a shard's name
+    or a shell pattern such as '0_*'. Packs of WebFace zips have the sets webface4m, webface8m,
+    webface12m and webface42m by default.
     """
     import facepack
     from facepack.store.sets import add_set, remove_set

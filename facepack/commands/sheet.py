@@ -26,9 +26,9 @@ def sheet(
 ) -> None:
     """Draw a contact sheet of a pack.
 
-    A row is an identity with its label, its name and some of its images, each with its key; of a
-    set of pairs, some pairs. The suffix of OUT says what kind of picture it becomes: .png, .jpg, ….
-    An image that does not decode leaves a crossed box with the reason.
+    Each row shows an identity: its label, its name and some of its images with their keys. A set of
+    pairs shows pairs instead. The suffix of OUT chooses the image format: .png, .jpg, …. An image
+    that does not decode is drawn as a crossed box with the reason.
     """
     import facepack
     from facepack.view.sample import SampleOptions

@@ -10,9 +10,13 @@ import click
 
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
-@click.option("--deep", is_flag=True, help="Check each record's sum, also in unchanged files.")
+@click.option(
+    "--deep", is_flag=True, help="Check every record's checksum, even in unchanged files."
+)
 @click.option("--decode", is_flag=True, help="Also decode every image.")
-@click.option("--untrusted", is_flag=True, help="Check a stranger's pack before it is opened.")
+@click.option(
+    "--untrusted", is_flag=True, help="Check a pack from an untrusted source before opening it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def verify(
@@ -20,17 +24,17 @@ def verify(
 ) -> None:
     """Check every byte of a pack.
 
-    Compares each file with its digest, and indexes, labels and manifest with each other. Of shards
-    that differ from their digest, walks the structure and checks each record's sum; --deep checks
-    the sums of all. Ends with status 3 where anything is damaged, and names the shard and the key.
+    Compares every file with its digest, and indexes, labels and manifest with each other. In a
+    shard that differs from its digest, walks the B+tree and checks each record's checksum; --deep
+    checks the records of all shards. Exits with status 3 if anything is damaged, and names the
+    shard and the key.
 
-    --decode finds images that were damaged before they were packed, such as a JPEG that was cut and
-    closed with an end marker; facepack salvage --decode leaves them out.
+    --decode finds images that were already damaged when they were packed, such as a truncated JPEG
+    that was closed with an end marker; facepack salvage --decode leaves them out.
 
-    --untrusted takes the pack for one that may be made to do harm: links, pipes, forged counts and
-    trees, and images that claim too much are found without handing a file to LMDB's engine. It does
-    all that --deep does. Once it passes, the pack is safe to open, as long as nobody else writes to
-    its files.
+    --untrusted treats the pack as possibly malicious: links, pipes, forged counts and trees, and
+    oversized images are found without handing a file to LMDB's engine. It includes --deep. Once it
+    passes, the pack is safe to open, as long as nobody else can write to its files.
     """
     from facepack.care.untrusted import verify_untrusted
     from facepack.care.verify import verify as run
@@ -49,8 +53,8 @@ def verify(
             click.echo(printable(f"{pack}: {damage}"))
         salvage = "salvage --decode" if decode else "salvage"
         click.echo(
-            f"{pack}: {len(report.damage)} damaged places; what is good can be copied out of it "
-            f"with: facepack {salvage} {pack} OUT",
+            f"{pack}: {len(report.damage)} faults; copy what is intact into a new pack with: "
+            f"facepack {salvage} {pack} OUT",
             err=True,
         )
     if report.damage:

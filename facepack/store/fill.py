@@ -26,7 +26,7 @@ def fill_pages(costs: np.ndarray, room: int) -> tuple[np.ndarray, list[int]]:
         room: usable bytes of a page.
 
     Returns:
-        The order (an int64 permutation) and the place in it at which each page begins.
+        The order (an int64 permutation) and the index in it at which each page begins.
     """
     count = len(costs)
     entries = (costs.astype(np.int64) << _SHIFT | np.arange(count)).tolist()
@@ -87,6 +87,8 @@ def _choose(window: list[int], free: int, k: int) -> tuple[int, list[int]]:
     if k == 1:
         at = bisect_right(window, (free + 1) << _SHIFT) - 1
         return (free - (window[at] >> _SHIFT), [window[at]]) if at >= 0 else nothing
+    # All but two are taken as near to the mean of what is left to fill as there are: that keeps the
+    # sum on course, and leaves a choice of n² / 2 pairs to make up the rest.
     left = window.copy()
     chosen: list[int] = []
     for still in range(k, 2, -1):
@@ -99,7 +101,8 @@ def _choose(window: list[int], free: int, k: int) -> tuple[int, list[int]]:
         if free < 0:
             return nothing
         chosen.append(entry)
-    # The pair that fits best: from both ends inward.
+    # The pair that fits best, in n steps from both ends inward: where a pair is too large, its
+    # larger one is so with all that are left; where it fits, its smaller one finds no better.
     sizes = [entry >> _SHIFT for entry in left]
     low, high = 0, len(left) - 1
     best, pair = -1, (0, 0)

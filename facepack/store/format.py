@@ -57,9 +57,9 @@ NEXT = re.compile(r".*\.next-[0-9a-f]{8}")  # a file of a manifest that was or w
 _LABEL_MAP = re.compile(r"labels-\d{3,}\.npy")
 
 
-def record_key(place: int) -> bytes:
-    """The LMDB key of the record at ``place`` in its shard: ten digits."""
-    return b"%010d" % place
+def record_key(key: int) -> bytes:
+    """``key``, a record's number in its shard, as LMDB has it: ten digits."""
+    return b"%010d" % key
 
 
 def is_plain_name(name: str) -> bool:
@@ -112,7 +112,7 @@ def table_names(files: Iterable[str]) -> list[str]:
 
 
 def record_checksum(key: bytes, value: Buffer) -> int:
-    """The XXH3-64 sum of key and value together, as ``__sums__`` holds it for each record."""
+    """The XXH3-64 checksum of key and value together, as ``__sums__`` holds it for each record."""
     return xxhash.xxh3_64_intdigest(key + value)
 
 
@@ -160,17 +160,17 @@ def pack_reserved(key: bytes, body: Any) -> bytes:
 
 
 def unpack_reserved(key: bytes, value: Buffer) -> Any:
-    """Decode a reserved record after checking its sum.
+    """Decode a reserved record after checking its checksum.
 
     Raises:
-        DamageError: not msgpack of that shape, or the sum does not match.
+        DamageError: not msgpack of that shape, or the checksum does not match.
     """
     name = key.decode("ascii", "backslashreplace")
     try:
         # msgpack caps every length it meets at the buffer's own size.
         inner, stated = msgpack.unpackb(value, raw=False)
         if not isinstance(inner, bytes) or record_checksum(key, inner) != stated:
-            raise DamageError(f"{name}: the sum does not match its content")
+            raise DamageError(f"{name}: the checksum does not match its content")
         return msgpack.unpackb(inner, raw=False, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise DamageError(f"{name}: not a reserved record: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _SIZE = 512  # numbers of a class centre in nearly every recipe
-_FEW = 1000  # classes too many that nobody needs to hear of
+_FEW = 1000  # classes too many, some 6 MB of a head and its optimizer: not worth a note
 
 
 def note_on_gaps(identities: int, classes: int) -> str | None:

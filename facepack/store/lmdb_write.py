@@ -5,6 +5,10 @@ one pass: leaf pages as they fill, the overflow pages of large values behind the
 branches level by level. The two meta pages come first; everything that they say is known before
 the first byte is written. That makes a file a pure function of its records and its page size, free
 of anything a memory map, a transaction or a retry could leave behind.
+
+It replaces puts through py-lmdb, whose pages have the size of the system's: such files take 1.55
+times the bytes of the images for CFP and 1.66 times for LFW, these 1.02 times
+(``benchmarks/size.py``).
 """
 
 from __future__ import annotations
@@ -86,6 +90,8 @@ class _Layout:
 
 def _lay_out(page_size: int, extents: np.ndarray, starts: list[int], longest_key: int) -> _Layout:
     bounds = [*starts, len(extents)]
+    # Overflow pages follow the leaf whose values they hold: a leaf's number counts the two meta
+    # pages, the leaves before it and the overflow pages of all records before it.
     before = np.concatenate([[0], np.cumsum(extents)])
     leaf_pages = [2 + i + int(before[start]) for i, start in enumerate(starts)]
     big_pages = np.zeros(len(extents), np.int64)
@@ -93,7 +99,8 @@ def _lay_out(page_size: int, extents: np.ndarray, starts: list[int], longest_key
         if before[stop] != before[start]:
             big_pages[start:stop] = leaf_pages[leaf] + 1 + before[start:stop] - before[start]
     big_pages[extents == 0] = 0
-    # Every branch but an only one must have two children at least: spread them evenly.
+    # Every branch but an only one must have two children at least. Full branches could leave the
+    # last one with a single child, so children are spread evenly.
     fan_out = (page_size - PAGE_HEADER) // ((NODE_HEADER + longest_key + 1 & ~1) + POINTER)
     levels: list[list[list[int]]] = []
     count = len(starts)
@@ -195,11 +202,13 @@ def _leaf_pages(
     nodes = costs - POINTER
     bounds = np.append(layout.leaf_starts, len(keys))
     counts = np.diff(bounds)
+    # Nodes fill a page from its end, pointers from its head: a pointer is the page's size less the
+    # bytes of all nodes of this page up to its own, a running sum that starts anew at each page.
     ends = np.cumsum(nodes)
     before = np.repeat(ends[bounds[:-1]] - nodes[bounds[:-1]], counts)
     pointer_bytes = (page_size - (ends - before)).astype("<u2").tobytes()
     uppers = (page_size - np.add.reduceat(nodes, bounds[:-1])).tolist()
-    # The first record of a page lies at its end.
+    # So the first record of a page comes last in the file: within each page, records are reversed.
     order = np.repeat(bounds[:-1] + bounds[1:] - 1, counts) - np.arange(len(keys))
     headers = np.empty((len(keys), 4), "<u2")
     headers[:, 0] = sizes & 0xFFFF
@@ -207,6 +216,7 @@ def _leaf_pages(
     headers[:, 2] = np.where(big, F_BIGDATA, 0)
     headers[:, 3] = key_sizes
     header_bytes = headers[order].tobytes()
+    # Nodes begin at even offsets, as mdb.c's EVEN() has it.
     padded = (key_sizes + np.where(big, 8, sizes) & 1)[order].tolist()
     listed = order.tolist()
     parts: list[Buffer] = [b""] * (4 * len(keys))  # of a record: header, key, value, padding
@@ -214,8 +224,9 @@ def _leaf_pages(
     parts[1::4] = [keys[index] for index in listed]
     parts[2::4] = [values[index] for index in listed]
     parts[3::4] = [b"\0" if pad else b"" for pad in padded]
-    for place in np.flatnonzero(big[order]).tolist():
-        parts[4 * place + 2] = struct.pack("<Q", layout.big_pages[listed[place]])
+    # In the leaf, a large value is the number of its first overflow page.
+    for slot in np.flatnonzero(big[order]).tolist():
+        parts[4 * slot + 2] = struct.pack("<Q", layout.big_pages[listed[slot]])
     has_big = np.logical_or.reduceat(big, bounds[:-1]).tolist()
     cuts = bounds.tolist()
     for leaf, number in enumerate(layout.leaf_pages):

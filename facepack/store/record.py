@@ -16,7 +16,7 @@ class SourceRecord:
     """A record on its way into a shard.
 
     Attributes:
-        ordinal: its place in the source, from 0; it seeds the order and names the record for good.
+        ordinal: its number in the source, from 0; it seeds the order and names the record for good.
         image: the encoded image, stored byte for byte.
         label: its identity, or -1.
         name: the source's name of the record, if it has one.

@@ -70,7 +70,7 @@ class WrittenShard(NamedTuple):
 
     Attributes:
         info: its entry in the manifest.
-        ordinals: of its records, by position: int64 (records,); where nobody asks, empty.
+        ordinals: of its records, by key: int64 (records,); where nobody asks, empty.
         identity_names: by label in the pack.
         refused: lines of ``quarantine.jsonl``.
     """
@@ -246,14 +246,14 @@ class ShardBuilder:
         ordinals = np.asarray(self.ordinals, np.int64)
         sizes = np.fromiter(map(len, self.images), np.int64, len(self.images))
         page_size = choose_page_size(sizes)
-        places, starts = _arrange(order, seed, ordinals, labels, sizes, page_size)
-        arranged = places.tolist()
-        keys = [fmt.record_key(place) for place in range(len(arranged))]
-        values: list[Buffer] = [self.images[i] for i in arranged]
+        arranged, starts = _arrange(order, seed, ordinals, labels, sizes, page_size)
+        listed = arranged.tolist()
+        keys = [fmt.record_key(key) for key in range(len(listed))]
+        values: list[Buffer] = [self.images[i] for i in listed]
         statistics = image_statistics(self._headers)
-        reserved = self._reserved(places, keys, values, name, meta, page_size, statistics)
+        reserved = self._reserved(arranged, keys, values, name, meta, page_size, statistics)
 
-        kv = fmt.kv_bytes(labels[places])
+        kv = fmt.kv_bytes(labels[arranged])
         kv_path, mdb_path = folder / f"{name}.kv", folder / f"{name}.mdb"
         kv_digest, kv_size = write_file(kv_path, [kv])
         if starts:
@@ -284,11 +284,11 @@ class ShardBuilder:
                 mdb_path.name: {"bytes": mdb_size, "xxh3_128": mdb_digest},
             },
         )
-        return WrittenShard(info, ordinals[places], self.identity_names, self.refused)
+        return WrittenShard(info, ordinals[arranged], self.identity_names, self.refused)
 
     def _reserved(
         self,
-        places: np.ndarray,
+        arranged: np.ndarray,
         keys: list[bytes],
         values: list[Buffer],
         name: str,
@@ -297,16 +297,16 @@ class ShardBuilder:
         statistics: dict[str, Any],
     ) -> dict[bytes, bytes]:
         """The reserved records, in ascending order of their keys."""
-        labels = np.asarray(self.labels, np.int64)[places]
-        ordinals = np.asarray(self.ordinals, np.int64)[places]
-        first = int(ordinals.min()) if len(places) else 0
+        labels = np.asarray(self.labels, np.int64)[arranged]
+        ordinals = np.asarray(self.ordinals, np.int64)[arranged]
+        first = int(ordinals.min()) if len(arranged) else 0
         columns = self._extra_columns()
         extra = {
             "first": first,
             "ordinal": fmt.pack_column(fmt.number_column(ordinals - first)),
-            "columns": {key: fmt.pack_column(columns[key][places]) for key in sorted(columns)},
+            "columns": {key: fmt.pack_column(columns[key][arranged]) for key in sorted(columns)},
         }
-        sums = np.fromiter(fmt.record_checksums(keys, values), np.uint64, len(keys))
+        checksums = np.fromiter(fmt.record_checksums(keys, values), np.uint64, len(keys))
         bodies: dict[bytes, Any] = {
             fmt.META: {
                 **meta,
@@ -318,11 +318,11 @@ class ShardBuilder:
                 "images": statistics,
             },
             fmt.LABEL_COLUMN: fmt.pack_column(labels.astype("<i4")),
-            fmt.CHECKSUMS: fmt.pack_column(sums),
+            fmt.CHECKSUMS: fmt.pack_column(checksums),
             fmt.EXTRA: extra,
         }
         if any(name is not None for name in self.names):
-            bodies[fmt.NAMES] = [self.names[i] for i in places.tolist()]
+            bodies[fmt.NAMES] = [self.names[i] for i in arranged.tolist()]
         if self.identity_names:
             known = sorted(self.identity_names)
             bodies[fmt.IDENTITIES] = {
@@ -346,8 +346,8 @@ class ShardBuilder:
         extras = [values or {} for values in self.extras]
         for start, extra in self._run_extras:
             rows = zip(*(values.tolist() for values in extra.values()), strict=True)
-            for place, row in enumerate(rows, start):
-                extras[place] = dict(zip(extra, row, strict=True))
+            for k, row in enumerate(rows, start):
+                extras[k] = dict(zip(extra, row, strict=True))
         columns = {}
         for column in set().union(*extras):
             try:

@@ -67,24 +67,24 @@ def _together(*arrays: np.ndarray) -> Iterator[tuple[int, ...]]:
 
 
 def record_keys(data: memoryview, nodes: Nodes) -> np.ndarray:
-    """The place that the key of each of ``nodes`` says; -1 where it is no record's key (int64)."""
-    places = np.full(len(nodes), -1, np.int64)
+    """The record's key that each of ``nodes`` has, as a number; -1 where it has another (int64)."""
+    keys = np.full(len(nodes), -1, np.int64)
     long = np.flatnonzero(nodes.key_sizes == _KEY)
     octets = np.frombuffer(data, np.uint8)
     digits = octets[nodes.key_starts[long][:, None] + np.arange(_KEY)] - np.uint8(ord("0"))
     values = digits.astype(np.int64) @ 10 ** np.arange(_KEY - 1, -1, -1)
-    places[long] = np.where((digits <= 9).all(axis=1), values, -1)
-    return places
+    keys[long] = np.where((digits <= 9).all(axis=1), values, -1)
+    return keys
 
 
 def record_checksums(data: memoryview, nodes: Nodes, which: np.ndarray) -> np.ndarray:
-    """The sums (uint64) of the nodes that ``which`` lists, as ``__sums__`` holds them."""
+    """The checksums (uint64) of the nodes that ``which`` lists, as ``__sums__`` holds them."""
     key_starts, starts = nodes.key_starts[which], nodes.starts[which]
     key_ends, ends = key_starts + nodes.key_sizes[which], starts + nodes.sizes[which]
     digest = xxhash.xxh3_64_intdigest
     # Inside a leaf page, the value follows its key: no copy is needed to join them.
-    sums = [
+    checksums = [
         digest(data[a:d]) if b == c else digest(bytes(data[a:b]) + data[c:d])
         for a, b, c, d in _together(key_starts, key_ends, starts, ends)
     ]
-    return np.asarray(sums, np.uint64)
+    return np.asarray(checksums, np.uint64)

@@ -154,8 +154,8 @@ class PackWriter:
         builder, fields = self._builder, self._plan.fields
         if not k:
             # A stream has no source to be told by: its first shard's content stands for it.
-            sums = [fmt.record_checksum(b"", bytes(image)) for image in builder.images]
-            pack_id = fmt.content_id([fields, sums, builder.labels])
+            checksums = [fmt.record_checksum(b"", bytes(image)) for image in builder.images]
+            pack_id = fmt.content_id([fields, checksums, builder.labels])
             self._plan = replace(self._plan, pack_id=pack_id)
         written = builder.write(
             self.path,

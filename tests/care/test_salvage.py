@@ -147,7 +147,7 @@ def test_damaged_sums_leave_most_records_proven(make_pack: MakePack, tmp_path: P
     result = salvage(path, out)
     assert (result.salvaged, result.lost) == (60, 0)
     (doubt,) = result.doubtful
-    assert doubt["key"] == "0000000003" and "its sum is lost: it decodes" in doubt["reason"]
+    assert doubt["key"] == "0000000003" and "checksum is lost: it decodes" in doubt["reason"]
     assert salvaged_records(out) == records_before(make_pack)
 
     data[start:stop] = bytes(stop - start)
@@ -396,7 +396,7 @@ def test_the_command(make_pack: MakePack, tmp_path: Path) -> None:
     done = CliRunner().invoke(root, ["salvage", str(path), str(out)])
     assert done.exit_code == 0
     assert "shard-001: 25 of 25 lost" in done.stdout
-    assert "35 of 60 records salvaged, 25 lost, 0 of the salvaged in doubt" in done.stdout
+    assert "35 of 60 records salvaged (0 of them in doubt), 25 lost" in done.stdout
     done = CliRunner().invoke(root, ["salvage", str(path), str(out)])
     assert done.exit_code == 1 and "--overwrite replaces it" in done.stderr
     done = CliRunner().invoke(root, ["salvage", str(path), str(out), "--overwrite", "--json"])

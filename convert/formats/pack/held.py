@@ -3,7 +3,7 @@
 A file is packed alone or with others, renamed, copied, appended, merged: its name and the plan it
 went in by differ, its images do not. So a file of a source (a group, whose records share no shard
 with others) is in a pack if shards there were made of as many records, and a sample of these are
-the same images, by the sums that the shards keep.
+the same images, by the checksums that the shards keep.
 """
 
 from __future__ import annotations
