@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import xxhash
 
 from facepack.convert.files import (
     FileList,
@@ -18,11 +17,11 @@ from facepack.convert.files import (
     text,
 )
 from facepack.convert.formats.pairs.folder_sink import IMAGES, LABELS
-from facepack.convert.formats.pairs.pair_set import pair_table
-from facepack.convert.source import Source
+from facepack.convert.formats.pairs.pair_set import PairSource
 from facepack.convert.source_file import require_file
 from facepack.errors import SourceError
 from facepack.reading import parse_npy, read_bytes
+from facepack.store.record import Buffer
 
 
 class PairPart(FilesPart):
@@ -32,7 +31,7 @@ class PairPart(FilesPart):
         return None
 
 
-class PairFolder(Source):
+class PairFolder(PairSource):
     """The distinct images of a pair folder, in the order of their first use, and its pairs.
 
     Pair i is images 2i and 2i + 1 of ``imgs``, whatever their suffix; ``pair_label.npy`` holds P
@@ -41,54 +40,22 @@ class PairFolder(Source):
     Args:
         root: the folder.
 
-    Attributes:
-        issame: bool (P,), whether both images of a pair show one person.
-        uses: int64 (2P,), the distinct image of each place in the set.
-
     Raises:
         SourceError: an image is missing, cannot be read or is there twice, or the flags are none.
     """
 
     kind = "img"
-    content = "pairs"
-    table_names = ("pairs",)
 
     def __init__(self, root: Root) -> None:
-        self._path = root.path
-        self.issame = _read_flags(root.path / LABELS)
+        super().__init__(str(root.path), _read_flags(root.path / LABELS))
         names = _numbered_images(root, 2 * len(self.issame))
         self._files = FileList(root.path)
-        distinct: dict[bytes, int] = {}
-        digest = xxhash.xxh3_128()
-        uses = []
-        with FolderReader(root.path) as reader:
-            for name in names:
-                size = root.size(name)
-                try:
-                    own = xxhash.xxh3_128_digest(reader.read(name, size))
-                except FileRefusedError as error:
-                    raise SourceError(
-                        f"{root.path / text(name)}: {error.reason}; {error.remedy}"
-                    ) from error
-                digest.update(own)
-                use = distinct.setdefault(own, len(self._files))
-                if use == len(self._files):
-                    self._files.append(name, size)
-                uses.append(use)
-        self.uses = np.array(uses, np.int64)
-        self._digest = digest.hexdigest()
-        self.notices: list[str] = []
+        sizes = list(map(root.size, names))
+        for place in self._find_first_uses(_read_images(root.path, names, sizes)):
+            self._files.append(names[place], sizes[place])
 
     def __len__(self) -> int:
         return len(self._files)
-
-    def describe(self) -> dict[str, Any]:
-        """Pair count, and a hash of all images and of the flags, as those of a ``.bin``."""
-        return {
-            "pairs": len(self.issame),
-            "content_xxh3_128": self._digest,
-            "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self.issame.tobytes()),
-        }
 
     def sizes(self) -> np.ndarray:
         """Bytes of each distinct image."""
@@ -102,11 +69,14 @@ class PairFolder(Source):
         """The distinct images ``[start, stop)``."""
         return self._files.part(start, stop, of=PairPart)
 
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """``pairs``; those of refused images are left out, with a notice."""
-        pairs, notices = pair_table(positions, self.uses, self.issame, str(self._path))
-        self.notices += notices
-        return {"pairs": pairs}
+
+def _read_images(root: Path, names: list[bytes], sizes: list[int]) -> Iterator[Buffer]:
+    with FolderReader(root) as reader:
+        for name, size in zip(names, sizes, strict=True):
+            try:
+                yield reader.read(name, size)
+            except FileRefusedError as error:
+                raise SourceError(f"{root / text(name)}: {error.reason}; {error.remedy}") from error
 
 
 def _read_flags(path: Path) -> np.ndarray:

@@ -1,12 +1,15 @@
-"""A verification set of any source, read whole: what the sinks of pairs write."""
+"""Verification sets: what their sources have in common, and what the sinks of pairs write."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import xxhash
 
 from facepack.convert.delivery import refuse
 from facepack.convert.formats.pack.tables import lost_rows, require_pairs
@@ -35,32 +38,70 @@ class PairSet:
     issame: np.ndarray
 
 
-def pair_table(
-    positions: np.ndarray, uses: np.ndarray, issame: np.ndarray, name: str
-) -> tuple[np.ndarray, list[str]]:
-    """The table ``pairs`` of a set whose images were packed, and a notice of pairs that are lost.
+class PairSource(Source):
+    """A verification set: its distinct images, in the order of their first use, and its pairs.
+
+    Verification sets repeat images (lfw.bin has 7,701 different ones among 12,000); each is stored,
+    and embedded, once.
 
     Args:
-        positions: (n,) of each distinct image in the pack, -1 for those that were refused.
-        uses: (2P,) distinct image of each place in the set.
-        issame: (P,) whether both images of a pair show one person.
-        name: what the notice calls the set.
+        name: what notices call the set.
+        issame: (P,), whether both images of a pair show one person.
 
-    Returns:
-        Unsigned integers (P', 3): positions of both images and 1 for the same person.
-
-    Raises:
-        NothingChosenError: no pair is left.
+    Attributes:
+        issame: bool (P,).
+        uses: int64 (2P,), the distinct image of each place in the set.
     """
-    pairs = np.stack([positions[uses[0::2]], positions[uses[1::2]], issame], axis=1)
-    whole = pairs.min(axis=1, initial=0) >= 0
-    notices = []
-    require_pairs(int(np.count_nonzero(whole)), len(whole))
-    if not whole.all():
-        lost = lost_rows("pairs", int(np.count_nonzero(~whole)), len(whole))
-        notices.append(f"{name}: {lost}")
-    narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
-    return pairs[whole].astype(narrow), notices
+
+    content = "pairs"
+    table_names = ("pairs",)
+
+    def __init__(self, name: str, issame: np.ndarray) -> None:
+        self._name = name
+        self.issame = issame
+        self.uses = np.zeros(2 * len(issame), np.int64)
+        self.notices: list[str] = []
+
+    def _find_first_uses(self, images: Iterable[Buffer]) -> list[int]:
+        """Note which of the 2P ``images`` are the same; returns the first place of each other."""
+        distinct: dict[bytes, int] = {}
+        first: list[int] = []
+        digest = xxhash.xxh3_128()
+        for place, image in enumerate(images):
+            own = xxhash.xxh3_128_digest(image)
+            digest.update(own)
+            use = self.uses[place] = distinct.setdefault(own, len(first))
+            if use == len(first):
+                first.append(place)
+        self._digest = digest.hexdigest()
+        return first
+
+    def describe(self) -> dict[str, Any]:
+        """Number of pairs, and a hash of all images and one of the flags."""
+        return {
+            "pairs": len(self.issame),
+            "content_xxh3_128": self._digest,
+            "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self.issame.tobytes()),
+        }
+
+    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """``pairs``: unsigned integers (P', 3), positions of both images and 1 for one person.
+
+        Pairs of refused images are left out, with a notice.
+
+        Raises:
+            NothingChosenError: no pair is left.
+        """
+        uses = positions[self.uses]
+        pairs = np.stack([uses[0::2], uses[1::2], self.issame], axis=1)
+        whole = pairs.min(axis=1, initial=0) >= 0
+        kept = int(np.count_nonzero(whole))
+        require_pairs(kept, len(whole))
+        if kept < len(whole):
+            lost = lost_rows("pairs", len(whole) - kept, len(whole))
+            self.notices.append(f"{self._name}: {lost}")
+        narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
+        return {"pairs": pairs[whole].astype(narrow)}
 
 
 def read_pair_set(source: Source, check: ImageCheck) -> PairSet:

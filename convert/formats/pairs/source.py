@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
-from facepack.convert.formats.pairs.pair_set import pair_table
+from facepack.convert.formats.pairs.pair_set import PairSource
 from facepack.convert.formats.pairs.pickles import read_bin
-from facepack.convert.source import Entry, Part, Refusal, Source
+from facepack.convert.source import Entry, Part, Refusal
 from facepack.convert.source_file import file_name, require_file
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import Buffer, SourceRecord
@@ -44,11 +43,8 @@ class BinPart(Part):
         return Refusal(record.ordinal, self._file, None, place, reason, _REMEDY)
 
 
-class BinSource(Source):
+class BinSource(PairSource):
     """The distinct images of a ``.bin``, in the order of their first use, and its pairs.
-
-    Verification sets repeat images (lfw.bin has 7,701 different ones among 12,000); each is stored,
-    and embedded, once.
 
     Args:
         path: the ``.bin`` file.
@@ -60,8 +56,6 @@ class BinSource(Source):
     """
 
     kind = "bin"
-    content = "pairs"
-    table_names = ("pairs",)
 
     def __init__(self, path: Path, *, data: bytes | None = None) -> None:
         if data is None:
@@ -70,21 +64,9 @@ class BinSource(Source):
         self.name = path.stem
         self._bytes = path.stat().st_size if data is None else len(data)
         loaded = read_bin(path, data)
-        self.issame = np.asarray(loaded.issame, bool)
-        distinct: dict[bytes, int] = {}
-        digest = xxhash.xxh3_128()
-        self.images: list[Any] = []
-        use = []
-        for image in loaded.images:
-            own = xxhash.xxh3_128_digest(image)
-            digest.update(own)
-            at = distinct.setdefault(own, len(self.images))
-            if at == len(self.images):
-                self.images.append(image)
-            use.append(at)
-        self.uses = np.asarray(use, np.int64)  # (2P,) distinct image of each place
-        self._digest = digest.hexdigest()
-        self.notices: list[str] = []
+        super().__init__(path.name, loaded.issame)
+        self._places = self._find_first_uses(loaded.images)
+        self.images = [loaded.images[place] for place in self._places]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,9 +78,7 @@ class BinSource(Source):
             "file": file_name(self._path),
             "bytes": self._bytes,
             "images": len(self.images),
-            "pairs": len(self.issame),
-            "content_xxh3_128": self._digest,
-            "issame_xxh3_128": xxhash.xxh3_128_hexdigest(self.issame.tobytes()),
+            **super().describe(),
         }
 
     def sizes(self) -> np.ndarray:
@@ -107,16 +87,9 @@ class BinSource(Source):
 
     def part(self, start: int, stop: int) -> BinPart:
         """The distinct images ``[start, stop)``."""
-        places = np.unique(self.uses, return_index=True)[1][start:stop].tolist()
         return BinPart(
             start,
             [bytes(image) for image in self.images[start:stop]],
-            places,
+            self._places[start:stop],
             file_name(self._path),
         )
-
-    def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """``pairs``; those of refused images are left out, with a notice."""
-        pairs, notices = pair_table(positions, self.uses, self.issame, self._path.name)
-        self.notices += notices
-        return {"pairs": pairs}
