@@ -21,11 +21,18 @@ __all__ = [
     "RunPlan",
     "Schedule",
     "build_schedule",
+    "discover",
     "make_for_run",
     "names",
     "option_names",
     "register",
 ]
 
-for _module in pkgutil.iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+
+def discover() -> None:
+    """Import every module of this folder, so that its schedules are registered."""
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+
+
+discover()

@@ -29,9 +29,16 @@ __all__ = [
     "Own",
     "State",
     "build_margin",
+    "discover",
     "options_from_run",
     "register",
 ]
 
-for _module in pkgutil.iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+
+def discover() -> None:
+    """Import every module of this folder, so that its margins are registered."""
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+
+
+discover()
