@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint interop bench clean
+.PHONY: demo test test-systems lint interop bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/facepack synth demo/faces --identities 400 --images-per-identity 25 --pairs 2000 --bin-name lfw --overwrite
@@ -19,6 +19,17 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python -m pytest -n 2
+
+# Data, loading and training on the CPU as on other systems: without what Windows lacks, where each
+# process is spawned; and as Python 3.14 starts processes on Linux.
+SYSTEMS := tests/store tests/care tests/convert/formats tests/loading/test_loader.py \
+	tests/loading/test_order.py tests/loading/test_cache.py tests/loading/test_readahead.py \
+	tests/loading/test_torch_view.py tests/train/loop/test_run.py tests/train/commands/test_train_command.py
+
+test-systems: $(VENV)/installed-$(EXTRAS)
+	mkdir -p build
+	PYTHONPATH=tests/bare $(BIN)/python -m pytest -n 2 -p no:warnings --basetemp build/bare --start-method spawn $(SYSTEMS)
+	$(BIN)/python -m pytest -n 2 --start-method forkserver $(SYSTEMS)
 
 lint: $(VENV)/installed-test $(VENV)/installed-lint
 	$(BIN)/ruff check .

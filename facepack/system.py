@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 _BINARY: int = getattr(os, "O_BINARY", 0)  # else Windows changes the ends of lines
 READ: int = os.O_RDONLY | _BINARY
@@ -93,7 +94,7 @@ def lock_file(descriptor: int) -> bool:
     """Lock an open file for this process alone, until it is closed.
 
     Returns:
-        Whether it is locked: not where the system has no ``flock``.
+        Whether it is locked: not where the system has neither ``flock`` nor Windows's locks.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -102,8 +103,21 @@ def lock_file(descriptor: int) -> bool:
     try:
         import fcntl
     except ImportError:
-        return False
+        return _lock_byte(descriptor)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+def _lock_byte(descriptor: int) -> bool:
+    try:
+        import msvcrt
+    except ImportError:
+        return False
+    windows: Any = msvcrt
+    try:
+        windows.locking(descriptor, windows.LK_NBLCK, 1)
+    except PermissionError as error:  # what Windows says of a byte that another process locked
+        raise BlockingIOError(error.errno, error.strerror) from None
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -10,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,6 +32,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # test must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = tuple(str(ROOT / room) for room in ("facepack", "convert", "train", "evaluate"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--start-method``: how processes begin, whatever is usual on this system."""
+    parser.addoption("--start-method", choices=multiprocessing.get_all_start_methods())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    method = config.getoption("--start-method")
+    if method is not None:
+        multiprocessing.set_start_method(method, force=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Skip tests that themselves ask for what a system lacks (see tests/bare): no fault of ours."""
+    try:
+        return (yield)
+    except AttributeError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if error.obj is not os or any(frame.filename.startswith(ROOMS) for frame in frames):
+            raise
+        pytest.skip(f"this system has no os.{error.name}")
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,21 +16,9 @@ import pytest
 import facepack
 from facepack import system
 from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
+from facepack.errors import PackError
+from facepack.store.lock import hold_lock
 
-LACKING = """
-import os, sys
-if "WITH_TORCH" in os.environ:
-    import torch  # which asks for the system's name, not for what it has
-for name in (
-    "fork forkpty register_at_fork pread preadv pwrite pwritev posix_fadvise posix_fallocate "
-    "sendfile link sched_getaffinity sysconf set_blocking O_NOFOLLOW O_DIRECT O_DIRECTORY "
-    "O_NONBLOCK O_CLOEXEC POSIX_FADV_WILLNEED POSIX_FADV_DONTNEED getuid getgid geteuid mkfifo"
-).split():
-    if hasattr(os, name):
-        delattr(os, name)
-os.supports_dir_fd = set()
-sys.modules["fcntl"] = None
-"""
 CORE = sorted(
     module.name
     for module in pkgutil.walk_packages(facepack.__path__, "facepack.")
@@ -38,11 +28,9 @@ CORE = sorted(
 
 
 @pytest.fixture(scope="module")
-def lacking(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def lacking() -> dict[str, str]:
     """Variables under which Python, and each Python that it starts, lacks what Windows lacks."""
-    folder = tmp_path_factory.mktemp("lacking")
-    (folder / "sitecustomize.py").write_text(LACKING)
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "bare")}
 
 
 def run(lacking: dict[str, str], *arguments: str) -> str:
@@ -61,7 +49,7 @@ assert not hasattr(os, "pread")
 for name in {CORE}:
     importlib.import_module(name)
 """
-    run({**lacking, "WITH_TORCH": "1"}, "-c", code)
+    run(lacking, "-c", code)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +114,7 @@ with pack, facepack.Loader(pack, batch_size=8, seed=1, order="blocks", backend="
         digest = hashlib.md5(batch.images.numpy().tobytes()).hexdigest()
         print(batch.positions.tolist(), digest, batch.labels.tolist())
 """
-    assert run({**lacking, "WITH_TORCH": "1"}, "-c", code) == run(dict(os.environ), "-c", code)
+    assert run(lacking, "-c", code) == run(dict(os.environ), "-c", code)
 
 
 @pytest.mark.parametrize("missing", [(), ("preadv",), ("pread", "preadv")])
@@ -162,3 +150,25 @@ def test_a_new_file_is_never_written_through_a_link(
     assert (tmp_path / "kept").read_text() == "kept"
     os.close(system.open_new(tmp_path / "kept"))
     assert (tmp_path / "kept").read_text() == ""
+
+
+def test_windows_locks_serve_where_there_is_no_flock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its functions are played here: they have been run on no Windows yet."""
+    held: set[int] = set()
+
+    def locking(descriptor: int, mode: int, count: int) -> None:
+        assert (mode, count) == (2, 1)
+        file = os.fstat(descriptor).st_ino
+        if file in held:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        held.add(file)
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
+    busy = PackError("somebody writes there")
+    with hold_lock(tmp_path, busy), pytest.raises(PackError, match="somebody writes there"):
+        with hold_lock(tmp_path, busy):
+            pass
+    assert list(tmp_path.iterdir()) == []

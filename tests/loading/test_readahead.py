@@ -178,6 +178,7 @@ class TestWindowsAhead:
         if system == "linux":
             monkeypatch.setattr(os, "sendfile", refuse, raising=False)
             monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+            monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
         else:
             monkeypatch.delattr(os, "posix_fadvise", raising=False)
         monkeypatch.setattr("sys.platform", system)

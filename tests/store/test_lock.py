@@ -18,6 +18,7 @@ BUSY = PackError("somebody writes there")
 
 
 def test_one_holds_a_folder_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="without it no file is locked")
     with hold_lock(tmp_path, BUSY):
         with pytest.raises(PackError, match="somebody writes there"), hold_lock(tmp_path, BUSY):
             pass
@@ -34,6 +35,7 @@ def test_the_file_of_the_last_holder_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between opening and locking, who held it ends and takes the file away."""
+    pytest.importorskip("fcntl", reason="without it no file is locked")
     opened: list[int] = []
     lock_file = system.lock_file
 

@@ -453,6 +453,7 @@ def test_a_source_is_deleted_once_the_pack_holds_it(
 def test_a_source_is_kept_in_case_of_doubt(
     make_zip: MakeZip, make_jpeg: MakeJpeg, tmp_path: Path
 ) -> None:
+    pytest.importorskip("fcntl", reason="without it no file is locked")
     path = tmp_path / "pack"
     convert_to_pack(ZipSource([make_zip("0_0", {"ann": 2})]), path, SMALL)
 

@@ -173,6 +173,7 @@ def test_overwriting_removes_only_what_is_ours(
 def test_what_is_refused_before_anything_is_written(
     source: BinSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("fcntl", reason="without it no file is locked")
     out = tmp_path / "lfw"
     with pytest.raises(PackError, match="choose one"):
         convert_to_pair_folder(source, out, ConvertOptions(resume=True, overwrite=True))

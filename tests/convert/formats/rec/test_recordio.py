@@ -375,7 +375,7 @@ class TestFaults:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         with RecordReader(rec) as reader:
-            monkeypatch.setattr(os, "pread", fail)
+            monkeypatch.setattr(os, "pread", fail, raising=False)
             for read in (reader.read_at, reader.end_of):
                 with pytest.raises(ReadError, match=r"byte 36: cannot be read: .*--resume"):
                     read(36)

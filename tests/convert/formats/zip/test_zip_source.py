@@ -502,7 +502,7 @@ def test_a_source_that_changes_stops_the_run(
         def fail(descriptor: int, count: int, offset: int) -> bytes:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-        patch.setattr(os, "pread", fail)
+        patch.setattr(os, "pread", fail, raising=False)
         with pytest.raises(SourceError, match=r"byte \d+: cannot be read: .*--resume"):
             next(records)
         patch.setattr(os, "pread", lambda descriptor, count, offset: b"")
