@@ -26,13 +26,13 @@ from typing import Annotated
 
 import torch
 
-from facepack.settings import Range, Settings
-from facepack.train.heads.margins.registry import register
+from facepack.settings import Range
+from facepack.train.heads.margins.registry import Margin, register
 
 
 @register("toy")
 @dataclass(frozen=True, kw_only=True)
-class Toy(Settings):
+class Toy(Margin):
     """cos θ·(1 − share)."""
 
     share: Annotated[float, Range(low=0, below=1)] = 0.2
