@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -76,12 +77,13 @@ class RecordRun:
 
     def records(self) -> Iterator[SourceRecord]:
         """The records one by one."""
-        extra = {name: values.tolist() for name, values in self.extra.items()}
-        for row, image in enumerate(self.images()):
-            yield SourceRecord(
-                int(self.ordinals[row]),
-                image,
-                int(self.labels[row]),
-                self.names[row] if self.names else None,
-                {name: values[row] for name, values in extra.items()} or None,
-            )
+        numbers = zip(*(values.tolist() for values in self.extra.values()), strict=True)
+        extras = (dict(zip(self.extra, row, strict=True)) for row in numbers)
+        return map(
+            SourceRecord,
+            self.ordinals.tolist(),
+            self.images(),
+            self.labels.tolist(),
+            self.names or repeat(None),
+            extras if self.extra else repeat(None),
+        )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,8 +39,14 @@ _METHODS = {
     95: "XZ",
     98: "PPMd",
 }
-_LOCAL = struct.Struct("<4s22x2H")  # magic, …, length of the name, of the extra fields
-_LOCAL_MAGIC = b"PK\x03\x04"
+_LOCAL_SIZE, _LOCAL_MAGIC = 30, b"PK\x03\x04"  # of a local header, without the name
+_FAULTS = (
+    "",
+    "no local header begins here",
+    "its local header has another name",
+    "it reaches beyond the end of the file",
+)
+_NO_HEADER, _OTHER_NAME, _BEYOND = 1, 2, 3
 
 _DIRECTORY_BYTES = 1 << 20  # of the directory that are read at once
 _BATCH = 8192  # members that are looked at together: so many are decrypted at native speed
@@ -103,22 +109,29 @@ class ZipPart(Part):
         Raises:
             SourceError: the file cannot be read on, or is no longer the one that was looked at.
         """
-        numbers = np.arange(len(self._places)) if keep is None else np.flatnonzero(keep)
-        with self._open() as file:
-            for chosen, members in self._members(file, numbers):
-                for start, stop in _batches(members):
-                    yield from self._read(file, chosen[start:stop], members[start:stop])
+        rows = np.arange(len(self._places)) if keep is None else np.flatnonzero(keep)
+        for item in self._sweep(rows, once=False):
+            if isinstance(item, RecordRun):
+                yield from item.records()
+            else:
+                yield item
 
     def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
         """As :meth:`read`, but images that are stored one behind the other come together."""
-        once = None
+        return self._sweep(np.arange(len(self._places)), once=True)
+
+    def _sweep(
+        self, rows: np.ndarray, *, once: bool
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        behind = None
         with self._open() as file:
-            for chosen, members in self._members(file, np.arange(len(self._places))):
+            for chosen, members in self._members(file, rows):
                 for start, stop in _batches(members):
-                    offset = max(int(members.offset[start]) + self._zip.directory.shift, 0)
-                    once = once or file.once(offset)
-                    once.reached(offset)
-                    yield from self._read_runs(file, chosen[start:stop], members[start:stop])
+                    if once:
+                        offset = max(int(members.offset[start]) + self._zip.directory.shift, 0)
+                        behind = behind or file.once(offset)
+                        behind.reached(offset)
+                    yield from self._read_batch(file, chosen[start:stop], members[start:stop])
 
     def entries(self) -> Iterator[Entry]:
         """Label and name of each, from the directory; -1 where the name is refused."""
@@ -155,12 +168,62 @@ class ZipPart(Part):
             yield numbers[start:stop], members
             start = stop
 
-    def _read(
+    def _read_batch(
         self, file: SourceFile, chosen: np.ndarray, members: Members
-    ) -> Iterator[SourceRecord | Refusal]:
-        labels = self._labels[chosen]
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """Read members ``chosen`` of this part: together, where they are stored in this order."""
         offsets = members.offset + self._zip.directory.shift
-        payloads = self._payloads(file, members, offsets, labels)
+        suspect = _suspects(members, offsets, self._labels[chosen], file.size)
+        as_is = (members.method == STORED) & (members.flags & ENCRYPTED == 0)
+        if suspect.any() or not as_is.all() or (np.diff(offsets) <= 0).any():
+            yield from self._read_singly(file, chosen, members, offsets, suspect)
+            return
+        for found in _read_ranges(file, members, offsets, np.arange(len(members))):
+            some = slice(int(found.rows[0]), int(found.rows[-1]) + 1)
+            run = self._run(found, chosen[some], members[some])
+            if run is None:
+                yield from self._read_singly(
+                    file, chosen[some], members[some], offsets[some], suspect[some]
+                )
+            else:
+                yield run
+
+    def _run(self, found: _Range, chosen: np.ndarray, members: Members) -> RecordRun | None:
+        """Stored images that lie in one range; None if one of them is not whole."""
+        if found.faults.any() or (found.stops > len(found.data)).any():
+            return None
+        run = RecordRun(
+            ordinals=chosen + self.start,
+            data=found.data,
+            starts=found.starts,
+            stops=found.stops,
+            labels=self._labels[chosen].astype(np.int64),
+            names=list(map(name_text, members.names, members.flags.tolist())),
+            extra={},
+        )
+        if list(map(zlib.crc32, run.images())) != members.crc.tolist():
+            return None
+        return run
+
+    def _read_singly(
+        self,
+        file: SourceFile,
+        chosen: np.ndarray,
+        members: Members,
+        offsets: np.ndarray,
+        suspect: np.ndarray,
+    ) -> Iterator[SourceRecord | Refusal]:
+        """Any members, each by itself; those that are ``suspect`` are not even read."""
+        labels = self._labels[chosen]
+        payloads: list[Payload] = [b""] * len(members)
+        for row in np.flatnonzero(suspect).tolist():
+            member, offset = members[row : row + 1], int(offsets[row])
+            payloads[row] = _why(member, offset, labels[row], file.size, level=self._level)
+        rows = np.flatnonzero(~suspect)
+        rows = rows[np.argsort(offsets[rows], kind="stable")]
+        for found in _read_ranges(file, members, offsets, rows):
+            for row, payload in found.payloads(file):
+                payloads[row] = payload
         if self._keys is not None:
             self._decrypt(payloads, members)
         crc32 = zlib.crc32
@@ -187,83 +250,6 @@ class ZipPart(Part):
             else:
                 yield SourceRecord(ordinal, payload, label, text)
 
-    def _read_runs(
-        self, file: SourceFile, chosen: np.ndarray, members: Members
-    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        """As :meth:`_read`, which takes whatever is not as usual."""
-        offsets = members.offset + self._zip.directory.shift
-        usual = ~_suspects(members, offsets, self._labels[chosen], file.size)
-        usual &= (members.method == STORED) & (members.flags & ENCRYPTED == 0)
-        if not usual.all() or (np.diff(offsets) <= 0).any():
-            yield from self._read(file, chosen, members)
-            return
-        slack = _SLACK + max(map(len, members.names))
-        rows = np.arange(len(members))
-        for begin, end, group in _runs(rows, offsets, members.packed + slack, file.size):
-            some = slice(int(group[0]), int(group[-1]) + 1)
-            data = file.read_block(end - begin, begin)
-            run = self._run(data, offsets[some] - begin, chosen[some], members[some])
-            if run is None:
-                yield from self._read(file, chosen[some], members[some])
-            else:
-                yield run
-
-    def _run(
-        self, data: memoryview, at: np.ndarray, chosen: np.ndarray, members: Members
-    ) -> RecordRun | None:
-        """Stored images whose local headers lie in ``data`` at ``at``; None if one is damaged."""
-        starts = _stored_at(data, at, members.names)
-        if starts is None:
-            return None
-        stops = starts + members.packed
-        if (stops > len(data)).any():
-            return None
-        run = RecordRun(
-            ordinals=chosen + self.start,
-            data=data,
-            starts=starts,
-            stops=stops,
-            labels=self._labels[chosen].astype(np.int64),
-            names=list(map(name_text, members.names, members.flags.tolist())),
-            extra={},
-        )
-        if list(map(zlib.crc32, run.images())) != members.crc.tolist():
-            return None
-        return run
-
-    def _payloads(
-        self, file: SourceFile, members: Members, offsets: np.ndarray, labels: np.ndarray
-    ) -> list[Payload]:
-        """What lies in the file for each member, or why it is refused."""
-        payloads: list[Payload] = [b""] * len(members)
-        good = ~_suspects(members, offsets, labels, file.size)
-        for row in np.flatnonzero(~good).tolist():
-            member, offset = members[row : row + 1], int(offsets[row])
-            payloads[row] = _why(member, offset, labels[row], file.size, level=self._level)
-        rows = np.flatnonzero(good)
-        rows = rows[np.argsort(offsets[rows], kind="stable")]
-        packed, names = members.packed.tolist(), members.names
-        unpack, head = _LOCAL.unpack_from, _LOCAL.size
-        slack = _SLACK + max(map(len, names))
-        for begin, end, group in _runs(rows, offsets, members.packed + slack, file.size):
-            data = file.read_block(end - begin, begin)
-            for row, at in zip(group.tolist(), (offsets[group] - begin).tolist(), strict=True):
-                name = names[row]
-                magic, name_length, extra_length = unpack(data, at)
-                start = at + head + name_length + extra_length
-                stop = start + packed[row]
-                if magic != _LOCAL_MAGIC:
-                    payloads[row] = ("no local header begins here", _FETCH_AGAIN)
-                elif bytes(data[at + head : at + head + name_length]) != name:
-                    payloads[row] = ("its local header has another name", _FETCH_AGAIN)
-                elif stop <= len(data):
-                    payloads[row] = data[start:stop]
-                elif begin + stop <= file.size:  # the local header has long extra fields
-                    payloads[row] = file.read(stop - start, begin + start)
-                else:
-                    payloads[row] = ("it reaches beyond the end of the file", _FETCH_AGAIN)
-        return payloads
-
     def _decrypt(self, payloads: list[Payload], members: Members) -> None:
         """Replace what is encrypted by its plain text, all of it at once."""
         assert self._keys is not None
@@ -287,28 +273,71 @@ class ZipPart(Part):
         return Refusal(ordinal, file_name(self._zip.path), offset, name, reason, remedy)
 
 
-def _stored_at(data: memoryview, at: np.ndarray, names: list[bytes]) -> np.ndarray | None:
-    """Where the data of members begin whose local headers lie in ``data`` at ``at``.
+class _Range(NamedTuple):
+    """Members whose local headers lie in one range of the file that was read at once.
 
-    None where a header is missing, or has another name than the directory.
+    Attributes:
+        begin: byte of the file at which it begins.
+        data: its bytes.
+        rows: which members, by increasing offset.
+        starts: where the data of each begin in ``data``.
+        stops: where they end, perhaps behind it.
+        faults: what is wrong with the header of each, as in :data:`_FAULTS`.
     """
-    octets = np.frombuffer(data, np.uint8)
-    lengths = np.fromiter(map(len, names), np.int64, len(names))
-    name_at = at + _LOCAL.size
-    if (name_at + lengths > len(data)).any():
-        return None
-    heads = np.lib.stride_tricks.sliding_window_view(octets, _LOCAL.size)[at]
-    magic = heads[:, :4] == np.frombuffer(_LOCAL_MAGIC, np.uint8)
-    name_length, extra_length = (
-        heads[:, k].astype(np.int64) | heads[:, k + 1].astype(np.int64) << 8 for k in (26, 28)
-    )
-    if not magic.all() or not (name_length == lengths).all():
-        return None
-    ends = np.cumsum(lengths)
-    letters = np.repeat(name_at - (ends - lengths), lengths) + np.arange(ends[-1])
-    if not np.array_equal(octets[letters], np.frombuffer(b"".join(names), np.uint8)):
-        return None
-    return name_at + lengths + extra_length
+
+    begin: int
+    data: memoryview
+    rows: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    faults: np.ndarray
+
+    def payloads(self, file: SourceFile) -> Iterator[tuple[int, Payload]]:
+        """What lies in the file for each member, or why it is refused."""
+        columns = (self.rows, self.starts, self.stops, self.faults)
+        for row, start, stop, fault in zip(*(c.tolist() for c in columns), strict=True):
+            if not fault and stop > len(self.data):  # the local header has long extra fields
+                fault = _BEYOND * (self.begin + stop > file.size)
+                payload = b"" if fault else file.read(stop - start, self.begin + start)
+            else:
+                payload = self.data[start:stop]
+            yield row, (_FAULTS[fault], _FETCH_AGAIN) if fault else payload
+
+
+def _read_ranges(
+    file: SourceFile, members: Members, offsets: np.ndarray, rows: np.ndarray
+) -> Iterator[_Range]:
+    """Read the members ``rows``, by increasing offset, and find the data of each.
+
+    Local headers are read as arrays: each is 30 bytes, of which the lengths of name and extra
+    fields matter, and the name, which must be that of the directory.
+    """
+    slack = _SLACK + max(map(len, members.names), default=0)
+    for begin, end, group in _runs(rows, offsets, members.packed + slack, file.size):
+        data = file.read_block(end - begin, begin)
+        octets = np.frombuffer(data, np.uint8)
+        names = [members.names[row] for row in group.tolist()]
+        at = offsets[group] - begin
+        heads = np.lib.stride_tricks.sliding_window_view(octets, _LOCAL_SIZE)[at]
+        name_length, extra_length = (
+            heads[:, k].astype(np.int64) | heads[:, k + 1].astype(np.int64) << 8 for k in (26, 28)
+        )
+        name_at = at + _LOCAL_SIZE
+        starts = name_at + name_length + extra_length
+        faults = np.zeros(len(group), np.int8)
+        lengths = np.fromiter(map(len, names), np.int64, len(names))
+        faults[(name_length != lengths) | (name_at + lengths > len(data))] = _OTHER_NAME
+        # All letters of all names side by side: ``letters`` is where each lies in the data, those
+        # that would lie behind it are held at its end, for their names are wrong already.
+        ends = np.cumsum(lengths)
+        letters = np.repeat(name_at - (ends - lengths), lengths) + np.arange(ends[-1])
+        stated = np.frombuffer(b"".join(names), np.uint8)
+        differ = octets[np.minimum(letters, len(octets) - 1)] != stated
+        if differ.any():
+            faults[np.searchsorted(ends, np.flatnonzero(differ), side="right")] = _OTHER_NAME
+        magic = heads[:, :4] == np.frombuffer(_LOCAL_MAGIC, np.uint8)
+        faults[~magic.all(axis=1)] = _NO_HEADER
+        yield _Range(begin, data, group, starts, starts + members.packed[group], faults)
 
 
 def _batches(members: Members) -> Iterator[tuple[int, int]]:
@@ -345,7 +374,7 @@ def _suspects(
         | (members.packed < header)
         | (stored & (members.packed - header != members.size))
         | (offsets < 0)
-        | (offsets > file_size - _LOCAL.size)
+        | (offsets > file_size - _LOCAL_SIZE)
     )
 
 
@@ -375,7 +404,7 @@ def _why(
         return f"it is compressed with method {method} ({name}); read are 0 and 8", _PACK_AGAIN
     if flags & _PATCH:
         return "it is a patch to another file", _PACK_AGAIN
-    if offset < 0 or offset > file_size - _LOCAL.size:
+    if offset < 0 or offset > file_size - _LOCAL_SIZE:
         return f"it should begin at byte {offset}; the file has {file_size}", _FETCH_AGAIN
     return f"{packed:,} bytes in the zip cannot hold its {size:,}", _FETCH_AGAIN
 
