@@ -49,6 +49,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "compare": ("facepack.evaluate.commands.compare", "Show models and runs side by side."),
     "embed": ("facepack.evaluate.commands.embed", "Embed images into a file."),
+    "submission": (
+        "facepack.evaluate.commands.submission",
+        "Check an ONNX file against MFR's rules.",
+    ),
     "env": ("facepack.commands.env", "Show versions of everything that matters."),
 }
 
