@@ -209,9 +209,9 @@ def _grid(key: int, lines: int, columns: int) -> np.ndarray:
 
 def _interpolate(grid: np.ndarray) -> np.ndarray:
     """Stretch the first axis of a grid to ``TILE`` points, smoothly."""
-    place = np.arange(TILE) * ((len(grid) - 1) / TILE)
-    low = place.astype(np.int64)
-    part = (place - low)[:, None]
+    point = np.arange(TILE) * ((len(grid) - 1) / TILE)
+    low = point.astype(np.int64)
+    part = (point - low)[:, None]
     part = part * part * (3 - 2 * part)
     return grid[low] * (1 - part) + grid[low + 1] * part
 

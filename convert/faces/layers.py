@@ -49,9 +49,7 @@ def draw_background(scene: Scene) -> None:
     slope = shot["back_x"] * u + shot["back_y"] * v
     np.multiply(color_of(shot, "back_d"), slope[:, None], out=canvas.pixels)
     canvas.pixels += join_rgb(grey + red, grey - 0.4 * (red + blue), grey + blue)
-    texture = scene.textures(
-        ("clouds", "strands", "sheet"), shot["back_kind"], shot["back_tile_x"], shot["back_tile_y"]
-    )
+    texture = scene.textures(("clouds", "strands", "sheet"), shot["back_kind"], "back_tile")
     texture *= shot["back_texture"]
     panel = ramp(u - shot["panel_lean"] * v - shot["panel_edge"], 0.03)
     panel *= shot["panel"] * (shot["panel_light"] - 1)

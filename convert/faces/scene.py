@@ -211,21 +211,15 @@ class Scene:
 
     def _strands(self) -> np.ndarray:
         """Return the hair's texture, a factor (n, size, size) around 1."""
-        who, shot = self.who, self.shot
-        texture = self.textures(
-            ("strands", "sheet", "curls"),
-            who["hair_texture"],
-            shot["hair_tile_x"],
-            shot["hair_tile_y"],
-        )
+        who = self.who
+        texture = self.textures(("strands", "sheet", "curls"), who["hair_texture"], "hair_tile")
         texture *= 0.55 * who["hair_contrast"]
         texture += 1
         return texture
 
-    def textures(
-        self, names: tuple[str, ...], index: np.ndarray, x: np.ndarray, y: np.ndarray
-    ) -> np.ndarray:
-        """Cut a noise field a picture, ``names[index]`` at (x, y): (n, size, size)."""
+    def textures(self, names: tuple[str, ...], index: np.ndarray, tile: str) -> np.ndarray:
+        """Cut a noise field a picture, ``names[index]``, where ``tile`` is: (n, size, size)."""
+        x, y = self.shot[f"{tile}_x"], self.shot[f"{tile}_y"]
         size = self.canvas.size
         texture = np.empty((len(index), size, size), dtype=np.float32)
         for number, name in enumerate(names):

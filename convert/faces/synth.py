@@ -118,8 +118,8 @@ def generate(
     """Write ``train.rec``, ``train.idx``, ``property`` and, for ``pairs``, a ``.bin`` into ``out``.
 
     With label noise, ``label_noise.tsv`` lists key, label and the identity shown. ``workers`` are
-    processes, by default one a CPU; with 1 nothing is spawned. Files get their names only when all
-    are whole, ``train.rec`` last; an error or Ctrl-C before that leaves none behind. Raises
+    processes, by default one a CPU; with 1 nothing is spawned. Files get their names once all are
+    complete, ``train.rec`` last; an error or Ctrl-C before that leaves none behind. Raises
     :class:`~facepack.errors.FacepackError` when a target exists and ``overwrite`` is not set.
     """
     out = Path(out)
@@ -268,10 +268,10 @@ def _render(
     """Yield the numbers from 0 to ``count`` block by block, with the encoded images."""
     results = workers.run(task, ((options, numbers) for numbers in _blocks(0, count)))
     early: dict[int, list[bytes]] = {}  # blocks that were ready before those in front of them
-    for place, numbers in enumerate(_blocks(0, count)):
-        while place not in early:
+    for block, numbers in enumerate(_blocks(0, count)):
+        while block not in early:
             early.update([next(results)])
-        yield numbers, early.pop(place)
+        yield numbers, early.pop(block)
 
 
 def _train_images(

@@ -22,8 +22,8 @@ _SUFFIX = ".bin"
 def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result:
     """Write a verification set as the pickle of ``(images, issame)``.
 
-    Pair i is images 2i and 2i + 1. An image that is used again is stored once. The file is there
-    whole or not at all; resuming keeps one that holds the same set.
+    Pair i is images 2i and 2i + 1. An image that is used again is stored once. The file is
+    complete or not there; resuming keeps one that holds the same set.
 
     Args:
         source: of content ``pairs``.

@@ -46,8 +46,8 @@ class PairFolderSink(Sink):
         self._pairs = pairs = read_pair_set(self.source, self.options.check)
         self._labels = fmt.npy_bytes(pairs.issame)
         self._files = [
-            (self.out / IMAGES / f"{place}{pairs.suffixes[use]}", pairs.images[use])
-            for place, use in enumerate(pairs.uses.tolist())
+            (self.out / IMAGES / f"{number}{pairs.suffixes[use]}", pairs.images[use])
+            for number, use in enumerate(pairs.uses.tolist())
         ]
         return plan
 

@@ -25,7 +25,7 @@ from facepack.store.record import Buffer
 
 
 class PairPart(FilesPart):
-    """Distinct images of a pair folder: their names, 0 to 2P - 1, are places and name nobody."""
+    """Distinct images of a pair folder: their names, 0 to 2P - 1, are numbers and name nobody."""
 
     def _shown(self, name: bytes) -> str | None:
         return None
@@ -51,8 +51,8 @@ class PairFolder(PairSource):
         names = _numbered_images(root, 2 * len(self.issame))
         self._files = FileList(root.path)
         sizes = list(map(root.size, names))
-        for place in self._find_first_uses(_read_images(root.path, names, sizes)):
-            self._files.append(names[place], sizes[place])
+        for number in self._find_first_uses(_read_images(root.path, names, sizes)):
+            self._files.append(names[number], sizes[number])
 
     def __len__(self) -> int:
         return len(self._files)

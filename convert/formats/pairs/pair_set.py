@@ -50,7 +50,7 @@ class PairSource(Source):
 
     Attributes:
         issame: bool (P,).
-        uses: int64 (2P,), the distinct image of each place in the set.
+        uses: int64 (2P,), the distinct image that each image of the set is.
     """
 
     content = "pairs"
@@ -63,16 +63,16 @@ class PairSource(Source):
         self.notices: list[str] = []
 
     def _find_first_uses(self, images: Iterable[Buffer]) -> list[int]:
-        """Note which of the 2P ``images`` are the same; returns the first place of each other."""
+        """Note which of the 2P ``images`` are the same; returns the number of each first one."""
         distinct: dict[bytes, int] = {}
         first: list[int] = []
         digest = xxhash.xxh3_128()
-        for place, image in enumerate(images):
+        for number, image in enumerate(images):
             own = xxhash.xxh3_128_digest(image)
             digest.update(own)
-            use = self.uses[place] = distinct.setdefault(own, len(first))
+            use = self.uses[number] = distinct.setdefault(own, len(first))
             if use == len(first):
-                first.append(place)
+                first.append(number)
         self._digest = digest.hexdigest()
         return first
 
@@ -94,14 +94,14 @@ class PairSource(Source):
         """
         uses = positions[self.uses]
         pairs = np.stack([uses[0::2], uses[1::2], self.issame], axis=1)
-        whole = pairs.min(axis=1, initial=0) >= 0
-        kept = int(np.count_nonzero(whole))
-        require_pairs(kept, len(whole))
-        if kept < len(whole):
-            lost = lost_rows("pairs", len(whole) - kept, len(whole))
+        usable = pairs.min(axis=1, initial=0) >= 0
+        kept = int(np.count_nonzero(usable))
+        require_pairs(kept, len(usable))
+        if kept < len(usable):
+            lost = lost_rows("pairs", len(usable) - kept, len(usable))
             self.notices.append(f"{self._name}: {lost}")
         narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
-        return {"pairs": pairs[whole].astype(narrow)}
+        return {"pairs": pairs[usable].astype(narrow)}
 
 
 def read_pair_set(source: Source, check: ImageCheck) -> PairSet:

@@ -21,26 +21,26 @@ _REMEDY = "fetch the set again; the pairs of this image are left out"
 class BinPart(Part):
     """Some distinct images of a ``.bin``; they have no identity."""
 
-    def __init__(self, start: int, images: Sequence[Buffer], places: list[int], file: str) -> None:
+    def __init__(self, start: int, images: Sequence[Buffer], numbers: list[int], file: str) -> None:
         self.start, self.stop = start, start + len(images)
         self._images = images
-        self._places = places  # where in the set each is used first
+        self._numbers = numbers  # of each in the set, where it is used first
         self._file = file
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """The images."""
-        for place, image in enumerate(self._images):
-            if keep is None or keep[place]:
-                yield SourceRecord(self.start + place, image, NO_IDENTITY)
+        for index, image in enumerate(self._images):
+            if keep is None or keep[index]:
+                yield SourceRecord(self.start + index, image, NO_IDENTITY)
 
     def entries(self) -> Iterator[Entry]:
         """Neither label nor name."""
         return (Entry(NO_IDENTITY, None) for _ in self._images)
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of an image, by its first place in the set."""
-        place = str(self._places[record.ordinal - self.start])
-        return Refusal(record.ordinal, self._file, None, place, reason, _REMEDY)
+        """The refusal of an image, by its number in the set."""
+        number = str(self._numbers[record.ordinal - self.start])
+        return Refusal(record.ordinal, self._file, None, number, reason, _REMEDY)
 
 
 class BinSource(PairSource):
@@ -65,8 +65,8 @@ class BinSource(PairSource):
         self._bytes = path.stat().st_size if data is None else len(data)
         loaded = read_bin(path, data)
         super().__init__(path.name, loaded.issame)
-        self._places = self._find_first_uses(loaded.images)
-        self.images = [loaded.images[place] for place in self._places]
+        self._numbers = self._find_first_uses(loaded.images)
+        self.images = [loaded.images[number] for number in self._numbers]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -90,6 +90,6 @@ class BinSource(PairSource):
         return BinPart(
             start,
             [bytes(image) for image in self.images[start:stop]],
-            self._places[start:stop],
+            self._numbers[start:stop],
             file_name(self._path),
         )
