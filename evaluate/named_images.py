@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from facepack.loading.source import ImageSource
 from facepack.reading import IMAGE, read_bytes
 from facepack.store.format import NO_IDENTITY
 from facepack.store.home import is_pack
+from facepack.store.pack import Pack
 from facepack.store.sets import split_set
 
 
@@ -132,6 +133,7 @@ class NamedImages:
 
         A name is a path, or the end of one that begins at a folder; the suffix may be another than
         in the list, as aligned copies are often PNG. Of several images that fit, none is taken.
+        What no image of a pack is called is looked up as a key, ``shard/0000000012``.
         """
         names = list(wanted)
         positions: dict[str, int] = {}
@@ -144,7 +146,12 @@ class NamedImages:
                 if end in ends:
                     by_end[end] = -1 if end in by_end else position
         found = (positions.get(name, by_end.get(_stem(name), -1)) for name in names)
-        return np.fromiter(found, np.int64, len(names))
+        places = np.fromiter(found, np.int64, len(names))
+        if isinstance(self.source, Pack):
+            for lost in np.flatnonzero(places < 0).tolist():
+                with suppress(KeyError):
+                    places[lost] = self.source.position(names[lost])
+        return places
 
     def below(self, folder: str) -> np.ndarray:
         """Positions of the images in ``folder`` and its folders, by name: int64 (k,).
@@ -163,8 +170,12 @@ class NamedImages:
         return ChosenImages(self.source, positions)
 
 
-def open_named_images(path: Path) -> NamedImages:
+def open_named_images(path: Path, *, keys_suffice: bool = False) -> NamedImages:
     """Open the pack, or the folder of images, at ``path``.
+
+    Args:
+        path: of the pack or folder.
+        keys_suffice: take a pack without names as well: its images have keys.
 
     Raises:
         EvaluationError: it is neither, holds no image, or is a pack whose source named none.
@@ -174,7 +185,7 @@ def open_named_images(path: Path) -> NamedImages:
     if is_pack(split_set(path)[0]):
         pack = facepack.open(path)
         names = [name or "" for name in pack.source_names()]
-        if not any(names):
+        if not (any(names) or keys_suffice):
             raise EvaluationError(
                 f"{path}: its source had no names for the images, by which a list finds them: give "
                 "the folder of images, or a pack of it"

@@ -41,7 +41,7 @@ class ProtocolKind:
 
 PROTOCOLS: dict[str, ProtocolKind] = {
     "pairs": ProtocolKind(
-        title="Verify pairs of images: a published set.",
+        title="Verify pairs of images: a published set, or a list of your own.",
         module="facepack.evaluate.protocols.pairs",
         table="pairs",
     ),

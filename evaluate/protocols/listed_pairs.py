@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.faces import Faces, SourceFaces
 from facepack.evaluate.list_files import NamedPairs, read_pairs, read_rows
 from facepack.evaluate.named_images import NamedImages, missing_notice
+from facepack.evaluate.pair_list import PairList
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.f2c_metrics import best_of_grid, best_score, f2c_figures
 from facepack.evaluate.protocols.verification import (
@@ -23,6 +25,50 @@ from facepack.evaluate.protocols.verification import (
 from facepack.evaluate.result import Result
 
 _ROWS = 8192  # embeddings that are added to their templates at a time
+
+
+class LocatedPairs(NamedTuple):
+    """Pairs whose images were found.
+
+    Attributes:
+        faces: the images, each once.
+        pairs: (k, 2) int64, positions among them of the pairs whose images are both there.
+        kept: bool (P,), which pairs these are.
+        notices: what is missing.
+    """
+
+    faces: SourceFaces
+    pairs: np.ndarray
+    kept: np.ndarray
+    notices: list[str]
+
+
+def locate_pairs(images: NamedImages, pairs: NamedPairs | PairList, *, target: str) -> LocatedPairs:
+    """Find the images of pairs that are given by name.
+
+    Raises:
+        EvaluationError: of no pair both images are there.
+    """
+    names = list(dict.fromkeys([*pairs.first, *pairs.second]))
+    positions = images.find(names)
+    notices = missing_notice(target, names, positions)
+    there = np.flatnonzero(positions >= 0)
+    rows = np.full(len(names), -1)
+    # Names may mean the same image: each is embedded once.
+    chosen, rows[there] = np.unique(positions[there], return_inverse=True)
+    numbers = dict(zip(names, rows.tolist(), strict=True))
+    found = np.array(
+        [[numbers[name] for name in side] for side in (pairs.first, pairs.second)], np.int64
+    ).T
+    kept = (found >= 0).all(axis=1)
+    if not kept.any():
+        raise EvaluationError(
+            f"{target}: of none of {len(kept):,} pairs both images are in {images.path}: give the "
+            "folder that the list speaks of"
+        )
+    if not kept.all():
+        notices.append(_left_out(kept))
+    return LocatedPairs(SourceFaces(images.choose(chosen), target), found[kept], kept, notices)
 
 
 class ListedPairs(PairVerification):
@@ -45,25 +91,9 @@ class ListedPairs(PairVerification):
     ) -> None:
         self.target = target
         self.flip = flip
-        names = list(dict.fromkeys([*pairs.first, *pairs.second]))
-        positions = images.find(names)
-        self._notices = missing_notice(target, names, positions)
-        there = np.flatnonzero(positions >= 0)
-        rows = np.full(len(names), -1)
-        # Names may mean the same image: each is embedded once.
-        chosen, rows[there] = np.unique(positions[there], return_inverse=True)
-        numbers = dict(zip(names, rows.tolist(), strict=True))
-        found = np.array([[numbers[name] for name in side] for side in pairs[:2]], np.int64).T
-        kept = (found >= 0).all(axis=1)
-        if not kept.any():
-            raise EvaluationError(
-                f"{target}: of none of {len(kept):,} pairs both images are in {images.path}: give "
-                "the folder that the list speaks of"
-            )
-        if not kept.all():
-            self._notices.append(_left_out(kept))
-        self.faces = SourceFaces(images.choose(chosen), target)
-        self._pairs, self._issame = found[kept], pairs.issame[kept]
+        found = locate_pairs(images, pairs, target=target)
+        self.faces, self._notices = found.faces, found.notices
+        self._pairs, self._issame = found.pairs, pairs.issame[found.kept]
 
     def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:
         """As :meth:`Protocol.measure`: pairs of an image without an embedding are left out."""
@@ -74,7 +104,6 @@ class ListedPairs(PairVerification):
         return replace(
             result,
             figures={**result.figures, **published},
-            notices=(*self._notices, *result.notices),
         )
 
 

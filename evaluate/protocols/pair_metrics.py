@@ -40,18 +40,22 @@ def fold_numbers(pairs: int) -> np.ndarray:
     return np.repeat(np.arange(FOLDS), sizes)
 
 
-def _accepted(distances: np.ndarray, folds: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many distances of each fold lie below each threshold: (FOLDS, T) int64."""
+def _accepted(
+    distances: np.ndarray, folds: np.ndarray, count: int, thresholds: np.ndarray
+) -> np.ndarray:
+    """How many distances of each of ``count`` folds lie below each threshold: (count, T) int64."""
     # The first threshold that accepts a distance; one histogram row a fold, summed up, then tells
     # for all thresholds at once. Only integers are added, so nothing rounds.
     first = np.searchsorted(thresholds, distances, side="right")
     width = len(thresholds) + 1
-    counts = np.bincount(folds * width + first, minlength=FOLDS * width)
-    return counts.reshape(FOLDS, width).cumsum(axis=1)[:, :-1]
+    counts = np.bincount(folds * width + first, minlength=count * width)
+    return counts.reshape(count, width).cumsum(axis=1)[:, :-1]
 
 
-def accuracy_by_fold(distances: np.ndarray, issame: np.ndarray) -> np.ndarray:
-    """Each fold's accuracy at the threshold that the nine others choose: (10,) float64.
+def accuracy_by_fold(
+    distances: np.ndarray, issame: np.ndarray, folds: np.ndarray | None = None
+) -> np.ndarray:
+    """Each fold's accuracy at the threshold that the others choose: (10,) float64.
 
     The threshold is the first of 0, 0.01, … below 4 at which most pairs of the nine folds are
     told right.
@@ -59,17 +63,20 @@ def accuracy_by_fold(distances: np.ndarray, issame: np.ndarray) -> np.ndarray:
     Args:
         distances: (P,) squared L2 distances.
         issame: (P,) bool, True for pairs of one person.
+        folds: (P,) the fold of each pair, from 0, none empty; None for ten in order.
 
     Raises:
         EvaluationError: P is below ten.
     """
-    folds = fold_numbers(len(distances))
-    accepted_same = _accepted(distances[issame], folds[issame], ACCURACY_THRESHOLDS)
-    accepted_different = _accepted(distances[~issame], folds[~issame], ACCURACY_THRESHOLDS)
-    different = np.bincount(folds[~issame], minlength=FOLDS)
+    folds = fold_numbers(len(distances)) if folds is None else folds
+    count = int(folds.max()) + 1
+    accepted_same, accepted_different = (
+        _accepted(distances[of], folds[of], count, ACCURACY_THRESHOLDS) for of in (issame, ~issame)
+    )
+    different = np.bincount(folds[~issame], minlength=count)
     right = accepted_same + different[:, None] - accepted_different
     chosen = (right.sum(axis=0) - right).argmax(axis=1)
-    return right[np.arange(FOLDS), chosen] / np.bincount(folds)
+    return right[np.arange(count), chosen] / np.bincount(folds)
 
 
 def _threshold_at(far: np.ndarray, wanted: float) -> float:
@@ -90,7 +97,11 @@ def _threshold_at(far: np.ndarray, wanted: float) -> float:
 
 
 def validation_rate(
-    distances: np.ndarray, issame: np.ndarray, *, far: float = 1e-3
+    distances: np.ndarray,
+    issame: np.ndarray,
+    folds: np.ndarray | None = None,
+    *,
+    far: float = 1e-3,
 ) -> ValidationRate:
     """The validation rate at a FAR over ten folds, as FaceNet's protocol has it.
 
@@ -102,6 +113,7 @@ def validation_rate(
     Args:
         distances: (P,) squared L2 distances.
         issame: (P,) bool.
+        folds: as in :func:`accuracy_by_fold`.
         far: the wanted FAR.
 
     Returns:
@@ -112,12 +124,13 @@ def validation_rate(
         EvaluationError: P is below ten, there are no same pairs, or all different pairs (or none)
             lie in one fold.
     """
-    folds = fold_numbers(len(distances))
-    same = np.bincount(folds[issame], minlength=FOLDS)
-    different = np.bincount(folds[~issame], minlength=FOLDS)
-    false_accepts = _accepted(distances[~issame], folds[~issame], RATE_THRESHOLDS)
+    folds = fold_numbers(len(distances)) if folds is None else folds
+    count = int(folds.max()) + 1
+    same = np.bincount(folds[issame], minlength=count)
+    different = np.bincount(folds[~issame], minlength=count)
+    false_accepts = _accepted(distances[~issame], folds[~issame], count, RATE_THRESHOLDS)
     rates, fars = [], []
-    for fold in range(FOLDS):
+    for fold in range(count):
         others = different.sum() - different[fold]
         if not others:
             continue

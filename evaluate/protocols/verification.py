@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -32,7 +33,12 @@ _PAIRS_AT_ONCE = 8192  # whose embeddings are held in double precision
 
 
 def measure_pairs(
-    target: str, distances: np.ndarray, issame: np.ndarray, *, norm: float
+    target: str,
+    distances: np.ndarray,
+    issame: np.ndarray,
+    *,
+    norm: float,
+    folds: np.ndarray | None = None,
 ) -> PairResult:
     """All figures of a set, with a notice for each that its pairs leave undefined.
 
@@ -41,29 +47,39 @@ def measure_pairs(
         distances: (P,) squared L2 distances of unit embeddings.
         issame: (P,) bool.
         norm: the embeddings' mean norm, handed through.
+        folds: (P,) the fold of each pair, whatever its number; None for ten in order.
     """
     pairs, same = len(issame), int(np.count_nonzero(issame))
     notices: list[str] = []
     accuracy = std = auc = eer = val = None
     tar: dict[float, float | None] = dict.fromkeys(TAR_FARS)
-    if pairs < FOLDS:
+    if folds is not None:
+        folds = np.unique(folds, return_inverse=True)[1]
+        if folds.max() == 0:
+            folds = None
+            notices.append(
+                f"all {pairs} pairs are in one fold: accuracy and validation rate are undefined"
+            )
+    elif pairs < FOLDS:
         notices.append(
             f"{pairs} pairs make no {FOLDS} folds: accuracy and validation rate are undefined"
         )
     else:
+        folds = fold_numbers(pairs)
         if pairs % FOLDS:
-            sizes = np.bincount(fold_numbers(pairs))
+            sizes = np.bincount(folds)
             notices.append(
                 f"{pairs} pairs do not divide by {FOLDS}: the first {pairs % FOLDS} folds hold "
                 f"{sizes[0]} pairs, the others {sizes[-1]}"
             )
-        if lone := _folds_of_one_kind(issame):
+    if folds is not None:
+        if lone := _folds_of_one_kind(issame, folds):
             notices.append(
-                f"{len(lone)} of the {FOLDS} folds hold pairs of one kind only (the first is fold "
-                f"{lone[0]}, counted from 1): their accuracy is that of one side of the threshold. "
-                "Published sets have as many same as different pairs in each fold"
+                f"{len(lone)} of the {folds.max() + 1} folds hold pairs of one kind only (the "
+                f"first is fold {lone[0]}, counted from 1): their accuracy is that of one side of "
+                "the threshold. Published sets have as many same as different pairs in each fold"
             )
-        by_fold = accuracy_by_fold(distances, issame)
+        by_fold = accuracy_by_fold(distances, issame, folds)
         accuracy, std = float(by_fold.mean()), float(by_fold.std())
     if same in (0, pairs):
         kind, missing = ("different", "same") if same == 0 else ("same", "different")
@@ -81,9 +97,9 @@ def measure_pairs(
                 "that without a single false accept"
             )
         auc, eer = roc.auc(), roc.eer()
-        if pairs >= FOLDS:
+        if folds is not None:
             try:
-                val = validation_rate(distances, issame)
+                val = validation_rate(distances, issame, folds)
             except EvaluationError as error:
                 notices.append(str(error))
     return PairResult(
@@ -100,10 +116,10 @@ def measure_pairs(
     )
 
 
-def _folds_of_one_kind(issame: np.ndarray) -> list[int]:
+def _folds_of_one_kind(issame: np.ndarray, folds: np.ndarray) -> list[int]:
     """The folds, from 1, that lack same or different pairs, of a set that has both."""
-    folds = fold_numbers(len(issame))
-    kinds = [np.bincount(folds[issame == kind], minlength=FOLDS) for kind in (True, False)]
+    count = int(folds.max()) + 1
+    kinds = [np.bincount(folds[issame == kind], minlength=count) for kind in (True, False)]
     if not all(kind.any() for kind in kinds):
         return []  # the whole set is of one kind, which is said of all of it
     return (np.flatnonzero(np.minimum(*kinds) == 0) + 1).tolist()
@@ -130,20 +146,45 @@ class PairVerification(Protocol):
         self._pairs = pair_set.pairs
         self._issame = pair_set.issame
 
+    _notices: Sequence[str] = ()
+    """What is known of the set before anything is measured."""
+    _folds: np.ndarray | None = None
+    """(P,) the fold of each pair; None for ten in order."""
+    _groups: Mapping[str, np.ndarray] = MappingProxyType({})
+    """Group → (P,) bool, its pairs."""
+
     def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:
         """As :meth:`Protocol.measure`: pairs of an image without an embedding are left out."""
         kept = np.isfinite(norms[self._pairs]).all(axis=1)
-        notices = unusable_notice(self.faces, norms)
+        notices = [*self._notices, *unusable_notice(self.faces, norms)]
         if not kept.all():
+            cut = ": folds are cut from the pairs that remain" if self._folds is None else ""
             notices.append(
-                f"{np.count_nonzero(~kept):,} of {len(kept):,} pairs are left out for it: folds "
-                "are cut from the pairs that remain"
+                f"{np.count_nonzero(~kept):,} of {len(kept):,} pairs are left out for it{cut}"
             )
         if not kept.any():
             raise EvaluationError(f"{self.target}: no pair has two embeddings that are finite")
         pairs, issame = self._pairs[kept], self._issame[kept]
         distances = squared_distances(embeddings, pairs)
-        measured = measure_pairs(self.target, distances, issame, norm=float(norms[pairs].mean()))
+
+        def measure(of: np.ndarray) -> PairResult:
+            return measure_pairs(
+                self.target,
+                distances[of],
+                issame[of],
+                norm=float(norms[pairs[of]].mean()),
+                folds=None if self._folds is None else self._folds[kept][of],
+            )
+
+        measured = measure(np.full(len(pairs), True))
+        groups = {}
+        for name, of in self._groups.items():
+            if of[kept].any():
+                group = measure(of[kept])
+                groups[name] = group.figures
+                notices += [f"{name}: {notice}" for notice in group.notices]
+            else:
+                notices.append(f"{name}: no pair is left of this group")
         scores = 1 - distances / 2
         return Result(
             target=self.target,
@@ -152,6 +193,7 @@ class PairVerification(Protocol):
             figures=measured.figures,
             curves=roc_curves(distances, issame),
             histograms={"scores": score_histogram(scores, issame)},
+            groups=groups,
             hardest=self._hardest(pairs, issame, scores),
             notices=(*notices, *measured.notices),
         )
