@@ -10,7 +10,7 @@ import torch
 
 from facepack.evaluate.scores import pairs
 from facepack.evaluate.scores.pairs import pair_scores
-from facepack.evaluate.templates import Templates, pool_templates
+from facepack.evaluate.pooling import Templates, pool_templates
 
 
 def pooled_by_hand(
@@ -42,7 +42,7 @@ def images(n: int = 700) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 def test_templates_are_sums_of_means(
     block: int, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facepack.evaluate.templates._IMAGES", block)
+    monkeypatch.setattr("facepack.evaluate.pooling._IMAGES", block)
     embeddings, templates, media, weights = images()
     embeddings = embeddings.astype(dtype)
     found = pool_templates(
