@@ -32,21 +32,26 @@ def count_by_identity(hits: np.ndarray, identities: np.ndarray) -> tuple[np.ndar
 
 
 def bootstrap_interval(
-    hits: np.ndarray,
-    trials: np.ndarray,
-    *,
-    seed: int = 0,
-    level: float = LEVEL,
-    replicates: int = REPLICATES,
+    hits: np.ndarray, trials: np.ndarray, *, seed: int = 0, replicates: int = REPLICATES
 ) -> tuple[float, float] | None:
-    """The percentile interval of the share of hits; None of fewer than two identities.
+    """The interval of the share of hits; None of fewer than two identities.
 
     Args:
         hits: (I,) integers, of each identity.
         trials: (I,) integers, of each; an identity without a trial is left out.
         seed: of the draws.
-        level: the share of replicates within the interval.
         replicates: how often identities are drawn again.
+    """
+    shares = bootstrap_shares(hits, trials, seed=seed, replicates=replicates)
+    return None if shares is None else percentile_interval(shares)
+
+
+def bootstrap_shares(
+    hits: np.ndarray, trials: np.ndarray, *, seed: int = 0, replicates: int = REPLICATES
+) -> np.ndarray | None:
+    """The share of hits in each replicate, float64 (replicates,): see :func:`bootstrap_interval`.
+
+    The mean of two shares has the mean of its replicates, drawn with two seeds.
     """
     counts = np.column_stack([hits, trials])[np.asarray(trials) > 0]
     if len(counts) < 2:
@@ -58,5 +63,11 @@ def bootstrap_interval(
         len(counts), of_kind / len(counts), size=replicates
     )
     drawn_hits, drawn_trials = (draws @ kinds).T
-    low, high = np.quantile(drawn_hits / drawn_trials, [(1 - level) / 2, (1 + level) / 2])
+    shares: np.ndarray = drawn_hits / drawn_trials
+    return shares
+
+
+def percentile_interval(shares: np.ndarray) -> tuple[float, float]:
+    """The interval that holds the middle :data:`LEVEL` of the replicates."""
+    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -45,6 +45,11 @@ PROTOCOLS: dict[str, ProtocolKind] = {
         module="facepack.evaluate.protocols.pairs",
         table="pairs",
     ),
+    "ijb": ProtocolKind(
+        title="Verify and identify templates: IJB-B and IJB-C.",
+        module="facepack.evaluate.protocols.ijb",
+        table="template_ids",
+    ),
     "megaface": ProtocolKind(
         title="Identify FaceScrub's images among distractors: MegaFace's challenge 1.",
         module="facepack.evaluate.protocols.megaface",

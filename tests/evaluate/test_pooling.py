@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from facepack.evaluate.pooling import Templates, pool_templates
 from facepack.evaluate.scores import pairs
 from facepack.evaluate.scores.pairs import pair_scores
-from facepack.evaluate.pooling import Templates, pool_templates
 
 
 def pooled_by_hand(

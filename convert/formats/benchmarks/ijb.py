@@ -210,6 +210,11 @@ class IjbSource(Source):
     def __len__(self) -> int:
         return len(self._files)
 
+    @property
+    def names(self) -> Names:
+        """The images' names below ``loose_crop``."""
+        return self._files.names
+
     def describe(self) -> dict[str, Any]:
         """Name of the folder, image count, and hashes of all lists and of the files' sizes."""
         return {

@@ -1,0 +1,161 @@
+"""1:1: TAR at FAR of listed pairs of templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from facepack.evaluate.curves import score_histogram, thinned
+from facepack.evaluate.intervals import bootstrap_interval, count_by_identity
+from facepack.evaluate.pooling import Templates
+from facepack.evaluate.result import Curve, Figure, HardKind, Histogram
+from facepack.evaluate.scores.collectors import Histogram as ScoreBins
+from facepack.evaluate.scores.listed import READINGS
+from facepack.evaluate.scores.operating_point import OperatingPoint, far_text, unmeasurable
+from facepack.evaluate.scores.pairs import pair_scores
+
+FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+HARDEST = 50
+"""Pairs that a result names of each kind."""
+
+_BELOW_ONE = {
+    "exact": "without a false accept",
+    "published": "of the nearest point, with a false accept or without",
+}
+
+
+class HardTemplates(NamedTuple):
+    """A pair of templates, by their rows, that is told wrong with most certainty."""
+
+    kind: HardKind
+    first: int
+    second: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verified:
+    """The part of a result that the list of pairs gives; empty without one."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    hardest: tuple[HardTemplates, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def verify_templates(templates: Templates, pairs: np.ndarray | None, *, roc: str) -> Verified:
+    """Score the pairs, and read TAR off at each FAR.
+
+    Args:
+        templates: pooled.
+        pairs: (P, 3) integers: two template ids, and 1 for the same person; None without a list.
+        roc: a key of :data:`READINGS`.
+    """
+    if pairs is None:
+        return Verified(notices=("there is no list of pairs: 1:1 is left out",))
+    first, second = (templates.positions(pairs[:, side]) for side in (0, 1))
+    same = pairs[:, 2] == 1
+    notices = []
+    known = (first >= 0) & (second >= 0)
+    if not known.all():
+        notices.append(
+            f"{np.count_nonzero(~known):,} of {len(known):,} pairs name a template without a "
+            "usable image: they are left out"
+        )
+        first, second, same = first[known], second[known], same[known]
+    scores = pair_scores(templates.units, first, second)
+    points = READINGS[roc](scores, same, FARS)
+    mates = int(np.count_nonzero(same))
+    impostors = len(same) - mates
+    if not mates or not impostors:
+        notices.append(
+            f"{mates:,} pairs are of one person and {impostors:,} of two: TAR needs both and is "
+            "undefined"
+        )
+    elif rare := unmeasurable(FARS, impostors):
+        notices.append(
+            f"{impostors:,} pairs of two people cannot measure a FAR below {1 / impostors:.1e}: "
+            f"{', '.join(f'TAR@{far_text(far)}' for far in rare)} is that {_BELOW_ONE[roc]}"
+        )
+    return Verified(
+        counts={"pairs": len(scores)},
+        figures=_figures(points, scores[same], identities_of(first[same], second[same])),
+        curves=_curves(scores, same) if mates and impostors else {},
+        histograms={"scores": score_histogram(scores, same)} if len(scores) else {},
+        hardest=_hardest(first, second, same, scores),
+        notices=tuple(notices),
+    )
+
+
+def _figures(
+    points: Mapping[float, OperatingPoint], mates: np.ndarray, identities: np.ndarray
+) -> dict[str, Figure]:
+    figures = {}
+    for far, point in points.items():
+        interval = None
+        if point.tar is not None:
+            accepted = mates >= point.threshold
+            interval = bootstrap_interval(*count_by_identity(accepted, identities))
+        figures[f"TAR@{far_text(far)}"] = Figure(value=point.tar, interval=interval)
+    return figures
+
+
+def identities_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whose each pair of mates is: (m,), the smallest row of all that are mates in a chain.
+
+    The list of pairs names no people, but who is whose mate.
+
+    Args:
+        first: (m,) rows of one side of each pair.
+        second: (m,) of the other.
+    """
+    rows, ends = np.unique(np.stack([first, second]), return_inverse=True)
+    ends = ends.reshape(2, -1)
+    smallest = np.arange(len(rows))
+    while True:
+        before = smallest.copy()
+        for side, other in (ends, ends[::-1]):
+            np.minimum.at(smallest, side, smallest[other])
+        smallest = smallest[smallest]  # chains shrink by half each time
+        if (smallest == before).all():
+            found: np.ndarray = smallest[ends[0]]
+            return found
+
+
+def _curves(scores: np.ndarray, same: np.ndarray) -> dict[str, Curve]:
+    """ROC and DET at the edges of 65,536 bins, where both are exact."""
+    shares = []
+    for kind in (~same, same):
+        bins = ScoreBins()
+        bins.add(torch.from_numpy(scores[kind]))
+        counts = bins.counts[::-1]
+        shares.append(np.append(0, counts.cumsum() / counts.sum()))
+    far, tar = shares
+    return {"roc": thinned(far, tar), "det": thinned(far, 1 - tar)}
+
+
+def _hardest(
+    first: np.ndarray, second: np.ndarray, same: np.ndarray, scores: np.ndarray
+) -> tuple[HardTemplates, ...]:
+    hardest = []
+    kinds: tuple[tuple[HardKind, np.ndarray, int], ...] = (
+        ("false accept", ~same, -1),
+        ("false reject", same, 1),
+    )
+    for kind, of, sign in kinds:
+        rows = np.flatnonzero(of)
+        keys = sign * scores[rows]
+        if len(rows) > HARDEST:  # ties with the last are told apart by their place in the list
+            rows = rows[keys <= np.partition(keys, HARDEST)[HARDEST]]
+        rows = rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]]
+        hardest += [
+            HardTemplates(kind, int(first[row]), int(second[row]), float(scores[row]))
+            for row in rows
+        ]
+    return tuple(hardest)

@@ -1,0 +1,149 @@
+"""Templates against templates: IJB-B's and IJB-C's verification and identification.
+
+Whitelam et al., "IARPA Janus Benchmark-B Face Dataset" (CVPR Workshops 2017), and Maze et al.,
+"IARPA Janus Benchmark - C" (ICB 2018), as InsightFace's scripts run them. Each gallery of 1:N is
+searched alone: a probe without a mate in it is what makes false positives, which it can be no more
+where galleries are merged.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.ijb_set import IjbSet
+from facepack.evaluate.intervals import NOTICE
+from facepack.evaluate.pooling import Templates, pool_templates
+from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.protocols.template_identification import search_galleries
+from facepack.evaluate.protocols.template_verification import verify_templates
+from facepack.evaluate.result import HardPair, Result
+
+
+class IjbProtocol(Protocol):
+    """TAR at FAR of the listed pairs of templates, TPIR at FPIR and ranks in the galleries.
+
+    Args:
+        ijb: the set.
+        roc: how TAR is read, see :mod:`facepack.evaluate.scores.listed`.
+        flip: whether an image's embedding has its mirror image's added (TestMode F).
+        detector: whether it is weighted by its detector score (TestMode D).
+        norm: whether it keeps its length, which then weights it (TestMode N).
+    """
+
+    name = "ijb"
+
+    def __init__(
+        self,
+        ijb: IjbSet,
+        *,
+        roc: Literal["exact", "published"] = "exact",
+        flip: bool = True,
+        detector: bool = True,
+        norm: bool = True,
+    ) -> None:
+        self.target = ijb.faces.name
+        self.faces = ijb.faces
+        self.flip = flip
+        self._set = ijb
+        self._roc = roc
+        self._detector = detector
+        self._norm = norm
+        modes = {"F": flip, "D": detector, "N": norm}
+        off = [f"{mode}0" for mode, on in modes.items() if not on]
+        self._variant = " ".join([roc, *off])
+
+    def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:
+        """As :meth:`Protocol.measure`: templates without an embedding are left out."""
+        ijb = self._set
+        usable = np.isfinite(norms) & self._set.faces.aligned
+        templates = pool_templates(
+            embeddings,
+            template_ids=ijb.template_ids,
+            media_ids=ijb.media_ids,
+            weights=self._weights(norms),
+            usable=usable,
+        )
+        if ijb.pairs is None and not ijb.galleries:
+            raise EvaluationError(
+                f"{self.target}: there is neither a list of pairs nor one of a gallery: fetch the "
+                "folder meta again"
+            )
+        notices = [
+            *ijb.notices,
+            *unusable_notice(self.faces, norms),
+            *self._template_notices(templates),
+        ]
+        verified = verify_templates(templates, ijb.pairs, roc=self._roc)
+        searched = search_galleries(templates, ijb.galleries, ijb.probes)
+        figures = {**verified.figures, **searched.figures}
+        notices += [*verified.notices, *searched.notices]
+        if any(figure.interval for figure in figures.values()):
+            notices.append(NOTICE)
+        image_of = _Keys(ijb, templates, np.where(usable, ijb.scores, -np.inf))
+        return Result(
+            target=self.target,
+            protocol=self.name,
+            variant=self._variant,
+            counts={
+                "images": len(norms),
+                "templates": len(templates.ids),
+                **verified.counts,
+                **searched.counts,
+            },
+            figures=figures,
+            curves={**verified.curves, **searched.curves},
+            histograms=verified.histograms,
+            groups=searched.groups,
+            hardest=tuple(
+                HardPair(
+                    kind=pair.kind,
+                    first=image_of[pair.first],
+                    second=image_of[pair.second],
+                    score=pair.score,
+                )
+                for pair in verified.hardest
+            ),
+            notices=tuple(notices),
+        )
+
+    def _weights(self, norms: np.ndarray) -> np.ndarray:
+        weights = np.ones(len(norms))
+        if not self._norm:  # an embedding of zeros has no direction, however it is weighted
+            np.divide(1, norms, out=weights, where=norms > 0)
+        if self._detector:
+            weights *= self._set.scores
+        return weights
+
+    def _template_notices(self, templates: Templates) -> list[str]:
+        notices = []
+        if unseen := np.count_nonzero(~self._set.faces.aligned):
+            first = self.faces.key(int(np.argmin(self._set.faces.aligned)))
+            notices.append(
+                f"the landmarks of {unseen:,} images span no face, first of {first}: these images "
+                "are left out"
+            )
+        if lost := len(np.setdiff1d(self._set.template_ids, templates.ids)):
+            notices.append(f"{lost:,} templates have no usable image left")
+        if empty := np.count_nonzero(templates.empty):
+            first_id = templates.ids[templates.empty][0]
+            notices.append(
+                f"{empty:,} templates have images of weight 0 only, first template {first_id}, as "
+                "with a detector score of 0: their score with any other is 0"
+            )
+        return notices
+
+
+class _Keys:
+    """The key of the image that stands for a template: the one that the detector was surest of."""
+
+    def __init__(self, ijb: IjbSet, templates: Templates, scores: np.ndarray) -> None:
+        self._ijb = ijb
+        self._templates = templates
+        self._scores = scores
+
+    def __getitem__(self, position: int) -> str:
+        images = np.flatnonzero(self._ijb.template_ids == self._templates.ids[position])
+        return self._ijb.faces.key(int(images[np.argmax(self._scores[images])]))
