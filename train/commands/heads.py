@@ -20,24 +20,25 @@ def heads(*, as_json: bool) -> None:
     from facepack.settings import describe
     from facepack.train.heads.margins import MARGINS
 
-    found = []
-    for name, margin in sorted(MARGINS.items()):
-        module = sys.modules[margin.__module__]
-        found.append(
-            {
-                "margin": name,
-                "summary": " ".join((module.__doc__ or "").split("\n\n")[0].split()),
-                "settings": {name: text.replace("``", "") for name, text in describe(margin)},
-            }
+    found = {
+        name: (
+            " ".join((sys.modules[margin.__module__].__doc__ or "").split("\n\n")[0].split()),
+            {setting: text.replace("``", "") for setting, text in describe(margin)},
         )
+        for name, margin in sorted(MARGINS.items())
+    }
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        entries = [
+            {"margin": name, "summary": summary, "settings": settings}
+            for name, (summary, settings) in found.items()
+        ]
+        click.echo(json.dumps(entries, indent=2, ensure_ascii=False))
         return
     formatter = click.HelpFormatter()
-    for entry in found:
-        formatter.write_heading(entry["margin"])
+    for name, (summary, settings) in found.items():
+        formatter.write_heading(name)
         with formatter.indentation():
-            formatter.write_text(entry["summary"])
-            formatter.write_dl(list(entry["settings"].items()))
+            formatter.write_text(summary)
+            formatter.write_dl(list(settings.items()))
         formatter.write_paragraph()
     click.echo(formatter.getvalue().rstrip())
