@@ -188,6 +188,14 @@ def test_tree_trains_like_a_pack(small_config: MakeConfig, pack_path: Path, tmp_
         {"head_update": "dense", "head_storage": "host", "optimizer": "adamw", "lr": 0.001},
         {"precision": "bf16", "margin": "combined", "m1": 1.0, "m2": 0.2, "m3": 0.1},
         {"precision": "fp16", "accumulate": 2, "schedule": "cosine", "schedule_options": {}},
+        {"margin": "adaface", "sample_rate": 0.5, "head_storage": "host"},
+        {"margin": "curricularface", "precision": "fp16", "chunk": 3},
+        {"margin": "elastic", "accumulate": 2},
+        {"margin": "magface", "margin_options": {"low_norm": 1.0, "penalty_weight": 1.0}},
+        {"margin": "sphereface", "chunk": 3},
+        {"margin": "subcenter", "margin_options": {"centres": 2}, "momentum_dtype": "bf16"},
+        {"margin": "uniface", "optimizer": "adamw", "lr": 0.001, "sample_rate": 0.5},
+        {"margin": "uniface", "precision": "fp16", "accumulate": 2, "head_update": "dense"},
     ],
 )
 def test_other_settings_train_and_resume_to_the_same_bits(
