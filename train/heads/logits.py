@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from facepack.settings import Range, Settings
-from facepack.train.heads.losses import ClassLoss
 from facepack.train.heads.margins import Margin, Own
+from facepack.train.heads.margins.losses import ClassLoss
 
 
 @dataclass(frozen=True, kw_only=True)

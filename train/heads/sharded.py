@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from facepack.train.heads.losses import ClassLoss
+from facepack.train.heads.margins.losses import ClassLoss
 from facepack.train.ranks.group import Ranks
 
 

@@ -10,7 +10,7 @@ import torch
 
 from facepack.errors import ConfigError
 from facepack.settings import Settings, check_choice, make_settings
-from facepack.train.heads.losses import ClassLoss, Softmax
+from facepack.train.heads.margins.losses import ClassLoss, Softmax
 
 State = Mapping[str, torch.Tensor]
 """A margin's own numbers, each a scalar tensor."""

@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 import torch
 
 from facepack.settings import Range
-from facepack.train.heads.losses import ClassLoss, Unified
 from facepack.train.heads.margins.cosface import CosFace
+from facepack.train.heads.margins.losses import ClassLoss, Unified
 from facepack.train.heads.margins.registry import State, register
 
 
