@@ -55,6 +55,10 @@ PROTOCOLS: dict[str, ProtocolKind] = {
         module="facepack.evaluate.protocols.megaface",
         table="sets",
     ),
+    "identities": ProtocolKind(
+        title="Verify and identify all images of labelled ones among each other.",
+        module="facepack.evaluate.protocols.identities",
+    ),
     "mfr": ProtocolKind(
         title="Verify all pairs of labelled images: MFR (ICCV 2021) and IFRT.",
         module="facepack.evaluate.protocols.mfr",

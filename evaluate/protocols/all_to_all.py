@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +19,21 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.curves import thinned
 from facepack.evaluate.faces import Faces
 from facepack.evaluate.groups import Groups
-from facepack.evaluate.intervals import NOTICE, bootstrap_interval
+from facepack.evaluate.intervals import NOTICE, bootstrap_interval, count_by_identity
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.result import Curve, Figure, HardKind, HardPair, Result
 from facepack.evaluate.scores.matching import Matching
+from facepack.evaluate.scores.nearest import NearestImages
 from facepack.evaluate.scores.operating_point import far_text, unmeasurable
 from facepack.evaluate.scores.verification import ScoredPairs, Verification, verify
 
+FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""Of any images of one's own: at which TAR is told."""
+
 HARDEST = 50
 """Pairs that a result names of each kind."""
+
+RANK_ONE = "rank-1"
 
 _CURVE = 5_000_000_000  # impostors up to which a ROC is drawn: counting all scores halves the speed
 
@@ -51,6 +58,13 @@ TRACKS = {
 }
 
 
+class _Found(NamedTuple):
+    """What the pairs of some images say, and rank 1 by its name, where it is told."""
+
+    verified: Verification
+    rank_one: dict[str, Figure]
+
+
 class AllToAll(Protocol):
     """Verification of all pairs.
 
@@ -67,6 +81,8 @@ class AllToAll(Protocol):
     """
 
     name = "mfr"
+    ranked: ClassVar[bool] = False
+    """Whether rank 1 is told, too."""
 
     def __init__(
         self,
@@ -81,7 +97,7 @@ class AllToAll(Protocol):
         self.target = target
         self.faces = faces
         self._labels = np.asarray(labels, np.int64)
-        self._track = track
+        self._variant = track
         self._groups = groups
         self._across = TRACKS[track].across
         self._fars = tuple(sorted(set(fars))) or (TRACKS[track].far,)
@@ -106,7 +122,8 @@ class AllToAll(Protocol):
             sides = [np.flatnonzero(usable & (groups.of == side)) for side in (0, 1)]
         else:
             sides = [np.flatnonzero(usable)]
-        overall = self._verify(embeddings, *sides, hardest=HARDEST)
+        everyone = self._verify(embeddings, *sides, hardest=HARDEST)
+        overall = everyone and everyone.verified
         notices += self._undefined("", overall)
         by_group: dict[str, dict[str, Figure]] = {}
         if groups is not None and not self._across:
@@ -114,8 +131,8 @@ class AllToAll(Protocol):
                 members = np.flatnonzero(usable & (groups.of == number))
                 found = self._verify(embeddings, members)
                 by_group[name] = self._figures(found)
-                notices += self._undefined(f"{name}: ", found)
-        figures = self._figures(overall)
+                notices += self._undefined(f"{name}: ", found and found.verified)
+        figures = self._figures(everyone)
         if any(
             figure.interval for each in (figures, *by_group.values()) for figure in each.values()
         ):
@@ -125,7 +142,7 @@ class AllToAll(Protocol):
         return Result(
             target=self.target,
             protocol=self.name,
-            variant=self._track,
+            variant=self._variant,
             counts={
                 "images": len(images),
                 "identities": len(np.unique(labels[labels >= 0])),
@@ -141,7 +158,7 @@ class AllToAll(Protocol):
 
     def _verify(
         self, embeddings: np.ndarray, *sides: np.ndarray, hardest: int = 0
-    ) -> Verification | None:
+    ) -> _Found | None:
         """All pairs of one side, or of one with the other; None where there is none."""
         if not all(map(len, sides)):
             return None
@@ -149,13 +166,23 @@ class AllToAll(Protocol):
         make = Matching.all_to_all if len(sides) == 1 else Matching.between
         matching = make(*given, device="cuda" if torch.cuda.is_available() else "cpu")
         curve = bool(hardest) and matching.impostor_count <= _CURVE
-        return verify(matching, self._fars, hardest=hardest, curve=curve)
+        nearest = NearestImages(matching) if self.ranked else None
+        verified = verify(
+            matching,
+            self._fars,
+            hardest=hardest,
+            curve=curve,
+            also=[] if nearest is None else [nearest],
+        )
+        return _Found(verified, _rank_one(nearest, verified) if nearest else {})
 
-    def _figures(self, found: Verification | None) -> dict[str, Figure]:
-        if found is None:
-            return {f"TAR@{far_text(far)}": Figure(value=None) for far in self._fars}
+    def _figures(self, measured: _Found | None) -> dict[str, Figure]:
+        if measured is None:
+            names = [f"TAR@{far_text(far)}" for far in self._fars] + [RANK_ONE] * self.ranked
+            return {name: Figure(value=None) for name in names}
+        found = measured.verified
         whose = found.by_identity
-        return {
+        figures = {
             f"TAR@{far_text(far)}": Figure(
                 value=found.points[far].tar,
                 interval=(
@@ -166,6 +193,7 @@ class AllToAll(Protocol):
             )
             for far in self._fars
         }
+        return {**figures, **measured.rank_one}
 
     def _undefined(self, group: str, found: Verification | None) -> list[str]:
         """What to say of images that leave TAR undefined, or too few to measure it."""
@@ -201,6 +229,34 @@ class AllToAll(Protocol):
             for kind, pairs in kinds
             for a, b, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
         )
+
+
+class Identities(AllToAll):
+    """Any labelled images: TAR at many FARs, and rank 1 of each image among all others.
+
+    Args:
+        target: what results call the images.
+        faces: the images.
+        labels: (n,) identities; -1 is nobody's, who has no mate.
+        groups: of the images, each measured within itself.
+    """
+
+    name = "identities"
+    ranked = True
+
+    def __init__(
+        self, target: str, faces: Faces, labels: np.ndarray, *, groups: Groups | None = None
+    ) -> None:
+        super().__init__(target, faces, labels, track="multiracial", groups=groups, fars=FARS)
+        self._variant = "exact"
+
+
+def _rank_one(nearest: NearestImages, verified: Verification) -> dict[str, Figure]:
+    hits, whose = nearest.found()
+    if not len(hits) or not verified.impostors:
+        return {RANK_ONE: Figure(value=None)}
+    interval = bootstrap_interval(*count_by_identity(hits, whose))
+    return {RANK_ONE: Figure(value=float(hits.mean()), interval=interval)}
 
 
 def _curves(found: Verification | None) -> dict[str, Curve]:

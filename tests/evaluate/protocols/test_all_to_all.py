@@ -11,7 +11,7 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.embed import row_norms
 from facepack.evaluate.faces import EncodedFaces
 from facepack.evaluate.groups import Groups
-from facepack.evaluate.protocols.all_to_all import AllToAll
+from facepack.evaluate.protocols.all_to_all import AllToAll, Identities
 from facepack.evaluate.result import Result
 
 N = 120
@@ -103,3 +103,52 @@ def test_what_is_missing_is_told() -> None:
     alone = measure("children", None, embeddings(), labels=np.arange(N))
     assert alone.figures["TAR@1e-2"].value is None
     assert "0 pairs of one identity and 7,140 of two" in "\n".join(alone.notices)
+
+
+def test_images_of_ones_own_are_verified_at_many_fars_and_ranked() -> None:
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(-1, 29), 8)
+    rows = (rng.normal(size=(30, 12))[labels] + rng.normal(0, 1.5, (240, 12))).astype(np.float32)
+    keys = [f"{i}" for i in range(240)]
+    groups = Groups(["even", "odd"], labels % 2)
+    protocol = Identities("own", EncodedFaces("own", keys, keys), labels, groups=groups)
+    result = protocol.measure(rows, np.linalg.norm(rows.astype(np.float64), axis=1))
+
+    def slow(of: np.ndarray) -> dict[str, float]:
+        unit = rows[of] / np.linalg.norm(rows[of], axis=1, keepdims=True)
+        scores, known = unit @ unit.T, labels[of]
+        same = (known[:, None] == known) & (known >= 0)
+        upper = np.triu(np.ones_like(same), 1)
+        mates, wrong = scores[same & upper], np.sort(scores[~same & upper])[::-1]
+        figures = {
+            f"TAR@{name}": float(np.mean(mates > wrong[int(float(name) * len(wrong))]))
+            for name in ("1e-3", "1e-2")
+        }
+        np.fill_diagonal(same, False)
+        best = np.where(same, scores, -2).max(axis=1)
+        np.fill_diagonal(same, True)
+        nobody = np.eye(len(known), dtype=bool)
+        hit = best > np.where(same | nobody, -2, scores).max(axis=1)
+        return {**figures, "rank-1": float(hit[known >= 0].mean())}
+
+    assert (result.protocol, result.variant) == ("identities", "exact")
+    assert list(result.figures) == [*(f"TAR@1e-{n}" for n in (6, 5, 4, 3, 2)), "rank-1"]
+    for found, of in (
+        (result.figures, np.arange(240)),
+        (result.groups["even"], np.flatnonzero(labels % 2 == 0)),
+        (result.groups["odd"], np.flatnonzero(labels % 2 == 1)),
+    ):
+        for name, value in slow(of).items():
+            assert found[name].value == pytest.approx(value), name
+            assert found[name].interval is not None
+    assert "rank-1" in result.gaps and any("cannot measure" in each for each in result.notices)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(6, int), np.arange(6)])
+def test_one_person_or_none_twice_leave_all_undefined(labels: np.ndarray) -> None:
+    rows = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    keys = [f"{i}" for i in range(6)]
+    protocol = Identities("own", EncodedFaces("own", keys, keys), labels)
+    result = protocol.measure(rows, np.linalg.norm(rows, axis=1))
+    assert {figure.value for figure in result.figures.values()} == {None}
+    assert any("undefined" in notice for notice in result.notices)
