@@ -59,7 +59,7 @@ _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-_LONGEST_NUMBER = 24  # in decimal digits; Python takes long over very long ones
+_LONGEST_NUMBER = 24  # decimal characters; Python takes long over very long ones
 
 _DTYPE_CODE = re.compile(r"[<>=|]?(b1|[iu][1248])")
 _LATIN_1 = ("latin-1", "latin1")
@@ -152,7 +152,7 @@ def _check(data: bytes) -> tuple[bytes | bytearray, list[memoryview]]:
         elif name == "STOP":
             return (stream + view[kept:end] if kept else data), buffers
         elif name in _NUMBER_LINES and end - start > _LONGEST_NUMBER:
-            raise _Refusal(f"byte {offset}: a number of {end - start} digits", _FETCH_AGAIN)
+            raise _Refusal(f"byte {offset}: a number of {end - start} characters", _FETCH_AGAIN)
         elif name in ("PUT", "LONG_BINPUT"):
             argument = data[start:end]
             index = int(argument) if name == "PUT" else int.from_bytes(argument, "little")
@@ -225,10 +225,10 @@ class _StandIn:
                 return PickledArray()
             case (
                 "_frombuffer",
-                (bytes() | memoryview() as data, _PickledDtype() as dtype, tuple() as shape, _),
+                (bytes() | memoryview() as data, _PickledDtype(dtype=dtype), tuple() as shape, _),
             ):
                 return PickledArray(_flat_view(data, dtype, shape))
-            case "scalar", (_PickledDtype() as dtype, bytes() | memoryview() as data):
+            case "scalar", (_PickledDtype(dtype=dtype), bytes() | memoryview() as data):
                 return _flat_view(data, dtype, (1,)).tolist()[0]
             case "dtype", (code, _, _):
                 return _PickledDtype(code)
@@ -261,7 +261,13 @@ class PickledArray:
 
     def __setstate__(self, state: object) -> None:
         match state:
-            case (1, tuple() as shape, _PickledDtype() as dtype, _, bytes() | memoryview() as data):
+            case (
+                1,
+                tuple() as shape,
+                _PickledDtype(dtype=dtype),
+                _,
+                bytes() | memoryview() as data,
+            ):
                 self.content = _flat_view(data, dtype, shape)
             case _:
                 raise _unlike_a_set(self)
@@ -270,21 +276,21 @@ class PickledArray:
 class _PickledDtype:
     """An element type of a stream, which sends the byte order later."""
 
-    __slots__ = ("code", "order")
+    __slots__ = ("dtype",)
 
     def __init__(self, code: object) -> None:
-        self.code = _text_or_bytes(code)
-        self.order = "="
-        if not _DTYPE_CODE.fullmatch(self.code):
+        text = _text_or_bytes(code)
+        if not _DTYPE_CODE.fullmatch(text):
             raise _Refusal(
-                f"an array of dtype {self.code!a}, images are uint8 and flags bool or integer",
+                f"an array of dtype {text!a}, images are uint8 and flags bool or integer",
                 _ENCODE_IMAGES,
             )
+        self.dtype = np.dtype(text)
 
     def __setstate__(self, state: object) -> None:
         match state:
             case (_, order, None, None, None, *_) if _text_or_bytes(order) in ("<", ">", "=", "|"):
-                self.order = _text_or_bytes(order)
+                self.dtype = self.dtype.newbyteorder(_text_or_bytes(order))
             case _:
                 raise _unlike_a_set(self)
 
@@ -297,7 +303,7 @@ def _unlike_a_set(target: object) -> _Refusal:
 
 
 def _flat_view(
-    data: bytes | memoryview, dtype: _PickledDtype, shape: tuple[object, ...]
+    data: bytes | memoryview, element: np.dtype, shape: tuple[object, ...]
 ) -> np.ndarray:
     """The elements as a flat view; one axis only may be long, so their order is plain."""
     lengths = [length for length in shape if type(length) is int and length != 1]
@@ -307,7 +313,6 @@ def _flat_view(
             "shape (n,), (n, 1) or (1, n)",
             _ENCODE_IMAGES,
         )
-    element = np.dtype(dtype.order + dtype.code.lstrip("<>=|"))
     count = math.prod(lengths)
     if count * element.itemsize != len(data):
         raise _Refusal(
