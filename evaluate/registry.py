@@ -55,6 +55,10 @@ PROTOCOLS: dict[str, ProtocolKind] = {
         module="facepack.evaluate.protocols.megaface",
         table="sets",
     ),
+    "probe-gallery": ProtocolKind(
+        title="Verify probes against a gallery: F2C's variant of MegaFace.",
+        module="facepack.evaluate.protocols.probes",
+    ),
     "identities": ProtocolKind(
         title="Verify and identify all images of labelled ones among each other.",
         module="facepack.evaluate.protocols.identities",

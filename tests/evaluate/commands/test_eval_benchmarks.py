@@ -186,3 +186,19 @@ def test_mfr_by_group(make_pack: Callable[..., Path], tmp_path: Path) -> None:
     assert result.exit_code == 2 and "--far 2.0: a share between 0 and 1" in result.stderr
     result = evaluate("mfr", tmp_path / "nowhere", given)
     assert result.exit_code == 1 and "no pack or image tree" in result.stderr
+
+
+def test_probe_gallery(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    names = [
+        f"{part}/P{p}/{k}.jpg" for part in ("query", "gallery") for p in (0, 1) for k in (0, 1)
+    ]
+    names += [f"gallery/distractors/{k}.jpg" for k in range(5)]
+    write(tmp_path / "set", names, make_jpeg)
+    given = write_embeddings(tmp_path, names)
+    result = evaluate("probe-gallery", tmp_path / "set", given, "--probe", "query", "--published")
+    assert result.exit_code == 0, result.output
+    title, header, _ = result.stdout.splitlines()
+    assert title.endswith("probe-gallery (4 probes, 9 gallery, 4 mates, 28 impostors)")
+    assert header.split()[:2] == ["TAR@1e-6", "TAR@1e-7"] and "TAR@1e-9 (F2C)" in header
+    result = evaluate("probe-gallery", tmp_path / "set", given)
+    assert result.exit_code == 1 and "no images in a folder 'probe'" in result.stderr
