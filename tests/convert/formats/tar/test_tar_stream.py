@@ -259,14 +259,15 @@ def test_reading_ahead_gives_what_there_is_and_ends() -> None:
 
 
 def test_a_dropped_stream_leaves_no_thread(tmp_path: Path) -> None:
-    before = threading.active_count()
+    before = {*threading.enumerate()}  # some of which may end meanwhile
     paths = cut(tmp_path, gzip.compress(content(12_000_000), 1))
     stream = Files.look_at(paths).open()
     stream.read(10)
-    assert threading.active_count() == before + 2
+    threads = {*threading.enumerate()} - before
+    assert len(threads) == 2
     del stream
     gc.collect()
     deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in threads)
