@@ -6,9 +6,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -19,6 +19,7 @@ from facepack.errors import ConfigError, DamageError, PackError
 from facepack.progress import Progress
 from facepack.reading import open_regular
 from facepack.store import format as fmt
+from facepack.store.digests import file_digest
 from facepack.store.files import write_file
 from facepack.store.finish import finish_pack
 from facepack.store.labelmap import (
@@ -89,11 +90,11 @@ def merge(
             manifest = read_manifest(out)
             check_sizes(out, manifest)
             return manifest
-        infos = []
+        written = []
         size = sum(shard_file(shard.entry)["bytes"] for shard in shards)
         with Progress(size, unit="bytes", label=out.name) as progress:
             for shard in shards:
-                infos.append(_take(shard, out, copy=copy, resume=resume))
+                written.append(_bring_shard(shard, out, copy=copy, resume=resume))
                 progress.update(shard_file(shard.entry)["bytes"])
         names: dict[int, str] = {}
         for source, label_map in zip(sources, maps, strict=True):
@@ -102,11 +103,9 @@ def merge(
         return finish_pack(
             out,
             plan,
-            infos,
+            written,
             refused=[
-                entry
-                for source in sources
-                for entry in read_quarantine(source.path, source.manifest)
+                line for each in sources for line in read_quarantine(each.path, each.manifest)
             ],
             identity_names=names,
             label_maps=label_maps,
@@ -115,15 +114,8 @@ def merge(
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """A pack that is merged.
-
-    Attributes:
-        path: its folder.
-        manifest: its manifest.
-        names: of its identities, by label, empty where unknown; none where it has no names.
-    """
+class _Source(NamedTuple):
+    """A pack that is merged; ``names`` of its identities by label, empty where they have none."""
 
     path: Path
     manifest: dict[str, Any]
@@ -134,7 +126,7 @@ class _Source:
         """The pack in ``path``, if it can be merged."""
         manifest = read_training_manifest(path, "only training packs are merged")
         check_sizes(path, manifest)
-        return cls(path=path, manifest=manifest, names=read_identity_names(path, manifest))
+        return cls(path, manifest, read_identity_names(path, manifest))
 
     def label_map(self, name: str | None) -> np.ndarray | None:
         """Its label map of that file name."""
@@ -205,23 +197,14 @@ def _map_by_name(source: _Source, names: LabelNames, classes: int) -> np.ndarray
 # Shards ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shard:
-    """A shard to be taken.
-
-    Attributes:
-        source: its pack.
-        entry: what the manifest there says of it.
-        name: what its files will be called.
-        relabel: the new label of each label of its pack, or None.
-        label_map: the file that takes the labels inside it to the new ones, or None.
-    """
+class _Shard(NamedTuple):
+    """A shard that is merged."""
 
     source: _Source
-    entry: dict[str, Any]
-    name: str
-    relabel: np.ndarray | None
-    label_map: str | None
+    entry: dict[str, Any]  # in the manifest there
+    name: str  # of its files in the merged pack
+    relabel: np.ndarray | None  # the new label of each label of its pack, if they change
+    label_map: str | None  # the file that takes the labels inside it to the new ones
 
 
 def _plan_shards(
@@ -239,23 +222,15 @@ def _plan_shards(
         for entry in source.manifest["shards"]:
             inner = entry["label_map"]
             if (k, inner) not in files:
+                files[k, inner] = None
                 composed = _compose(source.label_map(inner), maps[k])
-                file = None if composed is None else fmt.label_map_name(len(label_maps))
-                if file is not None and composed is not None:
+                if composed is not None:
+                    files[k, inner] = file = fmt.label_map_name(len(label_maps))
                     label_maps[file] = composed
-                files[k, inner] = file
             name = entry["name"]
             if packs_with[_stem(name)] > 1:
-                name = f"{prefixes[k]}-{name}"
-            shards.append(
-                _Shard(
-                    source=source,
-                    entry=entry,
-                    name=fmt.check_shard_name(name),
-                    relabel=maps[k],
-                    label_map=files[k, inner],
-                )
-            )
+                name = fmt.check_shard_name(f"{prefixes[k]}-{name}")
+            shards.append(_Shard(source, entry, name, maps[k], files[k, inner]))
     twice = [name for name, n in Counter(shard.name for shard in shards).items() if n > 1]
     if twice:
         raise PackError(f"two shards would be called {twice[0]!r}: rename the folder of a pack")
@@ -337,7 +312,7 @@ def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool, resume: b
     )
 
 
-def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> WrittenShard:
+def _bring_shard(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> WrittenShard:
     """Bring a shard and its index into ``out``; returns its entry there."""
     source, old, name = shard.source, shard.entry["name"], shard.name
     data = read_stated_file(source.path, source.manifest, f"{old}.kv")
@@ -345,17 +320,17 @@ def _take(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> WrittenShard
     labels = apply_label_map(shard.relabel, fmt.kv_labels(data, str(source.path / f"{old}.kv")))
     digest, size = write_file(out / f"{name}.kv", [fmt.kv_bytes(labels)])
     stated = shard_file(shard.entry)
-    _bring(source.path / f"{old}.mdb", out / f"{name}.mdb", stated, copy=copy, resume=resume)
+    _bring_file(source.path / f"{old}.mdb", out / f"{name}.mdb", stated, copy=copy, resume=resume)
     files = {f"{name}.kv": {"bytes": size, "xxh3_128": digest}, f"{name}.mdb": stated}
     info = ShardInfo.from_json(shard.entry)
     return WrittenShard(replace(info, name=name, files=files, label_map=shard.label_map))
 
 
-def _bring(old: Path, new: Path, stated: dict[str, Any], *, copy: bool, resume: bool) -> None:
+def _bring_file(old: Path, new: Path, stated: dict[str, Any], *, copy: bool, resume: bool) -> None:
     """Make ``new`` the same file as ``old``, or a copy of it with the stated size and digest."""
     if resume and new.exists():
         linked = new.samefile(old)
-        if (linked and not copy) or (not linked and _is_as_stated(new, stated)):
+        if not copy if linked else file_digest(new) == (stated["xxh3_128"], stated["bytes"]):
             return
         new.unlink()
     if not copy:
@@ -386,10 +361,3 @@ def _checked(path: Path, stated: dict[str, Any]) -> Iterator[bytes]:
             f"{path} differs from what its manifest states: see what is wrong with: "
             f"facepack verify {path.parent}"
         )
-
-
-def _is_as_stated(path: Path, stated: dict[str, Any]) -> bool:
-    try:
-        return all(True for _ in _checked(path, stated))
-    except DamageError:
-        return False

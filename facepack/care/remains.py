@@ -53,11 +53,6 @@ class Fate(IntEnum):
     FOREIGN = 8
     REFUSED = 9
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether the record is in the new pack."""
-        return self <= Fate.LABEL_IN_DOUBT
-
 
 REASONS = {
     Fate.DECODED: "its checksum is lost: it decodes, but nothing proves that it is what was packed",

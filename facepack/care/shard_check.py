@@ -25,7 +25,7 @@ from facepack.store.digests import file_digest
 from facepack.store.files import write_file
 from facepack.store.lmdb_read import Nodes, ScanError, leaves_from, read_nodes, read_page_size
 from facepack.store.plan import check_meta
-from facepack.store.shard import IMAGE_FIELDS, ShardInfo, WrittenShard
+from facepack.store.shard import ShardInfo, WrittenShard
 from facepack.store.shard_nodes import (
     MAX_NODES,
     is_canonical,
@@ -143,16 +143,8 @@ def check_shard(
         content.report(f"not an LMDB file: {error}")
     else:
         if content.meta and not any(damage.key is None for damage in content.damage):
-            own_name, images = content.meta["name"], content.meta["images"]
-            stated = ("pack_id", "shard", "records", "payload_bytes", "page_size")
-            content.info = ShardInfo(
-                name=name,
-                own_name=own_name,
-                quarantined=len(content.refused),
-                images={key: value for key, value in images.items() if key in IMAGE_FIELDS},
-                files={path.name: {"bytes": size, "xxh3_128": own}},
-                **{key: content.meta[key] for key in stated},
-            )
+            files = {path.name: {"bytes": size, "xxh3_128": own}}
+            content.info = ShardInfo.from_meta(content.meta, name, len(content.refused), files)
     return content
 
 

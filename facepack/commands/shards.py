@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,29 +46,25 @@ def shards(
 
 
 def _print(listing: Listing) -> None:
+    from facepack.terminal import table_lines
+
     rows = [(row.name, f"{row.records:,}", f"{row.identities:,}") for row in listing.shards]
-    _table(("shard", "records", "identities"), rows)
+    click.echo("\n".join(table_lines(("shard", "records", "identities"), rows)))
     if listing.sets:
         click.echo()
-        heads = ("set", "records", "identities", "shards", "")
-        _table(heads, [_set_cells(row) for row in listing.sets])
+        sets = [
+            (row.name, f"{row.records:,}", f"{row.identities:,}", str(row.shards))
+            for row in listing.sets
+        ]
+        lines = table_lines(("set", "records", "identities", "shards"), sets)
+        for line, about in zip(lines, ["", *map(_about_set, listing.sets)], strict=True):
+            click.echo(f"{line}  {about}".rstrip())
 
 
-def _set_cells(row: SetRow) -> tuple[str, ...]:
+def _about_set(row: SetRow) -> str:
     about = " ".join(row.patterns)
     if row.missing:
         about += f"   without {len(row.missing)} zips ({', '.join(row.missing[:3])} …)"
     if row.error is not None:
         about += f"   cannot be used: {row.error}"
-    return row.name, f"{row.records:,}", f"{row.identities:,}", str(row.shards), about
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Left-aligned names, right-aligned figures, free text in a fifth column."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for row in (heads, *rows):
-        cells = [
-            cell.rjust(width) if 1 <= k <= 3 else cell.ljust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
+    return about

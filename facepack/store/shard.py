@@ -25,7 +25,7 @@ from facepack.store.lmdb_format import PAGE_HEADER, PAGE_SIZES
 from facepack.store.lmdb_write import fill_in_order, lmdb_pages, node_costs, overflow_pages
 from facepack.store.record import Buffer, RecordRun, SourceRecord
 
-IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width")  # of image statistics
+_IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width")  # of image statistics
 
 _SAMPLE = 1024  # records from which the page size is chosen
 # With very many records to a page, cutting in order wastes next to nothing.
@@ -63,6 +63,21 @@ class ShardInfo:
         """A shard's entry in ``pack.json``; what a later version added is left out."""
         known = {each.name for each in fields(cls)}
         return cls(**{key: value for key, value in entry.items() if key in known})
+
+    @classmethod
+    def from_meta(
+        cls, meta: dict[str, Any], name: str, quarantined: int, files: dict[str, dict[str, Any]]
+    ) -> ShardInfo:
+        """The entry of a shard whose ``__meta__`` is ``meta``."""
+        same = ("pack_id", "shard", "records", "payload_bytes", "page_size")
+        return cls(
+            name=name,
+            own_name=meta["name"],
+            quarantined=quarantined,
+            images={key: value for key, value in meta["images"].items() if key in _IMAGE_FIELDS},
+            files=files,
+            **{key: meta[key] for key in same},
+        )
 
 
 class WrittenShard(NamedTuple):
@@ -250,8 +265,16 @@ class ShardBuilder:
         listed = arranged.tolist()
         keys = [fmt.record_key(key) for key in range(len(listed))]
         values: list[Buffer] = [self.images[i] for i in listed]
-        statistics = image_statistics(self._headers)
-        reserved = self._reserved(arranged, keys, values, name, meta, page_size, statistics)
+        meta = {
+            **meta,
+            "version": fmt.FORMAT_VERSION,
+            "name": name,
+            "records": len(keys),
+            "payload_bytes": self.payload_bytes,
+            "page_size": page_size,
+            "images": image_statistics(self._headers),
+        }
+        reserved = self._reserved(arranged, keys, values, meta)
 
         kv = fmt.kv_bytes(labels[arranged])
         kv_path, mdb_path = folder / f"{name}.kv", folder / f"{name}.mdb"
@@ -269,21 +292,11 @@ class ShardBuilder:
             leaf_starts=starts or None,
         )
         mdb_digest, mdb_size = write_file(mdb_path, pages)
-        info = ShardInfo(
-            name=name,
-            own_name=name,
-            pack_id=meta["pack_id"],
-            shard=meta["shard"],
-            records=len(keys),
-            payload_bytes=self.payload_bytes,
-            page_size=page_size,
-            quarantined=len(self.refused),
-            images=statistics,
-            files={
-                kv_path.name: {"bytes": kv_size, "xxh3_128": kv_digest},
-                mdb_path.name: {"bytes": mdb_size, "xxh3_128": mdb_digest},
-            },
-        )
+        files = {
+            kv_path.name: {"bytes": kv_size, "xxh3_128": kv_digest},
+            mdb_path.name: {"bytes": mdb_size, "xxh3_128": mdb_digest},
+        }
+        info = ShardInfo.from_meta(meta, name, len(self.refused), files)
         return WrittenShard(info, ordinals[arranged], self.identity_names, self.refused)
 
     def _reserved(
@@ -291,10 +304,7 @@ class ShardBuilder:
         arranged: np.ndarray,
         keys: list[bytes],
         values: list[Buffer],
-        name: str,
         meta: dict[str, Any],
-        page_size: int,
-        statistics: dict[str, Any],
     ) -> dict[bytes, bytes]:
         """The reserved records, in ascending order of their keys."""
         labels = np.asarray(self.labels, np.int64)[arranged]
@@ -308,15 +318,7 @@ class ShardBuilder:
         }
         checksums = np.fromiter(fmt.record_checksums(keys, values), np.uint64, len(keys))
         bodies: dict[bytes, Any] = {
-            fmt.META: {
-                **meta,
-                "version": fmt.FORMAT_VERSION,
-                "name": name,
-                "records": len(keys),
-                "payload_bytes": self.payload_bytes,
-                "page_size": page_size,
-                "images": statistics,
-            },
+            fmt.META: meta,
             fmt.LABEL_COLUMN: fmt.pack_column(labels.astype("<i4")),
             fmt.CHECKSUMS: fmt.pack_column(checksums),
             fmt.EXTRA: extra,

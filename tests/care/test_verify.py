@@ -24,10 +24,10 @@ from facepack.store.lmdb_read import (
     leaves_from,
     read_nodes,
     read_page_size,
-    scan_leaf,
 )
 from facepack.store.lmdb_write import lmdb_pages
 from facepack.store.shard_nodes import shard_nodes
+from tests.store.lmdb_twin import scan_leaf
 
 MakePack = Callable[..., Path]
 

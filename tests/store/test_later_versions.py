@@ -24,11 +24,12 @@ from facepack.care.verify import verify
 from facepack.cli import root
 from facepack.errors import NewerFormatError
 from facepack.store import format as fmt
-from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
+from facepack.store.lmdb_read import leaf_numbers, read_page_size
 from facepack.store.lmdb_write import lmdb_pages
 from facepack.store.manifest import read_manifest
 from facepack.store.pack_files import read_quarantine
 from facepack.store.shard import ShardInfo, content_id
+from tests.store.lmdb_twin import scan_leaf
 
 MakePack = Callable[..., Path]
 NEW = {"colour": "blue", "shape": {"round": [1, None]}}

@@ -13,14 +13,9 @@ from hypothesis import strategies as st
 
 from facepack.store.fill import WINDOW, fill_pages
 from facepack.store.lmdb_format import PAGE_HEADER, PAGE_SIZES
-from facepack.store.lmdb_read import (
-    ScanError,
-    leaf_numbers,
-    read_page_size,
-    scan_leaf,
-    stated_pages,
-)
+from facepack.store.lmdb_read import ScanError, leaf_numbers, read_page_size, stated_pages
 from facepack.store.lmdb_write import fill_in_order, lmdb_pages, node_costs
+from tests.store.lmdb_twin import scan_leaf
 
 Items = list[tuple[bytes, bytes]]
 

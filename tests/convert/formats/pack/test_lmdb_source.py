@@ -24,9 +24,10 @@ from facepack.convert.spans import cut_spans
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.store import format as fmt
 from facepack.store.lmdb_format import PAGE_HEADER
-from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
+from facepack.store.lmdb_read import leaf_numbers, read_page_size
 from facepack.store.record import SourceRecord
 from facepack.store.sets import add_set
+from tests.store.lmdb_twin import scan_leaf
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]

@@ -331,7 +331,8 @@ def test_number_columns_keep_their_values() -> None:
 
 def test_the_rest_of_the_header_is_kept(make_rec: MakeRec, tmp_path: Path) -> None:
     from facepack.store import format as fmt
-    from facepack.store.lmdb_read import leaf_numbers, read_page_size, scan_leaf
+    from facepack.store.lmdb_read import leaf_numbers, read_page_size
+    from tests.store.lmdb_twin import scan_leaf
 
     pack_rec(make_rec(30, vector=True), tmp_path / "out", order="source")
     data = memoryview((tmp_path / "out" / "train.mdb").read_bytes())
