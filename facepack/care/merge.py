@@ -145,7 +145,7 @@ def _require_distinct(sources: Sequence[_Source]) -> None:
                 path, name = seen[digest]
                 raise PackError(
                     f"{path / name}.mdb and {source.path / entry['name']}.mdb are the same shard: "
-                    "its images would be there twice; merge packs that share none"
+                    "its images would be duplicated; merge packs that have no shard in common"
                 )
             seen[digest] = source.path, entry["name"]
 
@@ -233,7 +233,7 @@ def _plan_shards(
             shards.append(_Shard(source, entry, name, maps[k], files[k, inner]))
     twice = [name for name, n in Counter(shard.name for shard in shards).items() if n > 1]
     if twice:
-        raise PackError(f"two shards would be called {twice[0]!r}: rename the folder of a pack")
+        raise PackError(f"two shards would be named {twice[0]!r}: rename the folder of a pack")
     return shards, label_maps
 
 

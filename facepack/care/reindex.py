@@ -109,13 +109,13 @@ def _read(path: Path, name: str) -> ShardContent:
     content = check_shard(path, name, canonical=True)
     if content.is_foreign:
         raise PackError(
-            f"{file}: is no shard of a pack, but an LMDB database that something else wrote: move "
-            f"it out of {path}; facepack kv2lmdb converts those of F2C"
+            f"{file}: is not a shard of a pack, but an LMDB database written by another program: "
+            f"move it out of {path}; facepack kv2lmdb converts those of F2C"
         )
     if content.damage:
         raise DamageError(
             f"{path}: {content.damage[0]}: a damaged shard is not indexed; copy it again or "
-            "convert anew"
+            "convert again"
         )
     return content
 
@@ -330,12 +330,12 @@ def _label_map(path: Path, name: str, digest: str) -> np.ndarray:
     except OSError as error:
         raise DamageError(
             f"{path}: the label map {name} cannot be read ({error.strerror}), and the shards of a "
-            "merged pack have other labels without it: copy it again, or merge anew"
+            "merged pack have other labels without it: copy it again, or merge again"
         ) from error
     if xxhash.xxh3_128_hexdigest(data) != digest:
         raise DamageError(
             f"{path}: the label map {name} differs from what {fmt.PLAN} states: copy it again, or "
-            "merge anew"
+            "merge again"
         )
     return read_label_map(data, str(path / name))
 
@@ -351,7 +351,7 @@ def _table(path: Path, name: str, records: int, before: dict[str, Any] | None) -
     if stated and xxhash.xxh3_128_hexdigest(data) != stated["xxh3_128"]:
         raise DamageError(
             f"{path}: the table {file.name} differs from what {fmt.MANIFEST} states: copy it again "
-            "or convert anew"
+            "or convert again"
         )
     if name == "pairs":
         fmt.check_pairs(table, records, str(file))

@@ -84,7 +84,7 @@ def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = Fa
             progress.update(entry.file_bytes)
     wreck.turn_down_foreigners()
     if not any((entry.chosen >= 0).any() for entry in wreck.entries):
-        raise DamageError(f"{path}: nothing can be salvaged: no record is whole")
+        raise DamageError(f"{path}: nothing can be salvaged: no record is intact")
     check = ImageCheck(decode=decode)
     plan = wreck.plan(check)
     shards = []
@@ -210,14 +210,14 @@ class _Wreck:
             raise
         except PackError as error:
             manifest = {}
-            notices.append(f"the manifest is of no help: {error}")
+            notices.append(f"the manifest is unusable: {error}")
         shards = sorted(path.glob("*.mdb")) if path.is_dir() else []
         files = {file.stem: file for file in shards if file.is_file()}
         if not files:
             raise PackError(f"{path} holds no shards (*.mdb): there is nothing to salvage")
         names = [shard["name"] for shard in manifest.get("shards", [])]
         if len({*names}) < len(names) or not all(map(_is_name, names)):
-            notices.append("the manifest is of no help: its shards have impossible names")
+            notices.append("the manifest is unusable: its shards have impossible names")
             manifest = {}
         entries = [
             _Entry(file=files.pop(stated["name"], None), name=stated["name"], stated=stated)
@@ -227,7 +227,7 @@ class _Wreck:
             if _is_name(name):
                 entries.append(_Entry(file=file, name=name, stated={}))
             else:
-                notices.append(f"{file.name!r} is no name of a shard: left aside")
+                notices.append(f"{file.name!r} is not a valid shard name: ignored")
         wreck = cls(path, manifest, entries, {}, {}, {}, notices)
         wreck._read_files()
         return wreck
@@ -261,7 +261,7 @@ class _Wreck:
             return None
         if xxhash.xxh3_128_hexdigest(data) != digest:
             if name.endswith(".npy") or name == fmt.LABELS:
-                self.notices.append(f"{name} is damaged: it is of no help")
+                self.notices.append(f"{name} is damaged and was ignored")
             return None
         return data
 
@@ -289,7 +289,7 @@ class _Wreck:
             else:
                 foreign = own[0] not in told or owners.get(own, entry.name) != entry.name
             if foreign:
-                self.notices.append(f"{entry.name}.mdb is none of this pack's shards: left aside")
+                self.notices.append(f"{entry.name}.mdb is not a shard of this pack: ignored")
                 entry.lose(len(entry) if entry.stated else 0, Fate.FOREIGN)
             elif entry.meta and not entry.stated:
                 unlisted.add((entry.meta["pack_id"], entry.meta["shard"]))

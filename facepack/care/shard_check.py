@@ -207,7 +207,9 @@ def _read_reserved(
         The records' checksums that they state; None where they are not sound.
     """
     if content.is_foreign:
-        content.report("it is no shard of a pack, but an LMDB database that something else wrote")
+        content.report(
+            "it is not a shard of a pack, but an LMDB database written by another program"
+        )
         return None
     reserved: dict[bytes, Any] = {}
     for index in which.tolist():

@@ -148,7 +148,7 @@ def _check_manifest(manifest: dict[str, Any], sizes: dict[str, int]) -> Iterator
         yield finding(fmt.MANIFEST, f"{manifest['classes']} classes are claimed")
     files = manifest_files(manifest)
     for name in sorted({*sizes} - {*files, fmt.MANIFEST, fmt.SETS, fmt.DUPLICATES}):
-        yield finding(name, "the manifest does not tell of this file: remove it if it is yours")
+        yield finding(name, "the manifest does not list this file: remove it if it is yours")
     for name, stated in files.items():
         if name not in sizes:
             yield finding(name, "the file is missing")
@@ -248,7 +248,7 @@ def _check_quarantine(path: Path, count: int) -> None:
 def _check_duplicates(path: Path) -> Iterator[Damage]:
     for number, line in enumerate(_map_lines(path), start=1):
         if not all(isinstance(line.get(key), list) for key in ("keys", "labels")):
-            reason = f"line {number} is no group of images"
+            reason = f"line {number} is not a group of images"
             yield Damage(path.name, None, reason)
             return
 
@@ -259,7 +259,7 @@ def _map_lines(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             value = parse_json(line)
             if not isinstance(value, dict):
-                raise DamageError(f"line {number} is no map")
+                raise DamageError(f"line {number} is not a map")
             yield value
 
 
@@ -333,9 +333,9 @@ def _check_reserved(reserved: dict[bytes, Any], count: int) -> None:
             raise DamageError(f"__names__ is not of {count} records")
     refused = reserved.get(fmt.QUARANTINED, [])
     if not isinstance(refused, list) or not all(isinstance(entry, dict) for entry in refused):
-        raise DamageError("__quarantine__ is no list of maps")
+        raise DamageError("__quarantine__ is not a list of maps")
 
 
 def _require_strings(name: str, value: Any) -> None:
     if not isinstance(value, list) or not all(isinstance(each, str | None) for each in value):
-        raise DamageError(f"{name}: no list of strings")
+        raise DamageError(f"{name}: not a list of strings")

@@ -168,7 +168,7 @@ def _check_manifest(
         shards.append(replace(content.info, **stated))
     plan = read_plan(path, manifest)
     if untold := sorted(_expected_files(plan, contents) - manifest["files"].keys()):
-        yield Damage(fmt.MANIFEST, None, f"it does not tell of {untold[0]}: facepack reindex")
+        yield Damage(fmt.MANIFEST, None, f"it does not list {untold[0]}: facepack reindex")
         return
     label_maps = plan.fields.get("label_maps", {})
     wrong = sorted(k for k in label_maps if manifest["files"][k]["xxh3_128"] != label_maps[k])

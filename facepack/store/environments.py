@@ -177,8 +177,8 @@ def _check_length(path: Path, size: int) -> None:
         raise DamageError(f"{path}: {error}") from error
     if size < needed:
         raise DamageError(
-            f"{path}: {size} bytes, but its meta page tells of {needed}: the file is truncated; "
-            "copy it again or convert anew"
+            f"{path}: {size} bytes, but its meta page says {needed}: the file is truncated; "
+            "copy it again or convert again"
         )
 
 

@@ -80,7 +80,7 @@ class LabelNames:
         if name in self._twice:
             raise PackError(
                 f"two identities are called {name!r}, labels {self._labels[name]} and "
-                f"{self._twice[name]}: the name does not tell which is meant"
+                f"{self._twice[name]}: the name is ambiguous"
             )
         return self._labels.get(name)
 

@@ -180,7 +180,7 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     ends[at] = starts[at] + sizes[at]
     good[at] &= inside & (ends[at] <= len(data))
     errors += [
-        ScanError(f"page {at // page_size}: the node at {at % page_size} leads astray")
+        ScanError(f"page {at // page_size}: the node at {at % page_size} points out of bounds")
         for at in (base + pointer)[~good].tolist()
     ]
 
@@ -238,7 +238,7 @@ def leaves_from(data: memoryview, page_size: int, key: bytes) -> list[int]:
     while waiting:
         page = waiting.pop()
         if not 2 <= page < pages or page in seen:
-            raise ScanError(f"a branch leads astray, to page {page}")
+            raise ScanError(f"a branch points to page {page}, out of bounds or seen before")
         seen.add(page)
         base = page * page_size
         _, _, flags, lower, upper = PAGE.unpack_from(data, base)

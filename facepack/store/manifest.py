@@ -38,7 +38,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             ) from None
         raise PackError(f"{path} {_why_no_pack(path)}") from None
     except NotADirectoryError:
-        raise PackError(f"{path} is not a pack: it is no folder") from None
+        raise PackError(f"{path} is not a pack: it is not a folder") from None
     except OSError as error:
         raise PackError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -67,11 +67,11 @@ def _why_no_pack(path: Path) -> str:
     folder, shard_set = split_set(path)
     if shard_set is not None and (folder / fmt.MANIFEST).exists():
         return (
-            f"is a shard set, and this command takes whole packs: give {folder}, or make the set a "
-            f"pack of its own with: facepack lmdb2lmdb {path} OUT"
+            f"is a shard set, and this command takes complete packs: give {folder}, or make the "
+            f"set a pack of its own with: facepack lmdb2lmdb {path} OUT"
         )
     if not path.is_dir():
-        return "is not a pack: it is no folder"
+        return "is not a pack: it is not a folder"
     if next(path.glob("*.mdb"), None):
         return (
             f"has no {fmt.MANIFEST}: if it was a pack, rebuild that from the shards with: facepack "
@@ -172,7 +172,7 @@ def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
     for name, stated in manifest_files(manifest).items():
         size = found.get(fmt.next_name(name, manifest["pack_id"]), found.get(name))
         remedy = (
-            "copy the pack again or convert anew"
+            "copy the pack again or convert again"
             if name.endswith((".mdb", ".npy"))
             else f"rebuild it with: facepack reindex {path}"
         )

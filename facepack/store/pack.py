@@ -183,7 +183,7 @@ class Pack:
             return parse_npy(read_stated_file(self.path, self.manifest, file))
         except ValueError as error:
             raise DamageError(
-                f"{self.path / file}: {error}: copy the pack again or convert anew"
+                f"{self.path / file}: {error}: copy the pack again or convert again"
             ) from error
 
     # Records --------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ class Pack:
 def _reopen(path: Path, content_id: str, shards: list[str] | None) -> Pack:
     pack = Pack(path, shards)
     if pack.content_id != content_id:
-        raise PackError(f"{path} holds another pack than the one that was pickled: open it anew")
+        raise PackError(f"{path} holds another pack than the one that was pickled: open it again")
     return pack
 
 

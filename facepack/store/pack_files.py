@@ -36,13 +36,12 @@ def read_stated_file(
     """The bytes of a file that the manifest states, compared with its digest if ``checked``.
 
     Raises:
-        DamageError: it cannot be read, or differs, or the manifest does not tell of it.
+        DamageError: it cannot be read, or differs, or the manifest does not list it.
     """
     stated = manifest_files(manifest).get(name)
     if stated is None:
         raise DamageError(
-            f"{path / fmt.MANIFEST} does not tell of {name}: rebuild it with: "
-            f"facepack reindex {path}"
+            f"{path / fmt.MANIFEST} does not list {name}: rebuild it with: facepack reindex {path}"
         )
     try:
         data = read_file(path, manifest, name)

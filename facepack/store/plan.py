@@ -134,7 +134,7 @@ def check_plan(plan: Any) -> None:
     require_fields("the plan", plan, _SHAPE)
     parts = plan.get("appended", [])
     if not isinstance(parts, list):
-        raise ValueError("the plan: 'appended' is no list")
+        raise ValueError("the plan: 'appended' is not a list")
     for part in parts:
         require_fields("an appended plan", part, _SHAPE | {"onto": str})
     for part in (plan, *parts):
@@ -144,16 +144,16 @@ def check_plan(plan: Any) -> None:
         if not (classes is None or (type(classes) is int and 0 <= classes <= fmt.MAX_LABEL + 1)):
             raise ValueError(f"the plan: 'classes' is {classes!r}")
         if not all(isinstance(table, str) for table in part["tables"]):
-            raise ValueError("the plan: 'tables' is no list of names")
+            raise ValueError("the plan: 'tables' is not a list of names")
         if not isinstance(part.get("label_maps", {}), dict):
-            raise ValueError("the plan: 'label_maps' is no map")
+            raise ValueError("the plan: 'label_maps' is not a map")
         _check_made_of(part["source"])
         if part["source"]["kind"] == "merge":
             _check_merged(part)
             continue
         require_fields("the plan's check", part.get("check"), {"decode": bool, "color": str})
         if not (spans is None or isinstance(spans, list)):
-            raise ValueError("the plan: 'shards' is no list")
+            raise ValueError("the plan: 'shards' is not a list")
         for span in spans or []:
             require_fields("a shard of the plan", span, {"name": str})
 
@@ -162,10 +162,10 @@ def _check_made_of(source: Any) -> None:
     """Make sure that it can be told what a source was; of a merged pack, those of each pack."""
     require_fields("the plan's source", source, {"kind": str})
     if not isinstance(source.get("chosen", {}), dict):
-        raise ValueError("the plan's source: 'chosen' is no map")
+        raise ValueError("the plan's source: 'chosen' is not a map")
     packs = source.get("packs", [])
     if not isinstance(packs, list):
-        raise ValueError("the plan's source: 'packs' is no list")
+        raise ValueError("the plan's source: 'packs' is not a list")
     for pack in packs:
         require_fields("a pack of the plan's source", pack, {"source": dict})
         _check_made_of(pack["source"])
@@ -191,7 +191,7 @@ def check_meta(meta: Any) -> None:
         NewerFormatError: the shard is of another version, or requires what is not known here.
     """
     if not isinstance(meta, dict):
-        raise ValueError("__meta__ is no map")
+        raise ValueError("__meta__ is not a map")
     fmt.require_known(meta, "the shard", version="version")
     require_fields("__meta__", meta, _META_SHAPE)
     for field, kind in (("shards", int), ("span", dict)):

@@ -19,7 +19,7 @@ def guess_page_size(data: memoryview) -> int:
     fits = {size: int(np.count_nonzero(_heads(data, size)[1])) for size in PAGE_SIZES}
     best = max(fits, key=lambda size: fits[size])
     if not fits[best]:
-        raise ScanError("it holds no LMDB page that could be told")
+        raise ScanError("it holds no recognisable LMDB page")
     return best
 
 

@@ -185,18 +185,18 @@ def _read_own(path: Path) -> dict[str, list[str]]:
     try:
         sets = read_json(file)
         if not isinstance(sets, dict):
-            raise ValueError("it is no map of names to lists")
+            raise ValueError("it is not a map of names to lists")
         for name, patterns in sets.items():
             if not fmt.is_plain_name(name):
                 raise ValueError(f"{name!r} cannot be a name")
             if not isinstance(patterns, list) or not patterns:
-                raise ValueError(f"{name!r} is no list of shard names")
+                raise ValueError(f"{name!r} is not a list of shard names")
             _check_patterns(patterns)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, PackError) as error:
         raise DamageError(
-            f"{file}: {error}: mend it, or delete it and add the sets again with: facepack shards"
+            f"{file}: {error}: fix it, or delete it and add the sets again with: facepack shards"
         ) from error
     return dict(sets)
 

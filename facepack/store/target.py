@@ -109,7 +109,7 @@ class Target:
                 raise ValueError("not a map")
         except (OSError, ValueError) as error:
             raise PackError(
-                f"{existing} cannot be read ({error}), so that nobody knows what was begun: remove "
+                f"{existing} cannot be read ({error}), so it is unknown what was begun: remove "
                 f"{self._shown} yourself or choose another target"
             ) from error
         wanted = json.loads(fmt.json_text(plan))
@@ -121,7 +121,7 @@ class Target:
             )
             raise PackError(
                 f"{self._shown} was begun under another plan ({details}): resume with the same "
-                "source and options, or start anew with --overwrite"
+                "source and options, or start over with --overwrite"
             )
 
     def _clear(self) -> None:
@@ -144,7 +144,8 @@ class Target:
         manifest = self._read(self._finished)
         if not {"format", "kind", "source"} <= {*plan} and "files" not in manifest:
             raise PackError(
-                f"{self.folder} holds a {fmt.PLAN} that is none of ours: choose another target"
+                f"{self.folder} holds a {fmt.PLAN} that facepack did not write: choose another "
+                "target"
             )
         names = {*_KNOWN_NAMES, *manifest.get("files", {})}
         names |= {f"{table}.npy" for table in plan.get("tables", [])}

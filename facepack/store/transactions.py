@@ -108,7 +108,7 @@ class HeldShards:
                 path = self._paths[k]
                 if _file_identity(path) != self._found[k]:
                     raise DamageError(
-                        f"{path} was replaced since the pack was opened: open the pack anew"
+                        f"{path} was replaced since the pack was opened: open the pack again"
                     )
                 file_id, _ = environments.acquire(path)
                 self._shards[k] = file_id

@@ -326,7 +326,7 @@ def test_a_merged_pack_is_not_rebuilt_without_plan_or_maps(make: Make, tmp_path:
     before = files(out)
     for name, text in (
         ("plan.json", r"holds shards of 2 packs .* copy back the plan\.json that they had"),
-        ("labels-000.npy", r"the label map labels-000\.npy cannot be read .* merge anew"),
+        ("labels-000.npy", r"the label map labels-000\.npy cannot be read .* merge again"),
         ("two-shard-001.mdb", r"1 of 3 shards are missing \(two-shard-001\.mdb first\)"),
     ):
         (out / name).unlink()

@@ -219,7 +219,7 @@ def test_missing_and_foreign_shards(make_pack: MakePack, tmp_path: Path) -> None
     result = salvage(path, out)
     assert [shard["lost"] for shard in result.shards] == [25, 25, 0]
     assert salvaged_records(out) == {k: v for k, v in whole.items() if k.startswith("shard-002/")}
-    assert sum("none of this pack's shards" in notice for notice in result.notices) == 2
+    assert sum("not a shard of this pack" in notice for notice in result.notices) == 2
 
     (path / "pack.json").unlink()
     with pytest.raises(DamageError, match=r"holds shards of 2 packs .*: move the others away"):

@@ -127,7 +127,7 @@ def test_files_that_the_manifest_does_not_tell_of(make_pack: MakePack) -> None:
     (path / f"plan.json.next-{json.loads((path / 'pack.json').read_text())['pack_id'][:8]}").touch()
     (path / "run.sh").touch()
     (path / "sets.json").write_text("{}")
-    assert reasons(path).count("does not tell of this file") == 2
+    assert reasons(path).count("does not list this file") == 2
     (path / "labels.txt").unlink()
     assert "labels.txt: the file is missing" in reasons(path)
 
@@ -194,12 +194,12 @@ def plan(**changes: object) -> bytes:
         ("plan.json", b"[" * 100_000, "nested more than 200 deep"),
         ("plan.json", b"[]", "the plan has no 'kind' of type str"),
         ("plan.json", plan(classes=1e99), r"'classes' is 1e\+99"),
-        ("plan.json", plan(label_maps=5), "'label_maps' is no map"),
+        ("plan.json", plan(label_maps=5), "'label_maps' is not"),
         ("plan.json", plan(tables=["../x"]), r"'\.\./x': allowed are"),
-        ("plan.json", plan(tables=[1]), "'tables' is no list of names"),
+        ("plan.json", plan(tables=[1]), "'tables' is not"),
         ("plan.json", plan(source={}), "the plan's source has no 'kind'"),
         ("plan.json", plan(source={"kind": "zip", "packs": [{}]}), "a pack of the plan's source"),
-        ("plan.json", plan(source={"kind": "zip", "chosen": 1}), "'chosen' is no map"),
+        ("plan.json", plan(source={"kind": "zip", "chosen": 1}), "'chosen' is not"),
         ("plan.json", plan(check=None), "the plan's check has no 'decode'"),
         ("plan.json", plan(source={"kind": "merge"}), "the plan has no 'shards' of type list"),
         (
@@ -595,7 +595,7 @@ def test_the_command(make_pack: MakePack) -> None:
     (path / "x\x1b[2J").touch()
     done = CliRunner().invoke(root, ["verify", str(path), "--untrusted"])
     assert done.exit_code == 3
-    assert "x\\x1b[2J: the manifest does not tell of this file" in done.stdout
+    assert "x\\x1b[2J: the manifest does not list this file" in done.stdout
 
 
 def test_text_that_could_steer_a_terminal() -> None:

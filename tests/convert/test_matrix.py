@@ -565,7 +565,7 @@ def test_appended(workshop: Workshop, source: str, variant: str, tmp_path: Path)
     words = ["append", out, *made.paths, "--source", source, *made.options, *OF_SINK["lmdb"]]
     if made.truth.content != "train":
         whole = files(out)
-        check_refusal(words, 1, "is no training set", typed=made.typed)
+        check_refusal(words, 1, "is not a training set", typed=made.typed)
         assert files(out) == whole
         return
     printed = facepack(*words, *AS_JSON, typed=made.typed)

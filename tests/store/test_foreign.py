@@ -42,7 +42,9 @@ def test_a_foreign_database_among_shards(make_pack: MakePack) -> None:
     pack = make_pack(30)
     before = {file.name: file.read_bytes() for file in pack.iterdir()}
     foreign = write(pack / "other.mdb", {b"0001": b"image", b"name": b"x" * 9000})
-    with pytest.raises(PackError, match=r"other\.mdb: is no shard of a pack, but an LMDB database"):
+    with pytest.raises(
+        PackError, match=r"other\.mdb: is not a shard of a pack, but an LMDB database"
+    ):
         reindex(pack)
     foreign.unlink()
     reindex(pack)
@@ -51,7 +53,7 @@ def test_a_foreign_database_among_shards(make_pack: MakePack) -> None:
     (shard, _) = sorted(pack.glob("*.mdb"))
     write(pack / "other.mdb", {b"%04d" % k: b"image" for k in range(50)}).replace(shard)
     (damage,) = check_shard(pack, shard.stem).damage
-    assert "it is no shard of a pack, but an LMDB database" in damage.reason
+    assert "it is not a shard of a pack, but an LMDB database" in damage.reason
 
 
 def test_a_shard_without_its_own_records_is_damaged_not_foreign(make_pack: MakePack) -> None:

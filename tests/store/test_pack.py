@@ -259,7 +259,7 @@ def test_two_packs_of_one_folder_share_environments(make_pack: MakePack) -> None
 
 
 def test_opening_says_what_is_wrong(make_pack: MakePack, tmp_path: Path) -> None:
-    with pytest.raises(PackError, match="is no folder"):
+    with pytest.raises(PackError, match="is not a folder"):
         facepack.open(tmp_path / "nothing")
     with pytest.raises(PackError, match=r"has no pack\.json"):
         facepack.open(tmp_path)
@@ -523,7 +523,7 @@ def test_overwriting_touches_only_what_a_conversion_wrote(
     folder.mkdir()
     for name in ("plan.json", "embeddings.npy", "other.mdb", "big.part-01.rar"):
         (folder / name).write_text("{}")
-    with pytest.raises(PackError, match=r"holds a plan\.json that is none of ours"):
+    with pytest.raises(PackError, match=r"holds a plan\.json that facepack did not write"):
         facepack.PackWriter(folder, overwrite=True).__enter__()
     assert len(list(folder.iterdir())) == 4
     with facepack.PackWriter(tmp_path / "p") as writer:

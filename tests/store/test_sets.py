@@ -190,9 +190,9 @@ def test_sets_that_cannot_be_made(path: Path) -> None:
     ("text", "reason"),
     [
         ("{", "Expecting property name"),
-        ("[]", "it is no map of names to lists"),
-        ('{"a": "x"}', "'a' is no list of shard names"),
-        ('{"a": []}', "'a' is no list of shard names"),
+        ("[]", "not a map of names to lists"),
+        ('{"a": "x"}', "'a' is not a list of shard names"),
+        ('{"a": []}', "'a' is not a list of shard names"),
         ('{"a": [1]}', "1 names no shards"),
         ('{"a": ["../x"]}', r"'\.\./x' names no shards"),
         ('{"a/b": ["x"]}', "'a/b' cannot be a name"),
@@ -201,7 +201,7 @@ def test_sets_that_cannot_be_made(path: Path) -> None:
 )
 def test_a_damaged_file_of_sets(path: Path, text: str, reason: str) -> None:
     (path / "sets.json").write_text(text)
-    with pytest.raises(DamageError, match=rf"sets\.json: .*{reason}.*: mend it, or delete it"):
+    with pytest.raises(DamageError, match=rf"sets\.json: .*{reason}.*: fix it, or delete it"):
         facepack.open(path, shards="a")
     assert len(facepack.open(path)) == 60  # whoever asks for no set is not troubled
 

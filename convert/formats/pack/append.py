@@ -47,8 +47,8 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
     began = time.monotonic()
     if source.content != "train":
         raise PackError(
-            f"a source of kind {source.kind!r} that holds {source.content!r} is no training set: "
-            "convert it into a pack of its own"
+            f"a source of kind {source.kind!r} that holds {source.content!r} is not a training "
+            "set: convert it to a pack of its own"
         )
     read_manifest(path)  # before a lock is put into what may be no pack
     with Target(path) as target:
@@ -59,12 +59,12 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
         if held is not None:
             if not options.resume:
                 raise PackError(
-                    f"{path} has this source already (shards: {len(held)}): there is nothing to "
+                    f"{path} already has this source (shards: {len(held)}): there is nothing to "
                     "append"
                 )
             first, *others = (group.stem for group in source.groups())
             source.notices.append(
-                f"{path} has this source already ({first}{' …' if others else ''}), and nothing is "
+                f"{path} already has this source ({first}{' …' if others else ''}), and nothing is "
                 "left to do: the figures are those of the run that appended it"
             )
             result = _result(pack, [shard.entry for shard in held], source, began)

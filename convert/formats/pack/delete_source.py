@@ -123,11 +123,11 @@ def _reason_to_keep(
     if any(shard.check["color"] == "convert" for shard in held):
         return "with --color convert the pack may hold other images than it"
     if isinstance(source, ZipSource) and source.passed_over:
-        return f"it holds {source.passed_over:,} members that are no images, which the pack has not"
+        return f"it holds {source.passed_over:,} members that are not images: the pack lacks them"
     if link := next(filter(Path.is_symlink, files), None):
         return f"it is a link; delete what it leads to yourself: {link.resolve()}"
     if sum(entry["records"] for entry in entries) != len(source):
-        return f"{pack.path} has not each of its {len(source):,} images"
+        return f"{pack.path} does not hold every one of its {len(source):,} images"
     ordinals = [_check_on_disk(pack.path, each.entry).ordinals + each.shift for each in held]
     names = [entry["name"] for entry in entries]
     if (changed := _first_difference(pack.path, names, ordinals, source)) is not None:

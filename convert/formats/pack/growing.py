@@ -72,7 +72,9 @@ class GrowingPack:
         except NewerFormatError:
             raise
         except (OSError, ValueError, KeyError, TypeError, PackError) as error:
-            raise DamageError(f"{self.journal}: no plan of ours ({error}): remove it") from error
+            raise DamageError(
+                f"{self.journal}: not a plan that facepack wrote ({error}): remove it"
+            ) from error
         return plan
 
     def discard(self) -> None:
@@ -166,7 +168,9 @@ class GrowingPack:
             for span in plan["shards"]:
                 file = self.path / f"{span['name']}.mdb"
                 if file.exists():
-                    raise PackError(f"{file} is in the way and no shard of the pack: move it away")
+                    raise PackError(
+                        f"{file} is in the way and not a shard of the pack: move it away"
+                    )
             write_file(self.journal, [fmt.json_text(plan).encode()])
         elif not resume:
             raise PackError(

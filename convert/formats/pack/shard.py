@@ -75,7 +75,7 @@ class PackShard:
         self._meta = meta = (self._reserved(fmt.META) if found == stated.size else None) or {}
         if (meta.get("pack_id"), meta.get("shard"), meta.get("records")) != stated[1:4]:
             raise SourceError(
-                f"{self._path} changed since the pack was opened: run again when the pack is whole"
+                f"{self._path} changed since the pack was opened: run again once it is complete"
             )
         try:
             check_meta(meta)
@@ -178,9 +178,7 @@ class PackShard:
     def _required(self, key: bytes) -> Any:
         value = self._reserved(key)
         if value is None:
-            raise DamageError(
-                f"{self._path}: {key.decode()} is missing: facepack verify tells more"
-            )
+            raise DamageError(f"{self._path}: {key.decode()} is missing: see facepack verify")
         return value
 
     def _reserved(self, key: bytes) -> Any:

@@ -76,7 +76,7 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
                 check_sizes(out, manifest)
                 return _result(out, manifest, source, began)
             except DamageError as error:
-                source.notices.append(f"{error}; what is missing was made anew")
+                source.notices.append(f"{error}; what is missing was made again")
                 (out / fmt.MANIFEST).unlink()
         shards = write_shards(source, out, plan, options)
         target.remove_parts()  # of a worker that died while another did its work
@@ -150,7 +150,7 @@ def write_shards(
     if packed + len(refused) != len(source):
         raise PackError(
             f"{out}: {len(source)} records were found, {packed} packed and {len(refused)} set "
-            "aside: the source changed while it was read; start anew with --overwrite"
+            "aside: the source changed while it was read; start over with --overwrite"
         )
     if refused and not packed:
         raise SourceError(

@@ -84,14 +84,14 @@ def _point_anew(
     if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind not in "iu":
         raise SourceError(
             f"{name}.npy: {table.dtype} of shape {table.shape}, not integers (rows, 3); "
-            "copy the pack again or convert anew"
+            "copy the pack again or convert again"
         )
     old = table[:, columns].astype(np.int64)
     lowest = 0 if name == "pairs" else -1
     if old.size and not lowest <= old.min() <= old.max() < len(positions):
         raise SourceError(
             f"{name}.npy: a position lies outside the {len(positions)} images; "
-            "copy the pack again or convert anew"
+            "copy the pack again or convert again"
         )
     new = np.where(old < 0, -1, positions[old])
     there = (new >= 0).all(axis=1) | (name != "pairs")
@@ -106,7 +106,7 @@ def _arrange(name: str, table: np.ndarray, positions: np.ndarray) -> np.ndarray:
     if len(table) != len(positions):
         raise SourceError(
             f"{name}.npy: {len(table)} rows for {len(positions)} images; "
-            "copy the pack again or convert anew"
+            "copy the pack again or convert again"
         )
     return arrange(table, positions)
 
@@ -133,7 +133,7 @@ def require_pairs(left: int, of: int) -> None:
     if not left:
         raise NothingChosenError(
             f"none of the {of:,} pairs is left, for an image of each is left out: choose more "
-            "loosely, or mend the images"
+            "loosely, or repair the images"
         )
 
 

@@ -70,14 +70,14 @@ def most_often(path: Path) -> int:
 def test_zips_packed_at_once_are_not_appended_again(pack: Path, zips: list[Path]) -> None:
     for zip_ in zips[:2]:
         said = run("append", pack, zip_, "--source", "zip", code=1).output
-        assert "has this source already (shards: 3)" in said
+        assert "already has this source (shards: 3)" in said
     result = run("append", pack, zips[0].parent, "--source", "zip", "--resume")
     figures = [line.split(": ", 1)[1] for line in result.stdout.splitlines()]
     assert figures[0].startswith("9 images are in it already, 0 set aside, 6 identities")
     assert figures[1].startswith("8 images are in it already, 1 set aside, 6 identities")
     assert figures[2].startswith("9 images appended, 0 set aside, 9 identities")
     for stem in ("0_0", "0_1"):
-        assert result.stderr.count(f"has this source already ({stem}), and nothing is left") == 1
+        assert result.stderr.count(f"already has this source ({stem}), and nothing is left") == 1
     assert len(facepack.open(pack)) == 26 and most_often(pack) == 1
     assert not verify(pack).damage
 
@@ -85,7 +85,7 @@ def test_zips_packed_at_once_are_not_appended_again(pack: Path, zips: list[Path]
 def test_a_file_is_known_under_another_name(pack: Path, zips: list[Path], tmp_path: Path) -> None:
     copied = tmp_path / "other.zip"
     shutil.copy(zips[0], copied)
-    with pytest.raises(PackError, match="has this source already"):
+    with pytest.raises(PackError, match="already has this source"):
         append(pack, ZipSource([copied]), SMALL)
 
 
@@ -95,7 +95,7 @@ def test_a_source_of_which_a_part_is_there(pack: Path, zips: list[Path]) -> None
 
 
 def test_a_pack_appended_to_itself(pack: Path, zips: list[Path], tmp_path: Path) -> None:
-    assert "has this source already" in run("append", pack, pack, "--source", "lmdb", code=1).output
+    assert "already has this source" in run("append", pack, pack, "--source", "lmdb", code=1).output
     result = run("append", pack, pack, "--source", "lmdb", "--resume")
     assert result.stdout.startswith(f"{pack}: 17 images are in it already, 1 set aside")
     part = tmp_path / "part"
@@ -148,7 +148,7 @@ def test_sources_of_other_kinds(
 
     path = tmp_path / "pack"
     convert_to_pack(RecSource(make_rec(9)) if kind == "rec" else source("src"), path, SMALL)
-    with pytest.raises(PackError, match="has this source already"):
+    with pytest.raises(PackError, match="already has this source"):
         append(path, source("copy"), SMALL)
     if kind != "rec":
         append(path, source("other", first=50), SMALL)  # as many, and other images
@@ -168,7 +168,7 @@ def test_colours_that_were_converted(zips: list[Path], make_jpeg: MakeJpeg, tmp_
             file.writestr(f"faces/p/{i}.jpg", buffer.getvalue())
     options = PackOptions(check=ImageCheck(color="convert"))
     convert_to_pack(ZipSource([zips[0], tmp_path / "grey.zip"]), tmp_path / "pack", options)
-    with pytest.raises(PackError, match="has this source already"):
+    with pytest.raises(PackError, match="already has this source"):
         append(tmp_path / "pack", ZipSource([tmp_path / "grey.zip"]), SMALL)
 
 

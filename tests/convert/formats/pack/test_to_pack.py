@@ -170,7 +170,7 @@ def test_resuming_a_finished_pack_makes_what_is_missing(make_rec: MakeRec, tmp_p
     good = contents(out)
     (out / "train-001.mdb").unlink()
     result = pack_rec(source, out, shard_records=30, resume=True)
-    assert contents(out) == good and "was made anew" in str(result["notices"])
+    assert contents(out) == good and "was made again" in str(result["notices"])
 
 
 def test_a_shard_under_another_s_name_is_made_anew(make_rec: MakeRec, tmp_path: Path) -> None:
