@@ -171,8 +171,9 @@ class TrainConfig(Settings):
     mirror: bool = True
     """Mirror each image with probability one half."""
 
-    augment: Literal["none", "arcface_torch"] = "none"
-    """Further random changes to images: none, or arcface_torch for those of its DALI pipeline."""
+    augment: Literal["none", "arcface_torch", "adaface"] = "none"
+    """Further random changes to images: none, arcface_torch for those of its DALI pipeline, or
+    adaface for its crops, low resolutions and light."""
 
     cache: Literal["none", "host", "device"] = "none"
     """Where all images are kept decoded after the first pass: nowhere (none), in host memory or in

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from facepack.errors import ConfigError, DecodeError
-from facepack.loading.augment import change_images
+from facepack.loading.changes import change_images
 from facepack.loading.choice import choose_order
 from facepack.loading.kernels import choose_kernels
 from facepack.loading.memory import free_memory

@@ -12,7 +12,7 @@ import torch
 
 from facepack.errors import DecodeError
 from facepack.images import SKIPPED, empty_pixels, skip_to_decode
-from facepack.loading.augment import change_images
+from facepack.loading.changes import change_images
 from facepack.loading.kernels import choose_kernels
 from facepack.loading.pixels import MEAN, SCALE, decode_rows
 from facepack.loading.plan import Draw, Draws

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from facepack.loading.augment import Changes
+from facepack.loading.augment import FILTERS, Changes
+from facepack.loading.changes import LUMA
+from facepack.loading.resampling import ANTIALIASED, CUBIC, LANCZOS, NEAREST, Filter
 from facepack.loading.stream import StreamSettings
 
 # Batches in the pipeline ahead of the consumer.
@@ -45,9 +47,11 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
     kinds = [(types.UINT8, 1), (types.INT32, 0)]
     if settings.augment is not None:
         kinds += [
-            *((types.BOOL, 0), (types.FLOAT, 1)),
+            *((types.BOOL, 0), (types.INT32, 1)),
+            *((types.BOOL, 0), (types.BOOL, 0), (types.FLOAT, 1), (types.INT32, 1)),
             *((types.BOOL, 0), (types.INT32, 0)),
             *((types.BOOL, 0), (types.FLOAT, 0), (types.FLOAT, 0)),
+            *((types.BOOL, 0), (types.FLOAT, 2)),
         ]
     padding = max(_PADDING, height * width * 3)
     room = (
@@ -64,15 +68,36 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
     )
 
     def change(images: Any, *inputs: Any) -> Any:
-        resized, sizes, blurred, windows, colored, hues, saturations = inputs
+        cropped, boxes, resized, antialiased, sizes, filters, *others = inputs
+        blurred, windows, colored, hues, saturations, lit, lights = others
         # Only the images in question take these ways: DALI parts and joins the batch.
+        if cropped:
+            inside = fn.slice(images, start=boxes[:2], shape=boxes[2:], axis_names="HW")
+            images = fn.slice(
+                inside,
+                start=-boxes[:2],
+                shape=[height, width],
+                axis_names="HW",
+                out_of_bounds_policy="pad",
+            )
         if resized:
-            small = fn.resize(images, size=sizes)
-            images = fn.resize(small, size=[height, width])
+            filters = fn.cast(filters, dtype=types.INTERP_TYPE)
+            if antialiased:
+                small = fn.resize(images, size=sizes)
+            else:
+                small = fn.resize(images, size=sizes, interp_type=filters[0], antialias=False)
+            images = fn.resize(small, size=[height, width], interp_type=filters[1], antialias=False)
         if blurred:
             images = fn.gaussian_blur(images, window_size=windows)
         if colored:
             images = fn.hsv(images, hue=hues, saturation=saturations)
+        if lit:
+            pixels = fn.cast(images, dtype=types.FLOAT)
+            for step in range(3):
+                luma = fn.reductions.sum(pixels * types.Constant(LUMA), axes=[2], keep_dims=True)
+                base = lights[step, 1] * fn.reductions.mean(luma) + lights[step, 2] * luma
+                pixels = dali.math.clamp(lights[step, 0] * pixels + base, 0.0, 255.0)
+            images = fn.cast(pixels, dtype=types.UINT8)
         return images
 
     @dali.pipeline_def(
@@ -105,7 +130,9 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
         if on_device and decoder.device == "cpu":
             images = images.gpu()  # as uint8: all that follows is done there
         if changes:
-            images = change(images, *changes)
+            # Mirrored first, as on the CPU: a box has its place in what comes out.
+            images = change(fn.flip(images, horizontal=mirror), *changes)
+            mirror = 0
         if not settings.normalize:
             return fn.flip(images, horizontal=mirror)
         return fn.crop_mirror_normalize(
@@ -124,12 +151,19 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
 
 def change_inputs(changes: Changes) -> list[np.ndarray]:
     """A batch's changes as the pipeline takes them."""
+    types: Any = import_module("nvidia.dali").types
+    filters = np.array([_interpolation(types, by) for by in FILTERS], np.int32)
     return [
-        changes.resized,
-        changes.sizes,
-        changes.blurred,
-        2 * changes.radii + 1,
-        changes.colored,
-        changes.hues,
-        changes.saturations,
+        *(changes.cropped, changes.boxes),
+        *(changes.resized, changes.filters[:, 0] == FILTERS.index(ANTIALIASED)),
+        *(changes.sizes, filters[changes.filters]),
+        *(changes.blurred, 2 * changes.radii + 1),
+        *(changes.colored, changes.hues, changes.saturations),
+        *(changes.lit, changes.lights),
     ]
+
+
+def _interpolation(types: Any, by: Filter) -> int:
+    """DALI's number for a filter."""
+    names = {NEAREST: "NN", CUBIC: "CUBIC", LANCZOS: "LANCZOS3"}
+    return int(getattr(types, f"INTERP_{names.get(by, 'LINEAR')}"))

@@ -77,7 +77,7 @@ class Loader:
             size of the memory. All ranks must have the same.
         mirror: mirror each image with probability one half, drawn anew each epoch.
         augment: further random changes, drawn anew each epoch: an :class:`Augment`, the name
-            ``"arcface_torch"`` for what arcface_torch does, or None.
+            ``"arcface_torch"`` or ``"adaface"`` for what these do, or None.
         drop_last: drop the records behind the last full global batch. Else they are shared out
             evenly as a shorter batch, which may be empty on some ranks.
         backend: ``dali`` (NVIDIA DALI), ``cpu`` (simplejpeg in threads), or ``auto``: DALI where
@@ -216,6 +216,8 @@ class Loader:
         """
         pack = self._settings.pack
         state = {"blocks": "", "augment": None, **state}  # saved before there were these
+        if isinstance(state["augment"], dict):
+            state["augment"] = {**Augment().as_dict(), **state["augment"]}
         missing = {"epoch", "batch", *self._identity()} - set(state)
         if missing:
             raise ConfigError(

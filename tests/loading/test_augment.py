@@ -12,18 +12,22 @@ import torch
 
 from facepack.errors import ConfigError
 from facepack.loading.augment import (
+    ADAFACE,
     ARCFACE_TORCH,
+    FILTERS,
     Augment,
     Changes,
-    change_images,
-    color_matrix,
     draw_changes,
 )
+from facepack.loading.changes import change_images, color_matrix
 from facepack.loading.loader import Batch, Loader
+from facepack.loading.resampling import ANTIALIASED, CUBIC, LANCZOS, LINEAR, NEAREST, Filter
 from facepack.store.pack import Pack
 
 SIZE = (40, 48)
-STRONG = Augment(resize=0.5, blur=0.5, color=0.5, grey=0.2)
+STRONG = Augment(
+    crop=0.5, resize=0.5, interpolation="any", blur=0.5, color=0.5, grey=0.2, light=0.5
+)
 
 SlowBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, np.ndarray]]
 
@@ -33,31 +37,36 @@ def noise(count: int = 1) -> np.ndarray:
     return rng.integers(0, 256, (count, *SIZE, 3)).astype(np.uint8)
 
 
-def changes_of(**values: Any) -> Changes:
-    """One image's changes; by default none."""
-    size = np.array([values.get("size", SIZE)], np.float32)
+def changes_of(size: tuple[int, int] = SIZE, **values: Any) -> Changes:
+    """The changes of one image of ``size``; by default none."""
+    steps = [[1.0, 0.0, 0.0]] * 3
     return Changes(
         size,
-        np.array(["size" in values and "radius" not in values]),
+        np.array([values.get("box", (0, 0, *size))], np.int32),
+        np.array([values.get("small", size)], np.float32),
+        np.array([[FILTERS.index(by) for by in values.get("by", (ANTIALIASED,) * 2)]], np.int32),
         np.array([values.get("radius", 0)], np.int32),
         np.array([values.get("hue", 0)], np.float32),
         np.array([values.get("saturation", 1)], np.float32),
+        np.array([values.get("steps", steps)], np.float32),
     )
 
 
 def changed(pixels: np.ndarray, **values: Any) -> np.ndarray:
     images = pixels[None].copy()
-    change_images(images, changes_of(**values))
+    change_images(images, changes_of(pixels.shape[:2], **values))
     return images[0]
 
 
 def fields(changes: Changes) -> list[list[Any]]:
     return [
+        changes.boxes.tolist(),
         changes.sizes.tolist(),
-        changes.resized.tolist(),
+        changes.filters.tolist(),
         changes.radii.tolist(),
         changes.hues.tolist(),
         changes.saturations.tolist(),
+        changes.lights.tolist(),
     ]
 
 
@@ -91,6 +100,58 @@ class TestDraws:
         assert 1 <= changes.saturations[turned].min() < 1.001
         assert 1.199 < changes.saturations[turned].max() < 1.2
 
+    def test_have_the_frequencies_and_ranges_of_adaface(self) -> None:
+        count = 40_000
+        changes = draw_changes(ADAFACE, 0, 0, np.arange(count), (112, 112))
+        near = {"abs": 4 * math.sqrt(0.25 / count)}
+        whole = changes.boxes[changes.cropped][:, 2:].prod(axis=1) / 112**2
+        # Boxes of (nearly) the whole image are among those that were to be cropped.
+        assert changes.cropped.mean() == pytest.approx(0.2, **near)
+        assert 0.19 < whole.min() < 0.21
+        assert whole.max() > 0.98
+        assert changes.resized.mean() == pytest.approx(0.2, **near)
+        small = changes.sizes[changes.resized]
+        assert (small.min(), small.max()) == (22, 111)
+        pairs = np.unique(changes.filters[changes.resized] @ [5, 1], return_counts=True)[1]
+        assert pairs == pytest.approx(np.full(25, 0.2 * count / 25), rel=0.25)
+        assert not changes.blurred.any()
+        assert not changes.colored.any()
+        assert changes.lit.mean() == pytest.approx(0.2, **near)
+        lights = changes.lights[changes.lit]
+        assert 0.5 <= lights[:, :, 0].min() < 0.501
+        assert 1.499 < lights[:, :, 0].max() <= 1.5
+        # Contrast goes by the mean, chroma by the pixel's luma, brightness by neither.
+        kinds = (lights[:, :, 1] != 0) + 2 * (lights[:, :, 2] != 0)
+        orders = np.unique(kinds @ [9, 3, 1], return_counts=True)
+        assert orders[0].tolist() == sorted([5, 7, 11, 15, 19, 21])
+        assert orders[1] == pytest.approx(np.full(6, 0.2 * count / 6), rel=0.15)
+        assert lights[:, :, 0] + lights[:, :, 1] + lights[:, :, 2] == pytest.approx(
+            np.where(kinds == 0, lights[:, :, 0], 1), abs=1e-6
+        )
+
+    @pytest.mark.parametrize("size", [(112, 112), (40, 90), (90, 40)])
+    def test_boxes_are_spread_as_the_slow_twins(self, size: tuple[int, int]) -> None:
+        count = 6000
+        boxes = draw_changes(Augment(crop=1), 1, 0, np.arange(count), size).boxes
+        rng = np.random.default_rng(0)
+        slow = np.array([slow_box(rng, *size) for _ in range(count)])
+        assert (boxes >= [0, 0, 1, 1]).all()
+        assert (boxes[:, :2] + boxes[:, 2:] <= size).all()
+        for mine, twins in zip(boxes.T, slow.T, strict=True):
+            values = np.arange(max(size) + 1)
+            apart = np.abs(
+                np.searchsorted(np.sort(mine), values, "right")
+                - np.searchsorted(np.sort(twins), values, "right")
+            )
+            assert apart.max() / count < 1.95 * math.sqrt(2 / count)  # Kolmogorov's 0.1 %
+
+    def test_of_boxes_that_never_fit_are_as_large_as_they_may_be(self) -> None:
+        wide = Augment(crop=1, area=(1, 1), ratio=(8, 8))
+        boxes = draw_changes(wide, 0, 0, np.arange(200), SIZE).boxes
+        assert np.unique(boxes[:, 2:], axis=0).tolist() == [[6, 48]]
+        assert (boxes[:, 0].min(), boxes[:, 0].max()) == (0, 34)
+        assert (boxes[:, 1] == 0).all()
+
     def test_are_independent(self) -> None:
         changes = draw_changes(
             Augment(resize=0.5, blur=0.5, color=0.5), 0, 0, np.arange(20_000), SIZE
@@ -112,14 +173,51 @@ class TestChanges:
         (pixels,) = noise()
         assert np.array_equal(changed(pixels), pixels)
 
-    @pytest.mark.parametrize("size", [(20, 24), (31, 25), (40, 30), (39, 48), (3, 5)])
-    def test_resize_is_two_triangle_filters(self, size: tuple[int, int]) -> None:
+    @pytest.mark.parametrize("box", [(0, 0, 40, 48), (3, 5, 20, 30), (39, 47, 1, 1)])
+    def test_crop_leaves_a_box_in_its_place(self, box: tuple[int, int, int, int]) -> None:
         (pixels,) = noise()
-        small = slow_resize(slow_resize(pixels, size[0], 0), size[1], 1)
-        slow = slow_resize(slow_resize(small, SIZE[0], 0), SIZE[1], 1)
-        apart = np.abs(changed(pixels, size=size) - slow)
-        assert apart.max() <= 2  # levels: Pillow rounds after each axis
-        assert apart.mean() < 0.5
+        top, left, height, width = box
+        slow = pixels.copy()
+        for row, column in np.ndindex(*SIZE):
+            if not (top <= row < top + height and left <= column < left + width):
+                slow[row, column] = 0
+        assert np.array_equal(changed(pixels, box=box), slow)
+
+    @pytest.mark.parametrize("small", [(20, 24), (31, 25), (40, 30), (39, 48), (3, 5)])
+    @pytest.mark.parametrize("by", FILTERS)
+    def test_resize_is_two_filters(self, small: tuple[int, int], by: Filter) -> None:
+        (pixels,) = noise()
+        slow = slow_resize(slow_resize(pixels, small, by), SIZE, by)
+        apart = np.abs(changed(pixels, small=small, by=(by, by)) - slow)
+        # Where the middle of two levels is rounded in float32, the other one may come out.
+        assert apart.max() <= (0 if by is NEAREST else 2)
+        assert apart.mean() < 0.05
+
+    def test_ways_have_filters_of_their_own(self) -> None:
+        (pixels,) = noise()
+        slow = slow_resize(slow_resize(pixels, (21, 25), CUBIC), SIZE, LANCZOS)
+        apart = np.abs(changed(pixels, small=(21, 25), by=(CUBIC, LANCZOS)) - slow)
+        assert apart.max() <= 2
+        assert apart.mean() < 0.05
+
+    @pytest.mark.parametrize(
+        ("kinds", "factors"),
+        [("bcs", (1.4, 0.6, 1.3)), ("scb", (0.5, 1.5, 1.5)), ("csb", (1.5, 0, 0.5))],
+    )
+    def test_light_blends_with_black_mean_and_luma_in_turn(
+        self, kinds: str, factors: tuple[float, float, float]
+    ) -> None:
+        (pixels,) = noise()
+        steps = [
+            [factor, (1 - factor) * (kind == "c"), (1 - factor) * (kind == "s")]
+            for kind, factor in zip(kinds, factors, strict=True)
+        ]
+        slow = pixels.astype(float)
+        for kind, factor in zip(kinds, factors, strict=True):
+            luma = 0.299 * slow[..., 0] + 0.587 * slow[..., 1] + 0.114 * slow[..., 2]
+            base = {"b": 0 * luma, "c": 0 * luma + luma.mean(), "s": luma}[kind]
+            slow = np.clip(base[..., None] + factor * (slow - base[..., None]), 0, 255)
+        assert np.abs(changed(pixels, steps=steps) - slow).max() <= 0.5 + 1e-3
 
     @pytest.mark.parametrize("radius", [1, 2, 5])
     def test_blur_is_a_gaussian_of_mirrored_borders(self, radius: int) -> None:
@@ -133,7 +231,7 @@ class TestChanges:
     ) -> None:
         (pixels,) = noise()
         pixels = np.ascontiguousarray(pixels[: size[0], : size[1]])
-        apart = np.abs(changed(pixels, size=size, radius=7) - slow_blur(pixels, 7))
+        apart = np.abs(changed(pixels, radius=7) - slow_blur(pixels, 7))
         assert apart.max() <= 0.5 + 1e-3
 
     @pytest.mark.parametrize(("hue", "saturation"), [(20, 1), (0, 1.2), (-50, 0.5), (180, 1)])
@@ -153,33 +251,71 @@ class TestChanges:
 
     def test_are_made_in_order_and_in_place(self) -> None:
         pixels = noise(3)
-        changes = draw_changes(Augment(resize=1, blur=1, color=1, grey=0), 0, 0, np.arange(3), SIZE)
+        augment = Augment(crop=1, resize=1, interpolation="any", blur=1, color=1, light=1)
+        changes = draw_changes(augment, 0, 0, np.arange(3), SIZE)
         steps = pixels.copy()
         for row in range(3):
             for values in (
-                {"size": changes.sizes[row]},
+                {"box": changes.boxes[row]},
+                {
+                    "small": changes.sizes[row],
+                    "by": [FILTERS[at] for at in changes.filters[row]],
+                },
                 {"radius": changes.radii[row]},
                 {"hue": changes.hues[row], "saturation": changes.saturations[row]},
+                {"steps": changes.lights[row]},
             ):
                 steps[row] = changed(steps[row], **values)
         change_images(pixels, changes)
         assert np.array_equal(pixels, steps)
 
 
-def slow_resize(pixels: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """A triangle filter as wide as the scale, over repeated border pixels; rounded."""
-    lines = np.moveaxis(pixels, axis, 0).astype(float)
-    scale = len(lines) / length
-    width = max(scale, 1.0)
-    out = []
-    for place in range(length):
-        centre = (place + 0.5) * scale - 0.5
-        taps = range(math.ceil(centre - width), math.floor(centre + width) + 1)
-        weights = [1 - abs(tap - centre) / width for tap in taps]
-        rows = [lines[min(max(tap, 0), len(lines) - 1)] for tap in taps]
-        total = sum(weight * row for weight, row in zip(weights, rows, strict=True))
-        out.append(total / sum(weights))
-    return np.moveaxis(np.rint(out), 0, axis)
+def slow_box(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+    """One of AdaFace's boxes, drawn until it fits."""
+    while True:
+        area = height * width * rng.uniform(0.2, 1.0)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+
+
+def slow_resize(pixels: np.ndarray, size: tuple[int, int], by: Filter) -> np.ndarray:
+    """Weighted means, along one axis after the other, over repeated border pixels; rounded."""
+    lines = pixels.astype(float)
+    for axis, length in enumerate(size):
+        lines = np.moveaxis(lines, axis, 0)
+        last = len(lines) - 1
+        scale = len(lines) / length
+        width = max(scale, 1.0) if by is ANTIALIASED else 1.0
+        out = []
+        for place in range(length):
+            centre = (place + 0.5) * scale - 0.5
+            if by is NEAREST:
+                # No place is midway between two lines, with the sizes that are tried here.
+                out.append(lines[min(math.floor(centre + 0.5), last)])
+                continue
+            taps = range(math.floor(centre - 3 * width), math.ceil(centre + 3 * width) + 1)
+            weights = [slow_weight((tap - centre) / width, by) for tap in taps]
+            rows = [lines[min(max(tap, 0), last)] for tap in taps]
+            total = sum(weight * row for weight, row in zip(weights, rows, strict=True))
+            out.append(total / sum(weights))
+        lines = np.moveaxis(np.array(out), 0, axis)
+    return np.clip(np.rint(lines), 0, 255)
+
+
+def slow_weight(distance: float, by: Filter) -> float:
+    x = abs(distance)
+    if by in (LINEAR, ANTIALIASED):
+        return max(0.0, 1 - x)
+    if by is CUBIC:  # Keys, with a = -0.5
+        if x < 1:
+            return 1.5 * x**3 - 2.5 * x**2 + 1
+        return -0.5 * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+    if x >= 3:
+        return 0.0
+    sine = math.sin(math.pi * x) * math.sin(math.pi * x / 3)
+    return 1.0 if x == 0 else 3 * sine / (math.pi * x) ** 2
 
 
 def slow_blur(pixels: np.ndarray, radius: int) -> np.ndarray:
@@ -225,6 +361,10 @@ class TestSettings:
                 {"scale": (0.0, 0.5)},
                 "scale[0] = 0.0 is not allowed: it must be above 0 and at",
             ),
+            ({"area": (0.0, 0.5)}, "area[0] = 0.0 is not allowed: it must be above 0 and at"),
+            ({"ratio": (2.0, 1.0)}, "Augment: ratio = (2.0, 1.0) must be (low, high)"),
+            ({"interpolation": "cubic"}, "interpolation = 'cubic' is not one of antialiased, any"),
+            ({"light": 2.0}, "Augment: light = 2.0 is not allowed: it must be from 0 to 1"),
             ({"scale": (0.6, 0.5)}, "Augment: scale = (0.6, 0.5) must be (low, high)"),
             ({"radius": (1.0, 2.0)}, "radius[0] = 1.0 is not a whole number from 1 to 7"),
             ({"radius": (0, 2)}, "radius[0] = 0 is not allowed: it must be from 1 to 7"),
@@ -321,6 +461,16 @@ class TestLoader:
         other.load_state_dict(other.state_dict())
         with pytest.raises(ConfigError, match="belongs to a loader with augment=None; this one"):
             other.load_state_dict(state)
+
+    def test_state_saved_before_there_were_crops_is_taken(self, faces: Pack) -> None:
+        loader = Loader(faces, batch_size=8, augment="arcface_torch")
+        state = loader.state_dict()
+        before = ("resize", "scale", "blur", "radius", "color", "hue", "saturation", "grey")
+        state["augment"] = {name: state["augment"][name] for name in before}
+        loader.load_state_dict({**state, "batch": 2})
+        assert loader.state_dict()["batch"] == 2
+        with pytest.raises(ConfigError, match="belongs to a loader with augment="):
+            Loader(faces, batch_size=8, augment="adaface").load_state_dict(state)
 
 
 def keep(batch: Batch) -> tuple[torch.Tensor, list[int]]:

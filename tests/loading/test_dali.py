@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -136,15 +136,25 @@ def test_exif_orientation_is_ignored(
 
 class TestAugment:
     # How far DALI's changes are from the CPU backend's, in grey levels: where an image was scaled
-    # down and back, rounded four times, and elsewhere.
-    resized = 4
-    elsewhere = 1
+    # down and back, rounded twice before more light makes more of it, and elsewhere.
+    resized = 6
+    elsewhere = 2
 
     @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    @pytest.mark.parametrize("interpolation", ["antialiased", "any"])
     def test_changes_equal_the_cpu_backends_within_the_tolerance(
-        self, mixed: Pack, dtype: str
+        self, mixed: Pack, dtype: str, interpolation: Literal["antialiased", "any"]
     ) -> None:
-        augment = Augment(resize=0.5, blur=0.5, color=0.5, grey=0.2)
+        augment = Augment(
+            crop=0.3,
+            resize=0.5,
+            scale=(0.2, 1.0),
+            interpolation=interpolation,
+            blur=0.5,
+            color=0.5,
+            grey=0.2,
+            light=0.5,
+        )
         options: dict[str, Any] = {"batch_size": 12, "seed": 5, "dtype": dtype, "augment": augment}
         with (
             Loader(mixed, backend="dali", **options) as loader,
@@ -188,7 +198,7 @@ class TestAugment:
         images = [make_image(number) for number in range(12)]
         images[4:8] = map(damage, images[4:8])
         options: dict[str, Any] = {"batch_size": 4, "shuffle": False, "on_error": "skip"}
-        options["augment"] = Augment(resize=1.0, blur=1.0, grey=1.0)
+        options["augment"] = Augment(crop=1.0, resize=1.0, blur=1.0, grey=1.0, light=1.0)
         with Loader(make_pack(images), backend="dali", **options) as loader:
             assert [len(batch.labels) for batch in loader] == [4, 0, 4]
 

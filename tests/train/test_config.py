@@ -119,7 +119,7 @@ def test_importing_settings_does_not_import_torch() -> None:
         ({"interclass_filter": 1.0}, "interclass_filter = 1.0 is not allowed: .* below 1"),
         ({"chunk": -1}, "chunk = -1 is not allowed: it must be at least 1, or 0 to choose"),
         ({"order": "block"}, r"order = 'block' is not one of .*did you mean blocks"),
-        ({"augment": "dali"}, "augment = 'dali' is not one of none, arcface_torch"),
+        ({"augment": "dali"}, "augment = 'dali' is not one of none, arcface_torch, adaface"),
         ({"val": {"lfw": 3}}, "val must name sets as name = path; received 'lfw' = 3"),
         ({"batchsize": 3}, r"unknown setting 'batchsize' \(did you mean batch_size"),
     ],
