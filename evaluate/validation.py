@@ -1,26 +1,35 @@
-"""Verification during training: the sets are decoded once, the run goes on as if untouched."""
+"""Verification during training: the run goes on as if untouched.
+
+Images of pair sets are decoded once and kept; those of other targets, which may be many, are read
+anew each time.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from facepack.evaluate.faces import EncodedFaces
-from facepack.evaluate.pair_result import PairResult
 from facepack.evaluate.pairs import find_pair_set
 from facepack.evaluate.protocol import Protocol
-from facepack.evaluate.registry import find_target
+from facepack.evaluate.registry import find_target, split_words
+from facepack.evaluate.result import Result
 from facepack.evaluate.run import evaluate
 from facepack.store.home import absolute, data_home, is_named
+from facepack.train.loop.verification import ACCURACY
+
+_HEADLINES = (ACCURACY, "rank-1", "TAR@1e-4")
 
 
 class Validator:
     """Evaluates a backbone on verification sets, which it keeps decoded in memory.
 
     Args:
-        sets: name → path of a pack, a ``.bin`` or a tree, or its name in the data home.
+        sets: name → target, as :func:`~facepack.evaluate.registry.find_target` takes it.
         home: the data home.
         image_size: (height, width) that the backbone takes.
         batch_size: images a forward pass.
@@ -47,11 +56,44 @@ class Validator:
         self.lasting = _lasting(sets, home)
         self._batch_size = batch_size
 
-    def __call__(self, backbone: nn.Module) -> Iterator[PairResult]:
+    def __call__(self, backbone: nn.Module) -> Iterator[SetFigures]:
         """Yield each set's figures; modes, buffers and random generators stay as they were."""
         for protocol in self._protocols:
             result = evaluate(backbone, protocol, batch_size=self._batch_size)
-            yield PairResult.from_result(result)
+            yield SetFigures.of(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFigures:
+    """A set's figures, as a run keeps them; None is undefined."""
+
+    target: str
+    """What the run calls the set."""
+    figure: str
+    """The figure that its best is told by: of pairs the accuracy, else rank 1 or the first TAR."""
+    value: float | None
+    std: float | None
+    """Of that figure, over folds."""
+    values: dict[str, float | None]
+    """What the log keeps, that figure first."""
+
+    @classmethod
+    def of(cls, result: Result) -> SetFigures:
+        """The figures of a result."""
+        known = result.figures
+        name = next((name for name in _HEADLINES if name in known), next(iter(known)))
+        if name == ACCURACY:
+            rest = {"std": known[name].std, "auc": known["AUC"].value, "norm": known["norm"].value}
+        else:
+            rest = {other: figure.value for other, figure in known.items() if other != name}
+        value = known[name].value
+        return cls(
+            target=result.target,
+            figure=name,
+            value=value,
+            std=known[name].std,
+            values={name: value, **rest},
+        )
 
 
 def _decoded(protocol: Protocol, name: str, image_size: tuple[int, int]) -> Protocol:
@@ -65,7 +107,29 @@ def _decoded(protocol: Protocol, name: str, image_size: tuple[int, int]) -> Prot
 def _lasting(sets: Mapping[str, str], home: Path | None) -> dict[str, str]:
     lasting = {}
     for name, target in sets.items():
+        protocol, words = split_words(target)
+        if protocol:
+            lasting[name] = shlex.join([protocol, *(_lasting_word(word, home) for word in words)])
+            continue
         found = find_pair_set(target, home)
         stays = Path(target).name == target and is_named(home) and found.parent == data_home(home)
         lasting[name] = target if stays else absolute(str(found))
     return lasting
+
+
+def _lasting_word(word: str, home: Path | None) -> str:
+    """A word behind a protocol's name; one that names a file or folder, from the root.
+
+    It may be ``--option=PATH``, and a column may stand behind the path: ``PATH:COLUMN``.
+    """
+    option, equals, path = word.partition("=") if word.startswith("-") else ("", "", word)
+    if not path:
+        return word
+    if is_named(home) and Path(path).name == path and (data_home(home) / path).exists():
+        return word
+    before, colon, column = path.rpartition(":")
+    if Path(path).exists():
+        path = absolute(path)
+    elif colon and Path(before).exists():
+        path = f"{absolute(before)}:{column}"
+    return f"{option}{equals}{path}"

@@ -32,8 +32,8 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
     named = {}
     for value in values:
         name, equals, path = value.partition("=")
-        if not equals:
-            name, path = Path(value).stem, value
+        if not equals or " " in name:  # of an option of a protocol
+            name, path = Path(value.partition(" --")[0]).stem, value
         if not (name and path):
             raise click.BadParameter(f"{value!r}: write it as NAME=PATH, or PATH alone")
         if name in named:
@@ -65,10 +65,10 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
 @click.option("--overwrite", is_flag=True, help="Remove the run that --out holds.")
 @click.option(
     "--val",
-    metavar="[NAME=]PATH",
+    metavar="[NAME=]TARGET",
     multiple=True,
     callback=_named_path,
-    help="Verification set to watch; can be given again.",
+    help="Set or benchmark to watch, written as facepack eval takes it; can be given again.",
 )
 @click.option(
     "--max-steps",
@@ -152,6 +152,7 @@ def train(
 
 def _text(summary: RunSummary) -> str:
     from facepack.progress import format_duration
+    from facepack.train.loop.verification import describe_best
 
     ends = {
         "finished": "finished",
@@ -167,8 +168,5 @@ def _text(summary: RunSummary) -> str:
     ]
     if summary.verification_share:
         lines.append(f"verification took {summary.verification_share:.1%} of the whole time")
-    lines += [
-        f"best {name}: {best['accuracy']:.4f} at step {best['step']:,}"
-        for name, best in summary.best.items()
-    ]
+    lines += [describe_best(name, best) for name, best in summary.best.items()]
     return "\n".join(lines)

@@ -43,7 +43,7 @@ class RunSummary:
     skipped_images: int
     """Images left out because they do not decode."""
     best: dict[str, dict[str, float]]
-    """Verification set → its best accuracy, and the step."""
+    """Verification set → the best of its figure, by the figure's name, and the ``step``."""
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, for JSON."""

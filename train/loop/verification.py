@@ -8,12 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from facepack.train.backbones.registry import Backbone
 from facepack.train.loop.interrupt import StopRequest
 from facepack.train.loop.metrics import MetricsLog
 from facepack.train.loop.progress import TrainProgress
+
+ACCURACY = "accuracy"
+"""The figure of pair sets, which lines about them do not name."""
 
 
 class SetResult(Protocol):
@@ -24,20 +27,20 @@ class SetResult(Protocol):
         """The set's name."""
 
     @property
-    def accuracy(self) -> float | None:
-        """A share of one."""
+    def figure(self) -> str:
+        """The name of the figure that a set's best is told by: ``accuracy`` of pairs."""
+
+    @property
+    def value(self) -> float | None:
+        """That figure, a share of one."""
 
     @property
     def std(self) -> float | None:
-        """Of the accuracy, over folds."""
+        """Its deviation over folds, where it has one."""
 
     @property
-    def auc(self) -> float | None:
-        """Area under the ROC curve."""
-
-    @property
-    def norm(self) -> float:
-        """Mean L2 norm of the embeddings."""
+    def values(self) -> Mapping[str, float | None]:
+        """All that the log keeps, that figure first."""
 
 
 class Validator(Protocol):
@@ -73,13 +76,13 @@ class MakeValidator(Protocol):
 
 
 class Verification:
-    """Verifies a run's backbone; logs the figures, and keeps the best accuracy of each set.
+    """Verifies a run's backbone; logs the figures, and keeps the best of each set.
 
     Args:
         validator: what evaluates; None on ranks that leave it to another.
 
     Attributes:
-        best: set → its best accuracy, and the step.
+        best: set → the best value of its figure, by the figure's name, and the ``step``.
     """
 
     def __init__(self, validator: Validator | None) -> None:
@@ -107,32 +110,30 @@ class Verification:
         for result in self._validator(backbone):
             left.remove(result.target)
             now = time.perf_counter()
-            log.write("val", step, _values(result), {"seconds": now - start})
+            values = {"set": result.target, **result.values}
+            log.write("val", step, values, {"seconds": now - start})
             start = now
-            if result.accuracy is not None:
-                progress.notice(self._note_best(result, step))
+            if result.value is not None:
+                progress.notice(self._note_best(result, result.value, step))
             if left and stop.requested:
                 progress.notice(f"step {step:,}: not verified on {', '.join(left)}")
                 break
 
-    def _note_best(self, result: SetResult, step: int) -> str:
-        """Remember the accuracy if it is a set's best so far; return a line about it."""
-        accuracy = result.accuracy
-        assert accuracy is not None
-        best = self.best.setdefault(result.target, {"accuracy": -1.0, "step": 0})
-        if accuracy > best["accuracy"]:
-            best.update(accuracy=accuracy, step=step)
+    def _note_best(self, result: SetResult, value: float, step: int) -> str:
+        """Remember the value if it is a set's best so far; return a line about it."""
+        best = self.best.setdefault(result.target, {})
+        if value > best.get(result.figure, -1.0):  # a set of that name may have been another
+            self.best[result.target] = best = {result.figure: value, "step": step}
+        called = result.target if result.figure == ACCURACY else f"{result.target} {result.figure}"
+        spread = "" if result.std is None else f" ± {result.std:.4f}"
         return (
-            f"step {step:,}: {result.target} {accuracy:.4f} ± {result.std:.4f} "
-            f"(best {best['accuracy']:.4f}, step {best['step']:,})"
+            f"step {step:,}: {called} {value:.4f}{spread} "
+            f"(best {best[result.figure]:.4f}, step {best['step']:,})"
         )
 
 
-def _values(result: SetResult) -> dict[str, Any]:
-    return {
-        "set": result.target,
-        "accuracy": result.accuracy,
-        "std": result.std,
-        "auc": result.auc,
-        "norm": result.norm,
-    }
+def describe_best(name: str, best: Mapping[str, float]) -> str:
+    """A line on the best of the set ``name``, as :attr:`Verification.best` has it."""
+    figure = next(key for key in best if key != "step")
+    called = name if figure == ACCURACY else f"{name} {figure}"
+    return f"best {called}: {best[figure]:.4f} at step {best['step']:,}"
