@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from facepack.convert.formats.tree.align import SIZE, TEMPLATE, warp
 from facepack.errors import DecodeError, EvaluationError
+from facepack.evaluate.faces import pack_of
 from facepack.images import decode
 from facepack.loading.source import ImageSource
 from facepack.processors import usable_processors
@@ -46,7 +48,11 @@ class LandmarkedFaces:
 
     def __init__(self, images: ImageSource, landmarks: np.ndarray, name: str) -> None:
         self.name = name
-        self.content_id = images.content_id
+        # Another's embeddings of the images as they were found are not those of these faces.
+        digest = xxhash.xxh3_128(images.content_id.encode())
+        digest.update(np.ascontiguousarray(landmarks, "<f8").tobytes())
+        self.content_id = digest.hexdigest()
+        self.source_id = f"{pack_of(images)} aligned"
         self._images = images
         self._transforms, self.aligned = similarities(landmarks)
 

@@ -65,20 +65,24 @@ class Faces(Protocol):
         """
 
 
+def pack_of(source: ImageSource) -> str:
+    """The ``pack_id`` of the pack that a source's keys number the records of; else empty."""
+    return str(getattr(source, "pack_id", ""))
+
+
 class SourceFaces:
     """The images of a pack or a tree, in its own order, by the loader that training uses.
 
     Args:
         source: a pack, or anything else that :class:`facepack.Loader` takes.
         name: what messages call it.
-        source_id: of the pack; empty of anything else.
     """
 
-    def __init__(self, source: ImageSource, name: str, *, source_id: str = "") -> None:
+    def __init__(self, source: ImageSource, name: str) -> None:
         self.source = source
         self.name = name
         self.content_id = source.content_id
-        self.source_id = source_id
+        self.source_id = pack_of(source)
 
     def __len__(self) -> int:
         return len(self.source)

@@ -15,6 +15,7 @@ from facepack.convert.files import Root, text
 from facepack.convert.image_tree import images_below
 from facepack.convert.passed_over import PassedOver
 from facepack.errors import EvaluationError, FacepackError
+from facepack.evaluate.faces import pack_of
 from facepack.images import read_header
 from facepack.loading.source import ImageSource
 from facepack.reading import IMAGE, read_bytes
@@ -30,15 +31,18 @@ class FolderImages:
     Args:
         root: the folder.
         names: paths below it, in the order wanted.
+        sizes: of the files, which tell those of today from others.
 
     Raises:
         EvaluationError: none of them has the header of an image.
     """
 
-    def __init__(self, root: Root, names: Sequence[str]) -> None:
+    def __init__(self, root: Root, names: Sequence[str], sizes: Sequence[int] = ()) -> None:
         self.path = root.path
         self._names = names
-        self.content_id = xxhash.xxh3_128_hexdigest("\n".join(names).encode())
+        digest = xxhash.xxh3_128("\n".join(names).encode())
+        digest.update(np.array(sizes, "<i8").tobytes())
+        self.content_id = digest.hexdigest()
         self.labels = np.full(len(names), NO_IDENTITY, np.int64)
         self.image_size: tuple[int, int] | None = self._first_size()
 
@@ -98,6 +102,7 @@ class ChosenImages:
         digest = xxhash.xxh3_128(source.content_id.encode())
         digest.update(positions.astype("<i8").tobytes())
         self.content_id = digest.hexdigest()
+        self.pack_id = pack_of(source)
 
     def __len__(self) -> int:
         return len(self._positions)

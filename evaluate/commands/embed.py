@@ -100,15 +100,14 @@ def embed(
 
 def _open_faces(target: str, data: Path | None, say: bool) -> Faces:
     from facepack.evaluate.registry import find_target, split_words
-    from facepack.evaluate.sources import ImageFolder, open_faces
+    from facepack.evaluate.sources import open_faces
     from facepack.terminal import printable
 
     if split_words(target)[0]:
         return find_target(target, data)().faces
-    faces = open_faces(target, data)
-    for notice in faces.source.notices if isinstance(faces.source, ImageFolder) else []:
-        if say:
-            click.echo(printable(f"note: {notice}"), err=True)
+    faces, notices = open_faces(target, data)
+    for notice in notices if say else []:
+        click.echo(printable(f"note: {notice}"), err=True)
     return faces
 
 
