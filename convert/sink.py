@@ -194,7 +194,7 @@ class SpanSink(Sink):
         """
         files, pairs = write_tables(self.source, self.out, read_refused(refused))
         if names:
-            text = fmt.labels_text([names.get(label, "") for label in range(classes)])
+            text = fmt.labels_text(names, classes)
             _, files[fmt.LABELS] = write_file(self.out / fmt.LABELS, [text.encode()])
         if refused:
             _, files[fmt.QUARANTINE] = write_file(self.out / fmt.QUARANTINE, [refused])

@@ -36,7 +36,7 @@ from facepack.store.manifest import (
     shard_file,
 )
 from facepack.store.pack_files import read_identity_names, read_quarantine, read_stated_file
-from facepack.store.plan import PackPlan
+from facepack.store.plan import PackPlan, check_source
 from facepack.store.shard import ShardInfo, WrittenShard
 from facepack.store.target import Target
 
@@ -126,6 +126,12 @@ class _Source(NamedTuple):
         """The pack in ``path``, if it can be merged."""
         manifest = read_training_manifest(path, "only training packs are merged")
         check_sizes(path, manifest)
+        try:
+            check_source(manifest["source"])  # it becomes a part of the new plan
+        except ValueError as error:
+            raise DamageError(
+                f"{path / fmt.MANIFEST}: {error}: rebuild it with: facepack reindex {path}"
+            ) from error
         return cls(path, manifest, read_identity_names(path, manifest))
 
     def label_map(self, name: str | None) -> np.ndarray | None:

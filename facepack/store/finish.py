@@ -66,8 +66,7 @@ def finish_pack(
         names_of |= shard.identity_names
     if names_of:
         classes = plan.class_count(int(_present_labels(labels).max(initial=-1)))
-        names = [names_of.get(label, "") for label in range(classes)]
-        put(fmt.LABELS, fmt.labels_text(names).encode())
+        put(fmt.LABELS, fmt.labels_text(names_of, classes).encode())
     refused = [*refused, *(entry for shard in shards for entry in shard.refused)]
     if refused:
         put(fmt.QUARANTINE, fmt.json_lines(refused))

@@ -342,9 +342,19 @@ def npy_bytes(array: np.ndarray) -> bytes:
 # Text files --------------------------------------------------------------------------------------
 
 
-def labels_text(names: Sequence[str]) -> str:
-    """``labels.txt``: line n is the source's name of identity n, line breaks escaped."""
-    return "".join(_escape(name) + "\n" for name in names)
+def labels_text(names: Mapping[int, str], classes: int) -> str:
+    """``labels.txt``: line n is the source's name of identity n, line breaks escaped.
+
+    Args:
+        names: by label; others have an empty line.
+        classes: how many lines there are; nearly all may be empty.
+    """
+    lines = []
+    following = 0
+    for label in sorted(label for label in names if 0 <= label < classes):
+        lines.append("\n" * (label - following) + _escape(names[label]))
+        following = label
+    return "".join(lines) + "\n" * (classes - following)
 
 
 def _escape(name: str) -> str:
@@ -354,9 +364,11 @@ def _escape(name: str) -> str:
 def read_labels_text(text: str) -> list[str]:
     """The names that :func:`labels_text` wrote."""
     marks = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
-    return [
-        re.sub(r"\\[\\nr]", lambda match: marks[match[0]], line) for line in text.split("\n")[:-1]
-    ]
+
+    def unescape(line: str) -> str:
+        return re.sub(r"\\[\\nr]", lambda match: marks[match[0]], line)
+
+    return [unescape(line) if "\\" in line else line for line in text.split("\n")[:-1]]
 
 
 def json_text(value: Any) -> str:

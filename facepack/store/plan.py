@@ -147,7 +147,7 @@ def check_plan(plan: Any) -> None:
             raise ValueError("the plan: 'tables' is not a list of names")
         if not isinstance(part.get("label_maps", {}), dict):
             raise ValueError("the plan: 'label_maps' is not a map")
-        _check_made_of(part["source"])
+        check_source(part["source"])
         if part["source"]["kind"] == "merge":
             _check_merged(part)
             continue
@@ -158,8 +158,12 @@ def check_plan(plan: Any) -> None:
             require_fields("a shard of the plan", span, {"name": str})
 
 
-def _check_made_of(source: Any) -> None:
-    """Make sure that it can be told what a source was; of a merged pack, those of each pack."""
+def check_source(source: Any) -> None:
+    """Make sure that a plan's or manifest's source, and those of a merged pack, can be read.
+
+    Raises:
+        ValueError: the first field that cannot.
+    """
     require_fields("the plan's source", source, {"kind": str})
     if not isinstance(source.get("chosen", {}), dict):
         raise ValueError("the plan's source: 'chosen' is not a map")
@@ -168,7 +172,7 @@ def _check_made_of(source: Any) -> None:
         raise ValueError("the plan's source: 'packs' is not a list")
     for pack in packs:
         require_fields("a pack of the plan's source", pack, {"source": dict})
-        _check_made_of(pack["source"])
+        check_source(pack["source"])
 
 
 def _check_merged(plan: dict[str, Any]) -> None:

@@ -440,6 +440,22 @@ def test_another_label_map_of_the_same_labels_is_told(make: Make, tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    "source", [{}, {"kind": "merge", "packs": [{}]}, {"kind": "a", "packs": 5}]
+)
+def test_a_manifest_with_an_impossible_source_is_not_merged(
+    make: Make, tmp_path: Path, source: dict
+) -> None:
+    one, two, out = make("one", ["ann"]), make("two", ["bob"]), tmp_path / "all"
+    manifest = json.loads((two / "pack.json").read_text())
+    (two / "pack.json").write_text(fmt.json_text({**manifest, "source": source}))
+    with pytest.raises(DamageError, match=r"two/pack\.json: .* facepack reindex"):
+        merge([one, two], out)
+    reindex(two)
+    merge([one, two], out)
+    assert not verify(out).damage
+
+
+@pytest.mark.parametrize(
     ("field", "value"), [("identities", 7), ("classes", 9), ("source", {}), ("seed", 5)]
 )
 def test_the_manifest_of_a_merged_pack_is_compared_with_its_shards(
