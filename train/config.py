@@ -52,11 +52,11 @@ class TrainConfig(Settings):
     vit_b_dp005_mask_005, vit_l or vit_h; see facepack models."""
 
     pretrained: str | None = None
-    """A model to begin with: a run's folder, model.pt, or a checkpoint of arcface_torch."""
+    """A model to start from: a run's folder, model.pt, or a checkpoint of arcface_torch."""
 
     continues: str | None = None
-    """A run of arcface_torch to go on with: its output folder, from which backbone, class centres
-    and the momentum of both are taken. Steps and schedule begin anew."""
+    """A run of arcface_torch to continue: its output folder, from which backbone, class centres and
+    the momentum of both are taken. Steps and schedule start afresh."""
 
     features: Annotated[int, Range(low=1, high=65_536)] = 512
     """Length of the embedding."""

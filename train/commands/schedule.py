@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--base-lr",
     type=float,
-    help="Base learning rate; needed where the log tells none.  [default: the log's highest]",
+    help="Base learning rate; needed if the log has none.  [default: the log's highest]",
 )
 @click.option("--total-steps", type=int, help="Steps of the run.  [default: the log's last]")
 @click.option(
@@ -62,8 +62,8 @@ def schedule(
     """Replay a training log through a schedule.
 
     LOG is CSV (step, loss, lr, epoch), a run's metrics.jsonl, or the training.log of
-    arcface_torch and its kin; where it tells no learning rate, give --base-lr. Prints each sudden
-    change of the schedule: the step after which it came, and the learning rate from then on.
+    arcface_torch and its descendants; if it has no learning rate, give --base-lr. Prints each
+    sudden change of the schedule: the step after which it came, and the learning rate from then on.
     """
     from dataclasses import asdict
 

@@ -61,7 +61,7 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
     help="Data home, where names are looked up (default: FACEPACK_HOME).",
 )
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="Default: cuda if it is there, else cpu.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option("--resume", is_flag=True, help="Resume from the checkpoint in --out.")
 @click.option("--overwrite", is_flag=True, help="Remove the run that --out holds.")
 @click.option(
     "--val",
