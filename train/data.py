@@ -140,8 +140,8 @@ def open_training_data(
         identity_level: which folders of a tree are identities; None chooses.
 
     Raises:
-        TrainingError: nothing is there, or several are (names the places); or ``identity_level`` is
-            given for a pack, which has its labels.
+        TrainingError: nothing is there, or several are: names them; or ``identity_level`` is given
+            for a pack, which has its labels.
         PackError, SourceError: what is there cannot be used.
     """
     folder, shard_set = find_training_data(shards, home)
@@ -164,20 +164,20 @@ def find_training_data(shards: str, home: Path | None = None) -> tuple[Path, str
 
     Raises:
         TrainingError: nothing is there, or sets of that name are in several packs; names the
-            places.
+            packs.
         DamageError: the ``sets.json`` of a pack in the data home cannot be understood.
     """
-    places = _places(shards, home)
-    if pack := next(filter(is_pack, places), None):
+    candidates = _candidates(shards, home)
+    if pack := next(filter(is_pack, candidates), None):
         return pack, None
-    for place in places:
-        if place.is_dir():
-            return place, None
+    for folder in candidates:
+        if folder.is_dir():
+            return folder, None
     name, colon, shard_set = shards.rpartition(":")
-    if colon and (pack := next(filter(is_pack, _places(name, home)), None)):
+    if colon and (pack := next(filter(is_pack, _candidates(name, home)), None)):
         return pack, shard_set
     in_home: dict[Path, list[str]] = {}
-    if places[-1].name == shards:
+    if candidates[-1].name == shards:
         in_home = shard_sets(data_home(home))
         having = [pack for pack, sets in in_home.items() if shards in sets]
         if len(having) == 1:
@@ -187,13 +187,13 @@ def find_training_data(shards: str, home: Path | None = None) -> tuple[Path, str
                 f"{len(having)} packs have a shard set {shards!r}: say which with --shards "
                 f"{' or '.join(f'{pack.name}:{shards}' for pack in having)}"
             )
-    found = next((place for place in places if place.exists()), None)
+    found = next((path for path in candidates if path.exists()), None)
     if found is not None:
         raise TrainingError(
             f"{found} is a file; --shards takes a pack or an image tree, both folders. A .rec is "
             "packed by: facepack rec2lmdb"
         )
-    looked = " and ".join(map(str, [*places, *(_places(name, home) if colon else [])]))
+    looked = " and ".join(map(str, [*candidates, *(_candidates(name, home) if colon else [])]))
     have = "; ".join(f"{pack.name} has {', '.join(sets)}" for pack, sets in in_home.items() if sets)
     raise TrainingError(
         f"no pack or image tree {shards!r}: looked at {looked}. Nor is it a shard set of a pack in "
@@ -211,11 +211,11 @@ def lasting_shards(shards: str, home: Path | None) -> str:
     folder, shard_set = find_training_data(shards, home)
     if Path(shards).name == shards and is_named(home) and folder.parent == data_home(home):
         return shards
-    place = absolute(str(folder))
-    return place if shard_set is None else f"{place}:{shard_set}"
+    path = absolute(str(folder))
+    return path if shard_set is None else f"{path}:{shard_set}"
 
 
-def _places(shards: str, home: Path | None) -> list[Path]:
+def _candidates(shards: str, home: Path | None) -> list[Path]:
     path = Path(shards)
     is_name = path.name == shards
     return list(dict.fromkeys([data_home(home) / path, path])) if is_name else [path]

@@ -263,26 +263,26 @@ def _numbered_text(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _to_row(fields: dict[str, Any], place: str) -> tuple[int, float, float, int]:
+def _to_row(fields: dict[str, Any], where: str) -> tuple[int, float, float, int]:
     values: dict[str, float] = {}
     for field in _FIELDS:
         value: Any = fields.get(field)
         if value is None and field in _NEEDED and field not in fields:
-            raise SourceError(f"{place} lacks {field}; each row needs {', '.join(_NEEDED)}")
+            raise SourceError(f"{where} lacks {field}; each row needs {', '.join(_NEEDED)}")
         if value in (None, "") and field in ("loss", *_OPTIONAL):  # JSON has no NaN
             value = "nan"
         try:
             values[field] = float(value)
         except (TypeError, ValueError):
-            raise SourceError(f"{place}: {field} {value!r} is not a number") from None
+            raise SourceError(f"{where}: {field} {value!r} is not a number") from None
     for field in ("step", "epoch"):
         if not values[field].is_integer() or not 0 <= values[field] <= _HIGHEST_STEP:
             raise SourceError(
-                f"{place}: {field} {fields[field]!r} is not a count from 0 to {_HIGHEST_STEP:,}"
+                f"{where}: {field} {fields[field]!r} is not a count from 0 to {_HIGHEST_STEP:,}"
             )
     is_told = fields.get("lr") not in (None, "")
     if is_told and not 0 <= values["lr"] < float("inf"):
-        raise SourceError(f"{place}: lr {fields['lr']!r} is not a learning rate")
+        raise SourceError(f"{where}: lr {fields['lr']!r} is not a learning rate")
     # A training's losses are of single precision; what lies beyond it, their sums may not hold.
     loss = values["loss"] if abs(values["loss"]) <= _FLOAT32_MAX else float("nan")
     return int(values["step"]), loss, values["lr"], int(values["epoch"])

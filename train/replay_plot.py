@@ -16,9 +16,9 @@ _UNSEEN_SHARE = 0.01  # of the learning rates, the lowest, that the scale need n
 def smooth(losses: np.ndarray, window: int) -> np.ndarray:
     """Mean of ``losses`` (T,) over the ``window`` steps around each; fewer at both ends."""
     sums = np.concatenate([[0.0], np.cumsum(losses)])
-    places = np.arange(len(losses))
-    starts = np.maximum(0, places - (window - 1) // 2)
-    ends = np.minimum(len(losses), places + window // 2 + 1)
+    steps = np.arange(len(losses))
+    starts = np.maximum(0, steps - (window - 1) // 2)
+    ends = np.minimum(len(losses), steps + window // 2 + 1)
     mean: np.ndarray = (sums[ends] - sums[starts]) / (ends - starts)
     return mean
 

@@ -1,6 +1,6 @@
 """The order ``blocks``: what a pack larger than memory is read in, at the speed of its disk.
 
-A pure function of (seed, epoch, shape) like every order: nothing is stored, any place of any epoch
+A pure function of (seed, epoch, shape) like every order: nothing is stored, any entry of any epoch
 is found directly, and so are the runs that a window reads.
 """
 
@@ -43,24 +43,24 @@ class Blocks:
         """Windows in the epoch."""
         return self._windows
 
-    def window_of(self, place: int) -> int:
-        """The window that holds a place of the epoch."""
-        slot = min(place // self._run, max(self._full - 1, 0))
+    def window_of(self, entry: int) -> int:
+        """The window that holds an entry of the epoch."""
+        slot = min(entry // self._run, max(self._full - 1, 0))
         boundary = self._larger * (self._least + 1)
         if slot < boundary:
             return slot // (self._least + 1)
         return self._larger + (slot - boundary) // max(self._least, 1)
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """Return the positions of the records that come at ``places`` (0 ≤ place < records)."""
-        places = places.astype(np.int64)
-        positions = np.empty_like(places)
-        waiting = np.ones(len(places), bool)
+    def at(self, entries: np.ndarray) -> np.ndarray:
+        """Return the positions of the records that come at ``entries`` (0 ≤ entry < records)."""
+        entries = entries.astype(np.int64)
+        positions = np.empty_like(entries)
+        waiting = np.ones(len(entries), bool)
         while waiting.any():
-            window = self.window_of(int(places[waiting.argmax()]))
-            start, stop = self._places(window)
-            here = (places >= start) & (places < stop)
-            inside = Permutation(stop - start, self._key, window).at(places[here] - start)
+            window = self.window_of(int(entries[waiting.argmax()]))
+            start, stop = self._entries(window)
+            here = (entries >= start) & (entries < stop)
+            inside = Permutation(stop - start, self._key, window).at(entries[here] - start)
             slots, within = np.divmod(start + inside, self._run)
             full = slots < self._full
             slots[full] = self._order.at(slots[full])
@@ -85,12 +85,12 @@ class Blocks:
         return np.stack([starts[ordered], stops[ordered]], axis=1)
 
     def _slots(self, window: int) -> tuple[int, int]:
-        """The window's places among the permuted runs."""
+        """The window's slots among the permuted runs."""
         first = window * self._least + min(window, self._larger)
         return first, first + self._least + (window < self._larger)
 
-    def _places(self, window: int) -> tuple[int, int]:
-        """The window's places in the epoch."""
+    def _entries(self, window: int) -> tuple[int, int]:
+        """The window's entries of the epoch."""
         first, last = self._slots(window)
         return first * self._run, (
             self.records if window == self._windows - 1 else last * self._run

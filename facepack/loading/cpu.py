@@ -232,8 +232,8 @@ class CpuStream:
                 if self._normalize_here:
                     pixels, rows = tile.array[: len(slot)], tile.rows[: len(slot)]
                 reverse, broken = decode_rows(views[here], rows, mirrored[here])
-                for place, error in broken.items():
-                    self._note_broken(work, low + place, error)
+                for row, error in broken.items():
+                    self._note_broken(work, low + row, error)
                 self._kernels.reverse_rows(pixels, reverse)
                 if changes is not None:
                     change_images(pixels, changes[here])

@@ -28,7 +28,7 @@ from facepack.store.pack import Pack
 
 _DIGITS = 10
 _POWERS = 10 ** np.arange(_DIGITS - 1, -1, -1, dtype=np.int64)
-_RESERVED = np.iinfo(np.uint32).max  # the place of keys that are no records': behind them all
+_RESERVED = np.iinfo(np.uint32).max  # stands for keys that are no records': behind them all
 # Where a meta page states the depth and the root of the main tree: behind the page's header, four
 # fields of 24 bytes and the 48 bytes of the other tree.
 _MAIN = PAGE_HEADER + 24 + 48
@@ -85,14 +85,14 @@ class _Leaves:
             with path.open("rb", buffering=0) as file:
                 self._page_size = read_page_size(system.read_at(file.fileno(), MAX_PAGE_SIZE, 0))
                 self._end = os.fstat(file.fileno()).st_size
-                places, pages = _leaves(file.fileno(), self._page_size)
+                firsts, pages = _leaves(file.fileno(), self._page_size)
             # Large values lie behind their leaf, in the order of their keys.
-            if (np.diff(pages) <= 0).any() or (np.diff(places) < 0).any():
+            if (np.diff(pages) <= 0).any() or (np.diff(firsts) < 0).any():
                 raise ValueError("the leaf pages are not in order")
             if pages[-1] >= self._end // self._page_size:
                 raise ValueError("the file ends before its last leaf page")
         self._path = path
-        self._places = places.astype(np.uint32)
+        self._firsts = firsts.astype(np.uint32)
         self._pages = pages.astype(np.uint32)
 
     def bytes_of(self, start: int, stop: int) -> tuple[int, int]:
@@ -102,10 +102,10 @@ class _Leaves:
         high = self._value_page(last, stop) or self._leaf_end(last)
         return low * self._page_size, high * self._page_size
 
-    def _leaf(self, place: int) -> int:
-        """The leaf page that holds a place."""
-        # Searched for in the type of the places: NumPy would convert them all, each time.
-        return int(self._places.searchsorted(np.uint32(place), side="right")) - 1
+    def _leaf(self, record: int) -> int:
+        """The leaf page that holds a record of the shard."""
+        # Searched for in the type of the array: NumPy would convert all of it, each time.
+        return int(self._firsts.searchsorted(np.uint32(record), side="right")) - 1
 
     def _leaf_end(self, leaf: int) -> int:
         """The page behind a leaf and its large values."""
@@ -113,8 +113,8 @@ class _Leaves:
             return int(self._pages[leaf + 1])
         return self._end // self._page_size
 
-    def _value_page(self, leaf: int, place: int) -> int | None:
-        """The page of the first large value from ``place`` on; None where the leaf has none.
+    def _value_page(self, leaf: int, record: int) -> int | None:
+        """The page of the first large value from ``record`` on; None where the leaf has none.
 
         The leaf, which is needed with its values, comes to the page cache by being read here.
         """
@@ -123,7 +123,7 @@ class _Leaves:
             return None
         with _told_as_damage(self._path), self._path.open("rb", buffering=0) as file:
             data = _read(file.fileno(), page * self._page_size, self._page_size)
-            return _first_large(data, record_key(place))
+            return _first_large(data, record_key(record))
 
 
 def _first_large(data: bytes, key: bytes) -> int | None:
@@ -149,26 +149,26 @@ def _told_as_damage(path: Path) -> Iterator[None]:
 
 
 def _leaves(file: int, page_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """First places and page numbers of all leaf pages of the tree in a file, int64.
+    """First records and page numbers of all leaf pages of the tree in a file, int64.
 
     The second meta page has the tree: a shard is written in one transaction.
     """
     meta = _read(file, page_size, PAGE_HEADER + META_SIZE)
     (depth,) = struct.unpack_from("<H", meta, _DEPTH)
     (root,) = struct.unpack_from("<Q", meta, _ROOT)
-    places, pages = np.zeros(1, np.int64), np.array([root], np.int64)
+    firsts, pages = np.zeros(1, np.int64), np.array([root], np.int64)
     for _ in range(depth - 1):
         parts = [
-            _children(_read(file, page * page_size, page_size), place)
-            for place, page in zip(places.tolist(), pages.tolist(), strict=True)
+            _children(_read(file, page * page_size, page_size), first)
+            for first, page in zip(firsts.tolist(), pages.tolist(), strict=True)
         ]
-        places = np.concatenate([part[0] for part in parts])
+        firsts = np.concatenate([part[0] for part in parts])
         pages = np.concatenate([part[1] for part in parts])
-    return places, pages
+    return firsts, pages
 
 
-def _children(page: bytes, place: int) -> tuple[np.ndarray, np.ndarray]:
-    """First places and page numbers of a branch page's children; the first place is implied."""
+def _children(page: bytes, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """First records and page numbers of a branch page's children; its first key is implied."""
     _, _, flags, lower, upper = struct.unpack_from("<QHHHH", page)
     count, odd = divmod(lower - PAGE_HEADER, POINTER)
     if flags != P_BRANCH or count < 1 or odd or not lower <= upper <= len(page):
@@ -181,8 +181,8 @@ def _children(page: bytes, place: int) -> tuple[np.ndarray, np.ndarray]:
     halves = data[nodes[:, None] + np.arange(6)].copy().view("<u2").astype(np.int64)
     digits = data[keyed].astype(np.int64) - ord("0")
     of_record = ((digits >= 0) & (digits <= 9)).all(axis=1)
-    places = np.where(of_record, digits @ _POWERS, _RESERVED)
-    return np.append(place, places), halves @ np.array([1, 1 << 16, 1 << 32])
+    records = np.where(of_record, digits @ _POWERS, _RESERVED)
+    return np.append(first, records), halves @ np.array([1, 1 << 16, 1 << 32])
 
 
 def _read(file: int, offset: int, length: int) -> bytes:

@@ -189,9 +189,9 @@ class Loader:
         Raises:
             ConfigError: there is no such batch.
         """
-        self._epoch, self._batch = self._check_place(epoch, batch)
+        self._epoch, self._batch = self._check_position(epoch, batch)
 
-    def _check_place(self, epoch: Any, batch: Any) -> tuple[int, int]:
+    def _check_position(self, epoch: Any, batch: Any) -> tuple[int, int]:
         epoch, batch = check("epoch", epoch, int), check("batch", batch, int)
         if epoch < 0 or not 0 <= batch <= len(self):
             raise ConfigError(
@@ -239,9 +239,9 @@ class Loader:
                 f"the saved position belongs to a loader with {name}={saved!r}; this one has "
                 f"{mine!r}, and other batches: set it back, or start with epoch 0"
             )
-        place = self._check_place(state["epoch"], state["batch"])
+        position = self._check_position(state["epoch"], state["batch"])
         self._adopt_order(state["blocks"])
-        self._epoch, self._batch = place
+        self._epoch, self._batch = position
 
     def _identity(self) -> dict[str, Any]:
         plan, augment = self._settings.plan, self._settings.augment

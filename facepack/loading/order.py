@@ -1,4 +1,4 @@
-"""The order of an epoch and its mirror flips: pure functions of (seed, epoch, place or record).
+"""The order of an epoch and its mirror flips: pure functions of (seed, epoch, entry or record).
 
 An epoch's order is a permutation that is computed, never stored: a Feistel network keyed by
 (seed, epoch) over the smallest power of two that holds the records, with cycle walking back into
@@ -60,10 +60,10 @@ class BlockShape(Settings):
 
 
 class Order(Protocol):
-    """Which record comes at which place of an epoch."""
+    """Which record comes at which entry of an epoch, counted from 0."""
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """Return the positions (int64) of the records that come at ``places`` of the epoch."""
+    def at(self, entries: np.ndarray) -> np.ndarray:
+        """Return the positions (int64) of the records that come at ``entries`` of the epoch."""
         ...
 
 
@@ -74,8 +74,8 @@ class WindowedOrder(Order, Protocol):
     def windows(self) -> int:
         """Windows in the epoch, at least 1."""
 
-    def window_of(self, place: int) -> int:
-        """The window that holds a place of the epoch."""
+    def window_of(self, entry: int) -> int:
+        """The window that holds an entry of the epoch."""
         ...
 
     def stretches(self, window: int) -> np.ndarray:
@@ -98,13 +98,13 @@ class Sequential:
         """Windows in the epoch; the last may be shorter."""
         return -(-self.records // self.shape.records)
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """Return ``places`` as they are."""
-        return places.astype(np.int64)
+    def at(self, entries: np.ndarray) -> np.ndarray:
+        """Return ``entries`` as they are."""
+        return entries.astype(np.int64)
 
-    def window_of(self, place: int) -> int:
-        """The window that holds a place of the epoch."""
-        return place // self.shape.records
+    def window_of(self, entry: int) -> int:
+        """The window that holds an entry of the epoch."""
+        return entry // self.shape.records
 
     def stretches(self, window: int) -> np.ndarray:
         """The window's runs: int64 (n, 2), first position and the one after the last."""
@@ -128,9 +128,9 @@ class Permutation:
         rounds = _ROUNDS if size > _SMALL else _ROUNDS_SMALL
         self._keys = [derive_seed(seed, *parts, number) for number in range(rounds)]
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """Return what comes at ``places`` (0 ≤ place < size), int64."""
-        found = self._encipher(places.astype(np.uint64))
+    def at(self, entries: np.ndarray) -> np.ndarray:
+        """Return what comes at ``entries`` (0 ≤ entry < size), int64."""
+        found = self._encipher(entries.astype(np.uint64))
         # The domain is less than twice the size (from three elements up), so a walk takes
         # less than two steps on average; it ends, as a permutation's cycles do.
         outside = np.flatnonzero(found >= self.size)
@@ -161,6 +161,6 @@ class Shuffled(Permutation):
 def flips(seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
     """Toss a coin for each record of an epoch: bool, True where the image is mirrored.
 
-    The coin belongs to (seed, epoch, record), not to the record's place in the order.
+    The coin belongs to (seed, epoch, record), not to the record's entry in the order.
     """
     return (hash64(derive_seed(seed, _FLIPS, epoch), positions) >> np.uint64(63)).astype(bool)

@@ -1,4 +1,4 @@
-"""From an encoded image to a row of a batch: decoding in place, mirroring, normalising."""
+"""From an encoded image to a row of a batch: decoding in index, mirroring, normalising."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def decode_rows(
     plain = [plain_jpeg_size(image) == size for image in data]
     reverse = np.array(mirrored, bool)
     broken: dict[int, DecodeError] = {}
-    for place, (image, row, mirror) in enumerate(zip(data, rows, mirrored, strict=True)):
-        if plain[place]:
+    for index, (image, row, mirror) in enumerate(zip(data, rows, mirrored, strict=True)):
+        if plain[index]:
             try:
                 decoded = simplejpeg.decode_jpeg(
                     image, "BGR" if mirror else "RGB", buffer=row, strict=True
@@ -114,18 +114,18 @@ def decode_rows(
             else:
                 if decoded.shape == shape:
                     continue
-        reverse[place] = False
+        reverse[index] = False
         try:
             pixels = decode_checked(image, size)
         except DecodeError as error:
-            broken[place] = error
+            broken[index] = error
         else:
             row[...] = pixels[:, ::-1] if mirror else pixels
     return reverse, broken
 
 
 def reverse_rows(pixels: np.ndarray, reverse: np.ndarray) -> None:
-    """Turn the bytes of each row around, in place, in those images that ``reverse`` marks.
+    """Turn the bytes of each row around, in index, in those images that ``reverse`` marks.
 
     NumPy turns machine words around an order of magnitude faster than it copies single bytes
     backwards.
@@ -136,8 +136,8 @@ def reverse_rows(pixels: np.ndarray, reverse: np.ndarray) -> None:
     """
     _, height, width, _ = pixels.shape
     word = next(size for size in (WORD, 4, 2, 1) if width * 3 % size == 0)
-    for place in np.flatnonzero(reverse):
-        words = pixels[place].reshape(height, -1).view(f"u{word}")
+    for index in np.flatnonzero(reverse):
+        words = pixels[index].reshape(height, -1).view(f"u{word}")
         words[...] = words[:, ::-1].byteswap()
 
 

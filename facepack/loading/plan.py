@@ -94,8 +94,8 @@ class Plan(Settings):
             return Blocks(self.seed, epoch, self.records, self.blocks)
         return None
 
-    def places(self, batch: int) -> tuple[int, int]:
-        """The stretch of an epoch's order that is this rank's share of a global batch."""
+    def stretch(self, batch: int) -> tuple[int, int]:
+        """First entry of the epoch, and the one behind the last, of this rank's part of a batch."""
         start = batch * self.global_batch
         size = min(self.global_batch, self.records - start)
         return (
@@ -136,9 +136,9 @@ class Draws:
         plan = self.plan
         epoch, batch = divmod(index, plan.batches)
         end = min(plan.batches, batch + max(1, _BLOCK // plan.batch_size))
-        stretches = [plan.places(number) for number in range(batch, end)]
-        places = np.concatenate([np.arange(*stretch) for stretch in stretches])
-        positions = plan.order(epoch).at(places)
+        stretches = [plan.stretch(number) for number in range(batch, end)]
+        entries = np.concatenate([np.arange(*stretch) for stretch in stretches])
+        positions = plan.order(epoch).at(entries)
         mirrored = (
             flips(plan.seed, epoch, positions) if plan.mirror else np.zeros(len(positions), bool)
         )

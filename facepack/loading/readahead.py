@@ -95,7 +95,7 @@ class WindowsAhead:
     """Reads the windows of an order one after the other, up to ``ahead`` before they are needed.
 
     Every rank reads whole windows, for its records lie all over them; ranks of one machine begin
-    at different places of a window, and find the rest in the page cache they share.
+    at different offsets in a window, and find the rest in the page cache they share.
     """
 
     def __init__(self, pack: Pack, plan: Plan, first: int, ahead: int) -> None:
@@ -138,10 +138,10 @@ class WindowsAhead:
     def _window(self, index: int, which: int) -> int:
         """The window of a batch's first (0) or last (-1) record, counted through all epochs."""
         epoch, batch = divmod(index, self._plan.batches)
-        first, end = self._plan.places(batch)
-        place = first if which == 0 else max(first, end - 1)
-        place = min(place, self._plan.records - 1)  # of a share that is empty
-        return epoch * self._windows + self._order.window_of(place)
+        first, end = self._plan.stretch(batch)
+        entry = first if which == 0 else max(first, end - 1)
+        entry = min(entry, self._plan.records - 1)  # of a share that is empty
+        return epoch * self._windows + self._order.window_of(entry)
 
     def _run(self) -> None:
         try:

@@ -44,9 +44,9 @@ class TorchDataset(Dataset[tuple[Any, int]]):
         Raises:
             DecodeError: the image does not decode; names its key.
         """
-        place = operator.index(index)
-        pixels = self.pack.decode(place)
-        label = int(self.pack.labels[place])
+        position = operator.index(index)
+        pixels = self.pack.decode(position)
+        label = int(self.pack.labels[position])
         if self.transform is not None:
             return self.transform(Image.fromarray(pixels)), label
         return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")), label

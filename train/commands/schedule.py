@@ -105,8 +105,8 @@ def schedule(
 
 def _course(lrs: np.ndarray) -> dict[str, float]:
     """The learning rate of a few steps."""
-    places = {"first": 0, "middle": len(lrs) // 2, "last": -1}
-    return {name: float(lrs[place]) for name, place in places.items()}
+    steps = {"first": 0, "middle": len(lrs) // 2, "last": -1}
+    return {name: float(lrs[step]) for name, step in steps.items()}
 
 
 def _without_changes(name: str, lrs: np.ndarray) -> str:

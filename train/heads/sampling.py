@@ -20,8 +20,8 @@ def sample_rows(labels: torch.Tensor, classes: int, size: int, seed: int) -> tor
     """Draw the classes of one micro-batch (Partial FC, An et al., 2021, section 3.2).
 
     The classes besides the positive ones are a sample without replacement, each set of them as
-    likely as any other. They are the first few of a permutation of all classes that is computed
-    place by place (see :func:`permuted`): work and memory follow the number of rows drawn, and as
+    likely as any other. They are the first few of a permutation of all classes that is computed one
+    entry at a time (see :func:`permuted`): work and memory follow the number of rows drawn, and as
     nothing is drawn twice, nothing has to be looked at by the host. The same rows come out on every
     device, and nothing waits for the device as long as ``size`` is at least the number of labels.
 
@@ -42,8 +42,8 @@ def sample_rows(labels: torch.Tensor, classes: int, size: int, seed: int) -> tor
     first[1:] &= positives[1:] != positives[:-1]
     count = first.sum()
     ids = permuted(classes, size, seed, labels.device)
-    place = torch.searchsorted(positives, ids).clamp_(max=len(positives) - 1)
-    free = (ids < classes) & (positives[place] != ids)
+    following = torch.searchsorted(positives, ids).clamp_(max=len(positives) - 1)
+    free = (ids < classes) & (positives[following] != ids)
     free &= free.cumsum(0) <= size - count
     # Sorted, with everything that is not wanted at the end, where a cut at a known length drops it.
     chosen = torch.cat(
@@ -61,8 +61,8 @@ def permuted(classes: int, size: int, seed: int, device: torch.device) -> torch.
     C, no more than a·b − C of its values are none of a class, so as many more are computed.
     """
     a, b = _sides(classes)
-    places = torch.arange(min(size + a * b - classes, a * b), device=device)
-    left, right = places // b, places % b
+    entries = torch.arange(min(size + a * b - classes, a * b), device=device)
+    left, right = entries // b, entries % b
     for turn in range(_ROUNDS):
         # By turns, so that neither side has to change its size.
         if turn % 2:

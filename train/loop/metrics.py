@@ -111,13 +111,7 @@ class SilentLog(MetricsLog):
     def __init__(self) -> None:
         self.damaged_lines = 0
 
-    def write(
-        self,
-        kind: str,
-        step: int,
-        values: Mapping[str, Any],
-        timing: Mapping[str, float] | None = None,
-    ) -> None:
+    def write(self, *_: Any, **__: Any) -> None:
         """Nothing."""
 
     def sync(self) -> None:

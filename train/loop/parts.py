@@ -177,7 +177,7 @@ def begin_from_others(parts: RunParts, say: Callable[[str], None]) -> None:
         parts.config = replace(config, continues=absolute(config.continues))
 
 
-def keep_places(parts: RunParts, home: Path | None) -> None:
+def make_paths_absolute(parts: RunParts, home: Path | None) -> None:
     """Name the data so that the run goes on from any current folder."""
     config = parts.config
     val = parts.verification.lasting_sets(config.val)

@@ -35,7 +35,7 @@ from facepack.train.loop.metrics import MetricsLog, SilentLog
 from facepack.train.loop.parts import (
     begin_from_others,
     build_parts,
-    keep_places,
+    make_paths_absolute,
     share_beginning,
 )
 from facepack.train.loop.progress import SilentProgress, TrainProgress
@@ -109,7 +109,7 @@ class Trainer:
             )
             if not (resume and (self.out / CHECKPOINT_FILE).exists()):
                 begin_from_others(parts, self._say)
-            keep_places(parts, home)
+            make_paths_absolute(parts, home)
         share_beginning(parts, ranks)
         self._parts = parts
         self.config, self.device, self.data = parts.config, parts.device, parts.data
@@ -117,15 +117,7 @@ class Trainer:
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.steps_per_epoch
         self._state = RunState(parts, ranks)
         self._batches = AgreedBatches(parts, ranks)
-        self._guard = DivergenceGuard(
-            checkpoint=self.out / CHECKPOINT_FILE,
-            backbone=parts.backbone,
-            head=parts.head,
-            scaler=parts.scaler,
-            meter=parts.meter,
-            device=parts.device,
-            ranks=ranks,
-        )
+        self._guard = DivergenceGuard(parts, self.out / CHECKPOINT_FILE, ranks)
         if resume:
             self._resume()
 

@@ -101,7 +101,7 @@ def continue_run(
     ]
     momenta = f"momentum of {' and '.join(taken)}" if taken else "no momentum, which begins at 0"
     return (
-        f"going on from {folder} (GPUs: {ranks}{_place(checkpoint)}): backbone, {head.classes:,} "
+        f"going on from {folder} (GPUs: {ranks}{_step_of(checkpoint)}): backbone, {head.classes:,} "
         f"centres, {momenta}. Steps, schedule and order of images begin anew"
     )
 
@@ -240,7 +240,7 @@ def _fill_backbone(
     return True
 
 
-def _place(checkpoint: Mapping[str, Any]) -> str:
+def _step_of(checkpoint: Mapping[str, Any]) -> str:
     """Where the run stood, as far as its checkpoint says so."""
     words = ""
     match checkpoint:
