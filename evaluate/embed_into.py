@@ -154,11 +154,14 @@ def _plan(
     height, width = model_image_size(model)
     if not len(faces):
         raise EvaluationError(f"{faces.name}: there are no images to embed")
-    blank = np.zeros((1, height, width, 3), np.uint8)
+    features = getattr(model, "embedding_size", None)
+    if features is None:  # of a program nothing else tells it
+        blank = np.zeros((1, height, width, 3), np.uint8)
+        features = embed(model, [blank], device=device, flip=False).shape[1]
     return {
         "format": FORMAT,
         "images": len(faces),
-        "features": embed(model, [blank], device=device, flip=False).shape[1],
+        "features": int(features),
         "flip": options.flip,
         "image_size": [height, width],
         "batch_size": options.batch_size,
