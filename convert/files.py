@@ -7,6 +7,7 @@ import os
 import stat
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -229,12 +230,12 @@ class FileList:
             known = sorted({label for label in labels if label >= 0})
             names = {label: text(identities[label]) for label in known}
         return (of or FilesPart)(
-            start,
-            self.folder,
-            self.names.cut(start, stop),
+            start=start,
+            folder=self.folder,
+            names=self.names.cut(start, stop),
             sizes=self._sizes[start:stop],
             labels=labels,
-            identity_names=names,
+            identities=names,
         )
 
 
@@ -309,34 +310,28 @@ class FolderReader:
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class FilesPart(Part):
     """Some files of a list.
 
-    Args:
+    Attributes:
         start: ordinal of the first.
         folder: what their names are relative to.
         names: (n,) their names.
         sizes: (n,) bytes of each, or why it cannot be read.
         labels: (n,) label of each.
-        identity_names: names of identities, by label.
+        identities: names of identities, by label.
     """
 
-    def __init__(
-        self,
-        start: int,
-        folder: Path,
-        names: Names,
-        *,
-        sizes: array[int],
-        labels: array[int],
-        identity_names: Mapping[int, str],
-    ) -> None:
-        self.start, self.stop = start, start + len(names)
-        self._folder = folder
-        self._names = names
-        self._sizes = sizes
-        self._labels = labels
-        self._identity_names = identity_names
+    start: int
+    folder: Path
+    names: Names
+    sizes: array[int]
+    labels: array[int]
+    identities: Mapping[int, str]
+
+    def __post_init__(self) -> None:
+        self.stop = self.start + len(self.names)
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the files one by one; each is called by its path.
@@ -344,27 +339,27 @@ class FilesPart(Part):
         Raises:
             SourceError: a file is gone or has another size than when it was listed.
         """
-        with FolderReader(self._folder) as reader:
-            for place, name in enumerate(self._names):
+        with FolderReader(self.folder) as reader:
+            for place, name in enumerate(self.names):
                 if keep is None or keep[place]:
                     try:
-                        data = reader.read(name, self._sizes[place])
+                        data = reader.read(name, self.sizes[place])
                     except FileRefusedError as error:
                         yield self._refuse(place, error.reason, error.remedy)
                     else:
                         shown = self._shown(name)
-                        yield SourceRecord(self.start + place, data, self._labels[place], shown)
+                        yield SourceRecord(self.start + place, data, self.labels[place], shown)
 
     def entries(self) -> Iterator[Entry]:
         """Label and path of each."""
-        for name, label in zip(self._names, self._labels, strict=True):
+        for name, label in zip(self.names, self.labels, strict=True):
             yield Entry(label, self._shown(name))
 
     def _shown(self, name: bytes) -> str | None:
         return text(name)
 
     def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
-        name = text(self._names[place])
+        name = text(self.names[place])
         return Refusal(self.start + place, name, None, None, reason, remedy)
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
@@ -373,4 +368,4 @@ class FilesPart(Part):
 
     def identity_names(self) -> Mapping[int, str]:
         """Names of the identities, where the source has any."""
-        return self._identity_names
+        return self.identities

@@ -184,8 +184,8 @@ def test_records_together_are_those_by_themselves(make_rec: MakeRec, make_jpeg: 
     bad |= {20: pack_header(3, 21), 21: b"short"}
     source = RecSource(make_rec(30, bad=bad))
     part = source.part(0, len(source))
-    with RecordReader(part._rec) as reader:
-        payloads = [reader.read_at(offset) for offset in part._offsets.tolist()]
+    with RecordReader(part.rec) as reader:
+        payloads = [reader.read_at(offset) for offset in part.offsets.tolist()]
     assert len(payloads) == len(source) >= 28
     for row, (record, payload) in enumerate(zip(part.read(), payloads, strict=True)):
         assert record == part._record(row, payload)

@@ -29,10 +29,11 @@ _SIZED = 1024  # records of a database that are asked for their size, at least
 _SIZED_APART = 256  # a look at a size is a random access, so that more of them would take long
 
 
+@dataclass(eq=False, kw_only=True)
 class KvPart(Part):
     """Records whose lines follow each other in a kv file.
 
-    Args:
+    Attributes:
         data: the database.
         kv: the kv file's name.
         start: ordinal of the first record.
@@ -41,22 +42,15 @@ class KvPart(Part):
         labels: (n,) label of each.
     """
 
-    def __init__(
-        self,
-        data: KvData,
-        kv: str,
-        start: int,
-        *,
-        key_bytes: bytes,
-        key_ends: np.ndarray,
-        labels: np.ndarray,
-    ) -> None:
-        self.start, self.stop = start, start + len(labels)
-        self._data = data
-        self._kv = kv
-        self._key_bytes = key_bytes
-        self._key_ends = key_ends
-        self._labels = labels
+    data: KvData
+    kv: str
+    start: int
+    key_bytes: bytes
+    key_ends: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.stop = self.start + len(self.labels)
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the records in the order of their lines.
@@ -64,9 +58,9 @@ class KvPart(Part):
         Raises:
             SourceError: the database cannot be read on, or is no longer the one that was looked at.
         """
-        places = range(len(self._labels)) if keep is None else np.flatnonzero(keep).tolist()
+        places = range(len(self.labels)) if keep is None else np.flatnonzero(keep).tolist()
         keys = self._keys()
-        with self._data.open() as reader:
+        with self.data.open() as reader:
             done = 0
             while done < len(places):
                 for value in reader.values(keys[place] for place in places[done:]):
@@ -75,7 +69,7 @@ class KvPart(Part):
 
     def entries(self) -> Iterator[Entry]:
         """Label and key of each, as the kv file has them."""
-        for key, label in zip(self._keys(), self._labels.tolist(), strict=True):
+        for key, label in zip(self._keys(), self.labels.tolist(), strict=True):
             yield Entry(label, key.decode())
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
@@ -83,12 +77,12 @@ class KvPart(Part):
         return self._refuse(record.ordinal - self.start, record.name, reason, _LEAVE_OUT)
 
     def _keys(self) -> list[bytes]:
-        ends = self._key_ends.tolist()
-        return [self._key_bytes[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        ends = self.key_ends.tolist()
+        return [self.key_bytes[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
     def _record(self, place: int, key: str, value: bytes | int | None) -> SourceRecord | Refusal:
         if value is None:
-            remedy = f"correct {self._kv}, or go on without this record"
+            remedy = f"correct {self.kv}, or go on without this record"
             return self._refuse(place, key, "the database has no such key", remedy)
         if isinstance(value, int):
             reason = f"its value has {value:,} bytes; at most {images.MAX_BYTES:,} are taken"
@@ -98,10 +92,10 @@ class KvPart(Part):
             image = datum_image(value)
         except DecodeError as error:
             return self._refuse(place, key, str(error), _LEAVE_OUT)
-        return SourceRecord(self.start + place, image, int(self._labels[place]), key)
+        return SourceRecord(self.start + place, image, int(self.labels[place]), key)
 
     def _refuse(self, place: int, key: str | None, reason: str, remedy: str) -> Refusal:
-        return Refusal(self.start + place, self._data.name, None, key, reason, remedy)
+        return Refusal(self.start + place, self.data.name, None, key, reason, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +235,9 @@ class KvSource(Source):
         first, last = start - each.start, stop - each.start
         key_bytes, key_ends = each.index.keys(first, last)
         return KvPart(
-            each.data,
-            file_name(each.kv),
-            start,
+            data=each.data,
+            kv=file_name(each.kv),
+            start=start,
             key_bytes=key_bytes,
             key_ends=key_ends,
             labels=each.index.labels[first:last],

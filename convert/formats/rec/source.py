@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,13 @@ _LEAVE_OUT = "fetch the file again, or go on without this record"
 _SAMPLE = 64  # records whose content tells two sources apart that have the same index
 
 
+@dataclass(eq=False, kw_only=True)
 class RecordPart(Part):
     """Image records of a ``.rec`` that follow each other, wherever the ``.rec`` lies.
 
     What a record says is told here; how its bytes are come by, by those that derive from it.
 
-    Args:
+    Attributes:
         rec: what the ``.rec`` is called, for messages.
         start: ordinal of the first image.
         offsets: (n,) byte offset of each record in the ``.rec``.
@@ -43,20 +45,14 @@ class RecordPart(Part):
         keys_unique: whether no two images of the whole ``.rec`` share a key.
     """
 
-    def __init__(
-        self,
-        rec: Path,
-        start: int,
-        *,
-        offsets: np.ndarray,
-        keys: np.ndarray,
-        keys_unique: bool,
-    ) -> None:
-        self.start, self.stop = start, start + len(offsets)
-        self._rec = rec
-        self._offsets = offsets
-        self._keys = keys
-        self._keys_unique = keys_unique
+    rec: Path
+    start: int
+    offsets: np.ndarray
+    keys: np.ndarray
+    keys_unique: bool
+
+    def __post_init__(self) -> None:
+        self.stop = self.start + len(self.offsets)
 
     @abstractmethod
     def _sweep(
@@ -72,7 +68,7 @@ class RecordPart(Part):
         Raises:
             SourceError: the file cannot be read on, or is no longer the one that was looked at.
         """
-        rows = np.arange(len(self._offsets)) if keep is None else np.flatnonzero(keep)
+        rows = np.arange(len(self.offsets)) if keep is None else np.flatnonzero(keep)
         for item in self._sweep(rows, once=False):
             if isinstance(item, RecordRun):
                 yield from item.records()
@@ -81,7 +77,7 @@ class RecordPart(Part):
 
     def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
         """As :meth:`read`, but usual records that follow each other come together."""
-        return self._sweep(np.arange(len(self._offsets)), once=True)
+        return self._sweep(np.arange(len(self.offsets)), once=True)
 
     def _runs(
         self, rows: np.ndarray, data: memoryview, starts: np.ndarray, stops: np.ndarray
@@ -109,8 +105,8 @@ class RecordPart(Part):
                 "id": id_low[some] | id_high[some].astype(np.uint64) << np.uint64(32),
                 "id2": id2_low[some] | id2_high[some].astype(np.uint64) << np.uint64(32),
             }
-            if self._keys_unique:
-                extra["key"] = self._keys[rows[some]]
+            if self.keys_unique:
+                extra["key"] = self.keys[rows[some]]
             yield RecordRun(
                 ordinals=self.start + rows[some],
                 data=data,
@@ -132,56 +128,39 @@ class RecordPart(Part):
         except RecordError as error:
             return self._refuse(row, error.reason, error.remedy)
         extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
-        if self._keys_unique:  # else a key names no one record
-            extra["key"] = int(self._keys[row])
+        if self.keys_unique:  # else a key names no one record
+            extra["key"] = int(self.keys[row])
         for number, value in enumerate(header.labels[1:], start=1):
             extra[f"label_{number}"] = value
         return SourceRecord(self.start + row, header.image, label, None, extra)
 
     def _refuse(self, row: int, reason: str, remedy: str) -> Refusal:
-        offset, key = int(self._offsets[row]), str(self._keys[row])
-        return Refusal(self.start + row, file_name(self._rec), offset, key, reason, remedy)
+        offset, key = int(self.offsets[row]), str(self.keys[row])
+        return Refusal(self.start + row, file_name(self.rec), offset, key, reason, remedy)
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a record that was read but cannot be packed."""
         return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
 
 
+@dataclass(eq=False, kw_only=True)
 class RecPart(RecordPart):
     """Images of a ``.rec`` that follow each other in the file.
 
-    Args:
-        rec: the file.
-        file_size: its bytes when it was looked at.
-        start: ordinal of the first image.
-        offsets: (n,) byte offset of each record.
-        keys: (n,) key of each.
-        keys_unique: whether no two images of the whole file share a key.
+    Attributes:
+        file_size: bytes of the file when it was looked at.
         others: offsets of all records between and behind them, the last of them the next image or
             the end of the file; None: records that are not known of are meant to be left out.
     """
 
-    def __init__(
-        self,
-        rec: Path,
-        file_size: int,
-        start: int,
-        *,
-        offsets: np.ndarray,
-        keys: np.ndarray,
-        keys_unique: bool,
-        others: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(rec, start, offsets=offsets, keys=keys, keys_unique=keys_unique)
-        self._file_size = file_size
-        self._complete = others is not None
-        self._others = np.empty(0, np.int64) if others is None else others
+    file_size: int
+    others: np.ndarray | None
 
     def _sweep(
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        offsets = self._offsets[rows]
-        with RecordReader(self._rec, self._file_size) as reader:
+        offsets = self.offsets[rows]
+        with RecordReader(self.rec, self.file_size) as reader:
             done = 0
             while done < len(rows):
                 try:
@@ -206,48 +185,49 @@ class RecPart(RecordPart):
     ) -> None:
         """Make sure that behind records of one part, with payloads of so many bytes, nothing begins
         that was not known: a record between two others, which the index omits."""
-        if not self._complete:
+        if self.others is None:
             return
-        ends = self._offsets[rows] + PART.size + (lengths + 3 & ~3)
+        ends = self.offsets[rows] + PART.size + (lengths + 3 & ~3)
         # Nearly all end where the next image begins; behind the last one of all, that is not known.
-        following = self._offsets[np.minimum(rows + 1, len(self._offsets) - 1)]
+        following = self.offsets[np.minimum(rows + 1, len(self.offsets) - 1)]
         for k in np.flatnonzero(ends != following).tolist():
             self._require_known_end(reader, int(rows[k]), int(lengths[k]))
 
     def _require_known_end(self, reader: RecordReader, row: int, length: int) -> None:
         """As :meth:`_require_known_ends`, of one record with a payload of ``length`` bytes."""
-        if not self._complete:
+        if self.others is None:
             return
-        offset = int(self._offsets[row])
+        offset = int(self.offsets[row])
         end = offset + PART.size + padded(length)
         if self._is_known(row, end):
             return
         end = reader.end_of(offset)  # it may have several parts
         if not self._is_known(row, end) and reader.begins_at(end):
             raise SourceError(
-                f"{self._rec}: byte {end}: a record begins that {self._rec.with_suffix('.idx')} "
+                f"{self.rec}: byte {end}: a record begins that {self.rec.with_suffix('.idx')} "
                 "omits: remove the index, and the .rec is scanned, or pack only what it lists with "
                 "--only-indexed; start anew with --overwrite"
             )
 
     def _is_known(self, row: int, end: int) -> bool:
         """Whether the next image, or a record without one, is known to begin at byte ``end``."""
-        if row + 1 < len(self._offsets) and end == self._offsets[row + 1]:
+        assert self.others is not None
+        if row + 1 < len(self.offsets) and end == self.offsets[row + 1]:
             return True
-        other = int(np.searchsorted(self._others, end))
-        return other < len(self._others) and end == self._others[other]
+        other = int(np.searchsorted(self.others, end))
+        return other < len(self.others) and end == self.others[other]
 
     def entries(self) -> Iterator[Entry]:
         """The label of each, and the key as its name where keys are unique; -1 where broken."""
         for row, record in enumerate(self.read()):
             label = NO_IDENTITY if isinstance(record, Refusal) else record.label
-            yield Entry(label, str(self._keys[row]) if self._keys_unique else None)
+            yield Entry(label, str(self.keys[row]) if self.keys_unique else None)
 
     def _broken(self, reader: RecordReader, row: int, error: RecordError) -> Refusal:
         """The refusal of a record that cannot be read, if the file is still the same."""
         reader.check()
         reason = error.reason
-        if error.offset != self._offsets[row]:  # in one of its later parts
+        if error.offset != self.offsets[row]:  # in one of its later parts
             reason = f"at byte {error.offset}: {reason}"
         return self._refuse(row, reason, error.remedy)
 
@@ -321,9 +301,9 @@ class RecSource(Source):
             blank = layout.blank_offsets
             others = np.append(blank[slice(*np.searchsorted(blank, (begin, end)))], end)
         return RecPart(
-            layout.rec,
-            layout.file_size,
-            start,
+            rec=layout.rec,
+            file_size=layout.file_size,
+            start=start,
             offsets=layout.offsets[start:stop],
             keys=layout.keys[start:stop],
             keys_unique=layout.keys_unique,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -327,39 +328,41 @@ class ImageSet(Source):
         known = (rows.labels >= 0) & (rows.labels < len(self._names))
         present = np.unique(rows.labels[known]).tolist()
         names = {label: name for label in present if (name := text(self._names[label]))}
-        return TarImagePart(files, self._shared, start, rows, archive, self._layout, names)
+        return TarImagePart(
+            files=files,
+            shared=self._shared,
+            start=start,
+            rows=rows,
+            archive=archive,
+            layout=self._layout,
+            identities=names,
+        )
 
 
+@dataclass(eq=False, kw_only=True)
 class TarImagePart(Part):
     """Some images of an archive.
 
-    Args:
+    Attributes:
         files: those of the archive.
         shared: the stream to read from; None opens one.
         start: ordinal of the first image.
         rows: the images.
         archive: the tar that they are members of.
         layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
-        identity_names: names of the identities among them, by label.
+        identities: names of the identities among them, by label.
     """
 
-    def __init__(
-        self,
-        files: Files,
-        shared: Stream | None,
-        start: int,
-        rows: Rows,
-        archive: Archive,
-        layout: str,
-        identity_names: dict[int, str],
-    ) -> None:
-        self.start, self.stop = start, start + len(rows.offsets)
-        self._files = files
-        self._shared = shared
-        self._rows = rows
-        self._archive = archive
-        self._layout = layout
-        self._identity_names = identity_names
+    files: Files
+    shared: Stream | None
+    start: int
+    rows: Rows
+    archive: Archive
+    layout: str
+    identities: dict[int, str]
+
+    def __post_init__(self) -> None:
+        self.stop = self.start + len(self.rows.offsets)
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the images, from one end of the archive to the other.
@@ -367,16 +370,16 @@ class TarImagePart(Part):
         Raises:
             SourceError: the archive cannot be read on, or is no longer the one looked at.
         """
-        with opened(self._files, self._shared) as stream:
-            for place in range(len(self._rows.offsets)):
+        with opened(self.files, self.shared) as stream:
+            for place in range(len(self.rows.offsets)):
                 if keep is None or keep[place]:
                     yield self._read_one(stream, place)
 
     def entries(self) -> Iterator[Entry]:
         """Label and name of each; only headers are read."""
-        with opened(self._files, self._shared) as stream:
-            for place in range(len(self._rows.offsets)):
-                label = max(int(self._rows.labels[place]), fmt.NO_IDENTITY)
+        with opened(self.files, self.shared) as stream:
+            for place in range(len(self.rows.offsets)):
+                label = max(int(self.rows.labels[place]), fmt.NO_IDENTITY)
                 yield Entry(label, self._name(place, self._header(stream, place)))
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
@@ -385,14 +388,14 @@ class TarImagePart(Part):
 
     def identity_names(self) -> dict[int, str]:
         """The folders' names, of a tree; those of ``labels.txt``, of samples."""
-        return self._identity_names
+        return self.identities
 
     def _read_one(self, stream: Stream, place: int) -> SourceRecord | Refusal:
         member = self._header(stream, place)
         name = self._name(place, member)
-        label = int(self._rows.labels[place])
+        label = int(self.rows.labels[place])
         if label < fmt.NO_IDENTITY:
-            return self._refuse(place, name, *_REASONS[self._layout][label])
+            return self._refuse(place, name, *_REASONS[self.layout][label])
         if member.size > images.MAX_BYTES:
             return self._refuse(
                 place,
@@ -403,22 +406,22 @@ class TarImagePart(Part):
         return SourceRecord(self.start + place, stream.read(member.size), label, name)
 
     def _header(self, stream: Stream, place: int) -> Member:
-        offset, size = int(self._rows.offsets[place]), int(self._rows.sizes[place])
-        stream.seek(offset - BLOCK * int(self._rows.headers[place]))
+        offset, size = int(self.rows.offsets[place]), int(self.rows.sizes[place])
+        stream.seek(offset - BLOCK * int(self.rows.headers[place]))
         member = read_member(stream)
         if member is None or (member.data, min(member.size, _LARGEST)) != (offset, size):
             raise SourceError(
-                f"{self._archive.file} changed while it was read; once it is whole again, run with "
+                f"{self.archive.file} changed while it was read; once it is whole again, run with "
                 "--resume"
             )
         return member
 
     def _name(self, place: int, member: Member) -> str:
         name = member.name.removeprefix(b"./")
-        suffixes = int(self._rows.suffixes[place])
+        suffixes = int(self.rows.suffixes[place])
         return text(name.rsplit(b".", suffixes)[0] if suffixes else name)
 
     def _refuse(self, place: int, name: str | None, reason: str, remedy: str) -> Refusal:
-        begin = int(self._rows.offsets[place]) - BLOCK * int(self._rows.headers[place])
-        offset = begin - self._archive.begin
-        return Refusal(self.start + place, self._archive.file, offset, name, reason, remedy)
+        begin = int(self.rows.offsets[place]) - BLOCK * int(self.rows.headers[place])
+        offset = begin - self.archive.begin
+        return Refusal(self.start + place, self.archive.file, offset, name, reason, remedy)

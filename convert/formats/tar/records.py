@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -311,10 +312,10 @@ class RecordSet(Source):
         if self._shared is None:
             files = files.between(self._begin, self._begin + self._size)
         return TarRecPart(
-            files,
-            self._shared,
-            start,
-            name=self.name,
+            rec=Path(self.name),
+            files=files,
+            shared=self._shared,
+            start=start,
             begin=self._begin,
             offsets=self._offsets[start:stop],
             extents=self._extents[start:stop],
@@ -324,54 +325,35 @@ class RecordSet(Source):
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class TarRecPart(RecordPart):
     """Images of a ``.rec`` in an archive that follow each other.
 
-    Args:
+    Attributes:
         files: those of the archive.
         shared: the stream to read from; None opens one.
-        start: ordinal of the first image.
-        name: of the ``.rec``.
-        begin: where its data begin in the stream.
-        offsets: (n,) where each record begins in the data.
-        extents: (n,) bytes of each.
+        begin: where the data of the ``.rec`` begin in the stream.
+        extents: (n,) bytes of each record.
         labels: (n,) class of each.
-        keys: (n,) key of each.
-        keys_unique: whether no two images of the whole ``.rec`` share a key.
     """
 
-    def __init__(
-        self,
-        files: Files,
-        shared: Stream | None,
-        start: int,
-        *,
-        name: str,
-        begin: int,
-        offsets: np.ndarray,
-        extents: np.ndarray,
-        labels: np.ndarray,
-        keys: np.ndarray,
-        keys_unique: bool,
-    ) -> None:
-        super().__init__(Path(name), start, offsets=offsets, keys=keys, keys_unique=keys_unique)
-        self._files = files
-        self._shared = shared
-        self._begin = begin
-        self._extents = extents
-        self._labels = labels
+    files: Files
+    shared: Stream | None
+    begin: int
+    extents: np.ndarray
+    labels: np.ndarray
 
     def _sweep(
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
         # Read at once is what lies within a MiB; a record that is too large is by itself.
-        large = _too_large(self._extents[rows])
-        apart = np.diff(self._offsets[rows] // _BLOCK) > 0
+        large = _too_large(self.extents[rows])
+        apart = np.diff(self.offsets[rows] // _BLOCK) > 0
         apart |= large[1:] | large[:-1]
         stretches = np.split(rows, np.flatnonzero(apart) + 1)
-        with opened(self._files, self._shared) as stream:
+        with opened(self.files, self.shared) as stream:
             for some in filter(len, stretches):
-                if _too_large(extent := self._extents[some[0]]):
+                if _too_large(extent := self.extents[some[0]]):
                     reason = f"a record of {extent:,} bytes; at most {images.MAX_BYTES:,} are taken"
                     yield self._refuse(int(some[0]), reason, TOO_LARGE)
                 else:
@@ -380,10 +362,10 @@ class TarRecPart(RecordPart):
     def _read_stretch(
         self, stream: Stream, rows: np.ndarray
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        begin = int(self._offsets[rows[0]])
-        at = self._offsets[rows] - begin
-        stream.seek(self._begin + begin)
-        block = memoryview(stream.read(int(at[-1]) + int(self._extents[rows[-1]])))
+        begin = int(self.offsets[rows[0]])
+        at = self.offsets[rows] - begin
+        stream.seek(self.begin + begin)
+        block = memoryview(stream.read(int(at[-1]) + int(self.extents[rows[-1]])))
         starts, stops = find_payloads(block, at, len(rows))
         usual = len(starts)
         if usual:
@@ -391,11 +373,11 @@ class TarRecPart(RecordPart):
         for row, offset in zip(rows[usual:].tolist(), at[usual:].tolist(), strict=True):
             try:
                 payload, _ = read_record(
-                    lambda count, start: block[start : start + count], len(block), offset, self._rec
+                    lambda count, start: block[start : start + count], len(block), offset, self.rec
                 )
             except FramingError as error:  # it was whole when it was looked at
                 raise SourceError(
-                    f"{self._rec} changed while it was read; once the archive is whole again, "
+                    f"{self.rec} changed while it was read; once the archive is whole again, "
                     "run with --resume"
                 ) from error
             yield self._record(row, payload)
@@ -405,10 +387,10 @@ class TarRecPart(RecordPart):
 
         They are known; nothing is read.
         """
-        labels = self._labels
+        labels = self.labels
         known = (labels >= 0) & (labels <= MAX_CLASS) & (labels == np.floor(labels))
-        for label, key in zip(np.where(known, labels, NO_IDENTITY), self._keys, strict=True):
-            yield Entry(int(label), str(key) if self._keys_unique else None)
+        for label, key in zip(np.where(known, labels, NO_IDENTITY), self.keys, strict=True):
+            yield Entry(int(label), str(key) if self.keys_unique else None)
 
 
 def _too_large(extents: np.ndarray) -> np.ndarray:

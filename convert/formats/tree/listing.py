@@ -6,6 +6,7 @@ import codecs
 import os
 from array import array
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,8 @@ class Listing:
         """
         begin = self._ends[start - 1] if start else 0
         return ListingPart(
-            first + start,
-            self.root,
+            start=first + start,
+            root=self.root,
             file=self.file,
             state=self._state,
             kind=self.kind,
@@ -198,10 +199,11 @@ class Listing:
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class ListingPart(Part):
     """Some lines of a list, and the images that they name.
 
-    Args:
+    Attributes:
         start: ordinal of the first.
         root: the folder of the images.
         file: the list.
@@ -215,49 +217,37 @@ class ListingPart(Part):
         identities: a file of identities' names, a line a label, as packs have it; None: nameless.
     """
 
-    def __init__(
-        self,
-        start: int,
-        root: Root,
-        *,
-        file: Path,
-        state: tuple[int, int],
-        kind: str,
-        line: int,
-        bounds: array[int],
-        sizes: array[int],
-        keyed: bool,
-        align: bool,
-        identities: Path | None,
-    ) -> None:
-        self.start, self.stop = start, start + len(sizes)
-        self._root = root
-        self._file = file
-        self._state = state
-        self._kind = kind
-        self._line = line
-        self._bounds = bounds
-        self._sizes = sizes
-        self._keyed = keyed
-        self._align = align
-        self._identities = identities
+    start: int
+    root: Root
+    file: Path
+    state: tuple[int, int]
+    kind: str
+    line: int
+    bounds: array[int]
+    sizes: array[int]
+    keyed: bool
+    align: bool
+    identities: Path | None
+
+    def __post_init__(self) -> None:
+        self.stop = self.start + len(self.sizes)
 
     def _images(self) -> Iterator[ListedImage | LineError]:
         """What each line says, or what is wrong with it."""
-        begin = self._bounds[0]
-        with read_errors(self._file), self._file.open("rb") as file:
+        begin = self.bounds[0]
+        with read_errors(self.file), self.file.open("rb") as file:
             status = os.fstat(file.fileno())
             file.seek(begin)
-            block = file.read(self._bounds[-1] - begin)
-        if (status.st_size, status.st_mtime_ns) != self._state:
+            block = file.read(self.bounds[-1] - begin)
+        if (status.st_size, status.st_mtime_ns) != self.state:
             raise SourceError(
-                f"{self._file}: the list changed since the conversion began; start anew with "
+                f"{self.file}: the list changed since the conversion began; start anew with "
                 "--overwrite"
             )
-        read = LINES[self._kind]
-        for place in range(len(self._sizes)):
-            at = self._bounds[place]
-            line = block[at - begin : self._bounds[place + 1] - begin]
+        read = LINES[self.kind]
+        for place in range(len(self.sizes)):
+            at = self.bounds[place]
+            line = block[at - begin : self.bounds[place + 1] - begin]
             try:
                 yield read(_bare(line, first=not at))
             except LineError as error:
@@ -270,7 +260,7 @@ class ListingPart(Part):
             SourceError: the list changed, or a file is gone or has another size than when it was
                 listed.
         """
-        with FolderReader(self._root.path) as reader:
+        with FolderReader(self.root.path) as reader:
             for place, image in enumerate(self._images()):
                 if keep is None or keep[place]:
                     yield self._record(place, image, reader)
@@ -280,17 +270,17 @@ class ListingPart(Part):
     ) -> SourceRecord | Refusal:
         if isinstance(image, LineError):
             return self._refuse(place, None, str(image), _CORRECT)
-        name = self._root.locate(image.path)
+        name = self.root.locate(image.path)
         path = text(image.path)
         if name is None:
             remedy = "correct the line, or copy the file into the folder"
             return self._refuse(place, path, "the path leads out of the folder of images", remedy)
         extra = dict(image.extra)
-        if not self._keyed:
+        if not self.keyed:
             extra.pop("key", None)
         try:
-            data = reader.read(name, self._sizes[place])
-            landmarks = image.landmarks() if self._align and image.unaligned else None
+            data = reader.read(name, self.sizes[place])
+            landmarks = image.landmarks() if self.align and image.unaligned else None
             if landmarks is not None:
                 data = align_face(data, landmarks)
                 extra = {"aligned": 1}  # box and landmarks are those of another picture
@@ -306,13 +296,13 @@ class ListingPart(Part):
             if isinstance(image, LineError):
                 yield Entry(NO_IDENTITY, None)
             else:
-                name = self._root.locate(image.path)
+                name = self.root.locate(image.path)
                 yield Entry(image.label, None if name is None else text(name))
 
     def _refuse(self, place: int, key: str | None, reason: str, remedy: str) -> Refusal:
-        reason = f"line {self._line + place}: {reason}"
-        file = file_name(self._file)
-        return Refusal(self.start + place, file, self._bounds[place], key, reason, remedy)
+        reason = f"line {self.line + place}: {reason}"
+        file = file_name(self.file)
+        return Refusal(self.start + place, file, self.bounds[place], key, reason, remedy)
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of an image that was read but cannot be packed."""
@@ -320,9 +310,9 @@ class ListingPart(Part):
 
     def identity_names(self) -> dict[int, str]:
         """Names of the identities of these lines, where they have any."""
-        if self._identities is None:
+        if self.identities is None:
             return {}
-        names = read_identities(self._identities)
+        names = read_identities(self.identities)
         labels = {entry.label for entry in self.entries()}
         known = sorted(label for label in labels if 0 <= label < len(names))
         return {label: names[label] for label in known if names[label]}

@@ -69,8 +69,8 @@ class Archive:
         present = present[present != REFUSED]
         names = [name.decode() for name in identities[present].tolist()]
         return ZipPart(
-            self.place,
-            first + start,
+            zip=self.place,
+            start=first + start,
             places=self.places[start:stop],
             labels=labels,
             level=level,

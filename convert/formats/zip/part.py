@@ -69,11 +69,12 @@ class ZipPlace:
     directory: Directory
 
 
+@dataclass(eq=False, kw_only=True)
 class ZipPart(Part):
     """Images of one zip that follow each other in its directory.
 
-    Args:
-        place: the zip.
+    Attributes:
+        zip: the file, and its directory.
         start: ordinal of the first.
         places: (n,) byte of each in the directory.
         labels: (n,) identity of each, -1 for one that is refused for its name.
@@ -82,24 +83,16 @@ class ZipPart(Part):
         keys: what the password makes of the cipher's keys.
     """
 
-    def __init__(
-        self,
-        place: ZipPlace,
-        start: int,
-        *,
-        places: np.ndarray,
-        labels: np.ndarray,
-        level: int,
-        identities: dict[int, str],
-        keys: Keys | None,
-    ) -> None:
-        self.start, self.stop = start, start + len(places)
-        self._zip = place
-        self._places = places
-        self._labels = labels
-        self._level = level
-        self._identities = identities
-        self._keys = keys
+    zip: ZipPlace
+    start: int
+    places: np.ndarray
+    labels: np.ndarray
+    level: int
+    identities: dict[int, str]
+    keys: Keys | None
+
+    def __post_init__(self) -> None:
+        self.stop = self.start + len(self.places)
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the images in sweeps over the file; each is checked against its CRC-32.
@@ -109,7 +102,7 @@ class ZipPart(Part):
         Raises:
             SourceError: the file cannot be read on, or is no longer the one that was looked at.
         """
-        rows = np.arange(len(self._places)) if keep is None else np.flatnonzero(keep)
+        rows = np.arange(len(self.places)) if keep is None else np.flatnonzero(keep)
         for item in self._sweep(rows, once=False):
             if isinstance(item, RecordRun):
                 yield from item.records()
@@ -118,7 +111,7 @@ class ZipPart(Part):
 
     def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
         """As :meth:`read`, but images that are stored one behind the other come together."""
-        return self._sweep(np.arange(len(self._places)), once=True)
+        return self._sweep(np.arange(len(self.places)), once=True)
 
     def _sweep(
         self, rows: np.ndarray, *, once: bool
@@ -128,7 +121,7 @@ class ZipPart(Part):
             for chosen, members in self._members(file, rows):
                 for start, stop in _batches(members):
                     if once:
-                        offset = max(int(members.offset[start]) + self._zip.directory.shift, 0)
+                        offset = max(int(members.offset[start]) + self.zip.directory.shift, 0)
                         behind = behind or file.once(offset)
                         behind.reached(offset)
                     yield from self._read_batch(file, chosen[start:stop], members[start:stop])
@@ -136,8 +129,8 @@ class ZipPart(Part):
     def entries(self) -> Iterator[Entry]:
         """Label and name of each, from the directory; -1 where the name is refused."""
         with self._open() as file:
-            for chosen, members in self._members(file, np.arange(len(self._places))):
-                labels, flags = self._labels[chosen].tolist(), members.flags.tolist()
+            for chosen, members in self._members(file, np.arange(len(self.places))):
+                labels, flags = self.labels[chosen].tolist(), members.flags.tolist()
                 for label, name, flag in zip(labels, members.names, flags, strict=True):
                     yield Entry(label, name_text(name, flag))
 
@@ -145,26 +138,26 @@ class ZipPart(Part):
         """The refusal of an image that was read but cannot be packed."""
         with self._open() as file:
             ((_, member),) = self._members(file, np.array([record.ordinal - self.start]))
-        offset = int(member.offset[0]) + self._zip.directory.shift
+        offset = int(member.offset[0]) + self.zip.directory.shift
         return self._refusal(record.ordinal, offset, record.name or "", reason, _FETCH_AGAIN)
 
     def identity_names(self) -> dict[int, str]:
         """The folders' names of the identities of this part."""
-        return self._identities
+        return self.identities
 
     def _open(self) -> SourceFile:
-        require_file(self._zip.path)
-        return SourceFile(self._zip.path, self._zip.size)
+        require_file(self.zip.path)
+        return SourceFile(self.zip.path, self.zip.size)
 
     def _members(
         self, file: SourceFile, numbers: np.ndarray
     ) -> Iterator[tuple[np.ndarray, Members]]:
         """Read the entries of records, those within a piece of the directory at once."""
-        places = self._places[numbers].astype(np.int64)
+        places = self.places[numbers].astype(np.int64)
         start = 0
         while start < len(numbers):
             stop = int(np.searchsorted(places, places[start] + _DIRECTORY_BYTES))
-            members = read_members(file, self._zip.directory, places[start:stop])
+            members = read_members(file, self.zip.directory, places[start:stop])
             yield numbers[start:stop], members
             start = stop
 
@@ -172,8 +165,8 @@ class ZipPart(Part):
         self, file: SourceFile, chosen: np.ndarray, members: Members
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
         """Read members ``chosen`` of this part: together, where they are stored in this order."""
-        offsets = members.offset + self._zip.directory.shift
-        suspect = _suspects(members, offsets, self._labels[chosen], file.size)
+        offsets = members.offset + self.zip.directory.shift
+        suspect = _suspects(members, offsets, self.labels[chosen], file.size)
         as_is = (members.method == STORED) & (members.flags & ENCRYPTED == 0)
         if suspect.any() or not as_is.all() or (np.diff(offsets) <= 0).any():
             yield from self._read_singly(file, chosen, members, offsets, suspect)
@@ -197,7 +190,7 @@ class ZipPart(Part):
             data=found.data,
             starts=found.starts,
             stops=found.stops,
-            labels=self._labels[chosen].astype(np.int64),
+            labels=self.labels[chosen].astype(np.int64),
             names=list(map(name_text, members.names, members.flags.tolist())),
             extra={},
         )
@@ -214,17 +207,17 @@ class ZipPart(Part):
         suspect: np.ndarray,
     ) -> Iterator[SourceRecord | Refusal]:
         """Any members, each by itself; those that are ``suspect`` are not even read."""
-        labels = self._labels[chosen]
+        labels = self.labels[chosen]
         payloads: list[Payload] = [b""] * len(members)
         for row in np.flatnonzero(suspect).tolist():
             member, offset = members[row : row + 1], int(offsets[row])
-            payloads[row] = _why(member, offset, labels[row], file.size, level=self._level)
+            payloads[row] = _why(member, offset, labels[row], file.size, level=self.level)
         rows = np.flatnonzero(~suspect)
         rows = rows[np.argsort(offsets[rows], kind="stable")]
         for found in _read_ranges(file, members, offsets, rows):
             for row, payload in found.payloads(file):
                 payloads[row] = payload
-        if self._keys is not None:
+        if self.keys is not None:
             self._decrypt(payloads, members)
         crc32 = zlib.crc32
         for ordinal, label, offset, name, flag, method, size, crc, payload in zip(
@@ -252,7 +245,7 @@ class ZipPart(Part):
 
     def _decrypt(self, payloads: list[Payload], members: Members) -> None:
         """Replace what is encrypted by its plain text, all of it at once."""
-        assert self._keys is not None
+        assert self.keys is not None
         rows = np.flatnonzero(members.flags & ENCRYPTED).tolist()
         ciphers = [(row, p) for row in rows if not isinstance(p := payloads[row], tuple)]
         if not ciphers:
@@ -260,7 +253,7 @@ class ZipPart(Part):
         # Where the CRC was not known before the data, writers take the time's high byte instead.
         by_time = (members.flags & _HAS_DESCRIPTOR) != 0
         checks = np.where(by_time, members.time >> 8, members.crc >> 24).tolist()
-        texts = decrypt([cipher for _, cipher in ciphers], self._keys)
+        texts = decrypt([cipher for _, cipher in ciphers], self.keys)
         for (row, _), text in zip(ciphers, texts, strict=True):
             payloads[row] = text[HEADER:]
             if text[HEADER - 1] != checks[row]:
@@ -270,7 +263,7 @@ class ZipPart(Part):
                 )
 
     def _refusal(self, ordinal: int, offset: int, name: str, reason: str, remedy: str) -> Refusal:
-        return Refusal(ordinal, file_name(self._zip.path), offset, name, reason, remedy)
+        return Refusal(ordinal, file_name(self.zip.path), offset, name, reason, remedy)
 
 
 class _Range(NamedTuple):
