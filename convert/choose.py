@@ -300,25 +300,25 @@ class ChosenPart(Part):
         chosen = np.arange(len(self._kept)) if keep is None else np.flatnonzero(keep)
         inner = np.zeros(self._inner.stop - self._inner.start, bool)
         inner[self._kept[chosen]] = True
-        for place, record in zip(chosen.tolist(), self._inner.read(inner), strict=True):
+        for row, record in zip(chosen.tolist(), self._inner.read(inner), strict=True):
             if isinstance(record, Refusal):
-                yield replace(record, ordinal=self.start + place)
+                yield replace(record, ordinal=self.start + row)
             else:
-                record.ordinal = self.start + place
-                record.label = int(self._new[place])
+                record.ordinal = self.start + row
+                record.label = int(self._new[row])
                 yield record
 
     def entries(self) -> Iterator[Entry]:
         """New label and name of each."""
         names = [entry.name for entry in self._inner.entries()]
-        for place, label in zip(self._kept.tolist(), self._new.tolist(), strict=True):
-            yield Entry(label, names[place])
+        for row, label in zip(self._kept.tolist(), self._new.tolist(), strict=True):
+            yield Entry(label, names[row])
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a record; its key and place are those in the source."""
-        place = record.ordinal - self.start
-        record.ordinal = self._inner.start + int(self._kept[place])
-        return replace(self._inner.refuse(record, reason), ordinal=self.start + place)
+        """The refusal of a record; its key and offset are those in the source."""
+        row = record.ordinal - self.start
+        record.ordinal = self._inner.start + int(self._kept[row])
+        return replace(self._inner.refuse(record, reason), ordinal=self.start + row)
 
     def identity_names(self) -> dict[int, str]:
         """Names under the new labels."""

@@ -340,15 +340,15 @@ class FilesPart(Part):
             SourceError: a file is gone or has another size than when it was listed.
         """
         with FolderReader(self.folder) as reader:
-            for place, name in enumerate(self.names):
-                if keep is None or keep[place]:
+            for row, name in enumerate(self.names):
+                if keep is None or keep[row]:
                     try:
-                        data = reader.read(name, self.sizes[place])
+                        data = reader.read(name, self.sizes[row])
                     except FileRefusedError as error:
-                        yield self._refuse(place, error.reason, error.remedy)
+                        yield self._refuse(row, error.reason, error.remedy)
                     else:
                         shown = self._shown(name)
-                        yield SourceRecord(self.start + place, data, self.labels[place], shown)
+                        yield SourceRecord(self.start + row, data, self.labels[row], shown)
 
     def entries(self) -> Iterator[Entry]:
         """Label and path of each."""
@@ -358,9 +358,9 @@ class FilesPart(Part):
     def _shown(self, name: bytes) -> str | None:
         return text(name)
 
-    def _refuse(self, place: int, reason: str, remedy: str) -> Refusal:
-        name = text(self.names[place])
-        return Refusal(self.start + place, name, None, None, reason, remedy)
+    def _refuse(self, row: int, reason: str, remedy: str) -> Refusal:
+        name = text(self.names[row])
+        return Refusal(self.start + row, name, None, None, reason, remedy)
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a file that was read but cannot be packed."""

@@ -68,15 +68,15 @@ class Identities:
 
     def describe(self, *, usual: int) -> dict[str, int]:
         """The level, for the plan, if ``usual`` would have given any image another identity."""
-        differ = any(_place(d, self.level) != _place(d, usual) for d in self.depths)
+        differ = any(_folder_index(d, self.level) != _folder_index(d, usual) for d in self.depths)
         return {"identity_level": self.level} if differ else {}
 
 
 def folder_at(path: bytes, level: int) -> bytes | None:
     """The folder at ``level`` of ``path``, which ends with a slash; None if there is none."""
     parts = path.split(b"/")
-    place = _place(len(parts) - 1, level)
-    return None if place is None else parts[place]
+    index = _folder_index(len(parts) - 1, level)
+    return None if index is None else parts[index]
 
 
 def why_none(level: int) -> tuple[str, str]:
@@ -129,10 +129,10 @@ def find_identities(files: Sequence[ImageFolders], level: int | None = None) -> 
     return identities
 
 
-def _place(depth: int, level: int) -> int | None:
+def _folder_index(depth: int, level: int) -> int | None:
     """Where the folder of ``level`` is among the ``depth`` folders of a path."""
-    place = level - 1 if level > 0 else depth + level
-    return place if 0 <= place < depth else None
+    index = level - 1 if level > 0 else depth + level
+    return index if 0 <= index < depth else None
 
 
 class _Span(NamedTuple):
@@ -248,10 +248,10 @@ def _note_passed(files: Sequence[ImageFolders], identities: Identities) -> list[
 def _count_strayed(files: Sequence[ImageFolders], level: int) -> int:
     """How many names folders of ``level`` share that lie in different folders."""
     whole = {
-        b"/".join(path.split(b"/")[: place + 1])
+        b"/".join(path.split(b"/")[: index + 1])
         for file in files
         for path in file.paths
-        if (place := _place(path.count(b"/"), level)) is not None
+        if (index := _folder_index(path.count(b"/"), level)) is not None
     }
     counts = Counter(path.rpartition(b"/")[2] for path in whole)
     return sum(count > 1 for count in counts.values())

@@ -27,11 +27,11 @@ class Names:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, place: int) -> bytes:
-        if not 0 <= place < len(self._ends):
-            raise IndexError(place)
-        start = self._ends[place - 1] if place else 0
-        return bytes(self._joined[start : self._ends[place]])
+    def __getitem__(self, row: int) -> bytes:
+        if not 0 <= row < len(self._ends):
+            raise IndexError(row)
+        start = self._ends[row - 1] if row else 0
+        return bytes(self._joined[start : self._ends[row]])
 
     def append(self, name: bytes) -> None:
         """Append a name."""
@@ -75,12 +75,12 @@ def find(queries: Names, names: Names) -> np.ndarray:
     hashes = names.hashes()
     order = np.argsort(hashes, kind="stable")
     wanted = queries.hashes()
-    places = np.searchsorted(hashes, wanted, sorter=order)
+    candidates = np.searchsorted(hashes, wanted, sorter=order)
     found = np.full(len(wanted), -1, np.int64)
-    for query in np.flatnonzero(places < len(order)).tolist():
-        place = int(order[places[query]])
-        if queries[query] == names[place]:
-            found[query] = place
+    for query in np.flatnonzero(candidates < len(order)).tolist():
+        row = int(order[candidates[query]])
+        if queries[query] == names[row]:
+            found[query] = row
     return found
 
 

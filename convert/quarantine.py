@@ -47,7 +47,7 @@ def write_tables(
 
 
 def _positions(count: int, refused: Iterable[int]) -> np.ndarray:
-    """The place of each of ``count`` records among those that were not refused; -1 for the others.
+    """The position of each of ``count`` records among those not refused; -1 for the others.
 
     int64 (count,), as :meth:`~facepack.convert.source.Source.tables` takes it.
     """

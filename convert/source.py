@@ -20,7 +20,7 @@ class Refusal:
     """A source record that cannot be packed: where it is, why, and what to do.
 
     Attributes:
-        ordinal: its place in the source, from 0.
+        ordinal: its number in the source, from 0.
         file: the source file's name.
         offset: its byte in the file, where it has one.
         key: its key or name in the source.
@@ -40,9 +40,9 @@ class Refusal:
         return {name: getattr(self, name) for name in self.__slots__}
 
     def __str__(self) -> str:
-        place = "" if self.offset is None else f" at byte {self.offset}"
+        where = "" if self.offset is None else f" at byte {self.offset}"
         key = "" if self.key is None else f" (key {self.key})"
-        return f"{self.file}: record {self.ordinal}{place}{key}: {self.reason}; {self.remedy}"
+        return f"{self.file}: record {self.ordinal}{where}{key}: {self.reason}; {self.remedy}"
 
 
 class Group(NamedTuple):

@@ -357,6 +357,6 @@ def _first_malformed(path: Path, done: int, block: bytes, columns: int) -> Sourc
     number = b"[0-9]{1,%d}" % _DIGITS
     pattern = re.compile(b" ".join([number] * columns))
     lines = enumerate(block.split(b"\n"), start=done + 1)
-    place, line = next((place, line) for place, line in lines if not pattern.fullmatch(line))
+    row, line = next((row, line) for row, line in lines if not pattern.fullmatch(line))
     expected = f"{columns} numbers below 10^{_DIGITS}, one blank between"
-    return _malformed(path, place, line, expected)
+    return _malformed(path, row, line, expected)

@@ -43,7 +43,7 @@ class MegaFaceSource(Source):
 
     FaceScrub's persons (``id`` in the kit's list, else the folder) are numbered by name, sorted by
     UTF-8 bytes; distractors have no identity, label -1. Noisy images are packed like all others:
-    the protocol needs their places.
+    the protocol needs their positions.
 
     Args:
         path: the folder.
@@ -230,10 +230,10 @@ def mark_noisy(
     noisy = {key for file in noises for key in read_noises(file)}
     marks = np.zeros(len(distractor), bool)
     met = set()
-    for place, (name, of_megaface) in enumerate(zip(names, distractor.tolist(), strict=True)):
+    for row, (name, of_megaface) in enumerate(zip(names, distractor.tolist(), strict=True)):
         key = _key(name, 3 if of_megaface else 1)
         if key in noisy:
-            marks[place] = True
+            marks[row] = True
             met.add(key)
     if len(met) == len(noisy):
         return marks, []

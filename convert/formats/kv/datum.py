@@ -143,10 +143,10 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
     """The number that begins at byte ``at``, and the byte behind it."""
     value = 0
-    for place, byte in enumerate(data[at : at + _LONGEST_VARINT]):
-        value |= (byte & 0x7F) << 7 * place
+    for number, byte in enumerate(data[at : at + _LONGEST_VARINT]):
+        value |= (byte & 0x7F) << 7 * number
         if byte < 0x80:
-            return value, at + place + 1
+            return value, at + number + 1
     raise DecodeError(f"not a Datum: the number that begins at byte {at} has no end")
 
 

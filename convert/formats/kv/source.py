@@ -58,13 +58,13 @@ class KvPart(Part):
         Raises:
             SourceError: the database cannot be read on, or is no longer the one that was looked at.
         """
-        places = range(len(self.labels)) if keep is None else np.flatnonzero(keep).tolist()
+        rows = range(len(self.labels)) if keep is None else np.flatnonzero(keep).tolist()
         keys = self._keys()
         with self.data.open() as reader:
             done = 0
-            while done < len(places):
-                for value in reader.values(keys[place] for place in places[done:]):
-                    yield self._record(places[done], keys[places[done]].decode(), value)
+            while done < len(rows):
+                for value in reader.values(keys[row] for row in rows[done:]):
+                    yield self._record(rows[done], keys[rows[done]].decode(), value)
                     done += 1
 
     def entries(self) -> Iterator[Entry]:
@@ -80,22 +80,22 @@ class KvPart(Part):
         ends = self.key_ends.tolist()
         return [self.key_bytes[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
-    def _record(self, place: int, key: str, value: bytes | int | None) -> SourceRecord | Refusal:
+    def _record(self, row: int, key: str, value: bytes | int | None) -> SourceRecord | Refusal:
         if value is None:
             remedy = f"correct {self.kv}, or go on without this record"
-            return self._refuse(place, key, "the database has no such key", remedy)
+            return self._refuse(row, key, "the database has no such key", remedy)
         if isinstance(value, int):
             reason = f"its value has {value:,} bytes; at most {images.MAX_BYTES:,} are taken"
             remedy = "set the environment variable FACEPACK_MAX_IMAGE_BYTES to allow more"
-            return self._refuse(place, key, reason, remedy)
+            return self._refuse(row, key, reason, remedy)
         try:
             image = datum_image(value)
         except DecodeError as error:
-            return self._refuse(place, key, str(error), _LEAVE_OUT)
-        return SourceRecord(self.start + place, image, int(self.labels[place]), key)
+            return self._refuse(row, key, str(error), _LEAVE_OUT)
+        return SourceRecord(self.start + row, image, int(self.labels[row]), key)
 
-    def _refuse(self, place: int, key: str | None, reason: str, remedy: str) -> Refusal:
-        return Refusal(self.start + place, self.data.name, None, key, reason, remedy)
+    def _refuse(self, row: int, key: str | None, reason: str, remedy: str) -> Refusal:
+        return Refusal(self.start + row, self.data.name, None, key, reason, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,23 +115,23 @@ class _Set:
     def sizes(self) -> np.ndarray:
         """Bytes of some values, spread evenly, each standing for those that follow it."""
         apart = min(max(len(self.index) // _SIZED, 1), _SIZED_APART)
-        keys = (self.key(place) for place in range(0, len(self.index), apart))
+        keys = (self.key(row) for row in range(0, len(self.index), apart))
         with self.data.open() as reader:
             sized = np.asarray([size or 0 for size in reader.sizes(keys)], np.uint32)
         return np.repeat(sized, apart)[: len(self.index)]
 
     def sample(self) -> str:
         """XXH3-128 of values spread evenly over the set."""
-        places = np.linspace(0, len(self.index) - 1, min(_SAMPLE, len(self.index))).astype(int)
+        rows = np.linspace(0, len(self.index) - 1, min(_SAMPLE, len(self.index))).astype(int)
         digest = xxhash.xxh3_128()
         with self.data.open() as reader:
-            for place in places.tolist():
-                (value,) = reader.values([self.key(place)])
+            for row in rows.tolist():
+                (value,) = reader.values([self.key(row)])
                 digest.update(xxhash.xxh3_128_digest(value if isinstance(value, bytes) else b""))
         return digest.hexdigest()
 
-    def key(self, place: int) -> bytes:
-        return self.index.keys(place, place + 1)[0]
+    def key(self, row: int) -> bytes:
+        return self.index.keys(row, row + 1)[0]
 
 
 class KvSource(Source):

@@ -63,11 +63,11 @@ class RecordError(SourceError):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        place = "record" if self.offset is None else f"record at byte {self.offset}"
+        where = "record" if self.offset is None else f"record at byte {self.offset}"
         if self.key is not None:
-            place += f" (key {self.key})"
+            where += f" (key {self.key})"
         file = "" if self.path is None else f"{self.path}: "
-        return f"{file}{place}: {self.reason}; {self.remedy}"
+        return f"{file}{where}: {self.reason}; {self.remedy}"
 
 
 class FramingError(RecordError):

@@ -333,14 +333,14 @@ def _blank_records(
     likely[[0, -1]] = True
     blank = np.zeros(len(offsets), bool)
     rows = np.flatnonzero(likely)
-    place = 0
-    while place < len(rows):
+    done = 0
+    while done < len(rows):
         try:
-            for payload in reader.iter_at(offsets[rows[place:]]):
-                blank[rows[place]] = _is_blank(payload)
-                place += 1
-        except FramingError:  # refused, with its place, when the images are read
-            place += 1
+            for payload in reader.iter_at(offsets[rows[done:]]):
+                blank[rows[done]] = _is_blank(payload)
+                done += 1
+        except FramingError:  # refused, with its offset, when the images are read
+            done += 1
     return blank
 
 

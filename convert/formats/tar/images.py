@@ -371,16 +371,16 @@ class TarImagePart(Part):
             SourceError: the archive cannot be read on, or is no longer the one looked at.
         """
         with opened(self.files, self.shared) as stream:
-            for place in range(len(self.rows.offsets)):
-                if keep is None or keep[place]:
-                    yield self._read_one(stream, place)
+            for row in range(len(self.rows.offsets)):
+                if keep is None or keep[row]:
+                    yield self._read_one(stream, row)
 
     def entries(self) -> Iterator[Entry]:
         """Label and name of each; only headers are read."""
         with opened(self.files, self.shared) as stream:
-            for place in range(len(self.rows.offsets)):
-                label = max(int(self.rows.labels[place]), fmt.NO_IDENTITY)
-                yield Entry(label, self._name(place, self._header(stream, place)))
+            for row in range(len(self.rows.offsets)):
+                label = max(int(self.rows.labels[row]), fmt.NO_IDENTITY)
+                yield Entry(label, self._name(row, self._header(stream, row)))
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of an image that was read but cannot be packed."""
@@ -390,24 +390,24 @@ class TarImagePart(Part):
         """The folders' names, of a tree; those of ``labels.txt``, of samples."""
         return self.identities
 
-    def _read_one(self, stream: Stream, place: int) -> SourceRecord | Refusal:
-        member = self._header(stream, place)
-        name = self._name(place, member)
-        label = int(self.rows.labels[place])
+    def _read_one(self, stream: Stream, row: int) -> SourceRecord | Refusal:
+        member = self._header(stream, row)
+        name = self._name(row, member)
+        label = int(self.rows.labels[row])
         if label < fmt.NO_IDENTITY:
-            return self._refuse(place, name, *_REASONS[self.layout][label])
+            return self._refuse(row, name, *_REASONS[self.layout][label])
         if member.size > images.MAX_BYTES:
             return self._refuse(
-                place,
+                row,
                 name,
                 f"{member.size:,} bytes; at most {images.MAX_BYTES:,} are taken",
                 TOO_LARGE,
             )
-        return SourceRecord(self.start + place, stream.read(member.size), label, name)
+        return SourceRecord(self.start + row, stream.read(member.size), label, name)
 
-    def _header(self, stream: Stream, place: int) -> Member:
-        offset, size = int(self.rows.offsets[place]), int(self.rows.sizes[place])
-        stream.seek(offset - BLOCK * int(self.rows.headers[place]))
+    def _header(self, stream: Stream, row: int) -> Member:
+        offset, size = int(self.rows.offsets[row]), int(self.rows.sizes[row])
+        stream.seek(offset - BLOCK * int(self.rows.headers[row]))
         member = read_member(stream)
         if member is None or (member.data, min(member.size, _LARGEST)) != (offset, size):
             raise SourceError(
@@ -416,12 +416,12 @@ class TarImagePart(Part):
             )
         return member
 
-    def _name(self, place: int, member: Member) -> str:
+    def _name(self, row: int, member: Member) -> str:
         name = member.name.removeprefix(b"./")
-        suffixes = int(self.rows.suffixes[place])
+        suffixes = int(self.rows.suffixes[row])
         return text(name.rsplit(b".", suffixes)[0] if suffixes else name)
 
-    def _refuse(self, place: int, name: str | None, reason: str, remedy: str) -> Refusal:
-        begin = int(self.rows.offsets[place]) - BLOCK * int(self.rows.headers[place])
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        begin = int(self.rows.offsets[row]) - BLOCK * int(self.rows.headers[row])
         offset = begin - self.archive.begin
-        return Refusal(self.start + place, self.archive.file, offset, name, reason, remedy)
+        return Refusal(self.start + row, self.archive.file, offset, name, reason, remedy)

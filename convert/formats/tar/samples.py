@@ -138,17 +138,14 @@ class Samples:
         if (labels >= 0).any():
             labels[texts] = _MIXED
             return labels, suffixes, None
-        codes, places = np.unique(labels[texts], return_inverse=True)
+        codes, code_of = np.unique(labels[texts], return_inverse=True)
         known = list(self._texts)
         used = [known[_TEXT - code] for code in codes.tolist()]
         order = sorted(range(len(used)), key=used.__getitem__)
         ranks = np.empty(len(used), np.int32)
         ranks[order] = np.arange(len(used))
-        labels[texts] = ranks[places]
-        names = Names()
-        for place in order:
-            names.append(used[place])
-        return labels, suffixes, names
+        labels[texts] = ranks[code_of]
+        return labels, suffixes, Names.of(used[k] for k in order)
 
     def notices(self) -> list[str]:
         """What the user should know, after :meth:`finish`."""
@@ -243,15 +240,15 @@ def _match(images: list[bytes], labels: dict[bytes, int]) -> tuple[list[bytes | 
     if len(images) == 1:
         return stems, faults
     owned: dict[bytes, list[int]] = {}
-    for place, stem in enumerate(stems):
+    for image, stem in enumerate(stems):
         if stem is not None:
-            owned.setdefault(stem, []).append(place)
-    for stem, places in owned.items():
-        if len(places) == 1:
+            owned.setdefault(stem, []).append(image)
+    for stem, whose in owned.items():
+        if len(whose) == 1:
             continue
-        alike = [place for place in places if b"." not in images[place][len(stem) + 1 :]]
-        for place in places:
-            faults[place] = _SEVERAL if len(alike) != 1 else 0 if place == alike[0] else _ANOTHER
+        alike = [image for image in whose if b"." not in images[image][len(stem) + 1 :]]
+        for image in whose:
+            faults[image] = _SEVERAL if len(alike) != 1 else 0 if image == alike[0] else _ANOTHER
     return stems, faults
 
 

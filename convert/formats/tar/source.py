@@ -316,8 +316,8 @@ class _Look:
                 stream.seek(member.end)
                 if begin < stream.foreign < member.end:
                     raise SourceError(
-                        f"{stream.place(stream.foreign)}: the gzipped data end inside the archive, "
-                        f"and others follow that are none: {_FETCH_AGAIN}"
+                        f"{stream.name_byte(stream.foreign)}: the gzipped data end inside the "
+                        f"archive, and others follow that are none: {_FETCH_AGAIN}"
                     )
             except StreamEndError as error:
                 raise SourceError(f"{text(member.name)} is not complete: {error}") from error

@@ -6,7 +6,8 @@ the compressed data before it; whether an archive begins there is for the reader
 
 Uncompressed files can be read anywhere. Gzipped ones are read from the beginning on; reading,
 hashing and inflating then go on in threads while what was inflated is used. Memory holds a few
-blocks, whatever the data claim.
+blocks, whatever the data claim. Python's ``tarfile`` takes 4 times as long to read members, knows
+no pieces, and ends in silence at the second gzip member.
 
 Inflated by zlib. JPEGs hardly repeat themselves, and are little but literals to inflate: zlib
 1.2.13 makes 371 MB/s of 40,000 drawn faces, isal 1.9.1 434 and zlib-ng 1.1.0 486, of real faces
@@ -129,7 +130,7 @@ class Stream(ABC):
 
     @property
     def position(self) -> int:
-        """The place of the next byte."""
+        """The offset of the next byte."""
         return self._base + self._at
 
     def peek(self, count: int) -> bytes:
@@ -199,7 +200,7 @@ class Stream(ABC):
             self._chunk, self._at = more, 0
 
     @abstractmethod
-    def place(self, position: int) -> str:
+    def name_byte(self, position: int) -> str:
         """Where a byte of the stream lies, in words: file and byte."""
 
     @property
@@ -243,9 +244,9 @@ class Stream(ABC):
         if not more:
             self._at = len(self._chunk)
             raise StreamEndError(
-                f"{self.place(self.position)}: the data end here, inside the archive: the file is "
-                "cut short, or a piece that follows is missing; fetch it again or give all pieces "
-                "in order"
+                f"{self.name_byte(self.position)}: the data end here, inside the archive: the file "
+                "is cut short, or a piece that follows is missing; fetch it again or give all "
+                "pieces in order"
             )
         self._base += len(self._chunk)
         self._chunk, self._at = more, 0
@@ -265,7 +266,7 @@ class PlainStream(Stream):
         self._file: SourceFile | None = None
         self._opened = -1  # the number of that file
 
-    def place(self, position: int) -> str:
+    def name_byte(self, position: int) -> str:
         """The file and the byte in it."""
         number = self._file_at(min(position, self._starts[-1] - 1))
         return f"{self.files.names[number]}: byte {position - self._starts[number]}"
@@ -336,7 +337,7 @@ class GzipStream(Stream):
         self._from = (0, 0)  # file and byte from which the chunk was inflated
         self._start = 0
 
-    def place(self, position: int) -> str:
+    def name_byte(self, position: int) -> str:
         """The byte of the inflated stream, and about where in the files the reading is."""
         number, byte = self._from
         return (

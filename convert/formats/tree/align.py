@@ -70,13 +70,13 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
     """
     rows, columns = np.mgrid[:size, :size]
     a, b = complex(matrix[0, 0], matrix[1, 0]), complex(matrix[0, 2], matrix[1, 2])
-    place = (columns + 1j * rows - b) / a
+    points = (columns + 1j * rows - b) / a
     # One black pixel around the image stands for all that lies outside.
     height, width = image.shape[:2]
     padded = np.zeros((height + 2, width + 2, 3), np.uint8)
     padded[1:-1, 1:-1] = image
-    x = np.clip(place.real + 1, 0, width + 1)
-    y = np.clip(place.imag + 1, 0, height + 1)
+    x = np.clip(points.real + 1, 0, width + 1)
+    y = np.clip(points.imag + 1, 0, height + 1)
     left = np.minimum(x.astype(np.int64), width)
     top = np.minimum(y.astype(np.int64), height)
     right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]

@@ -82,7 +82,7 @@ def _lines(file: Path) -> Iterator[tuple[bytes, int]]:
             if not line:
                 empty.append(end)
                 continue
-            yield from ((b"", place) for place in empty)
+            yield from ((b"", offset) for offset in empty)
             empty.clear()
             yield line, end
 
@@ -95,7 +95,7 @@ def _bare(raw: bytes, *, first: bool) -> bytes:
 class Listing:
     """The images that a list names; every line is one, in the order of the list.
 
-    Of each, its place in the list and its bytes are held; lines are read again with the images. A
+    Of each, where its line ends and its bytes are held; lines are read again with the images. A
     line that is malformed, names a missing file or leads out of the folder is a refused record.
 
     Args:
@@ -137,7 +137,7 @@ class Listing:
     def _look(self, line: bytes) -> int:
         try:
             image = LINES[self.kind](line)
-        except LineError:  # refused, with its place, when it is read
+        except LineError:  # refused, with its line, when it is read
             return MISSING
         if "key" in image.extra:
             self.keys.append(int(image.extra["key"]))
@@ -245,9 +245,9 @@ class ListingPart(Part):
                 "--overwrite"
             )
         read = LINES[self.kind]
-        for place in range(len(self.sizes)):
-            at = self.bounds[place]
-            line = block[at - begin : self.bounds[place + 1] - begin]
+        for row in range(len(self.sizes)):
+            at = self.bounds[row]
+            line = block[at - begin : self.bounds[row + 1] - begin]
             try:
                 yield read(_bare(line, first=not at))
             except LineError as error:
@@ -261,34 +261,34 @@ class ListingPart(Part):
                 listed.
         """
         with FolderReader(self.root.path) as reader:
-            for place, image in enumerate(self._images()):
-                if keep is None or keep[place]:
-                    yield self._record(place, image, reader)
+            for row, image in enumerate(self._images()):
+                if keep is None or keep[row]:
+                    yield self._record(row, image, reader)
 
     def _record(
-        self, place: int, image: ListedImage | LineError, reader: FolderReader
+        self, row: int, image: ListedImage | LineError, reader: FolderReader
     ) -> SourceRecord | Refusal:
         if isinstance(image, LineError):
-            return self._refuse(place, None, str(image), _CORRECT)
+            return self._refuse(row, None, str(image), _CORRECT)
         name = self.root.locate(image.path)
         path = text(image.path)
         if name is None:
             remedy = "correct the line, or copy the file into the folder"
-            return self._refuse(place, path, "the path leads out of the folder of images", remedy)
+            return self._refuse(row, path, "the path leads out of the folder of images", remedy)
         extra = dict(image.extra)
         if not self.keyed:
             extra.pop("key", None)
         try:
-            data = reader.read(name, self.sizes[place])
+            data = reader.read(name, self.sizes[row])
             landmarks = image.landmarks() if self.align and image.unaligned else None
             if landmarks is not None:
                 data = align_face(data, landmarks)
                 extra = {"aligned": 1}  # box and landmarks are those of another picture
         except FileRefusedError as error:
-            return self._refuse(place, path, error.reason, error.remedy)
+            return self._refuse(row, path, error.reason, error.remedy)
         except DecodeError as error:
-            return self._refuse(place, path, str(error), _LEAVE_OUT)
-        return SourceRecord(self.start + place, data, image.label, text(name), extra or None)
+            return self._refuse(row, path, str(error), _LEAVE_OUT)
+        return SourceRecord(self.start + row, data, image.label, text(name), extra or None)
 
     def entries(self) -> Iterator[Entry]:
         """Label and path of each; -1 and None where the line is malformed."""
@@ -299,10 +299,10 @@ class ListingPart(Part):
                 name = self.root.locate(image.path)
                 yield Entry(image.label, None if name is None else text(name))
 
-    def _refuse(self, place: int, key: str | None, reason: str, remedy: str) -> Refusal:
-        reason = f"line {self.line + place}: {reason}"
+    def _refuse(self, row: int, key: str | None, reason: str, remedy: str) -> Refusal:
+        reason = f"line {self.line + row}: {reason}"
         file = file_name(self.file)
-        return Refusal(self.start + place, file, self.bounds[place], key, reason, remedy)
+        return Refusal(self.start + row, file, self.bounds[row], key, reason, remedy)
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of an image that was read but cannot be packed."""

@@ -14,7 +14,7 @@ from facepack.convert.files import CLUTTER_NAMES
 from facepack.convert.formats.zip.crypto import Keys
 from facepack.convert.formats.zip.directory import Members, find_directory, walk
 from facepack.convert.formats.zip.names import CLUTTER, OTHER, REFUSED, FolderIndex, name_text
-from facepack.convert.formats.zip.part import AES, DEFLATED, ENCRYPTED, STORED, ZipPart, ZipPlace
+from facepack.convert.formats.zip.part import AES, DEFLATED, ENCRYPTED, STORED, KnownZip, ZipPart
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
 from facepack.convert.source_file import SourceFile, require_file
@@ -34,20 +34,20 @@ class Archive:
     """The images of one zip; twelve bytes each.
 
     Attributes:
-        place: the file and its directory.
+        zip: the file and its directory.
         digest: xxh3_128 of the directory.
         entries: how many entries it has, images or not.
-        places: uint32 or uint64 (n,), byte of each image's entry in the directory.
+        entry_offsets: uint32 or uint64 (n,), byte of each image's entry in the directory.
         sizes: uint32 (n,), bytes of each image, 0 for more than are taken.
         labels: int32 (n,), its identity or -1; its folder's number as long as they are not known.
         folders: paths of these folders, in the order of their numbers.
         encrypted: numbers of the first few encrypted images.
     """
 
-    place: ZipPlace
+    zip: KnownZip
     digest: str
     entries: int
-    places: np.ndarray
+    entry_offsets: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
     folders: Names
@@ -69,9 +69,9 @@ class Archive:
         present = present[present != REFUSED]
         names = [name.decode() for name in identities[present].tolist()]
         return ZipPart(
-            zip=self.place,
+            zip=self.zip,
             start=first + start,
-            places=self.places[start:stop],
+            entry_offsets=self.entry_offsets[start:stop],
             labels=labels,
             level=level,
             identities=dict(zip(present.tolist(), names, strict=True)),
@@ -110,14 +110,14 @@ def read_archive(path: Path, passed: PassedOver, *, has_password: bool) -> Archi
             columns.append(_Columns.of(members, rows, codes))
             entries += len(members)
             count += len(rows)
-        place = ZipPlace(path=path, size=file.size, directory=directory)
+        zip = KnownZip(path=path, size=file.size, directory=directory)
     labels = np.concatenate([column.labels for column in columns])
     labels[_repeated(np.concatenate([column.hashes for column in columns]))] = REFUSED
     return Archive(
-        place=place,
+        zip=zip,
         digest=digest.hexdigest(),
         entries=entries,
-        places=np.concatenate([column.places for column in columns]),
+        entry_offsets=np.concatenate([column.entry_offsets for column in columns]),
         sizes=np.concatenate([column.sizes for column in columns]),
         labels=labels,
         folders=Names.of(index.numbers),
@@ -128,7 +128,7 @@ def read_archive(path: Path, passed: PassedOver, *, has_password: bool) -> Archi
 class _Columns(NamedTuple):
     """What is kept of the images among some members, and the hashes of their names."""
 
-    places: np.ndarray
+    entry_offsets: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
     hashes: np.ndarray
@@ -140,12 +140,14 @@ class _Columns(NamedTuple):
 
     @classmethod
     def of(cls, members: Members, rows: np.ndarray, codes: np.ndarray) -> _Columns:
-        places, sizes = members.places[rows], members.size[rows]
+        entry_offsets, sizes = members.entry_offsets[rows], members.size[rows]
         sizes[sizes > images.MAX_BYTES] = 0
         names = members.names if len(rows) == len(members) else [members.names[i] for i in rows]
         return cls(
-            # A directory of more than 4 GiB takes wider places; the columns widen as they join.
-            places.astype(np.uint32 if int(places.max(initial=0)) <= _MOST_BYTES else np.uint64),
+            # A directory of more than 4 GiB takes wider offsets; the columns widen as they join.
+            entry_offsets.astype(
+                np.uint32 if int(entry_offsets.max(initial=0)) <= _MOST_BYTES else np.uint64
+            ),
             np.minimum(sizes, _MOST_BYTES).astype(np.uint32),
             codes[rows],
             np.fromiter(map(xxhash.xxh3_64_intdigest, names), np.uint64, len(names)),

@@ -2,7 +2,9 @@
 
 The cipher is sequential: its three 32-bit keys are updated with every byte of plain text. But
 members are independent of each other, so many are decrypted in lockstep, one step for one byte of
-each. The cipher is broken (Biham and Kocher, 1994); it is read here, never written.
+each: 16.9 MB/s. Python's ``zipfile`` decrypts 0.3 MB/s, stream-unzip 1.6, and libarchive, with
+15.7, cannot be had by pip alone. The cipher is broken (Biham and Kocher, 1994); it is read here,
+never written.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ Payload = Buffer | tuple[str, str]  # a member's bytes, or why there are none an
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZipPlace:
+class KnownZip:
     """A zip as it was looked at: its path, its bytes, its directory."""
 
     path: Path
@@ -76,23 +76,23 @@ class ZipPart(Part):
     Attributes:
         zip: the file, and its directory.
         start: ordinal of the first.
-        places: (n,) byte of each in the directory.
+        entry_offsets: (n,) byte of each one's entry in the directory.
         labels: (n,) identity of each, -1 for one that is refused for its name.
         level: of the folders that are identities.
         identities: the names of these identities.
         keys: what the password makes of the cipher's keys.
     """
 
-    zip: ZipPlace
+    zip: KnownZip
     start: int
-    places: np.ndarray
+    entry_offsets: np.ndarray
     labels: np.ndarray
     level: int
     identities: dict[int, str]
     keys: Keys | None
 
     def __post_init__(self) -> None:
-        self.stop = self.start + len(self.places)
+        self.stop = self.start + len(self.entry_offsets)
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read the images in sweeps over the file; each is checked against its CRC-32.
@@ -102,7 +102,7 @@ class ZipPart(Part):
         Raises:
             SourceError: the file cannot be read on, or is no longer the one that was looked at.
         """
-        rows = np.arange(len(self.places)) if keep is None else np.flatnonzero(keep)
+        rows = np.arange(len(self.entry_offsets)) if keep is None else np.flatnonzero(keep)
         for item in self._sweep(rows, once=False):
             if isinstance(item, RecordRun):
                 yield from item.records()
@@ -111,7 +111,7 @@ class ZipPart(Part):
 
     def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
         """As :meth:`read`, but images that are stored one behind the other come together."""
-        return self._sweep(np.arange(len(self.places)), once=True)
+        return self._sweep(np.arange(len(self.entry_offsets)), once=True)
 
     def _sweep(
         self, rows: np.ndarray, *, once: bool
@@ -129,7 +129,7 @@ class ZipPart(Part):
     def entries(self) -> Iterator[Entry]:
         """Label and name of each, from the directory; -1 where the name is refused."""
         with self._open() as file:
-            for chosen, members in self._members(file, np.arange(len(self.places))):
+            for chosen, members in self._members(file, np.arange(len(self.entry_offsets))):
                 labels, flags = self.labels[chosen].tolist(), members.flags.tolist()
                 for label, name, flag in zip(labels, members.names, flags, strict=True):
                     yield Entry(label, name_text(name, flag))
@@ -153,11 +153,11 @@ class ZipPart(Part):
         self, file: SourceFile, numbers: np.ndarray
     ) -> Iterator[tuple[np.ndarray, Members]]:
         """Read the entries of records, those within a piece of the directory at once."""
-        places = self.places[numbers].astype(np.int64)
+        entry_offsets = self.entry_offsets[numbers].astype(np.int64)
         start = 0
         while start < len(numbers):
-            stop = int(np.searchsorted(places, places[start] + _DIRECTORY_BYTES))
-            members = read_members(file, self.zip.directory, places[start:stop])
+            stop = int(np.searchsorted(entry_offsets, entry_offsets[start] + _DIRECTORY_BYTES))
+            members = read_members(file, self.zip.directory, entry_offsets[start:stop])
             yield numbers[start:stop], members
             start = stop
 
@@ -289,11 +289,10 @@ class _Range(NamedTuple):
         """What lies in the file for each member, or why it is refused."""
         columns = (self.rows, self.starts, self.stops, self.faults)
         for row, start, stop, fault in zip(*(c.tolist() for c in columns), strict=True):
+            payload: Payload = self.data[start:stop]
             if not fault and stop > len(self.data):  # the local header has long extra fields
                 fault = _BEYOND * (self.begin + stop > file.size)
                 payload = b"" if fault else file.read(stop - start, self.begin + start)
-            else:
-                payload = self.data[start:stop]
             yield row, (_FAULTS[fault], _FETCH_AGAIN) if fault else payload
 
 

@@ -69,7 +69,7 @@ class ZipSource(Source):
             for archive, labels in zip(archives, found.labels, strict=True)
         ]
         self.classes = len(self._identities)
-        self._bounds = np.cumsum([0, *(len(archive.places) for archive in archives)])
+        self._bounds = np.cumsum([0, *(len(archive.entry_offsets) for archive in archives)])
         if not self.classes:
             raise SourceError(
                 f"{', '.join(map(str, paths))}: none of {len(self)} images in {len(archives)} zips "
@@ -88,10 +88,10 @@ class ZipSource(Source):
         """
         files = [
             {
-                "name": file_name(archive.place.path),
-                "bytes": archive.place.size,
+                "name": file_name(archive.zip.path),
+                "bytes": archive.zip.size,
                 "entries": archive.entries,
-                "images": len(archive.places),
+                "images": len(archive.entry_offsets),
                 "directory_xxh3_128": archive.digest,
             }
             for archive in self._archives
@@ -101,7 +101,7 @@ class ZipSource(Source):
     def groups(self) -> list[Group]:
         """One for each zip, called like it."""
         bounds = self._bounds.tolist()
-        stems = [shard_stem(archive.place.path.stem) for archive in self._archives]
+        stems = [shard_stem(archive.zip.path.stem) for archive in self._archives]
         return [Group(*group) for group in zip(stems, bounds[:-1], bounds[1:], strict=True)]
 
     def sizes(self) -> np.ndarray:
@@ -136,7 +136,7 @@ class ZipSource(Source):
         )
         if all(isinstance(record, Refusal) for record in part.read(keep)):
             raise SourceError(
-                f"{archive.place.path}: wrong password: it does not decrypt the first encrypted "
+                f"{archive.zip.path}: wrong password: it does not decrypt the first encrypted "
                 "images; give the right one with --password-file FILE, or type it at the prompt "
                 "(--password)"
             )
@@ -169,7 +169,7 @@ def _is_zip(file: Path) -> bool:
 def _image_folders(archive: Archive) -> ImageFolders:
     known = archive.labels[archive.labels != REFUSED]
     images = np.bincount(known, minlength=len(archive.folders))
-    return ImageFolders(file_name(archive.place.path), archive.folders, images)
+    return ImageFolders(file_name(archive.zip.path), archive.folders, images)
 
 
 def _labelled(archive: Archive, labels: np.ndarray) -> Archive:
@@ -182,15 +182,15 @@ def _labelled(archive: Archive, labels: np.ndarray) -> Archive:
 
 def _notices(archives: list[Archive], found: Identities, *, has_password: bool) -> list[str]:
     notices = []
-    hollow = [archive for archive in archives if not len(archive.places)]
+    hollow = [archive for archive in archives if not len(archive.entry_offsets)]
     if hollow:
-        first = file_name(hollow[0].place.path)
+        first = file_name(hollow[0].zip.path)
         notices.append(f"zips without an image by its name: {len(hollow)} ({first} …)")
     for archive in archives:
-        before, behind = archive.place.directory.shift, archive.place.directory.behind
+        before, behind = archive.zip.directory.shift, archive.zip.directory.behind
         if before or behind:
             notices.append(
-                f"{file_name(archive.place.path)}: {before:,} bytes before the zip and {behind:,} "
+                f"{file_name(archive.zip.path)}: {before:,} bytes before the zip and {behind:,} "
                 "behind it were passed over: if nobody put them there, it is cut short, and this "
                 "is a zip that it holds"
             )

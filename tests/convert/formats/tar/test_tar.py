@@ -122,7 +122,7 @@ class Bytes:
     def skip(self, count: int) -> None:
         self._file.seek(count, io.SEEK_CUR)
 
-    def place(self, position: int) -> str:
+    def name_byte(self, position: int) -> str:
         return f"x.tar: byte {position}"
 
 

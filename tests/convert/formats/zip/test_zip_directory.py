@@ -82,7 +82,7 @@ def test_where_the_directory_lies(
     assert digest.digest() == xxhash.xxh3_128_digest(body)
     assert members.names == [f"set/p{i // 2}/{i}.jpg".encode() for i in range(6)]
     assert members.size.tolist() == members.packed.tolist() == [200] * 6
-    for place, offset in zip(members.places.tolist(), members.offset.tolist(), strict=True):
+    for place, offset in zip(members.entry_offsets.tolist(), members.offset.tolist(), strict=True):
         assert body[place:].startswith(b"PK\x01\x02")
         assert data[offset:].startswith(b"PK\x03\x04")
 
