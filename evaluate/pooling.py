@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facepack.evaluate.scores.pairs import look_up
+
 _IMAGES = 1 << 15  # embeddings that are summed up together
 
 
@@ -32,13 +34,13 @@ class Templates:
         return zero
 
     def positions(self, ids: np.ndarray) -> np.ndarray:
-        """int64 of the shape of ``ids``: the row of each template; -1 where there is none."""
+        """int32 (m,): the row of each template of ``ids`` (m,); -1 where there is none."""
         if not len(self.ids):
-            return np.full(np.shape(ids), -1)
+            return np.full(len(ids), -1, np.int32)
         # Ids are small numbers: a table of all of them is quicker than a search for each.
         table = np.full(int(max(self.ids[-1], np.max(ids, initial=0))) + 1, -1, np.int32)
         table[self.ids] = np.arange(len(self.ids))
-        return table[ids]
+        return look_up(table, ids)
 
 
 def pool_templates(

@@ -13,6 +13,7 @@ from facepack.train.precision import float32_products
 _SCORES_A_PAIR = 48
 _TILE = 1 << 22  # scores, 16 MiB
 _PAIRS = 1 << 14  # whose rows are fetched together
+_LOOKED_UP = 1 << 20
 
 
 def pair_scores(units: Tensor, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -64,7 +65,8 @@ def _pick(
     columns = _filled(units[torch.from_numpy(used[1])])
     height = max(_TILE // len(columns) // CHUNK, 1) * CHUNK
     # Which tile a pair is in: a byte or two are compared quicker than four.
-    tile_of = (place_of[0] // height).astype(np.min_scalar_type(len(used[0]) // height))[pairs[0]]
+    kind = np.min_scalar_type(len(used[0]) // height)
+    tile_of = look_up((place_of[0] // height).astype(kind), pairs[0])
     for tile, start in enumerate(range(0, len(used[0]), height)):
         rows = _filled(units[torch.from_numpy(used[0][start : start + height])])
         product = torch.mm(rows, columns.T).numpy()
@@ -72,6 +74,20 @@ def _pick(
         row, column = (table[side[those]] for table, side in zip(place_of, pairs, strict=True))
         row -= np.int32(start)
         scores[those] = product[row, column]
+
+
+def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """``table[index]`` of a long index, without the copy in int64 that NumPy makes of all of it.
+
+    Args:
+        table: (n,).
+        index: (m,) integers.
+    """
+    found = np.empty(len(index), table.dtype)
+    for start in range(0, len(index), _LOOKED_UP):
+        some = slice(start, start + _LOOKED_UP)
+        found[some] = table[index[some]]
+    return found
 
 
 def _filled(rows: Tensor) -> Tensor:

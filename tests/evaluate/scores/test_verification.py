@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 from facepack.errors import EvaluationError
 from facepack.evaluate.scores import verification
 from facepack.evaluate.scores.collectors import Histogram
+from facepack.evaluate.scores.identification import identify
 from facepack.evaluate.scores.matching import Matching
 from facepack.evaluate.scores.operating_point import most_false_accepts
 from facepack.evaluate.scores.verification import Verification, verify
@@ -286,11 +287,17 @@ def told_by(ranks: Ranks) -> dict[str, Any]:
     found = verify(matching, FARS, hardest=5, curve=True)
     assert found.curve is not None
     second = verify(matching, FARS[:2])
+    gallery = Matching.between(
+        embeddings[:100], labels[:100], embeddings[100:], labels[100:], ranks=ranks, block=64
+    )
+    searches = identify(gallery, each_mate=True)
     return {
         "points": [vars(point) for point in found.points.values()],
         "alone": [vars(point) for point in second.points.values()],
         "hardest": found.hardest_impostors.first.tolist(),
         "counts": found.curve.impostors.tolist(),
+        "ranks": searches.ranks.tolist(),
+        "best wrong": [searches.best_wrong.tolist(), searches.best_wrong_entry.tolist()],
     }
 
 
