@@ -13,7 +13,7 @@ from typing import Any
 from facepack import lfs
 from facepack.errors import ConfigError, did_you_mean
 from facepack.reading import parse_toml, read_text
-from facepack.settings import is_table, kinds, parse
+from facepack.settings import check_choice, is_table, kinds, parse
 from facepack.train.config import CONFIG_FILE, TrainConfig
 
 
@@ -25,6 +25,8 @@ def recipe_names() -> list[str]:
 
 def read_settings(source: str) -> dict[str, Any]:
     """The settings in a recipe, or in a TOML file if ``source`` ends in ``.toml``.
+
+    ``base = "RECIPE"`` there lays them over that recipe's.
 
     Raises:
         ConfigError: there is no such recipe or file, it is not TOML, or it names unknown settings.
@@ -51,9 +53,14 @@ def read_settings(source: str) -> dict[str, Any]:
         settings = parse_toml(text)
     except ValueError as error:
         raise ConfigError(f"config {source} is not TOML: {error}") from error
+    base = settings.pop("base", None)
     for name in settings:
         _known(name, f"config {source}")
-    return settings
+    if base is None:
+        return settings
+    # A recipe, no file: recipes are known not to lie on one another in a circle.
+    check_choice(f"config {source}: base", base, recipe_names())
+    return merge_settings(read_settings(base), settings)
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:

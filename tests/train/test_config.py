@@ -35,6 +35,47 @@ MHLR_RECIPES = [
     for data in ("ms1mv3", "webface4m", "webface8m", "webface12m")
     for net in ("r50", "r100")
 ]
+# What the published code of each sets; r100 and r50 of a pair differ in the backbone alone.
+AUTHORS_RECIPES: dict[str, dict[str, Any]] = {
+    "ms1mv2_adaface": {
+        "margin_options": {"margin": 0.4, "h": 0.333, "t_alpha": 0.01},
+        "length": (512, 26, 0.0, [12, 20, 24]),
+        "augment": "adaface",
+    },
+    "webface4m_adaface": {
+        "margin_options": {"margin": 0.4, "h": 0.333, "t_alpha": 0.01},
+        "length": (1792, 26, 1.0, [12, 20, 24]),
+        "augment": "adaface",
+    },
+    "ms1mv2_magface": {
+        "margin_options": {
+            **{"low_norm": 10.0, "high_norm": 110.0, "low_margin": 0.45, "high_margin": 0.8},
+            **{"penalty_weight": 35.0, "easy": True},
+        },
+        "length": (512, 25, 0.0, [10, 18, 22]),
+    },
+    "ms1mv2_curricularface": {
+        "margin_options": {"margin": 0.5, "momentum": 0.99},
+        "length": (512, 24, 0.0, [10, 18, 22]),
+    },
+    "casia_uniface": {
+        "margin_options": {"margin": 0.4, "negatives": 1.0},
+        "length": (512, 28, 0.0, [16, 24]),
+    },
+    "ms1mv2_elastic": {
+        "margin_options": {"kind": "arcface", "margin": 0.5, "deviation": 0.05},
+        "length": (512, 26, 0.0, [7, 13, 19, 24]),
+    },
+}
+AUTHORS_NETS = [
+    *("ms1mv2_adaface_r50", "ms1mv2_adaface_r100"),
+    *("webface4m_adaface_r50", "webface4m_adaface_r100"),
+    *("ms1mv2_magface_r50", "ms1mv2_magface_r100"),
+    *("ms1mv2_curricularface_r100", "casia_uniface_r50", "ms1mv2_elastic_r100"),
+]
+TINY_MARGINS = (
+    *("sphereface", "curricularface", "magface", "adaface", "uniface", "subcenter", "elastic"),
+)
 
 
 def make(**settings: Any) -> TrainConfig:
@@ -147,18 +188,20 @@ def test_learning_rate_follows_the_batch_unless_set() -> None:
 
 
 def test_recipes_are_there() -> None:
-    assert recipe_names() == sorted(["cpu_tiny", *MHLR_RECIPES])
+    tiny = ["cpu_tiny", *(f"cpu_tiny_{margin}" for margin in TINY_MARGINS)]
+    assert recipe_names() == sorted([*tiny, *MHLR_RECIPES, *AUTHORS_NETS])
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipe_is_valid_and_states_known_names(name: str) -> None:
     from facepack.train import backbones
+    from facepack.train.build import make_margin
     from facepack.train.heads.margins import MARGINS
     from facepack.train.schedules import names, option_names
 
     config = make(**read_settings(name))
     assert config.backbone in backbones.names()
-    assert config.margin in MARGINS
+    assert isinstance(make_margin(config), MARGINS[config.margin])
     assert config.schedule in names()
     assert set(config.schedule_options) <= set(option_names(config.schedule))
 
@@ -187,6 +230,58 @@ def test_webface_recipes_differ_in_the_backbone_alone(name: str) -> None:
     first = read_settings("webface4m_r50")
     del first["backbone"]
     assert settings == first
+
+
+@pytest.mark.parametrize("name", AUTHORS_NETS)
+def test_authors_recipe(name: str) -> None:
+    of, _, net = name.rpartition("_")
+    published, config = AUTHORS_RECIPES[of], make(**read_settings(name))
+    assert (config.backbone, config.margin) == (net, of.rpartition("_")[2])
+    assert config.margin_options == published["margin_options"]
+    assert (config.base_lr, config.scale, config.sample_rate) == (0.1, 64.0, 1.0)
+    assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert config.schedule == "multistep"
+    length = (config.batch_size, config.epochs, config.warmup_epochs)
+    assert (*length, config.schedule_options["milestones"]) == published["length"]
+    assert (config.mirror, config.augment) == (True, published.get("augment", "none"))
+
+
+@pytest.mark.parametrize("margin", TINY_MARGINS)
+def test_tiny_recipes_differ_in_the_margin_alone(margin: str) -> None:
+    settings = read_settings(f"cpu_tiny_{margin}")
+    assert settings.pop("margin") == margin
+    settings.pop("margin_options", None)
+    below = read_settings("cpu_tiny")
+    del below["margin"], below["m3"]
+    assert settings == below
+
+
+def test_file_lies_over_its_base(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('base = "ms1mv3_r50"\nepochs = 9\n[schedule_options]\nfactor = 0.4')
+    below = read_settings("ms1mv3_r50")
+    assert read_settings(str(path)) == {
+        **below,
+        "epochs": 9,
+        "schedule_options": {**below["schedule_options"], "factor": 0.4},
+    }
+    path.write_text('base = "ms1mv3_r50"\nmargin = "cosface"')
+    assert not {"m2", "margin_gradient"} & set(read_settings(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ('"ms1mv3_r5"', r"own\.toml: base = 'ms1mv3_r5' is not one of .*did you mean ms1mv3_r50"),
+        ('"own.toml"', r"own\.toml: base = 'own\.toml' is not one of"),
+        ("3", r"own\.toml: base = 3 is not "),
+    ],
+)
+def test_bad_base_is_named(tmp_path: Path, base: str, message: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(f"base = {base}")
+    with pytest.raises(ConfigError, match=message):
+        read_settings(str(path))
 
 
 def test_unknown_recipe_and_missing_file() -> None:
