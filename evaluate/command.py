@@ -242,6 +242,7 @@ def run_evaluation(
     from facepack.evaluate.report import hard_images, require_writable_report, write_report
     from facepack.evaluate.results_file import add_results, read_results
     from facepack.evaluate.table import TablePrinter, json_object
+    from facepack.output import require_writable
     from facepack.terminal import printable
 
     for out in reports:
@@ -253,8 +254,10 @@ def run_evaluation(
         printer = TablePrinter(names)
         if len(models) > 1 and not as_json:
             click.echo(printable(f"{subject.name}:"))
-        if subject.results is not None and subject.results.exists():
-            read_results(subject.results)  # now, not after hours, it must be fit to be added to
+        if subject.results is not None:  # now, not after hours, it must be fit to be added to
+            require_writable(subject.results)
+            if subject.results.exists():
+                read_results(subject.results)
         for opener in openers:
             protocol = opener()
             result = subject.measure(protocol)

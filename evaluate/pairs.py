@@ -185,7 +185,8 @@ def _load_pack(name: str, path: Path) -> PairSet:
         if table is None:
             raise EvaluationError(
                 f"{path} is a pack without pairs: it is not a verification set. "
-                "`facepack bin2lmdb` makes one of a .bin"
+                "`facepack bin2lmdb` makes one of a .bin. All its images among each other: "
+                f"facepack eval identities {path}"
             )
         images, keys = [], []
         for start in range(0, len(pack), _READ_BATCH):

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facepack.errors import ConfigError, PackError
+from facepack.errors import ConfigError, EvaluationError, PackError
 
 if TYPE_CHECKING:
     from facepack.evaluate.command import ProtocolCommand
@@ -27,11 +27,13 @@ class ProtocolKind:
         title: the first line of its help.
         module: where its ``command`` is.
         table: the table that a pack of its own has, by which ``facepack eval PACK`` knows it.
+        also: what else the field calls it, in small letters: a user who says so is told the name.
     """
 
     title: str
     module: str
     table: str = ""
+    also: tuple[str, ...] = ()
 
     def command(self) -> ProtocolCommand:
         """Its command: ``facepack eval NAME``."""
@@ -49,6 +51,7 @@ PROTOCOLS: dict[str, ProtocolKind] = {
         title="Verify and identify templates: IJB-B and IJB-C.",
         module="facepack.evaluate.protocols.ijb",
         table="template_ids",
+        also=("ijbb", "ijbc", "ijb-b", "ijb-c"),
     ),
     "megaface": ProtocolKind(
         title="Identify FaceScrub's images among distractors: MegaFace's challenge 1.",
@@ -58,14 +61,17 @@ PROTOCOLS: dict[str, ProtocolKind] = {
     "probe-gallery": ProtocolKind(
         title="Verify probes against a gallery: F2C's variant of MegaFace.",
         module="facepack.evaluate.protocols.probes",
+        also=("probe_gallery", "ffc"),
     ),
     "identities": ProtocolKind(
         title="Verify and identify all images of labelled ones among each other.",
         module="facepack.evaluate.protocols.identities",
+        also=("identity", "all-to-all", "all_to_all"),
     ),
     "mfr": ProtocolKind(
         title="Verify all pairs of labelled images: MFR (ICCV 2021) and IFRT.",
         module="facepack.evaluate.protocols.mfr",
+        also=("mfr-all", "ifrt", "multiracial", "mask", "children"),
     ),
     "tinyface": ProtocolKind(
         title="Identify low-resolution probes among mates and distractors: TinyFace.",
@@ -103,7 +109,20 @@ def find_target(text: str, data: Path | None) -> Opener:
     name, words = split_words(text)
     if name:
         return PROTOCOLS[name].command().opener(words, data)
-    return PROTOCOLS[_protocol_of(text, data)].command().opener([text], data)
+    kind = PROTOCOLS[_protocol_of(text, data)]
+    try:
+        return kind.command().opener([text], data)
+    except EvaluationError as error:
+        raise EvaluationError(f"{error}. {_advice(text)}") from error
+
+
+def _advice(text: str) -> str:
+    """The protocol that a user may have meant who named no set; else all of them."""
+    word = text.partition(" ")[0].lower()
+    for name, kind in PROTOCOLS.items():
+        if word in (name, *kind.also):
+            return f"As a protocol it is facepack eval {name}: see facepack eval {name} --help"
+    return f"What is no set of pairs needs its protocol first: {', '.join(PROTOCOLS)}"
 
 
 def split_words(text: str) -> tuple[str, list[str]]:

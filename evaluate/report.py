@@ -22,7 +22,7 @@ from facepack.evaluate.training_run import (
     training_plots,
     training_table,
 )
-from facepack.output import write_output
+from facepack.output import require_writable, write_output
 from facepack.version import __version__
 from facepack.view.page import render_page
 from facepack.view.page_image import PageImage
@@ -76,6 +76,7 @@ def require_writable_report(out: Path) -> None:
 
     Raises:
         ConfigError: the suffix is none of :data:`SUFFIXES`, or there is no such folder.
+        PackError: the folder takes no file.
         MissingExtraError: a picture, and matplotlib is not installed.
     """
     if out.suffix.lower() not in SUFFIXES:
@@ -85,6 +86,7 @@ def require_writable_report(out: Path) -> None:
         )
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: {out.parent} is no folder; make it first")
+    require_writable(out)
     if out.suffix.lower() in PICTURES:
         require_matplotlib()
 

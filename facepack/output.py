@@ -5,10 +5,26 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from facepack import system
 from facepack.atomic import replacing
 from facepack.errors import PackError
+
+
+def require_writable(path: Path) -> None:
+    """Say at once, not after hours, that :func:`write_output` will not be able to write there.
+
+    Raises:
+        PackError: no file can be made in its folder; says why.
+    """
+    if path.exists() and not path.is_file():
+        return
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def write_output(path: Path, data: bytes) -> None:
@@ -31,6 +47,8 @@ def write_output(path: Path, data: bytes) -> None:
         with replacing(path, hidden, durable=False) as part:
             part.write_bytes(data)
     except OSError as error:
-        raise PackError(
-            f"cannot write {path}: {error.strerror or error}; choose another file"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> PackError:
+    return PackError(f"cannot write {path}: {error.strerror or error}; choose another file")

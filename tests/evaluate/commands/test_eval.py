@@ -19,6 +19,7 @@ from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.evaluate.models import load_model
 from facepack.evaluate.pairs import load_pair_set
 from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
+from facepack.evaluate.registry import PROTOCOLS
 from facepack.evaluate.results_file import read_results
 from facepack.evaluate.table import table_header, table_row
 from facepack.train.backbones import build
@@ -107,6 +108,34 @@ def test_a_target_that_is_not_there_stops_before_the_others_run(data: Path, run:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "facepack eval: no verification set 'agedb_30': looked for" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("called", "protocol"), [("ijbc", "ijb"), ("IJB-B", "ijb"), ("IFRT", "mfr"), ("YTF", "ytf")]
+)
+def test_what_the_field_calls_a_protocol_leads_to_it(
+    data: Path, run: Path, called: str, protocol: str
+) -> None:
+    result = facepack_eval(called, "packs/set", "--model", run, "--data", data)
+    assert result.exit_code == 1
+    assert f"see facepack eval {protocol} --help" in result.stderr
+
+
+def test_a_folder_that_is_no_set_of_pairs_is_told_the_protocols(tmp_path: Path, run: Path) -> None:
+    result = facepack_eval(tmp_path, "--model", run)
+    assert result.exit_code == 1
+    assert all(name in result.stderr for name in PROTOCOLS)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files")
+@pytest.mark.parametrize("option", ["--report", "--results"])
+def test_where_nothing_can_be_written_is_said_before_anything_is_measured(
+    data: Path, run: Path, option: str
+) -> None:
+    result = facepack_eval("lfw", "--model", run, "--data", data, option, "/proc/out.csv")
+    assert result.exit_code != 0
+    assert result.stdout == ""
+    assert "cannot write /proc/out.csv" in result.stderr
 
 
 def test_a_broken_image_names_set_index_and_key(data: Path, run: Path) -> None:
