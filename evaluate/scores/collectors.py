@@ -204,54 +204,6 @@ def _bin_of(score: float) -> int:
     return bits + Histogram.BINS // 2 if bits < Histogram.BINS // 2 else 0xFFFF - bits
 
 
-class WrongAbove:
-    """For each of many scores, a mate's of some row, how many impostors of that row reach it.
-
-    Args:
-        rows: (m,) the row of each.
-        scores: (m,) float32.
-        length: rows of the first set.
-    """
-
-    def __init__(self, rows: Tensor, scores: Tensor, length: int) -> None:
-        self._length = length
-        self._order = torch.argsort(_keys(rows, scores))
-        self._rows = rows[self._order]
-        self._keys = _keys(rows, scores)[self._order]
-        # A row's lowest score is the one that any counted impostor must reach; -1 is +inf here.
-        self._floors = scores.new_full((-(-length // 64) * 64,), torch.inf)
-        self._floors.scatter_reduce_(0, rows, scores, "amin")
-        self._reached = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
-
-    def take(self, tile: Tile) -> None:
-        """Count, for each impostor's score, the highest of its row's scores that it reaches."""
-        floors = self._floors[tile.row : tile.row + len(tile.scores), None]
-        rows, _, values = tile.reaching(floors)
-        if len(rows):
-            at = torch.searchsorted(self._keys, _keys(rows, values), right=True)
-            self._reached += torch.bincount(at, minlength=len(self._reached))
-
-    def merge(self, ranks: Ranks) -> None:
-        """The sum over the ranks."""
-        ranks.all_reduce(self._reached)
-
-    def counts(self) -> np.ndarray:
-        """(m,) int64, in the order that the scores were given in."""
-        reached = self._reached[1:].flip(0).cumsum(0).flip(0)
-        # What reaches a higher score of the same row reaches this one; other rows' are taken off.
-        ends = torch.searchsorted(self._rows, self._rows, right=True)
-        reached -= torch.cat([reached, reached.new_zeros(1)])[ends]
-        counts = torch.empty_like(reached)
-        counts[self._order] = reached
-        return counts.cpu().numpy()
-
-
-def _keys(rows: Tensor, scores: Tensor) -> Tensor:
-    """Integers that are ordered as (row, score)."""
-    bits = (scores + 0.0).view(torch.int32).long()  # -0.0 is 0.0
-    return (rows << 32) + torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-
-
 class BestImpostors:
     """Of each row of the first set the best impostor: its score and, at a tie, the first column.
 

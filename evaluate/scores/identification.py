@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from facepack.evaluate.scores.collectors import BestImpostors, WrongAbove
+from facepack.evaluate.scores.collectors import BestImpostors
 from facepack.evaluate.scores.matching import Collector, Matching, MateScores
+from facepack.evaluate.scores.wrong_above import WrongAbove
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
