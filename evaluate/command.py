@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -288,7 +289,6 @@ def _subjects(
 ) -> Iterator[Subject]:
     from facepack.evaluate.decode import FACE_SIZE
     from facepack.evaluate.embed import model_image_size
-    from facepack.evaluate.results_file import RESULTS
 
     if embeddings is not None:
         from facepack.evaluate.embeddings import open_embeddings
@@ -307,8 +307,21 @@ def _subjects(
             name=str(model),
             measure=partial(_measure_model, network, str(model), batch_size),
             image_size=model_image_size(network),
-            results=model / RESULTS if results is None and model.is_dir() else results,
+            results=_results_beside(model) if results is None else results,
         )
+
+
+def _results_beside(model: Path) -> Path | None:
+    """The file that keeps a run's results; None of what is no run, or may not be written."""
+    from facepack.evaluate.results_file import RESULTS
+    from facepack.terminal import printable
+
+    if not model.is_dir():
+        return None
+    if not os.access(model, os.W_OK):
+        click.echo(printable(f"{model} cannot be written: {RESULTS} is not kept there"), err=True)
+        return None
+    return model / RESULTS
 
 
 def _load(model: Path, backbone: str | None, torchscript: bool, device: str | None) -> Any:

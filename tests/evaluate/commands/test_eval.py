@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,3 +226,37 @@ def test_options_of_output_are_looked_at_before_any_model(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = facepack_eval("lfw", "--model", "absent", "--data", data, *options)
     assert result.exit_code != 0 and words in f"{result.output}{result.exception}"
+
+
+def test_results_are_kept_in_a_run_that_may_be_written(
+    data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, *mode: path != run and access(path, *mode))
+    result = facepack_eval("lfw", "--model", run, "--data", data)
+    assert result.exit_code == 0 and "results.json is not kept" in result.stderr
+    assert not (run / "results.json").exists()
+    monkeypatch.undo()
+    assert facepack_eval("lfw", "--model", run, "--data", data).exit_code == 0
+    assert (run / "results.json").exists()
+
+
+def test_a_protocol_is_a_command_and_a_target_in_quotes(data: Path, run: Path) -> None:
+    shared = ("--model", run, "--data", data, "--json")
+    plain, named, quoted = (
+        facepack_eval(*words, *shared) for words in (["lfw"], ["pairs", "lfw"], ["pairs lfw"])
+    )
+    assert plain.exit_code == 0 and plain.stdout == named.stdout == quoted.stdout
+    wrong = facepack_eval("pairs lfw --grupp x", *shared)
+    assert wrong.exit_code == 2 and "facepack eval pairs --help" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_no_protocols_help_waits_for_torch(name: str) -> None:
+    code = (
+        "import sys; from facepack.evaluate.registry import PROTOCOLS; "
+        f"PROTOCOLS[{name!r}].command(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    text = " ".join(facepack_eval(name, "--help").stdout.split())
+    assert PROTOCOLS[name].title.rstrip(".") in text
