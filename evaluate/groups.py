@@ -18,10 +18,14 @@ _DELIMITERS = ",;\t"
 
 
 class Groups(NamedTuple):
-    """``names`` of the groups, sorted, and ``of`` (n,) int64: each image's group, -1 for none."""
+    """``names`` of the groups, sorted, and ``of`` (n,) int64: each image's group, -1 for none.
+
+    ``unknown`` are names in the table that no image and no identity has.
+    """
 
     names: list[str]
     of: np.ndarray
+    unknown: Sequence[str] = ()
 
 
 def read_column(spec: Path) -> dict[str, str]:
@@ -72,7 +76,10 @@ def _rows(path: Path, content: str, column: str | None) -> list[tuple[int, tuple
             for number, fields in enumerate(lines, start=1)
             if fields
         ]
-    table = list(csv.reader(io.StringIO(content), delimiter=delimiter))
+    try:
+        table = list(csv.reader(io.StringIO(content), delimiter=delimiter))
+    except csv.Error as error:
+        raise EvaluationError(f"{path} is no table of groups: {error}: correct it") from error
     names = [name.strip() for name in table[0]]
     if column is None and len(names) != 2:
         raise EvaluationError(
@@ -116,21 +123,28 @@ def group_images(
     Raises:
         EvaluationError: none of the images is in a group.
     """
-    by_label = {
-        label: column.get(identity_names[label] if identity_names else "", column.get(str(label)))
-        for label in np.unique(labels[labels >= 0]).tolist()
-    }
+    by_label = {}
+    unknown = dict.fromkeys(column)
+    for label in np.unique(labels[labels >= 0]).tolist():
+        called = [identity_names[label]] if identity_names else []
+        called.append(str(label))
+        by_label[label] = next((column[name] for name in called if name in column), None)
+        for name in called:
+            unknown.pop(name, None)
     names = sorted(set(column.values()))
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(names)}
     of = np.full(len(labels), -1, np.int64)
     for position, label in enumerate(labels.tolist()):
         source = source_names[position] if source_names is not None else None
-        group = column.get(keys(position)) or column.get(source or "") or by_label.get(label)
+        own = keys(position), source or ""
+        group = column.get(own[0]) or column.get(own[1]) or by_label.get(label)
         of[position] = numbers.get(group, -1)
+        for name in own:
+            unknown.pop(name, None)
     if not (of >= 0).any():
         raise EvaluationError(
             f"none of {len(labels):,} images is in a group: the table names {len(column):,}, first "
             f"{next(iter(column), '')[:_SHOWN]!r}; images are called like {keys(0)!r}, and "
             "identities by name or label"
         )
-    return Groups(names, of)
+    return Groups(names, of, list(unknown))

@@ -208,7 +208,7 @@ def missing_notice(what: str, wanted: Sequence[str], positions: np.ndarray) -> l
     """What to say of wanted images that are not there; nothing where all are.
 
     Args:
-        what: names the list.
+        what: they are, in the plural.
         wanted: (n,) names.
         positions: (n,) what :meth:`NamedImages.find` made of them.
     """
@@ -216,7 +216,7 @@ def missing_notice(what: str, wanted: Sequence[str], positions: np.ndarray) -> l
     if not len(lost):
         return []
     return [
-        f"{what}: {len(lost):,} of {len(wanted):,} images are missing, first "
+        f"{len(lost):,} of {len(wanted):,} {what} are missing, first "
         f"{wanted[int(lost[0])]}: what needs them is left out, so that results do not compare with "
         "published ones"
     ]

@@ -59,7 +59,10 @@ def read_pair_list(path: Path) -> PairList:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise EvaluationError(f"{path}: cannot be read: {reason}") from error
-    rows = _split(lines)
+    try:
+        rows = _split(lines)
+    except csv.Error as error:
+        raise EvaluationError(f"{path} is no list of pairs: {error}: correct it") from error
     if not rows:
         raise EvaluationError(f"{path}: the list is empty; a line is first,second,same")
     head = rows[0][1]

@@ -106,7 +106,7 @@ def _find(
     images: NamedImages, kind: str, listed: _Listed, notices: list[str]
 ) -> tuple[np.ndarray, list[str]]:
     positions = images.find(listed.names)
-    notices += missing_notice(kind, listed.names, positions)
+    notices += missing_notice(f"images of {kind}", listed.names, positions)
     there = positions >= 0
     return positions[there], [
         person for person, found in zip(listed.persons, there, strict=True) if found

@@ -118,6 +118,11 @@ class AllToAll(Protocol):
         if groups is not None and (lost := np.count_nonzero(groups.of < 0)):
             what = "left out" if self._across else "counted among all alone"
             notices.append(f"{lost:,} of {len(usable):,} images are in no group: they are {what}")
+        if groups is not None and groups.unknown:
+            notices.append(
+                f"{len(groups.unknown):,} names in the table of groups are of no image or identity "
+                f"here, first {groups.unknown[0]}"
+            )
         if self._across and groups is not None:
             sides = [np.flatnonzero(usable & (groups.of == side)) for side in (0, 1)]
         else:

@@ -51,7 +51,7 @@ def locate_pairs(images: NamedImages, pairs: NamedPairs | PairList, *, target: s
     """
     names = list(dict.fromkeys([*pairs.first, *pairs.second]))
     positions = images.find(names)
-    notices = missing_notice(target, names, positions)
+    notices = missing_notice("images", names, positions)
     there = np.flatnonzero(positions >= 0)
     rows = np.full(len(names), -1)
     # Names may mean the same image: each is embedded once.
@@ -144,7 +144,7 @@ class TemplatePairs(Protocol):
         names = [name for name, _ in of_pairs]
         positions = images.find(names)
         there = positions >= 0
-        self._notices = missing_notice(target, names, positions)
+        self._notices = missing_notice("images", names, positions)
         if unused := len({of for _, of in members} - set(wanted)):
             self._notices.append(f"{unused:,} templates are in no pair: they are not embedded")
         chosen, self._rows = np.unique(positions[there], return_inverse=True)

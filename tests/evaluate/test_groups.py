@@ -44,6 +44,7 @@ def test_a_file_name_may_hold_a_colon(tmp_path: Path) -> None:
         ("a b c\n", "line 1 is 'a b c'; expected NAME GROUP"),
         ("key,sex\na,f,x\n", "line 2 has 3 cells, the header 2"),
         ("key,sex\na,f\na,m\n", "line 3 puts 'a' into 'm', a line before into 'f'"),
+        (f"key,sex\na,{'f' * 200_000}\n", "is no table of groups: field larger"),
     ],
 )
 def test_what_is_no_table_is_told(text: str, message: str, tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_what_is_no_table_is_told(text: str, message: str, tmp_path: Path) -> No
 
 
 def test_an_image_is_in_its_own_group_else_in_its_identitys() -> None:
-    column = {"train/1": "m", "b.jpg": "f", "Ann": "f", "2": "m"}
+    column = {"train/1": "m", "b.jpg": "f", "Ann": "f", "2": "m", "Zoe": "f", "train/9": "m"}
     groups = group_images(
         column,
         keys="train/{}".format,
@@ -64,6 +65,7 @@ def test_an_image_is_in_its_own_group_else_in_its_identitys() -> None:
     )
     assert groups.names == ["f", "m"]
     assert groups.of.tolist() == [0, 1, 0, 1, -1, -1]
+    assert groups.unknown == ["Zoe", "train/9"]
     with pytest.raises(
         EvaluationError, match=r"none of 1 images is in a group: .* first 'train/1'"
     ):

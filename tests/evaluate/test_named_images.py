@@ -51,9 +51,9 @@ def test_what_is_missing_or_in_doubt_is_not_found(folder: Path) -> None:
     wanted = ["a/9.jpg", "1.jpg", "a/1.jpg", "x/a/1.jpg", "1/jpg"]
     found = images.find(wanted)
     assert (found >= 0).tolist() == [False, False, True, False, False]
-    (notice,) = missing_notice("the list", wanted, found)
-    assert notice.startswith("the list: 4 of 5 images are missing, first a/9.jpg")
-    assert missing_notice("the list", wanted[2:3], found[2:3]) == []
+    (notice,) = missing_notice("images", wanted, found)
+    assert notice.startswith("4 of 5 images are missing, first a/9.jpg")
+    assert missing_notice("images", wanted[2:3], found[2:3]) == []
 
 
 def test_images_below_a_folder_of_some_name(folder: Path) -> None:

@@ -82,6 +82,7 @@ def test_lfw_own_form(tmp_path: Path) -> None:
         ("first,second,same\n", "no pairs"),
         ("a,b,1,0,g,h\n", "more than five"),
         ("2 1\nAda 1 2 3 4\n", "line 2"),
+        (f"a,b,1,0,{'g' * 200_000}\n", "field larger"),
     ],
 )
 def test_slips_are_told_with_their_line(tmp_path: Path, text: str, told: str) -> None:

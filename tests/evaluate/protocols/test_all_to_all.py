@@ -91,9 +91,10 @@ def test_what_is_missing_is_told() -> None:
     rows[:8] = np.nan
     of = np.where(LABELS < 4, -1, LABELS % 2)
     of[of == 1] = np.where(np.flatnonzero(of == 1) < 24, 1, 0)  # the second group is one person
-    result = measure("multiracial", Groups(["most", "one", "empty"], of), rows)
+    result = measure("multiracial", Groups(["most", "one", "empty"], of, ["Zoe"]), rows)
     told = "\n".join(result.notices)
     assert "8 of 120 images are not finite" in told
+    assert "1 names in the table of groups are of no image or identity here, first Zoe" in told
     assert "16 of 120 images are in no group: they are counted among all alone" in told
     assert "one: 6 pairs of one identity and 0 of two: TAR is undefined" in told
     assert "empty: 0 pairs of one identity and 0 of two" in told

@@ -134,7 +134,7 @@ def test_lists_choose_images_and_tell_identities(
         "distractors": DISTRACTORS,
         "identities": 3,
     }
-    assert result.notices[0].startswith("Probe: 1 of 7 images are missing, first Probe/99_9.jpg")
+    assert result.notices[0].startswith("1 of 7 images of Probe are missing, first Probe/99_9.jpg")
     assert result.notices[1].startswith("2 of 6 probes have no mate in the gallery")
 
 

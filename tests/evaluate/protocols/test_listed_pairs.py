@@ -89,7 +89,7 @@ def test_pairs_of_missing_images_are_left_out(images: NamedImages) -> None:
     rows = in_order(protocol, embed(protocol))
     result = protocol.measure(rows, row_norms(rows))
     assert result.counts["pairs"] == 38
-    assert result.notices[0].startswith("similar: 1 of 40 images are missing, first p0/gone.jpg")
+    assert result.notices[0].startswith("1 of 40 images are missing, first p0/gone.jpg")
     assert result.notices[1].startswith("2 of 40 pairs are left out")
     nothing = NamedPairs(["x"], ["y"], np.array([True]))
     with pytest.raises(EvaluationError, match="of none of 1 pairs both images are in"):
@@ -143,7 +143,7 @@ def test_templates_without_images_and_images_without_embeddings(images: NamedIma
     rows[[keys.index("p0/0.jpg"), keys.index("p0/1.jpg"), keys.index("p1/0.jpg")]] = np.nan
     result = protocol.measure(rows, row_norms(rows))
     told = "\n".join(result.notices)
-    assert "videos: 1 of 39 images are missing, first p9/9.jpg" in told
+    assert "1 of 39 images are missing, first p9/9.jpg" in told
     assert "1 templates are in no pair" in told
     assert "3 of 38 images are not finite" in told
     assert "2 of 20 templates have no image, first t" in told
