@@ -581,7 +581,9 @@ def processor() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m studies.schedules", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("out", type=Path, help="keeps outcomes, losses and cut data sets")
     parser.add_argument("--part", choices=("a", "b", "c"), required=True)
     parser.add_argument("--data", type=Path, help="the data sets and the log (parts a and c)")
