@@ -83,7 +83,7 @@ def _check(name: str, value: Any, members: tuple[_Member, ...]) -> Any:
             return member.plain(name, value)
     if value == "" and any(member.base is str for member in members):
         raise ConfigError(f"{name} is empty")
-    choices = [text for member in members for text in member.choices]
+    choices = [str(choice) for member in members for choice in member.choices]
     near = did_you_mean(value, choices) if isinstance(value, str) else ""
     allowed = " or ".join(str(member) for member in members if member.base is not None)
     raise ConfigError(f"{name} = {value!r} is not {allowed}{near}")

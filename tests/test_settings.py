@@ -102,6 +102,8 @@ def test_choices_that_no_type_says() -> None:
     check_choice("x", None, (None, "b"))
     with pytest.raises(ConfigError, match="x = 'c' is not one of a, b"):
         check_choice("x", "c", ["a", "b"])
+    with pytest.raises(ConfigError, match=r"x = '12' is not one of None, 123 .did you mean 123"):
+        check_choice("x", "12", (None, 123))
 
 
 def test_settings_check_their_fields_and_stay_as_they_are() -> None:
