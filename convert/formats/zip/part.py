@@ -318,13 +318,16 @@ def _read_ranges(
         starts = name_at + name_length + extra_length
         faults = np.zeros(len(group), np.int8)
         lengths = np.fromiter(map(len, names), np.int64, len(names))
-        faults[(name_length != lengths) | (name_at + lengths > len(data))] = _OTHER_NAME
+        beyond = name_at + lengths > len(data)
+        faults[(name_length != lengths) | beyond] = _OTHER_NAME
         # All letters of all names side by side: ``letters`` is where each lies in the data, those
         # that would lie behind it are held at its end, for their names are wrong already.
         ends = np.cumsum(lengths)
         letters = np.repeat(name_at - (ends - lengths), lengths) + np.arange(ends[-1])
+        if beyond.any():
+            letters = np.minimum(letters, len(octets) - 1)
         stated = np.frombuffer(b"".join(names), np.uint8)
-        differ = octets[np.minimum(letters, len(octets) - 1)] != stated
+        differ = octets[letters] != stated
         if differ.any():
             faults[np.searchsorted(ends, np.flatnonzero(differ), side="right")] = _OTHER_NAME
         magic = heads[:, :4] == np.frombuffer(_LOCAL_MAGIC, np.uint8)
