@@ -289,10 +289,12 @@ class _PickledDtype:
 
     def __setstate__(self, state: object) -> None:
         match state:
-            case (_, order, None, None, None, *_) if _text_or_bytes(order) in ("<", ">", "=", "|"):
-                self.dtype = self.dtype.newbyteorder(_text_or_bytes(order))
-            case _:
-                raise _unlike_a_set(self)
+            case (_, order, None, None, None, *_):
+                match _text_or_bytes(order):
+                    case "<" | ">" | "=" | "|" as known:
+                        self.dtype = self.dtype.newbyteorder(known)
+                        return
+        raise _unlike_a_set(self)
 
 
 def _unlike_a_set(target: object) -> _Refusal:

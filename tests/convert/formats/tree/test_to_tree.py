@@ -160,7 +160,7 @@ def test_a_plan_of_someone_else_protects_the_files(make_rec: MakeRec, tmp_path: 
     (out / "3").mkdir()
     (out / "3" / "1.jpg").write_bytes(b"mine")
     before = contents(out)
-    with pytest.raises(PackError, match="none of ours"):
+    with pytest.raises(PackError, match="facepack did not write"):
         convert_to_tree(RecSource(make_rec(10)), out, TreeOptions(overwrite=True))
     assert contents(out) == before
 
