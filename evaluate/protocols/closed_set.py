@@ -13,6 +13,7 @@ import torch
 from facepack.errors import EvaluationError
 from facepack.evaluate.curves import thinned
 from facepack.evaluate.faces import SourceFaces
+from facepack.evaluate.intervals import NOTICE, bootstrap_interval, count_by_identity
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.result import Figure, HardPair, Result
 from facepack.evaluate.scores.identification import Searches, identify
@@ -69,6 +70,9 @@ class TinyFace(Protocol):
                 f"{alone:,} of {len(probes):,} probes have no mate in the gallery: they are left "
                 "out of the shares"
             )
+        whose = labels[found.probes]
+        if len(np.unique(whose)) > 1:
+            notices.append(NOTICE)
         ranks, shares = found.cmc()
         cmc = {"cmc": thinned(ranks.astype(np.float64), shares)} if len(ranks) else {}
         return Result(
@@ -80,7 +84,13 @@ class TinyFace(Protocol):
                 "distractors": int(np.count_nonzero(gallery_labels < 0)),
                 "identities": len(np.unique(labels)),
             },
-            figures={f"rank-{k}": Figure(value=found.share(k)) for k in RANKS},
+            figures={
+                f"rank-{k}": Figure(
+                    value=found.share(k),
+                    interval=bootstrap_interval(*count_by_identity(found.ranks <= k, whose)),
+                )
+                for k in RANKS
+            },
             curves=cmc,
             hardest=self._hardest(found, probes, gallery),
             notices=tuple(notices),

@@ -19,6 +19,7 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.curves import thinned
 from facepack.evaluate.embed import normalize
 from facepack.evaluate.faces import SourceFaces
+from facepack.evaluate.intervals import NOTICE, bootstrap_interval, count_by_identity
 from facepack.evaluate.megaface_set import (
     MegaFaceSet,
     draw_subsets,
@@ -67,12 +68,15 @@ class Outcome:
         """How many scores of probes with distractors there were."""
         return self.distractors * len(self.searches.best_wrong)
 
-    def tar_at(self, far: float) -> float | None:
-        """The largest TAR whose FAR is at most ``far``, one of :data:`FARS`; None without mates."""
-        mates = self.searches.scores
-        if not len(mates):
-            return None
-        return float((mates > self.highest[most_false_accepts(far, self.impostors)]).mean())
+    def accepted_at(self, far: float) -> np.ndarray:
+        """Which searches' mates the lowest threshold accepts whose FAR is at most ``far``.
+
+        Args:
+            far: one of :data:`FARS`.
+        """
+        limit = self.highest[most_false_accepts(far, self.impostors)]
+        accepted: np.ndarray = self.searches.scores > limit
+        return accepted
 
     def roc(self) -> Curve:
         """FAR and TAR, from none accepted on as far as the highest scores were kept."""
@@ -228,6 +232,8 @@ class MegaFace(Protocol):
                 found.append(outcome if same else search_among(probes, persons, embeddings, chosen))
         searches = outcome.searches
         notices += _undefined(persons, outcome)
+        if len(np.unique(persons[searches.probes])) > 1:
+            notices.append(NOTICE)
         return Result(
             target=self.target,
             protocol=self.name,
@@ -237,7 +243,7 @@ class MegaFace(Protocol):
                 "searches": len(searches.ranks),
                 "distractors": len(in_play),
             },
-            figures=_figures(outcome, fewer),
+            figures=_figures(outcome, fewer, persons[searches.probes]),
             curves=_curves(outcome, fewer),
             hardest=self._hardest(outcome, positions, in_play),
             notices=tuple(notices),
@@ -338,9 +344,19 @@ def _undefined(persons: np.ndarray, outcome: Outcome) -> list[str]:
     return notices
 
 
-def _figures(outcome: Outcome, fewer: Mapping[int, Sequence[Outcome]]) -> dict[str, Figure]:
-    figures = {f"rank-{k}": Figure(value=outcome.searches.share(k)) for k in RANKS}
-    figures |= {f"TAR@{far_text(far)}": Figure(value=outcome.tar_at(far)) for far in FARS}
+def _figures(
+    outcome: Outcome, fewer: Mapping[int, Sequence[Outcome]], whose: np.ndarray
+) -> dict[str, Figure]:
+    """The figures; ``whose`` (s,) is the person of each search."""
+    hits = {f"rank-{k}": outcome.searches.ranks <= k for k in RANKS}
+    hits |= {f"TAR@{far_text(far)}": outcome.accepted_at(far) for far in FARS}
+    figures = {
+        name: Figure(
+            value=float(of.mean()) if len(of) else None,
+            interval=bootstrap_interval(*count_by_identity(of, whose)),
+        )
+        for name, of in hits.items()
+    }
     for size, outcomes in fewer.items():
         shares = [share for each in outcomes if (share := each.searches.share(1)) is not None]
         figures[f"rank-1 of {size:,}"] = Figure(

@@ -11,6 +11,7 @@ import torch
 
 from facepack.errors import EvaluationError
 from facepack.evaluate.embed import row_norms
+from facepack.evaluate.intervals import NOTICE
 from facepack.evaluate.named_images import open_named_images
 from facepack.evaluate.protocols.closed_set import TinyFace
 from facepack.evaluate.tinyface_set import open_tinyface
@@ -75,7 +76,9 @@ def test_ranks_equal_sorting_each_probes_gallery(folder: Path) -> None:
         "distractors": DISTRACTORS,
         "identities": PEOPLE,
     }
-    assert not result.notices and result.curves["cmc"].y[-1] == 1
+    assert result.notices == (NOTICE,) and result.curves["cmc"].y[-1] == 1
+    low, high = result.figures["rank-1"].interval or (1.0, 0.0)
+    assert low < result.figures["rank-1"].value < high
     hardest = result.hardest[0]
     assert hardest.kind == "false accept" and "/Probe/" in hardest.first
     assert "/Gallery_" in hardest.second
@@ -153,7 +156,7 @@ def test_cvlfaces_metadata_say_the_same(folder: Path, tmp_path: Path) -> None:
         listed = open_set(folder, lists)
         rows = embed(listed)
         result = listed.measure(rows, row_norms(rows))
-        assert result.figures == wanted.figures and not result.notices
+        assert result.figures == wanted.figures and result.notices == (NOTICE,)
     torch.save({"probe_paths": []}, tmp_path / "metadata.pt")
     with pytest.raises(EvaluationError, match=r"holds no lists probe_paths.*KeyError"):
         open_set(folder, tmp_path)

@@ -14,6 +14,7 @@ from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.errors import EvaluationError
 from facepack.evaluate.embed import row_norms
 from facepack.evaluate.feature_files import read_features
+from facepack.evaluate.intervals import NOTICE
 from facepack.evaluate.megaface_set import open_megaface, split_marks
 from facepack.evaluate.protocols.distractors import FARS, MegaFace, search_among
 from facepack.evaluate.result import Result
@@ -95,6 +96,10 @@ def test_figures_equal_a_pair_at_a_time(folder: Path) -> None:
     wanted = slow(unit(rows[~of]), megaface.persons[~of], unit(rows[of]))
     assert {name: result.figures[name].value for name in wanted} == pytest.approx(wanted, abs=1e-12)
     assert 0.1 < wanted["rank-1"] < wanted["rank-10"] < 1
+    for name, share in wanted.items():
+        low, high = result.figures[name].interval or (1.0, 0.0)
+        assert low < share < high
+    assert NOTICE in result.notices
     searches = PERSONS * SHOTS * (SHOTS - 1)
     assert result.counts == {
         "probes": 20,
