@@ -15,6 +15,7 @@ from torch import Tensor
 
 from facepack.errors import EvaluationError
 from facepack.evaluate.faces import SourceFaces
+from facepack.evaluate.intervals import NOTICE, bootstrap_interval, count_by_identity
 from facepack.evaluate.named_images import NamedImages
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.f2c_metrics import tar_of_bins
@@ -133,6 +134,7 @@ class ProbeGallery(Protocol):
         bins, of_mates = ScoreBins(), ScoreBins()
         collectors: list[Collector] = [largest, bins] if self._published else [largest]
         kept: list[np.ndarray] = []
+        persons: list[np.ndarray] = []
         rows = embeddings[self._probes[probes]]
         for start in range(0, len(gallery), _BLOCK):
             part = gallery[start : start + _BLOCK]
@@ -147,12 +149,13 @@ class ProbeGallery(Protocol):
             for first, second, scores in _mates(matching):
                 own = found.twins[probes[first]] == part[second]
                 kept.append(scores[~own])
+                persons.append(labels[first[~own]])
                 of_mates.add(torch.from_numpy(scores))
         mates = np.concatenate(kept) if kept else np.empty(0, np.float32)
+        whose = np.concatenate(persons) if persons else np.empty(0, np.int64)
         highest = largest.descending()
         figures = {
-            f"TAR@{far_text(far)}": Figure(value=_tar(mates, highest, far, impostors))
-            for far in FARS
+            f"TAR@{far_text(far)}": _tar(mates, whose, highest, far, impostors) for far in FARS
         }
         notices = [*unusable_notice(self.faces, norms)]
         notices += _undefined(len(mates), impostors)
@@ -169,6 +172,8 @@ class ProbeGallery(Protocol):
                 defined = counts.sum() > 0 and impostors
                 value = tar_of_bins(counts, bins.counts, far) if defined else None
                 figures[f"TAR@{far_text(far)} (F2C)"] = Figure(value=value)
+        if any(figure.interval for figure in figures.values()):
+            notices.append(NOTICE)
         return Result(
             target=self.target,
             protocol=self.name,
@@ -224,10 +229,14 @@ def _count_impostors(labels: np.ndarray, gallery: np.ndarray) -> int:
     return len(labels) * len(gallery) - int((counts * mates).sum())
 
 
-def _tar(mates: np.ndarray, highest: np.ndarray, far: float, impostors: int) -> float | None:
+def _tar(
+    mates: np.ndarray, whose: np.ndarray, highest: np.ndarray, far: float, impostors: int
+) -> Figure:
     if not len(mates) or not impostors:
-        return None
-    return float((mates > highest[most_false_accepts(far, impostors)]).mean())
+        return Figure(value=None)
+    accepted = mates > highest[most_false_accepts(far, impostors)]
+    interval = bootstrap_interval(*count_by_identity(accepted, whose))
+    return Figure(value=float(accepted.mean()), interval=interval)
 
 
 def _undefined(mates: int, impostors: int) -> list[str]:

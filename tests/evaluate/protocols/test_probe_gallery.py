@@ -11,6 +11,7 @@ import torch
 
 from facepack.errors import EvaluationError
 from facepack.evaluate.embed import row_norms
+from facepack.evaluate.intervals import NOTICE
 from facepack.evaluate.named_images import open_named_images
 from facepack.evaluate.protocols.probe_gallery import (
     ProbeGallery,
@@ -86,7 +87,9 @@ def test_tar_equals_a_pair_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPat
     shown = [figure.value for figure in result.figures.values()]
     wanted = [np.mean([m > wrong[int(far * len(wrong))] for m in mates]) for far in FARS]
     assert shown == pytest.approx(wanted, abs=1e-12) and 0 < shown[-1] < shown[0] < 1
-    assert protocol.flip is False and not result.notices
+    assert protocol.flip is False and result.notices == (NOTICE,)
+    low, high = next(iter(result.figures.values())).interval or (1.0, 0.0)
+    assert low < shown[0] < high
     monkeypatch.setattr("facepack.evaluate.protocols.probe_gallery._BLOCK", 7)
     again = protocol.measure(rows, row_norms(rows))
     assert again.figures == result.figures and again.counts == result.counts
@@ -100,7 +103,7 @@ def test_published_bins_take_own_images_out_of_the_last(folder: Path) -> None:
         name = f"TAR@{far:.0e}".replace("e-0", "e-")
         exact, binned = result.figures[name].value, result.figures[f"{name} (F2C)"].value
         assert exact is not None and binned == pytest.approx(exact, abs=0.05)
-    assert not result.notices
+    assert result.notices == (NOTICE,)
     (folder / "gallery/P0/0.jpg").rename(folder / "gallery/P0/other.jpg")
     protocol = open_set(folder, published=True)
     rows = embed(protocol)
