@@ -58,7 +58,9 @@ def result_lines(result: Result) -> list[str]:
     title = f"{result.target}: {result.protocol}{variant}" + (f" ({counts})" if counts else "")
     if result.groups:
         return [title, *_group_lines(result)]
-    return [title, *table_lines(list(result.figures), [_cells(result.figures, result.figures)])]
+    # Numbers stand on the right of all columns but the first, which is empty.
+    cells = ["", *_cells(result.figures, result.figures)]
+    return [title, *table_lines(["", *result.figures], [cells])]
 
 
 def _group_lines(result: Result) -> list[str]:

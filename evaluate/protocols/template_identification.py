@@ -52,7 +52,7 @@ def search_galleries(
 ) -> Searched:
     """Search each gallery with all probes.
 
-    A gallery's TPIR at a FPIR f is the share of its mated probes that rank 1 and whose score lies
+    A gallery's TPIR at an FPIR f is the share of its mated probes that rank 1 and whose score lies
     above the threshold: of n probes without a mate, their best scores descending, the one at index
     max(int(n·f) − 1, 0). All galleries' TPIR is the mean of theirs; ranks are over all mated
     probes.
@@ -113,7 +113,7 @@ def _search(name: str, templates: Templates, gallery: np.ndarray, probes: np.nda
         )
     elif rare := [fpir for fpir in FPIRS if int(len(false_scores) * fpir) < 1]:
         notices.append(
-            f"{len(false_scores):,} probes without a mate in gallery {name} cannot measure a FPIR "
+            f"{len(false_scores):,} probes without a mate in gallery {name} cannot measure an FPIR "
             f"of {', '.join(f'{fpir:g}' for fpir in rare)}: TPIR is that above them all"
         )
     positive = {}
