@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 import facepack
-from facepack.evaluate.embed_into import EmbedOptions, embed_into
-from facepack.evaluate.faces import SourceFaces
-from facepack.evaluate.named_images import ChosenImages
+from facepack.evaluate.embedding.embed_into import EmbedOptions, embed_into
+from facepack.evaluate.faces.faces import SourceFaces
+from facepack.evaluate.sets.named_images import ChosenImages
 from facepack.train.backbones import Backbone, build
 from facepack.train.precision import float32_products
 

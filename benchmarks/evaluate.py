@@ -38,11 +38,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first 
 import numpy as np
 import torch
 
-from facepack.evaluate.pooling import pool_templates
 from facepack.evaluate.scores.identification import Identification
 from facepack.evaluate.scores.listed import READINGS
 from facepack.evaluate.scores.matching import Matching
 from facepack.evaluate.scores.pairs import pair_scores
+from facepack.evaluate.scores.pooling import pool_templates
 from facepack.evaluate.scores.verification import verify
 
 FEATURES = 512

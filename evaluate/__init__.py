@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from facepack.evaluate.models import load_model as load_model
-    from facepack.evaluate.pair_result import PairResult as PairResult
-    from facepack.evaluate.pairs import PairSet as PairSet
-    from facepack.evaluate.pairs import load_pair_set as load_pair_set
     from facepack.evaluate.protocols.verification import evaluate_pairs as evaluate_pairs
+    from facepack.evaluate.results.pair_result import PairResult as PairResult
+    from facepack.evaluate.sets.pairs import PairSet as PairSet
+    from facepack.evaluate.sets.pairs import load_pair_set as load_pair_set
 
 _HOMES = {
     "load_model": "facepack.evaluate.models",
-    "PairSet": "facepack.evaluate.pairs",
-    "load_pair_set": "facepack.evaluate.pairs",
-    "PairResult": "facepack.evaluate.pair_result",
+    "PairSet": "facepack.evaluate.sets.pairs",
+    "load_pair_set": "facepack.evaluate.sets.pairs",
+    "PairResult": "facepack.evaluate.results.pair_result",
     "evaluate_pairs": "facepack.evaluate.protocols.verification",
 }
 

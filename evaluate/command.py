@@ -18,7 +18,7 @@ from facepack.errors import ConfigError
 if TYPE_CHECKING:
     from facepack.evaluate.protocol import Protocol
     from facepack.evaluate.registry import Opener
-    from facepack.evaluate.result import Result
+    from facepack.evaluate.results.result import Result
 
 
 _MODEL = "A run's folder, a file with a backbone's state_dict, or an .onnx"
@@ -241,8 +241,8 @@ def run_evaluation(
     # A mistyped name must not cost the targets before it, nor wait for the model.
     openers = find()
     from facepack.evaluate.report import hard_images, require_writable_report, write_report
-    from facepack.evaluate.results_file import add_results, read_results
-    from facepack.evaluate.table import TablePrinter, json_object
+    from facepack.evaluate.results.results_file import add_results, read_results
+    from facepack.evaluate.results.table import TablePrinter, json_object
     from facepack.output import require_writable
     from facepack.terminal import printable
 
@@ -287,11 +287,11 @@ def _subjects(
     batch_size: int,
     results: Path | None,
 ) -> Iterator[Subject]:
-    from facepack.evaluate.decode import FACE_SIZE
-    from facepack.evaluate.embed import model_image_size
+    from facepack.evaluate.embedding.embed import model_image_size
+    from facepack.evaluate.faces.decode import FACE_SIZE
 
     if embeddings is not None:
-        from facepack.evaluate.embeddings import open_embeddings
+        from facepack.evaluate.embedding.embeddings import open_embeddings
         from facepack.evaluate.run import evaluate_embeddings
 
         opened = open_embeddings(embeddings, keys)
@@ -313,7 +313,7 @@ def _subjects(
 
 def _results_beside(model: Path) -> Path | None:
     """The file that keeps a run's results; None of what is no run, or may not be written."""
-    from facepack.evaluate.results_file import RESULTS
+    from facepack.evaluate.results.results_file import RESULTS
     from facepack.terminal import printable
 
     if not model.is_dir():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from facepack.errors import EvaluationError, SourceError
 from facepack.evaluate.report import LEGEND, figure_table, remarks, sort_results
-from facepack.evaluate.result import Result
-from facepack.evaluate.results_file import RESULTS, read_results
+from facepack.evaluate.results.result import Result
+from facepack.evaluate.results.results_file import RESULTS, read_results
 from facepack.evaluate.training_run import TrainingRun, read_run, settings_table, training_table
 from facepack.terminal import printable, table_lines
 from facepack.train.loop.checkpoint import METRICS_FILE

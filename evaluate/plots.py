@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepack.evaluate.result import Curve, Histogram, Result
+from facepack.evaluate.results.result import Curve, Histogram, Result
 from facepack.view.plot import Axis, Line, Plot
 
 _BINS = 50  # of a histogram, drawn

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from facepack.evaluate.faces import Faces
-from facepack.evaluate.result import Result
+from facepack.evaluate.faces.faces import Faces
+from facepack.evaluate.results.result import Result
 
 
 class Protocol(ABC):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facepack.errors import ConfigError, FacepackError
-from facepack.evaluate.difference import is_within_chance
 from facepack.evaluate.plots import draw_curves, draw_histograms
-from facepack.evaluate.result import Figure, HardPair, Result
-from facepack.evaluate.table import figure_text, group_table
+from facepack.evaluate.results.difference import is_within_chance
+from facepack.evaluate.results.result import Figure, HardPair, Result
+from facepack.evaluate.results.table import figure_text, group_table
 from facepack.evaluate.training_run import (
     TrainingRun,
     settings_table,
@@ -29,7 +29,7 @@ from facepack.view.page_image import PageImage
 from facepack.view.plot import PICTURES, Plot, require_matplotlib, write_plots
 
 if TYPE_CHECKING:
-    from facepack.evaluate.faces import Faces
+    from facepack.evaluate.faces.faces import Faces
     from facepack.evaluate.protocol import Protocol
 
 SUFFIXES = (".html", *PICTURES, ".csv")

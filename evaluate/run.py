@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.embed import embed_each, model_device, model_image_size, row_norms
-from facepack.evaluate.embeddings import Embeddings
-from facepack.evaluate.faces import Faces
+from facepack.evaluate.embedding.embed import embed_each, model_device, model_image_size, row_norms
+from facepack.evaluate.embedding.embeddings import Embeddings
+from facepack.evaluate.faces.faces import Faces
 from facepack.evaluate.protocol import Protocol
-from facepack.evaluate.result import Result
+from facepack.evaluate.results.result import Result
 
 
 def evaluate(

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from torch import nn
 
-from facepack.evaluate.faces import EncodedFaces
-from facepack.evaluate.pairs import find_pair_set
+from facepack.evaluate.faces.faces import EncodedFaces
 from facepack.evaluate.protocol import Protocol
 from facepack.evaluate.registry import find_target, split_words
-from facepack.evaluate.result import Result
+from facepack.evaluate.results.result import Result
 from facepack.evaluate.run import evaluate
+from facepack.evaluate.sets.pairs import find_pair_set
 from facepack.store.home import absolute, data_home, is_named
 from facepack.train.loop.verification import ACCURACY
 

@@ -22,7 +22,7 @@ from facepack.convert.formats.pack.append import append
 from facepack.convert.formats.pack.sink import PackOptions
 from facepack.convert.registry import SINKS, SOURCES
 from facepack.errors import DecodeError, FacepackError
-from facepack.evaluate.pairs import load_pair_set
+from facepack.evaluate.sets.pairs import load_pair_set
 from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
 

@@ -13,8 +13,8 @@ import click
 from facepack.evaluate.command import DATA_OPTION, FORWARD_OPTIONS, MODEL_OPTION, with_options
 
 if TYPE_CHECKING:
-    from facepack.evaluate.embed_into import Embedded
-    from facepack.evaluate.faces import Faces
+    from facepack.evaluate.embedding.embed_into import Embedded
+    from facepack.evaluate.faces.faces import Faces
 
 
 @click.command()
@@ -61,7 +61,7 @@ def embed(
     """
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what --overwrite removes: give one")
-    from facepack.evaluate.embed_into import EmbedOptions, embed_into
+    from facepack.evaluate.embedding.embed_into import EmbedOptions, embed_into
     from facepack.evaluate.models import open_model
     from facepack.progress import Progress
     from facepack.train.build import enter_device
@@ -100,7 +100,7 @@ def embed(
 
 def _open_faces(target: str, data: Path | None, say: bool) -> Faces:
     from facepack.evaluate.registry import find_target, split_words
-    from facepack.evaluate.sources import open_faces
+    from facepack.evaluate.sets.sources import open_faces
     from facepack.terminal import printable
 
     if split_words(target)[0]:

@@ -20,7 +20,7 @@ def submission(ctx: click.Context, file: Path, *, as_json: bool) -> None:
     1024 MB, no float16 weights. The file is also run on two random images, if onnxruntime is
     installed. Each rule that is not kept is named; the exit status is then 1.
     """
-    from facepack.evaluate.submission import check_submission
+    from facepack.evaluate.models.submission import check_submission
     from facepack.terminal import printable
 
     rules = check_submission(file)

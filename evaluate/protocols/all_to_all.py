@@ -16,16 +16,16 @@ import numpy as np
 import torch
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.curves import thinned
-from facepack.evaluate.faces import Faces
-from facepack.evaluate.groups import Groups
-from facepack.evaluate.intervals import NOTICE, bootstrap_interval, count_by_identity
+from facepack.evaluate.faces.faces import Faces
 from facepack.evaluate.protocol import Protocol, unusable_notice
-from facepack.evaluate.result import Curve, Figure, HardKind, HardPair, Result
+from facepack.evaluate.results.curves import thinned
+from facepack.evaluate.results.result import Curve, Figure, HardKind, HardPair, Result
+from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval, count_by_identity
 from facepack.evaluate.scores.matching import Matching
 from facepack.evaluate.scores.nearest import NearestImages
 from facepack.evaluate.scores.operating_point import far_text, unmeasurable
 from facepack.evaluate.scores.verification import ScoredPairs, Verification, verify
+from facepack.evaluate.sets.groups import Groups
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Of any images of one's own: at which TAR is told."""

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.curves import thinned
-from facepack.evaluate.faces import SourceFaces
-from facepack.evaluate.intervals import NOTICE, bootstrap_interval, count_by_identity
+from facepack.evaluate.faces.faces import SourceFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
-from facepack.evaluate.result import Figure, HardPair, Result
+from facepack.evaluate.results.curves import thinned
+from facepack.evaluate.results.result import Figure, HardPair, Result
 from facepack.evaluate.scores.identification import Searches, identify
+from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval, count_by_identity
 from facepack.evaluate.scores.matching import Matching
-from facepack.evaluate.tinyface_set import TinyFaceSet
+from facepack.evaluate.sets.tinyface_set import TinyFaceSet
 
 RANKS = (1, 5, 20)
 HARDEST = 50

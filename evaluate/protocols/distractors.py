@@ -16,24 +16,24 @@ import numpy as np
 import torch
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.curves import thinned
-from facepack.evaluate.embed import normalize
-from facepack.evaluate.faces import SourceFaces
-from facepack.evaluate.intervals import NOTICE, bootstrap_interval, count_by_identity
-from facepack.evaluate.megaface_set import (
+from facepack.evaluate.embedding.embed import normalize
+from facepack.evaluate.faces.faces import SourceFaces
+from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.results.curves import thinned
+from facepack.evaluate.results.result import Curve, Figure, HardKind, HardPair, Result
+from facepack.evaluate.scores.collectors import HardestPairs, LargestScores
+from facepack.evaluate.scores.identification import Identification, Searches
+from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval, count_by_identity
+from facepack.evaluate.scores.matching import Collector, Matching, Tile
+from facepack.evaluate.scores.operating_point import far_text, most_false_accepts, unmeasurable
+from facepack.evaluate.scores.verification import ScoredPairs
+from facepack.evaluate.sets.megaface_set import (
     MegaFaceSet,
     draw_subsets,
     read_subsets,
     split_marks,
     write_kit,
 )
-from facepack.evaluate.protocol import Protocol, unusable_notice
-from facepack.evaluate.result import Curve, Figure, HardKind, HardPair, Result
-from facepack.evaluate.scores.collectors import HardestPairs, LargestScores
-from facepack.evaluate.scores.identification import Identification, Searches
-from facepack.evaluate.scores.matching import Collector, Matching, Tile
-from facepack.evaluate.scores.operating_point import far_text, most_false_accepts, unmeasurable
-from facepack.evaluate.scores.verification import ScoredPairs
 from facepack.hashing import derive_seed, hash64
 from facepack.train.ranks.group import Ranks
 

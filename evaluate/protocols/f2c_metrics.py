@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from facepack.evaluate.protocols.pair_metrics import FOLDS, fold_numbers
-from facepack.evaluate.result import Figure
+from facepack.evaluate.results.result import Figure
 
 _THRESHOLDS = 1000
 _SHIFT = 2e-6  # that the script adds to its thresholds

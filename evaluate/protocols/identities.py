@@ -30,13 +30,13 @@ def command(target: str, *, group: Path | None, data: Path | None) -> Callable[[
     share of images whose nearest other image is of the same identity. Groups are measured within
     themselves, and the gaps between them told.
     """
-    from facepack.evaluate.labelled import find_labelled
+    from facepack.evaluate.sets.labelled import find_labelled
 
     find_labelled(target, data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.labelled import open_labelled
         from facepack.evaluate.protocols.all_to_all import Identities
+        from facepack.evaluate.sets.labelled import open_labelled
 
         images = open_labelled(target, data)
         groups = None if group is None else images.group(group)

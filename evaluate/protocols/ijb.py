@@ -58,8 +58,8 @@ def command(
     path = find_images(target, data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.ijb_set import open_ijb
         from facepack.evaluate.protocols.templates import IjbProtocol
+        from facepack.evaluate.sets.ijb_set import open_ijb
 
         return IjbProtocol(open_ijb(path, target), roc=roc, flip=flip, detector=detector, norm=norm)
 

@@ -10,10 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.faces import Faces, SourceFaces
-from facepack.evaluate.list_files import NamedPairs, read_pairs, read_rows
-from facepack.evaluate.named_images import NamedImages, missing_notice
-from facepack.evaluate.pair_list import PairList
+from facepack.evaluate.faces.faces import Faces, SourceFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.f2c_metrics import best_of_grid, best_score, f2c_figures
 from facepack.evaluate.protocols.verification import (
@@ -22,7 +19,10 @@ from facepack.evaluate.protocols.verification import (
     roc_curves,
     squared_distances,
 )
-from facepack.evaluate.result import Result
+from facepack.evaluate.results.result import Result
+from facepack.evaluate.sets.list_files import NamedPairs, read_pairs, read_rows
+from facepack.evaluate.sets.named_images import NamedImages, missing_notice
+from facepack.evaluate.sets.pair_list import PairList
 
 _ROWS = 8192  # embeddings that are added to their templates at a time
 

@@ -78,8 +78,8 @@ def command(
     path = find_images(target, data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.megaface_set import open_megaface
         from facepack.evaluate.protocols.distractors import MegaFace
+        from facepack.evaluate.sets.megaface_set import open_megaface
 
         return MegaFace(
             open_megaface(path, noises),

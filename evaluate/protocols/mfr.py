@@ -49,13 +49,13 @@ def command(
     """
     if wrong := [far for far in fars if not 0 < far < 1]:
         raise ConfigError(f"--far {wrong[0]}: a share between 0 and 1, such as 1e-6")
-    from facepack.evaluate.labelled import find_labelled
+    from facepack.evaluate.sets.labelled import find_labelled
 
     find_labelled(target, data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.labelled import open_labelled
         from facepack.evaluate.protocols.all_to_all import AllToAll
+        from facepack.evaluate.sets.labelled import open_labelled
 
         images = open_labelled(target, data)
         groups = None if group is None else images.group(group)

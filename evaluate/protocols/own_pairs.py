@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.named_images import NamedImages
-from facepack.evaluate.pair_list import PairList
 from facepack.evaluate.protocols.listed_pairs import locate_pairs
 from facepack.evaluate.protocols.verification import PairVerification
+from facepack.evaluate.sets.named_images import NamedImages
+from facepack.evaluate.sets.pair_list import PairList
 
 
 class OwnPairs(PairVerification):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.pair_result import ValidationRate
+from facepack.evaluate.results.pair_result import ValidationRate
 
 FOLDS = 10
 ACCURACY_THRESHOLDS = np.arange(0, 4, 0.01)

@@ -46,9 +46,9 @@ def command(
     images = find_images(root or str(path.parent), None if root is None else data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.named_images import open_named_images
-        from facepack.evaluate.pair_list import read_pair_list
         from facepack.evaluate.protocols.own_pairs import OwnPairs
+        from facepack.evaluate.sets.named_images import open_named_images
+        from facepack.evaluate.sets.pair_list import read_pair_list
 
         listed = read_pair_list(path)
         named = open_named_images(images, keys_suffice=True)
@@ -58,8 +58,8 @@ def command(
 
 
 def _find_set(target: str, data: Path | None) -> Callable[[], Protocol]:
-    from facepack.evaluate.pairs import find_pair_set, load_pair_set
     from facepack.evaluate.protocols.verification import PairVerification
+    from facepack.evaluate.sets.pairs import find_pair_set, load_pair_set
 
     find_pair_set(target, data)
     return lambda: PairVerification(load_pair_set(target, data))

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.faces import SourceFaces
-from facepack.evaluate.intervals import NOTICE, bootstrap_interval, count_by_identity
-from facepack.evaluate.named_images import NamedImages
+from facepack.evaluate.faces.faces import SourceFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.f2c_metrics import tar_of_bins
-from facepack.evaluate.result import Figure, Result
+from facepack.evaluate.results.result import Figure, Result
 from facepack.evaluate.scores.collectors import LargestScores
+from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval, count_by_identity
 from facepack.evaluate.scores.matching import Collector, Matching, Tile
 from facepack.evaluate.scores.operating_point import far_text, most_false_accepts, unmeasurable
+from facepack.evaluate.sets.named_images import NamedImages
 from facepack.train.ranks.group import Ranks
 
 FARS = (1e-6, 1e-7, 1e-8, 1e-9)

@@ -38,8 +38,8 @@ def command(
     path = find_images(target, data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.named_images import open_named_images
         from facepack.evaluate.protocols.probe_gallery import ProbeGallery, find_probes_and_gallery
+        from facepack.evaluate.sets.named_images import open_named_images
 
         found = find_probes_and_gallery(open_named_images(path), probe, gallery)
         return ProbeGallery(found, target=target, published=published, flip=flip)

@@ -38,8 +38,8 @@ def command(
     path = find_images(target, data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.named_images import open_named_images
         from facepack.evaluate.protocols.listed_pairs import open_sllfw
+        from facepack.evaluate.sets.named_images import open_named_images
 
         return open_sllfw(open_named_images(path), pairs or path / _PAIRS, target=target, flip=flip)
 

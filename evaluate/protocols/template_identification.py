@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from facepack.evaluate.curves import thinned
-from facepack.evaluate.intervals import bootstrap_shares, count_by_identity, percentile_interval
-from facepack.evaluate.pooling import Templates
-from facepack.evaluate.result import Curve, Figure
+from facepack.evaluate.results.curves import thinned
+from facepack.evaluate.results.result import Curve, Figure
 from facepack.evaluate.scores.identification import identify
+from facepack.evaluate.scores.intervals import (
+    bootstrap_shares,
+    count_by_identity,
+    percentile_interval,
+)
 from facepack.evaluate.scores.matching import Matching
+from facepack.evaluate.scores.pooling import Templates
 
 FPIRS = (0.01, 0.1)
 RANKS = (1, 5, 10)

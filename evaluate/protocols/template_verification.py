@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from facepack.evaluate.curves import score_histogram, thinned
-from facepack.evaluate.intervals import bootstrap_interval, count_by_identity
-from facepack.evaluate.pooling import Templates
-from facepack.evaluate.result import Curve, Figure, HardKind, Histogram
+from facepack.evaluate.results.curves import score_histogram, thinned
+from facepack.evaluate.results.result import Curve, Figure, HardKind, Histogram
 from facepack.evaluate.scores.collectors import Histogram as ScoreBins
+from facepack.evaluate.scores.intervals import bootstrap_interval, count_by_identity
 from facepack.evaluate.scores.listed import READINGS
 from facepack.evaluate.scores.operating_point import OperatingPoint, far_text, unmeasurable
 from facepack.evaluate.scores.pairs import pair_scores
+from facepack.evaluate.scores.pooling import Templates
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 HARDEST = 50

@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.ijb_set import IjbSet
-from facepack.evaluate.intervals import NOTICE
-from facepack.evaluate.pooling import Templates, pool_templates
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.template_identification import search_galleries
 from facepack.evaluate.protocols.template_verification import verify_templates
-from facepack.evaluate.result import HardPair, Result
+from facepack.evaluate.results.result import HardPair, Result
+from facepack.evaluate.scores.intervals import NOTICE
+from facepack.evaluate.scores.pooling import Templates, pool_templates
+from facepack.evaluate.sets.ijb_set import IjbSet
 
 
 class IjbProtocol(Protocol):

@@ -33,9 +33,9 @@ def command(target: str, *, lists: Path | None, data: Path | None) -> Callable[[
     path = find_images(target, data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.named_images import open_named_images
         from facepack.evaluate.protocols.closed_set import TinyFace
-        from facepack.evaluate.tinyface_set import open_tinyface
+        from facepack.evaluate.sets.named_images import open_named_images
+        from facepack.evaluate.sets.tinyface_set import open_tinyface
 
         return TinyFace(open_tinyface(open_named_images(path), lists), target=target)
 

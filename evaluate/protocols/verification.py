@@ -10,11 +10,8 @@ import torch
 from torch import nn
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.curves import score_histogram, thinned
-from facepack.evaluate.embed import normalize
-from facepack.evaluate.faces import EncodedFaces
-from facepack.evaluate.pair_result import TAR_FARS, PairResult, far_text
-from facepack.evaluate.pairs import PairSet
+from facepack.evaluate.embedding.embed import normalize
+from facepack.evaluate.faces.faces import EncodedFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.pair_metrics import (
     FOLDS,
@@ -23,8 +20,11 @@ from facepack.evaluate.protocols.pair_metrics import (
     fold_numbers,
     validation_rate,
 )
-from facepack.evaluate.result import Curve, HardKind, HardPair, Result
+from facepack.evaluate.results.curves import score_histogram, thinned
+from facepack.evaluate.results.pair_result import TAR_FARS, PairResult, far_text
+from facepack.evaluate.results.result import Curve, HardKind, HardPair, Result
 from facepack.evaluate.run import evaluate
+from facepack.evaluate.sets.pairs import PairSet
 
 HARDEST = 50
 """Pairs that a result names of each kind: those that a page can show."""

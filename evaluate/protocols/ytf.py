@@ -45,8 +45,8 @@ def command(
     path = find_images(target, data)
 
     def open_target() -> Protocol:
-        from facepack.evaluate.named_images import open_named_images
         from facepack.evaluate.protocols.listed_pairs import open_ytf
+        from facepack.evaluate.sets.named_images import open_named_images
 
         return open_ytf(
             open_named_images(path),

@@ -24,8 +24,8 @@ from torch import nn
 import studies.schedules.backbone
 import studies.schedules.shapes  # noqa: F401  (likewise)
 from facepack.errors import EvaluationError, TrainingError
-from facepack.evaluate.decode import decode_batches
-from facepack.evaluate.embed import embed, normalize
+from facepack.evaluate.embedding.embed import embed, normalize
+from facepack.evaluate.faces.decode import decode_batches
 from facepack.train.collect import make_config
 from facepack.train.loop.run import Trainer
 from studies.schedules.sets import Faces

@@ -19,7 +19,7 @@ from PIL import Image
 import facepack
 from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.source import Refusal
-from facepack.evaluate.pairs import PairSet
+from facepack.evaluate.sets.pairs import PairSet
 from facepack.hashing import derive_seed, hash64
 
 FOLDS = 10

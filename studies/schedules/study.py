@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from facepack.convert.faces.synth import SynthOptions, generate
-from facepack.evaluate.pairs import load_pair_set
+from facepack.evaluate.sets.pairs import load_pair_set
 from facepack.train.replay import Replay, TrainingLog, read_log, replay_log
 from studies.schedules.runs import Measure, Outcome, Run, Stage, Study, best_rate
 from studies.schedules.sets import (

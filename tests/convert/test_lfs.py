@@ -123,7 +123,7 @@ def test_models_logs_and_settings(tmp_path: Path) -> None:
 def test_verification_sets(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from facepack.errors import SourceError
-    from facepack.evaluate.pairs import load_pair_set
+    from facepack.evaluate.sets.pairs import load_pair_set
 
     with pytest.raises(SourceError, match="is a pointer of Git LFS"):
         load_pair_set(pointer(tmp_path / "lfw.bin"))

@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from facepack.cli import root
 from facepack.errors import EvaluationError, FacepackError
 from facepack.evaluate.compare import comparison_lines, read_comparison
-from facepack.evaluate.pair_result import PairResult, ValidationRate
 from facepack.evaluate.report import write_report
-from facepack.evaluate.result import Curve, Figure
-from facepack.evaluate.result import Result as Evaluation
-from facepack.evaluate.results_file import add_results
+from facepack.evaluate.results.pair_result import PairResult, ValidationRate
+from facepack.evaluate.results.result import Curve, Figure
+from facepack.evaluate.results.result import Result as Evaluation
+from facepack.evaluate.results.results_file import add_results
 from facepack.evaluate.training_run import read_run, training_plots
 from facepack.train.config import TrainConfig, dump_config
 

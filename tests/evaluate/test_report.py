@@ -15,7 +15,7 @@ import pytest
 from facepack.errors import ConfigError
 from facepack.evaluate.plots import draw_curves, draw_histograms
 from facepack.evaluate.report import csv_text, figure_table, hard_images, write_report
-from facepack.evaluate.result import Curve, Figure, HardPair, Histogram, Result
+from facepack.evaluate.results.result import Curve, Figure, HardPair, Histogram, Result
 from facepack.view.page_image import PageImage
 
 EVIL = "<script>alert(1)</script>\"'\x00\u202e$x^{"

@@ -19,9 +19,9 @@ from click.testing import CliRunner, Result
 import facepack
 from facepack.cli import root
 from facepack.convert.formats.pairs.pickles import write_bin
-from facepack.evaluate.embed import embed
-from facepack.evaluate.embedding_folder import BatchWriter, runs
-from facepack.evaluate.embeddings import open_embeddings
+from facepack.evaluate.embedding.embed import embed
+from facepack.evaluate.embedding.embedding_folder import BatchWriter, runs
+from facepack.evaluate.embedding.embeddings import open_embeddings
 from facepack.evaluate.models import load_model
 from facepack.train.backbones import build
 from facepack.train.config import TrainConfig, dump_config
@@ -103,7 +103,7 @@ def test_killed_and_resumed_it_is_the_same(
 ) -> None:
     own = [pack, "--model", run, "--batch-size", 8, "--device", "cpu"]
     assert facepack_embed(*own, "--out", tmp_path / "whole").exit_code == 0
-    monkeypatch.setattr("facepack.evaluate.embedding_folder._SYNC_EVERY", -1.0)
+    monkeypatch.setattr("facepack.evaluate.embedding.embedding_folder._SYNC_EVERY", -1.0)
     torch.set_num_threads(1)  # a forked child has none of torch's threads
     write = BatchWriter.write
 

@@ -18,11 +18,11 @@ from click.testing import CliRunner, Result
 from facepack.cli import root
 from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.evaluate.models import load_model
-from facepack.evaluate.pairs import load_pair_set
 from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
 from facepack.evaluate.registry import PROTOCOLS
-from facepack.evaluate.results_file import read_results
-from facepack.evaluate.table import table_header, table_row
+from facepack.evaluate.results.results_file import read_results
+from facepack.evaluate.results.table import table_header, table_row
+from facepack.evaluate.sets.pairs import load_pair_set
 from facepack.train.backbones import build
 from facepack.train.config import TrainConfig, dump_config
 
@@ -163,7 +163,7 @@ def test_the_model_must_exist(data: Path) -> None:
 
 
 def test_help_names_the_known_sets() -> None:
-    from facepack.evaluate.pairs import KNOWN_SETS
+    from facepack.evaluate.sets.pairs import KNOWN_SETS
 
     text = facepack_eval("--help").stdout
     assert all(name in text for name in KNOWN_SETS)

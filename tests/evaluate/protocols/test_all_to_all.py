@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.embed import row_norms
-from facepack.evaluate.faces import EncodedFaces
-from facepack.evaluate.groups import Groups
+from facepack.evaluate.embedding.embed import row_norms
+from facepack.evaluate.faces.faces import EncodedFaces
 from facepack.evaluate.protocols.all_to_all import AllToAll, Identities
-from facepack.evaluate.result import Result
+from facepack.evaluate.results.result import Result
+from facepack.evaluate.sets.groups import Groups
 
 N = 120
 LABELS = np.arange(N) // 4

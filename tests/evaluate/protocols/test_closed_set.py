@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.embed import row_norms
-from facepack.evaluate.intervals import NOTICE
-from facepack.evaluate.named_images import open_named_images
+from facepack.evaluate.embedding.embed import row_norms
 from facepack.evaluate.protocols.closed_set import TinyFace
-from facepack.evaluate.tinyface_set import open_tinyface
+from facepack.evaluate.scores.intervals import NOTICE
+from facepack.evaluate.sets.named_images import open_named_images
+from facepack.evaluate.sets.tinyface_set import open_tinyface
 
 MakeJpeg = Callable[..., bytes]
 PEOPLE, DISTRACTORS = 12, 30
@@ -102,7 +102,7 @@ def stub_lists(monkeypatch: pytest.MonkeyPatch, folder: Path, names: dict[str, l
         file.write_bytes(b"")
         ids = np.array([[int(name.split("_")[0])] for name in names[field]], np.uint16)
         content[file] = {f"{field}_set": names[field], f"{field}_ids": ids}
-    monkeypatch.setattr("facepack.evaluate.tinyface_set.read_matlab", content.__getitem__)
+    monkeypatch.setattr("facepack.evaluate.sets.tinyface_set.read_matlab", content.__getitem__)
 
 
 NAMES = {

@@ -12,12 +12,12 @@ import pytest
 from facepack.convert.formats.benchmarks.megaface import MegaFaceSource
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.errors import EvaluationError
-from facepack.evaluate.embed import row_norms
-from facepack.evaluate.feature_files import read_features
-from facepack.evaluate.intervals import NOTICE
-from facepack.evaluate.megaface_set import open_megaface, split_marks
+from facepack.evaluate.embedding.embed import row_norms
+from facepack.evaluate.embedding.feature_files import read_features
 from facepack.evaluate.protocols.distractors import FARS, MegaFace, search_among
-from facepack.evaluate.result import Result
+from facepack.evaluate.results.result import Result
+from facepack.evaluate.scores.intervals import NOTICE
+from facepack.evaluate.sets.megaface_set import open_megaface, split_marks
 
 MakeJpeg = Callable[..., bytes]
 

@@ -15,12 +15,12 @@ from facepack.convert.formats.benchmarks.ijb import IjbSource
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.tree.align import TEMPLATE
 from facepack.errors import EvaluationError
-from facepack.evaluate.ijb_set import IjbSet, open_ijb
 from facepack.evaluate.protocols.template_verification import FARS, identities_of
 from facepack.evaluate.protocols.templates import IjbProtocol
 from facepack.evaluate.registry import find_target
-from facepack.evaluate.result import Result
+from facepack.evaluate.results.result import Result
 from facepack.evaluate.run import evaluate
+from facepack.evaluate.sets.ijb_set import IjbSet, open_ijb
 
 EncodeJpeg = Callable[[np.ndarray], bytes]
 

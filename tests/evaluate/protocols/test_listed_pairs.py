@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.embed import row_norms
-from facepack.evaluate.list_files import NamedPairs
-from facepack.evaluate.named_images import NamedImages, open_named_images
+from facepack.evaluate.embedding.embed import row_norms
 from facepack.evaluate.protocols.f2c_metrics import best_of_grid, best_score, f2c_figures
 from facepack.evaluate.protocols.listed_pairs import (
     ListedPairs,
@@ -20,6 +18,8 @@ from facepack.evaluate.protocols.listed_pairs import (
     open_ytf,
 )
 from facepack.evaluate.protocols.verification import measure_pairs
+from facepack.evaluate.sets.list_files import NamedPairs
+from facepack.evaluate.sets.named_images import NamedImages, open_named_images
 
 MakeJpeg = Callable[..., bytes]
 PEOPLE, SHOTS = 10, 4

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.embed import row_norms
-from facepack.evaluate.intervals import NOTICE
-from facepack.evaluate.named_images import open_named_images
+from facepack.evaluate.embedding.embed import row_norms
 from facepack.evaluate.protocols.probe_gallery import (
     ProbeGallery,
     ScoreBins,
     find_probes_and_gallery,
 )
+from facepack.evaluate.scores.intervals import NOTICE
+from facepack.evaluate.sets.named_images import open_named_images
 
 MakeJpeg = Callable[..., bytes]
 PERSONS, SHOTS, OTHERS = 6, 3, 40

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from facepack.errors import DecodeError, EvaluationError
-from facepack.evaluate.pairs import PairSet
 from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
+from facepack.evaluate.sets.pairs import PairSet
 from facepack.images import decode
 from facepack.train.backbones import Backbone, build
 

@@ -18,8 +18,8 @@ from facepack.convert.faces.draw import render_faces
 from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 from facepack.errors import ConfigError
-from facepack.evaluate.pairs import PairSet
 from facepack.evaluate.protocols.pair_metrics import Roc, accuracy_by_fold
+from facepack.evaluate.sets.pairs import PairSet
 from facepack.train.backbones import registry as backbones
 from facepack.train.replay import TrainingLog, read_log, replay_log
 from facepack.train.schedules import build_schedule
@@ -284,7 +284,7 @@ def test_coarser_faces_keep_their_size_and_lose_detail() -> None:
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not here")
 def test_the_people_of_lfw() -> None:
-    from facepack.evaluate.pairs import load_pair_set
+    from facepack.evaluate.sets.pairs import load_pair_set
 
     labelled = sets.digests(list(sets.read_rec(SHARED / "lfw-rec")))
     faces = sets.faces_of_pair_set(load_pair_set(SHARED / "bins/lfw.bin"), labelled)

@@ -16,7 +16,7 @@ from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.options import ConvertOptions
 from facepack.errors import PackError, SourceError
-from facepack.evaluate.pairs import load_pair_set
+from facepack.evaluate.sets.pairs import load_pair_set
 from facepack.store.target import Target
 
 MakeJpeg = Callable[..., bytes]

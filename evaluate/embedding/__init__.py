@@ -1,0 +1,1 @@
+"""Embeddings: made of faces, kept in files, and read."""

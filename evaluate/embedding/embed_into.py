@@ -1,0 +1,246 @@
+"""Embed many images into a file: resumable, by one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.embedding.embed import embed, embed_each, model_image_size
+from facepack.evaluate.embedding.embedding_folder import (
+    BatchWriter,
+    begun,
+    compare_plans,
+    finish,
+    is_finished,
+    remove,
+    runs,
+)
+from facepack.evaluate.embedding.embeddings import KEYS, NORMS, ROWS, open_embeddings
+from facepack.evaluate.embedding.tensor_file import SUFFIX, map_tensors, write_tensors
+from facepack.evaluate.faces.faces import Faces
+from facepack.train.ranks.agreement import tell, together
+from facepack.train.ranks.group import ALONE, Ranks
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """How images are embedded.
+
+    Attributes:
+        flip: add the mirror image's embedding.
+        batch_size: images a forward pass.
+        resume: go on with what an interrupted run left.
+        overwrite: replace what is there.
+    """
+
+    flip: bool = True
+    batch_size: int = 128
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What was written.
+
+    Attributes:
+        out: where.
+        images: embeddings in it.
+        features: length of one.
+        new: how many of them this run made, of all processes.
+        not_finite: how many hold NaN or infinity.
+        first: the key of the first of these.
+    """
+
+    out: str
+    images: int
+    features: int
+    new: int
+    not_finite: int
+    first: str | None
+
+
+def embed_into(
+    out: Path,
+    model: nn.Module,
+    faces: Faces,
+    *,
+    stated: dict[str, str],
+    device: torch.device,
+    options: EmbedOptions,
+    ranks: Ranks = ALONE,
+    progress: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+) -> Embedded:
+    """Embed ``faces`` into ``out``: collective, if there are several ranks.
+
+    A run that was killed leaves what it wrote, and the same call with ``resume`` completes it to
+    the same bytes, with any number of ranks: batches hold the same images always.
+
+    Args:
+        out: a folder (``embeddings.npy`` float32 (n, F), ``norms.npy``, ``keys.npy``,
+            ``meta.json``); or, by its ending, a ``.safetensors`` with the same in it, which is
+            written from a folder beside it.
+        model: float32 (n, 3, H, W) → (n, F) embeddings.
+        faces: the images.
+        stated: what the model is: its name as ``model``, and the ``model_xxh3_128`` of its file.
+        device: where the model is.
+        options: how.
+        ranks: the processes that share the images; all must see ``out``.
+        progress: takes the number of images that this rank is to embed, and gives what is called
+            with those of each batch.
+
+    Returns:
+        What was written, on every rank.
+
+    Raises:
+        EvaluationError: ``out`` holds something else, or the model's output is not (n, F).
+        DecodeError: an image does not decode, or not to the model's size.
+        PackError: the file cannot be written.
+    """
+    with together(ranks):
+        plan = _plan(model, faces, stated, device, options)
+    single = out.suffix == SUFFIX
+    folder = out.with_name(f"{out.name}.part") if single else out
+    new = np.zeros(0, np.int64)
+    with ExitStack() as lock:
+        with together(ranks):
+            is_there = single and out.exists() and not options.overwrite
+            if is_there:
+                _compare_file(out, plan, options)
+            elif ranks.is_first:
+                lock.enter_context(
+                    begun(
+                        folder,
+                        plan,
+                        resume=options.resume,
+                        overwrite=options.overwrite,
+                        shown=out,
+                    )
+                )
+        if not is_there and not is_finished(folder):
+            with BatchWriter(folder, plan) as writer:
+                new = writer.missing()
+                tell(ranks)  # none marks a batch before all know which are missing
+                start, stop = ranks.share(len(new))
+                # An error here is not waited with: the launcher ends the other ranks.
+                _embed_missing(writer, new[start:stop], model, faces, plan, device, progress)
+            with together(ranks):
+                if ranks.is_first:
+                    finish(folder, plan, faces)
+        with together(ranks):
+            if single and not is_there and ranks.is_first:
+                _write_file(out, folder, plan)
+    return _summary(out, plan, faces, new)
+
+
+def _plan(
+    model: nn.Module,
+    faces: Faces,
+    stated: dict[str, str],
+    device: torch.device,
+    options: EmbedOptions,
+) -> dict[str, Any]:
+    """All that the bytes of the embeddings depend on, but for the machine."""
+    height, width = model_image_size(model)
+    if not len(faces):
+        raise EvaluationError(f"{faces.name}: there are no images to embed")
+    features = getattr(model, "embedding_size", None)
+    if features is None:  # of a program nothing else tells it
+        blank = np.zeros((1, height, width, 3), np.uint8)
+        features = embed(model, [blank], device=device, flip=False).shape[1]
+    return {
+        "format": FORMAT,
+        "images": len(faces),
+        "features": int(features),
+        "flip": options.flip,
+        "image_size": [height, width],
+        "batch_size": options.batch_size,
+        "source": Path(faces.name).name,
+        "content_id": faces.content_id,
+        "source_id": faces.source_id,
+        **stated,
+    }
+
+
+def _embed_missing(
+    writer: BatchWriter,
+    missing: np.ndarray,
+    model: nn.Module,
+    faces: Faces,
+    plan: dict[str, Any],
+    device: torch.device,
+    progress: Callable[[int], Callable[[int], None]],
+) -> None:
+    batch_size = plan["batch_size"]
+    total = int(_images_in(missing, plan))
+    on_batch = progress(total)
+    for first, behind in runs(missing):
+        batches = faces.batches(
+            first * batch_size,
+            min(behind * batch_size, len(faces)),
+            batch_size=batch_size,
+            image_size=model_image_size(model),
+            device=device,
+        )
+        store = _Numbered(writer, first)
+        embed_each(model, batches, store, device=device, flip=plan["flip"], on_batch=on_batch)
+
+
+class _Numbered:
+    """Writes the batches of a stretch under their numbers, which ascend."""
+
+    def __init__(self, writer: BatchWriter, first: int) -> None:
+        self._writer = writer
+        self._next = first
+
+    def __call__(self, rows: np.ndarray) -> None:
+        self._writer.write(self._next, rows)
+        self._next += 1
+
+
+def _images_in(batches: np.ndarray, plan: dict[str, Any]) -> int:
+    start = batches * plan["batch_size"]
+    return int((np.minimum(start + plan["batch_size"], plan["images"]) - start).sum())
+
+
+def _compare_file(out: Path, plan: dict[str, Any], options: EmbedOptions) -> None:
+    """Make sure that the finished file that is there is the one that would be written."""
+    if not options.resume:
+        raise EvaluationError(f"{out} is there already: --overwrite replaces it")
+    compare_plans(map_tensors(out)[1], plan, out)
+
+
+def _write_file(out: Path, folder: Path, plan: dict[str, Any]) -> None:
+    """Write the finished folder as one file, and remove it."""
+    keys = np.load(folder / KEYS, mmap_mode="r")
+    tensors = {
+        "embeddings": np.load(folder / ROWS, mmap_mode="r"),
+        "norms": np.load(folder / NORMS, mmap_mode="r"),
+        "keys": keys.view(np.uint8).reshape(len(keys), keys.dtype.itemsize),
+    }
+    write_tensors(out, tensors, plan)
+    remove(folder)
+
+
+def _summary(out: Path, plan: dict[str, Any], faces: Faces, new: np.ndarray) -> Embedded:
+    norms = open_embeddings(out).norms
+    assert norms is not None
+    lost = np.flatnonzero(~np.isfinite(norms))
+    return Embedded(
+        out=str(out),
+        images=plan["images"],
+        features=plan["features"],
+        new=_images_in(new, plan),
+        not_finite=len(lost),
+        first=faces.key(int(lost[0])) if len(lost) else None,
+    )

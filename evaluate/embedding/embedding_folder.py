@@ -1,0 +1,253 @@
+"""A folder of embeddings that is being written: by one process or several, and resumable.
+
+The rows lie in a ``.npy`` of full size from the start. Which batches are in it, and on the disk,
+the file ``done`` says, a byte a batch; so it does not matter which process writes a batch, or when,
+and batches hold the same images however many processes there are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import FileIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.embedding.embeddings import KEYS, META, NORMS, ROWS, encoded_key
+from facepack.evaluate.faces.faces import Faces
+from facepack.reading import read_json
+from facepack.store.files import write_errors, write_file
+from facepack.store.format import LOCK, PART
+from facepack.store.lock import hold_lock
+
+PLAN, DONE = "plan.json", "done"
+
+_SYNC_EVERY = 5.0  # seconds of work that a kill costs at most
+_KEYS_AT_ONCE = 1 << 16
+_CALLED = ("source", "model")
+_OWN = (PLAN, DONE, ROWS, NORMS, KEYS, META)
+
+
+@contextmanager
+def begun(
+    folder: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool, shown: Path
+) -> Iterator[None]:
+    """Within it ``folder`` is this process's to write, and has a plan, rows and marks.
+
+    Args:
+        folder: made if it is not there.
+        plan: what the embeddings are of, as JSON; a plan that is there must say the same.
+        resume: go on with what an interrupted run left.
+        overwrite: remove the embeddings, finished or not, that it holds.
+        shown: what messages call it.
+
+    Raises:
+        EvaluationError: it holds something else, embeddings that neither option is given for, or
+            those of another plan; or another process is writing there.
+        PackError: it cannot be written.
+    """
+    busy = EvaluationError(f"{shown}: another process is writing here; wait for it")
+    with ExitStack() as stack:
+        with write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(folder, busy))
+        existing = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK)
+        strangers = [name for name in existing if name not in _OWN and not PART.fullmatch(name)]
+        if strangers:
+            raise EvaluationError(
+                f"{shown} holds {strangers[0]!r}, which is no file of embeddings: choose another "
+                "folder"
+            )
+        done = (PLAN, DONE) if META in existing else ()  # left by a kill at the very end
+        for name in existing:
+            if overwrite or name in done or PART.fullmatch(name):
+                (folder / name).unlink()
+        if overwrite:
+            existing = []
+        elif existing and not resume:
+            raise EvaluationError(
+                f"{shown} holds embeddings: --resume completes them, --overwrite replaces them"
+            )
+        stated = next((folder / name for name in (META, PLAN) if (folder / name).exists()), None)
+        if stated is None:
+            _begin(folder, plan)
+        else:
+            compare_plans(_read_plan(stated), plan, shown)
+        yield
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the embeddings in ``folder`` are complete."""
+    return (folder / META).exists()
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError("it is no map")
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error}): use --overwrite") from error
+    return found
+
+
+def compare_plans(found: dict[str, Any], plan: dict[str, Any], shown: Path) -> None:
+    """An EvaluationError if ``found``, that of ``shown``, states anything else than ``plan``.
+
+    What images and model are called is for people: checksums tell which they are.
+    """
+    for name in sorted((plan.keys() | found.keys()) - set(_CALLED)):
+        if found.get(name) != plan.get(name):
+            raise EvaluationError(
+                f"{shown} holds embeddings with {name} = {json.dumps(found.get(name))}, and "
+                f"{json.dumps(plan.get(name))} is asked for: go on with the same, choose another "
+                "folder, or replace them with --overwrite"
+            )
+
+
+def _begin(folder: Path, plan: dict[str, Any]) -> None:
+    images, features = plan["images"], plan["features"]
+    size = images * (features + 1) * 4
+    if size > shutil.disk_usage(folder).free:
+        raise EvaluationError(
+            f"{folder}: {size / 1e6:,.1f} MB are needed: free some space or choose another disk"
+        )
+    with write_errors(folder):
+        for name, shape in ((ROWS, (images, features)), (NORMS, (images,))):
+            with (folder / name).open("wb") as file:
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+                )
+                file.truncate(file.tell() + int(np.prod(shape)) * 4)
+        (folder / DONE).write_bytes(bytes(batches_of(plan)))
+    write_file(folder / PLAN, [json.dumps(plan, indent=1).encode(), b"\n"])
+
+
+def batches_of(plan: dict[str, Any]) -> int:
+    """How many batches the images of a plan make."""
+    return -(-int(plan["images"]) // int(plan["batch_size"]))
+
+
+class BatchWriter:
+    """Writes batches of embeddings into a folder that was :func:`begun`, and marks them.
+
+    It is a context manager: what was written is marked at its end, also after an error.
+    """
+
+    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
+        self._folder = folder
+        self._batch_size, self._features = plan["batch_size"], plan["features"]
+        self._batches = batches_of(plan)
+        self._written: list[int] = []
+        self._synced = time.monotonic()
+        self._files = ExitStack()
+
+    def __enter__(self) -> BatchWriter:
+        with write_errors(self._folder):
+            self._rows, self._row_start = self._open(ROWS)
+            self._norms, self._norm_start = self._open(NORMS)
+            self._marks = self._files.enter_context(FileIO(self._folder / DONE, "r+"))
+        return self
+
+    def _open(self, name: str) -> tuple[FileIO, int]:
+        """A file of an array, and where its numbers begin."""
+        file = self._files.enter_context(FileIO(self._folder / name, "r+"))
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        return file, file.tell()
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.sync()
+        finally:
+            self._files.close()
+
+    def missing(self) -> np.ndarray:
+        """The numbers of the batches that are not there yet: int64, ascending."""
+        marks = np.fromfile(self._folder / DONE, np.uint8)
+        if len(marks) != self._batches:
+            raise EvaluationError(
+                f"{self._folder / DONE} marks {len(marks)} batches of {self._batches}: it is "
+                "damaged; begin again with --overwrite"
+            )
+        return np.flatnonzero(marks == 0)
+
+    def write(self, batch: int, rows: np.ndarray) -> None:
+        """Write a batch: (n, F) float32.
+
+        Raises:
+            PackError: it cannot be written.
+        """
+        at = batch * self._batch_size
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1).astype("<f4")
+        with write_errors(self._folder):
+            self._rows.seek(self._row_start + at * self._features * 4)
+            _write_all(self._rows, np.ascontiguousarray(rows, "<f4"))
+            self._norms.seek(self._norm_start + at * 4)
+            _write_all(self._norms, norms)
+        self._written.append(batch)
+        if time.monotonic() - self._synced > _SYNC_EVERY:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make sure that what was written is on the disk, and mark it."""
+        with write_errors(self._folder):
+            for file in (self._rows, self._norms):
+                os.fsync(file.fileno())
+            for batch in self._written:
+                self._marks.seek(batch)
+                self._marks.write(b"\1")
+            os.fsync(self._marks.fileno())
+        self._written.clear()
+        self._synced = time.monotonic()
+
+
+def _write_all(file: FileIO, array: np.ndarray) -> None:
+    left = array.data.cast("B")
+    while left:
+        left = left[file.write(left) :]
+
+
+def finish(folder: Path, plan: dict[str, Any], faces: Faces) -> None:
+    """Write the keys and, last, the file that says what the embeddings are.
+
+    All batches are marked by then.
+    """
+    with write_errors(folder):
+        longest = max(len(encoded_key(faces.key(i))) for i in range(len(faces)))
+        keys = np.lib.format.open_memmap(
+            folder / KEYS, mode="w+", dtype=f"S{max(1, longest)}", shape=(len(faces),)
+        )
+        for start in range(0, len(faces), _KEYS_AT_ONCE):
+            stop = min(start + _KEYS_AT_ONCE, len(faces))
+            keys[start:stop] = [encoded_key(faces.key(i)) for i in range(start, stop)]
+        keys.flush()
+    write_file(folder / META, [json.dumps(plan, indent=1).encode(), b"\n"])
+    with write_errors(folder):
+        for name in (PLAN, DONE):
+            (folder / name).unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of embeddings, and nothing that is none of them."""
+    with write_errors(folder):
+        for name in _OWN:
+            (folder / name).unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The stretches [start, stop) that ascending ``numbers`` consist of."""
+    if len(numbers):
+        cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
+        for first, behind in pairwise([0, *cuts.tolist(), len(numbers)]):
+            yield int(numbers[first]), int(numbers[behind - 1]) + 1

@@ -1,0 +1,1 @@
+"""The faces that are embedded: where they come from, and their pixels."""

@@ -1,0 +1,1 @@
+"""What a protocol finds: figures, as tables, files and differences."""
