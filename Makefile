@@ -22,9 +22,11 @@ test: $(VENV)/installed-$(EXTRAS)
 
 # Data, loading and training on the CPU as on other systems: without what Windows lacks, where each
 # process is spawned; and as Python 3.14 starts processes on Linux.
-SYSTEMS := tests/store tests/care tests/convert/formats tests/loading/test_loader.py \
-	tests/loading/test_order.py tests/loading/test_cache.py tests/loading/test_readahead.py \
-	tests/loading/test_torch_view.py tests/train/loop/test_run.py tests/train/commands/test_train_command.py
+SYSTEMS := tests/store/test_pack.py tests/store/test_lock.py tests/care/test_verify.py \
+	tests/convert/formats/pack/test_to_pack.py tests/convert/formats/rec/test_recordio.py \
+	tests/convert/formats/zip/test_zip_source.py tests/convert/formats/tar/test_tar.py \
+	tests/convert/formats/tree/test_to_tree.py tests/loading/test_loader.py \
+	tests/loading/test_torch_view.py tests/train/commands/test_train_command.py
 
 test-systems: $(VENV)/installed-$(EXTRAS)
 	mkdir -p build
