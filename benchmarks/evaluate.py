@@ -274,8 +274,14 @@ def table(
 
 def published(folder: Path) -> Callable[..., list[float]]:
     """The functions of eval_ijbc.py, taken out of the script, which runs when it is imported."""
-    import sklearn.metrics
-    import sklearn.preprocessing
+    try:
+        import sklearn.metrics
+        import sklearn.preprocessing
+    except ImportError:
+        raise SystemExit(
+            "the published functions need scikit-learn: pip install scikit-learn, or leave "
+            "--arcface-torch out"
+        ) from None
 
     tree = ast.parse((folder / "eval_ijbc.py").read_text(encoding="utf-8"))
     names = ("image2template_feature", "verification")

@@ -60,6 +60,12 @@ DATA_OPTION = click.option(
     metavar="DIR",
     help="Where sets are looked for by name: FACEPACK_HOME, or else the current folder, if unset.",
 )
+GROUP_OPTION = click.option(
+    "--group",
+    type=click.Path(path_type=Path),
+    metavar="FILE[:COLUMN]",
+    help="Groups, by image or identity: CSV with a header, or lines of NAME GROUP.",
+)
 EVALUATION_OPTIONS = (
     MODELS_OPTION,
     *FORWARD_OPTIONS,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepack.evaluate.command import protocol_command
+from facepack.evaluate.command import GROUP_OPTION, protocol_command
 
 if TYPE_CHECKING:
     from facepack.evaluate.protocol import Protocol
@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 @protocol_command("identities")
 @click.argument("target", metavar="PACK_OR_TREE")
-@click.option(
-    "--group",
-    type=click.Path(path_type=Path),
-    metavar="FILE[:COLUMN]",
-    help="Groups, by image or identity: CSV with a header, or lines of NAME GROUP.",
-)
+@GROUP_OPTION
 def command(target: str, *, group: Path | None, data: Path | None) -> Callable[[], Protocol]:
     """Verify and identify all images of labelled ones among each other.
 

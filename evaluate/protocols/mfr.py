@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepack.errors import ConfigError
-from facepack.evaluate.command import protocol_command
+from facepack.evaluate.command import GROUP_OPTION, protocol_command
 
 if TYPE_CHECKING:
     from facepack.evaluate.protocol import Protocol
@@ -24,12 +24,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which of the benchmark's tests.",
 )
-@click.option(
-    "--group",
-    type=click.Path(path_type=Path),
-    metavar="FILE[:COLUMN]",
-    help="Groups, by image or identity: CSV with a header, or lines of NAME GROUP.",
-)
+@GROUP_OPTION
 @click.option(
     "--far", "fars", type=float, multiple=True, help="TAR at this FAR instead; may be repeated."
 )

@@ -27,12 +27,12 @@ from typing import Annotated
 import torch
 
 from facepack.settings import Range
-from facepack.train.heads.margins.registry import Margin, register
+from facepack.train.heads.margins.registry import CosineMargin, register
 
 
 @register("toy")
 @dataclass(frozen=True, kw_only=True)
-class Toy(Margin):
+class Toy(CosineMargin):
     """cos θ·(1 − share)."""
 
     share: Annotated[float, Range(low=0, below=1)] = 0.2

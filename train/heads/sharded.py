@@ -37,7 +37,7 @@ class ShardedLoss(torch.autograd.Function):
             target = torch.where(present, here, target)
             entry = loss.own_entry(target)
             entries = logits
-            if entry is not target:
+            if entry is not target:  # a softmax takes the logits as they are, without a copy
                 entry = torch.where(present, entry, here)
                 entries = logits.scatter(1, column, entry.unsqueeze(1))
             total = loss.add(total, entries)

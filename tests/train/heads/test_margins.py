@@ -12,7 +12,15 @@ from facepack.errors import ConfigError
 from facepack.train.build import make_margin
 from facepack.train.collect import make_config, merge_settings, parse_overrides
 from facepack.train.config import TrainConfig
-from facepack.train.heads.margins import ArcFace, Combined, CosFace, build_margin, register
+from facepack.train.heads.margins import (
+    ArcFace,
+    Combined,
+    CosFace,
+    CosineMargin,
+    Margin,
+    build_margin,
+    register,
+)
 
 EVERY_MARGIN = [
     ArcFace(),
@@ -204,3 +212,15 @@ def test_a_name_is_given_once() -> None:
 def test_margins_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ArcFace().margin = 0.1
+
+
+def test_a_margin_must_say_how_it_lowers() -> None:
+    class Forgotten(Margin):
+        pass
+
+    class WithoutCosine(CosineMargin):
+        pass
+
+    for margin in (Forgotten, WithoutCosine):
+        with pytest.raises(TypeError, match="abstract"):
+            margin()

@@ -12,6 +12,7 @@ from facepack.train.heads.margins.combined import Combined
 from facepack.train.heads.margins.cosface import CosFace
 from facepack.train.heads.margins.registry import (
     MARGINS,
+    CosineMargin,
     Margin,
     Own,
     State,
@@ -25,6 +26,7 @@ __all__ = [
     "ArcFace",
     "Combined",
     "CosFace",
+    "CosineMargin",
     "Margin",
     "Own",
     "State",

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from facepack.train.heads.margins.combined import MarginGradient, Radians, lower_cosines
-from facepack.train.heads.margins.registry import Margin, register
+from facepack.train.heads.margins.registry import CosineMargin, register
 
 
 @register("arcface", m2="margin", margin_gradient="gradient")
 @dataclass(frozen=True, kw_only=True)
-class ArcFace(Margin):
+class ArcFace(CosineMargin):
     """cos(θ + margin).
 
     Raises:

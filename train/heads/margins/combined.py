@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import torch
 
 from facepack.settings import Range
-from facepack.train.heads.margins.registry import Margin, register
+from facepack.train.heads.margins.registry import CosineMargin, register
 
 MarginGradient = Literal["exact", "straight_through"]
 Radians = Annotated[
@@ -27,7 +27,7 @@ LARGEST_COSINE = 1.0 - 1e-6
 
 @register("combined", m1="m1", m2="m2", m3="m3", margin_gradient="gradient")
 @dataclass(frozen=True, kw_only=True)
-class Combined(Margin):
+class Combined(CosineMargin):
     """cos(m1·θ + m2) − m3.
 
     Raises:

@@ -8,12 +8,12 @@ from typing import Annotated
 import torch
 
 from facepack.settings import Range
-from facepack.train.heads.margins.registry import Margin, register
+from facepack.train.heads.margins.registry import CosineMargin, register
 
 
 @register("cosface", m3="margin")
 @dataclass(frozen=True, kw_only=True)
-class CosFace(Margin):
+class CosFace(CosineMargin):
     """cos θ − margin; its gradient passes to the cosine as it is.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -32,11 +33,11 @@ class Own:
     state: State
 
 
-class Margin(Settings):
+class Margin(Settings, ABC):
     """Base of the margins: a frozen dataclass whose fields are the options.
 
-    A plain margin defines :meth:`apply`. The other methods are for what needs more than the cosine
-    to the own class, and say in ``needs`` what that is. All are pure functions of tensors.
+    A margin that needs more than the cosine to the own class says in ``needs`` what that is; one
+    that needs nothing else is a :class:`CosineMargin`. All methods are pure functions of tensors.
     """
 
     needs: ClassVar[frozenset[Literal["cosines", "norms", "normals"]]] = frozenset()
@@ -58,13 +59,9 @@ class Margin(Settings):
         """What the logits go to."""
         return Softmax()
 
-    def apply(self, cos_target: torch.Tensor) -> torch.Tensor:
-        """Lower the cosines (n,) to the own classes; same shape and dtype, differentiable."""
-        raise NotImplementedError
-
+    @abstractmethod
     def lower(self, own: Own) -> torch.Tensor:
-        """:meth:`apply`, of all that is known; differentiable in cosines and norms."""
-        return self.apply(own.cosines)
+        """Lower the cosines (B,) to the own classes; differentiable in cosines and norms."""
 
     def change_others(
         self, cosines: torch.Tensor, lowered: torch.Tensor, state: State
@@ -109,6 +106,18 @@ class Margin(Settings):
             weights: (B,): 1 over the number of faces, and 0 for rows that are none.
         """
         return {}
+
+
+class CosineMargin(Margin):
+    """Base of the margins that depend on nothing but the cosine to the own class."""
+
+    @abstractmethod
+    def apply(self, cos_target: torch.Tensor) -> torch.Tensor:
+        """Lower the cosines (n,) to the own classes; same shape and dtype, differentiable."""
+
+    def lower(self, own: Own) -> torch.Tensor:
+        """:meth:`apply`."""
+        return self.apply(own.cosines)
 
 
 MarginType = TypeVar("MarginType", bound=type[Margin])
