@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate.py                                   # every part, at its real size
     python benchmarks/evaluate.py --only all-to-all --size 30000
-    python benchmarks/evaluate.py --only ijb --arcface-torch DIR    # needs scikit-learn and pandas
+    python benchmarks/evaluate.py --only ijb --arcface-torch DIR    # needs scikit-learn
 
 ``all-to-all``: exact TAR at FAR 1e-6 and 1e-4 of 100,000 embeddings of 512 features, beside the
 products of the same tiles (the upper triangle), whose scores nobody sees. ``megaface``: a search
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
 import json
 import os
 import platform
@@ -65,6 +66,11 @@ def main() -> None:
     if options.trial:
         print(json.dumps(ijb_trial(options.trial, options.folder, options.arcface_torch)))
         return
+    if options.arcface_torch and importlib.util.find_spec("sklearn") is None:
+        sys.exit(
+            "the published functions need scikit-learn: pip install scikit-learn, or leave "
+            "--arcface-torch out"
+        )
     figures: dict[str, Figures] = {}
     for part in options.only:
         print(f"{part}:", file=sys.stderr)
@@ -274,14 +280,8 @@ def table(
 
 def published(folder: Path) -> Callable[..., list[float]]:
     """The functions of eval_ijbc.py, taken out of the script, which runs when it is imported."""
-    try:
-        import sklearn.metrics
-        import sklearn.preprocessing
-    except ImportError:
-        raise SystemExit(
-            "the published functions need scikit-learn: pip install scikit-learn, or leave "
-            "--arcface-torch out"
-        ) from None
+    import sklearn.metrics
+    import sklearn.preprocessing
 
     tree = ast.parse((folder / "eval_ijbc.py").read_text(encoding="utf-8"))
     names = ("image2template_feature", "verification")
