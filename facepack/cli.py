@@ -26,6 +26,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "append": ("facepack.convert.commands.append", "Add a source to a pack as new shards."),
     "merge": ("facepack.convert.commands.merge", "Join several packs into one."),
+    "split": (
+        "facepack.commands.split",
+        "Part a pack into identities with many images and with few.",
+    ),
+    "select": ("facepack.commands.select", "Make a pack of all records but those of a list."),
     "shards": ("facepack.commands.shards", "List, add and remove shard sets of a pack."),
     "inspect": ("facepack.commands.inspect", "Show what a pack holds."),
     "sheet": ("facepack.commands.sheet", "Draw a contact sheet of a pack."),

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import xxhash
 
-from facepack import system
-from facepack.atomic import replacing
-from facepack.errors import ConfigError, DamageError, PackError
-from facepack.progress import Progress
-from facepack.reading import open_regular
+from facepack.care.bring import (
+    BroughtShard,
+    SourcePack,
+    bring_shards,
+    bytes_to_copy,
+    compose,
+    joined_plan,
+)
+from facepack.errors import ConfigError, PackError
 from facepack.store import format as fmt
-from facepack.store.digests import file_digest
-from facepack.store.files import write_file
 from facepack.store.finish import finish_pack
-from facepack.store.labelmap import (
-    LabelNames,
-    apply_label_map,
-    label_map_bytes,
-    map_names,
-    read_label_map,
-)
-from facepack.store.manifest import (
-    check_sizes,
-    read_manifest,
-    read_training_manifest,
-    shard_file,
-)
-from facepack.store.pack_files import read_identity_names, read_quarantine, read_stated_file
-from facepack.store.plan import PackPlan, check_source
-from facepack.store.shard import ShardInfo, WrittenShard
+from facepack.store.labelmap import LabelNames, map_names
+from facepack.store.manifest import check_sizes, read_manifest, shard_file
+from facepack.store.pack_files import read_quarantine
+from facepack.store.plan import PackPlan
 from facepack.store.target import Target
-
-_CHUNK = 8 << 20
 
 
 def merge(
@@ -76,7 +62,7 @@ def merge(
     """
     if len(packs) < 2:
         raise ConfigError("at least two packs are needed, and the folder of the new one")
-    sources = [_Source.open(path) for path in packs]
+    sources = [SourcePack.open(path, "only training packs are merged") for path in packs]
     for source in sources:
         if os.path.realpath(source.path) == os.path.realpath(out):
             raise PackError(f"{out} is one of the packs that are merged: choose another target")
@@ -85,17 +71,12 @@ def merge(
     shards, label_maps = _plan_shards(sources, maps)
     plan = _plan(sources, shards, label_maps, classes, by_name)
     with Target(out, overwrite=overwrite, resume=resume) as target:
-        target.require_space(_bytes_to_copy(shards, out, copy=copy, resume=resume))
+        target.require_space(bytes_to_copy(shards, out, copy=copy, resume=resume))
         if target.begin(plan.fields):
             manifest = read_manifest(out)
             check_sizes(out, manifest)
             return manifest
-        written = []
-        size = sum(shard_file(shard.entry)["bytes"] for shard in shards)
-        with Progress(size, unit="bytes", label=out.name) as progress:
-            for shard in shards:
-                written.append(_bring_shard(shard, out, copy=copy, resume=resume))
-                progress.update(shard_file(shard.entry)["bytes"])
+        written = bring_shards(shards, out, copy=copy, resume=resume)
         names: dict[int, str] = {}
         for source, label_map in zip(sources, maps, strict=True):
             known = {k: name for k, name in enumerate(source.names) if name}
@@ -114,52 +95,34 @@ def merge(
         )
 
 
-class _Source(NamedTuple):
-    """A pack that is merged; ``names`` of its identities by label, empty where they have none."""
-
-    path: Path
-    manifest: dict[str, Any]
-    names: list[str]
-
-    @classmethod
-    def open(cls, path: Path) -> _Source:
-        """The pack in ``path``, if it can be merged."""
-        manifest = read_training_manifest(path, "only training packs are merged")
-        check_sizes(path, manifest)
-        try:
-            check_source(manifest["source"])  # it becomes a part of the new plan
-        except ValueError as error:
-            raise DamageError(
-                f"{path / fmt.MANIFEST}: {error}: rebuild it with: facepack reindex {path}"
-            ) from error
-        return cls(path, manifest, read_identity_names(path, manifest))
-
-    def label_map(self, name: str | None) -> np.ndarray | None:
-        """Its label map of that file name."""
-        if name is None:
-            return None
-        return read_label_map(read_stated_file(self.path, self.manifest, name), name)
-
-
-def _require_distinct(sources: Sequence[_Source]) -> None:
-    """Refuse to count images twice."""
-    seen: dict[str, tuple[Path, str]] = {}
+def _require_distinct(sources: Sequence[SourcePack]) -> None:
+    """Refuse to count images twice; selections of one shard may differ in all their records."""
+    seen: dict[str, list[tuple[SourcePack, dict[str, Any]]]] = defaultdict(list)
     for source in sources:
         for entry in source.manifest["shards"]:
-            digest = shard_file(entry)["xxh3_128"]
-            if digest in seen:
-                path, name = seen[digest]
-                raise PackError(
-                    f"{path / name}.mdb and {source.path / entry['name']}.mdb are the same shard: "
-                    "its images would be duplicated; merge packs that have no shard in common"
-                )
-            seen[digest] = source.path, entry["name"]
+            same = seen[shard_file(entry)["xxh3_128"]]
+            for other, known in same:
+                if _share_records((other, known), (source, entry)):
+                    raise PackError(
+                        f"{other.path / known['name']}.mdb and {source.path / entry['name']}.mdb "
+                        "are the same shard: its images would be duplicated; merge packs that have "
+                        "no shard in common, or no record of one"
+                    )
+            same.append((source, entry))
+
+
+def _share_records(*shards: tuple[SourcePack, dict[str, Any]]) -> bool:
+    """Whether two packs' selections of one shard have a record in common."""
+    keys = np.concatenate([np.asarray(source.read_index(entry)[1]) for source, entry in shards])
+    return len(np.unique(keys)) < len(keys)
 
 
 # Labels ------------------------------------------------------------------------------------------
 
 
-def _join_labels(sources: Sequence[_Source], by_name: bool) -> tuple[list[np.ndarray | None], int]:
+def _join_labels(
+    sources: Sequence[SourcePack], by_name: bool
+) -> tuple[list[np.ndarray | None], int]:
     """For each pack the new label of each of its labels (None: they stay), and the classes."""
     names = LabelNames()
     maps: list[np.ndarray | None] = []
@@ -181,7 +144,7 @@ def _join_labels(sources: Sequence[_Source], by_name: bool) -> tuple[list[np.nda
     return maps, classes
 
 
-def _map_by_name(source: _Source, names: LabelNames, classes: int) -> np.ndarray:
+def _map_by_name(source: SourcePack, names: LabelNames, classes: int) -> np.ndarray:
     """The label of each identity of ``source``; those of new names join ``names``."""
     own = LabelNames(source.names)
     label_map = np.empty(source.manifest["classes"], np.int64)
@@ -203,19 +166,9 @@ def _map_by_name(source: _Source, names: LabelNames, classes: int) -> np.ndarray
 # Shards ------------------------------------------------------------------------------------------
 
 
-class _Shard(NamedTuple):
-    """A shard that is merged."""
-
-    source: _Source
-    entry: dict[str, Any]  # in the manifest there
-    name: str  # of its files in the merged pack
-    relabel: np.ndarray | None  # the new label of each label of its pack, if they change
-    label_map: str | None  # the file that takes the labels inside it to the new ones
-
-
 def _plan_shards(
-    sources: Sequence[_Source], maps: Sequence[np.ndarray | None]
-) -> tuple[list[_Shard], dict[str, np.ndarray]]:
+    sources: Sequence[SourcePack], maps: Sequence[np.ndarray | None]
+) -> tuple[list[BroughtShard], dict[str, np.ndarray]]:
     """All shards under names that no two share, and the label maps by file name."""
     # train-000 and train-001 go together: either both get a prefix or neither.
     stems = [{_stem(entry["name"]) for entry in s.manifest["shards"]} for s in sources]
@@ -229,14 +182,17 @@ def _plan_shards(
             inner = entry["label_map"]
             if (k, inner) not in files:
                 files[k, inner] = None
-                composed = _compose(source.label_map(inner), maps[k])
+                composed = compose(source.label_map(inner), maps[k])
                 if composed is not None:
                     files[k, inner] = file = fmt.label_map_name(len(label_maps))
                     label_maps[file] = composed
             name = entry["name"]
             if packs_with[_stem(name)] > 1:
                 name = fmt.check_shard_name(f"{prefixes[k]}-{name}")
-            shards.append(_Shard(source, entry, name, maps[k], files[k, inner]))
+            selection = entry.get("selection")
+            shards.append(
+                BroughtShard(source, entry, name, maps[k], files[k, inner], None, selection)
+            )
     twice = [name for name, n in Counter(shard.name for shard in shards).items() if n > 1]
     if twice:
         raise PackError(f"two shards would be named {twice[0]!r}: rename the folder of a pack")
@@ -259,16 +215,9 @@ def _prefixes(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def _compose(inner: np.ndarray | None, outer: np.ndarray | None) -> np.ndarray | None:
-    """``outer`` after ``inner``; None stands for labels that stay."""
-    if inner is None or outer is None:
-        return outer if inner is None else inner
-    return apply_label_map(outer, inner.astype(np.int64))
-
-
 def _plan(
-    sources: Sequence[_Source],
-    shards: Sequence[_Shard],
+    sources: Sequence[SourcePack],
+    shards: Sequence[BroughtShard],
     label_maps: dict[str, np.ndarray],
     classes: int,
     by_name: bool,
@@ -276,10 +225,8 @@ def _plan(
     """The plan of the whole: each shard's file, and what the shard says of itself."""
     manifests = [source.manifest for source in sources]
     orders = {manifest["order"] for manifest in manifests}
-    fields = {
-        "format": fmt.FORMAT_VERSION,
-        "kind": "train",
-        "source": {
+    return joined_plan(
+        {
             "kind": "merge",
             "by_name": by_name,
             "packs": [
@@ -287,83 +234,9 @@ def _plan(
                 for manifest in manifests
             ],
         },
-        "order": orders.pop() if len(orders) == 1 else "mixed",
-        "seed": manifests[0]["seed"],
-        "classes": classes,
-        "tables": [],
-        "label_maps": {
-            name: xxhash.xxh3_128_hexdigest(label_map_bytes(label_map))
-            for name, label_map in label_maps.items()
-        },
-        "shards": [
-            {
-                "name": shard.name,
-                "label_map": shard.label_map,
-                **{key: shard.entry[key] for key in ("own_name", "pack_id", "shard")},
-            }
-            for shard in shards
-        ],
-    }
-    return PackPlan.of(fields)
-
-
-def _bytes_to_copy(shards: Sequence[_Shard], out: Path, *, copy: bool, resume: bool) -> int:
-    """Bytes of the shards that are not there and cannot be links."""
-    device = out.stat().st_dev
-    return sum(
-        shard_file(shard.entry)["bytes"]
-        for shard in shards
-        if (copy or shard.source.path.stat().st_dev != device)
-        and not (resume and (out / f"{shard.name}.mdb").exists())
+        order=orders.pop() if len(orders) == 1 else "mixed",
+        seed=manifests[0]["seed"],
+        classes=classes,
+        shards=shards,
+        label_maps=label_maps,
     )
-
-
-def _bring_shard(shard: _Shard, out: Path, *, copy: bool, resume: bool) -> WrittenShard:
-    """Bring a shard and its index into ``out``; returns its entry there."""
-    source, old, name = shard.source, shard.entry["name"], shard.name
-    data = read_stated_file(source.path, source.manifest, f"{old}.kv")
-    # The index has its pack's labels, which differ from the shard's own where that was merged too.
-    labels = apply_label_map(shard.relabel, fmt.kv_labels(data, str(source.path / f"{old}.kv")))
-    digest, size = write_file(out / f"{name}.kv", [fmt.kv_bytes(labels)])
-    stated = shard_file(shard.entry)
-    _bring_file(source.path / f"{old}.mdb", out / f"{name}.mdb", stated, copy=copy, resume=resume)
-    files = {f"{name}.kv": {"bytes": size, "xxh3_128": digest}, f"{name}.mdb": stated}
-    info = ShardInfo.from_json(shard.entry)
-    return WrittenShard(replace(info, name=name, files=files, label_map=shard.label_map))
-
-
-def _bring_file(old: Path, new: Path, stated: dict[str, Any], *, copy: bool, resume: bool) -> None:
-    """Make ``new`` the same file as ``old``, or a copy of it with the stated size and digest."""
-    if resume and new.exists():
-        linked = new.samefile(old)
-        if not copy if linked else file_digest(new) == (stated["xxh3_128"], stated["bytes"]):
-            return
-        new.unlink()
-    if not copy:
-        try:
-            with replacing(new) as part:
-                # To the file: a symbolic link may lead nowhere from here.
-                system.hard_link(old.resolve(), part)
-            return
-        except OSError:
-            pass  # another file system, or one without links
-    write_file(new, _checked(old, stated))
-
-
-def _checked(path: Path, stated: dict[str, Any]) -> Iterator[bytes]:
-    """The file, piece by piece; a DamageError at its end if it is not as stated."""
-    digest = fmt.file_digest()
-    size = 0
-    try:
-        with open_regular(path) as file:
-            while piece := file.read(_CHUNK):
-                digest.update(piece)
-                size += len(piece)
-                yield piece
-    except OSError as error:
-        raise DamageError(f"{path}: cannot be read: {error.strerror}") from error
-    if size != stated["bytes"] or digest.hexdigest() != stated["xxh3_128"]:
-        raise DamageError(
-            f"{path} differs from what its manifest states: see what is wrong with: "
-            f"facepack verify {path.parent}"
-        )

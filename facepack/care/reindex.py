@@ -19,7 +19,8 @@ from facepack.store import format as fmt
 from facepack.store.finish import finish_pack, settle
 from facepack.store.labelmap import apply_label_map, map_names, read_label_map
 from facepack.store.manifest import read_manifest
-from facepack.store.plan import PackPlan, check_plan
+from facepack.store.plan import PackPlan, check_plan, is_joined
+from facepack.store.selection import with_selection
 from facepack.store.target import Target
 
 
@@ -70,12 +71,14 @@ class _Chosen:
         plan: the pack's.
         contents: of each shard.
         label_maps: of each shard the file that maps its labels, or None.
+        selections: of each shard which of its records are the pack's, or None: all.
         partial: whether shards are missing.
     """
 
     plan: PackPlan
     contents: Sequence[ShardContent]
     label_maps: Sequence[str | None]
+    selections: Sequence[dict[str, Any] | None]
     partial: bool
 
 
@@ -86,12 +89,16 @@ def _finish(path: Path, chosen: _Chosen, before: dict[str, Any] | None) -> dict[
     stated = plan.fields.get("label_maps", {})
     label_maps = {name: _label_map(path, name, stated[name]) for name in sorted(stated)}
     shards = []
-    for content, file in zip(chosen.contents, chosen.label_maps, strict=True):
+    for content, file, selection in zip(
+        chosen.contents, chosen.label_maps, chosen.selections, strict=True
+    ):
         label_map = label_maps[file] if file else None
         content.labels = apply_label_map(label_map, content.labels)
         content.identity_names = map_names(label_map, content.identity_names)
-        written = content.write_index(path)
-        shards.append(written._replace(info=replace(written.info, label_map=file)))
+        keys = content.narrow(path, selection)
+        written = content.write_index(path, keys)
+        info = with_selection(replace(written.info, label_map=file), selection)
+        shards.append(written._replace(info=info))
     return finish_pack(
         path,
         plan,
@@ -190,6 +197,7 @@ def _of_one_pack(path: Path, contents: dict[str, ShardContent], partial: bool) -
         plan=plan,
         contents=ordered,
         label_maps=[None] * len(ordered),
+        selections=[None] * len(ordered),
         partial=missing,
     )
 
@@ -239,7 +247,7 @@ def _joined(path: Path, contents: dict[str, ShardContent]) -> PackPlan | None:
     """
     fields = _read_plan(path / fmt.PLAN)
     ids = {content.meta["pack_id"] for content in contents.values()}
-    if fields and (fields["source"]["kind"] == "merge" or fields.get("appended")):
+    if fields and (is_joined(fields["source"]) or fields.get("appended")):
         plan = PackPlan.of(fields)
         if ids <= {entry["pack_id"] for entry in _entries(plan, contents)}:
             return plan
@@ -251,7 +259,7 @@ def _entries(plan: PackPlan, contents: dict[str, ShardContent]) -> list[dict[str
     entries: list[dict[str, Any]] = []
     for part in plan.parts():
         source, spans = part.fields["source"], part.fields["shards"]
-        if source["kind"] == "merge":
+        if is_joined(source):
             entries += spans
             continue
         if spans is None:  # a stream: its shards are numbered, the last knows how many
@@ -317,6 +325,7 @@ def _of_joined_pack(
         plan=plan,
         contents=[contents[entry["name"]] for entry in here],
         label_maps=[entry["label_map"] for entry in here],
+        selections=[entry.get("selection") for entry in here],
         partial=bool(missing),
     )
 

@@ -28,6 +28,7 @@ from facepack.store.lmdb_read import read_nodes
 from facepack.store.plan import check_meta
 from facepack.store.record import SourceRecord
 from facepack.store.scan import guess_page_size, leaf_candidates
+from facepack.store.selection import shard_records
 from facepack.store.shard_nodes import record_checksums, record_keys
 
 _READ = 8 << 20
@@ -134,7 +135,7 @@ class Remains:
         if self.meta is not None:
             return int(self.meta["records"])
         if stated:
-            return min(int(stated["records"]), fmt.MAX_SHARD_RECORDS)
+            return min(shard_records(stated), fmt.MAX_SHARD_RECORDS)
         checksums, names = self._sound.get(fmt.CHECKSUMS), self._sound.get(fmt.NAMES)
         if isinstance(checksums, dict) and len(checksums["data"]) > 8:
             return min(len(checksums["data"]) // 8, fmt.MAX_SHARD_RECORDS)
@@ -189,7 +190,7 @@ class Remains:
             return whole, np.ones(self._count, bool)
         index = file.with_suffix(".kv")
         lines, _ = read_through(index) if index.is_file() else (memoryview(b""), 0)
-        listed = _lines(lines, self._count)
+        listed = _lines(lines, self._count, selected="selection" in stated)
         digest = stated.get("files", {}).get(index.name, {}).get("xxh3_128")
         if xxhash.xxh3_128_hexdigest(lines) == digest or self._proves(listed):
             return listed, np.ones(self._count, bool)
@@ -295,13 +296,18 @@ def _is_nan(value: float | int) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _lines(data: memoryview, count: int) -> np.ndarray:
-    """The labels (int64) of a damaged key-label index, line by line; -2 where a line is none."""
+def _lines(data: memoryview, count: int, *, selected: bool = False) -> np.ndarray:
+    """The labels (int64) of a damaged key-label index by key; -2 where no line tells.
+
+    Where all records are the pack's, a line's number is its key; of ``selected`` ones not.
+    """
     labels = np.full(count, _UNKNOWN, np.int64)
-    for key in range(min(count, len(data) // fmt.KV_LINE)):
-        line = _LINE.fullmatch(bytes(data[fmt.KV_LINE * key : fmt.KV_LINE * (key + 1)]))
-        if line and int(line[1]) == key and int(line[2]) >= fmt.NO_IDENTITY:
-            labels[key] = int(line[2])
+    for number in range(min(count, len(data) // fmt.KV_LINE)):
+        line = _LINE.fullmatch(bytes(data[fmt.KV_LINE * number : fmt.KV_LINE * (number + 1)]))
+        if line and int(line[2]) >= fmt.NO_IDENTITY:
+            key = int(line[1])
+            if key == number or (selected and number < key < count):
+                labels[key] = int(line[2])
     return labels
 
 

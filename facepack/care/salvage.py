@@ -10,7 +10,7 @@ ordinal is its position in the damaged pack, and what is lost stands in ``quaran
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from facepack.store.labelmap import read_label_map
 from facepack.store.lmdb_read import ScanError
 from facepack.store.manifest import read_manifest
 from facepack.store.plan import PackPlan
+from facepack.store.selection import selected_keys
 from facepack.store.shard import ShardBuilder
 from facepack.store.target import Target
 
@@ -117,6 +118,7 @@ class _Entry:
         start: the position of its first record.
         fates: of each record, uint8.
         chosen: which of the nodes found is the record, int32; -1 where none is.
+        keys: of the records that are the pack's, int64; of all where that is not known.
         digest: the XXH3-128 of the file as it was read.
         meta: what the shard says of itself, if that is whole.
     """
@@ -127,6 +129,7 @@ class _Entry:
     start: int = 0
     fates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     digest: str | None = None
     meta: dict[str, Any] | None = None
 
@@ -141,6 +144,7 @@ class _Entry:
         """Give up ``count`` records, all of them."""
         self.fates = np.full(count, fate, np.uint8)
         self.chosen = np.full(count, -1, np.int32)
+        self.keys = np.arange(count)
 
     def judge(self, wreck: _Wreck) -> None:
         """Find every record and decide what becomes of it."""
@@ -157,8 +161,26 @@ class _Entry:
             self.lose(stated or min(lines, fmt.MAX_SHARD_RECORDS), Fate.SHARD_GONE)
             return
         self.digest, self.meta = remains.digest, remains.meta
-        self.fates, self.chosen = remains.judge()
+        fates, chosen = remains.judge()
+        self.keys = self._selected(len(fates), wreck)
+        self.fates, self.chosen = fates[self.keys], chosen[self.keys]
         wreck.notices += remains.notices
+
+    def _selected(self, count: int, wreck: _Wreck) -> np.ndarray:
+        """The keys of the records that are the pack's, of ``count``, as far as its index tells."""
+        if self.file is None or "selection" not in self.stated:
+            return np.arange(count)
+        try:
+            data = read_bytes(self.file.with_suffix(".kv"), None)
+            fmt.kv_labels(data, f"{self.name}.kv")  # its form
+            keys = np.asarray(selected_keys(data, self.stated, f"{self.name}.kv"), np.int64)
+            return keys[keys < count]
+        except (OSError, DamageError):
+            wreck.notices.append(
+                f"{self.name}: which of its records were selected is lost with its index: all are "
+                "taken"
+            )
+            return np.arange(count)
 
     def rescue(self, wreck: _Wreck, check: ImageCheck) -> ShardBuilder:
         """The records that are kept, and what is to be said of the others."""
@@ -166,22 +188,22 @@ class _Entry:
         reasons: dict[int, str] = {}
         if self.file is not None and (self.chosen >= 0).any():
             remains = Remains(self.file, self.stated, wreck.label_maps, wreck.identity_names)
-            for key in np.flatnonzero(self.chosen >= 0).tolist():
-                record = remains.record(key, int(self.chosen[key]))
+            for at in np.flatnonzero(self.chosen >= 0).tolist():
+                record = remains.record(int(self.keys[at]), int(self.chosen[at]))
                 try:
-                    builder.add(replace(record, ordinal=self.start + key))
+                    builder.add(replace(record, ordinal=self.start + at))
                 except (DecodeError, PackError) as error:
-                    self.fates[key], self.chosen[key] = Fate.REFUSED, -1
-                    reasons[key] = str(error)
+                    self.fates[at], self.chosen[at] = Fate.REFUSED, -1
+                    reasons[at] = str(error)
             names = remains.identity_names
             builder.identity_names = {k: names[k] for k in set(builder.labels) if k in names}
-        for key in np.flatnonzero(self.chosen < 0).tolist():
+        for at in np.flatnonzero(self.chosen < 0).tolist():
             entry = {
-                "ordinal": self.start + key,
+                "ordinal": self.start + at,
                 "file": f"{self.name}.mdb",
                 "offset": None,
-                "key": f"{key:010d}",
-                "reason": reasons.get(key, REASONS[Fate(int(self.fates[key]))]),
+                "key": f"{self.keys[at]:010d}",
+                "reason": reasons.get(at, REASONS[Fate(int(self.fates[at]))]),
                 "remedy": _REMEDY,
             }
             builder.refused.append(entry)
@@ -276,18 +298,17 @@ class _Wreck:
                     f"({', '.join(sorted(found))}): move the others away"
                 )
             told = {*found}
-        owners = {
-            (entry.stated["pack_id"], entry.stated["own_name"]): entry.name
-            for entry in self.entries
-            if entry.stated
-        }
+        owners = defaultdict(list)  # several may hold other records of one shard
+        for entry in self.entries:
+            if entry.stated:
+                owners[entry.stated["pack_id"], entry.stated["own_name"]].append(entry.name)
         unlisted = set()
         for entry in self.entries:
             own = (entry.meta["pack_id"], entry.meta["name"]) if entry.meta else None
             if own is None:
                 foreign = bool(self.manifest) and not entry.stated
             else:
-                foreign = own[0] not in told or owners.get(own, entry.name) != entry.name
+                foreign = own[0] not in told or entry.name not in owners.get(own, [entry.name])
             if foreign:
                 self.notices.append(f"{entry.name}.mdb is not a shard of this pack: ignored")
                 entry.lose(len(entry) if entry.stated else 0, Fate.FOREIGN)
@@ -384,9 +405,9 @@ class _Wreck:
                     "lost": len(entry) - kept,
                 }
             )
-            for key in np.flatnonzero((entry.chosen >= 0) & (entry.fates > 0)).tolist():
-                reason = REASONS[Fate(int(entry.fates[key]))]
-                doubtful.append({"shard": entry.name, "key": f"{key:010d}", "reason": reason})
+            for at in np.flatnonzero((entry.chosen >= 0) & (entry.fates > 0)).tolist():
+                reason, key = REASONS[Fate(int(entry.fates[at]))], f"{entry.keys[at]:010d}"
+                doubtful.append({"shard": entry.name, "key": key, "reason": reason})
         return Salvaged(
             out=str(out),
             found=sum(shard["found"] for shard in shards),

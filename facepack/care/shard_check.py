@@ -7,7 +7,7 @@ here: records are read by offsets that are checked first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from facepack.store.digests import file_digest
 from facepack.store.files import write_file
 from facepack.store.lmdb_read import Nodes, ScanError, leaves_from, read_nodes, read_page_size
 from facepack.store.plan import check_meta
+from facepack.store.selection import selected_keys
 from facepack.store.shard import ShardInfo, WrittenShard
 from facepack.store.shard_nodes import (
     MAX_NODES,
@@ -72,11 +73,40 @@ class ShardContent:
         """Add to the damage, of one record or of the whole shard."""
         self.damage.append(Damage(self.name, None if key is None else f"{key:010d}", reason))
 
-    def write_index(self, folder: Path) -> WrittenShard:
-        """Write the key-label index of a sound shard anew."""
+    def narrow(self, folder: Path, selection: dict[str, Any] | None) -> Sequence[int] | np.ndarray:
+        """Keep what concerns the records that a pack has of the shard; None: all of them.
+
+        Returns:
+            The keys of these records, ascending.
+
+        Raises:
+            DamageError: the index, which alone tells them, is missing or another one.
+        """
+        if selection is None:
+            return range(len(self.labels))
+        path = folder / f"{self.name}.kv"
+        try:
+            data = read_bytes(path, None)
+        except OSError as error:
+            raise DamageError(
+                f"{path.name} cannot be read ({error.strerror or error}), and nothing else tells "
+                "the records that were selected: copy it again, or split the pack again"
+            ) from error
+        fmt.kv_labels(data, path.name)  # its form
+        if selection["of"] != len(self.labels):
+            raise DamageError(f"its selection is of {selection['of']} records")
+        keys = selected_keys(data, {"selection": selection}, path.name)
+        self.labels, self.ordinals, self.refused = self.labels[keys], self.ordinals[:0], []
+        return keys
+
+    def write_index(
+        self, folder: Path, keys: Sequence[int] | np.ndarray | None = None
+    ) -> WrittenShard:
+        """Write the key-label index of a sound shard anew, of ``keys`` alone if it was narrowed."""
         assert self.info is not None
         path = folder / f"{self.name}.kv"
-        digest, size = write_file(path, [fmt.kv_bytes(self.labels)])
+        listed = None if keys is None else np.asarray(keys, np.int64)
+        digest, size = write_file(path, [fmt.kv_bytes(self.labels, listed)])
         files = {path.name: {"bytes": size, "xxh3_128": digest}, **self.info.files}
         info = replace(self.info, files=files)
         return WrittenShard(info, self.ordinals, self.identity_names, self.refused)
@@ -256,11 +286,23 @@ def _undecodable(data: memoryview, nodes: Nodes, which: np.ndarray) -> Iterator[
         yield from filter(None, threads.map(decode_error, which.tolist()))
 
 
-def check_index(folder: Path, name: str, labels: np.ndarray) -> Iterator[Damage]:
-    """Compare the key-label index ``name.kv`` with the labels that the shard itself holds."""
+def check_index(
+    folder: Path, name: str, labels: np.ndarray, keys: Sequence[int] | np.ndarray | None = None
+) -> Iterator[Damage]:
+    """Compare the key-label index ``name.kv`` with the labels that the shard itself holds.
+
+    Args:
+        folder: the pack.
+        name: the shard.
+        labels: of the records that the index should list: int64 (n,).
+        keys: of these records, (n,); None: 0 to n - 1.
+    """
+    if keys is None:
+        keys = range(len(labels))
     path = folder / f"{name}.kv"
     try:
-        stated = fmt.kv_labels(read_bytes(path, None), path.name, check_keys=True)
+        data = read_bytes(path, None)
+        stated = fmt.kv_labels(data, path.name, check_keys=isinstance(keys, range))
         if len(stated) != len(labels):
             count = f"{len(stated)} lines for {len(labels)} records"
             raise DamageError(f"{path.name} has {count}: facepack reindex")
@@ -271,6 +313,6 @@ def check_index(folder: Path, name: str, labels: np.ndarray) -> Iterator[Damage]
     except DamageError as error:
         yield Damage(name, None, str(error))
     else:
-        for key in np.flatnonzero(stated != labels).tolist():
-            reason = f"{path.name} says label {stated[key]}, the shard {labels[key]}"
-            yield Damage(name, f"{key:010d}", f"{reason}: facepack reindex")
+        for line in np.flatnonzero(stated != labels).tolist():
+            reason = f"{path.name} says label {stated[line]}, the shard {labels[line]}"
+            yield Damage(name, f"{keys[line]:010d}", f"{reason}: facepack reindex")

@@ -27,7 +27,9 @@ from facepack.store.labelmap import apply_label_map, read_label_map
 from facepack.store.manifest import manifest_files, read_manifest, shard_file, states
 from facepack.store.pack_files import is_stated, read_file, read_plan
 from facepack.store.plan import PackPlan
+from facepack.store.selection import describe_selection, with_selection
 from facepack.store.sets import split_set, subset_manifest
+from facepack.store.shard_nodes import map_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ def verify(path: Path, *, deep: bool = False, decode: bool = False) -> Report:
             found = content.damage
             if content.meta:
                 found += _map_labels(content, shard["label_map"], label_maps)
-                found += check_index(path, name, content.labels)
+                found += _check_selected(path, shard, content, deep=deep or decode)
             found += _compare_with_manifest(path, shard, content)
             damage += found
             progress.update(sum(entry["bytes"] for entry in shard["files"].values()))
@@ -128,6 +130,36 @@ def _map_labels(
         yield Damage(content.meta["name"], None, f"{name}: {error}")
 
 
+def _check_selected(
+    path: Path, entry: dict[str, Any], content: ShardContent, *, deep: bool
+) -> Iterator[Damage]:
+    """Compare a shard's index with its labels, and narrow it to the records that are the pack's."""
+    name = entry["name"]
+    try:
+        keys = content.narrow(path, entry.get("selection"))
+        if deep and entry.get("selection") is not None and not content.damage:
+            figures = describe_selection(map_file(path / f"{name}.mdb"), np.asarray(keys))
+            if not states(entry["selection"], figures):
+                raise DamageError("the figures of its selection are not those of its records")
+    except (DamageError, OSError) as error:
+        yield Damage(name, None, str(error))
+    else:
+        yield from check_index(path, name, content.labels, keys)
+
+
+def _wrong_selections(plan: PackPlan, manifest: dict[str, Any]) -> list[str]:
+    """The shards of which the manifest states another selection than the plan."""
+    planned = {
+        entry["name"]: entry["selection"]
+        for part in plan.parts()
+        for entry in part.fields["shards"] or []
+        if "selection" in entry
+    }
+    stated = {entry["name"]: entry.get("selection") for entry in manifest["shards"]}
+    wrong = (stated[name] != planned.get(name) for name in stated)
+    return sorted(name for name, differs in zip(stated, wrong, strict=True) if differs)
+
+
 def _compare_with_manifest(
     path: Path, entry: dict[str, Any], content: ShardContent
 ) -> Iterator[Damage]:
@@ -165,8 +197,13 @@ def _check_manifest(
     for content, entry in zip(contents, manifest["shards"], strict=True):
         assert content.info is not None
         stated = {key: entry[key] for key in ("files", "label_map")}
-        shards.append(replace(content.info, **stated))
+        info = with_selection(content.info, entry.get("selection"))
+        shards.append(replace(info, **stated))
     plan = read_plan(path, manifest)
+    if wrong := _wrong_selections(plan, manifest):
+        reason = "it is not the selection that the plan states: facepack reindex"
+        yield Damage(wrong[0], None, reason)
+        return
     if untold := sorted(_expected_files(plan, contents) - manifest["files"].keys()):
         yield Damage(fmt.MANIFEST, None, f"it does not list {untold[0]}: facepack reindex")
         return

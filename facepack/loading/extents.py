@@ -52,6 +52,7 @@ class Extents:
 
     def __init__(self, pack: Pack) -> None:
         counts = [int(shard["records"]) for shard in pack.manifest["shards"]]
+        self._keys = pack.shard_keys
         self._paths = [pack.path / f"{name}.mdb" for name in pack.shard_names]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._leaves: dict[int, _Leaves] = {}
@@ -65,7 +66,10 @@ class Extents:
         shard = int(np.searchsorted(self._starts, start, side="right")) - 1
         while start < stop:
             first, end = int(self._starts[shard]), int(self._starts[shard + 1])
-            low, high = self._shard(shard).bytes_of(start - first, min(stop, end) - first)
+            keys = self._keys(shard)
+            low, high = self._shard(shard).bytes_of(
+                keys[start - first], keys[min(stop, end) - first - 1] + 1
+            )
             yield Extent(self._paths[shard], low, high - low)
             shard = int(np.searchsorted(self._starts, end, side="right")) - 1
             start = end

@@ -14,6 +14,7 @@ from facepack.store.files import write_file
 from facepack.store.labelmap import label_map_bytes
 from facepack.store.manifest import shard_file
 from facepack.store.plan import PackPlan
+from facepack.store.selection import required_features
 from facepack.store.shard import ShardInfo, WrittenShard, content_id, shard_figures
 from facepack.system import sync_folder
 
@@ -134,7 +135,7 @@ def build_manifest(
     present = _present_labels(labels)
     return {
         "format": fmt.FORMAT_VERSION,
-        "requires": [],
+        "requires": required_features(shards),
         "pack_id": plan.pack_id,
         "content_id": content_id(shards, files),
         "partial": partial,

@@ -41,6 +41,9 @@ IDENTITIES = b"__identities__"
 QUARANTINED = b"__quarantine__"
 ALWAYS_RESERVED = (META, LABEL_COLUMN, CHECKSUMS, EXTRA)  # the others where there is need of them
 
+SELECTION = "selection"  # in ``requires``: shards hold records that are not the pack's
+_KNOWN_FEATURES = (SELECTION,)
+
 NO_IDENTITY = -1
 MAX_LABEL = 99_999_999  # eight digits in the key-label index
 MAX_SHARD_RECORDS = 65_536
@@ -142,7 +145,10 @@ def require_known(stated: Mapping[str, Any], where: str, *, version: str = "form
         raise NewerFormatError(
             f"{where} has format {found!r}; this facepack reads {FORMAT_VERSION}: upgrade it"
         )
-    if requires := stated.get("requires"):
+    requires = stated.get("requires")
+    if isinstance(requires, list):
+        requires = [feature for feature in requires if feature not in _KNOWN_FEATURES]
+    if requires:
         needed = ", ".join(map(str, requires)) if isinstance(requires, list) else requires
         raise NewerFormatError(
             f"{where} needs {needed}, which this facepack does not know: upgrade it"
@@ -272,11 +278,16 @@ def check_pairs(pairs: np.ndarray, records: int, name: str) -> None:
 # The key-label index -----------------------------------------------------------------------------
 
 
-def kv_bytes(labels: np.ndarray) -> bytes:
-    """The lines ``0000000012 00000345`` of a shard's key-label index; no identity is -0000001."""
+def kv_bytes(labels: np.ndarray, keys: np.ndarray | None = None) -> bytes:
+    """The lines ``0000000012 00000345`` of a shard's key-label index; no identity is -0000001.
+
+    Args:
+        labels: of the records, int64 (n,).
+        keys: of the records, int64 (n,), where they are a selection; else 0 to n - 1.
+    """
     count = len(labels)
     lines = np.empty((count, KV_LINE), np.uint8)
-    _write_digits(lines[:, :10], np.arange(count))
+    _write_digits(lines[:, :10], np.arange(count) if keys is None else keys)
     lines[:, 10] = ord(" ")
     _write_digits(lines[:, 11:19], np.abs(labels))
     lines[labels < 0, 11] = ord("-")
@@ -330,6 +341,20 @@ def kv_labels(data: bytes, name: str, *, check_keys: bool = False) -> np.ndarray
         )
     labels[negative] *= -1
     return labels
+
+
+def kv_keys(data: bytes, name: str) -> np.ndarray:
+    """The keys (int64) of a key-label index whose lines are of the fixed form; they must ascend.
+
+    Raises:
+        DamageError: they do not, or a key is not of ten digits.
+    """
+    lines = np.frombuffer(data, np.uint8).reshape(-1, KV_LINE)
+    digits = lines[:, :10] - np.uint8(ord("0"))
+    keys = digits.astype(np.int64) @ 10 ** np.arange(9, -1, -1)
+    if (digits > 9).any() or (np.diff(keys) <= 0).any():
+        raise DamageError(f"{name}: its keys are not numbers of ten digits that ascend")
+    return keys
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

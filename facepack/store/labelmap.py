@@ -15,7 +15,7 @@ def apply_label_map(label_map: np.ndarray | None, labels: np.ndarray) -> np.ndar
     """``label_map[labels]``; −1 stays −1, and without a map all labels stay.
 
     Args:
-        label_map: (n,) the new label of each old one, or None.
+        label_map: (n,) the new label of each old one, -1 for those of no record; or None.
         labels: int64 (m,), −1 or below n.
 
     Raises:
@@ -48,8 +48,8 @@ def read_label_map(data: bytes, name: str) -> np.ndarray:
         raise DamageError(
             f"{name}: {label_map.dtype} of shape {label_map.shape}, not a label map of int32 (n,)"
         )
-    if len(label_map) and not 0 <= label_map.min() <= label_map.max() <= fmt.MAX_LABEL:
-        raise DamageError(f"{name}: it leads to labels outside 0 to {fmt.MAX_LABEL}")
+    if len(label_map) and not -1 <= label_map.min() <= label_map.max() <= fmt.MAX_LABEL:
+        raise DamageError(f"{name}: it leads to labels outside -1 to {fmt.MAX_LABEL}")
     return label_map
 
 
@@ -90,4 +90,5 @@ def map_names(label_map: np.ndarray | None, names: Mapping[int, str]) -> dict[in
     if label_map is None:
         return dict(names)
     labels = apply_label_map(label_map, np.fromiter(names, np.int64, len(names))).tolist()
-    return dict(zip(labels, names.values(), strict=True))
+    named = zip(labels, names.values(), strict=True)
+    return {label: name for label, name in named if label != fmt.NO_IDENTITY}

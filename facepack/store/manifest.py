@@ -11,7 +11,7 @@ from facepack import lfs
 from facepack.errors import DamageError, PackError
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.plan import require_fields
+from facepack.store.plan import check_selection, require_fields
 from facepack.store.sets import split_set
 
 
@@ -140,6 +140,10 @@ def _check_shape(manifest: dict[str, Any]) -> None:
             raise ValueError(
                 f"shard {shard['name']!r}: its index is not of {shard['records']} lines"
             )
+        if "selection" in shard:
+            check_selection(f"shard {shard['name']!r}", shard["selection"])
+            if shard["selection"]["records"] != shard["records"]:
+                raise ValueError(f"shard {shard['name']!r}: 'records' is not that of its selection")
         fmt.check_shard_name(shard["name"])
     for name, stated in manifest_files(manifest).items():
         require_fields(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})

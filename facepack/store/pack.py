@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import weakref
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -22,6 +22,7 @@ from facepack.store import environments
 from facepack.store import format as fmt
 from facepack.store.manifest import check_sizes, read_manifest
 from facepack.store.pack_files import read_identity_names, read_stated_file
+from facepack.store.selection import select_entry, selected_keys, shard_records
 from facepack.store.sets import recount, split_set, subset_manifest
 from facepack.store.transactions import HeldShards
 
@@ -60,18 +61,78 @@ class Pack:
     names of its shards. It is a context manager; leaving it closes the shards.
     """
 
-    def __init__(self, path: Path, shards: str | Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shards: str | Sequence[str] | None = None,
+        keep: np.ndarray | None = None,
+    ) -> None:
         self.path = Path(os.path.realpath(path))
         self.manifest = _read_checked(self.path, shards)
         self._chosen = shards is not None
         self._names: list[str] = [shard["name"] for shard in self.manifest["shards"]]
-        counts = (shard["records"] for shard in self.manifest["shards"])
-        self._starts = list(accumulate(counts, initial=0))
+        self._count_records()
         self._labels: np.ndarray | None = None
+        self._keys: dict[int, Sequence[int]] = {}  # of selections, by the number of the shard
         self._held = HeldShards([self.path / f"{name}.mdb" for name in self._names])
         self._finalizer = weakref.finalize(self, self._held.release_all)
         if self._chosen:
             self.manifest = recount(self.manifest, self.labels)
+        self._keep = keep
+        if keep is not None:
+            self._narrow(keep)
+
+    def _count_records(self) -> None:
+        shards = self.manifest["shards"]
+        self._starts = list(accumulate((shard["records"] for shard in shards), initial=0))
+        self._selected = any("selection" in shard for shard in shards)
+
+    def select(self, keep: np.ndarray) -> Pack:
+        """The same pack with some of its records alone; labels and ``classes`` stay.
+
+        Nothing is written; ``facepack.care.select`` makes a pack of a selection, whose
+        ``content_id`` is the same. The payload in the manifest is an estimate, and its image
+        statistics are those of the shards, as no image is read.
+
+        Args:
+            keep: of each record whether it stays: bool (len(self),).
+
+        Raises:
+            PackError: the pack has tables, which point at records by position.
+        """
+        if tables := fmt.table_names(self.manifest["files"]):
+            raise PackError(
+                f"{self.path}: its tables ({', '.join(tables)}) point at records by position, so "
+                "its records are taken all or none"
+            )
+        if self._keep is not None:
+            whole = self._keep.copy()
+            whole[whole] = keep
+            keep = whole
+        return Pack(self.path, self._names if self._chosen else None, keep)
+
+    def _narrow(self, keep: np.ndarray) -> None:
+        """Keep the records that ``keep`` marks alone."""
+        kept_keys: dict[int, Sequence[int]] = {}
+        entries: list[dict[str, Any]] = []
+        for k, entry in enumerate(self.manifest["shards"]):
+            chosen = keep[self._starts[k] : self._starts[k + 1]]
+            if not chosen.any():
+                continue
+            keys = np.asarray(self.shard_keys(k), np.int64)[chosen]
+            labels = self.labels[self._starts[k] : self._starts[k + 1]][chosen]
+            kept_keys[len(entries)] = memoryview(keys)
+            entries.append(select_entry(entry, keys, labels))
+        labels = self.labels[keep]
+        labels.flags.writeable = False
+        classes = self.manifest["classes"]
+        self.manifest = {**self.manifest, "shards": entries, "requires": [fmt.SELECTION]}
+        self.manifest = {**recount(self.manifest, labels), "classes": classes}
+        self._labels, self._keys = labels, kept_keys
+        self._names = [entry["name"] for entry in entries]
+        self._count_records()
+        self._held = HeldShards([self.path / f"{name}.mdb" for name in self._names])
+        self._finalizer = weakref.finalize(self, self._held.release_all)
 
     # What it is -----------------------------------------------------------------------------
 
@@ -120,12 +181,29 @@ class Pack:
         if self._labels is None:
             labels = np.empty(len(self), np.int64)
             for k, name in enumerate(self._names):
-                data = read_stated_file(self.path, self.manifest, f"{name}.kv")
-                part = fmt.kv_labels(data, str(self.path / f"{name}.kv"))
+                part = fmt.kv_labels(self._index(k), str(self.path / f"{name}.kv"))
                 labels[self._starts[k] : self._starts[k + 1]] = part
             labels.flags.writeable = False
             self._labels = labels
         return self._labels
+
+    def shard_keys(self, k: int) -> Sequence[int]:
+        """The keys of the pack's records in its shard ``k``, ascending.
+
+        Raises:
+            DamageError: the index is not the one that the manifest states.
+        """
+        entry = self.manifest["shards"][k]
+        if "selection" not in entry:
+            return range(entry["records"])
+        if k not in self._keys:
+            name = str(self.path / f"{self._names[k]}.kv")
+            # Of a view, unlike an array, a number is had as quickly as of a list.
+            self._keys[k] = memoryview(selected_keys(self._index(k), entry, name))  # type: ignore
+        return self._keys[k]
+
+    def _index(self, k: int) -> bytes:
+        return read_stated_file(self.path, self.manifest, f"{self._names[k]}.kv")
 
     @property
     def identity_names(self) -> list[str] | None:
@@ -137,7 +215,7 @@ class Pack:
     def source_name(self, index: int) -> str | None:
         """The source's name of the record at ``index``; None where it had none."""
         k, key = self._locate(*_as_integers(self.path, [index]))
-        name = self._names_of(k)[key]
+        name = self._all_names_of(k)[key]
         return None if name is None else str(name)
 
     def source_names(self) -> list[str | None]:
@@ -145,6 +223,11 @@ class Pack:
         return [name for k in range(len(self._names)) for name in self._names_of(k)]
 
     def _names_of(self, k: int) -> list[str | None]:
+        names = self._all_names_of(k)
+        return [names[key] for key in self.shard_keys(k)] if self._selected else names
+
+    def _all_names_of(self, k: int) -> list[str | None]:
+        """The names of the records of shard ``k``, by their keys."""
         with environments.engine_calls:
             file_id, environment = self._held.shard(k)
             try:
@@ -152,7 +235,7 @@ class Pack:
             finally:
                 environments.release(file_id)
         if value is None:
-            return [None] * (self._starts[k + 1] - self._starts[k])
+            return [None] * shard_records(self.manifest["shards"][k])
         names: list[str | None] = fmt.unpack_reserved(fmt.NAMES, value)
         return names
 
@@ -274,9 +357,10 @@ class Pack:
         shard, _, digits = key.rpartition("/")
         if shard in self._names and digits.isascii() and digits.isdigit():
             k = self._names.index(shard)
-            position = self._starts[k] + int(digits)
-            if len(digits) == 10 and position < self._starts[k + 1]:
-                return position
+            keys, number = self.shard_keys(k), int(digits)
+            within = bisect_left(keys, number)
+            if len(digits) == 10 and within < len(keys) and keys[within] == number:
+                return self._starts[k] + within
         raise KeyError(f"{self.path} has no record {key!r}")
 
     def _locate(self, position: int) -> tuple[int, int]:
@@ -285,7 +369,8 @@ class Pack:
         k = bisect_right(self._starts, from_start) - 1
         if k < 0 or from_start >= self._starts[-1]:
             raise IndexError(f"position {position}: {self.path} has {len(self)} records")
-        return k, from_start - self._starts[k]
+        within = from_start - self._starts[k]
+        return k, self.shard_keys(k)[within] if self._selected else within
 
     # Life -----------------------------------------------------------------------------------
 
@@ -300,15 +385,23 @@ class Pack:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self.content_id, self._names if self._chosen else None)
+        shards = self._names if self._chosen else None
+        keep = None if self._keep is None else (np.packbits(self._keep), len(self._keep))
+        return _reopen, (self.path, self.content_id, shards, keep)
 
     def __repr__(self) -> str:
         part = f" ({len(self._names)} of its shards)" if self._chosen else ""
         return f"<Pack {self.path}{part}: {len(self)} records, {self.identities} identities>"
 
 
-def _reopen(path: Path, content_id: str, shards: list[str] | None) -> Pack:
-    pack = Pack(path, shards)
+def _reopen(
+    path: Path,
+    content_id: str,
+    shards: list[str] | None,
+    keep: tuple[np.ndarray, int] | None,
+) -> Pack:
+    kept = None if keep is None else np.unpackbits(keep[0], count=keep[1]).astype(bool)
+    pack = Pack(path, shards, kept)
     if pack.content_id != content_id:
         raise PackError(f"{path} holds another pack than the one that was pickled: open it again")
     return pack

@@ -12,6 +12,13 @@ from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
 
 _SHAPE = {"kind": str, "order": str, "seed": int, "source": dict, "tables": list}
+_SELECTION_SHAPE = {
+    "of": int,
+    "records": int,
+    "payload_bytes": int,
+    "images": dict,
+    "xxh3_128": str,
+}
 _META_SHAPE = {
     "version": int,
     "pack_id": str,
@@ -148,8 +155,8 @@ def check_plan(plan: Any) -> None:
         if not isinstance(part.get("label_maps", {}), dict):
             raise ValueError("the plan: 'label_maps' is not a map")
         check_source(part["source"])
-        if part["source"]["kind"] == "merge":
-            _check_merged(part)
+        if is_joined(part["source"]):
+            _check_joined(part)
             continue
         require_fields("the plan's check", part.get("check"), {"decode": bool, "color": str})
         if not (spans is None or isinstance(spans, list)):
@@ -175,8 +182,13 @@ def check_source(source: Any) -> None:
         check_source(pack["source"])
 
 
-def _check_merged(plan: dict[str, Any]) -> None:
-    """Make sure that a merged pack's plan tells each shard, and the digest of each label map."""
+def is_joined(source: dict[str, Any]) -> bool:
+    """Whether a plan of this source brings shards of other packs instead of making them."""
+    return source["kind"] in ("merge", "selection")
+
+
+def _check_joined(plan: dict[str, Any]) -> None:
+    """Make sure that a plan tells each shard that it brings, and the digest of each label map."""
     require_fields("the plan", plan, {"shards": list, "label_maps": dict})
     for name, digest in plan["label_maps"].items():
         if not (fmt.is_label_map(name) and isinstance(digest, str)):
@@ -186,6 +198,16 @@ def _check_merged(plan: dict[str, Any]) -> None:
         require_fields("a shard of the plan", entry, shape)
         if entry.get("label_map", "") not in (None, *plan["label_maps"]):
             raise ValueError(f"the plan: 'label_map' of {entry['name']!r} is none that it has")
+        if "selection" in entry:
+            check_selection(f"shard {entry['name']!r}", entry["selection"])
+
+
+def check_selection(where: str, selection: Any) -> None:
+    """Make sure that a description of a selection is one; a ValueError says why not."""
+    require_fields(f"the selection of {where}", selection, _SELECTION_SHAPE)
+    if not selection["records"] <= selection["of"] <= fmt.MAX_SHARD_RECORDS:
+        counts = f"{selection['records']} of {selection['of']} records"
+        raise ValueError(f"the selection of {where} is of {counts}")
 
 
 def check_meta(meta: Any) -> None:

@@ -39,7 +39,9 @@ class ShardInfo:
     ``own_name``, ``pack_id`` and ``shard`` are those that the shard itself states: its name and
     number in the pack that it was made for. ``name`` is that of its files; it and the labels of the
     index differ from the shard's own where packs were merged: ``label_map`` is the file that takes
-    the shard's labels to those of the index.
+    the shard's labels to those of the index. Where the pack has only some of the shard's records,
+    ``selection`` describes these (:mod:`facepack.store.selection`), and ``records``,
+    ``payload_bytes`` and ``images`` are theirs.
     """
 
     name: str
@@ -53,10 +55,14 @@ class ShardInfo:
     images: dict[str, Any]
     files: dict[str, dict[str, Any]]  # file name → {"bytes", "xxh3_128"}
     label_map: str | None = None
+    selection: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The shard's entry in ``pack.json``."""
-        return dict(vars(self))
+        entry = dict(vars(self))
+        if self.selection is None:
+            del entry["selection"]
+        return entry
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> ShardInfo:

@@ -11,6 +11,7 @@ from facepack.images import read_header
 from facepack.store import environments
 from facepack.store import format as fmt
 from facepack.store.pack import Pack
+from facepack.store.selection import shard_records
 
 _LISTED = 5  # keys of equal names that an error lists
 
@@ -84,11 +85,12 @@ def _find_by_name(pack: Pack, name: str) -> int:
     found: list[int] = []
     start = 0
     named = False
-    for shard in pack.manifest["shards"]:
+    for k, shard in enumerate(pack.manifest["shards"]):
         names = _read_reserved(pack, shard["name"], fmt.NAMES)
         if isinstance(names, list):
             named = True
-            found += [start + number for number, other in enumerate(names) if other == name]
+            numbered = enumerate(pack.shard_keys(k), start)
+            found += [position for position, key in numbered if names[key] == name]
         start += shard["records"]
     if len(found) == 1:
         return found[0]
@@ -112,7 +114,9 @@ def describe_record(pack: Pack, position: int) -> RecordInfo:
     record = pack[position]
     shard, _, digits = record.key.rpartition("/")
     number = int(digits)  # in its shard
-    count = next(entry["records"] for entry in pack.manifest["shards"] if entry["name"] == shard)
+    count = next(
+        shard_records(entry) for entry in pack.manifest["shards"] if entry["name"] == shard
+    )
     names = pack.identity_names or []
     try:
         extra = _read_reserved(pack, shard, fmt.EXTRA)

@@ -532,7 +532,7 @@ def test_label_maps() -> None:
         b"no array",
         label_map_bytes(np.array([0]))[:-1],
         label_map_bytes(np.array([[0]])),
-        label_map_bytes(np.array([-1])),
+        label_map_bytes(np.array([-2])),
         label_map_bytes(np.array([100_000_000])),
         label_map_bytes(np.array([0])).replace(b"(1,)", b"(9999999999999,)"),
         label_map_bytes(np.array([0])).replace(b"<i4", b"<f4"),

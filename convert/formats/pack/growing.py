@@ -25,7 +25,7 @@ from facepack.store.pack_files import (
     read_quarantine,
     read_stated_file,
 )
-from facepack.store.plan import PackPlan
+from facepack.store.plan import PackPlan, is_joined
 from facepack.store.shard import ShardInfo, WrittenShard
 
 
@@ -208,11 +208,12 @@ class GrowingPack:
 
 
 def descriptions(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a plan says of the source, or of those of each pack that was merged."""
-    if source["kind"] != "merge":
+    """What a plan says of the source, or of those of each pack that was merged or selected from."""
+    if not is_joined(source):
         yield source
+    chosen = {"chosen": source["chosen"]} if source["kind"] == "selection" else {}
     for pack in source.get("packs", []):
-        yield from descriptions(pack["source"])
+        yield from (each | chosen for each in descriptions(pack["source"]))
 
 
 def _files(description: dict[str, Any]) -> set[str]:

@@ -119,7 +119,9 @@ class _Run:
     def has(self, group: Group, record: SourceRecord) -> bool | None:
         """Whether ``record`` is the run's in its turn; None if there is none to be compared."""
         ordinal = record.ordinal - group.start  # in the run
-        all_found = group.stop - group.start == self._found[-1]
+        # Of a selection, ordinals have gaps that are no refused records.
+        selected = any("selection" in entry for entry in self._entries)
+        all_found = group.stop - group.start == self._found[-1] and not selected
         bounds = self._found if all_found else self._packed
         k = bisect_right(bounds, ordinal) - 1
         shard = self._shard(k)

@@ -44,7 +44,8 @@ def _has_boxes(shard: PackShard) -> bool:
     names: list[str] = []
     while (name := f"label_{len(names) + 1}") in columns:
         names.append(name)
-    rows = np.array([columns[name][:_LOOKED_AT] for name in names], np.float64).T
+    keys = shard.keys[:_LOOKED_AT]
+    rows = np.array([columns[name][keys] for name in names], np.float64).T
     return bool(len(rows)) and all(looks_like_boxes(row[~np.isnan(row)]) for row in rows)
 
 

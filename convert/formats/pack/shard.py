@@ -23,6 +23,7 @@ from facepack.store import format as fmt
 from facepack.store.lmdb_read import ScanError
 from facepack.store.manifest import shard_file
 from facepack.store.plan import check_meta
+from facepack.store.selection import selected_keys, shard_records
 from facepack.store.shard_nodes import record_keys, shard_nodes
 
 _AHEAD = 128 << 10  # what every system agrees to read ahead at one request
@@ -34,16 +35,22 @@ class StatedShard(NamedTuple):
     name: str
     pack_id: str
     shard: int
-    records: int
+    records: int  # in its file
     size: int  # bytes of its file
     index_digest: str
+    selection: dict[str, Any] | None  # what part of the records is the pack's; None: all
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> StatedShard:
         """From the shard's entry in ``pack.json``."""
         index = entry["files"][f"{entry['name']}.kv"]
-        own = {field: entry[field] for field in ("name", "pack_id", "shard", "records")}
-        return cls(**own, size=shard_file(entry)["bytes"], index_digest=index["xxh3_128"])
+        return cls(
+            **{field: entry[field] for field in ("name", "pack_id", "shard")},
+            records=shard_records(entry),
+            size=shard_file(entry)["bytes"],
+            index_digest=index["xxh3_128"],
+            selection=entry.get("selection"),
+        )
 
 
 class PackShard:
@@ -55,7 +62,7 @@ class PackShard:
 
     Attributes:
         name: the shard's.
-        records: how many it has.
+        records: how many its file has, those that are not the pack's included.
 
     Raises:
         SourceError: the file is missing or another one.
@@ -91,8 +98,29 @@ class PackShard:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label of each record in the pack, by key: int64 (records,)."""
-        path = self._folder / f"{self.name}.kv"
+        """The label of each record in the pack, by key: int64 (records,).
+
+        Of records that are not the pack's it is -1.
+        """
+        name, index = str(self._index_path), self._index
+        labels = np.full(self.records, fmt.NO_IDENTITY, np.int64)
+        labels[self.keys] = fmt.kv_labels(index, name)
+        return labels
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """The keys of the records that are the pack's, ascending: int64 (n,)."""
+        index = self._index
+        entry = {"records": len(index) // fmt.KV_LINE, "selection": self._stated.selection}
+        return np.asarray(selected_keys(index, entry, str(self._index_path)), np.int64)
+
+    @property
+    def _index_path(self) -> Path:
+        return self._folder / f"{self.name}.kv"
+
+    @cached_property
+    def _index(self) -> bytes:
+        path = self._index_path
         try:
             data = read_bytes(path, None)
         except OSError as error:
@@ -102,7 +130,7 @@ class PackShard:
                 f"{path} differs from what the manifest states: rebuild it with: "
                 f"facepack reindex {self._folder}"
             )
-        return fmt.kv_labels(data, str(path))
+        return data
 
     @cached_property
     def names(self) -> list[str | None] | None:
@@ -113,8 +141,8 @@ class PackShard:
         return names
 
     def keys_in_source_order(self) -> np.ndarray:
-        """The keys of the records in the order of the source that the pack was made of."""
-        return np.argsort(self.ordinals, kind="stable")
+        """The keys of the pack's records in the order of the source that the shard was made of."""
+        return self.keys[np.argsort(self.ordinals[self.keys], kind="stable")]
 
     @cached_property
     def ordinals(self) -> np.ndarray:
@@ -144,9 +172,9 @@ class PackShard:
         if not names:
             return {}
         # A shard that was merged into this pack still has the labels of its own.
-        own = fmt.unpack_column(self._required(fmt.LABEL_COLUMN), self.records)
+        own = fmt.unpack_column(self._required(fmt.LABEL_COLUMN), self.records)[self.keys]
         distinct, first = np.unique(own, return_index=True)
-        labels = zip(distinct.tolist(), self.labels[first].tolist(), strict=True)
+        labels = zip(distinct.tolist(), self.labels[self.keys][first].tolist(), strict=True)
         return {label: names[inside] for inside, label in labels if inside in names}
 
     def images(self) -> tuple[memoryview, np.ndarray, np.ndarray]:
