@@ -15,6 +15,7 @@ from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.f2c_metrics import best_of_grid, best_score, f2c_figures
 from facepack.evaluate.protocols.verification import (
     PairVerification,
+    interval_notice,
     measure_pairs,
     roc_curves,
     squared_distances,
@@ -182,7 +183,9 @@ class TemplatePairs(Protocol):
         pairs, issame = self._pairs[kept], self._issame[kept]
         distances = squared_distances(sums, pairs)
         means = np.linalg.norm(sums, axis=1) / np.maximum(counts, 1)
-        measured = measure_pairs(self.target, distances, issame, norm=float(means[pairs].mean()))
+        measured = measure_pairs(
+            self.target, distances, issame, norm=float(means[pairs].mean()), members=pairs
+        )
         return Result(
             target=self.target,
             protocol=self.name,
@@ -196,7 +199,7 @@ class TemplatePairs(Protocol):
                 **f2c_figures(1 - distances / 2, issame, best_score),
             },
             curves=roc_curves(distances, issame),
-            notices=(*notices, *measured.notices),
+            notices=(*notices, *measured.notices, *interval_notice(measured)),
         )
 
 

@@ -164,24 +164,32 @@ class Roc:
     tar: np.ndarray
 
     @classmethod
-    def from_pairs(cls, distances: np.ndarray, issame: np.ndarray) -> Roc:
+    def from_pairs(
+        cls, distances: np.ndarray, issame: np.ndarray, times: np.ndarray | None = None
+    ) -> Roc:
         """Build the curve of ``distances`` (P,) and ``issame`` (P,) bool.
+
+        Args:
+            distances: squared L2 distances.
+            issame: True for pairs of one person.
+            times: (P,) integers, how often each pair counts; once, if None.
 
         Raises:
             EvaluationError: there are no same pairs, or no different ones.
         """
-        same = int(np.count_nonzero(issame))
-        different = len(issame) - same
+        times = np.ones(len(issame), np.int64) if times is None else times
+        same = int(times[issame].sum())
+        different = int(times.sum()) - same
         if not same or not different:
             raise EvaluationError(
                 "a ROC needs same and different pairs; "
                 f"{same} same and {different} different ones were given"
             )
-        order = np.argsort(distances)
+        order = np.argsort(distances, kind="stable")  # quick on distances that ascend already
         ascending = distances[order]
         last_of_run = np.append(ascending[1:] != ascending[:-1], True)
-        true_accepts = issame[order].cumsum()[last_of_run]
-        accepts = np.flatnonzero(last_of_run) + 1
+        true_accepts = (times * issame)[order].cumsum()[last_of_run]
+        accepts = times[order].cumsum()[last_of_run]
         return cls(
             far=np.append(0.0, (accepts - true_accepts) / different),
             tar=np.append(0.0, true_accepts / same),

@@ -13,6 +13,8 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.embed import normalize
 from facepack.evaluate.faces.faces import EncodedFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.protocols.pair_intervals import NOTICE as INTERVAL_NOTICE
+from facepack.evaluate.protocols.pair_intervals import pair_intervals
 from facepack.evaluate.protocols.pair_metrics import (
     FOLDS,
     Roc,
@@ -39,6 +41,7 @@ def measure_pairs(
     *,
     norm: float,
     folds: np.ndarray | None = None,
+    members: np.ndarray | None = None,
 ) -> PairResult:
     """All figures of a set, with a notice for each that its pairs leave undefined.
 
@@ -48,10 +51,13 @@ def measure_pairs(
         issame: (P,) bool.
         norm: the embeddings' mean norm, handed through.
         folds: (P,) the fold of each pair, whatever its number; None for ten in order.
+        members: (P, 2) int64, which images or templates each pair is of, for intervals over the
+            people that they share; None for no intervals.
     """
     pairs, same = len(issame), int(np.count_nonzero(issame))
     notices: list[str] = []
     accuracy = std = auc = eer = val = None
+    intervals: dict[str, tuple[float, float]] = {}
     tar: dict[float, float | None] = dict.fromkeys(TAR_FARS)
     if folds is not None:
         folds = np.unique(folds, return_inverse=True)[1]
@@ -97,6 +103,8 @@ def measure_pairs(
                 "that without a single false accept"
             )
         auc, eer = roc.auc(), roc.eer()
+        if members is not None:
+            intervals = pair_intervals(distances, issame, members)
         if folds is not None:
             try:
                 val = validation_rate(distances, issame, folds)
@@ -113,7 +121,13 @@ def measure_pairs(
         eer=eer,
         norm=norm,
         notices=tuple(notices),
+        intervals=intervals,
     )
+
+
+def interval_notice(measured: PairResult) -> list[str]:
+    """How the intervals of a pair set were made, where it has any."""
+    return [INTERVAL_NOTICE] if measured.intervals else []
 
 
 def _folds_of_one_kind(issame: np.ndarray, folds: np.ndarray) -> list[int]:
@@ -174,6 +188,7 @@ class PairVerification(Protocol):
                 issame[of],
                 norm=float(norms[pairs[of]].mean()),
                 folds=None if self._folds is None else self._folds[kept][of],
+                members=pairs[of],
             )
 
         measured = measure(np.full(len(pairs), True))
@@ -195,7 +210,7 @@ class PairVerification(Protocol):
             histograms={"scores": score_histogram(scores, issame)},
             groups=groups,
             hardest=self._hardest(pairs, issame, scores),
-            notices=(*notices, *measured.notices),
+            notices=(*notices, *measured.notices, *interval_notice(measured)),
         )
 
     def _hardest(

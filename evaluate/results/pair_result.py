@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class PairResult:
     """Mean L2 norm of the embeddings, image plus mirror image, over the pairs' images."""
     notices: tuple[str, ...] = ()
     """What about the set makes figures undefined or differ from the usual protocol."""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % confidence intervals by the figures' names: ``TAR@1e-4``, …, ``AUC``, ``EER``."""
 
     def as_dict(self) -> dict[str, Any]:
         """The figures for JSON."""
@@ -59,6 +61,7 @@ class PairResult:
             "auc": self.auc,
             "eer": self.eer,
             "norm": self.norm,
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "notices": list(self.notices),
         }
 
@@ -66,13 +69,20 @@ class PairResult:
     def figures(self) -> dict[str, Figure]:
         """The figures as a :class:`~facepack.evaluate.results.result.Result` holds them."""
         rate = self.val
+
+        def figure(name: str, value: float | None) -> Figure:
+            return Figure(value=value, interval=self.intervals.get(name))
+
         return {
             "accuracy": Figure(value=self.accuracy, std=self.std),
-            **{f"TAR@{far_text(far)}": Figure(value=tar) for far, tar in self.tar.items()},
+            **{
+                name: figure(name, tar)
+                for name, tar in ((f"TAR@{far_text(far)}", tar) for far, tar in self.tar.items())
+            },
             VAL: Figure(value=rate.mean, std=rate.std) if rate else Figure(value=None),
             VAL_FAR: Figure(value=rate.far if rate else None),
-            "AUC": Figure(value=self.auc),
-            "EER": Figure(value=self.eer),
+            "AUC": figure("AUC", self.auc),
+            "EER": figure("EER", self.eer),
             "norm": Figure(value=self.norm, unit="number"),
         }
 
@@ -90,6 +100,10 @@ class PairResult:
             tar={float(far): tar for far, tar in stated["tar"].items()},
             val=None if val is None else ValidationRate(**val),
             notices=tuple(map(str, stated["notices"])),
+            intervals={  # earlier versions told none
+                str(name): (float(low), float(high))
+                for name, (low, high) in stated.get("intervals", {}).items()
+            },
             **{name: stated[name] for name in ("accuracy", "std", "auc", "eer", "norm")},
         )
 
@@ -125,6 +139,9 @@ class PairResult:
             eer=figures["EER"].value,
             norm=norm,
             notices=result.notices,
+            intervals={
+                name: figure.interval for name, figure in figures.items() if figure.interval
+            },
         )
 
 

@@ -12,11 +12,11 @@ from facepack.terminal import table_lines
 _COLUMNS = (
     ("pairs", 7),
     ("accuracy", 15),
-    ("TAR@1e-4", 10),
-    ("TAR@1e-3", 10),
-    ("TAR@1e-2", 10),
-    ("AUC", 9),
-    ("EER", 8),
+    ("TAR@1e-4", 16),
+    ("TAR@1e-3", 16),
+    ("TAR@1e-2", 16),
+    ("AUC", 19),
+    ("EER", 16),
     ("norm", 8),
 )
 
@@ -45,7 +45,7 @@ class TablePrinter:
         if not self._in_pairs:
             yield table_header(names)
         self._in_pairs = True
-        yield table_row(PairResult.from_result(result), names)
+        yield from table_rows(PairResult.from_result(result), names)
         if result.groups:
             yield from _group_lines(result)
             self._in_pairs = False
@@ -118,8 +118,11 @@ def table_header(targets: Sequence[str]) -> str:
     return "target".ljust(_width(targets)) + "".join(name.rjust(width) for name, width in _COLUMNS)
 
 
-def table_row(result: PairResult, targets: Sequence[str]) -> str:
-    """The line of one result under :func:`table_header` of the same targets."""
+def table_rows(result: PairResult, targets: Sequence[str]) -> list[str]:
+    """The line of one result under :func:`table_header` of the same targets.
+
+    A second line holds the intervals, where there are any, under their figures.
+    """
     accuracy = _percent(result.accuracy)
     if result.std is not None:
         accuracy += f" ± {_percent(result.std)}"
@@ -131,9 +134,24 @@ def table_row(result: PairResult, targets: Sequence[str]) -> str:
         _percent(result.eer),
         _number(result.norm),
     )
-    return result.target.ljust(_width(targets)) + "".join(
+    lines = [_row(result.target, cells, targets)]
+    if result.intervals:
+        ends = [
+            _interval(result.intervals.get(name), digits=3 if name == "AUC" else 2)
+            for name, _ in _COLUMNS
+        ]
+        lines.append(_row("", ends, targets).rstrip())
+    return lines
+
+
+def _row(name: str, cells: Sequence[str], targets: Sequence[str]) -> str:
+    return name.ljust(_width(targets)) + "".join(
         cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True)
     )
+
+
+def _interval(ends: tuple[float, float] | None, digits: int) -> str:
+    return "" if ends is None else f"[{', '.join(_percent(end, digits) for end in ends)}]"
 
 
 def _width(targets: Sequence[str]) -> int:

@@ -108,6 +108,7 @@ def test_what_eval_printed_as_json(tmp_path: Path) -> None:
         auc=0.98,
         eer=None,
         norm=21.5,
+        intervals={"AUC": (0.97, 0.99)},
         notices=("one",),
     )
     (tmp_path / "a.json").write_text(

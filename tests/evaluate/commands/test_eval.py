@@ -21,7 +21,7 @@ from facepack.evaluate.models import load_model
 from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
 from facepack.evaluate.registry import PROTOCOLS
 from facepack.evaluate.results.results_file import read_results
-from facepack.evaluate.results.table import table_header, table_row
+from facepack.evaluate.results.table import table_header, table_rows
 from facepack.evaluate.sets.pairs import load_pair_set
 from facepack.train.backbones import build
 from facepack.train.config import TrainConfig, dump_config
@@ -73,8 +73,10 @@ def test_json_holds_the_figures_of_each_target(data: Path, run: Path) -> None:
         "auc",
         "eer",
         "norm",
+        "intervals",
         "notices",
     ]
+    assert list(lfw["intervals"]) == ["TAR@1e-4", "TAR@1e-3", "TAR@1e-2", "AUC", "EER"]
     assert list(lfw["tar"]) == ["1e-4", "1e-3", "1e-2"]
     assert (few["target"], few["pairs"], few["accuracy"]) == (str(data / "few"), 7, None)
     assert any("make no 10 folds" in notice for notice in few["notices"])
@@ -85,7 +87,7 @@ def test_json_holds_the_figures_of_each_target(data: Path, run: Path) -> None:
 def test_the_table_is_in_percent(data: Path, run: Path) -> None:
     result = facepack_eval("lfw", "few", "--model", run / "model.pt", "--data", data)
     assert result.exit_code == 0, result.output
-    header, lfw, few = result.stdout.splitlines()
+    header, lfw, ends, few, _ = result.stdout.splitlines()
     names = ["target", "pairs", "accuracy", "TAR@1e-4", "TAR@1e-3", "TAR@1e-2", "AUC", "EER"]
     assert header.split() == [*names, "norm"]
     assert len(header) == len(lfw) == len(few)
@@ -93,6 +95,8 @@ def test_the_table_is_in_percent(data: Path, run: Path) -> None:
     assert wanted.accuracy is not None and wanted.std is not None and wanted.eer is not None
     assert f"{100 * wanted.accuracy:.2f} ± {100 * wanted.std:.2f}" in lfw
     assert f"{100 * wanted.eer:.2f}" in lfw and lfw.endswith(f"{wanted.norm:.2f}")
+    low, high = wanted.intervals["EER"]
+    assert ends.endswith(f"[{100 * low:.2f}, {100 * high:.2f}]") and len(ends) == len(lfw) - 8
     assert few.split()[:3] == ["few", "7", "–"]
     assert "few: 7 pairs make no 10 folds" in result.stderr
 
@@ -100,7 +104,7 @@ def test_the_table_is_in_percent(data: Path, run: Path) -> None:
 @pytest.mark.parametrize(("norm", "written"), [(9999.5, "9999.50"), (4_278_279_653.4, "4.3e+09")])
 def test_columns_stay_apart_however_long_embeddings_are(norm: float, written: str) -> None:
     result = measure_pairs("set", np.linspace(0, 1, 20), np.arange(20) % 2 == 0, norm=norm)
-    header, row = table_header(["set"]), table_row(result, ["set"])
+    header, row = table_header(["set"]), *table_rows(result, ["set"])
     assert len(header) == len(row) and row.split()[-1] == written
 
 

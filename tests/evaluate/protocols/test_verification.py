@@ -43,10 +43,19 @@ def test_evaluation_equals_one_pair_at_a_time(
             norms.append(np.linalg.norm(feature))
             unit.append(feature / norms[-1])
         distances.append(((unit[0] - unit[1]) ** 2).sum())
-    slow = measure_pairs("people", np.array(distances), issame, norm=float(np.mean(norms)))
-    fast = evaluate_pairs(averages, pair_set_of(images, issame), batch_size=8)
+    pair_set = pair_set_of(images, issame)
+    slow = measure_pairs(
+        "people",
+        np.array(distances),
+        issame,
+        norm=float(np.mean(norms)),
+        members=pair_set.pairs,
+    )
+    fast = evaluate_pairs(averages, pair_set, batch_size=8)
     assert fast.norm == pytest.approx(slow.norm, rel=1e-5)
-    assert replace(fast, norm=0) == replace(slow, norm=0)
+    assert fast.notices[:-1] == slow.notices and "over people" in fast.notices[-1]
+    assert replace(fast, norm=0, notices=()) == replace(slow, norm=0, notices=())
+    assert fast.intervals["AUC"][0] < fast.intervals["AUC"][1]
     assert fast.accuracy is not None and 0 < fast.accuracy < 1
 
 
@@ -109,6 +118,7 @@ def test_an_ordinary_set_needs_no_notice() -> None:
         "auc": 1.0,
         "eer": 0.0,
         "norm": 20.0,
+        "intervals": {},
         "notices": [],
     }
 

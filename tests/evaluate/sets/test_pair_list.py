@@ -136,7 +136,12 @@ def test_folds_and_groups_are_measured(folder: Path, averages: nn.Module) -> Non
     assert result.figures["accuracy"].std == pytest.approx(np.std(accuracies))
     for name, of in (("x", np.arange(20) % 3 > 0), ("y", np.arange(20) % 3 == 0)):
         wanted = measure_pairs(
-            "own", distances[of], issame[of], norm=float(norms[rows[of]].mean()), folds=folds[of]
+            "own",
+            distances[of],
+            issame[of],
+            norm=float(norms[rows[of]].mean()),
+            folds=folds[of],
+            members=rows[of],
         )
         found = PairResult.from_result(replace(result, figures=result.groups[name]))
         assert replace(found, pairs=0, notices=()) == replace(
