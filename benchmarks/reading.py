@@ -2,6 +2,7 @@
 
     python benchmarks/reading.py                          # 100,000 drawn faces, 0.6 GB, five rounds
     python benchmarks/reading.py --pack PACK --tree TREE  # your own (TREE: of some of the images)
+    python benchmarks/reading.py --only "pairs ahead" "pairs where used"
 
 Packs are read as the loader reads them, with the decoding left out: its reader thread, its draws,
 its views, and every image copied once in the place of being decoded. The tree's files, whose names
@@ -10,7 +11,9 @@ are known before, are opened, read and closed by 16 threads, in a shuffled and i
 The disk is read in pieces of 8 MiB from the pack's own files, through the page cache and past it
 (O_DIRECT). Each takes a new process, which drops the page cache (root only) before it begins to
 count. All take turns in rounds; ratios are within a round. The order ``blocks`` has the shape
-that it would have on a machine whose memory is as large as the pack.
+that it would have on a machine whose memory is as large as the pack. Pairs are those of F2C's
+batches, one of each identity, from the pack and from one with ``--order identity``: read ahead, as
+they are beside ``blocks``, or where they are used.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ import lmdb
 import numpy as np
 
 import facepack
-from facepack.loading.choice import file_bytes, sequential_shape, shuffled_shape
+from facepack.loading.choice import file_bytes, pairs_ahead, sequential_shape, shuffled_shape
+from facepack.loading.identities import IdentityIndex
 from facepack.loading.memory import Memory
 from facepack.loading.order import BlockShape
-from facepack.loading.plan import Draws, Plan
-from facepack.loading.readahead import read_ahead
+from facepack.loading.plan import Draws, PairDraws, Plan
+from facepack.loading.readahead import PairsAhead, WholePackAhead, read_ahead
 from facepack.store import format as fmt
 
 FACEPACK = [sys.executable, "-m", "facepack"]
@@ -53,29 +57,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pack", type=Path)
     parser.add_argument("--tree", type=Path, help="identity/image.jpg")
+    parser.add_argument("--by-identity", type=Path, help="a pack in the order of identities")
     parser.add_argument("--records", type=int, default=100_000, help="drawn if no pack is given")
     parser.add_argument("--folder", type=Path, default=Path("bench"), help="on the disk to measure")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--trial", choices=TRIALS, help=argparse.SUPPRESS)
+    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trial:
-        where = options.tree if options.trial.startswith("tree") else options.pack
-        print(json.dumps(TRIALS[options.trial](where)))
+        print(json.dumps(TRIALS[options.trial](options.path)))
         return
     if not os.access(_DROP, os.W_OK):
         sys.exit("reading cold needs root, to drop the page cache")
-    pack, tree = make_data(options)
+    paths = make_data(options)
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
     for number in range(options.rounds):
         for name in options.only:
-            figures[name].append(run_trial(name, pack, tree))
+            figures[name].append(run_trial(name, paths))
             speed = figures[name][-1]["bytes"] / figures[name][-1]["seconds"] / 1e6
             print(
                 f"round {number + 1} of {options.rounds}: {name} {speed:,.0f} MB/s", file=sys.stderr
             )
-    report = {"setting": describe(pack, options.rounds), "results": summarize(figures)}
+    report = {"setting": describe(paths["pack"], options.rounds), "results": summarize(figures)}
     for line in table(report["results"]):
         print(line)
     print(", ".join(f"{key} {value}" for key, value in report["setting"].items()))
@@ -83,23 +88,35 @@ def main() -> None:
         options.json.write_text(json.dumps({**report, "figures": figures}, indent=1) + "\n")
 
 
-def make_data(options: argparse.Namespace) -> tuple[Path, Path]:
-    """The pack and the tree, drawn where they are not given."""
+def make_data(options: argparse.Namespace) -> dict[str, Path]:
+    """What the trials to be made read, drawn where it is not given."""
     faces = options.folder / f"faces-{options.records}"
-    pack = options.pack or options.folder / f"pack-{options.records}"
-    tree = options.tree or options.folder / f"tree-{options.records}"
-    needed = [path for path in (pack, tree) if not path.exists()]
+    given = {"pack": options.pack, "tree": options.tree, "by-identity": options.by_identity}
+    paths = {
+        what: path or options.folder / f"{what}-{options.records}" for what, path in given.items()
+    }
+    asked = {what_is_read(name) for name in options.only} | {"pack"}
+    needed = {what for what in asked if not paths[what].exists()}
     if needed and not (faces / "train.rec").exists():
         options.folder.mkdir(parents=True, exist_ok=True)
         identities = max(options.records // 20, 1)
         words = ["--identities", identities, "--images-per-identity", 20, "--distinct", 5000]
         call([*FACEPACK, "synth", faces, *words])
-    if pack in needed:
-        call([*FACEPACK, "rec2lmdb", faces, pack])
-    if tree in needed:
-        call([*FACEPACK, "rec2img", faces, tree])
+    if "pack" in needed:
+        call([*FACEPACK, "rec2lmdb", faces, paths["pack"]])
+    if "by-identity" in needed:
+        call([*FACEPACK, "rec2lmdb", faces, paths["by-identity"], "--order", "identity"])
+    if "tree" in needed:
+        call([*FACEPACK, "rec2img", faces, paths["tree"]])
     os.sync()
-    return pack, tree
+    return paths
+
+
+def what_is_read(trial: str) -> str:
+    """``pack``, ``tree`` or ``by-identity``."""
+    if trial.startswith("tree"):
+        return "tree"
+    return "by-identity" if trial.endswith("by identity") else "pack"
 
 
 def call(words: list[Any]) -> None:
@@ -107,9 +124,9 @@ def call(words: list[Any]) -> None:
     subprocess.run([str(word) for word in words], check=True, stdout=sys.stderr)
 
 
-def run_trial(name: str, pack: Path, tree: Path) -> dict[str, float]:
+def run_trial(name: str, paths: dict[str, Path]) -> dict[str, float]:
     """One reading in a process of its own: seconds, records, bytes, CPU seconds, longest wait."""
-    words = [sys.executable, __file__, "--trial", name, "--pack", str(pack), "--tree", str(tree)]
+    words = [sys.executable, __file__, "--trial", name, "--path", str(paths[what_is_read(name)])]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout))
 
@@ -166,6 +183,46 @@ def read_pack(path: Path, *, shuffle: bool, blocks: bool) -> dict[str, float]:
     return timed(read)
 
 
+def read_pairs(path: Path, *, ahead: bool) -> dict[str, float]:
+    """Every identity's pair of images, a batch at a time."""
+    pack = facepack.open(path)
+    index = IdentityIndex(pack.labels)
+    memory = Memory(file_bytes(pack), "the pack's size")
+    plan = Plan(
+        records=len(pack),
+        batch_size=2,
+        pairs=_BATCH,
+        seed=0,
+        rank=0,
+        world=1,
+        shuffle=True,
+        mirror=True,
+        drop_last=True,
+        blocks=shuffled_shape(pack, memory),
+    )
+
+    def read() -> dict[str, float]:
+        draws = PairDraws(plan, index)
+        batches = pairs_ahead(pack, _BATCH, memory)
+        reader = (
+            PairsAhead(pack, plan, 0, index, batches)
+            if ahead
+            else WholePackAhead(pack, whole=False)
+        )
+        size, waited = 0, 0.0
+        for number in range(index.identities // _BATCH):
+            start = time.perf_counter()
+            reader.wait(number)
+            waited += time.perf_counter() - start
+            with pack.views(draws.at(number)[0].ravel()) as views:
+                size += sum(len(bytes(view)) for view in views)
+        reader.close()
+        records = 2 * _BATCH * (index.identities // _BATCH)
+        return {"records": records, "bytes": size, "waited_seconds": waited}
+
+    return timed(read)
+
+
 def read_tree(tree: Path, *, shuffle: bool) -> dict[str, float]:
     """All files of a tree, read by threads."""
     files = sorted(
@@ -218,6 +275,10 @@ TRIALS: dict[str, Callable[[Path], dict[str, float]]] = {
     "pack global": lambda path: read_pack(path, shuffle=True, blocks=False),
     "tree shuffled": lambda path: read_tree(path, shuffle=True),
     "tree sorted": lambda path: read_tree(path, shuffle=False),
+    "pairs ahead": lambda path: read_pairs(path, ahead=True),
+    "pairs ahead, by identity": lambda path: read_pairs(path, ahead=True),
+    "pairs where used": lambda path: read_pairs(path, ahead=False),
+    "pairs where used, by identity": lambda path: read_pairs(path, ahead=False),
     "disk direct": lambda path: read_disk(path, direct=True),
 }
 
@@ -267,13 +328,13 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
         return "{:.2f} ({:.2f}-{:.2f})".format(*values) if values else ""
 
     lines = [
-        f"{'':16}{'records/s':>11}{'MB/s':>8}{'CPU µs':>8}{'of disk':>20}{'of disk direct':>20}"
+        f"{'':30}{'records/s':>11}{'MB/s':>8}{'CPU µs':>8}{'of disk':>20}{'of disk direct':>20}"
         f"{'of shuffled tree':>22}"
     ]
     for name, result in results.items():
         cpu = result["cpu_us_per_record"]
         lines.append(
-            f"{name:16}{result['records_per_s'] or 0:11,.0f}{result['mb_per_s']:8,.0f}"
+            f"{name:30}{result['records_per_s'] or 0:11,.0f}{result['mb_per_s']:8,.0f}"
             f"{'' if cpu is None else format(cpu, '.1f'):>8}{three(result['of_disk']):>20}"
             f"{three(result['of_disk_direct']):>20}"
             f"{three(result['of_tree_shuffled']):>22}"

@@ -13,7 +13,6 @@ from facepack.loading.choice import choose_order
 from facepack.loading.kernels import choose_kernels
 from facepack.loading.memory import free_memory
 from facepack.loading.pixels import MEAN, SCALE, decode_checked
-from facepack.loading.plan import Draws
 from facepack.loading.stream import Batch, Stream, StreamSettings, broken_image, keep_for_good
 
 CACHES = ("none", "host", "device")
@@ -84,8 +83,9 @@ def filling_settings(settings: StreamSettings) -> StreamSettings:
         mirror=False,
         drop_last=False,
         blocks=order.blocks,
+        pairs=0,
     )
-    return replace(settings, plan=plan, normalize=False, augment=None, skip=True)
+    return replace(settings, plan=plan, index=None, normalize=False, augment=None, skip=True)
 
 
 class CachedStream:
@@ -98,7 +98,7 @@ class CachedStream:
     def __init__(self, settings: StreamSettings, first: int, cache: PixelCache) -> None:
         self.index = first
         self._settings = settings
-        self._draws = Draws(settings.plan)
+        self._draws = settings.draws()
         self._cache = cache
         self._kernels = choose_kernels(settings.image_size)
         self._slots = [_Slot(settings, cache.pixels.device) for _ in range(_HELD)]
@@ -107,14 +107,15 @@ class CachedStream:
         """Return the next batch, and the positions that were left out of it."""
         settings = self._settings
         draw = self._draws[self.index]
-        positions, flips = draw.positions, draw.flips
+        positions = draw.positions
         skipped: list[int] = []
         broken = self._cache.broken[positions]
         if broken.any():
             if not settings.skip:
                 raise self._error(int(positions[broken][0]))
             skipped = positions[broken].tolist()
-            positions, flips = positions[~broken], flips[~broken]
+        kept = draw.complete(np.flatnonzero(broken))
+        positions, flips = draw.positions[kept], draw.flips[kept]
         slot = self._slots[self.index % _HELD]
         slot.wait_until_copied()
         images = self._gather(slot, positions)
@@ -122,7 +123,7 @@ class CachedStream:
             _mirror_there(images, flips)
         else:
             self._mirror(images.numpy(), flips)
-        changes = settings.draw_changes(self.index, positions)
+        changes = settings.draw_changes(self.index, draw.keys[kept])
         if changes is not None:
             change_images(images.numpy(), changes)
         if images.device != settings.device:
@@ -189,7 +190,7 @@ class _Slot:
     """Memory on the host for one batch, as far as it passes through there."""
 
     def __init__(self, settings: StreamSettings, where: torch.device) -> None:
-        shape = (settings.plan.batch_size, *settings.image_size, 3)
+        shape = (settings.plan.rows, *settings.image_size, 3)
         self.pixels: torch.Tensor | None = None
         self.normalized: torch.Tensor | None = None
         self._copied: torch.cuda.Event | None = None

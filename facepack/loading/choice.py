@@ -8,6 +8,7 @@ from facepack.errors import ConfigError
 from facepack.loading.memory import Memory, memory_limit
 from facepack.loading.order import BlockShape
 from facepack.loading.source import ImageSource
+from facepack.store.lmdb_format import MAX_PAGE_SIZE
 from facepack.store.manifest import manifest_files
 from facepack.store.pack import Pack
 
@@ -27,6 +28,9 @@ _SEQUENTIAL_WINDOW = 32 << 20
 # Windows read ahead take this share of the memory, and are this many.
 _AHEAD_SHARE = 8
 _MOST_AHEAD = 8
+# Pairs are read so many batches ahead, within this share of the memory.
+_BATCHES_AHEAD = 16
+_PAIRS_SHARE = 64
 
 
 class OrderChoice(NamedTuple):
@@ -101,7 +105,7 @@ def sequential_shape(pack: Pack) -> BlockShape:
 
 
 def _shape(pack: Pack, window_bytes: int) -> BlockShape:
-    record = max(1, pack.manifest["payload_bytes"] // max(1, len(pack)))
+    record = _record_bytes(pack)
     run = max(1, _RUN_BYTES // record)
     return BlockShape(run=run, window=max(1, window_bytes // (run * record)))
 
@@ -110,3 +114,14 @@ def windows_ahead(pack: Pack, shape: BlockShape, memory: Memory) -> int:
     """How many windows to read ahead of the one that is in use."""
     window = max(1, shape.records * pack.manifest["payload_bytes"] // max(1, len(pack)))
     return min(max(1, memory.size // _AHEAD_SHARE // window - 1), _MOST_AHEAD)
+
+
+def pairs_ahead(pack: Pack, pairs: int, memory: Memory) -> int:
+    """For how many batches to read their pairs ahead: an image takes the pages that it lies in."""
+    batch = 2 * pairs * (_record_bytes(pack) + MAX_PAGE_SIZE)
+    return min(max(1, memory.size // _PAIRS_SHARE // batch), _BATCHES_AHEAD)
+
+
+def _record_bytes(pack: Pack) -> int:
+    """The mean."""
+    return max(1, int(pack.manifest["payload_bytes"]) // max(1, len(pack)))

@@ -15,7 +15,7 @@ from facepack.images import SKIPPED, empty_pixels, skip_to_decode
 from facepack.loading.changes import change_images
 from facepack.loading.kernels import choose_kernels
 from facepack.loading.pixels import MEAN, SCALE, decode_rows
-from facepack.loading.plan import Draw, Draws
+from facepack.loading.plan import Draw
 from facepack.loading.readahead import NOTHING_AHEAD, Ahead
 from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_for_good
 
@@ -86,7 +86,7 @@ class CpuStream:
         self.index = first
         self._ahead = ahead
         self._settings = settings
-        self._draws = Draws(settings.plan)
+        self._draws = settings.draws()
         self._next_draw = first
         on_device = settings.device.type == "cuda"
         self._normalize_here = settings.normalize and not on_device
@@ -96,7 +96,7 @@ class CpuStream:
         self._held: deque[_Slot] = deque()  # with the consumer
         self._changed = threading.Condition()  # guards what follows
         # Every thread finds a chunk in the batches in preparation, besides one that is ready.
-        batch_size = settings.plan.batch_size
+        batch_size = settings.plan.rows
         fair = -(-2 * batch_size // settings.threads)
         self._chunk = min(batch_size, max(_LEAST_CHUNK, min(fair, _MOST_CHUNK)))
         prepared = 1 + -(-settings.threads * self._chunk // batch_size)
@@ -140,10 +140,10 @@ class CpuStream:
         positions, slot = work.draw.positions, work.slot
         skipped: list[int] = []
         if work.broken:
-            broken = sorted(work.broken)
-            skipped = positions[broken].tolist()
-            positions = np.delete(positions, broken)
-            slot.array[: len(positions)] = np.delete(slot.array[: work.rows], broken, axis=0)
+            skipped = positions[sorted(work.broken)].tolist()
+            kept = work.draw.complete(work.broken)
+            positions = positions[kept]
+            slot.array[: len(kept)] = slot.array[kept]
         images = slot.tensor[: len(positions)]
         labels = torch.from_numpy(self._settings.pack.labels[positions])
         device = self._settings.device
@@ -223,7 +223,7 @@ class CpuStream:
         self._ahead.wait(work.draw.index)
         positions = work.draw.positions[start:stop]
         mirrored = work.draw.flips[start:stop].tolist()
-        changes = self._settings.draw_changes(work.draw.index, positions)
+        changes = self._settings.draw_changes(work.draw.index, work.draw.keys[start:stop])
         with self._settings.pack.views(positions) as views:
             for low in range(start, stop, _TILE):
                 here = slice(low - start, min(low + _TILE, stop) - start)

@@ -16,7 +16,7 @@ from facepack.errors import DecodeError
 from facepack.loading.dali_decoder import choose_decoder
 from facepack.loading.dali_pipeline import build_pipeline, change_inputs
 from facepack.loading.pixels import decode_checked, is_common_jpeg
-from facepack.loading.plan import Draw, Draws
+from facepack.loading.plan import Draw
 from facepack.loading.readahead import NOTHING_AHEAD, Ahead
 from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_for_good
 
@@ -67,7 +67,7 @@ class DaliStream:
         self.index = first
         self._ahead = ahead
         self._settings = settings
-        self._draws = Draws(settings.plan)
+        self._draws = settings.draws()
         self._start = first
         self._pipeline: Any = None
         self._fed: deque[_Fed] = deque()
@@ -155,13 +155,13 @@ class DaliStream:
             kept = self._open(fed)
         except Exception as error:  # raised where the batch would be returned
             fed.failure = error
-            kept = []
+            kept = np.empty(0, np.int64)
         fed.positions = fed.draw.positions[kept]
         # DALI takes no empty batch: one image stands in, and is cut off again.
-        samples = fed.arrays if kept else [self._blank]
-        mirror = fed.draw.flips[kept] if kept else np.zeros(1)
+        samples = fed.arrays if len(kept) else [self._blank]
+        mirror = fed.draw.flips[kept] if len(kept) else np.zeros(1)
         changes = self._settings.draw_changes(
-            fed.draw.index, fed.positions if kept else np.zeros(1, np.int64)
+            fed.draw.index, fed.draw.keys[kept] if len(kept) else np.zeros(1, np.int64)
         )
         inputs = [mirror.astype(np.int32)]
         if changes is not None:
@@ -169,12 +169,12 @@ class DaliStream:
         fed.arrays = [*samples, *inputs]
         return (samples, *inputs)
 
-    def _open(self, fed: _Fed) -> list[int]:
+    def _open(self, fed: _Fed) -> np.ndarray:
         """Fill ``fed.arrays`` with encoded images; return which rows of the draw they are."""
         self._ahead.wait(fed.draw.index)
         settings = self._settings
         positions = fed.draw.positions
-        kept = []
+        broken = []
         views = fed.views.enter_context(settings.pack.views(positions))
         for_dali = self._look(positions, views).tolist()
         for row, (position, view) in enumerate(zip(positions.tolist(), views, strict=True)):
@@ -187,9 +187,12 @@ class DaliStream:
                     if not settings.skip:
                         raise broken_image(settings, position, error) from error
                     fed.skipped.append(position)
-                    continue
+                    broken.append(row)
+                    sample = self._blank
             fed.arrays.append(sample)
-            kept.append(row)
+        kept = fed.draw.complete(broken)
+        if broken:
+            fed.arrays = [fed.arrays[row] for row in kept]
         return kept
 
     def _look(self, positions: np.ndarray, views: list[memoryview]) -> np.ndarray:

@@ -38,7 +38,7 @@ def choose_decoder(settings: StreamSettings) -> Decoder:
     if len(candidates) == 1:
         return candidates[0]
     size = settings.image_size
-    key = (settings.device, settings.threads, settings.plan.batch_size, size, *candidates)
+    key = (settings.device, settings.threads, settings.plan.rows, size, *candidates)
     if key not in _chosen:
         sample = _sample(settings)
         # Without a JPEG there is nothing to tell the decoders apart: all is decoded here.
@@ -76,7 +76,7 @@ def _fastest(
 
 def _sample(settings: StreamSettings) -> list[np.ndarray]:
     """A batch of the pack's first sound JPEGs, repeated where they are too few."""
-    wanted = settings.plan.batch_size
+    wanted = settings.plan.rows
     found = []
     with settings.pack.views(np.arange(min(wanted, len(settings.pack)))) as views:
         for view in views:

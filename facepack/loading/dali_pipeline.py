@@ -101,7 +101,7 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
         return images
 
     @dali.pipeline_def(
-        batch_size=settings.plan.batch_size,
+        batch_size=settings.plan.rows,
         num_threads=settings.threads,
         device_id=settings.device.index if on_device else None,
         prefetch_queue_depth=_DEPTH,

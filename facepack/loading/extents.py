@@ -74,6 +74,25 @@ class Extents:
             shard = int(np.searchsorted(self._starts, end, side="right")) - 1
             start = end
 
+    def around(self, positions: np.ndarray, gap: int) -> Iterator[Extent]:
+        """Yield the extents that hold the records at ``positions``, int64, ascending.
+
+        Those with up to ``gap`` bytes between them are one.
+
+        Raises:
+            DamageError: a shard's tree of pages cannot be read.
+        """
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
+        cuts = np.flatnonzero(np.diff(shards)) + 1
+        for own in np.split(positions, cuts):
+            shard = int(np.searchsorted(self._starts, own[0], side="right")) - 1
+            lows, highs = self._shard(shard).bytes_of_each(own - self._starts[shard])
+            ends = np.maximum.accumulate(highs)
+            begins = np.append(0, np.flatnonzero(lows[1:] - ends[:-1] > gap) + 1)
+            stops = np.append(begins[1:], len(own)) - 1
+            for low, high in zip(lows[begins].tolist(), ends[stops].tolist(), strict=True):
+                yield Extent(self._paths[shard], low, high - low)
+
     def _shard(self, k: int) -> _Leaves:
         leaves = self._leaves.get(k)
         if leaves is None:
@@ -105,6 +124,17 @@ class _Leaves:
         low = self._value_page(first, start) or int(self._pages[first])
         high = self._value_page(last, stop) or self._leaf_end(last)
         return low * self._page_size, high * self._page_size
+
+    def bytes_of_each(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First bytes, and those behind the last, of single records of the shard: int64 (n,)."""
+        leaves = self._firsts.searchsorted(records.astype(np.uint32), side="right") - 1
+        last = len(self._pages) - 1
+        ends = self._pages[np.minimum(leaves + 1, last)].astype(np.int64)
+        ends[leaves == last] = self._end // self._page_size
+        lows, highs = self._pages[leaves].astype(np.int64) * self._page_size, ends * self._page_size
+        for row in np.flatnonzero(highs - lows > self._page_size).tolist():  # with large values
+            lows[row], highs[row] = self.bytes_of(int(records[row]), int(records[row]) + 1)
+        return lows, highs
 
     def _leaf(self, record: int) -> int:
         """The leaf page that holds a record of the shard."""

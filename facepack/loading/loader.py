@@ -25,6 +25,7 @@ from facepack.loading.cache import (
 from facepack.loading.choice import OrderChoice, choose_order
 from facepack.loading.cpu import CpuStream
 from facepack.loading.device import check_device
+from facepack.loading.identities import IdentityIndex
 from facepack.loading.order import BlockShape
 from facepack.loading.plan import Plan
 from facepack.loading.readahead import Ahead, read_ahead
@@ -66,6 +67,12 @@ class Loader:
     Args:
         pack: the pack; all its images must have one size.
         batch_size: records in a batch of this rank.
+        pairs: pairs of images of one identity that come with a batch of this rank, beside its
+            ``batch_size`` records: two different ones of each identity (one twice where there is
+            no other), in an order in which every identity comes once before any comes again. The
+            batch then has two halves of ``pairs + batch_size / 2`` images (:meth:`Batch.halves`),
+            as F2C trains with. An epoch has as many batches as without them; the pairs go on
+            through it.
         seed: key of order and flips.
         rank: of this process; it takes slice ``rank`` of each global batch.
         world: the number of processes; a global batch is ``world * batch_size`` records.
@@ -91,7 +98,8 @@ class Loader:
         device: ``cpu``, ``cuda`` or ``cuda:N``: where images and labels are wanted.
         dtype: ``uint8`` raw RGB, or ``float32``: (x − 127.5)/127.5.
         on_error: ``raise``, or ``skip``: leave images that do not decode out of their batch (it is
-            shorter then, even empty) and count them.
+            shorter then, even empty) and count them. With ``pairs``, what stands at the same place
+            of the other half is left out with them.
         threads: decoding threads on the CPU; the processors this process may use by default.
         image_size: (height, width) in pixels that every image must have; the pack's by default,
             so it is needed only with packs of mixed sizes (and ``on_error="skip"``).
@@ -106,6 +114,7 @@ class Loader:
         pack: ImageSource,
         *,
         batch_size: int = 128,
+        pairs: int = 0,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -145,7 +154,9 @@ class Loader:
                 mirror=bool(mirror),
                 drop_last=bool(drop_last),
                 blocks=self._order.blocks,
+                pairs=pairs,
             ),
+            index=IdentityIndex(pack.labels) if pairs else None,
             image_size=_choose_size(pack, image_size),
             normalize=dtype == "float32",
             device=_numbered_device(device),
@@ -215,7 +226,8 @@ class Loader:
                 saved position. The loader is as it was then.
         """
         pack = self._settings.pack
-        state = {"blocks": "", "augment": None, **state}  # saved before there were these
+        # Saved before there were these.
+        state = {"blocks": "", "augment": None, "global_pairs": 0, **state}
         if isinstance(state["augment"], dict):
             state["augment"] = {**Augment().as_dict(), **state["augment"]}
         missing = {"epoch", "batch", *self._identity()} - set(state)
@@ -249,6 +261,7 @@ class Loader:
             "content_id": self._settings.pack.content_id,
             "records": plan.records,
             "global_batch": plan.global_batch,
+            "global_pairs": plan.world * plan.pairs,
             "seed": plan.seed,
             "shuffle": plan.shuffle,
             "mirror": plan.mirror,
@@ -322,7 +335,7 @@ class Loader:
     def _open_backend(
         self, settings: StreamSettings, first: int
     ) -> tuple[Stream, Callable[[], None]]:
-        ahead = read_ahead(settings.pack, settings.plan, first)
+        ahead = read_ahead(settings.pack, settings.plan, first, settings.index)
         stream: Stream
         try:
             if self._backend == "dali":

@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from facepack import system
 from facepack.errors import DamageError
-from facepack.loading.choice import pack_fits, windows_ahead
+from facepack.loading.choice import pack_fits, pairs_ahead, windows_ahead
 from facepack.loading.extents import Extent, Extents
+from facepack.loading.identities import IdentityIndex
 from facepack.loading.maps import RandomMaps
 from facepack.loading.memory import memory_limit
 from facepack.loading.order import WindowedOrder
-from facepack.loading.plan import Plan
+from facepack.loading.plan import PairDraws, Plan
 from facepack.loading.source import ImageSource
 from facepack.store.pack import Pack
 
@@ -36,6 +41,8 @@ _ASKED = 16
 # Open files that are kept: more than may be asked for at once.
 _FILES = 64
 _PIECE = 4 << 20
+# Bytes between two pairs' images that are read along: it takes no longer than to begin anew.
+_NEAR = 32 << 10
 # Seconds between two looks for maps that were opened meanwhile: at first, and later on.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
@@ -61,18 +68,27 @@ class Ahead(Protocol):
         ...
 
 
-def read_ahead(source: ImageSource, plan: Plan, first: int) -> Ahead:
+def read_ahead(
+    source: ImageSource, plan: Plan, first: int, index: IdentityIndex | None = None
+) -> Ahead:
     """Start to read for the batches of ``plan`` from the index ``first`` on.
 
     An order with windows is read window by window, so many ahead as a share of the memory holds.
     A pack in ``global`` order is read once from front to back if it fits in memory, else where it
     is used. Anything else is read where it is used.
+
+    Pairs, drawn from ``index``, are read some batches ahead beside an order with windows, else as
+    the order is.
     """
     if not isinstance(source, Pack):
         return NOTHING_AHEAD
     memory = memory_limit()
     if plan.windowed(0) is not None and plan.blocks is not None:
-        return WindowsAhead(source, plan, first, windows_ahead(source, plan.blocks, memory))
+        windows = WindowsAhead(source, plan, first, windows_ahead(source, plan.blocks, memory))
+        if index is None:
+            return windows
+        batches = pairs_ahead(source, plan.pairs, memory)
+        return BothAhead(windows, PairsAhead(source, plan, first, index, batches))
     if plan.shuffle:
         return WholePackAhead(source, whole=pack_fits(source, memory)[0])
     return NOTHING_AHEAD
@@ -91,38 +107,47 @@ class _Nothing:
 NOTHING_AHEAD = _Nothing()
 
 
-class WindowsAhead:
-    """Reads the windows of an order one after the other, up to ``ahead`` before they are needed.
+class PartsAhead(ABC):
+    """Reads the parts of an order one after the other, up to ``ahead`` before they are needed.
 
-    Every rank reads whole windows, for its records lie all over them; ranks of one machine begin
-    at different offsets in a window, and find the rest in the page cache they share.
+    What is a part, and where in the pack its records lie, says a class derived from it.
+
+    Args:
+        pack: the pack.
+        first: the index of the first batch.
+        ahead: parts to read ahead.
     """
 
-    def __init__(self, pack: Pack, plan: Plan, first: int, ahead: int) -> None:
-        self._plan = plan
+    def __init__(self, pack: Pack, first: int, ahead: int) -> None:
         self._ahead = ahead
         self._extents = Extents(pack)
         self._maps = _shard_maps(pack)
-        # Windows count through all epochs, like batches.
-        self._order = _windowed(plan, 0)  # the cuts are the same in every epoch
-        self._windows = self._order.windows
+        self._told = -math.inf
         self._changed = threading.Condition()  # guards what follows
-        self._needed = self._loaded = self._window(first, 0)
+        self._needed = self._loaded = self._part_of(first, 0)
         self._failure: Exception | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="facepack-reader", daemon=True)
         self._thread.start()
 
+    @abstractmethod
+    def _part_of(self, index: int, which: int) -> int:
+        """The part of a batch's first (0) or last (-1) record, counted through all epochs."""
+
+    @abstractmethod
+    def _extents_of(self, part: int) -> Iterator[Extent]:
+        """Where a part's records lie."""
+
     def wait(self, index: int) -> None:
         """See :class:`Ahead`."""
-        window = self._window(index, -1)
-        if window <= self._needed and window < self._loaded:
+        part = self._part_of(index, -1)
+        if part <= self._needed and part < self._loaded:
             return  # mostly; no lock for it
         with self._changed:
-            if window > self._needed:
-                self._needed = window
+            if part > self._needed:
+                self._needed = part
                 self._changed.notify_all()
-            while window >= self._loaded and not self._closed:
+            while part >= self._loaded and not self._closed:
                 if self._failure is not None:
                     raise self._failure
                 self._changed.wait()
@@ -135,29 +160,21 @@ class WindowsAhead:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _window(self, index: int, which: int) -> int:
-        """The window of a batch's first (0) or last (-1) record, counted through all epochs."""
-        epoch, batch = divmod(index, self._plan.batches)
-        first, end = self._plan.stretch(batch)
-        entry = first if which == 0 else max(first, end - 1)
-        entry = min(entry, self._plan.records - 1)  # of a share that is empty
-        return epoch * self._windows + self._order.window_of(entry)
-
     def _run(self) -> None:
         try:
             with _Files() as files:
-                for number in count(self._loaded):
+                for part in count(self._loaded):
                     with self._changed:
-                        while number > self._needed + self._ahead and not self._closed:
+                        while part > self._needed + self._ahead and not self._closed:
                             self._changed.wait()
                         if self._closed:
                             return
-                    self._maps.tell()
-                    for _ in files.load(self._extents_of(number)):
+                    self._tell()
+                    for _ in files.load(self._extents_of(part)):
                         if self._closed:
                             return
                     with self._changed:
-                        self._loaded = number + 1
+                        self._loaded = part + 1
                         self._changed.notify_all()
         except Exception as error:  # raised where the batch that needs it waits
             with self._changed:
@@ -166,19 +183,82 @@ class WindowsAhead:
         finally:
             self._maps.take_back()
 
-    def _extents_of(self, number: int) -> Iterator[Extent]:
-        epoch, window = divmod(number, self._windows)
-        order = _windowed(self._plan, epoch)
-        stretches = order.stretches(window).tolist()
+    def _tell(self) -> None:
+        """Look for maps that were opened meanwhile: not for each part, where parts are small."""
+        if time.monotonic() - self._told >= _FIRST_PAUSE:
+            self._maps.tell()
+            self._told = time.monotonic()
+
+
+class WindowsAhead(PartsAhead):
+    """Reads the windows of an order.
+
+    Every rank reads whole windows, for its records lie all over them; ranks of one machine begin
+    at different offsets in a window, and find the rest in the page cache they share.
+    """
+
+    def __init__(self, pack: Pack, plan: Plan, first: int, ahead: int) -> None:
+        self._plan = plan
+        self._order = _windowed(plan, 0)  # the cuts are the same in every epoch
+        self._windows = self._order.windows
+        super().__init__(pack, first, ahead)
+
+    def _part_of(self, index: int, which: int) -> int:
+        epoch, batch = divmod(index, self._plan.batches)
+        first, end = self._plan.stretch(batch)
+        entry = first if which == 0 else max(first, end - 1)
+        entry = min(entry, self._plan.records - 1)  # of a share that is empty
+        return epoch * self._windows + self._order.window_of(entry)
+
+    def _extents_of(self, part: int) -> Iterator[Extent]:
+        epoch, window = divmod(part, self._windows)
+        stretches = _windowed(self._plan, epoch).stretches(window).tolist()
         turn = len(stretches) * self._plan.rank // self._plan.world
         for start, stop in stretches[turn:] + stretches[:turn]:
             yield from self._extents.of(start, stop)
+
+
+class PairsAhead(PartsAhead):
+    """Reads the pairs that come with batches, a batch at a time, in the order of the pack.
+
+    Any identity of the pack may be next, so there is nothing long to read; what lies near each
+    other, as a pair does in a pack in the order of identities, is read at once.
+    """
+
+    def __init__(
+        self, pack: Pack, plan: Plan, first: int, index: IdentityIndex, ahead: int
+    ) -> None:
+        self._draws = PairDraws(plan, index)
+        super().__init__(pack, first, ahead)
+
+    def _part_of(self, index: int, which: int) -> int:
+        return index
+
+    def _extents_of(self, part: int) -> Iterator[Extent]:
+        return self._extents.around(np.unique(self._draws.at(part)[0]), _NEAR)
 
 
 def _windowed(plan: Plan, epoch: int) -> WindowedOrder:
     order = plan.windowed(epoch)
     assert order is not None
     return order
+
+
+class BothAhead:
+    """Two that read ahead of one stream."""
+
+    def __init__(self, first: Ahead, second: Ahead) -> None:
+        self._both = first, second
+
+    def wait(self, index: int) -> None:
+        """See :class:`Ahead`."""
+        for ahead in self._both:
+            ahead.wait(index)
+
+    def close(self) -> None:
+        """See :class:`Ahead`."""
+        for ahead in self._both:
+            ahead.close()
 
 
 class WholePackAhead:

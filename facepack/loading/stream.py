@@ -11,7 +11,8 @@ import torch
 
 from facepack.errors import DecodeError
 from facepack.loading.augment import Augment, Changes, draw_changes
-from facepack.loading.plan import Plan
+from facepack.loading.identities import IdentityIndex
+from facepack.loading.plan import Draws, Plan
 from facepack.loading.source import ImageSource
 from facepack.store.pack import Pack
 
@@ -33,6 +34,18 @@ class Batch(NamedTuple):
     positions: np.ndarray
     """int64 (N,): the records' positions in the pack."""
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """Both halves of a batch with pairs, without a copy: rows of one place belong together.
+
+        Each begins with an image of every pair, and goes on with half of the other images.
+        """
+        middle = len(self.positions) // 2
+        first, second = slice(middle), slice(middle, None)
+        return self._of(first), self._of(second)
+
+    def _of(self, rows: slice) -> Batch:
+        return Batch(self.images[rows], self.labels[rows], self.positions[rows])
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings:
@@ -40,6 +53,8 @@ class StreamSettings:
 
     pack: ImageSource
     plan: Plan
+    index: IdentityIndex | None = None
+    """The identities, if the plan has pairs."""
     image_size: tuple[int, int]
     """Height and width that every image must have."""
     normalize: bool
@@ -54,12 +69,16 @@ class StreamSettings:
     dali_decoder: str = "auto"
     """The dali backend's on a GPU: ``mixed``, ``cpu``, or ``auto``, the faster."""
 
-    def draw_changes(self, index: int, positions: np.ndarray) -> Changes | None:
-        """What happens to the images at ``positions`` in batch ``index``; None for nothing."""
+    def draws(self) -> Draws:
+        """The batches, in a row."""
+        return Draws(self.plan, self.index)
+
+    def draw_changes(self, index: int, keys: np.ndarray) -> Changes | None:
+        """What happens to the images of batch ``index`` that have ``keys``; None for nothing."""
         if self.augment is None:
             return None
         epoch = index // self.plan.batches
-        return draw_changes(self.augment, self.plan.seed, epoch, positions, self.image_size)
+        return draw_changes(self.augment, self.plan.seed, epoch, keys, self.image_size)
 
 
 class Stream(Protocol):

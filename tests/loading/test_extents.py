@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import lmdb
@@ -33,6 +34,21 @@ class TestExtents:
             for stop in range(start + 1, len(faces) + 1, 3):
                 assert holds(faces, extents, start, stop)
 
+    @pytest.mark.parametrize("gap", [0, 1, 32 << 10, 1 << 30])
+    def test_hold_any_records_and_join_near_ones(self, faces: Pack, gap: int) -> None:
+        extents = Extents(faces)
+        rng = np.random.default_rng(gap)
+        for count in (1, 2, 5, 20, 53):
+            positions = np.sort(rng.choice(len(faces), count, replace=False))
+            found = list(extents.around(positions, gap))
+            data = [e.path.read_bytes()[e.offset : e.offset + e.length] for e in found]
+            for position in positions.tolist():
+                assert any(faces[position].image in some for some in data)
+            for one, other in pairwise(found):
+                apart = other.offset - one.offset - one.length
+                assert one.path != other.path or apart > gap
+            assert gap < 1 << 30 or len(found) <= len(faces.shard_names)
+
     def test_one_for_each_shard(self, faces: Pack) -> None:
         paths = [extent.path.name for extent in Extents(faces).of(19, 41)]
         assert paths == [f"{name}.mdb" for name in faces.shard_names]
@@ -46,6 +62,7 @@ class TestExtents:
         extents = Extents(pack)
         for start in range(len(pack)):
             assert holds(pack, extents, start, start + 1)
+            assert list(extents.around(np.array([start]), 0)) == list(extents.of(start, start + 1))
 
     def test_shards_of_a_choice(self, faces: Pack) -> None:
         with facepack.open(faces.path, shards=faces.shard_names[1:]) as some:
@@ -59,6 +76,8 @@ class TestExtents:
         file.write_bytes(file.read_bytes()[:40000])
         with pytest.raises(DamageError, match=r"its tree of pages .*facepack verify"):
             list(Extents(pack).of(0, 20))
+        with pytest.raises(DamageError, match=r"its tree of pages .*facepack verify"):
+            list(Extents(pack).around(np.arange(3), 0))
 
 
 class TestLeaves:
