@@ -86,7 +86,8 @@ class Extents:
         cuts = np.flatnonzero(np.diff(shards)) + 1
         for own in np.split(positions, cuts):
             shard = int(np.searchsorted(self._starts, own[0], side="right")) - 1
-            lows, highs = self._shard(shard).bytes_of_each(own - self._starts[shard])
+            keys, places = self._keys(shard), (own - self._starts[shard]).tolist()
+            lows, highs = self._shard(shard).bytes_of_each(np.array([keys[at] for at in places]))
             ends = np.maximum.accumulate(highs)
             begins = np.append(0, np.flatnonzero(lows[1:] - ends[:-1] > gap) + 1)
             stops = np.append(begins[1:], len(own)) - 1

@@ -148,11 +148,13 @@ def test_bytes_read_ahead_hold_every_record(parts: list[tuple[Path, Path]]) -> N
     extents = Extents(pack)
     for start in range(len(pack)):
         for stop in range(start + 1, min(len(pack), start + 12) + 1):
-            found = list(extents.of(start, stop))
-            data = b"".join(
-                each.path.read_bytes()[each.offset : each.offset + each.length] for each in found
-            )
-            assert all(record.image in data for record in pack[start:stop])
+            whole, single = extents.of(start, stop), extents.around(np.arange(start, stop), 0)
+            for found in (whole, single):
+                data = b"".join(
+                    each.path.read_bytes()[each.offset : each.offset + each.length]
+                    for each in found
+                )
+                assert all(record.image in data for record in pack[start:stop])
 
 
 def test_sinks_write_the_same(parts: list[tuple[Path, Path]], tmp_path: Path) -> None:
