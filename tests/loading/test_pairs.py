@@ -304,6 +304,21 @@ class TestLoader:
                             image.float(), torch.from_numpy(pixels.copy()).permute(2, 0, 1)
                         )
 
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    @pytest.mark.parametrize("options", backends())
+    def test_on_a_gpu_equals_the_processor(self, pack: Pack, options: dict[str, Any]) -> None:
+        need(options)
+        both = {"batch_size": 4, "pairs": 3, "seed": 5}
+        with (
+            Loader(pack, device="cuda", dali_decoder="cpu", **both, **options) as there,
+            Loader(pack, backend="cpu", **both) as here,
+        ):
+            for batch, same in zip(there, here, strict=True):
+                assert batch.positions.tolist() == same.positions.tolist()
+                assert batch.labels.tolist() == same.labels.tolist()
+                assert torch.equal(batch.images.cpu(), same.images)
+
     def test_halves_hold_pairs_and_half_the_rest(self, pack: Pack) -> None:
         with Loader(pack, batch_size=4, pairs=3) as loader:
             batch = next(iter(loader))

@@ -302,6 +302,16 @@ def test_loader_serves_a_tree_as_it_serves_a_pack(pack_path: Path, tmp_path: Pat
             assert images.shape == (8, 3, 112, 112)
 
 
+def test_pairs_of_a_tree_are_of_one_identity(pack_path: Path, tmp_path: Path) -> None:
+    tree = ImageTree(unpack(pack_path, tmp_path))
+    with facepack.Loader(tree, batch_size=8, pairs=6, threads=1) as loader:
+        assert loader.order == "global"
+        for batch in loader:
+            x, y = batch.halves()
+            assert x.labels[:6].tolist() == y.labels[:6].tolist()
+            assert batch.labels.tolist() == tree.labels[batch.positions].tolist()
+
+
 def test_key_survives_names_that_are_not_utf8(pack_path: Path, tmp_path: Path) -> None:
     with facepack.open(pack_path) as pack:
         image = pack[0].image
