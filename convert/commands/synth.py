@@ -9,6 +9,23 @@ from typing import Any
 import click
 
 
+class _Count(click.ParamType):
+    """A number, or text that names a distribution, which the options look at."""
+
+    name = "count"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """As click's."""
+        if isinstance(value, str) and value.startswith("zipf"):
+            return value
+        return int(click.IntRange(min=1).convert(value, param, ctx))
+
+
+_COUNT = _Count()
+
+
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -16,10 +33,12 @@ import click
 )
 @click.option(
     "--images-per-identity",
-    type=click.IntRange(min=1),
+    type=_COUNT,
     default=20,
     show_default=True,
-    help="Pictures of each.",
+    metavar="N",
+    help="Pictures of each; or zipf:EXPONENT:LOW-HIGH, a long tail: from LOW to HIGH, n of them "
+    "with probability n^-EXPONENT.",
 )
 @click.option(
     "--pairs",
@@ -60,6 +79,13 @@ import click
     help="Share of images that show another person than their label says.",
 )
 @click.option(
+    "--outside-noise",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of images that show people who have no label.",
+)
+@click.option(
     "--distinct",
     type=click.IntRange(1, 1 << 20),
     default=None,
@@ -77,7 +103,9 @@ def synth(out: Path, workers: int | None, overwrite: bool, as_json: bool, **opti
     """Generate a data set of procedural faces.
 
     Writes OUT/train.rec, train.idx and property in InsightFace's layout and, with --pairs,
-    OUT/lfw.bin with people who are in no training set. The same options give the same bytes.
+    OUT/lfw.bin with people who are in no training set. What --label-noise and --outside-noise made
+    wrong is listed in OUT/label_noise.tsv and OUT/outside_noise.tsv: key, label, person shown. The
+    same options give the same bytes.
     """
     from facepack.convert.faces.synth import SynthOptions, generate
 
@@ -85,7 +113,15 @@ def synth(out: Path, workers: int | None, overwrite: bool, as_json: bool, **opti
     if as_json:
         click.echo(json.dumps(vars(result), indent=1, ensure_ascii=False))
         return
-    noise = f" ({result.mislabelled:,} under a wrong label)" if result.mislabelled else ""
+    wrong = [
+        f"{count:,} {what}"
+        for count, what in (
+            (result.mislabelled, "under a wrong label"),
+            (result.outside, "of people outside the set"),
+        )
+        if count
+    ]
+    noise = f" ({', '.join(wrong)})" if wrong else ""
     pairs = f", {result.pairs:,} pairs" if result.pairs else ""
     click.echo(
         f"{result.out}: {result.images:,} images{noise} of {result.identities:,} identities, "

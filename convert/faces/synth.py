@@ -1,7 +1,8 @@
 """A data set of procedural faces, in InsightFace's layout, of any number of images.
 
-Image ``i`` (from 0) of the training set is picture ``i mod M`` of identity ``i div M``, under the
-key ``i + 1``; nothing but its number and the options decides its bytes. So workers render blocks of
+With M pictures of each identity, image ``i`` (from 0) of the training set is picture ``i mod M`` of
+identity ``i div M``, under the key ``i + 1``; nothing but its number and the options decides its
+bytes. So workers render blocks of
 numbers, one process writes them in order, memory stays flat, and the files are the same whatever
 the number of workers.
 """
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +22,7 @@ import simplejpeg
 
 from facepack.atomic import replacing
 from facepack.convert.faces.draw import SIZES, render_faces
+from facepack.convert.faces.tail import LongTail
 from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.rec.recordio import MAX_CLASS, RecordWriter, pack_header
 from facepack.convert.workers import Workers
@@ -34,11 +37,14 @@ FOLDS = 10
 
 _BLOCK = 128  # images a task: a tenth of a second and under 1 MB to bring back
 _NOISE_STREAM = 3
+_TAIL_STREAM = 4
 # Held-out identities have numbers that no training set reaches, whatever its size: a verification
 # set stays held out from every training set of its seed.
 _HELD_OUT = 1 << 40
+_OUTSIDE = 1 << 42  # and behind all of these, a person for each image that shows nobody of the set
 
-_FILES = ("train.idx", "property", "label_noise.tsv", "train.rec")
+_NOISE_FILES = ("label_noise.tsv", "outside_noise.tsv")
+_FILES = ("train.idx", "property", *_NOISE_FILES, "train.rec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +54,9 @@ class SynthOptions(Settings):
     identities: Annotated[int, Range(low=1, high=MAX_CLASS)] = 1000
     """Identities of the training set; a label is a float32, which counts to 2^24 − 1."""
 
-    images_per_identity: Annotated[int, Range(low=1, high=1 << 31)] = 20
-    """Pictures of each."""
+    images_per_identity: Annotated[int, Range(low=1, high=1 << 31)] | str = 20
+    """Pictures of each; or ``zipf:EXPONENT:LOW-HIGH``, from which each identity draws how many it
+    has: see :class:`~facepack.convert.faces.tail.LongTail`."""
 
     pairs: int = 0
     """Pairs of the verification set, a multiple of 20: ten folds, half of each the same person.
@@ -70,13 +77,24 @@ class SynthOptions(Settings):
     label_noise: Fraction = 0.0
     """Probability that an image shows another identity than its label says."""
 
+    outside_noise: Fraction = 0.0
+    """Probability that an image shows a person of no label, and of no other image."""
+
     distinct: Annotated[int, Range(low=1, high=1 << 20)] | None = None
     """Draw only so many images and repeat them: for trials of size and speed, not for training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.distinct is not None and self.label_noise:
-            raise ConfigError("distinct repeats images, whatever their label: no label_noise")
+        LongTail.parse(self.images_per_identity)
+        if self.label_noise + self.outside_noise > 1:
+            raise ConfigError(
+                f"label_noise = {self.label_noise} and outside_noise = {self.outside_noise} are "
+                "shares of the same images: their sum is at most 1"
+            )
+        if self.distinct is not None and (self.label_noise or self.outside_noise):
+            raise ConfigError(
+                "distinct repeats images, whatever their label: no label_noise, no outside_noise"
+            )
         if self.pairs < 0 or self.pairs % (2 * FOLDS):
             raise ConfigError(
                 f"pairs = {self.pairs} is not allowed: a set has {FOLDS} folds, half of each the "
@@ -91,7 +109,9 @@ class SynthOptions(Settings):
     @property
     def images(self) -> int:
         """Images of the training set."""
-        return self.identities * self.images_per_identity
+        if isinstance(self.images_per_identity, int):
+            return self.identities * self.images_per_identity
+        return int(_starts(self)[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +122,7 @@ class SynthResult:
     images: int
     identities: int
     mislabelled: int
+    outside: int
     pairs: int
     rec_bytes: int
     image_bytes_mean: float
@@ -117,7 +138,8 @@ def generate(
 ) -> SynthResult:
     """Write ``train.rec``, ``train.idx``, ``property`` and, for ``pairs``, a ``.bin`` into ``out``.
 
-    With label noise, ``label_noise.tsv`` lists key, label and the identity shown. ``workers`` are
+    With label noise, ``label_noise.tsv`` lists key, label and the identity shown, and
+    ``outside_noise.tsv`` those of people outside the set, by numbers of their own. ``workers`` are
     processes, by default one a CPU; with 1 nothing is spawned. Files get their names once all are
     complete, ``train.rec`` last; an error or Ctrl-C before that leaves none behind. Raises
     :class:`~facepack.errors.FacepackError` when a target exists and ``overwrite`` is not set.
@@ -128,7 +150,10 @@ def generate(
     bins = (f"{options.bin_name}.bin",) if options.pairs else ()
     paths = [out / name for name in (*bins, *_FILES)]
     existing = [path for path in paths if path.exists()]
-    targets = [path for path in paths if path.name != "label_noise.tsv" or options.label_noise]
+    unwanted = {
+        name for name, share in zip(_NOISE_FILES, _noise_shares(options), strict=True) if not share
+    }
+    targets = [path for path in paths if path.name not in unwanted]
     if existing and not overwrite:
         raise FacepackError(
             f"{existing[0]} exists; choose another folder, or replace it with --overwrite"
@@ -136,7 +161,7 @@ def generate(
     started = time.monotonic()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        mislabelled, payload = _write_files(options, workers, targets, existing)
+        (mislabelled, outside), payload = _write_files(options, workers, targets, existing)
     except OSError as error:
         raise FacepackError(f"{out}: cannot be written: {error.strerror or error}") from error
     return SynthResult(
@@ -144,6 +169,7 @@ def generate(
         images=options.images,
         identities=options.identities,
         mislabelled=mislabelled,
+        outside=outside,
         pairs=options.pairs,
         rec_bytes=(out / "train.rec").stat().st_size,
         image_bytes_mean=payload / options.images,
@@ -159,15 +185,37 @@ def train_pictures(
     Returns int64 arrays (n,): label, identity shown, and number of the picture of that identity.
     The first two differ where the label is wrong; such a picture occurs nowhere else in the set.
     """
-    labels, pictures = np.divmod(numbers.astype(np.int64), options.images_per_identity)
+    numbers = numbers.astype(np.int64)
+    most = LongTail.parse(options.images_per_identity).high
+    if isinstance(options.images_per_identity, int):
+        labels, pictures = np.divmod(numbers, most)
+    else:
+        labels = np.searchsorted(_starts(options), numbers, "right") - 1
+        pictures = numbers - _starts(options)[labels]
     key = derive_seed(options.seed, _NOISE_STREAM)
     coin = (hash64(key, numbers) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     wrong = coin < options.label_noise
     others = max(options.identities - 1, 1)
     step = 1 + (hash64(derive_seed(key, 1), numbers) % np.uint64(others)).astype(np.int64)
     shown = np.where(wrong, (labels + step) % options.identities, labels)
-    pictures = np.where(wrong, options.images_per_identity + numbers, pictures)
+    outside = ~wrong & (coin < options.label_noise + options.outside_noise)
+    shown = np.where(outside, _OUTSIDE + numbers, shown)
+    pictures = np.where(wrong | outside, most + numbers, pictures)
     return labels, shown, pictures
+
+
+@lru_cache(maxsize=2)
+def _starts(options: SynthOptions) -> np.ndarray:
+    """The number of each identity's first image, and the count of all: int64 (identities + 1,)."""
+    tail = LongTail.parse(options.images_per_identity)
+    key = derive_seed(options.seed, _TAIL_STREAM)
+    counts = tail.counts(key, np.arange(options.identities))
+    return np.concatenate([[0], counts.cumsum()])
+
+
+def _noise_shares(options: SynthOptions) -> tuple[float, float]:
+    """The share of each of the files of ``_NOISE_FILES``."""
+    return options.label_noise, options.outside_noise
 
 
 def pair_pictures(options: SynthOptions, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -192,8 +240,8 @@ def pairs_same(options: SynthOptions) -> np.ndarray:
 
 def _write_files(
     options: SynthOptions, processes: int, targets: list[Path], existing: list[Path]
-) -> tuple[int, int]:
-    """Write ``targets`` in place of ``existing``; return wrong labels and the images' bytes."""
+) -> tuple[tuple[int, int], int]:
+    """Write ``targets`` in place of ``existing``; return how many are wrong, and the bytes."""
     with ExitStack() as stack:
         # What is entered first gets its name last.
         parts = {
@@ -219,16 +267,20 @@ def _write_files(
 
 def _write_train(
     workers: Workers, options: SynthOptions, parts: dict[str, Path], progress: Progress
-) -> tuple[int, int]:
-    """Write the training set; return how many labels are wrong, and the images' bytes."""
-    images, per_identity = options.images, options.images_per_identity
-    mislabelled = payload = 0
+) -> tuple[tuple[int, int], int]:
+    """Write the training set; return wrong labels, people outside the set, and the bytes."""
+    images = options.images
+    starts = _starts(options)
+    counts, payload = [0, 0], 0
     with ExitStack() as stack:
         record = stack.enter_context(RecordWriter(parts["train.rec"], parts["train.idx"]))
-        noise = None
-        if options.label_noise:
-            noise = stack.enter_context(parts["label_noise.tsv"].open("w", encoding="ascii"))
-            noise.write("key\tlabel\tidentity\n")
+        lists = {
+            name: stack.enter_context(parts[name].open("w", encoding="ascii"))
+            for name in _NOISE_FILES
+            if name in parts
+        }
+        for file in lists.values():
+            file.write("key\tlabel\tidentity\n")
         # Key 0 announces the identity records: [first, end). Float32 labels round above 2^24, in
         # this file as in every published one.
         record.write(0, pack_header([images + 1, images + 1 + options.identities], 0))
@@ -239,16 +291,20 @@ def _write_train(
             ):
                 record.write(number + 1, pack_header(label, number + 1) + image)
                 payload += len(image)
-            wrong = np.flatnonzero(labels != shown)
-            mislabelled += len(wrong)
-            if noise is not None:
-                noise.writelines(f"{numbers[i] + 1}\t{labels[i]}\t{shown[i]}\n" for i in wrong)
+            is_outside = shown >= _OUTSIDE
+            for kind, name in enumerate(_NOISE_FILES):
+                of_kind = np.flatnonzero((labels != shown) & (is_outside == bool(kind)))
+                counts[kind] += len(of_kind)
+                if name in lists:
+                    lists[name].writelines(
+                        f"{numbers[i] + 1}\t{labels[i]}\t{shown[i]}\n" for i in of_kind
+                    )
             progress.update(len(numbers))
         for identity in range(options.identities):
-            key, first = images + 1 + identity, 1 + identity * per_identity
-            record.write(key, pack_header([first, first + per_identity], key))
+            key, (first, end) = images + 1 + identity, starts[identity : identity + 2].tolist()
+            record.write(key, pack_header([1 + first, 1 + end], key))
     parts["property"].write_text(f"{options.identities},{options.size},{options.size}\n")
-    return mislabelled, payload
+    return (counts[0], counts[1]), payload
 
 
 # Rendering ----------------------------------------------------------------------------------------

@@ -236,3 +236,63 @@ def test_an_interrupted_run_leaves_no_file_and_exits_130(tmp_path):
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert list((tmp_path / "out").iterdir()) == []
+
+
+TAIL = SynthOptions(identities=400, images_per_identity="zipf:1.5:2-60", seed=9)
+
+
+def test_a_long_tail_has_as_many_pictures_as_its_distribution_says(tmp_path):
+    labels, _, pictures = train_pictures(TAIL, np.arange(TAIL.images))
+    counts = np.bincount(labels, minlength=400)
+    assert len(labels) == TAIL.images and counts.min() == 2 and 40 < counts.max() <= 60
+    # Pictures of an identity are numbered from 0.
+    assert (np.bincount(labels, pictures) == counts * (counts - 1) / 2).all()
+    sizes = np.arange(2, 61)
+    expected = sizes**-1.5 / (sizes**-1.5).sum()
+    shares = np.array([(counts == size).mean() for size in (2, 3, 4)])
+    np.testing.assert_allclose(shares, expected[:3], atol=0.08)
+    more = SynthOptions(identities=900, images_per_identity="zipf:1.5:2-60", seed=9)
+    np.testing.assert_array_equal(
+        train_pictures(more, np.arange(TAIL.images)), train_pictures(TAIL, np.arange(TAIL.images))
+    )
+    few = SynthOptions(identities=5, images_per_identity="zipf:1:2-6", seed=9)
+    generate(tmp_path, few, workers=1)
+    layout = read_layout(tmp_path)
+    assert len(layout) == few.images and layout.classes == 5
+
+
+def test_people_outside_the_set_are_shown_once_and_listed(tmp_path):
+    options = SynthOptions(
+        identities=30, images_per_identity=10, seed=9, label_noise=0.1, outside_noise=0.2
+    )
+    labels, shown, pictures = train_pictures(options, np.arange(300))
+    outside = shown >= 30
+    assert 30 < outside.sum() < 90 and len(np.unique(shown[outside])) == outside.sum()
+    assert shown[outside].min() > pair_pictures(SMALL, np.arange(40))[0].max()
+    only = SynthOptions(identities=30, images_per_identity=10, seed=9, label_noise=0.1)
+    inside = ~outside  # whose labels are wrong as they are without any outside noise
+    clean = train_pictures(only, np.arange(300))
+    for before, now in zip(clean, (labels, shown, pictures), strict=True):
+        np.testing.assert_array_equal(before[inside], now[inside])
+    result = generate(tmp_path, options, workers=1)
+    assert (result.mislabelled, result.outside) == ((shown != labels)[inside].sum(), outside.sum())
+    for name, which in (("label", inside & (shown != labels)), ("outside", outside)):
+        lines = (tmp_path / f"{name}_noise.tsv").read_text().splitlines()[1:]
+        rows = np.array([line.split("\t") for line in lines], np.int64)
+        np.testing.assert_array_equal(rows[:, 0] - 1, np.flatnonzero(which))
+        np.testing.assert_array_equal(rows[:, 1:], np.column_stack([labels, shown])[which])
+    generate(tmp_path, SMALL, workers=1, overwrite=True)
+    assert not list(tmp_path.glob("*_noise.tsv"))
+
+
+@pytest.mark.parametrize(
+    "text", ["zipf", "zipf:1.5:9-2", "zipf:1.5:0-2", "zipf:-1:1-2", "zipf:nan:1-2", "many", 0]
+)
+def test_a_distribution_that_is_none_is_told(text):
+    with pytest.raises(ConfigError, match="images_per_identity"):
+        SynthOptions(images_per_identity=text)
+
+
+def test_noise_cannot_be_of_more_images_than_there_are():
+    with pytest.raises(ConfigError, match="at most 1"):
+        SynthOptions(label_noise=0.6, outside_noise=0.6)
