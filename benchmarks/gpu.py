@@ -50,7 +50,7 @@ from facepack.train import backbones
 from facepack.train.build import enter_device, make_backbone, make_head, make_optimizer
 from facepack.train.config import TrainConfig
 from facepack.train.loop.in_flight import StepsInFlight
-from facepack.train.loop.step import TrainStep
+from facepack.train.methods.softmax.step import TrainStep
 from facepack.train.precision import LossScaler
 
 IDENTITIES = 617_970  # of WebFace12M

@@ -95,6 +95,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 # Setting → those that mean something else, or nothing, under another value of it.
 _BELONGING = {
+    "method": (
+        *("method_options", "margin", "m1", "m2", "m3", "margin_gradient", "margin_options"),
+        *("scale", "sample_rate", "interclass_filter", "chunk", "head_storage", "head_update"),
+    ),
     "schedule": ("schedule_options",),
     "margin": ("m1", "m2", "m3", "margin_gradient", "margin_options"),
     "optimizer": ("lr", "momentum", "momentum_dtype", "weight_decay"),
@@ -104,7 +108,8 @@ _BELONGING = {
 def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over one another, the last on top; tables merge entry by entry.
 
-    A layer that names another ``schedule`` drops the options of the one below, another ``margin``
+    A layer that names another ``method`` drops the options of the one below and the settings of the
+    softmax head, another ``schedule`` drops the options of the one below, another ``margin``
     its m1, m2, m3, gradient and options, another ``optimizer`` its lr, momentum and weight decay.
     """
     merged: dict[str, Any] = {}

@@ -46,6 +46,12 @@ class TrainConfig(Settings):
     seed: Annotated[int, Range(low=0, high=(1 << 63) - 1, text="from 0 to 2^63 - 1")] = 0
     """Keys every draw: initial weights, order, mirroring, dropout, sampled classes."""
 
+    method: str = "softmax"
+    """The way of training: softmax, a margin softmax over class centres (docs/head.md)."""
+
+    method_options: dict[str, Any] | None = None
+    """The method's own settings, a table."""
+
     backbone: str = "r50"
     """The network that makes embeddings: tiny, mbf, mbf_large, r18, r34, r50, r100, r124, r200,
     r2060, r50_224, vit_t, vit_t_dp005_mask0, vit_s, vit_s_dp005_mask_0, vit_b,
@@ -305,6 +311,8 @@ def dump_config(config: TrainConfig) -> str:
 
 def differing_settings(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Name → (saved, now) of each setting that decides the weights and is not the same."""
+    # What a checkpoint does not name was no setting yet: the run was as it is by default.
+    saved = {"method": TrainConfig.method, **saved}
     now = config.as_dict()
     names = (saved.keys() | now.keys()) - FREE_ON_RESUME
     return {

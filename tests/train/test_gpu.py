@@ -16,7 +16,7 @@ from facepack.train.build import enter_device, make_optimizer
 from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
 from facepack.train.loop.run import Trainer
-from facepack.train.loop.step import TrainStep
+from facepack.train.methods.softmax.step import TrainStep
 from facepack.train.precision import LossScaler
 
 pytestmark = [

@@ -50,6 +50,7 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
     help="Folder of a tree that is the identity: 1 the topmost, 2 the next; -1 the image's own.",
 )
 @click.option("--config", metavar="NAME|FILE.toml", help="Recipe, or a TOML file of settings.")
+@click.option("--method", metavar="NAME", help="Way of training, as the setting says.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the run's files."
@@ -83,6 +84,7 @@ def train(
     shards: str | None,
     identity_level: int | None,
     config: str | None,
+    method: str | None,
     overrides: tuple[str, ...],
     out: Path,
     home: Path | None,
@@ -111,6 +113,8 @@ def train(
     from facepack.train.ranks.agreement import OtherRankError, together
     from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device
 
+    if method is not None:
+        overrides = (f"method={method}", *overrides)
     if identity_level is not None:
         overrides = (*overrides, f"identity_level={identity_level}")
 

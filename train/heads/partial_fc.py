@@ -192,6 +192,11 @@ class PartialFC(nn.Module):
         )
         self._pending: list[_Used] = []
 
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """This rank's centres."""
+        return [self.weight]
+
     def forward(
         self,
         embeddings: torch.Tensor,

@@ -41,7 +41,7 @@ class AgreedBatches:
     def endless(self, watch: Stopwatch, in_flight: StepsInFlight) -> Iterator[Batch]:
         """The loader's batches without end, the time for each counted as waiting."""
         while True:
-            epoch = iter(self._parts.loader)
+            epoch = iter(self._parts.method_run.loader)
             while True:
                 in_flight.wait()
                 with watch.waiting():
@@ -67,7 +67,7 @@ class AgreedBatches:
                 raise
             error = caught
         size = 0 if batch is None else len(batch.labels)
-        skipped = self._parts.loader.skipped - self._seen_skipped
+        skipped = self._parts.method_run.loader.skipped - self._seen_skipped
         told = tell(self._ranks, [int(stop.requested), size, skipped], error=error)
         assert batch is not None
         stops, sizes, skips = zip(*told, strict=True)
@@ -80,12 +80,13 @@ class AgreedBatches:
         return AgreedBatch(batch, any(stops), sum(skips))
 
     def _check(self, batch: Batch, step: int) -> None:
-        """A batch may have lost images; of each micro-batch two must be left."""
-        if len(batch.labels) < 2 * self._parts.config.accumulate:
-            keys = ", ".join(self._parts.loader.skipped_keys[-3:])
-            expected = self._parts.config.batch_size // self._ranks.world
+        """A batch may have lost images; each pass of the network needs some."""
+        parts = self._parts
+        if len(batch.labels) < parts.method.fewest_images(parts.config):
+            keys = ", ".join(parts.method_run.loader.skipped_keys[-3:])
+            expected = parts.method.images_per_step(parts.config) // self._ranks.world
             raise TrainingError(
                 f"step {step}: only {len(batch.labels)} of {expected} images of the batch decode "
                 f"(left out: {keys} …). Look at the data with: "
-                f"facepack verify --decode {self._parts.data.path}"
+                f"facepack verify --decode {parts.data.path}"
             )

@@ -58,8 +58,8 @@ class DivergenceGuard:
     def check_weights(self, step: int) -> None:
         """As :meth:`check_loss`, and for the weights, which no loss has seen yet; collective."""
         self.check_loss(step)
-        backbone, head = self._parts.backbone, self._parts.head
-        values = [*backbone.parameters(), *backbone.buffers(), head.weight]
+        backbone, head = self._parts.backbone, self._parts.method_run.head
+        values = [*backbone.parameters(), *backbone.buffers(), *head.weights]
         # The largest magnitude is NaN where any value is, and takes no memory of the head's size.
         largest = [
             torch.linalg.vector_norm(value, torch.inf).to(self._parts.device)

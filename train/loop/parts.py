@@ -10,8 +10,6 @@ from typing import Any
 import torch
 
 from facepack.errors import ConfigError, TrainingError
-from facepack.loading.loader import Loader
-from facepack.processors import usable_processors
 from facepack.store.gaps import note_on_gaps
 from facepack.store.home import absolute
 from facepack.terminal import printable
@@ -20,7 +18,6 @@ from facepack.train.build import (
     check_ranks,
     enter_device,
     make_backbone,
-    make_head,
     make_optimizer,
     make_schedule,
     micro_batch,
@@ -38,13 +35,13 @@ from facepack.train.heads import PartialFC
 from facepack.train.loop.checkpoint import describe_data
 from facepack.train.loop.metrics import LossMeter
 from facepack.train.loop.randomness import seed_dropout, seed_weights
-from facepack.train.loop.step import TrainStep
 from facepack.train.loop.verification import MakeValidator, Validator, Verification
+from facepack.train.methods import Method, MethodRun, Setup, build_method
 from facepack.train.models.arcface_torch import continue_run
 from facepack.train.models.pretrained import load_pretrained
 from facepack.train.precision import LossScaler
 from facepack.train.ranks.agreement import together
-from facepack.train.ranks.group import Ranks, local_world
+from facepack.train.ranks.group import Ranks
 from facepack.train.schedules import Schedule
 
 
@@ -61,12 +58,12 @@ class RunParts:
     steps_per_epoch: int
     total_steps: int
     backbone: Backbone
-    head: PartialFC
+    method: Method
+    method_run: MethodRun
+    """What holds the state of the method, feeds it and takes its steps."""
     optimizer: torch.optim.Optimizer
     scaler: LossScaler
     schedule: Schedule
-    take_step: TrainStep
-    loader: Loader
     meter: LossMeter
     verification: Verification
 
@@ -89,6 +86,8 @@ def build_parts(
     chosen = enter_device(device)
     config = resolve_config(config, chosen)
     check_ranks(config, ranks)
+    method = build_method(config.method, config.method_options)
+    method.check(config, ranks)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
 
@@ -104,45 +103,30 @@ def build_parts(
         skip_others=config.on_bad_image == "skip",
     )
     described_data = describe_data(data)
-    steps_per_epoch = len(data) // config.batch_size
+    steps_per_epoch = method.steps_per_epoch(config, data)
     total_steps = config.steps or config.epochs * steps_per_epoch
     schedule = make_schedule(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     if gaps := note_on_gaps(data.identities, data.classes):
         say(f"note: {gaps}")  # before a head is made that memory may not hold
-    head = make_head(config, data.classes, chosen, ranks)
+    for note in method.notes(config, data, ranks):
+        say(f"note: {note}")
     optimizer = make_optimizer(config, backbone, chosen)
     scaler = LossScaler(chosen, enabled=config.precision == "fp16", ranks=ranks)
-    take_step = TrainStep(
-        backbone,
-        head,
-        optimizer,
-        scaler,
-        accumulate=config.accumulate,
-        clip_norm=config.clip_norm,
-        compile=config.compile,
-        ranks=ranks,
+    method_run = method.build(
+        Setup(
+            config=config,
+            device=chosen,
+            ranks=ranks,
+            data=data,
+            backbone=backbone,
+            optimizer=optimizer,
+            scaler=scaler,
+        )
     )
     verification = Verification(
         _validator(make_validator, config, home, backbone.image_size, ranks)
         if ranks.is_first
         else None
-    )
-    loader = Loader(
-        data,
-        batch_size=config.batch_size // ranks.world,
-        rank=ranks.rank,
-        world=ranks.world,
-        seed=config.seed,
-        order=config.order,
-        mirror=config.mirror,
-        augment=None if config.augment == "none" else config.augment,
-        cache=config.cache,
-        backend=config.loader,
-        device=chosen,
-        dtype="float32",
-        on_error=config.on_bad_image,
-        threads=config.loader_threads or _loader_threads(),
-        image_size=backbone.image_size,
     )
     meter = LossMeter(chosen)
     # Dropout draws from here on, however many numbers the weights took.
@@ -155,12 +139,11 @@ def build_parts(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         backbone=backbone,
-        head=head,
+        method=method,
+        method_run=method_run,
         optimizer=optimizer,
         scaler=scaler,
         schedule=schedule,
-        take_step=take_step,
-        loader=loader,
         meter=meter,
         verification=verification,
     )
@@ -173,7 +156,13 @@ def begin_from_others(parts: RunParts, say: Callable[[str], None]) -> None:
         load_pretrained(parts.backbone, config.pretrained)
         parts.config = replace(config, pretrained=absolute(config.pretrained))
     if config.continues is not None:
-        say(continue_run(Path(config.continues), parts.backbone, parts.optimizer, parts.head))
+        head = parts.method_run.head
+        if not isinstance(head, PartialFC):
+            raise ConfigError(
+                f"continues = {config.continues} is a run of arcface_torch with class centres, "
+                f"which method = {config.method} has none of: set pretrained to its model instead"
+            )
+        say(continue_run(Path(config.continues), parts.backbone, parts.optimizer, head))
         parts.config = replace(config, continues=absolute(config.continues))
 
 
@@ -188,15 +177,16 @@ def share_beginning(parts: RunParts, ranks: Ranks) -> None:
     """Take rank 0's weights and order of images: machines of other kinds may choose others."""
     for tensor in parts.backbone.state_dict().values():
         ranks.broadcast(tensor)
-    loader = ranks.gather_objects(parts.loader.state_dict())[0]
+    loader = parts.method_run.loader
+    state = ranks.gather_objects(loader.state_dict())[0]
     with together(ranks):
-        if loader["content_id"] != parts.data.content_id:
+        if state["content_id"] != parts.data.content_id:
             raise TrainingError(
                 f"{parts.data.path} is not the pack that rank 0 trains on (content id "
-                f"{parts.data.content_id[:12]}, its {loader['content_id'][:12]}): put the same "
+                f"{parts.data.content_id[:12]}, its {state['content_id'][:12]}): put the same "
                 "on each machine"
             )
-        parts.loader.load_state_dict(loader)
+        loader.load_state_dict(state)
 
 
 def _validator(
@@ -211,11 +201,3 @@ def _validator(
     # No more images in a pass than in one of training, for which the memory is known to do.
     size = micro_batch(config, ranks)
     return make_validator(config.val, home=home, image_size=image_size, batch_size=size)
-
-
-def _loader_threads() -> int | None:
-    """A share of the processors for each rank of this machine; None leaves it to the loader."""
-    ranks = local_world()
-    if ranks == 1:
-        return None
-    return max(1, usable_processors() // ranks)

@@ -107,13 +107,18 @@ class Trainer:
                 make_validator=validator,
                 say=self._say,
             )
-            if not (resume and (self.out / CHECKPOINT_FILE).exists()):
+            begins = not (resume and (self.out / CHECKPOINT_FILE).exists())
+            if begins:
                 begin_from_others(parts, self._say)
             make_paths_absolute(parts, home)
         share_beginning(parts, ranks)
+        if begins:
+            with together(ranks):
+                parts.method_run.begin()
         self._parts = parts
         self.config, self.device, self.data = parts.config, parts.device, parts.data
-        self.backbone, self.head, self.schedule = parts.backbone, parts.head, parts.schedule
+        self.backbone, self.schedule = parts.backbone, parts.schedule
+        self.head = parts.method_run.head
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.steps_per_epoch
         self._state = RunState(parts, ranks)
         self._batches = AgreedBatches(parts, ranks)
@@ -198,7 +203,7 @@ class Trainer:
                     stack.enter_context(hold_folder(self.out))
                 log = stack.enter_context(self._open_log())
                 progress = stack.enter_context(self._open_progress())
-            stack.enter_context(self._parts.loader)
+            stack.enter_context(self._parts.method_run.loader)
             stop = stack.enter_context(StopRequest(patient=self.ranks.world > 1))
             stopped, reading = self._train(last, log, progress, stop)
         return summarize(self._parts, self._state, self.out, stopped, reading)
@@ -229,14 +234,14 @@ class Trainer:
         return kind(
             total_steps=self.total_steps,
             steps_per_epoch=self.steps_per_epoch,
-            batch_size=self.config.batch_size,
+            batch_size=self._parts.method.images_per_step(self.config),
         )
 
     def _train(
         self, last: int, log: MetricsLog, progress: TrainProgress, stop: StopRequest
     ) -> tuple[Stopped, Reading]:
         self.backbone.train()
-        self._parts.loader.seek(*divmod(self.step, self.steps_per_epoch))
+        self._parts.method_run.loader.seek(*divmod(self.step, self.steps_per_epoch))
         watch = Stopwatch()
         in_flight = StepsInFlight(self.device)
         batches = self._batches.endless(watch, in_flight)
@@ -278,10 +283,9 @@ class Trainer:
 
     def _advance(self, batch: Batch, lr: float, log: MetricsLog) -> None:
         """Take the next step on ``batch``."""
-        images = batch.images
         if not self.config.channels_last:
-            images = images.contiguous()
-        loss = self._parts.take_step(images, batch.labels, lr, batch.positions)
+            batch = batch._replace(images=batch.images.contiguous())
+        loss = self._parts.method_run.take_step(batch, lr)
         self._state.step += 1
         self._parts.meter.add(loss, self.step)
         if self.device.type == "cpu":
@@ -309,6 +313,7 @@ class Trainer:
         values = {
             "epoch": (self.step - 1) // self.steps_per_epoch,
             **self._state.last,
+            **self._parts.method_run.take_metrics(),
             "skipped_images": self._state.skipped_images,
         }
         if self._parts.scaler.enabled:

@@ -41,12 +41,12 @@ class RunState:
             "ranks": self._ranks.world,
             "step": self.step,
             "backbone": parts.backbone.state_dict(),
-            "head": parts.head.whole_state(),
+            "head": parts.method_run.head.whole_state(),
             "optimizer": parts.optimizer.state_dict(),
             "scaler": parts.scaler.state_dict(),
             "schedule": parts.schedule.state_dict(),
             "meter": parts.meter.state_dict(),
-            "loader": parts.loader.state_dict(),
+            "loader": parts.method_run.loader.state_dict(),
             "random": self._ranks.gather_objects(random_state(parts.device)),
             "skipped_images": self.skipped_images,
             "last": dict(self.last),
@@ -61,7 +61,7 @@ class RunState:
         parts = self._parts
         self.step = state["step"]
         parts.backbone.load_state_dict(state["backbone"])
-        parts.head.load_whole_state(state["head"])
+        parts.method_run.head.load_whole_state(state["head"])
         # The options are the settings', which agree, but for what suits this device (fused).
         options = parts.optimizer.state_dict()["param_groups"]
         parts.optimizer.load_state_dict(
@@ -70,7 +70,7 @@ class RunState:
         parts.scaler.load_state_dict(state["scaler"])
         parts.schedule.load_state_dict(state["schedule"])
         parts.meter.load_state_dict(state["meter"])
-        parts.loader.load_state_dict(state["loader"])
+        parts.method_run.loader.load_state_dict(state["loader"])
         if state["ranks"] == self._ranks.world:
             set_random_state(state["random"][self._ranks.rank], parts.device)
         else:

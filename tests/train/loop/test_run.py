@@ -28,9 +28,9 @@ from facepack.train.loop.folder import hold_folder
 from facepack.train.loop.in_flight import StepsInFlight
 from facepack.train.loop.metrics import MetricsLog
 from facepack.train.loop.run import Trainer
-from facepack.train.loop.step import TrainStep
 from facepack.train.loop.stopwatch import Stopwatch
 from facepack.train.loop.summary import RunSummary
+from facepack.train.methods.softmax.step import TrainStep
 from facepack.train.ranks.group import Ranks
 
 MakeConfig = Callable[..., TrainConfig]

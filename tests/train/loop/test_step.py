@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from facepack.train.build import make_optimizer
 from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
-from facepack.train.loop.step import TrainStep
+from facepack.train.methods.softmax.step import TrainStep
 from facepack.train.precision import LossScaler, float32_products
 
 CLASSES, FEATURES, BATCH = 6, 5, 8

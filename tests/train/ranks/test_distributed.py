@@ -31,9 +31,9 @@ from facepack.train.build import check_ranks
 from facepack.train.config import TrainConfig
 from facepack.train.heads import CosFace, PartialFC
 from facepack.train.loop.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from facepack.train.loop.gradients import GradientSum
 from facepack.train.loop.run import Trainer
-from facepack.train.loop.step import TrainStep
+from facepack.train.methods.gradients import GradientSum
+from facepack.train.methods.softmax.step import TrainStep
 from facepack.train.precision import LossScaler
 from facepack.train.ranks.agreement import OtherRankError, tell, together
 from facepack.train.ranks.group import ALONE, Ranks, rank_device
@@ -365,7 +365,7 @@ def stop_one(folder: Path, ranks: Ranks) -> Any:
         notify=lambda _: None,
         ranks=ranks,
     )
-    take_step = trainer._parts.take_step
+    take_step = trainer._parts.method_run.take_step
     taken = 0
 
     def counted(*args: Any) -> Tensor:
@@ -375,7 +375,7 @@ def stop_one(folder: Path, ranks: Ranks) -> Any:
             os.kill(os.getpid(), signal.SIGTERM)
         return take_step(*args)
 
-    trainer._parts.take_step = counted  # type: ignore[assignment]
+    trainer._parts.method_run.take_step = counted  # type: ignore[method-assign]
     summary = trainer.run()
     return summary.stopped, summary.step
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from facepack.train.heads.partial_fc import PartialFC
-from facepack.train.loop.gradients import GradientSum
+from facepack.train.methods.gradients import GradientSum
 from facepack.train.precision import LossScaler, float32_products
 from facepack.train.ranks.group import ALONE, Ranks
 

@@ -1,0 +1,46 @@
+"""Training by a margin softmax over class centres: all of them, or a sample (Partial FC)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from facepack.loading.loader import Batch
+from facepack.train.build import make_head
+from facepack.train.methods.method import Method, MethodRun, Setup, make_loader
+from facepack.train.methods.registry import register
+from facepack.train.methods.softmax.step import TrainStep
+
+
+@register("softmax")
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Method):
+    """The head is what the settings of the run say, from ``margin`` to ``head_update``."""
+
+    def build(self, setup: Setup) -> MethodRun:
+        """Make head, step and loader."""
+        return SoftmaxRun(setup)
+
+
+class SoftmaxRun(MethodRun):
+    """Batches of labelled images through :class:`TrainStep`."""
+
+    def __init__(self, setup: Setup) -> None:
+        config = setup.config
+        self.head = make_head(config, setup.data.classes, setup.device, setup.ranks)
+        self._step = TrainStep(
+            setup.backbone,
+            self.head,
+            setup.optimizer,
+            setup.scaler,
+            accumulate=config.accumulate,
+            clip_norm=config.clip_norm,
+            compile=config.compile,
+            ranks=setup.ranks,
+        )
+        self.loader = make_loader(setup)
+
+    def take_step(self, batch: Batch, lr: float) -> Tensor:
+        """One step on the images of the batch."""
+        return self._step(batch.images, batch.labels, lr, batch.positions)
