@@ -43,6 +43,10 @@ class TrainConfig(Settings):
     """Of an image tree, which folder of a path is the identity: 1 the topmost, 2 the next, -1 the
     image's own; unset, it is found."""
 
+    exclude: str | None = None
+    """Of a pack, a list of records that are left out: one of facepack noise, or text with a key or
+    a position on each line. Labels and classes stay."""
+
     seed: Annotated[int, Range(low=0, high=(1 << 63) - 1, text="from 0 to 2^63 - 1")] = 0
     """Keys every draw: initial weights, order, mirroring, dropout, sampled classes."""
 
@@ -285,6 +289,7 @@ class TrainConfig(Settings):
 FREE_ON_RESUME = frozenset(
     {
         "shards",
+        "exclude",
         "loader",
         "cache",
         "loader_threads",

@@ -19,6 +19,7 @@ from facepack.images import read_header
 from facepack.loading.source import ImageSource
 from facepack.reading import IMAGE, read_bytes
 from facepack.store.home import absolute, data_home, is_named, is_pack, shard_sets
+from facepack.store.record_list import read_record_list
 from facepack.train.heads import check_labels
 
 
@@ -130,7 +131,10 @@ def _instead(path: Path) -> str:
 
 
 def open_training_data(
-    shards: str, home: Path | None = None, identity_level: int | None = None
+    shards: str,
+    home: Path | None = None,
+    identity_level: int | None = None,
+    exclude: str | None = None,
 ) -> facepack.Pack | ImageTree:
     """Open the pack or image tree that :func:`find_training_data` finds.
 
@@ -138,21 +142,35 @@ def open_training_data(
         shards: what to open.
         home: the data home, if it is not the usual one.
         identity_level: which folders of a tree are identities; None chooses.
+        exclude: a list of the records of a pack that are left out.
 
     Raises:
         TrainingError: nothing is there, or several are: names them; or ``identity_level`` is given
-            for a pack, which has its labels.
+            for a pack, which has its labels, or ``exclude`` for a tree, or for all of a pack.
+        ConfigError: the list cannot be read, or is of another pack.
         PackError, SourceError: what is there cannot be used.
     """
     folder, shard_set = find_training_data(shards, home)
     if not is_pack(folder):
+        if exclude is not None:
+            raise TrainingError(
+                f"exclude = {exclude} lists records of a pack, and {shards} is an image tree: pack "
+                "it first, or move its images away"
+            )
         return ImageTree(folder, identity_level)
     if identity_level is not None:
         raise TrainingError(
             f"identity_level = {identity_level} is for image trees, and {shards} is a pack, which "
             "has its labels: leave it unset"
         )
-    return facepack.open(folder, shards=shard_set)
+    pack = facepack.open(folder, shards=shard_set)
+    if exclude is None:
+        return pack
+    keep = np.ones(len(pack), bool)
+    keep[read_record_list(Path(exclude), pack)] = False
+    if not keep.any():
+        raise TrainingError(f"exclude = {exclude} lists all records of {shards}: none is left")
+    return pack.select(keep)
 
 
 def find_training_data(shards: str, home: Path | None = None) -> tuple[Path, str | None]:

@@ -14,11 +14,17 @@ import pytest
 import simplejpeg
 
 import facepack
+from facepack.care.select import exclude
 from facepack.convert.formats.tree.source import ImgSource
 from facepack.errors import ConfigError, PackError, SourceError, TrainingError
 from facepack.store.sets import add_set
 from facepack.train.config import TrainConfig
-from facepack.train.data import ImageTree, check_training_data, open_training_data
+from facepack.train.data import (
+    ImageTree,
+    check_training_data,
+    label_map_digest,
+    open_training_data,
+)
 from facepack.train.loop.run import Trainer
 
 
@@ -350,3 +356,25 @@ def test_gaps_between_labels_are_told_before_the_head_is_made(
         )
     (note,) = said
     assert note.startswith("note: 4 identities have labels up to 1,200: a head of 1,201 classes")
+
+
+def test_a_list_of_records_is_left_out(pack_path: Path, tmp_path: Path) -> None:
+    whole = facepack.open(pack_path)
+    (tmp_path / "noise.txt").write_text(f"{whole.key(3)}\n{whole.key(40)}\n")
+    data = open_training_data(str(pack_path), exclude=str(tmp_path / "noise.txt"))
+    assert isinstance(data, facepack.Pack)
+    assert [r.image for r in data] == [r.image for i, r in enumerate(whole) if i not in (3, 40)]
+    exclude(pack_path, tmp_path / "clean", np.array([3, 40]))
+    assert data.content_id == facepack.open(tmp_path / "clean").content_id
+    assert label_map_digest(data) == label_map_digest(whole)
+
+
+def test_lists_that_leave_nothing_or_are_for_a_tree(pack_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "all.txt").write_text("\n".join(map(str, range(45))))
+    with pytest.raises(TrainingError, match="none is left"):
+        open_training_data(str(pack_path), exclude=str(tmp_path / "all.txt"))
+    with pytest.raises(ConfigError, match="nowhere"):
+        open_training_data(str(pack_path), exclude=str(tmp_path / "nowhere.txt"))
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(TrainingError, match="image tree"):
+        open_training_data(str(tmp_path / "tree"), exclude=str(tmp_path / "all.txt"))

@@ -49,6 +49,7 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
     type=int,
     help="Folder of a tree that is the identity: 1 the topmost, 2 the next; -1 the image's own.",
 )
+@click.option("--exclude", metavar="LIST", help="Records of a pack that are left out.")
 @click.option("--config", metavar="NAME|FILE.toml", help="Recipe, or a TOML file of settings.")
 @click.option("--method", metavar="NAME", help="Way of training, as the setting says.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
@@ -83,6 +84,7 @@ def train(
     *,
     shards: str | None,
     identity_level: int | None,
+    exclude: str | None,
     config: str | None,
     method: str | None,
     overrides: tuple[str, ...],
@@ -117,6 +119,8 @@ def train(
         overrides = (f"method={method}", *overrides)
     if identity_level is not None:
         overrides = (*overrides, f"identity_level={identity_level}")
+    if exclude is not None:
+        overrides = (*overrides, f"exclude={exclude}")
 
     def say(text: str) -> None:
         click.echo(text, err=True)

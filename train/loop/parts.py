@@ -91,7 +91,7 @@ def build_parts(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
 
-    data = open_training_data(config.shards, home, config.identity_level)
+    data = open_training_data(config.shards, home, config.identity_level, config.exclude)
     for notice in data.notices if isinstance(data, ImageTree) else []:
         say(f"note: {printable(notice)}")
     seed_weights(config.seed)
@@ -170,7 +170,9 @@ def make_paths_absolute(parts: RunParts, home: Path | None) -> None:
     """Name the data so that the run goes on from any current folder."""
     config = parts.config
     val = parts.verification.lasting_sets(config.val)
-    parts.config = replace(config, shards=lasting_shards(config.shards, home), val=val)
+    exclude = None if config.exclude is None else absolute(config.exclude)
+    shards = lasting_shards(config.shards, home)
+    parts.config = replace(config, shards=shards, exclude=exclude, val=val)
 
 
 def share_beginning(parts: RunParts, ranks: Ranks) -> None:
