@@ -16,6 +16,7 @@ import click
 from facepack.errors import ConfigError
 
 if TYPE_CHECKING:
+    from facepack.evaluate.faces.bad_images import OnBadImage
     from facepack.evaluate.protocol import Protocol
     from facepack.evaluate.registry import Opener
     from facepack.evaluate.results.result import Result
@@ -52,6 +53,13 @@ FORWARD_OPTIONS = (
         show_default=True,
         metavar="N",
         help="Images a forward pass.",
+    ),
+    click.option(
+        "--on-bad-image",
+        type=click.Choice(["skip", "raise"]),
+        default="skip",
+        show_default=True,
+        help="An image that cannot be decoded is left out, told and counted; or is an error.",
     ),
 )
 DATA_OPTION = click.option(
@@ -222,6 +230,7 @@ def run_evaluation(
     torchscript: bool,
     device: str | None,
     batch_size: int,
+    on_bad_image: OnBadImage,
     results: Path | None,
     reports: Sequence[Path],
     as_json: bool,
@@ -231,8 +240,8 @@ def run_evaluation(
 
     Args:
         find: finds the targets; called once the options are known to make sense.
-        models, embeddings, keys, backbone, torchscript, device, batch_size, results, reports,
-            as_json: the options.
+        models, embeddings, keys, backbone, torchscript, device, batch_size, on_bad_image, results,
+            reports, as_json: the options.
         names: what the targets are called, so that a table of pair sets is as wide as all need.
 
     Raises:
@@ -257,7 +266,8 @@ def run_evaluation(
     done: list[Result] = []
     images: dict[Any, Any] = {}
     load = partial(_load, backbone=backbone, torchscript=torchscript, device=device)
-    for subject in _subjects(models, load, embeddings, keys, batch_size, results):
+    measure = partial(_measure_model, batch_size=batch_size, on_bad_image=on_bad_image)
+    for subject in _subjects(models, load, measure, embeddings, keys, results):
         printer = TablePrinter(names)
         if len(models) > 1 and not as_json:
             click.echo(printable(f"{subject.name}:"))
@@ -288,9 +298,9 @@ def run_evaluation(
 def _subjects(
     models: Sequence[Path],
     load: Callable[[Path], Any],
+    measure: Callable[[Any, str, Protocol], Result],
     embeddings: Path | None,
     keys: Path | None,
-    batch_size: int,
     results: Path | None,
 ) -> Iterator[Subject]:
     from facepack.evaluate.embedding.embed import model_image_size
@@ -311,7 +321,7 @@ def _subjects(
         network = load(model)
         yield Subject(
             name=str(model),
-            measure=partial(_measure_model, network, str(model), batch_size),
+            measure=partial(measure, network, str(model)),
             image_size=model_image_size(network),
             results=_results_beside(model) if results is None else results,
         )
@@ -338,11 +348,18 @@ def _load(model: Path, backbone: str | None, torchscript: bool, device: str | No
     return open_model(model, backbone=backbone, torchscript=torchscript).network.to(entered)
 
 
-def _measure_model(network: Any, name: str, batch_size: int, protocol: Protocol) -> Result:
+def _measure_model(
+    network: Any, name: str, protocol: Protocol, *, batch_size: int, on_bad_image: OnBadImage
+) -> Result:
     from facepack.evaluate.run import evaluate
     from facepack.progress import Progress
 
     with Progress(len(protocol.faces), unit="images", label=protocol.target) as progress:
         return evaluate(
-            network, protocol, name=name, batch_size=batch_size, on_batch=progress.update
+            network,
+            protocol,
+            name=name,
+            batch_size=batch_size,
+            on_bad_image=on_bad_image,
+            on_batch=progress.update,
         )

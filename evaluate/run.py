@@ -12,6 +12,12 @@ from torch import nn
 from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.embed import embed_each, model_device, model_image_size, row_norms
 from facepack.evaluate.embedding.embeddings import Embeddings
+from facepack.evaluate.faces.bad_images import (
+    BAD_IMAGES,
+    OnBadImage,
+    bad_notice,
+    require_one_image,
+)
 from facepack.evaluate.faces.faces import Faces
 from facepack.evaluate.protocol import Protocol
 from facepack.evaluate.results.result import Result
@@ -24,6 +30,7 @@ def evaluate(
     name: str = "",
     device: str | torch.device | None = None,
     batch_size: int = 128,
+    on_bad_image: OnBadImage = "raise",
     on_batch: Callable[[int], None] | None = None,
 ) -> Result:
     """Embed a protocol's faces with a model and measure them.
@@ -38,24 +45,37 @@ def evaluate(
         name: what the result calls the model.
         device: where the model is; None asks its first parameter.
         batch_size: images a forward pass.
+        on_bad_image: ``skip`` leaves images that do not decode without an embedding, with a notice
+            and their number among the counts.
         on_batch: called with the images of each batch once it is under way.
 
     Raises:
-        DecodeError: an image does not decode to the model's size; names it.
+        DecodeError: an image does not decode to the model's size; names it. Under ``skip``: none
+            does.
         EvaluationError: the model's output is not (n, F), no embedding is finite, or nothing can be
             measured.
     """
+    bad: dict[int, str] = {}
     embeddings = embed_faces(
         model,
         protocol.faces,
         device=device,
         batch_size=batch_size,
         flip=protocol.flip,
+        bad=bad if on_bad_image == "skip" else None,
         on_batch=on_batch,
     )
     norms = row_norms(embeddings)
     _require_finite(protocol.faces, norms, "its weights may have diverged")
-    return replace(protocol.measure(embeddings, norms), model=name)
+    result = replace(protocol.measure(embeddings, norms), model=name)
+    if bad:
+        notice = bad_notice(bad, len(norms))
+        result = replace(
+            result,
+            counts={**result.counts, BAD_IMAGES: len(bad)},
+            notices=(notice, *result.notices),
+        )
+    return result
 
 
 def embed_faces(
@@ -65,11 +85,13 @@ def embed_faces(
     device: str | torch.device | None = None,
     batch_size: int = 128,
     flip: bool = True,
+    bad: dict[int, str] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Embed all of some faces in their order: (n, F) float32, not normalised.
 
-    Arguments and errors are those of :func:`evaluate`; ``flip`` adds the mirror image's embedding.
+    Arguments and errors are those of :func:`evaluate`; ``flip`` adds the mirror image's embedding,
+    and ``bad`` takes position → why of the images that do not decode, whose rows are NaN.
     """
     device = model_device(model) if device is None else torch.device(device)
     embeddings: np.ndarray | None = None
@@ -83,11 +105,19 @@ def embed_faces(
         done += len(rows)
 
     batches = faces.batches(
-        0, len(faces), batch_size=batch_size, image_size=model_image_size(model), device=device
+        0,
+        len(faces),
+        batch_size=batch_size,
+        image_size=model_image_size(model),
+        device=device,
+        bad=bad,
     )
     embed_each(model, batches, store, device=device, flip=flip, on_batch=on_batch)
     if embeddings is None:
         raise EvaluationError(f"{faces.name}: there are no images to embed")
+    if bad:
+        require_one_image(bad, len(faces))
+        embeddings[list(bad)] = np.nan
     return embeddings
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
+from facepack.evaluate.faces.bad_images import BAD_IMAGES
 from facepack.evaluate.faces.faces import EncodedFaces
 from facepack.evaluate.protocol import Protocol
 from facepack.evaluate.registry import find_target, split_words
@@ -59,7 +60,7 @@ class Validator:
     def __call__(self, backbone: nn.Module) -> Iterator[SetFigures]:
         """Yield each set's figures; modes, buffers and random generators stay as they were."""
         for protocol in self._protocols:
-            result = evaluate(backbone, protocol, batch_size=self._batch_size)
+            result = evaluate(backbone, protocol, batch_size=self._batch_size, on_bad_image="skip")
             yield SetFigures.of(result)
 
 
@@ -76,6 +77,8 @@ class SetFigures:
     """Of that figure, over folds."""
     values: dict[str, float | None]
     """What the log keeps, that figure first."""
+    notices: tuple[str, ...] = ()
+    """What is to be said of the set: which images are not in its figures."""
 
     @classmethod
     def of(cls, result: Result) -> SetFigures:
@@ -86,6 +89,10 @@ class SetFigures:
             rest = {"std": known[name].std, "auc": known["AUC"].value, "norm": known["norm"].value}
         else:
             rest = {other: figure.value for other, figure in known.items() if other != name}
+        notices: tuple[str, ...] = ()
+        if bad := result.counts.get(BAD_IMAGES):
+            rest[BAD_IMAGES] = bad
+            notices = result.notices[:1]
         value = known[name].value
         return cls(
             target=result.target,
@@ -93,6 +100,7 @@ class SetFigures:
             value=value,
             std=known[name].std,
             values={name: value, **rest},
+            notices=notices,
         )
 
 
@@ -100,7 +108,7 @@ def _decoded(protocol: Protocol, name: str, image_size: tuple[int, int]) -> Prot
     """The protocol under the name that a run knows it by, with images decoded if they are few."""
     protocol.target = name
     if isinstance(protocol.faces, EncodedFaces):
-        protocol.faces = protocol.faces.decoded(image_size)
+        protocol.faces = protocol.faces.decoded(image_size, {})
     return protocol
 
 

@@ -14,6 +14,7 @@ from facepack.evaluate.command import DATA_OPTION, FORWARD_OPTIONS, MODEL_OPTION
 
 if TYPE_CHECKING:
     from facepack.evaluate.embedding.embed_into import Embedded
+    from facepack.evaluate.faces.bad_images import OnBadImage
     from facepack.evaluate.faces.faces import Faces
 
 
@@ -42,6 +43,7 @@ def embed(
     torchscript: bool,
     device: str | None,
     batch_size: int,
+    on_bad_image: OnBadImage,
     out: Path,
     data: Path | None,
     no_flip: bool,
@@ -87,7 +89,11 @@ def embed(
                 stated={"model": model.name, "model_xxh3_128": opened.checksum},
                 device=entered,
                 options=EmbedOptions(
-                    flip=not no_flip, batch_size=batch_size, resume=resume, overwrite=overwrite
+                    flip=not no_flip,
+                    batch_size=batch_size,
+                    on_bad_image=on_bad_image,
+                    resume=resume,
+                    overwrite=overwrite,
                 ),
                 ranks=ranks,
                 progress=progress,
@@ -116,6 +122,12 @@ def _tell(result: Embedded, as_json: bool) -> None:
 
     from facepack.terminal import printable
 
+    if bad := result.bad_images:
+        text = (
+            f"{len(bad):,} of {result.images:,} images could not be decoded, first {bad[0]}: their "
+            "rows are NaN, and bad_images of its meta.json lists them"
+        )
+        click.echo(printable(text), err=True)
     if result.not_finite:
         text = (
             f"{result.not_finite:,} of {result.images:,} embeddings are not finite, first of "

@@ -16,6 +16,7 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.embed import embed, embed_each, model_image_size
 from facepack.evaluate.embedding.embedding_folder import (
     BatchWriter,
+    batches_with_bad,
     begun,
     compare_plans,
     finish,
@@ -23,8 +24,9 @@ from facepack.evaluate.embedding.embedding_folder import (
     remove,
     runs,
 )
-from facepack.evaluate.embedding.embeddings import KEYS, NORMS, ROWS, open_embeddings
+from facepack.evaluate.embedding.embeddings import BAD, KEYS, NORMS, ROWS, open_embeddings
 from facepack.evaluate.embedding.tensor_file import SUFFIX, map_tensors, write_tensors
+from facepack.evaluate.faces.bad_images import OnBadImage, require_one_image
 from facepack.evaluate.faces.faces import Faces
 from facepack.train.ranks.agreement import tell, together
 from facepack.train.ranks.group import ALONE, Ranks
@@ -39,12 +41,14 @@ class EmbedOptions:
     Attributes:
         flip: add the mirror image's embedding.
         batch_size: images a forward pass.
+        on_bad_image: ``skip`` writes NaN for images that do not decode, and lists their keys.
         resume: go on with what an interrupted run left.
         overwrite: replace what is there.
     """
 
     flip: bool = True
     batch_size: int = 128
+    on_bad_image: OnBadImage = "raise"
     resume: bool = False
     overwrite: bool = False
 
@@ -58,7 +62,8 @@ class Embedded:
         images: embeddings in it.
         features: length of one.
         new: how many of them this run made, of all processes.
-        not_finite: how many hold NaN or infinity.
+        bad_images: the keys of those that could not be decoded, whose rows are NaN.
+        not_finite: how many of the others hold NaN or infinity.
         first: the key of the first of these.
     """
 
@@ -66,6 +71,7 @@ class Embedded:
     images: int
     features: int
     new: int
+    bad_images: list[str]
     not_finite: int
     first: str | None
 
@@ -133,13 +139,14 @@ def embed_into(
                 tell(ranks)  # none marks a batch before all know which are missing
                 start, stop = ranks.share(len(new))
                 # An error here is not waited with: the launcher ends the other ranks.
-                _embed_missing(writer, new[start:stop], model, faces, plan, device, progress)
+                bad = {} if options.on_bad_image == "skip" else None
+                _embed_missing(writer, new[start:stop], model, faces, plan, device, progress, bad)
             with together(ranks):
                 if ranks.is_first:
-                    finish(folder, plan, faces)
+                    finish(folder, plan, faces, _find_bad(folder, plan, faces))
         with together(ranks):
             if single and not is_there and ranks.is_first:
-                _write_file(out, folder, plan)
+                _write_file(out, folder)
     return _summary(out, plan, faces, new)
 
 
@@ -180,6 +187,7 @@ def _embed_missing(
     plan: dict[str, Any],
     device: torch.device,
     progress: Callable[[int], Callable[[int], None]],
+    bad: dict[int, str] | None,
 ) -> None:
     batch_size = plan["batch_size"]
     total = int(_images_in(missing, plan))
@@ -191,21 +199,55 @@ def _embed_missing(
             batch_size=batch_size,
             image_size=model_image_size(model),
             device=device,
+            bad=bad,
         )
-        store = _Numbered(writer, first)
+        store = _Numbered(writer, first, {} if bad is None else bad, batch_size)
         embed_each(model, batches, store, device=device, flip=plan["flip"], on_batch=on_batch)
 
 
 class _Numbered:
     """Writes the batches of a stretch under their numbers, which ascend."""
 
-    def __init__(self, writer: BatchWriter, first: int) -> None:
+    def __init__(
+        self, writer: BatchWriter, first: int, bad: dict[int, str], batch_size: int
+    ) -> None:
         self._writer = writer
         self._next = first
+        self._bad = bad
+        self._batch_size = batch_size
 
     def __call__(self, rows: np.ndarray) -> None:
-        self._writer.write(self._next, rows)
+        start = self._next * self._batch_size
+        of_batch = (
+            [row for row in range(len(rows)) if start + row in self._bad] if self._bad else []
+        )
+        if of_batch:
+            rows[of_batch] = np.nan
+        self._writer.write(self._next, rows, has_bad=bool(of_batch))
         self._next += 1
+
+
+def _find_bad(folder: Path, plan: dict[str, Any], faces: Faces) -> dict[int, str]:
+    """Which images could not be decoded, and why.
+
+    The batches that hold some are decoded again: another run, or rank, may have met them.
+    """
+    bad: dict[int, str] = {}
+    batch_size = plan["batch_size"]
+    height, width = plan["image_size"]
+    for batch in batches_with_bad(folder).tolist():
+        for _ in faces.batches(
+            batch * batch_size,
+            min((batch + 1) * batch_size, len(faces)),
+            batch_size=batch_size,
+            image_size=(height, width),
+            device="cpu",
+            bad=bad,
+        ):
+            pass
+    if bad:
+        require_one_image(bad, len(faces))
+    return bad
 
 
 def _images_in(batches: np.ndarray, plan: dict[str, Any]) -> int:
@@ -220,7 +262,7 @@ def _compare_file(out: Path, plan: dict[str, Any], options: EmbedOptions) -> Non
     compare_plans(map_tensors(out)[1], plan, out)
 
 
-def _write_file(out: Path, folder: Path, plan: dict[str, Any]) -> None:
+def _write_file(out: Path, folder: Path) -> None:
     """Write the finished folder as one file, and remove it."""
     keys = np.load(folder / KEYS, mmap_mode="r")
     tensors = {
@@ -228,19 +270,21 @@ def _write_file(out: Path, folder: Path, plan: dict[str, Any]) -> None:
         "norms": np.load(folder / NORMS, mmap_mode="r"),
         "keys": keys.view(np.uint8).reshape(len(keys), keys.dtype.itemsize),
     }
-    write_tensors(out, tensors, plan)
+    write_tensors(out, tensors, open_embeddings(folder).meta)
     remove(folder)
 
 
 def _summary(out: Path, plan: dict[str, Any], faces: Faces, new: np.ndarray) -> Embedded:
-    norms = open_embeddings(out).norms
-    assert norms is not None
-    lost = np.flatnonzero(~np.isfinite(norms))
+    written = open_embeddings(out)
+    assert written.norms is not None
+    bad = set(written.meta.get(BAD, []))
+    lost = [at for at in np.flatnonzero(~np.isfinite(written.norms)) if faces.key(at) not in bad]
     return Embedded(
         out=str(out),
         images=plan["images"],
         features=plan["features"],
         new=_images_in(new, plan),
+        bad_images=sorted(bad),
         not_finite=len(lost),
         first=faces.key(int(lost[0])) if len(lost) else None,
     )

@@ -1,8 +1,9 @@
 """A folder of embeddings that is being written: by one process or several, and resumable.
 
 The rows lie in a ``.npy`` of full size from the start. Which batches are in it, and on the disk,
-the file ``done`` says, a byte a batch; so it does not matter which process writes a batch, or when,
-and batches hold the same images however many processes there are.
+the file ``done`` says, a byte a batch (1, or 2 where an image could not be decoded); so it does not
+matter which process writes a batch, or when, and batches hold the same images however many
+processes there are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from itertools import pairwise
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.embedding.embeddings import KEYS, META, NORMS, ROWS, encoded_key
+from facepack.evaluate.embedding.embeddings import BAD, KEYS, META, NORMS, ROWS, encoded_key
 from facepack.evaluate.faces.faces import Faces
 from facepack.reading import read_json
 from facepack.store.files import write_errors, write_file
@@ -32,7 +33,8 @@ PLAN, DONE = "plan.json", "done"
 
 _SYNC_EVERY = 5.0  # seconds of work that a kill costs at most
 _KEYS_AT_ONCE = 1 << 16
-_CALLED = ("source", "model")
+_APART = ("source", "model", BAD)  # of which a plan need not say the same
+_WHOLE, _HAS_BAD = 1, 2
 _OWN = (PLAN, DONE, ROWS, NORMS, KEYS, META)
 
 
@@ -104,7 +106,7 @@ def compare_plans(found: dict[str, Any], plan: dict[str, Any], shown: Path) -> N
 
     What images and model are called is for people: checksums tell which they are.
     """
-    for name in sorted((plan.keys() | found.keys()) - set(_CALLED)):
+    for name in sorted((plan.keys() | found.keys()) - set(_APART)):
         if found.get(name) != plan.get(name):
             raise EvaluationError(
                 f"{shown} holds embeddings with {name} = {json.dumps(found.get(name))}, and "
@@ -146,7 +148,7 @@ class BatchWriter:
         self._folder = folder
         self._batch_size, self._features = plan["batch_size"], plan["features"]
         self._batches = batches_of(plan)
-        self._written: list[int] = []
+        self._written: dict[int, int] = {}  # batch → its mark
         self._synced = time.monotonic()
         self._files = ExitStack()
 
@@ -180,8 +182,8 @@ class BatchWriter:
             )
         return np.flatnonzero(marks == 0)
 
-    def write(self, batch: int, rows: np.ndarray) -> None:
-        """Write a batch: (n, F) float32.
+    def write(self, batch: int, rows: np.ndarray, *, has_bad: bool = False) -> None:
+        """Write a batch: (n, F) float32; ``has_bad`` if rows are NaN as images do not decode.
 
         Raises:
             PackError: it cannot be written.
@@ -193,7 +195,7 @@ class BatchWriter:
             _write_all(self._rows, np.ascontiguousarray(rows, "<f4"))
             self._norms.seek(self._norm_start + at * 4)
             _write_all(self._norms, norms)
-        self._written.append(batch)
+        self._written[batch] = _HAS_BAD if has_bad else _WHOLE
         if time.monotonic() - self._synced > _SYNC_EVERY:
             self.sync()
 
@@ -202,12 +204,17 @@ class BatchWriter:
         with write_errors(self._folder):
             for file in (self._rows, self._norms):
                 os.fsync(file.fileno())
-            for batch in self._written:
+            for batch, mark in self._written.items():
                 self._marks.seek(batch)
-                self._marks.write(b"\1")
+                self._marks.write(bytes([mark]))
             os.fsync(self._marks.fileno())
         self._written.clear()
         self._synced = time.monotonic()
+
+
+def batches_with_bad(folder: Path) -> np.ndarray:
+    """The numbers of the batches that hold an image that could not be decoded: int64."""
+    return np.flatnonzero(np.fromfile(folder / DONE, np.uint8) == _HAS_BAD)
 
 
 def _write_all(file: FileIO, array: np.ndarray) -> None:
@@ -216,10 +223,10 @@ def _write_all(file: FileIO, array: np.ndarray) -> None:
         left = left[file.write(left) :]
 
 
-def finish(folder: Path, plan: dict[str, Any], faces: Faces) -> None:
+def finish(folder: Path, plan: dict[str, Any], faces: Faces, bad: Iterable[int]) -> None:
     """Write the keys and, last, the file that says what the embeddings are.
 
-    All batches are marked by then.
+    All batches are marked by then; ``bad`` are the positions of images without an embedding.
     """
     with write_errors(folder):
         longest = max(len(encoded_key(faces.key(i))) for i in range(len(faces)))
@@ -230,7 +237,8 @@ def finish(folder: Path, plan: dict[str, Any], faces: Faces) -> None:
             stop = min(start + _KEYS_AT_ONCE, len(faces))
             keys[start:stop] = [encoded_key(faces.key(i)) for i in range(start, stop)]
         keys.flush()
-    write_file(folder / META, [json.dumps(plan, indent=1).encode(), b"\n"])
+    stated = {**plan, BAD: [faces.key(at) for at in sorted(bad)]}
+    write_file(folder / META, [json.dumps(stated, indent=1).encode(), b"\n"])
     with write_errors(folder):
         for name in (PLAN, DONE):
             (folder / name).unlink(missing_ok=True)

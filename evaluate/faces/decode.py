@@ -18,21 +18,46 @@ _CHUNK = 16  # images a task: long enough to hide the hand-over, short enough to
 _BATCHES_AHEAD = 2
 
 
+def decode_face(image: bytes | memoryview, size: tuple[int, int], what: str) -> np.ndarray:
+    """The face in an encoded image: uint8 RGB (H, W, 3).
+
+    Args:
+        image: encoded.
+        size: (H, W) that it must have.
+        what: what errors call it.
+
+    Raises:
+        DecodeError: it does not decode, or not to ``size``; names it.
+    """
+    try:
+        face = decode(image)
+    except DecodeError as error:
+        raise DecodeError(f"{what}: {error}") from error
+    if face.shape[:2] != size:
+        raise DecodeError(
+            f"{what} is {face.shape[1]}×{face.shape[0]} pixels; aligned faces of "
+            f"{size[1]}×{size[0]} are needed: align the images to that size first"
+        )
+    return face
+
+
 def _decode_into(
-    out: np.ndarray, images: Sequence[bytes | memoryview], keys: Sequence[str], name: str
+    out: np.ndarray,
+    images: Sequence[bytes | memoryview],
+    keys: Sequence[str],
+    name: str,
+    first: int,
+    bad: dict[int, str] | None,
 ) -> None:
     height, width = out.shape[1:3]
-    for row, image, key in zip(out, images, keys, strict=True):
+    for position, (row, image, key) in enumerate(zip(out, images, keys, strict=True), first):
         try:
-            face = decode(image)
+            row[...] = decode_face(image, (height, width), f"{name}: {key}")
         except DecodeError as error:
-            raise DecodeError(f"{name}: {key}: {error}") from error
-        if face.shape != row.shape:
-            raise DecodeError(
-                f"{name}: {key} is {face.shape[1]}×{face.shape[0]} pixels; aligned faces of "
-                f"{width}×{height} are needed: align the images to that size first"
-            )
-        row[...] = face
+            if bad is None:
+                raise
+            bad[position] = str(error)
+            row[...] = 0
 
 
 def decode_batches(
@@ -43,6 +68,8 @@ def decode_batches(
     batch_size: int,
     size: tuple[int, int] = FACE_SIZE,
     threads: int | None = None,
+    first: int = 0,
+    bad: dict[int, str] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the faces in order: uint8 RGB arrays (n, H, W, 3), n = ``batch_size`` but the last.
 
@@ -57,6 +84,9 @@ def decode_batches(
         size: (H, W) of the images in pixels; none is scaled.
         threads: decoding threads; as many as the process may use processors, at most 8,
             when None.
+        first: the position of the first image, as ``bad`` counts.
+        bad: takes the position of each image that does not decode, or not to ``size``, and why: it
+            is black then. None raises.
 
     Raises:
         DecodeError: an image does not decode, or not to ``size``; names the set and the image.
@@ -74,6 +104,8 @@ def decode_batches(
                     images[at : min(at + _CHUNK, stop)],
                     keys[at : min(at + _CHUNK, stop)],
                     name,
+                    first + at,
+                    bad,
                 )
                 for at in range(start, stop, _CHUNK)
             ]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import xxhash
 
-from facepack.errors import EvaluationError
-from facepack.evaluate.faces.decode import decode_batches
+from facepack.errors import DecodeError, EvaluationError
+from facepack.evaluate.faces.decode import decode_batches, decode_face
 from facepack.loading.source import ImageSource
 from facepack.store.pack import Pack
 
@@ -50,6 +51,7 @@ class Faces(Protocol):
         batch_size: int,
         image_size: tuple[int, int],
         device: str | torch.device,
+        bad: dict[int, str] | None = None,
     ) -> Iterator[Pixels]:
         """Yield the faces at [start, stop) in order, ``batch_size`` at a time; the rest comes last.
 
@@ -59,6 +61,8 @@ class Faces(Protocol):
             batch_size: images in a batch.
             image_size: (height, width) in pixels that the model takes.
             device: where the model is; the pixels may be there already, or in host memory.
+            bad: takes the position of each image that does not decode, or not to that size, and
+                why, by the time its batch is yielded, in which it is black. None raises.
 
         Raises:
             DecodeError: an image does not decode, or not to that size; names it.
@@ -99,6 +103,7 @@ class SourceFaces:
         batch_size: int,
         image_size: tuple[int, int],
         device: str | torch.device,
+        bad: dict[int, str] | None = None,
     ) -> Iterator[Pixels]:
         """As :meth:`Faces.batches`."""
         from facepack.loading.loader import Loader
@@ -118,10 +123,29 @@ class SourceFaces:
             drop_last=False,
             device=device,
             image_size=image_size,
+            on_error="raise" if bad is None else "skip",
         ) as loader:
             loader.seek(0, start // batch_size)
-            for batch in islice(loader, -(-(stop - start) // batch_size)):
-                yield batch.images.permute(0, 2, 3, 1)
+            for number, batch in enumerate(islice(loader, -(-(stop - start) // batch_size))):
+                pixels = batch.images.permute(0, 2, 3, 1)
+                wanted = np.arange(start + number * batch_size, stop)[:batch_size]
+                if bad is not None and len(pixels) < len(wanted):
+                    there = np.isin(wanted, batch.positions)
+                    for position in wanted[~there].tolist():
+                        bad[position] = self._why_bad(position, image_size)
+                    whole = pixels.new_zeros((len(wanted), *image_size, 3))
+                    whole[np.flatnonzero(there)] = pixels
+                    pixels = whole
+                yield pixels
+
+    def _why_bad(self, position: int, image_size: tuple[int, int]) -> str:
+        """Why the loader left an image out: it tells only that it did."""
+        with self.source.views([position]) as (image,):
+            try:
+                decode_face(image, image_size, f"{self.name}: {self.key(position)}")
+            except DecodeError as error:
+                return str(error)
+        return f"{self.name}: {self.key(position)} does not decode"
 
 
 class EncodedFaces:
@@ -133,6 +157,7 @@ class EncodedFaces:
         keys: of each image.
         labels: what errors call each image; the keys, if None.
         source_id: of what the keys number; empty where they are file names.
+        bad: position → why, of decoded images that are black because they could not be decoded.
     """
 
     def __init__(
@@ -143,8 +168,10 @@ class EncodedFaces:
         labels: Sequence[str] | None = None,
         *,
         source_id: str = "",
+        bad: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
+        self._bad = bad
         self.source_id = source_id
         self.images = images
         self._keys = keys
@@ -165,11 +192,12 @@ class EncodedFaces:
             digest.update(xxhash.xxh3_128_digest(image))
         return digest.hexdigest()
 
-    def decoded(self, size: tuple[int, int]) -> EncodedFaces:
+    def decoded(self, size: tuple[int, int], bad: dict[int, str] | None = None) -> EncodedFaces:
         """The same faces decoded, for those that are embedded again and again.
 
         Args:
             size: (H, W) of the images in pixels.
+            bad: as :meth:`batches` takes it; such an image stays bad.
 
         Raises:
             DecodeError: an image does not decode to ``size``; names it.
@@ -178,10 +206,19 @@ class EncodedFaces:
             return self
         pixels = np.empty((len(self), *size, 3), np.uint8)
         at = 0
-        for batch in self.batches(0, len(self), batch_size=256, image_size=size, device="cpu"):
+        for batch in self.batches(
+            0, len(self), batch_size=256, image_size=size, device="cpu", bad=bad
+        ):
             pixels[at : at + len(batch)] = batch
             at += len(batch)
-        return EncodedFaces(self.name, pixels, self._keys, self._labels, source_id=self.source_id)
+        return EncodedFaces(
+            self.name,
+            pixels,
+            self._keys,
+            self._labels,
+            source_id=self.source_id,
+            bad=bad or MappingProxyType({}),
+        )
 
     def batches(
         self,
@@ -191,6 +228,7 @@ class EncodedFaces:
         batch_size: int,
         image_size: tuple[int, int],
         device: str | torch.device,
+        bad: dict[int, str] | None = None,
     ) -> Iterator[Pixels]:
         """As :meth:`Faces.batches`."""
         images = self.images
@@ -201,6 +239,11 @@ class EncodedFaces:
                     f"pixels, but the model takes {image_size[1]}×{image_size[0]}: decode the set "
                     "at that size"
                 )
+            here = {at: why for at, why in self._bad.items() if start <= at < stop}
+            if here and bad is None:
+                raise DecodeError(next(iter(here.values())))
+            if bad is not None:
+                bad.update(here)
             for at in range(start, stop, batch_size):
                 yield images[at : min(at + batch_size, stop)]
         else:
@@ -210,4 +253,6 @@ class EncodedFaces:
                 name=self.name,
                 batch_size=batch_size,
                 size=image_size,
+                first=start,
+                bad=bad,
             )

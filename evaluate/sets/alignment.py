@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,6 +72,7 @@ class LandmarkedFaces:
         batch_size: int,
         image_size: tuple[int, int],
         device: str | torch.device,
+        bad: dict[int, str] | None = None,
     ) -> Iterator[Pixels]:
         """As :meth:`facepack.evaluate.faces.faces.Faces.batches`; pixels are on the device."""
         if image_size != (SIZE, SIZE):
@@ -79,11 +81,11 @@ class LandmarkedFaces:
                 f"{image_size[1]}×{image_size[0]}: give one that takes {SIZE}×{SIZE}"
             )
         if torch.device(device).type == "cpu":
-            for faces in self._in_threads(self._align, start, stop, batch_size):
+            for faces in self._in_threads(partial(self._align, bad), start, stop, batch_size):
                 yield np.stack(faces)
             return
         at = start
-        for images in self._in_threads(self._decode, start, stop, batch_size):
+        for images in self._in_threads(partial(self._decode, bad), start, stop, batch_size):
             yield warp_batch(images, self._transforms[at : at + len(images)], device=device)
             at += len(images)
 
@@ -108,18 +110,22 @@ class LandmarkedFaces:
             while pending:
                 yield _results(pending.popleft())
 
-    def _decode(self, start: int, stop: int) -> list[np.ndarray]:
+    def _decode(self, bad: dict[int, str] | None, start: int, stop: int) -> list[np.ndarray]:
         decoded = []
         with self._images.views(range(start, stop)) as images:
             for position, image in enumerate(images, start):
                 try:
                     decoded.append(decode(image))
                 except DecodeError as error:
-                    raise DecodeError(f"{self.name}: {self.key(position)}: {error}") from error
+                    reason = f"{self.name}: {self.key(position)}: {error}"
+                    if bad is None:
+                        raise DecodeError(reason) from error
+                    bad[position] = reason
+                    decoded.append(np.zeros((1, 1, 3), np.uint8))
         return decoded
 
-    def _align(self, start: int, stop: int) -> list[np.ndarray]:
-        images = self._decode(start, stop)
+    def _align(self, bad: dict[int, str] | None, start: int, stop: int) -> list[np.ndarray]:
+        images = self._decode(bad, start, stop)
         transforms = self._transforms[start:stop]
         return [warp(image, _matrix(*each)) for image, each in zip(images, transforms, strict=True)]
 

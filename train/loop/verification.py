@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +41,10 @@ class SetResult(Protocol):
     @property
     def values(self) -> Mapping[str, float | None]:
         """All that the log keeps, that figure first."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What is to be said of the set, once in a run."""
 
 
 class Validator(Protocol):
@@ -88,6 +92,7 @@ class Verification:
     def __init__(self, validator: Validator | None) -> None:
         self.best: dict[str, dict[str, float]] = {}
         self._validator = validator
+        self._said: set[str] = set()
 
     def lasting_sets(self, sets: Mapping[str, str]) -> dict[str, str]:
         """``sets`` in a form that finds them from any folder; as they are on ranks without them."""
@@ -113,6 +118,10 @@ class Verification:
             values = {"set": result.target, **result.values}
             log.write("val", step, values, {"seconds": now - start})
             start = now
+            for notice in result.notices:
+                if notice not in self._said:
+                    self._said.add(notice)
+                    progress.notice(f"{result.target}: {notice}")
             if result.value is not None:
                 progress.notice(self._note_best(result, result.value, step))
             if left and stop.requested:

@@ -107,8 +107,8 @@ def test_killed_and_resumed_it_is_the_same(
     torch.set_num_threads(1)  # a forked child has none of torch's threads
     write = BatchWriter.write
 
-    def die(self: BatchWriter, batch: int, rows: np.ndarray) -> None:
-        write(self, batch, rows)
+    def die(self: BatchWriter, batch: int, rows: np.ndarray, **options: bool) -> None:
+        write(self, batch, rows, **options)
         if by == "write" and batch == 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -135,10 +135,10 @@ def test_what_an_error_leaves_is_completed_from_there(
     own = [pack, "--model", run, "--batch-size", 8, "--out", tmp_path / name]
     write = BatchWriter.write
 
-    def fail(self: BatchWriter, batch: int, rows: np.ndarray) -> None:
+    def fail(self: BatchWriter, batch: int, rows: np.ndarray, **options: bool) -> None:
         if batch == 3:
             raise KeyboardInterrupt
-        write(self, batch, rows)
+        write(self, batch, rows, **options)
 
     monkeypatch.setattr(BatchWriter, "write", fail)
     stopped = facepack_embed(*own)
@@ -153,6 +153,7 @@ def test_what_an_error_leaves_is_completed_from_there(
         "images": IMAGES,
         "features": 16,
         "new": IMAGES - 24,
+        "bad_images": [],
         "not_finite": 0,
         "first": None,
     }
@@ -255,7 +256,8 @@ def test_images_of_another_size_and_broken_ones_are_told(
         (tmp_path / "images" / f"{number}.jpg").write_bytes(make_jpeg(number, size=112))
     image = tmp_path / "images" / "1.jpg"
     image.write_bytes(image.read_bytes()[:900])
-    result = facepack_embed(tmp_path / "images", "--model", run, "--out", tmp_path / "F")
+    own = [tmp_path / "images", "--model", run, "--on-bad-image", "raise"]
+    result = facepack_embed(*own, "--out", tmp_path / "F")
     assert result.exit_code == 1 and "1.jpg" in result.stderr
     result = facepack_embed(tmp_path / "none", "--model", run, "--out", tmp_path / "F")
     assert result.exit_code == 1 and "none" in result.stderr
@@ -290,3 +292,54 @@ def test_what_was_embedded_is_evaluated_in_the_models_place(
 def test_runs_are_the_stretches_of_ascending_numbers() -> None:
     assert list(runs(np.array([0, 1, 2, 5, 7, 8]))) == [(0, 3), (5, 6), (7, 9)]
     assert list(runs(np.array([], int))) == []
+
+
+@pytest.mark.parametrize("suffix", ["", ".safetensors"])
+def test_an_image_that_does_not_decode_is_named_and_marked(
+    tmp_path: Path,
+    run: Path,
+    make_jpeg: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+) -> None:
+    folder, bad = tmp_path / "images", [3, 17]
+    folder.mkdir()
+    for i in range(20):
+        jpeg = make_jpeg(i, size=112)
+        (folder / f"{i:02}.jpg").write_bytes(jpeg[:900] if i in bad else jpeg)
+    own = [folder, "--model", run, "--batch-size", 4]
+    out = tmp_path / f"E{suffix}"
+    write = BatchWriter.write
+
+    def stop(self: BatchWriter, batch: int, rows: np.ndarray, **options: bool) -> None:
+        write(self, batch, rows, **options)
+        if batch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchWriter, "write", stop)
+        assert facepack_embed(*own, "--out", out).exit_code
+    told = facepack_embed(*own, "--out", out, "--resume", "--json")
+    assert told.exit_code == 0, told.output
+    stated = json.loads(told.stdout)
+    assert stated["bad_images"] == ["03.jpg", "17.jpg"] and stated["not_finite"] == 0
+    assert "2 of 20 images could not be decoded, first 03.jpg" in told.stderr
+    found = open_embeddings(out)
+    assert np.flatnonzero(np.isnan(found.rows).all(axis=1)).tolist() == bad
+    assert np.isfinite(np.delete(found.rows, bad, axis=0)).all()
+    assert found.meta["bad_images"] == ["03.jpg", "17.jpg"]
+    again = facepack_embed(*own, "--out", out, "--resume")
+    assert again.exit_code == 0 and "(0 of them new)" in again.stdout
+    refused = facepack_embed(*own, "--out", tmp_path / "F", "--on-bad-image", "raise")
+    assert refused.exit_code and "03.jpg" in refused.stderr
+
+
+def test_where_no_image_decodes_it_is_an_error(
+    tmp_path: Path, run: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(make_jpeg(i, size=112)[:900])
+    result = facepack_embed(tmp_path / "images", "--model", run, "--out", tmp_path / "E")
+    assert result.exit_code and "none of 3 images" in result.stderr and "0.jpg" in result.stderr
+    assert not (tmp_path / "E" / "meta.json").exists()

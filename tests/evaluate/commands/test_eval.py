@@ -146,9 +146,12 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_measured(
 def test_a_broken_image_names_set_index_and_key(data: Path, run: Path) -> None:
     image = data / "few/imgs/5.jpg"
     image.write_bytes(image.read_bytes()[:900])
-    result = facepack_eval("few", "--model", run, "--data", data)
+    result = facepack_eval("few", "--model", run, "--data", data, "--on-bad-image", "raise")
     assert result.exit_code == 1
     assert "facepack eval: few: image 5 (imgs/5.jpg): " in result.stderr
+    skipped = facepack_eval("few", "--model", run, "--data", data, "--json")
+    assert skipped.exit_code == 0 and json.loads(skipped.stdout)[0]["pairs"] == 6
+    assert "images cannot be decoded" in skipped.stderr and "imgs/5.jpg" in skipped.stderr
 
 
 def test_wrong_use_exits_with_2(data: Path, run: Path) -> None:

@@ -12,7 +12,14 @@ import torch
 from torch import nn
 
 from facepack.errors import DecodeError, EvaluationError
-from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
+from facepack.evaluate.faces.faces import EncodedFaces
+from facepack.evaluate.protocols.verification import (
+    PairVerification,
+    evaluate_pairs,
+    measure_pairs,
+)
+from facepack.evaluate.results.pair_result import PairResult
+from facepack.evaluate.run import evaluate
 from facepack.evaluate.sets.pairs import PairSet
 from facepack.images import decode
 from facepack.train.backbones import Backbone, build
@@ -86,6 +93,29 @@ def test_a_broken_image_is_named(
     images[13] = images[13][:900]
     with pytest.raises(DecodeError, match=r"^people: image 13: "):
         evaluate_pairs(averages, pair_set_of(images, issame))
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+def test_without_a_broken_image_the_rest_is_measured(
+    pair_images: tuple[list[bytes], np.ndarray], averages: nn.Module, decoded: bool
+) -> None:
+    images, issame = pair_images
+    images[13] = images[13][:900]
+    protocol = PairVerification(pair_set_of(images, issame))
+    faces = protocol.faces
+    assert isinstance(faces, EncodedFaces)
+    if decoded:
+        protocol.faces = faces.decoded((112, 112), {})
+    found = evaluate(averages, protocol, on_bad_image="skip", batch_size=8)
+    kept = np.arange(20) != 6
+    rest = [image for i, image in enumerate(images) if i not in (12, 13)]
+    wanted = evaluate_pairs(averages, pair_set_of(rest, issame[kept]))
+    assert replace(PairResult.from_result(found), notices=()) == replace(wanted, notices=())
+    assert found.counts == {"pairs": 19, "bad images": 1}
+    assert f"1 of {len(faces)} images cannot be decoded" in found.notices[0]
+    assert "people: image 13: " in found.notices[0]
+    with pytest.raises(DecodeError, match="image 13"):
+        evaluate(averages, protocol)
 
 
 def test_embeddings_that_are_not_finite_are_refused(

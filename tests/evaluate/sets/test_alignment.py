@@ -114,6 +114,10 @@ def test_what_does_not_decode_is_named() -> None:
     faces = faces_of(encoded, landmarks)
     with pytest.raises(DecodeError, match="listed: image 3"):
         list(faces.batches(0, 5, batch_size=2, image_size=(112, 112), device="cpu"))
+    bad: dict[int, str] = {}
+    _, second, _ = faces.batches(0, 5, batch_size=2, image_size=(112, 112), device="cpu", bad=bad)
+    assert list(bad) == [3] and bad[3].startswith("listed: image 3: ")
+    assert not np.asarray(second)[1].any()
 
 
 def test_another_size_is_refused() -> None:
