@@ -438,8 +438,10 @@ def part_c(out: Path, data: Path, plan: PlanA, plots: Path | None) -> dict[str, 
 # Report -------------------------------------------------------------------------------------------
 
 
-def compare(study: Study, setting: str, measure: Measure) -> dict[str, Any]:
-    """Scores of each arm of a setting over the seeds, and each arm's difference to the cosine."""
+def compare(
+    study: Study, setting: str, measure: Measure, *, reference: str = REFERENCE
+) -> dict[str, Any]:
+    """Scores of each arm of a setting over the seeds, and its difference to that of reference."""
     runs: dict[str, dict[int, Outcome]] = {}
     tuned = tuned_rates(study.of_stage("tune"))
     for outcome in study.of_stage("final"):
@@ -447,14 +449,14 @@ def compare(study: Study, setting: str, measure: Measure) -> dict[str, Any]:
         rate = tuned.get((setting, outcome.arm), outcome.rate)
         if (outcome.setting, outcome.rate) == (setting, rate):
             runs.setdefault(outcome.arm, {})[outcome.seed] = outcome
-    if REFERENCE not in runs:
+    if reference not in runs:
         return {}
     faces = Faces.load(study.out / "sets" / f"{setting.partition('-')[2]}.npz")
     members, issame = faces.identities[faces.pairs], faces.issame
     if measure == "tar":
         members, issame = members[issame], issame[issame]
     result: dict[str, Any] = {}
-    for arm in sorted(runs, key=lambda arm: arm != REFERENCE):
+    for arm in sorted(runs, key=lambda arm: arm != reference):
         by_seed = runs[arm]
         scores = [o.score for _, o in sorted(by_seed.items()) if o.score is not None]
         row: dict[str, Any] = {
@@ -464,11 +466,11 @@ def compare(study: Study, setting: str, measure: Measure) -> dict[str, Any]:
             "sigma_h": [o.sigma_h for o in by_seed.values() if o.sigma_h is not None],
         }
         both = [
-            (o, runs[REFERENCE][seed])
+            (o, runs[reference][seed])
             for seed, o in sorted(by_seed.items())
-            if seed in runs[REFERENCE] and None not in (o.score, runs[REFERENCE][seed].score)
+            if seed in runs[reference] and None not in (o.score, runs[reference][seed].score)
         ]
-        if arm != REFERENCE and both:
+        if arm != reference and both:
             first, second = (
                 np.stack([pair[side].right_by_pair() for pair in both]) for side in (0, 1)
             )

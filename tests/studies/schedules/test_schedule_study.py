@@ -20,32 +20,12 @@ from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 from facepack.errors import ConfigError
 from facepack.evaluate.protocols.pair_metrics import Roc, accuracy_by_fold
 from facepack.evaluate.sets.pairs import PairSet
-from facepack.train.backbones import registry as backbones
 from facepack.train.replay import TrainingLog, read_log, replay_log
 from facepack.train.schedules import build_schedule
-from facepack.train.schedules import registry as schedules
 from studies.schedules import runs, sets, shapes, study
 from studies.schedules import significance as statistics
 
 SHARED = Path(__file__).parents[3] / "../shared/data"
-
-# The study files two schedules and a backbone, which must not be there for tests that look at what
-# facepack has.
-_FILED = [
-    (registry, name, registry.pop(name))
-    for registry, name in (
-        (schedules._SCHEDULES, "linear_tail"),
-        (schedules._SCHEDULES, "trace"),
-        (backbones._BUILDERS, "patches"),
-    )
-]
-
-
-@pytest.fixture(autouse=True)
-def _filed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry, name, value in _FILED:
-        monkeypatch.setitem(registry, name, value)
-
 
 # Statistics ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""What a margin is worth on few faces, beside none. See docs/head.md."""
