@@ -41,6 +41,11 @@ MODELS_OPTION = click.option(
 FORWARD_OPTIONS = (
     click.option("--backbone", metavar="NAME", help="What a file is of; else its tensors tell."),
     click.option(
+        "--channels",
+        type=click.Choice(["rgb", "bgr"]),
+        help="Order of the colours that the model takes; else its file tells, or it is rgb.",
+    ),
+    click.option(
         "--torchscript",
         is_flag=True,
         help="The model is TorchScript, a program that is run: of those whom you trust.",
@@ -227,6 +232,7 @@ def run_evaluation(
     embeddings: Path | None,
     keys: Path | None,
     backbone: str | None,
+    channels: str | None,
     torchscript: bool,
     device: str | None,
     batch_size: int,
@@ -240,8 +246,8 @@ def run_evaluation(
 
     Args:
         find: finds the targets; called once the options are known to make sense.
-        models, embeddings, keys, backbone, torchscript, device, batch_size, on_bad_image, results,
-            reports, as_json: the options.
+        models, embeddings, keys, backbone, channels, torchscript, device, batch_size,
+            on_bad_image, results, reports, as_json: the options.
         names: what the targets are called, so that a table of pair sets is as wide as all need.
 
     Raises:
@@ -265,7 +271,9 @@ def run_evaluation(
         require_writable_report(out)
     done: list[Result] = []
     images: dict[Any, Any] = {}
-    load = partial(_load, backbone=backbone, torchscript=torchscript, device=device)
+    load = partial(
+        _load, backbone=backbone, channels=channels, torchscript=torchscript, device=device
+    )
     measure = partial(_measure_model, batch_size=batch_size, on_bad_image=on_bad_image)
     for subject in _subjects(models, load, measure, embeddings, keys, results):
         printer = TablePrinter(names)
@@ -340,12 +348,12 @@ def _results_beside(model: Path) -> Path | None:
     return model / RESULTS
 
 
-def _load(model: Path, backbone: str | None, torchscript: bool, device: str | None) -> Any:
+def _load(model: Path, *, device: str | None, **options: Any) -> Any:
     from facepack.evaluate.models import open_model
     from facepack.train.build import enter_device
 
     entered = enter_device(device)
-    return open_model(model, backbone=backbone, torchscript=torchscript).network.to(entered)
+    return open_model(model, **options).network.to(entered)
 
 
 def _measure_model(

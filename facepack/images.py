@@ -51,6 +51,9 @@ SUFFIXES = {
     "bmp": ".bmp",
     "tiff": ".tif",
 }
+CHANNEL_ORDERS = ("rgb", "bgr")
+"""In which the values of a pixel stand: of stored images whose red and blue are swapped, or of what
+a network takes."""
 IMAGE_SUFFIXES = (*SUFFIXES.values(), ".jpeg", ".tiff")  # of files that are taken for images
 
 

@@ -166,6 +166,8 @@ def make_backbone(config: TrainConfig, device: torch.device) -> Backbone:
         dropout=config.dropout,
         autocast=AUTOCAST[config.precision],
     )
+    if config.channels is not None:
+        backbone.channels = config.channels
     if config.channels_last:
         backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return backbone.to(device)

@@ -58,15 +58,21 @@ class TrainConfig(Settings):
 
     backbone: str = "r50"
     """The network that makes embeddings: tiny, mbf, mbf_large, r18, r34, r50, r100, r124, r200,
-    r2060, r50_224, vit_t, vit_t_dp005_mask0, vit_s, vit_s_dp005_mask_0, vit_b,
-    vit_b_dp005_mask_005, vit_l or vit_h; see facepack models."""
+    r2060, r50_224, ir_18, ir_34, ir_50, ir_101, ir_50_curricularface, ir_101_curricularface,
+    r18_magface, r50_magface, r100_magface, vit_t, vit_t_dp005_mask0, vit_s, vit_s_dp005_mask_0,
+    vit_b, vit_b_dp005_mask_005, vit_l or vit_h; see facepack models."""
+
+    channels: Literal["rgb", "bgr"] | None = None
+    """Order of the colours that the backbone takes: rgb, or bgr, as AdaFace's models do; unset,
+    that of the weights it begins with, if they tell, or the backbone's own."""
 
     pretrained: str | None = None
     """A model to start from: a run's folder, model.pt, or a checkpoint of arcface_torch."""
 
     continues: str | None = None
     """A run of arcface_torch to continue: its output folder, from which backbone, class centres and
-    the momentum of both are taken. Steps and schedule start afresh."""
+    the momentum of both are taken; or a checkpoint of AdaFace or MagFace, or the folder of one of
+    CurricularFace: backbone, centres and the margin's state. Steps and schedule start afresh."""
 
     features: Annotated[int, Range(low=1, high=65_536)] = 512
     """Length of the embedding."""

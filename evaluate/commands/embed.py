@@ -40,6 +40,7 @@ def embed(
     target: str,
     model: Path,
     backbone: str | None,
+    channels: str | None,
     torchscript: bool,
     device: str | None,
     batch_size: int,
@@ -80,13 +81,16 @@ def embed(
                 return stack.enter_context(line).update if ranks.is_first else lambda count: None
 
             with together(ranks):
-                opened = open_model(model, backbone=backbone, torchscript=torchscript)
+                opened = open_model(
+                    model, backbone=backbone, channels=channels, torchscript=torchscript
+                )
                 faces = _open_faces(target, data, say=ranks.is_first)
             result = embed_into(
                 out,
                 opened.network.to(entered),
                 faces,
-                stated={"model": model.name, "model_xxh3_128": opened.checksum},
+                stated={"model": model.name, "model_xxh3_128": opened.checksum}
+                | ({} if channels is None else {"channels": channels}),
                 device=entered,
                 options=EmbedOptions(
                     flip=not no_flip,

@@ -236,7 +236,15 @@ def test_webface_recipes_differ_in_the_backbone_alone(name: str) -> None:
 def test_authors_recipe(name: str) -> None:
     of, _, net = name.rpartition("_")
     published, config = AUTHORS_RECIPES[of], make(**read_settings(name))
-    assert (config.backbone, config.margin) == (net, of.rpartition("_")[2])
+    margin = of.rpartition("_")[2]
+    ir = {"r50": "ir_50", "r100": "ir_101"}[net]
+    networks = {
+        "adaface": ir,
+        "curricularface": f"{ir}_curricularface",
+        "magface": f"{net}_magface",
+    }
+    assert (config.backbone, config.margin) == (networks.get(margin, net), margin)
+    assert config.channels == ("bgr" if of == "ms1mv2_adaface" else None)
     assert config.margin_options == published["margin_options"]
     assert (config.base_lr, config.scale, config.sample_rate) == (0.1, 64.0, 1.0)
     assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 5e-4)

@@ -18,7 +18,7 @@ _WIDTHS = (64, 128, 256, 512)
 _FINAL_SIDE = 7
 
 # Blocks in each stage.
-_DEPTHS = {
+DEPTHS = {
     "r18": (2, 2, 2, 2),
     "r34": (3, 4, 6, 3),
     "r50": (3, 4, 14, 3),
@@ -129,7 +129,7 @@ def frozen_scale_bn(features: int) -> nn.BatchNorm1d:
 
 
 def _register_depths() -> None:
-    for name, depths in _DEPTHS.items():
+    for name, depths in DEPTHS.items():
 
         @register(name)
         def build(

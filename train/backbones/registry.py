@@ -29,12 +29,15 @@ class Backbone(nn.Module):
         name: under which :func:`build` made it; empty where it was made otherwise.
         image_size: (height, width) in pixels of the images it takes; a class of another size sets
             its own.
+        channels: the order of the colours that it takes, ``rgb`` or ``bgr``; a class of the latter
+            sets its own. Images come in RGB to either, and are turned around here.
         checkpointing: whether blocks run a second time in the backward pass rather than that all
             inside them is kept; may be changed between steps. False where a class cannot.
     """
 
     name: str = ""
     image_size: tuple[int, int] = (112, 112)
+    channels: str = "rgb"
     checkpointing: bool = False
 
     def __init__(self, embedding_size: int, autocast: torch.dtype | None) -> None:
@@ -50,6 +53,10 @@ class Backbone(nn.Module):
         """What :meth:`trunk` gave, in the weights' precision, to embeddings (N×F)."""
         raise NotImplementedError
 
+    def in_order(self, images: torch.Tensor) -> torch.Tensor:
+        """RGB images (N×3×H×W) in the order of colours that the network takes."""
+        return images.flip(1) if self.channels == "bgr" else images
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embed a batch.
 
@@ -63,7 +70,7 @@ class Backbone(nn.Module):
         device = images.device.type
         reduced = self.autocast is not None
         with torch.autocast(device, dtype=self.autocast, enabled=reduced):
-            hidden = self.trunk(images)
+            hidden = self.trunk(self.in_order(images))
         with torch.autocast(device, enabled=False):
             return self.head(hidden.float() if reduced else hidden)
 

@@ -13,6 +13,11 @@ import click
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.{safetensors,onnx}")
 @click.option("--backbone", metavar="NAME", help="What a file is of; else its tensors tell.")
 @click.option(
+    "--channels",
+    type=click.Choice(["rgb", "bgr"]),
+    help="Order of the colours that the model takes; else its file tells, or it is rgb.",
+)
+@click.option(
     "--pack",
     type=click.Path(path_type=Path),
     help="Compare on images of this pack, too.",
@@ -39,6 +44,7 @@ def export(
     out: Path,
     *,
     backbone: str | None,
+    channels: str | None,
     pack: Path | None,
     images: int,
     tolerance: float,
@@ -49,14 +55,15 @@ def export(
     RUN_OR_MODEL is a run's folder, or a file with a backbone's state_dict. What is written is read
     back (ONNX: run by onnxruntime) and its embeddings are compared with the model's, on random
     pixels and on images of --pack; beyond --tolerance nothing is written and the exit status is 1.
-    The file says which backbone it is and which input it takes: RGB, (x - 127.5) / 127.5.
+    The file says which backbone it is and which input it takes, (x - 127.5) / 127.5: RGB, but for
+    safetensors of a model that takes BGR.
     """
     import facepack
     from facepack.evaluate.models import load_model
     from facepack.train.models.export import check_format, export_model
 
     check_format(out)  # before the model is read
-    network = load_model(model, backbone=backbone)
+    network = load_model(model, backbone=backbone, channels=channels)
     if pack is None:
         result = export_model(network, out, images=images, tolerance=tolerance)
     else:

@@ -38,6 +38,7 @@ from facepack.train.loop.randomness import seed_dropout, seed_weights
 from facepack.train.loop.verification import MakeValidator, Validator, Verification
 from facepack.train.methods import Method, MethodRun, Setup, build_method
 from facepack.train.models.arcface_torch import continue_run
+from facepack.train.models.peers import continue_checkpoint, is_peers
 from facepack.train.models.pretrained import load_pretrained
 from facepack.train.precision import LossScaler
 from facepack.train.ranks.agreement import together
@@ -152,18 +153,27 @@ def build_parts(
 def begin_from_others(parts: RunParts, say: Callable[[str], None]) -> None:
     """Take the weights that the settings name to begin with."""
     config = parts.config
+    own_order = parts.backbone.channels
     if config.pretrained is not None:
         load_pretrained(parts.backbone, config.pretrained)
         parts.config = replace(config, pretrained=absolute(config.pretrained))
     if config.continues is not None:
-        head = parts.method_run.head
+        path, head = Path(config.continues), parts.method_run.head
         if not isinstance(head, PartialFC):
             raise ConfigError(
-                f"continues = {config.continues} is a run of arcface_torch with class centres, "
-                f"which method = {config.method} has none of: set pretrained to its model instead"
+                f"continues = {config.continues} is a run with class centres, which method = "
+                f"{config.method} has none of: set pretrained to its model instead"
             )
-        say(continue_run(Path(config.continues), parts.backbone, parts.optimizer, head))
+        if is_peers(path):
+            say(continue_checkpoint(path, parts.backbone, head))
+        else:
+            say(continue_run(path, parts.backbone, parts.optimizer, head))
         parts.config = replace(config, continues=absolute(config.continues))
+    if config.channels is not None:
+        parts.backbone.channels = config.channels
+    elif (told := parts.backbone.channels) != own_order:
+        say(f"channels = {told}: the weights are of a network that takes {told.upper()}")
+        parts.config = replace(parts.config, channels="bgr" if told == "bgr" else "rgb")
 
 
 def make_paths_absolute(parts: RunParts, home: Path | None) -> None:

@@ -20,7 +20,7 @@ from facepack import lfs
 from facepack.errors import EvaluationError
 from facepack.train.backbones import Backbone
 from facepack.train.heads import PartialFC
-from facepack.train.models.pretrained import fill, read_weights, state_of
+from facepack.train.models.pretrained import fill, read_weights, weights_in
 from facepack.train.models.torch_files import load_tensors
 from facepack.train.ranks.group import Ranks
 
@@ -223,7 +223,7 @@ def _fill_backbone(
     Returns:
         Whether it has.
     """
-    weights = state_of(path, checkpoint) if checkpoint else read_weights(path).state
+    weights = weights_in(path, checkpoint).state if checkpoint else read_weights(path).state
     fill(backbone, weights, path)
     theirs, _ = _optimizer_state(checkpoint)
     parameters = dict(backbone.named_parameters())

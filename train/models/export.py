@@ -71,8 +71,11 @@ class Export:
         return asdict(self)
 
 
-def describe(model: Backbone) -> dict[str, str]:
-    """What an exported file says of itself: the network, and the images that it takes."""
+def describe(model: Backbone, suffix: str) -> dict[str, str]:
+    """What an exported file says of itself: the network, and the images that it takes.
+
+    ONNX takes RGB of any network: the graph turns the colours around where that is needed.
+    """
     height, width = model.image_size
     return {
         "format": "pt",
@@ -81,7 +84,7 @@ def describe(model: Backbone) -> dict[str, str]:
         "image_height": str(height),
         "image_width": str(width),
         "layout": "NCHW",
-        "color": "RGB",
+        "color": "RGB" if suffix == ONNX else model.channels.upper(),
         "mean": "127.5",
         "std": "127.5",
         "facepack": __version__,
@@ -145,7 +148,7 @@ def export_model(
         size = sum(path.stat().st_size for path in parts)
         for path in parts:
             path.replace(out.with_name(path.name))
-    return Export(out=str(out), bytes=size, metadata=describe(model), parity=parity)
+    return Export(out=str(out), bytes=size, metadata=describe(model, out.suffix), parity=parity)
 
 
 def check_format(out: Path) -> None:
@@ -239,7 +242,9 @@ def _write_safetensors(model: Backbone, path: Path) -> Embed:
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file(state, path, metadata={**describe(model), DIGEST: tensors_digest(state)})
+        save_file(
+            state, path, metadata={**describe(model, SAFETENSORS), DIGEST: tensors_digest(state)}
+        )
     except SafetensorError as error:  # of the disk, too
         raise OSError(str(error)) from error
     path.chmod(mode)  # save_file makes files that nobody else may read
@@ -257,7 +262,7 @@ class _BothHalves(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """N×3×H×W to N×F."""
-        return self.backbone.head(self.backbone.trunk(images))
+        return self.backbone.head(self.backbone.trunk(self.backbone.in_order(images)))
 
 
 def _write_onnx(model: Backbone, path: Path) -> Embed:
@@ -276,7 +281,7 @@ def _write_onnx(model: Backbone, path: Path) -> Embed:
             verbose=False,
         )
         assert program is not None  # it is None only where a file name was given
-        program.model.metadata_props.update(describe(model))
+        program.model.metadata_props.update(describe(model, ONNX))
         program.model.producer_name = "facepack"
         weights = sum(value.nbytes for value in model.state_dict().values())
         program.save(path, external_data=weights >= _ONNX_LIMIT)

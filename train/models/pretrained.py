@@ -1,4 +1,4 @@
-"""Weights from files of facepack, arcface_torch and F2C, told apart by names and shapes."""
+"""Weights from files of facepack and of other trainers, told apart by names and shapes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from facepack import lfs
 from facepack.errors import EvaluationError, MissingExtraError
+from facepack.images import CHANNEL_ORDERS
 from facepack.train.backbones import Backbone, names, skeleton
 from facepack.train.models.checksums import tensors_digest
 from facepack.train.models.torch_files import load_tensors
@@ -26,6 +27,8 @@ _SHOWN = 3  # names of tensors that an error quotes
 _COUNTER = "num_batches_tracked"  # BatchNorm's, which old checkpoints lack and nothing needs
 # Under which a training checkpoint holds the backbone: arcface_torch's, facepack's, F2C's, others'.
 _CONTAINERS = ("state_dict_backbone", "backbone", "state_dict", "model_state_dict", "model", "net")
+_ADAFACE, _MAGFACE = "head", "fc"  # the names of their heads, and here the backbones' beside them
+_HEADS = {"model": _ADAFACE, "features": _MAGFACE}
 _NEAR = 0.5  # share of tensors in common from which a backbone is worth naming
 
 Shapes = dict[str, tuple[int, ...]]
@@ -36,15 +39,18 @@ class Weights(NamedTuple):
 
     state: dict[str, Tensor]
     """The backbone's bare ``state_dict``, on the CPU."""
-    backbone: str | None
+    backbone: str | None = None
     """Its name, where the file says so."""
+    channels: str | None = None
+    """The order of the colours that it takes, where the file says so."""
 
 
 def load_pretrained(backbone: Backbone, path: str | Path) -> None:
     """Copy weights into ``backbone``, whatever its device and precision.
 
     Args:
-        backbone: what to fill; its tensors must be those of the file in names and shapes.
+        backbone: what to fill; its tensors must be those of the file in names and shapes. It takes
+            the order of colours that the file tells.
         path: a folder that ``facepack train`` wrote, or a file as :func:`read_weights` takes it.
 
     Raises:
@@ -55,7 +61,7 @@ def load_pretrained(backbone: Backbone, path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         path = path / MODEL_FILE
-    fill(backbone, read_weights(path).state, path)
+    fill_from(backbone, read_weights(path), path)
 
 
 def read_weights(path: Path) -> Weights:
@@ -84,17 +90,22 @@ def read_weights(path: Path) -> Weights:
             f"{path} is ONNX, whose weights are merged with normalisation: give the run or the "
             "model that it was exported from"
         )
-    content = load_tensors(path, "the backbone's state_dict")
-    return Weights(state_of(path, content), None)
+    return weights_in(path, load_tensors(path, "the backbone's state_dict"))
 
 
-def state_of(path: Path, content: Any) -> dict[str, Tensor]:
+def weights_in(path: Path, content: Any) -> Weights:
     """The backbone's bare ``state_dict`` in what was read from ``path``.
 
     Raises:
         EvaluationError: it holds something else; says what.
     """
-    return _unprefixed(_unwrap(path, content))
+    state, head = _without_others(_unwrap(path, content))
+    if head == _ADAFACE:
+        return Weights(state, channels="bgr")
+    if head == _MAGFACE and (guess := guess_backbone(state)) is not None:
+        name = f"{guess[0]}_magface"
+        return Weights(state, name if name in names() else None)
+    return Weights(state)
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -114,7 +125,12 @@ def _read_safetensors(path: Path) -> Weights:
         raise EvaluationError(
             f"{path} is damaged: its tensors are not those that were written: give a good copy"
         )
-    return Weights(state_of(path, state), metadata.get("backbone"))
+    color = str(metadata.get("color", "")).lower()
+    return Weights(
+        weights_in(path, state).state,
+        metadata.get("backbone"),
+        color if color in CHANNEL_ORDERS else None,
+    )
 
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
@@ -144,13 +160,22 @@ def _state_in(content: Any) -> dict[str, Tensor]:
     return state if any(value.ndim for value in state.values()) else {}
 
 
-def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same under names without what all begin with, up to a dot: no backbone's own do."""
+def _without_others(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
+    """The same under names without what all begin with, up to a dot: no backbone's own do.
+
+    Where a trainer's head stands beside the backbone it is left out, and its name returned.
+    """
+    beside = None
     while True:
         first = {key.partition(".")[0] for key in state}
-        if len(first) > 1 or not all("." in key for key in state):
-            return state
-        state = {key.partition(".")[2]: value for key, value in state.items()}
+        network = next((name for name, head in _HEADS.items() if first == {name, head}), None)
+        if network is not None:
+            beside = _HEADS[network]
+            state = {key: value for key, value in state.items() if key.startswith(f"{network}.")}
+        elif len(first) > 1 or not all("." in key for key in state):
+            return state, beside
+        else:
+            state = {key.partition(".")[2]: value for key, value in state.items()}
 
 
 # Which backbone it is -----------------------------------------------------------------------
@@ -202,6 +227,22 @@ def _shapes(state: Mapping[str, Tensor]) -> Shapes:
 @cache
 def _layout(name: str, features: int) -> Shapes:
     return _shapes(skeleton(name, features=features).state_dict())
+
+
+def fill_from(backbone: Backbone, weights: Weights, path: Path) -> None:
+    """Copy ``weights``, read from ``path``, into ``backbone``, which takes their order of colours.
+
+    Raises:
+        EvaluationError: the tensors are not the backbone's, or those of a network that computes
+            something else with them.
+    """
+    if weights.backbone == f"{backbone.name}_magface":
+        raise EvaluationError(
+            f"{path} is of MagFace, whose network takes other pixels than {backbone.name} and has "
+            f"the same tensors: set the backbone to {weights.backbone}"
+        )
+    fill(backbone, weights.state, path)
+    backbone.channels = weights.channels or backbone.channels
 
 
 def fill(backbone: Backbone, state: Mapping[str, Tensor], path: Path) -> None:

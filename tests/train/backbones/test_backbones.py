@@ -30,17 +30,23 @@ IRESNET_DEPTHS = {
     "r124": (3, 13, 40, 5),
     "r200": (6, 26, 60, 6),
 }
-SMALL = ["tiny", "mbf", "r18"]
+SMALL = ["tiny", "mbf", "r18", "ir_18"]
 VITS = [name for name in backbones.names() if name.startswith("vit_")]
 # Passing shapes through a thousand blocks takes seconds; r200 has the same parts.
 PASSABLE = [name for name in backbones.names() if name != "r2060"]
 
-# From arcface_torch's and F2C's own classes: the number of tensors, the beginning of the SHA-256 of
-# the sorted lines "key shape", and the number of parameters.
+# From the classes of arcface_torch, F2C, AdaFace, CurricularFace and MagFace: the number of
+# tensors, the beginning of the SHA-256 of the sorted lines "key shape", the number of parameters.
 PUBLISHED_FACTS = {
     "r2060": (18583, "fa6262526ca2ffed", 1_122_301_120),
     "mbf_large": (606, "e93eb03a7306f387", 6_314_880),
     "r50_224": (325, "e7f163281975f75b", 74_889_792),
+    "ir_18": (179, "7f81612e44f88213", 24_020_352),
+    "ir_50": (467, "f4579210f21b784b", 43_585_600),
+    "ir_101": (917, "158339b02fa6756c", 65_150_912),
+    "ir_50_curricularface": (347, "ce706070b4ea1bd5", 43_573_952),
+    "ir_101_curricularface": (672, "9d2f6eca2bbc2879", 65_128_768),
+    "r50_magface": (475, "d80a68220d7280f1", 43_590_848),
     "vit_t": (150, "f49edb5df3d3deb3", 19_137_792),
     "vit_s": (150, "80d38dc0608bd679", 76_023_296),
     "vit_b": (282, "817876b06d60f50c", 113_833_472),
@@ -185,7 +191,9 @@ def test_batch_norms_have_the_published_constants(name: str) -> None:
     net = backbones.skeleton(name)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert norms
-    assert {(m.eps, m.momentum) for m in norms} == {(2e-5 if name in VITS else 1e-5, 0.1)}
+    magface = name.endswith("_magface")
+    eps = 2e-5 if magface or name in VITS else 1e-5
+    assert {(m.eps, m.momentum) for m in norms} == {(eps, 0.9 if magface else 0.1)}
 
 
 @pytest.mark.parametrize("name", ["tiny", *IRESNET_DEPTHS])
