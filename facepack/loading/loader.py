@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from facepack import system
@@ -316,6 +317,20 @@ class Loader:
                 dict.fromkeys(self._settings.pack.key(position) for position in skipped)
             )
         return batch
+
+    def shorten(self, batch: Batch, images: int) -> Batch:
+        """The batch without its last images, down to ``images``: with pairs, those of both halves.
+
+        With pairs an even number is left.
+        """
+        if not self._settings.plan.pairs:
+            return batch.first(images)
+        x, y = (half.first(images // 2) for half in batch.halves())
+        return Batch(
+            torch.cat([x.images, y.images]),
+            torch.cat([x.labels, y.labels]),
+            np.concatenate([x.positions, y.positions]),
+        )
 
     def _open_stream(self) -> tuple[Stream, Callable[[], None]]:
         """A stream from the loader's position on, and what ends it."""

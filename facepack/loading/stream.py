@@ -40,11 +40,12 @@ class Batch(NamedTuple):
         Each begins with an image of every pair, and goes on with half of the other images.
         """
         middle = len(self.positions) // 2
-        first, second = slice(middle), slice(middle, None)
-        return self._of(first), self._of(second)
+        second = Batch(self.images[middle:], self.labels[middle:], self.positions[middle:])
+        return self.first(middle), second
 
-    def _of(self, rows: slice) -> Batch:
-        return Batch(self.images[rows], self.labels[rows], self.positions[rows])
+    def first(self, images: int) -> Batch:
+        """The first ``images``, without a copy."""
+        return Batch(self.images[:images], self.labels[:images], self.positions[:images])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -304,6 +304,24 @@ class TestLoader:
                             image.float(), torch.from_numpy(pixels.copy()).permute(2, 0, 1)
                         )
 
+    def test_a_shorter_batch_keeps_its_pairs(self, pack: Pack) -> None:
+        with Loader(pack, batch_size=4, pairs=3) as loader:
+            batch = loader._next()
+            for images in (10, 8, 2, 0):
+                shorter = loader.shorten(batch, images)
+                channels_last = shorter.images.is_contiguous(memory_format=torch.channels_last)
+                assert channels_last or not images
+                for half, whole in zip(shorter.halves(), batch.halves(), strict=True):
+                    assert torch.equal(half.images, whole.images[: images // 2])
+                    assert torch.equal(half.labels, whole.labels[: images // 2])
+                    assert half.positions.tolist() == whole.positions[: images // 2].tolist()
+        with Loader(pack, batch_size=4) as loader:
+            batch = loader._next()
+            shorter = loader.shorten(batch, 3)
+            assert torch.equal(shorter.images, batch.images[:3])
+            assert shorter.labels.tolist() == batch.labels[:3].tolist()
+            assert shorter.positions.tolist() == batch.positions[:3].tolist()
+
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     @pytest.mark.parametrize("options", backends())

@@ -74,9 +74,7 @@ class AgreedBatches:
         self._seen_skipped += skipped
         all_have = min(sizes)
         if all_have < size:
-            batch = Batch(
-                batch.images[:all_have], batch.labels[:all_have], batch.positions[:all_have]
-            )
+            batch = self._parts.method_run.loader.shorten(batch, all_have)
         return AgreedBatch(batch, any(stops), sum(skips))
 
     def _check(self, batch: Batch, step: int) -> None:
