@@ -14,7 +14,7 @@ import numpy as np
 
 from facepack.evaluate.protocols.pair_metrics import Roc
 from facepack.evaluate.results.pair_result import TAR_FARS, far_text
-from facepack.evaluate.scores.intervals import LEVEL, percentile_interval
+from facepack.evaluate.scores.intervals import LEVEL, join_people, percentile_interval
 
 NOTICE = (
     f"intervals of TAR, AUC and EER hold {LEVEL:.0%}: a bootstrap over people, thresholds drawn "
@@ -23,28 +23,6 @@ NOTICE = (
 
 _MOST, _FEWEST = 1000, 200  # replicates
 _WORK = 200_000_000  # pairs of all replicates, beyond which they are fewer
-
-
-def people_of(pairs: np.ndarray, issame: np.ndarray) -> np.ndarray:
-    """Whom each image shows, as far as same pairs tell: the first image of that person.
-
-    Args:
-        pairs: (P, 2) int64, positions of images.
-        issame: (P,) bool.
-
-    Returns:
-        (n,) int64, n being one more than the last image of a pair.
-    """
-    people = np.arange(int(pairs.max()) + 1)
-    first, second = pairs[issame].T
-    while True:
-        lower = np.minimum(people[first], people[second])
-        if (lower == people[first]).all() and (lower == people[second]).all():
-            return people
-        # What stands for a person is joined, not the image alone: chains halve in each round.
-        for side in (people[first], people[second]):
-            np.minimum.at(people, side, lower)
-        people = people[people]
 
 
 def pair_intervals(
@@ -67,7 +45,7 @@ def pair_intervals(
         seed: of the draws.
         replicates: how often people are drawn again; None takes 1,000, of long lists fewer.
     """
-    people = people_of(pairs, issame)
+    people = join_people(pairs[issame], int(pairs.max()) + 1)
     known, whose = np.unique(people[pairs], return_inverse=True)
     if len(known) < 2:
         return {}

@@ -66,8 +66,9 @@ def search_galleries(
         galleries: name → (t, 2) template ids and subjects.
         probes: (t, 2) likewise.
     """
-    if not galleries:
-        return Searched()
+    if not galleries or not len(probes):
+        lacking = "probes" if galleries else "a gallery"
+        return Searched(notices=(f"there is no list of {lacking}: 1:N is left out",))
     searched = {name: _search(name, templates, of, probes) for name, of in galleries.items()}
     each = list(searched.values())
     ranks = np.concatenate([gallery.ranks for gallery in each])

@@ -12,7 +12,11 @@ import torch
 from facepack.evaluate.results.curves import score_histogram, thinned
 from facepack.evaluate.results.result import Curve, Figure, HardKind, Histogram
 from facepack.evaluate.scores.collectors import Histogram as ScoreBins
-from facepack.evaluate.scores.intervals import bootstrap_interval, count_by_identity
+from facepack.evaluate.scores.intervals import (
+    bootstrap_interval,
+    count_by_identity,
+    join_people,
+)
 from facepack.evaluate.scores.listed import READINGS
 from facepack.evaluate.scores.operating_point import OperatingPoint, far_text, unmeasurable
 from facepack.evaluate.scores.pairs import pair_scores
@@ -69,6 +73,7 @@ def verify_templates(templates: Templates, pairs: np.ndarray | None, *, roc: str
             "usable image: they are left out"
         )
         first, second, same = first[known], second[known], same[known]
+    notices += _odd_pairs(first, second, same)
     scores = pair_scores(templates.units, first, second)
     points = READINGS[roc](scores, same, FARS)
     mates = int(np.count_nonzero(same))
@@ -85,7 +90,11 @@ def verify_templates(templates: Templates, pairs: np.ndarray | None, *, roc: str
         )
     return Verified(
         counts={"pairs": len(scores)},
-        figures=_figures(points, scores[same], identities_of(first[same], second[same])),
+        figures=_figures(
+            points,
+            scores[same],
+            join_people(np.column_stack([first, second])[same], len(templates.ids))[first[same]],
+        ),
         curves=_curves(scores, same) if mates and impostors else {},
         histograms={"scores": score_histogram(scores, same)} if len(scores) else {},
         hardest=_hardest(first, second, same, scores),
@@ -106,26 +115,25 @@ def _figures(
     return figures
 
 
-def identities_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Whose each pair of mates is: (m,), the smallest row of all that are mates in a chain.
-
-    The list of pairs names no people, but who is whose mate.
-
-    Args:
-        first: (m,) rows of one side of each pair.
-        second: (m,) of the other.
-    """
-    rows, ends = np.unique(np.stack([first, second]), return_inverse=True)
-    ends = ends.reshape(2, -1)
-    smallest = np.arange(len(rows))
-    while True:
-        before = smallest.copy()
-        for side, other in (ends, ends[::-1]):
-            np.minimum.at(smallest, side, smallest[other])
-        smallest = smallest[smallest]  # chains shrink by half each time
-        if (smallest == before).all():
-            found: np.ndarray = smallest[ends[0]]
-            return found
+def _odd_pairs(first: np.ndarray, second: np.ndarray, same: np.ndarray) -> list[str]:
+    """What a list of pairs should not hold, and is counted as it stands."""
+    if not len(first):
+        return []
+    # One integer a pair and truth, as a list may have 15 million: equal ones stand together then.
+    of_pair = np.minimum(first, second) * (max(first.max(), second.max()) + 1)
+    ordered = np.sort((of_pair + np.maximum(first, second)) * 2 + same)
+    again = ordered[1:] == ordered[:-1]
+    once = ordered[np.append(True, ~again)]
+    notices = []
+    if again.any():
+        notices.append(
+            f"{np.count_nonzero(again):,} pairs are listed again: each counts as often as listed"
+        )
+    if both := np.count_nonzero(once[1:] // 2 == once[:-1] // 2):
+        notices.append(
+            f"{both:,} pairs are listed as of one person and of two: fetch the list again"
+        )
+    return notices
 
 
 def _curves(scores: np.ndarray, same: np.ndarray) -> dict[str, Curve]:

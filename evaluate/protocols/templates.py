@@ -53,12 +53,14 @@ class IjbProtocol(Protocol):
         self._norm = norm
         modes = {"F": flip, "D": detector, "N": norm}
         off = [f"{mode}0" for mode, on in modes.items() if not on]
+        # Without D nobody asks what the detector said.
+        self._scored = np.isfinite(ijb.scores) | (not detector)
         self._variant = " ".join([roc, *off])
 
     def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:
         """As :meth:`Protocol.measure`: templates without an embedding are left out."""
         ijb = self._set
-        usable = np.isfinite(norms) & self._set.faces.aligned
+        usable = np.isfinite(norms) & ijb.faces.aligned & self._scored
         templates = pool_templates(
             embeddings,
             template_ids=ijb.template_ids,
@@ -66,10 +68,10 @@ class IjbProtocol(Protocol):
             weights=self._weights(norms),
             usable=usable,
         )
-        if ijb.pairs is None and not ijb.galleries:
+        if ijb.pairs is None and not (ijb.galleries and len(ijb.probes)):
             raise EvaluationError(
-                f"{self.target}: there is neither a list of pairs nor one of a gallery: fetch the "
-                "folder meta again"
+                f"{self.target}: there is neither a list of pairs nor are there ones of a gallery "
+                "and of probes: fetch the folder meta again"
             )
         notices = [
             *ijb.notices,
@@ -124,6 +126,19 @@ class IjbProtocol(Protocol):
             notices.append(
                 f"the landmarks of {unseen:,} images span no face, first of {first}: these images "
                 "are left out"
+            )
+        if wrong := np.count_nonzero(~self._scored):
+            first = self.faces.key(int(np.argmin(self._scored)))
+            notices.append(
+                f"the detector scores of {wrong:,} images are no numbers, first of {first}: these "
+                "images are left out; --no-detector does without the scores"
+            )
+        below = self._set.scores < 0
+        if self._detector and below.any():
+            notices.append(
+                f"the detector scores of {np.count_nonzero(below):,} images are negative, first of "
+                f"{self.faces.key(int(np.argmax(below)))}: as published they are taken as they "
+                "are, and turn an embedding to its opposite; --no-detector does without them"
             )
         if lost := len(np.setdiff1d(self._set.template_ids, templates.ids)):
             notices.append(f"{lost:,} templates have no usable image left")

@@ -31,6 +31,28 @@ def count_by_identity(hits: np.ndarray, identities: np.ndarray) -> tuple[np.ndar
     return np.bincount(whose, weights=hits, minlength=len(trials)).astype(np.int64), trials
 
 
+def join_people(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Whom each image or template shows, as far as pairs of one person tell: (count,) int64.
+
+    Lists of pairs name no people, but who is whose mate: a person is told by the first of all that
+    are mates in a chain.
+
+    Args:
+        pairs: (m, 2) int64, positions below ``count``, of one person each.
+        count: images or templates.
+    """
+    people = np.arange(count)
+    first, second = pairs.T
+    while True:
+        lower = np.minimum(people[first], people[second])
+        if (lower == people[first]).all() and (lower == people[second]).all():
+            return people
+        # What stands for a person is joined, not the image alone: chains halve in each round.
+        for side in (people[first], people[second]):
+            np.minimum.at(people, side, lower)
+        people = people[people]
+
+
 def bootstrap_interval(
     hits: np.ndarray, trials: np.ndarray, *, seed: int = 0, replicates: int = REPLICATES
 ) -> tuple[float, float] | None:

@@ -82,12 +82,32 @@ def _open_pack(path: Path, name: str) -> IjbSet:
         for each in names
         if each in (*_OF_IMAGES, _PAIRS) or each.startswith((_GALLERY, _PROBE))
     }
+    _check_shapes(path, tables)
     if len(tables["template_ids"]) != len(pack):
         raise EvaluationError(
             f"{path} opens {len(pack):,} images, but its tables tell of "
             f"{len(tables['template_ids']):,}: give the whole pack"
         )
     return _make(LandmarkedFaces(pack, tables["landmarks"], name), tables, [])
+
+
+def _check_shapes(path: Path, tables: dict[str, np.ndarray]) -> None:
+    """A checksum tells that a table is as it was written, not that it is one of IJB's."""
+    images = len(tables["template_ids"])
+    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+        "landmarks": ("f", (images, 5, 2)),
+        "scores": ("f", (images,)),
+        "template_ids": ("i", (images,)),
+        "media_ids": ("i", (images,)),
+    }
+    for name, table in tables.items():
+        kind, shape = wanted.get(name, ("i", (len(table) if table.ndim else 0, 3)))
+        if table.dtype.kind != kind or table.shape != shape:
+            raise EvaluationError(
+                f"{path}: the table {name} is {table.dtype} {table.shape}; "
+                f"{'floating point' if kind == 'f' else 'integers'} {shape} are needed: make the "
+                "pack again with facepack ijb2lmdb"
+            )
 
 
 def _make(faces: LandmarkedFaces, tables: dict[str, np.ndarray], notices: list[str]) -> IjbSet:

@@ -14,8 +14,8 @@ from torch import nn
 from facepack.convert.formats.benchmarks.ijb import IjbSource
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.tree.align import TEMPLATE
-from facepack.errors import EvaluationError
-from facepack.evaluate.protocols.template_verification import FARS, identities_of
+from facepack.errors import EvaluationError, PackError
+from facepack.evaluate.protocols.template_verification import FARS
 from facepack.evaluate.protocols.templates import IjbProtocol
 from facepack.evaluate.registry import find_target
 from facepack.evaluate.results.result import Result
@@ -281,12 +281,57 @@ def test_what_is_not_listed_is_left_out(ijb: IjbSet) -> None:
         measure(replace(ijb, pairs=None, galleries={}), embeddings)
 
 
-def test_chains_of_mates_are_one_person() -> None:
-    first = np.array([0, 5, 3, 9, 12, 7])
-    second = np.array([5, 3, 20, 8, 12, 8])
-    found = identities_of(first, second)
-    assert len({*found[:3]}) == 1 and found[3] == found[5]
-    assert len({found[0], found[3], found[4]}) == 3
-    rng = np.random.default_rng(0)
-    line = rng.permutation(1000)
-    assert len(np.unique(identities_of(line[:-1], line[1:]))) == 1
+def test_without_a_list_of_probes_1_to_n_is_left_out(ijb: IjbSet) -> None:
+    found = measure(replace(ijb, probes=ijb.probes[:0]), drawn(ijb))
+    assert told(found, "no list of probes") and "rank-1" not in found.figures
+    assert told(measure(replace(ijb, galleries={}), drawn(ijb)), "no list of a gallery")
+
+
+def test_pairs_that_are_listed_again_are_told(ijb: IjbSet) -> None:
+    assert ijb.pairs is not None
+    turned = ijb.pairs[:3, [1, 0, 2]]
+    other = ijb.pairs[5:6] * (1, 1, 0) + (0, 0, 1) - ijb.pairs[5:6] * (0, 0, 1)
+    found = measure(replace(ijb, pairs=np.concatenate([ijb.pairs, turned, other])), drawn(ijb))
+    assert told(found, "3 pairs are listed again") and told(found, "1 pairs are listed as of one")
+    assert found.counts["pairs"] == len(ijb.pairs) + 4
+    assert not told(measure(ijb, drawn(ijb)), "are listed")
+
+
+def test_detector_scores_that_are_no_weights_are_told(ijb: IjbSet) -> None:
+    scores = ijb.scores.copy()
+    scores[3], scores[7] = np.nan, -0.5
+    odd = replace(ijb, scores=scores)
+    found = measure(odd, drawn(ijb))
+    assert told(found, f"1 images are no numbers, first of {ijb.faces.key(3)}")
+    assert told(found, f"1 images are negative, first of {ijb.faces.key(7)}")
+    lost = drawn(ijb)
+    lost[3] = np.nan
+    scores = scores.copy()
+    scores[3] = 0.5
+    assert found.figures == measure(replace(ijb, scores=scores), lost).figures
+    without = measure(odd, drawn(ijb), detector=False)
+    assert without.figures == measure(ijb, drawn(ijb), detector=False).figures
+    assert not told(without, "detector")
+
+
+def test_tables_of_another_shape_are_no_ijb(folder: Path, tmp_path: Path) -> None:
+    source = IjbSource(folder)
+    tables = source.tables
+
+    def crooked(positions: np.ndarray) -> dict[str, np.ndarray]:
+        return {**tables(positions), "landmarks": np.zeros((len(positions), 10), np.float32)}
+
+    source.tables = crooked  # type: ignore[method-assign]
+    convert_to_pack(source, tmp_path / "pack", PackOptions())
+    with pytest.raises(EvaluationError, match=r"landmarks is float32 \(480, 10\)"):
+        open_ijb(tmp_path / "pack", "ijbc")
+
+
+def test_a_damaged_table_gives_no_figures(folder: Path, tmp_path: Path) -> None:
+    convert_to_pack(IjbSource(folder), tmp_path / "pack", PackOptions())
+    table = tmp_path / "pack" / "scores.npy"
+    content = bytearray(table.read_bytes())
+    content[-2] ^= 1
+    table.write_bytes(content)
+    with pytest.raises(PackError, match=r"scores\.npy"):
+        open_ijb(tmp_path / "pack", "ijbc")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facepack.evaluate.protocols.pair_intervals import pair_intervals, people_of
+from facepack.evaluate.protocols.pair_intervals import pair_intervals
 from facepack.evaluate.protocols.pair_metrics import Roc
 from facepack.evaluate.results.pair_result import TAR_FARS, far_text
+from facepack.evaluate.scores.intervals import join_people
 
 REPLICATES = 40
 
@@ -28,16 +29,16 @@ def drawn_set(people: int, shots: int, pairs: int) -> tuple[np.ndarray, np.ndarr
 
 
 def test_images_that_same_pairs_join_are_of_one_person() -> None:
-    pairs = np.array([[5, 1], [4, 2], [2, 5], [0, 3], [6, 7], [8, 8]])
-    issame = np.array([True, True, True, True, False, True])
-    assert people_of(pairs, issame).tolist() == [0, 1, 1, 0, 1, 1, 6, 7, 8]
+    pairs = np.array([[5, 1], [4, 2], [2, 5], [0, 3], [8, 8]])
+    assert join_people(pairs, 9).tolist() == [0, 1, 1, 0, 1, 1, 6, 7, 8]
+    assert join_people(pairs[:0], 3).tolist() == [0, 1, 2]
     chain = np.column_stack([np.arange(1, 500), np.arange(499)])[::-1]
-    assert not people_of(chain, np.full(499, True)).any()
+    assert not join_people(chain, 500).any()
 
 
 def test_intervals_equal_those_of_pairs_listed_again() -> None:
     distances, issame, pairs = drawn_set(people=15, shots=3, pairs=200)
-    known, whose = np.unique(people_of(pairs, issame)[pairs], return_inverse=True)
+    known, whose = np.unique(join_people(pairs[issame], 45)[pairs], return_inverse=True)
     whose = whose.reshape(-1, 2)
     rng = np.random.default_rng(7)
     shares = []
@@ -53,7 +54,7 @@ def test_intervals_equal_those_of_pairs_listed_again() -> None:
     found = pair_intervals(distances, issame, pairs, seed=7, replicates=REPLICATES)
     assert list(found) == [*(f"TAR@{far_text(far)}" for far in TAR_FARS), "AUC", "EER"]
     assert np.array(list(found.values())) == pytest.approx(np.column_stack([low, high]))
-    # More people than pairs hide: the same pairs of few people say less.
+    # Pairs that are listed again tell nothing new, however many they are.
     again = pair_intervals(np.tile(distances, 4), np.tile(issame, 4), np.tile(pairs, (4, 1)))
     once = pair_intervals(distances, issame, pairs)
     assert again["AUC"] == pytest.approx(once["AUC"])
@@ -64,7 +65,7 @@ def test_an_interval_holds_what_it_is_of_about_as_often_as_it_says() -> None:
     people, shots = 400, 4
     rng = np.random.default_rng(0)
     hard = rng.normal(0, 0.3, people)
-    held, widths, truths = 0, [], []
+    widths, truths = [], []
     for _ in range(60):
         chosen = rng.choice(people, 30, replace=False)
         whose = np.repeat(np.arange(30), shots)
