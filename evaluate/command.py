@@ -16,6 +16,8 @@ import click
 from facepack.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from facepack.evaluate.faces.bad_images import OnBadImage
     from facepack.evaluate.protocol import Protocol
     from facepack.evaluate.registry import Opener
@@ -50,7 +52,11 @@ FORWARD_OPTIONS = (
         is_flag=True,
         help="The model is TorchScript, a program that is run: of those whom you trust.",
     ),
-    click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu; a GPU if there is one."),
+    click.option(
+        "--device",
+        metavar="NAME",
+        help="Where to compute, such as cuda:0 or cpu; a GPU if there is one.",
+    ),
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
@@ -198,7 +204,9 @@ def find_images(target: str, data: Path | None) -> Path:
     found = next((place for place in places if split_set(place)[0].is_dir()), None)
     if found is None:
         raise EvaluationError(
-            f"there is no pack or folder {target!r}: looked for {', '.join(map(str, places))}"
+            f"there is no pack or folder {target!r}: looked for {', '.join(map(str, places))}. "
+            f"Give a path, or the name of one in the data home, which is {data_home(data)} now "
+            "(--data or FACEPACK_HOME)"
         )
     return found
 
@@ -269,13 +277,18 @@ def run_evaluation(
 
     for out in reports:
         require_writable_report(out)
+    from facepack.train.build import enter_device
+
+    entered = enter_device(device)
     done: list[Result] = []
     images: dict[Any, Any] = {}
     load = partial(
-        _load, backbone=backbone, channels=channels, torchscript=torchscript, device=device
+        _load, backbone=backbone, channels=channels, torchscript=torchscript, device=entered
     )
-    measure = partial(_measure_model, batch_size=batch_size, on_bad_image=on_bad_image)
-    for subject in _subjects(models, load, measure, embeddings, keys, results):
+    measure = partial(
+        _measure_model, device=entered, batch_size=batch_size, on_bad_image=on_bad_image
+    )
+    for subject in _subjects(models, load, measure, embeddings, keys, results, entered):
         printer = TablePrinter(names)
         if len(models) > 1 and not as_json:
             click.echo(printable(f"{subject.name}:"))
@@ -310,6 +323,7 @@ def _subjects(
     embeddings: Path | None,
     keys: Path | None,
     results: Path | None,
+    device: torch.device,
 ) -> Iterator[Subject]:
     from facepack.evaluate.embedding.embed import model_image_size
     from facepack.evaluate.faces.decode import FACE_SIZE
@@ -321,7 +335,7 @@ def _subjects(
         opened = open_embeddings(embeddings, keys)
         yield Subject(
             name=str(embeddings),
-            measure=lambda protocol: evaluate_embeddings(protocol, opened),
+            measure=lambda protocol: evaluate_embeddings(protocol, opened, device=device),
             image_size=FACE_SIZE,
             results=results,
         )
@@ -348,16 +362,20 @@ def _results_beside(model: Path) -> Path | None:
     return model / RESULTS
 
 
-def _load(model: Path, *, device: str | None, **options: Any) -> Any:
+def _load(model: Path, *, device: torch.device, **options: Any) -> Any:
     from facepack.evaluate.models import open_model
-    from facepack.train.build import enter_device
 
-    entered = enter_device(device)
-    return open_model(model, **options).network.to(entered)
+    return open_model(model, **options).network.to(device)
 
 
 def _measure_model(
-    network: Any, name: str, protocol: Protocol, *, batch_size: int, on_bad_image: OnBadImage
+    network: Any,
+    name: str,
+    protocol: Protocol,
+    *,
+    device: torch.device,
+    batch_size: int,
+    on_bad_image: OnBadImage,
 ) -> Result:
     from facepack.evaluate.run import evaluate
     from facepack.progress import Progress
@@ -367,6 +385,7 @@ def _measure_model(
             network,
             protocol,
             name=name,
+            device=device,
             batch_size=batch_size,
             on_bad_image=on_bad_image,
             on_batch=progress.update,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+import torch
 
 from facepack.evaluate.faces.faces import Faces
 from facepack.evaluate.results.result import Result
@@ -21,12 +22,14 @@ class Protocol(ABC):
         target: what results call what is measured on.
         faces: the images, each once; embeddings come in their order.
         flip: whether an embedding is that of the image plus that of its mirror image.
+        device: where scores of whole sets are computed; whoever evaluates says so.
     """
 
     name: str
     target: str
     faces: Faces
     flip: bool = True
+    device: str | torch.device = "cpu"
 
     @abstractmethod
     def measure(self, embeddings: np.ndarray, norms: np.ndarray) -> Result:

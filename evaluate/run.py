@@ -43,7 +43,7 @@ def evaluate(
         model: float32 (n, 3, H, W) → (n, F) embeddings.
         protocol: with its target open.
         name: what the result calls the model.
-        device: where the model is; None asks its first parameter.
+        device: where the model is, and scores are computed; None asks its first parameter.
         batch_size: images a forward pass.
         on_bad_image: ``skip`` leaves images that do not decode without an embedding, with a notice
             and their number among the counts.
@@ -56,10 +56,11 @@ def evaluate(
             measured.
     """
     bad: dict[int, str] = {}
+    protocol.device = model_device(model) if device is None else torch.device(device)
     embeddings = embed_faces(
         model,
         protocol.faces,
-        device=device,
+        device=protocol.device,
         batch_size=batch_size,
         flip=protocol.flip,
         bad=bad if on_bad_image == "skip" else None,
@@ -121,8 +122,15 @@ def embed_faces(
     return embeddings
 
 
-def evaluate_embeddings(protocol: Protocol, embeddings: Embeddings) -> Result:
+def evaluate_embeddings(
+    protocol: Protocol, embeddings: Embeddings, *, device: str | torch.device = "cpu"
+) -> Result:
     """Measure embeddings from elsewhere, found by the keys of the protocol's faces.
+
+    Args:
+        protocol: with its target open.
+        embeddings: theirs.
+        device: where scores are computed.
 
     Raises:
         EvaluationError: they are not those of the protocol's faces, no embedding is finite, or
@@ -131,6 +139,7 @@ def evaluate_embeddings(protocol: Protocol, embeddings: Embeddings) -> Result:
     rows, notices = embeddings.of(protocol.faces, flip=protocol.flip)
     norms = row_norms(rows)
     _require_finite(protocol.faces, norms, "give others")
+    protocol.device = device
     result = protocol.measure(rows, norms)
     return replace(result, model=embeddings.name, notices=(*notices, *result.notices))
 

@@ -150,7 +150,12 @@ def open_training_data(
         ConfigError: the list cannot be read, or is of another pack.
         PackError, SourceError: what is there cannot be used.
     """
-    folder, shard_set = find_training_data(shards, home)
+    try:
+        folder, shard_set = find_training_data(shards, home)
+    except TrainingError as error:
+        raise TrainingError(
+            f"{error}. It is named by --shards, also to resume a run whose data moved"
+        ) from error
     if not is_pack(folder):
         if exclude is not None:
             raise TrainingError(
@@ -202,13 +207,13 @@ def find_training_data(shards: str, home: Path | None = None) -> tuple[Path, str
             return having[0], shards
         if having:
             raise TrainingError(
-                f"{len(having)} packs have a shard set {shards!r}: say which with --shards "
+                f"{len(having)} packs have a shard set {shards!r}: say which by "
                 f"{' or '.join(f'{pack.name}:{shards}' for pack in having)}"
             )
     found = next((path for path in candidates if path.exists()), None)
     if found is not None:
         raise TrainingError(
-            f"{found} is a file; --shards takes a pack or an image tree, both folders. A .rec is "
+            f"{found} is a file; a pack or an image tree is needed, both folders. A .rec is "
             "packed by: facepack rec2lmdb"
         )
     looked = " and ".join(map(str, [*candidates, *(_candidates(name, home) if colon else [])]))
@@ -216,7 +221,7 @@ def find_training_data(shards: str, home: Path | None = None) -> tuple[Path, str
     raise TrainingError(
         f"no pack or image tree {shards!r}: looked at {looked}. Nor is it a shard set of a pack in "
         f"{data_home(home)} ({have or 'there are none'}). Give a path, a name in the data home "
-        "(--data or FACEPACK_HOME), or PACK:SET by --shards, also to resume a run whose data moved"
+        "(--data or FACEPACK_HOME), or PACK:SET"
     )
 
 

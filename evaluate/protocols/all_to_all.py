@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import torch
 
 from facepack.errors import EvaluationError
 from facepack.evaluate.faces.faces import Faces
@@ -177,7 +176,7 @@ class AllToAll(Protocol):
             )
         ]
         make = Matching.all_to_all if len(sides) == 1 else Matching.between
-        matching = make(*given, device="cuda" if torch.cuda.is_available() else "cpu")
+        matching = make(*given, device=self.device)
         curve = bool(hardest) and matching.impostor_count <= _CURVE
         nearest = NearestImages(matching) if self.ranked else None
         verified = verify(

@@ -8,7 +8,6 @@ others, each of somebody else.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from facepack.errors import EvaluationError
 from facepack.evaluate.faces.faces import SourceFaces
@@ -62,7 +61,7 @@ class TinyFace(Protocol):
                 labels,
                 embeddings[gallery],
                 gallery_labels,
-                device="cuda" if torch.cuda.is_available() else "cpu",
+                device=self.device,
             )
         )
         if alone := len(probes) - len(found.ranks):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,7 @@ def search_among(
     *,
     hardest: int = 0,
     block: int = _BLOCK,
+    device: str | torch.device = "cpu",
     on_scores: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Search for every mate of every probe among distractors.
@@ -121,12 +123,12 @@ def search_among(
         hardest: how many of the best impostors to tell.
         block: distractors whose unit rows are in memory at a time: those of a million take as much
             as their embeddings.
+        device: where scores are computed.
         on_scores: called with the number of scores of each tile when it is done.
     """
     count = len(distractors)
     largest = LargestScores(most_false_accepts(max(FARS), len(probes) * count) + 1)
     best = HardestPairs(hardest)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     for start in range(0, count, block):
         matching = Matching.with_distractors(
             probes, persons, embeddings[distractors[start : start + block]], device=device
@@ -222,14 +224,15 @@ class MegaFace(Protocol):
                 removed=self._set.distractor & ~usable,
                 subsets=self._subsets,
             )
-        outcome = search_among(probes, persons, embeddings, in_play, hardest=HARDEST)
+        search = partial(search_among, probes, persons, embeddings, device=self.device)
+        outcome = search(in_play, hardest=HARDEST)
         fewer: dict[int, list[Outcome]] = {}
         for subset in self._subsets:
             chosen = subset.positions[usable[subset.positions]]
             if len(chosen):
                 found = fewer.setdefault(subset.size, [])
                 same = len(chosen) == len(in_play)
-                found.append(outcome if same else search_among(probes, persons, embeddings, chosen))
+                found.append(outcome if same else search(chosen))
         searches = outcome.searches
         notices += _undefined(persons, outcome)
         if len(np.unique(persons[searches.probes])) > 1:

@@ -143,7 +143,7 @@ class ProbeGallery(Protocol):
                 labels,
                 embeddings[self._gallery[part]],
                 found.gallery_labels[part],
-                device="cuda" if torch.cuda.is_available() else "cpu",
+                device=self.device,
             )
             matching.scan(collectors)
             for first, second, scores in _mates(matching):

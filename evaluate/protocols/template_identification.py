@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from facepack.evaluate.results.curves import thinned
 from facepack.evaluate.results.result import Curve, Figure
@@ -52,7 +53,11 @@ class _Gallery:
 
 
 def search_galleries(
-    templates: Templates, galleries: Mapping[str, np.ndarray], probes: np.ndarray
+    templates: Templates,
+    galleries: Mapping[str, np.ndarray],
+    probes: np.ndarray,
+    *,
+    device: torch.device | str = "cpu",
 ) -> Searched:
     """Search each gallery with all probes.
 
@@ -65,11 +70,14 @@ def search_galleries(
         templates: pooled.
         galleries: name → (t, 2) template ids and subjects.
         probes: (t, 2) likewise.
+        device: where scores are computed.
     """
     if not galleries or not len(probes):
         lacking = "probes" if galleries else "a gallery"
         return Searched(notices=(f"there is no list of {lacking}: 1:N is left out",))
-    searched = {name: _search(name, templates, of, probes) for name, of in galleries.items()}
+    searched = {
+        name: _search(name, templates, of, probes, device) for name, of in galleries.items()
+    }
     each = list(searched.values())
     ranks = np.concatenate([gallery.ranks for gallery in each])
     subjects = np.concatenate([gallery.subjects for gallery in each])
@@ -88,7 +96,13 @@ def search_galleries(
     )
 
 
-def _search(name: str, templates: Templates, gallery: np.ndarray, probes: np.ndarray) -> _Gallery:
+def _search(
+    name: str,
+    templates: Templates,
+    gallery: np.ndarray,
+    probes: np.ndarray,
+    device: torch.device | str,
+) -> _Gallery:
     notices = []
     kept = []
     for what, roster in (("probes", probes), (f"templates of gallery {name}", gallery)):
@@ -105,7 +119,9 @@ def _search(name: str, templates: Templates, gallery: np.ndarray, probes: np.nda
         return _Gallery(nothing, nothing, {}, tuple(notices))
     units = templates.units
     found = identify(
-        Matching.between(units[probe_rows], subjects, units[gallery_rows], gallery_subjects)
+        Matching.between(
+            units[probe_rows], subjects, units[gallery_rows], gallery_subjects, device=device
+        )
     )
     unmated = np.ones(len(probe_rows), bool)
     unmated[found.probes] = False

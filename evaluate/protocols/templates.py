@@ -79,7 +79,7 @@ class IjbProtocol(Protocol):
             *self._template_notices(templates),
         ]
         verified = verify_templates(templates, ijb.pairs, roc=self._roc)
-        searched = search_galleries(templates, ijb.galleries, ijb.probes)
+        searched = search_galleries(templates, ijb.galleries, ijb.probes, device=self.device)
         figures = {**verified.figures, **searched.figures}
         notices += [*verified.notices, *searched.notices]
         if any(figure.interval for figure in figures.values()):

@@ -209,7 +209,7 @@ def test_shard_sets_are_found_by_name(
     assert len(open_training_data("half")) == 10
     add_set(home / "other", ["x-000", "x-001"], "half", ["x-000"])
     with pytest.raises(
-        TrainingError, match=r"2 packs have a shard set 'half': .* --shards big:half or other:half"
+        TrainingError, match=r"2 packs have a shard set 'half': .* by big:half or other:half"
     ):
         found("half")
     assert found("other:half") == ("other", 10)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from facepack.cli import root
+from facepack.evaluate.scores.unit_rows import UnitRows
 
 MakeJpeg = Callable[..., bytes]
 PEOPLE, SHOTS = 4, 3
@@ -202,3 +205,87 @@ def test_probe_gallery(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
     assert header.split()[:2] == ["TAR@1e-6", "TAR@1e-7"] and "TAR@1e-9 (F2C)" in header
     result = evaluate("probe-gallery", tmp_path / "set", given)
     assert result.exit_code == 1 and "no images in a folder 'probe'" in result.stderr
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "protocol", ["identities", "mfr", "tinyface", "probe-gallery", "megaface", "ijb"]
+)
+def test_scores_are_computed_on_the_device_that_is_asked_for(
+    protocol: str,
+    device: str,
+    megaface: Path,
+    tmp_path: Path,
+    make_jpeg: MakeJpeg,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Torch says that there is a GPU; what is meant for it is computed here."""
+    probes, mates = (
+        [f"{folder}/{p}_{k}.jpg" for p in range(3) for k in range(2)]
+        for folder in ("Probe", "Gallery_Match")
+    )
+    names = {
+        "megaface": sorted(str(p.relative_to(megaface)) for p in megaface.rglob("*.*g")),
+        "tinyface": [*probes, *mates, "Gallery_Distractor/9.jpg"],
+        "probe-gallery": [
+            f"{of}/p{k % 3}/{k}{of}.jpg" for of in ("probe", "gallery") for k in range(6)
+        ],
+    }.get(protocol, [f"p{p}/{k}.jpg" for p in range(3) for k in range(3)])
+    target = megaface if protocol == "megaface" else tmp_path / "set"
+    if protocol == "ijb":
+        names = write_ijb(target, make_jpeg)
+    elif protocol != "megaface":
+        write(target, names, make_jpeg)
+    used = []
+    from_embeddings = UnitRows.from_embeddings
+
+    def spy(*given: Any, device: Any = "cpu", **named: Any) -> UnitRows:
+        used.append(str(device))
+        return from_embeddings(*given, device="cpu", **named)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(UnitRows, "from_embeddings", spy)
+    given = write_embeddings(tmp_path, names)
+    result = evaluate(protocol, target, given, "--device", device)
+    assert result.exit_code == 0, result.output
+    assert used and set(used) == {device}
+
+
+def write_ijb(folder: Path, make_jpeg: MakeJpeg) -> list[str]:
+    """Two people in a gallery and a third, with two templates each, of an image each."""
+    names = [f"{i}.jpg" for i in range(6)]
+    write(folder / "loose_crop", names, make_jpeg)
+    (folder / "meta").mkdir()
+    points = "38.3 51.7 73.5 51.5 56 71.7 41.5 92.4 70.7 92.2"
+
+    def save(name: str, lines: Iterable[str]) -> None:
+        (folder / "meta" / f"ijbc_{name}").write_text("".join(f"{line}\n" for line in lines))
+
+    save("name_5pts_score.txt", (f"{name} {points} 0.9" for name in names))
+    save("face_tid_mid.txt", (f"{name} {i} {i}" for i, name in enumerate(names)))
+    save("1N_gallery_G1.csv", ["T,S,F", *(f"{i},{i // 2},{i}.jpg" for i in (0, 2))])
+    save("1N_probe_mixed.csv", ["T,S,F", *(f"{i},{i // 2},{i}.jpg" for i in (1, 3, 5))])
+    return names
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        "pairs",
+        "ijb",
+        "megaface",
+        "probe-gallery",
+        "identities",
+        "mfr",
+        "tinyface",
+        "sllfw",
+        "ytf",
+    ],
+)
+def test_a_name_that_is_not_found_is_told_with_the_places(protocol: str, tmp_path: Path) -> None:
+    given = write_embeddings(tmp_path, ["a"])
+    result = evaluate(protocol, "nonesuch", given, "--data", tmp_path)
+    assert result.exit_code == 1
+    assert "nonesuch" in result.stderr and str(tmp_path) in result.stderr
+    assert "path" in result.stderr and "--shards" not in result.stderr
