@@ -54,6 +54,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "compare": ("facepack.evaluate.commands.compare", "Show models and runs side by side."),
     "embed": ("facepack.evaluate.commands.embed", "Embed images into a file."),
+    "noise": (
+        "facepack.evaluate.commands.noise",
+        "Find images that are not what their labels say.",
+    ),
     "submission": (
         "facepack.evaluate.commands.submission",
         "Check an ONNX file against MFR's rules.",

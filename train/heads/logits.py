@@ -80,11 +80,24 @@ def margin_logits(
         present: (B,) bool, whose own class is among the rows; None: everyone's.
         known: what else the margin is told; its cosines are taken where the class is not present.
     """
+    cosines = class_cosines(embeddings, centres, rule.margin.centres_per_class)
+    return cosine_logits(
+        cosines, own, rule, present=present, known=known or nothing_known(embeddings)
+    )
+
+
+def cosine_logits(
+    cosines: torch.Tensor,
+    own: torch.Tensor,
+    rule: LogitRule,
+    *,
+    present: torch.Tensor | None = None,
+    known: Own,
+) -> torch.Tensor:
+    """Logits B×n of cosines B×n to classes; arguments as in :func:`margin_logits`."""
     margin = rule.margin
-    known = known or nothing_known(embeddings)
     offset = margin.offset(known.state)
-    cosines = class_cosines(embeddings, centres, margin.centres_per_class)
-    if not len(centres):
+    if not cosines.shape[1]:
         return cosines if offset is None else cosines - offset
     column = own.unsqueeze(1)
     current = cosines.gather(1, column).squeeze(1)

@@ -1,0 +1,157 @@
+"""``facepack noise``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facepack.evaluate.command import DATA_OPTION
+
+if TYPE_CHECKING:
+    from facepack.evaluate.noise.find import Noise
+
+
+@click.command()
+@click.argument("pack")
+@click.option(
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="The run that was trained on it: its folder, or a checkpoint.pt.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for scores, lists and embeddings.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.007,
+    show_default=True,
+    help="Faces whose largest probability is below it are of no class.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Probability of another class, without the margin, from which a label is called wrong.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="OUT",
+    help="Draw how the scores are distributed (.png, .svg, .pdf).",
+)
+@click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu; a GPU if there is one.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Images a forward pass.",
+)
+@DATA_OPTION
+@click.option("--resume", is_flag=True, help="Go on with the embeddings that are in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@click.pass_context
+def noise(
+    ctx: click.Context,
+    *,
+    pack: str,
+    model: Path,
+    out: Path,
+    threshold: float,
+    confidence: float,
+    plot: Path | None,
+    device: str | None,
+    batch_size: int,
+    data: Path | None,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Find images that are not what their labels say.
+
+    Every image of PACK, a training pack or tree, is scored by the classifier of a run that was
+    trained on it, or on a pack of the same label map. Faces of no class are listed in
+    OUT/noise.txt, .csv and .json; images that another class is surer of than --confidence in
+    OUT/wrong_labels.txt, .csv and .json; all scores are in OUT/scores.npy. facepack select
+    --exclude takes either list. With --resume, another --threshold costs no forward pass.
+
+    On several GPUs: torchrun --nproc-per-node N -m facepack noise, with the same options.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with what --overwrite removes: give one")
+    from facepack.evaluate.noise.classifier import open_classifier
+    from facepack.evaluate.noise.figures import require_writable_plot, score_plots
+    from facepack.evaluate.noise.find import NoiseOptions, look_for_noise
+    from facepack.evaluate.sets.labelled import open_labelled
+    from facepack.progress import Progress
+    from facepack.train.build import enter_device
+    from facepack.train.ranks.agreement import OtherRankError, together
+    from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device
+    from facepack.view.plot import write_plots
+
+    options = NoiseOptions(
+        threshold=threshold,
+        confidence=confidence,
+        batch_size=batch_size,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    entered = enter_device(rank_device(device))
+    try:
+        with keep_exit_code(), Ranks.from_environment(entered) as ranks, ExitStack() as stack:
+
+            def progress(total: int) -> Callable[[int], None]:
+                label = pack if ranks.world == 1 else f"{pack} (rank 0 of {ranks.world})"
+                line = Progress(total, unit="images", label=label)
+                return stack.enter_context(line).update if ranks.is_first else lambda count: None
+
+            with together(ranks):
+                require_writable_plot(plot)
+                images = open_labelled(pack, data)
+                classifier = open_classifier(model)
+            found = look_for_noise(
+                out,
+                images,
+                classifier,
+                device=entered,
+                options=options,
+                ranks=ranks,
+                progress=progress,
+            )
+    except OtherRankError as error:
+        ctx.exit(error.exit_code)  # the rank at fault says why
+    if found is None:
+        return
+    if plot is not None:
+        write_plots(score_plots(found.scores, found.images.labels), plot)
+    _tell(out, found, as_json)
+
+
+def _tell(out: Path, found: Noise, as_json: bool) -> None:
+    from facepack.terminal import printable
+
+    counts = found.summary()
+    if as_json:
+        click.echo(json.dumps({"out": str(out), **counts}))
+        return
+    of_none, of_other = found.lists
+    click.echo(printable(f"{out}: {counts['images']:,} images"))
+    click.echo(f"  {counts['noise']:>9,}  of no class: {of_none.rule}")
+    click.echo(f"  {counts['wrong_labels']:>9,}  of another class: {of_other.rule}")
+    if counts["without_score"]:
+        click.echo(f"  {counts['without_score']:>9,}  without a score: see the embeddings' notices")
+    click.echo(f"  {counts['argmax_is_not_label']:>9,}  whose argmax is not the label, in all")

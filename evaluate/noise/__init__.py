@@ -1,0 +1,1 @@
+"""Images that a run's classifier does not take for what their labels say."""

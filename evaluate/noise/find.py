@@ -1,0 +1,157 @@
+"""Score a pack by the classifier that was trained on it: embed once, then compare with the centres.
+
+Embeddings go into a file first, so that a killed run is resumed, several processes share the work,
+and other thresholds cost no forward pass. Memory does not depend on the number of images but for 40
+bytes each; the file takes 4·F bytes an image.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from facepack.errors import EvaluationError
+from facepack.evaluate.embedding.embed_into import EmbedOptions, embed_into
+from facepack.evaluate.embedding.embeddings import open_embeddings
+from facepack.evaluate.noise.classifier import Classifier
+from facepack.evaluate.noise.lists import NoiseList, find_noise, is_other, write_lists
+from facepack.evaluate.noise.scores import NO_CLASS, score_rows
+from facepack.evaluate.sets.labelled import LabelledImages
+from facepack.output import write_output
+from facepack.settings import Fraction, check
+from facepack.store.files import write_errors
+from facepack.train.ranks.agreement import together
+from facepack.train.ranks.group import ALONE, Ranks
+
+EMBEDDINGS, SCORES_FILE = "embeddings", "scores.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseOptions:
+    """How noise is looked for.
+
+    Attributes:
+        threshold: images whose maxP is below it are of no class; 0.007 as published.
+        confidence: that P[argmax] reaches where it is not the label, for the label to be called
+            wrong.
+        batch_size: images a forward pass.
+        resume: go on with what an interrupted run left, or with its embeddings.
+        overwrite: replace what is there.
+    """
+
+    threshold: float = 0.007
+    confidence: float = 0.5
+    batch_size: int = 128
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check("threshold", self.threshold, Fraction)
+        check("confidence", self.confidence, Fraction)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Noise:
+    """What was found.
+
+    Attributes:
+        images: what was looked at.
+        scores: (n,) of :data:`~facepack.evaluate.noise.scores.SCORES`, mapped from a file.
+        rows: float32 (n, F), embeddings without mirror images, mapped from a file.
+        lists: images of no class, and of another class than their label's.
+    """
+
+    images: LabelledImages
+    scores: np.ndarray
+    rows: np.ndarray
+    lists: tuple[NoiseList, NoiseList]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, as JSON."""
+        labels, scores = self.images.labels, self.scores
+        return {
+            "images": len(scores),
+            "labelled": int((labels >= 0).sum()),
+            "without_score": int((scores["predicted"] == NO_CLASS).sum()),
+            "argmax_is_not_label": int(is_other(scores, labels).sum()),
+            **{found.name: len(found.positions) for found in self.lists},
+        }
+
+
+def look_for_noise(
+    out: Path,
+    images: LabelledImages,
+    classifier: Classifier,
+    *,
+    device: torch.device,
+    options: NoiseOptions,
+    ranks: Ranks = ALONE,
+    progress: Callable[[int], Callable[[int], None]] = lambda total: lambda count: None,
+) -> Noise | None:
+    """Score every image, and write scores and lists into the folder ``out``: collective.
+
+    Args:
+        out: the folder; it is made if need be.
+        images: with labels that mean the classifier's classes.
+        classifier: the run's.
+        device: where to compute.
+        options: how.
+        ranks: the processes that share the forward passes; all must see ``out``.
+        progress: as :func:`~facepack.evaluate.embedding.embed_into.embed_into` takes it.
+
+    Returns:
+        What was found, on the first rank; None on others.
+
+    Raises:
+        EvaluationError: the classifier is of other classes, or ``out`` holds something else.
+        DecodeError: an image does not decode.
+        PackError: a file cannot be written.
+    """
+    with together(ranks):
+        classifier.require_classes_of(images.source)
+        if int(images.labels.max()) >= classifier.classes:
+            raise EvaluationError(
+                f"{images.source.path} has a label {int(images.labels.max())}, beyond the "
+                f"{classifier.classes:,} classes that it states: reindex it"
+            )
+        with write_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+    stated = {"model": classifier.name, "model_xxh3_128": classifier.checksum}
+    embed_into(
+        out / EMBEDDINGS,
+        classifier.backbone.to(device),
+        images.faces,
+        stated=stated,
+        device=device,
+        options=EmbedOptions(
+            flip=False,
+            batch_size=options.batch_size,
+            resume=options.resume,
+            overwrite=options.overwrite,
+        ),
+        ranks=ranks,
+        progress=progress,
+    )
+    if not ranks.is_first:
+        return None
+    rows = open_embeddings(out / EMBEDDINGS).rows
+    scores = score_rows(classifier, rows, images.labels, device=device)
+    array = io.BytesIO()
+    np.save(array, scores)
+    write_output(out / SCORES_FILE, array.getvalue())
+    lists = find_noise(
+        scores, images.labels, threshold=options.threshold, confidence=options.confidence
+    )
+    of_pack = {
+        "pack": Path(images.faces.name).name,
+        "content_id": images.source.content_id,
+        **stated,
+    }
+    write_lists(out, images.source, scores, lists, of_pack)
+    return Noise(images=images, scores=scores, rows=rows, lists=lists)

@@ -1,0 +1,138 @@
+"""Lists of images that may be noise, which ``--exclude`` takes: the published text, CSV, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facepack.evaluate.noise.scores import NO_CLASS
+from facepack.output import write_output
+from facepack.train.data import TrainingData
+
+COLUMNS = (
+    *("key", "position", "label", "max_p", "own_p"),
+    *("predicted", "predicted_p", "cosine", "predicted_cosine"),
+)
+"""Of CSV and JSON; :data:`~facepack.evaluate.noise.scores.SCORES` says what the scores are."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoiseList:
+    """Images that a rule found.
+
+    Attributes:
+        name: of its files.
+        rule: which images these are, in words.
+        positions: int64 (n,), the clearest first.
+    """
+
+    name: str
+    rule: str
+    positions: np.ndarray
+
+
+def find_noise(
+    scores: np.ndarray, labels: np.ndarray, *, threshold: float, confidence: float
+) -> tuple[NoiseList, NoiseList]:
+    """Images of no class, and images of another class than their label's.
+
+    Args:
+        scores: (n,) of :data:`~facepack.evaluate.noise.scores.SCORES`.
+        labels: int64 (n,); below zero, an image has no label that could be wrong.
+        threshold: images whose maxP is below it are of no class.
+        confidence: that P[argmax] reaches at least, of images of another class.
+
+    Returns:
+        ``noise``, by maxP from the smallest; ``wrong_labels``, by P[argmax] from the largest.
+    """
+    of_none = np.flatnonzero(scores["max_p"] < threshold)
+    other = is_other(scores, labels)
+    of_other = np.flatnonzero(other & (scores["predicted_p"] >= confidence))
+    return (
+        NoiseList(
+            name="noise",
+            rule=f"maxP < {threshold:g}",
+            positions=of_none[np.argsort(scores["max_p"][of_none], kind="stable")],
+        ),
+        NoiseList(
+            name="wrong_labels",
+            rule=f"argmax is not the label, P[argmax] >= {confidence:g}",
+            positions=of_other[np.lexsort((-_gain(scores[of_other]), -_p(scores[of_other])))],
+        ),
+    )
+
+
+def is_other(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the argmax is another class than that of the label: bool (n,)."""
+    found: np.ndarray = (
+        (labels >= 0) & (scores["predicted"] != NO_CLASS) & (scores["predicted"] != labels)
+    )
+    return found
+
+
+def _p(scores: np.ndarray) -> np.ndarray:
+    found: np.ndarray = scores["predicted_p"]
+    return found
+
+
+def _gain(scores: np.ndarray) -> np.ndarray:
+    """How much nearer the class of the argmax is: tells those apart whose P rounds to 1."""
+    found: np.ndarray = scores["predicted_cosine"] - scores["cosine"]
+    return found
+
+
+def write_lists(
+    out: Path,
+    data: TrainingData,
+    scores: np.ndarray,
+    lists: Sequence[NoiseList],
+    stated: dict[str, Any],
+) -> None:
+    """Write each list as ``NAME.txt``, ``NAME.csv`` and ``NAME.json`` into the folder ``out``.
+
+    The text has the published form, ``label record_index maxP P[label]``, where the index is the
+    position in the pack. ``stated`` stands in the JSON, before the rule and the records.
+
+    Raises:
+        PackError: a file cannot be written.
+    """
+    for found in lists:
+        rows = list(_rows(data, scores, found.positions))
+        text = [
+            f"{row['label']} {row['position']} {row['max_p']:.9g} {row['own_p']:.9g}\n"
+            for row in rows
+        ]
+        write_output(out / f"{found.name}.txt", "".join(text).encode())
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_output(out / f"{found.name}.csv", table.getvalue().encode())
+        plain = [{key: _number(value) for key, value in row.items()} for row in rows]
+        whole = {**stated, "rule": found.rule, "records": plain}
+        write_output(out / f"{found.name}.json", json.dumps(whole, indent=1).encode() + b"\n")
+
+
+def _rows(
+    data: TrainingData, scores: np.ndarray, positions: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    for position in positions.tolist():
+        row = {name: scores[name][position].item() for name in scores.dtype.names or ()}
+        row |= {
+            "key": data.key(position),
+            "position": position,
+            "label": int(data.labels[position]),
+        }
+        yield {name: row[name] for name in COLUMNS}
+
+
+def _number(value: Any) -> Any:
+    """As JSON knows it: no NaN."""
+    return None if value != value else value

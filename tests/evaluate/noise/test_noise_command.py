@@ -1,0 +1,119 @@
+"""``facepack noise``: lists that ``--exclude`` takes, resuming, and what it refuses in words."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import facepack
+from facepack.evaluate.noise.scores import SCORES
+from facepack.store.record_list import read_record_list
+
+PLANTED = {7, 15, 23}
+
+
+@pytest.fixture(scope="session")
+def found(pack_path: Path, run_path: Path, run_cli, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("found") / "out"
+    words = ("--device", "cpu", "--threshold", "0.9", "--confidence", "0.01")
+    result = run_cli("noise", pack_path, "--model", run_path, "--out", out, *words)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_lists_hold_what_their_rules_say(found: Path, pack_path: Path) -> None:
+    scores = np.load(found / "scores.npy")
+    assert scores.dtype == SCORES
+    with facepack.open(pack_path) as pack:
+        other = (scores["predicted"] != pack.labels) & (scores["predicted_p"] >= 0.01)
+        for name, expected in (("noise", scores["max_p"] < 0.9), ("wrong_labels", other)):
+            for suffix in ("txt", "csv", "json"):
+                positions = read_record_list(found / f"{name}.{suffix}", pack)
+                np.testing.assert_array_equal(positions, np.flatnonzero(expected))
+        assert PLANTED & {*np.flatnonzero(other).tolist()}
+
+
+def test_the_text_is_the_published_one(found: Path, pack_path: Path) -> None:
+    scores = np.load(found / "scores.npy")
+    lines = [line.split(" ") for line in (found / "noise.txt").read_text().splitlines()]
+    assert lines, "the threshold should find some"
+    largest = [float(line[2]) for line in lines]
+    assert largest == sorted(largest)
+    for label, position, max_p, own_p in lines:
+        assert int(label) == int(position) // 8
+        assert np.float32(max_p) == scores["max_p"][int(position)]
+        assert np.float32(own_p) == scores["own_p"][int(position)]
+
+
+def test_tables_say_the_same_as_json(found: Path, pack_path: Path) -> None:
+    whole = json.loads((found / "wrong_labels.json").read_text())
+    with facepack.open(pack_path) as pack:
+        assert whole["content_id"] == pack.content_id
+    with (found / "wrong_labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["key"] for row in rows] == [row["key"] for row in whole["records"]]
+    assert [float(row["cosine"]) for row in rows] == [row["cosine"] for row in whole["records"]]
+
+
+def test_another_threshold_takes_the_embeddings_that_are_there(
+    found: Path, pack_path: Path, run_path: Path, run_cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(found, out)
+    words = ("noise", pack_path, "--model", run_path, "--out", out, "--device", "cpu")
+    again = run_cli(*words)
+    assert again.exit_code == 1 and "--resume" in again.output
+    done = run_cli(*words, "--resume", "--threshold", "1", "--confidence", "0", "--json")
+    assert done.exit_code == 0, done.output
+    counts = json.loads(done.stdout)
+    assert counts["images"] == 48 and counts["wrong_labels"] == counts["argmax_is_not_label"]
+    assert (out / "scores.npy").read_bytes() == (found / "scores.npy").read_bytes()
+
+
+def test_a_list_leads_to_a_cleaned_pack_that_the_model_still_fits(
+    found: Path, pack_path: Path, run_path: Path, run_cli, tmp_path: Path
+) -> None:
+    listed = len((found / "wrong_labels.txt").read_text().splitlines())
+    done = run_cli("select", pack_path, tmp_path / "clean", "--exclude", found / "wrong_labels.txt")
+    assert done.exit_code == 0, done.output
+    with facepack.open(tmp_path / "clean") as clean:
+        assert len(clean) == 48 - listed
+    again = run_cli(
+        *("noise", tmp_path / "clean", "--model", run_path, "--out", tmp_path / "again"),
+        *("--device", "cpu", "--confidence", "0.01"),
+    )
+    assert again.exit_code == 0, again.output
+    assert not (tmp_path / "again/wrong_labels.txt").read_text()
+
+
+def test_models_and_packs_that_do_not_belong_together_are_refused(
+    pack_path: Path, run_path: Path, run_cli, tmp_path: Path
+) -> None:
+    def refused(pack: Path, model: Path) -> str:
+        result = run_cli("noise", pack, "--model", model, "--out", tmp_path / "out")
+        assert result.exit_code == 1 and not (tmp_path / "out").exists()
+        return result.output
+
+    with facepack.open(pack_path) as pack, facepack.PackWriter(tmp_path / "two", classes=2) as two:
+        for position in (0, 8):
+            two.add(pack[position].image, label=position // 8)
+    assert "6 classes" in refused(tmp_path / "two", run_path)
+    folder = tmp_path / "tree"
+    with facepack.open(pack_path) as pack:
+        for person in range(6):
+            (folder / f"p{person}").mkdir(parents=True)
+            (folder / f"p{person}" / "0.jpg").write_bytes(pack[8 * person].image)
+    assert "other identities" in refused(folder, run_path)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(run_path / "model.pt", alone)
+    assert "without its classifier" in refused(pack_path, alone)
+    assert "no classifier" in refused(pack_path, alone / "model.pt")
+    assert "no such file" in refused(pack_path, tmp_path / "nothing")
+    (alone / "checkpoint.pt").write_bytes((run_path / "checkpoint.pt").read_bytes()[:5000])
+    assert "damaged" in refused(pack_path, alone) or "cut short" in refused(pack_path, alone)
