@@ -164,16 +164,8 @@ class Changes:
         return (self.lights[:, :, 0] != 1).any(axis=1)
 
     def __getitem__(self, rows: slice | list[int] | np.ndarray) -> Changes:
-        return Changes(
-            self.image_size,
-            self.boxes[rows],
-            self.sizes[rows],
-            self.filters[rows],
-            self.radii[rows],
-            self.hues[rows],
-            self.saturations[rows],
-            self.lights[rows],
-        )
+        image_size, *columns = vars(self).values()
+        return Changes(image_size, *(column[rows] for column in columns))
 
 
 class _Draw:

@@ -217,33 +217,15 @@ class _Sample:
         return images
 
     def decode(self) -> float:
-        images = iter(self._images)
-
-        def work(_: int) -> None:
-            for image in images:
-                simplejpeg.decode_jpeg(image)
-
-        return self._time_threads(work)
+        return self._time_each(lambda: simplejpeg.decode_jpeg)
 
     def decode_into(self) -> float:
         """As :meth:`decode`, into memory that the decoder writes fast."""
-        images = iter(self._images)
-
-        def work(_: int) -> None:
-            pixels = empty_pixels(*self._size, 3)
-            for image in images:
-                simplejpeg.decode_jpeg(image, buffer=pixels)
-
-        return self._time_threads(work)
+        into = partial(empty_pixels, *self._size, 3)
+        return self._time_each(lambda: partial(simplejpeg.decode_jpeg, buffer=into()))
 
     def check(self) -> float:
-        images = iter(self._images)
-
-        def work(_: int) -> None:
-            for image in images:
-                is_common_jpeg(image, self._size)
-
-        return self._time_threads(work)
+        return self._time_each(lambda: partial(is_common_jpeg, size=self._size))
 
     def order(self) -> float:
         plan = Plan(
@@ -306,6 +288,17 @@ class _Sample:
                 kernels.reverse_rows(pixels, reverse)
                 if dtype == np.float32:
                     kernels.normalize(pixels, rows)
+
+        return self._time_threads(work)
+
+    def _time_each(self, prepare: Callable[[], Callable[[bytes], object]]) -> float:
+        """Have threads call what ``prepare`` gives each of them, with the next image left."""
+        images = iter(self._images)
+
+        def work(_: int) -> None:
+            call = prepare()
+            for image in images:
+                call(image)
 
         return self._time_threads(work)
 

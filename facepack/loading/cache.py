@@ -13,7 +13,7 @@ from facepack.loading.choice import choose_order
 from facepack.loading.kernels import choose_kernels
 from facepack.loading.memory import free_memory
 from facepack.loading.pixels import MEAN, SCALE, decode_checked
-from facepack.loading.stream import Batch, Stream, StreamSettings, broken_image, keep_for_good
+from facepack.loading.stream import Batch, Stream, StreamSettings, broken_image
 
 CACHES = ("none", "host", "device")
 
@@ -88,7 +88,7 @@ def filling_settings(settings: StreamSettings) -> StreamSettings:
     return replace(settings, plan=plan, index=None, normalize=False, augment=None, skip=True)
 
 
-class CachedStream:
+class CachedStream(Stream):
     """Batches of cached pixels: gathered, mirrored, changed and normalized at once.
 
     The batches equal those of the backend that filled the cache; changed ones equal those of the
@@ -96,9 +96,7 @@ class CachedStream:
     """
 
     def __init__(self, settings: StreamSettings, first: int, cache: PixelCache) -> None:
-        self.index = first
-        self._settings = settings
-        self._draws = settings.draws()
+        super().__init__(settings, first)
         self._cache = cache
         self._kernels = choose_kernels(settings.image_size)
         self._slots = [_Slot(settings, cache.pixels.device) for _ in range(_HELD)]
@@ -139,10 +137,6 @@ class CachedStream:
         """Wait until the device has what it copies."""
         for slot in self._slots:
             slot.wait_until_copied()
-
-    def abandon(self) -> None:
-        """In a forked child: leave pinned memory and what is on the device to the parent."""
-        keep_for_good(self)
 
     # On the host NumPy does what torch could: torch shares even one image out among its threads,
     # which keep a processor busy while they wait for each other. Beside other work that took

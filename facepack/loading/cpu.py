@@ -17,7 +17,7 @@ from facepack.loading.kernels import choose_kernels
 from facepack.loading.pixels import MEAN, SCALE, decode_rows
 from facepack.loading.plan import Draw
 from facepack.loading.readahead import NOTHING_AHEAD, Ahead
-from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_for_good
+from facepack.loading.stream import Batch, Stream, StreamSettings, broken_image
 
 # Two batches stay valid with the consumer.
 _HELD = 2
@@ -50,14 +50,6 @@ class _Slot:
             self.copied.synchronize()
 
 
-class _Tile:
-    """A thread's memory for images that are decoded, but not normalized yet."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.array = empty_pixels(_TILE, *size, 3)
-        self.rows = list(self.array)
-
-
 @dataclass
 class _Work:
     """A batch in preparation."""
@@ -74,7 +66,7 @@ class _Work:
         return len(self.draw.positions)
 
 
-class CpuStream:
+class CpuStream(Stream):
     """Batches decoded by simplejpeg (other formats: Pillow) in threads, ahead of the consumer.
 
     The threads take chunks of the batches in turn and never wait for each other, only for a free
@@ -83,10 +75,8 @@ class CpuStream:
     """
 
     def __init__(self, settings: StreamSettings, first: int, ahead: Ahead = NOTHING_AHEAD) -> None:
-        self.index = first
+        super().__init__(settings, first)
         self._ahead = ahead
-        self._settings = settings
-        self._draws = settings.draws()
         self._next_draw = first
         on_device = settings.device.type == "cuda"
         self._normalize_here = settings.normalize and not on_device
@@ -168,19 +158,16 @@ class CpuStream:
         for slot in (*self._free, *self._held):
             slot.wait_until_copied()
 
-    def abandon(self) -> None:
-        """In a forked child: leave the threads, the lock and the pinned memory to the parent."""
-        keep_for_good(self)
-
     # The workers' side ----------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            tile = _Tile(self._settings.image_size)
+            tile = empty_pixels(_TILE, *self._settings.image_size, 3)
+            rows = list(tile)
             while (taken := self._take()) is not None:
                 work, start, stop = taken
                 try:
-                    self._fill(work, start, stop, tile)
+                    self._fill(work, start, stop, tile, rows)
                 except Exception as error:  # raised where the batch would be returned
                     work.failures[start] = error
                 self._finish(work, stop - start)
@@ -219,29 +206,31 @@ class CpuStream:
             if work.unfinished == 0:
                 self._changed.notify_all()
 
-    def _fill(self, work: _Work, start: int, stop: int, tile: _Tile) -> None:
+    def _fill(
+        self, work: _Work, start: int, stop: int, tile: np.ndarray, tile_rows: list[np.ndarray]
+    ) -> None:
+        """Decode a chunk, by way of ``tile`` (and its rows) where it is normalized here."""
         self._ahead.wait(work.draw.index)
+        settings = self._settings
         positions = work.draw.positions[start:stop]
         mirrored = work.draw.flips[start:stop].tolist()
-        changes = self._settings.draw_changes(work.draw.index, work.draw.keys[start:stop])
-        with self._settings.pack.views(positions) as views:
+        changes = settings.draw_changes(work.draw.index, work.draw.keys[start:stop])
+        with settings.pack.views(positions) as views:
             for low in range(start, stop, _TILE):
                 here = slice(low - start, min(low + _TILE, stop) - start)
                 slot = work.slot.array[low:stop][:_TILE]
                 pixels, rows = slot, work.slot.rows[low:stop][:_TILE]
                 if self._normalize_here:
-                    pixels, rows = tile.array[: len(slot)], tile.rows[: len(slot)]
+                    pixels, rows = tile[: len(slot)], tile_rows[: len(slot)]
                 reverse, broken = decode_rows(views[here], rows, mirrored[here])
                 for row, error in broken.items():
-                    self._note_broken(work, low + row, error)
+                    if settings.skip:
+                        work.broken[low + row] = error
+                    else:
+                        position = positions[low - start + row]
+                        work.failures[low + row] = broken_image(settings, position, error)
                 self._kernels.reverse_rows(pixels, reverse)
                 if changes is not None:
                     change_images(pixels, changes[here])
                 if self._normalize_here:
                     self._kernels.normalize(pixels, slot)
-
-    def _note_broken(self, work: _Work, row: int, error: DecodeError) -> None:
-        if self._settings.skip:
-            work.broken[row] = error
-        else:
-            work.failures[row] = broken_image(self._settings, work.draw.positions[row], error)

@@ -18,7 +18,7 @@ from facepack.loading.dali_pipeline import build_pipeline, change_inputs
 from facepack.loading.pixels import decode_checked, is_common_jpeg
 from facepack.loading.plan import Draw
 from facepack.loading.readahead import NOTHING_AHEAD, Ahead
-from facepack.loading.stream import Batch, StreamSettings, broken_image, keep_for_good
+from facepack.loading.stream import Batch, Stream, StreamSettings, broken_image, keep_for_good
 
 # Delivered batches whose encoded images stay readable: the GPU may still be at work on the last.
 _HELD = 2
@@ -48,7 +48,7 @@ class _Fed:
         self.views.close()
 
 
-class DaliStream:
+class DaliStream(Stream):
     """Batches decoded, changed, mirrored and normalized by DALI: on the CPU, or for a GPU.
 
     On a GPU's behalf its own decoder may serve or the processor's; all that follows is done on the
@@ -64,10 +64,8 @@ class DaliStream:
     """
 
     def __init__(self, settings: StreamSettings, first: int, ahead: Ahead = NOTHING_AHEAD) -> None:
-        self.index = first
+        super().__init__(settings, first)
         self._ahead = ahead
-        self._settings = settings
-        self._draws = settings.draws()
         self._start = first
         self._pipeline: Any = None
         self._fed: deque[_Fed] = deque()

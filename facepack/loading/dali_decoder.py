@@ -14,8 +14,6 @@ from facepack.loading.dali_pipeline import Decoder, build_pipeline
 from facepack.loading.pixels import is_common_jpeg
 from facepack.loading.stream import StreamSettings
 
-DECODERS = ("auto", "mixed", "cpu")
-
 # Time for each candidate, in seconds; batches that it runs before, and between two looks at the
 # clock.
 _TRIAL = 0.2

@@ -44,61 +44,8 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
     fn, types = dali.fn, dali.types
     height, width = settings.image_size
     on_device = settings.device.type == "cuda"
-    kinds = [(types.UINT8, 1), (types.INT32, 0)]
-    if settings.augment is not None:
-        kinds += [
-            *((types.BOOL, 0), (types.INT32, 1)),
-            *((types.BOOL, 0), (types.BOOL, 0), (types.FLOAT, 1), (types.INT32, 1)),
-            *((types.BOOL, 0), (types.INT32, 0)),
-            *((types.BOOL, 0), (types.FLOAT, 0), (types.FLOAT, 0)),
-            *((types.BOOL, 0), (types.FLOAT, 2)),
-        ]
-    padding = max(_PADDING, height * width * 3)
-    room = (
-        {
-            "hw_decoder_load": decoder.hw_load,
-            "preallocate_height_hint": height,
-            "preallocate_width_hint": width,
-            "bytes_per_sample_hint": height * width * 3,
-            "host_memory_padding": padding,
-            "device_memory_padding": padding,
-        }
-        if decoder.device == "mixed"
-        else {}
-    )
-
-    def change(images: Any, *inputs: Any) -> Any:
-        cropped, boxes, resized, antialiased, sizes, filters, *others = inputs
-        blurred, windows, colored, hues, saturations, lit, lights = others
-        # Only the images in question take these ways: DALI parts and joins the batch.
-        if cropped:
-            inside = fn.slice(images, start=boxes[:2], shape=boxes[2:], axis_names="HW")
-            images = fn.slice(
-                inside,
-                start=-boxes[:2],
-                shape=[height, width],
-                axis_names="HW",
-                out_of_bounds_policy="pad",
-            )
-        if resized:
-            filters = fn.cast(filters, dtype=types.INTERP_TYPE)
-            if antialiased:
-                small = fn.resize(images, size=sizes)
-            else:
-                small = fn.resize(images, size=sizes, interp_type=filters[0], antialias=False)
-            images = fn.resize(small, size=[height, width], interp_type=filters[1], antialias=False)
-        if blurred:
-            images = fn.gaussian_blur(images, window_size=windows)
-        if colored:
-            images = fn.hsv(images, hue=hues, saturation=saturations)
-        if lit:
-            pixels = fn.cast(images, dtype=types.FLOAT)
-            for step in range(3):
-                luma = fn.reductions.sum(pixels * types.Constant(LUMA), axes=[2], keep_dims=True)
-                base = lights[step, 1] * fn.reductions.mean(luma) + lights[step, 2] * luma
-                pixels = dali.math.clamp(lights[step, 0] * pixels + base, 0.0, 255.0)
-            images = fn.cast(pixels, dtype=types.UINT8)
-        return images
+    inputs = _input_types(types, settings.augment is not None)
+    options = _decoder_options(decoder, height, width)
 
     @dali.pipeline_def(
         batch_size=settings.plan.rows,
@@ -110,11 +57,11 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
     def graph() -> Any:
         encoded, mirror, *changes = fn.external_source(
             source=source,
-            num_outputs=len(kinds),
+            num_outputs=len(inputs),
             batch=True,
             no_copy=True,
-            dtype=[kind for kind, _ in kinds],
-            ndim=[dimensions for _, dimensions in kinds],
+            dtype=[kind for kind, _ in inputs],
+            ndim=[dimensions for _, dimensions in inputs],
         )
         # Pixels as on the CPU: chroma is upsampled the "fancy" way (DALI's default differs
         # between its versions and decoders), and EXIF's orientation is ignored.
@@ -125,13 +72,14 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
             use_fast_idct=False,
-            **room,
+            **options,
         )
         if on_device and decoder.device == "cpu":
             images = images.gpu()  # as uint8: all that follows is done there
         if changes:
             # Mirrored first, as on the CPU: a box has its place in what comes out.
-            images = change(fn.flip(images, horizontal=mirror), *changes)
+            images = fn.flip(images, horizontal=mirror)
+            images = _change(dali, images, (height, width), *changes)
             mirror = 0
         if not settings.normalize:
             return fn.flip(images, horizontal=mirror)
@@ -147,6 +95,71 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
     pipeline = graph()
     pipeline.build()
     return pipeline
+
+
+def _decoder_options(decoder: Decoder, height: int, width: int) -> dict[str, Any]:
+    """What the GPU's decoder is told beforehand of images of one size."""
+    if decoder.device != "mixed":
+        return {}
+    padding = max(_PADDING, height * width * 3)
+    return {
+        "hw_decoder_load": decoder.hw_load,
+        "preallocate_height_hint": height,
+        "preallocate_width_hint": width,
+        "bytes_per_sample_hint": height * width * 3,
+        "host_memory_padding": padding,
+        "device_memory_padding": padding,
+    }
+
+
+def _input_types(types: Any, changed: bool) -> list[tuple[Any, int]]:
+    """Type and dimensions of each input: images, mirroring, then as :func:`change_inputs`."""
+    inputs = [(types.UINT8, 1), (types.INT32, 0)]
+    if changed:
+        inputs += [
+            *((types.BOOL, 0), (types.INT32, 1)),
+            *((types.BOOL, 0), (types.BOOL, 0), (types.FLOAT, 1), (types.INT32, 1)),
+            *((types.BOOL, 0), (types.INT32, 0)),
+            *((types.BOOL, 0), (types.FLOAT, 0), (types.FLOAT, 0)),
+            *((types.BOOL, 0), (types.FLOAT, 2)),
+        ]
+    return inputs
+
+
+def _change(dali: Any, images: Any, size: tuple[int, int], *inputs: Any) -> Any:
+    """The part of the graph that makes the changes, as :mod:`facepack.loading.changes` does."""
+    fn, types = dali.fn, dali.types
+    cropped, boxes, resized, antialiased, sizes, filters, *others = inputs
+    blurred, windows, colored, hues, saturations, lit, lights = others
+    # Only the images in question take these ways: DALI parts and joins the batch.
+    if cropped:
+        inside = fn.slice(images, start=boxes[:2], shape=boxes[2:], axis_names="HW")
+        images = fn.slice(
+            inside,
+            start=-boxes[:2],
+            shape=list(size),
+            axis_names="HW",
+            out_of_bounds_policy="pad",
+        )
+    if resized:
+        filters = fn.cast(filters, dtype=types.INTERP_TYPE)
+        if antialiased:
+            small = fn.resize(images, size=sizes)
+        else:
+            small = fn.resize(images, size=sizes, interp_type=filters[0], antialias=False)
+        images = fn.resize(small, size=list(size), interp_type=filters[1], antialias=False)
+    if blurred:
+        images = fn.gaussian_blur(images, window_size=windows)
+    if colored:
+        images = fn.hsv(images, hue=hues, saturation=saturations)
+    if lit:
+        pixels = fn.cast(images, dtype=types.FLOAT)
+        for step in range(3):
+            luma = fn.reductions.sum(pixels * types.Constant(LUMA), axes=[2], keep_dims=True)
+            base = lights[step, 1] * fn.reductions.mean(luma) + lights[step, 2] * luma
+            pixels = dali.math.clamp(lights[step, 0] * pixels + base, 0.0, 255.0)
+        images = fn.cast(pixels, dtype=types.UINT8)
+    return images
 
 
 def change_inputs(changes: Changes) -> list[np.ndarray]:

@@ -20,7 +20,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -50,8 +49,8 @@ _LONGEST_PAUSE = 10.0
 _CANNOT_SEND = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-class Ahead(Protocol):
-    """What reads ahead of a stream of batches."""
+class Ahead:
+    """What reads ahead of a stream of batches; this one reads nothing."""
 
     def wait(self, index: int) -> None:
         """Return when the batch ``index`` (epoch * batches an epoch + batch) may be read.
@@ -61,11 +60,12 @@ class Ahead(Protocol):
         Raises:
             DamageError: what the batch needs cannot be read.
         """
-        ...
 
     def close(self) -> None:
         """End the thread; may be called twice."""
-        ...
+
+
+NOTHING_AHEAD = Ahead()
 
 
 def read_ahead(
@@ -94,20 +94,7 @@ def read_ahead(
     return NOTHING_AHEAD
 
 
-class _Nothing:
-    """Nothing is read ahead."""
-
-    def wait(self, index: int) -> None:
-        """Return at once."""
-
-    def close(self) -> None:
-        """Nothing is to be ended."""
-
-
-NOTHING_AHEAD = _Nothing()
-
-
-class PartsAhead(ABC):
+class PartsAhead(Ahead, ABC):
     """Reads the parts of an order one after the other, up to ``ahead`` before they are needed.
 
     What is a part, and where in the pack its records lie, says a class derived from it.
@@ -244,7 +231,7 @@ def _windowed(plan: Plan, epoch: int) -> WindowedOrder:
     return order
 
 
-class BothAhead:
+class BothAhead(Ahead):
     """Two that read ahead of one stream."""
 
     def __init__(self, first: Ahead, second: Ahead) -> None:
@@ -261,7 +248,7 @@ class BothAhead:
             ahead.close()
 
 
-class WholePackAhead:
+class WholePackAhead(Ahead):
     """Reads a pack from front to back, once in a process; nobody waits for it.
 
     A shuffled order then finds most of its pages in memory, and the disk has read them in
@@ -284,9 +271,6 @@ class WholePackAhead:
             target=self._run, args=(pack,), name="facepack-reader", daemon=True
         )
         self._thread.start()
-
-    def wait(self, index: int) -> None:
-        """Return at once."""
 
     def close(self) -> None:
         """See :class:`Ahead`."""

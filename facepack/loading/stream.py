@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -70,10 +70,6 @@ class StreamSettings:
     dali_decoder: str = "auto"
     """The dali backend's on a GPU: ``mixed``, ``cpu``, or ``auto``, the faster."""
 
-    def draws(self) -> Draws:
-        """The batches, in a row."""
-        return Draws(self.plan, self.index)
-
     def draw_changes(self, index: int, keys: np.ndarray) -> Changes | None:
         """What happens to the images of batch ``index`` that have ``keys``; None for nothing."""
         if self.augment is None:
@@ -82,29 +78,29 @@ class StreamSettings:
         return draw_changes(self.augment, self.plan.seed, epoch, keys, self.image_size)
 
 
-class Stream(Protocol):
+class Stream:
     """Batches in the order of the plan from some index on, without end.
 
     Everything that goes wrong with a batch is raised by the ``next()`` that would return it, not
     before; a stream that has raised can only be closed.
     """
 
-    @property
-    def index(self) -> int:
-        """Index of the batch that ``next()`` returns: epoch * batches an epoch + batch."""
-        ...
+    def __init__(self, settings: StreamSettings, first: int) -> None:
+        self.index = first  # of the batch that next() returns: epoch * batches an epoch + batch
+        self._settings = settings
+        self._draws = Draws(settings.plan, settings.index)
 
     def next(self) -> tuple[Batch, list[int]]:
         """Return the next batch, and the positions that were left out of it."""
-        ...
+        raise NotImplementedError
 
     def close(self) -> None:
         """End threads and give up all memory; may be called twice."""
-        ...
+        raise NotImplementedError
 
     def abandon(self) -> None:
-        """In a forked child, which has none of its threads: see that it never is closed here."""
-        ...
+        """In a forked child: leave threads, locks, pinned memory and the GPU's to the parent."""
+        keep_for_good(self)
 
 
 def keep_for_good(thing: object) -> None:
