@@ -7,7 +7,6 @@ column of checksums or labels are still right.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,10 +23,9 @@ from facepack.images import check_decodes
 from facepack.reading import open_regular
 from facepack.store import format as fmt
 from facepack.store.labelmap import apply_label_map, map_names
-from facepack.store.lmdb_read import read_nodes
+from facepack.store.lmdb_read import guess_page_size, leaf_candidates, read_nodes
 from facepack.store.plan import check_meta
 from facepack.store.record import SourceRecord
-from facepack.store.scan import guess_page_size, leaf_candidates
 from facepack.store.selection import shard_records
 from facepack.store.shard_nodes import record_checksums, record_keys
 
@@ -281,7 +279,9 @@ class Remains:
     def record(self, key: int, index: int) -> SourceRecord:
         """The record at ``key``, which the node ``index`` is."""
         extra = {
-            name: values[key] for name, values in self._extras.items() if not _is_nan(values[key])
+            name: values[key]
+            for name, values in self._extras.items()
+            if values[key] == values[key]  # else it is NaN: the source said nothing of the record
         }
         return SourceRecord(
             key,
@@ -290,10 +290,6 @@ class Remains:
             self._names[key],
             extra or None,
         )
-
-
-def _is_nan(value: float | int) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def _lines(data: memoryview, count: int, *, selected: bool = False) -> np.ndarray:

@@ -13,16 +13,8 @@ import numpy as np
 
 from facepack import system
 from facepack.errors import DamageError
+from facepack.store import lmdb_format as mdb
 from facepack.store.format import record_key
-from facepack.store.lmdb_format import (
-    F_BIGDATA,
-    MAX_PAGE_SIZE,
-    META_SIZE,
-    NODE_HEADER,
-    P_BRANCH,
-    PAGE_HEADER,
-    POINTER,
-)
 from facepack.store.lmdb_read import read_page_size
 from facepack.store.pack import Pack
 
@@ -31,7 +23,7 @@ _POWERS = 10 ** np.arange(_DIGITS - 1, -1, -1, dtype=np.int64)
 _RESERVED = np.iinfo(np.uint32).max  # stands for keys that are no records': behind them all
 # Where a meta page states the depth and the root of the main tree: behind the page's header, four
 # fields of 24 bytes and the 48 bytes of the other tree.
-_MAIN = PAGE_HEADER + 24 + 48
+_MAIN = mdb.PAGE_HEADER + 24 + 48
 _DEPTH, _ROOT = _MAIN + 6, _MAIN + 40
 
 
@@ -107,7 +99,9 @@ class _Leaves:
     def __init__(self, path: Path) -> None:
         with _told_as_damage(path):
             with path.open("rb", buffering=0) as file:
-                self._page_size = read_page_size(system.read_at(file.fileno(), MAX_PAGE_SIZE, 0))
+                self._page_size = read_page_size(
+                    system.read_at(file.fileno(), mdb.MAX_PAGE_SIZE, 0)
+                )
                 self._end = os.fstat(file.fileno()).st_size
                 firsts, pages = _leaves(file.fileno(), self._page_size)
             # Large values lie behind their leaf, in the order of their keys.
@@ -163,11 +157,13 @@ class _Leaves:
 
 def _first_large(data: bytes, key: bytes) -> int | None:
     """The page of the first large value of a leaf page whose key is not below ``key``."""
-    (lower,) = struct.unpack_from("<H", data, PAGE_HEADER - 4)
-    for node in struct.unpack_from(f"<{(lower - PAGE_HEADER) // POINTER}H", data, PAGE_HEADER):
+    (lower,) = struct.unpack_from("<H", data, mdb.PAGE_HEADER - 4)
+    for node in struct.unpack_from(
+        f"<{(lower - mdb.PAGE_HEADER) // mdb.POINTER}H", data, mdb.PAGE_HEADER
+    ):
         flags, key_size = struct.unpack_from("<HH", data, node + 4)
-        start = node + NODE_HEADER
-        if flags & F_BIGDATA and data[start : start + key_size] >= key:
+        start = node + mdb.NODE_HEADER
+        if flags & mdb.F_BIGDATA and data[start : start + key_size] >= key:
             return int(struct.unpack_from("<Q", data, start + key_size)[0])
     return None
 
@@ -188,7 +184,7 @@ def _leaves(file: int, page_size: int) -> tuple[np.ndarray, np.ndarray]:
 
     The second meta page has the tree: a shard is written in one transaction.
     """
-    meta = _read(file, page_size, PAGE_HEADER + META_SIZE)
+    meta = _read(file, page_size, mdb.PAGE_HEADER + mdb.META_SIZE)
     (depth,) = struct.unpack_from("<H", meta, _DEPTH)
     (root,) = struct.unpack_from("<Q", meta, _ROOT)
     firsts, pages = np.zeros(1, np.int64), np.array([root], np.int64)
@@ -205,13 +201,13 @@ def _leaves(file: int, page_size: int) -> tuple[np.ndarray, np.ndarray]:
 def _children(page: bytes, first: int) -> tuple[np.ndarray, np.ndarray]:
     """First records and page numbers of a branch page's children; its first key is implied."""
     _, _, flags, lower, upper = struct.unpack_from("<QHHHH", page)
-    count, odd = divmod(lower - PAGE_HEADER, POINTER)
-    if flags != P_BRANCH or count < 1 or odd or not lower <= upper <= len(page):
+    count, odd = divmod(lower - mdb.PAGE_HEADER, mdb.POINTER)
+    if flags != mdb.P_BRANCH or count < 1 or odd or not lower <= upper <= len(page):
         raise ValueError(f"flags {flags:#x} and bounds {lower}, {upper} are no branch page's")
     data = np.frombuffer(page, np.uint8)
-    nodes = np.frombuffer(page, "<u2", count, PAGE_HEADER).astype(np.int64)
-    keyed = nodes[1:, None] + NODE_HEADER + np.arange(_DIGITS)
-    if nodes.max() + NODE_HEADER > len(page) or keyed.max(initial=0) >= len(page):
+    nodes = np.frombuffer(page, "<u2", count, mdb.PAGE_HEADER).astype(np.int64)
+    keyed = nodes[1:, None] + mdb.NODE_HEADER + np.arange(_DIGITS)
+    if nodes.max() + mdb.NODE_HEADER > len(page) or keyed.max(initial=0) >= len(page):
         raise ValueError("a node lies outside its page")
     halves = data[nodes[:, None] + np.arange(6)].copy().view("<u2").astype(np.int64)
     digits = data[keyed].astype(np.int64) - ord("0")

@@ -15,25 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepack.store.lmdb_format import (
-    DATA_VERSION,
-    DB,
-    F_BIGDATA,
-    MAGIC,
-    MAX_KEY,
-    META,
-    META_SIZE,
-    NODE,
-    NODE_HEADER,
-    OVERFLOW,
-    P_BRANCH,
-    P_LEAF,
-    P_OVERFLOW,
-    PAGE,
-    PAGE_HEADER,
-    PAGE_SIZES,
-    POINTER,
-)
+from facepack.store import lmdb_format as mdb
 from facepack.store.record import Buffer
 
 _DATA_VERSION_1, _PAGE_HEADER_1 = 3, 24  # of LMDB 1.0
@@ -54,29 +36,31 @@ def read_page_size(data: Buffer) -> int:
             "a file of LMDB 1.0 (py-lmdb writes such under lib_version=1), which LMDB 0.9 cannot "
             "read"
         )
-    if len(data) < PAGE_HEADER + META_SIZE:
+    if len(data) < mdb.PAGE_HEADER + mdb.META_SIZE:
         raise ScanError(f"{len(data)} bytes cannot hold an LMDB meta page")
-    magic, version = struct.unpack_from("<II", data, PAGE_HEADER)
-    if (magic, version) != (MAGIC, DATA_VERSION):
+    magic, version = struct.unpack_from("<II", data, mdb.PAGE_HEADER)
+    if (magic, version) != (mdb.MAGIC, mdb.DATA_VERSION):
         raise ScanError(f"magic {magic:#x}, version {version}: not an LMDB 0.9 file")
-    (page_size,) = struct.unpack_from("<I", data, PAGE_HEADER + META.size)
-    if page_size not in PAGE_SIZES:
-        raise ScanError(f"page size {page_size}; allowed are {PAGE_SIZES}")
+    (page_size,) = struct.unpack_from("<I", data, mdb.PAGE_HEADER + mdb.META.size)
+    if page_size not in mdb.PAGE_SIZES:
+        raise ScanError(f"page size {page_size}; allowed are {mdb.PAGE_SIZES}")
     return int(page_size)
 
 
 def is_lmdb_1(data: Buffer) -> bool:
     """Whether a file begins as those of LMDB 1.0 do, whose pages have longer headers."""
     head = bytes(data[_PAGE_HEADER_1 : _PAGE_HEADER_1 + 8])
-    return len(head) == 8 and struct.unpack("<II", head) == (MAGIC, _DATA_VERSION_1)
+    return len(head) == 8 and struct.unpack("<II", head) == (mdb.MAGIC, _DATA_VERSION_1)
 
 
 def stated_pages(data: Buffer) -> int:
     """The number of pages that the committed meta page says the file has."""
     page_size = read_page_size(data)
-    if len(data) < page_size + PAGE_HEADER + META_SIZE:
+    if len(data) < page_size + mdb.PAGE_HEADER + mdb.META_SIZE:
         raise ScanError(f"{len(data)} bytes cannot hold two meta pages of {page_size}")
-    (last,) = struct.unpack_from("<Q", data, page_size + PAGE_HEADER + META.size + 2 * DB.size)
+    (last,) = struct.unpack_from(
+        "<Q", data, page_size + mdb.PAGE_HEADER + mdb.META.size + 2 * mdb.DB.size
+    )
     return int(last) + 1
 
 
@@ -123,7 +107,7 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     Args:
         data: the file.
         pages: numbers of whole pages in it, int64.
-        page_size: one of :data:`PAGE_SIZES`.
+        page_size: one of :data:`mdb.PAGE_SIZES`.
         most: how many records may be claimed: forged counts must not fill the memory.
 
     Raises:
@@ -137,7 +121,7 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     bases = pages * page_size
     lower = words[(bases >> 1) + 6].astype(np.int64)  # behind number (4 words), pad and flags
     upper = words[(bases >> 1) + 7].astype(np.int64)
-    whole = (lower > PAGE_HEADER) & (lower % POINTER == 0) & (lower <= upper)
+    whole = (lower > mdb.PAGE_HEADER) & (lower % mdb.POINTER == 0) & (lower <= upper)
     whole &= upper <= page_size
     errors = [
         ScanError(f"page {page}: bounds {low} and {high} are impossible")
@@ -148,7 +132,7 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     bases, lower = bases[whole], lower[whole]
     # Pointers end where the free space begins. Their numbers may be forged: the total is checked
     # before any array of that length is made.
-    counts = (lower - PAGE_HEADER) // POINTER
+    counts = (lower - mdb.PAGE_HEADER) // mdb.POINTER
     total = int(counts.sum())
     if total > most:
         raise ScanError(f"its pages claim {total} records; at most {most} can be")
@@ -156,17 +140,17 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     page_starts = np.cumsum(counts) - counts
     base = np.repeat(bases, counts)
     slot = np.arange(total) - np.repeat(page_starts, counts)
-    pointer = words[(base + PAGE_HEADER >> 1) + slot].astype(np.int64)
-    good = (pointer >= np.repeat(lower, counts)) & (pointer <= page_size - NODE_HEADER)
+    pointer = words[(base + mdb.PAGE_HEADER >> 1) + slot].astype(np.int64)
+    good = (pointer >= np.repeat(lower, counts)) & (pointer <= page_size - mdb.NODE_HEADER)
     good &= pointer % 2 == 0
     # A bad pointer reads a header at 0 instead, which is there, and stays marked as bad.
     header = np.where(good, base + pointer >> 1, 0)
     low, high, flags, key_sizes = (words[header + i].astype(np.int64) for i in range(4))
     sizes = low | high << 16
-    big = flags == F_BIGDATA
-    key_starts = base + pointer + NODE_HEADER
+    big = flags == mdb.F_BIGDATA
+    key_starts = base + pointer + mdb.NODE_HEADER
     key_ends = key_starts + key_sizes
-    good &= (flags & ~F_BIGDATA == 0) & (key_sizes >= 1) & (key_sizes <= MAX_KEY)
+    good &= (flags & ~mdb.F_BIGDATA == 0) & (key_sizes >= 1) & (key_sizes <= mdb.MAX_KEY)
     good &= key_ends + np.where(big, 8, sizes) <= base + page_size
 
     # Values lie behind their keys, large ones on the overflow pages whose number stands there. The
@@ -176,7 +160,7 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     numbers = octets[key_ends[at][:, None] + np.arange(8)].view("<u8")[:, 0]
     inside = (numbers >= 2) & (numbers < len(data) // page_size)
     targets = np.where(inside, numbers, 0).astype(np.int64) * page_size
-    starts[at] = targets + PAGE_HEADER
+    starts[at] = targets + mdb.PAGE_HEADER
     ends[at] = starts[at] + sizes[at]
     good[at] &= inside & (ends[at] <= len(data))
     errors += [
@@ -207,12 +191,12 @@ def leaf_numbers(data: memoryview, page_size: int) -> Iterator[int]:
     """Yield the numbers of all leaf pages, in file order, hopping over overflow pages."""
     page, pages = 2, len(data) // page_size
     while page < pages:
-        number, _, flags, _, _ = PAGE.unpack_from(data, page * page_size)
-        if flags == P_OVERFLOW and number == page:
-            _, _, _, count = OVERFLOW.unpack_from(data, page * page_size)
+        number, _, flags, _, _ = mdb.PAGE.unpack_from(data, page * page_size)
+        if flags == mdb.P_OVERFLOW and number == page:
+            _, _, _, count = mdb.OVERFLOW.unpack_from(data, page * page_size)
             page += max(1, count)
             continue
-        if flags == P_LEAF:
+        if flags == mdb.P_LEAF:
             yield page
         page += 1
 
@@ -222,7 +206,7 @@ def leaves_from(data: memoryview, page_size: int, key: bytes) -> list[int]:
 
     Args:
         data: the file, of two pages or more.
-        page_size: one of :data:`PAGE_SIZES`.
+        page_size: one of :data:`mdb.PAGE_SIZES`.
         key: the least key that is looked for.
 
     Raises:
@@ -231,7 +215,7 @@ def leaves_from(data: memoryview, page_size: int, key: bytes) -> list[int]:
     pages = len(data) // page_size
     if pages < 2:
         raise ScanError(f"{len(data)} bytes cannot hold two meta pages of {page_size}")
-    *_, root = DB.unpack_from(data, page_size + PAGE_HEADER + META.size + DB.size)
+    *_, root = mdb.DB.unpack_from(data, page_size + mdb.PAGE_HEADER + mdb.META.size + mdb.DB.size)
     leaves: list[int] = []
     seen: set[int] = set()
     waiting = [root]
@@ -241,21 +225,59 @@ def leaves_from(data: memoryview, page_size: int, key: bytes) -> list[int]:
             raise ScanError(f"a branch points to page {page}, out of bounds or seen before")
         seen.add(page)
         base = page * page_size
-        _, _, flags, lower, upper = PAGE.unpack_from(data, base)
-        if flags == P_LEAF:
+        _, _, flags, lower, upper = mdb.PAGE.unpack_from(data, base)
+        if flags == mdb.P_LEAF:
             leaves.append(page)
             continue
-        if flags != P_BRANCH or not PAGE_HEADER < lower <= upper <= page_size:
+        if flags != mdb.P_BRANCH or not mdb.PAGE_HEADER < lower <= upper <= page_size:
             raise ScanError(f"page {page}: neither a branch nor a leaf")
         pointers = struct.unpack_from(
-            f"<{(lower - PAGE_HEADER) // POINTER}H", data, base + PAGE_HEADER
+            f"<{(lower - mdb.PAGE_HEADER) // mdb.POINTER}H", data, base + mdb.PAGE_HEADER
         )
         for pointer in reversed(pointers):
-            if not lower <= pointer <= page_size - NODE_HEADER:
+            if not lower <= pointer <= page_size - mdb.NODE_HEADER:
                 raise ScanError(f"page {page}: a node at {pointer} lies outside the page")
-            low, middle, high, key_size = NODE.unpack_from(data, base + pointer)
+            low, middle, high, key_size = mdb.NODE.unpack_from(data, base + pointer)
             waiting.append(low | middle << 16 | high << 32)
-            start = base + pointer + NODE_HEADER
+            start = base + pointer + mdb.NODE_HEADER
             if bytes(data[start : start + key_size]) <= key:
                 break  # what lies before this child is all below
     return sorted(leaves)
+
+
+# Files of which nothing else can be believed ------------------------------------------------------
+
+
+def guess_page_size(data: memoryview) -> int:
+    """The page size under which most page numbers of a damaged file are where they say.
+
+    A page's number stands at its head; under another page size, next to none fits.
+
+    Raises:
+        ScanError: none fits under any.
+    """
+    fits = {size: int(np.count_nonzero(_heads(data, size)[1])) for size in mdb.PAGE_SIZES}
+    best = max(fits, key=lambda size: fits[size])
+    if not fits[best]:
+        raise ScanError("it holds no recognisable LMDB page")
+    return best
+
+
+def leaf_candidates(data: memoryview, page_size: int) -> np.ndarray:
+    """The numbers (int64) of all pages of a damaged file that may be leaf pages.
+
+    Nothing else in the file is believed: a page is taken where its flags say so, and where its
+    number is right and its flags say nothing else. Some bytes of an image may pass for a leaf.
+    """
+    flags, numbered = _heads(data, page_size)
+    others = np.isin(flags, (mdb.P_BRANCH, mdb.P_OVERFLOW, mdb.P_META))
+    return np.flatnonzero((flags == mdb.P_LEAF) | (numbered & ~others))
+
+
+def _heads(data: memoryview, page_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of every whole page: its flags, and whether its number is the one that it should have."""
+    count = len(data) // page_size
+    octets = np.frombuffer(data, np.uint8, count * page_size).reshape(count, page_size)
+    heads = np.ascontiguousarray(octets[:, : mdb.PAGE_HEADER])
+    numbers, flags = heads.view("<u8")[:, 0], heads.view("<u2")[:, 5]
+    return flags, numbers == np.arange(count, dtype=np.uint64)

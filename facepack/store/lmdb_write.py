@@ -20,52 +20,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepack.store.lmdb_format import (
-    DATA_VERSION,
-    DB,
-    F_BIGDATA,
-    F_INTEGERKEY,
-    F_NOSUBDIR,
-    MAGIC,
-    MAX_KEY,
-    META,
-    NO_PAGE,
-    NODE,
-    NODE_HEADER,
-    OVERFLOW,
-    P_BRANCH,
-    P_LEAF,
-    P_META,
-    P_OVERFLOW,
-    PAGE,
-    PAGE_HEADER,
-    PAGE_SIZES,
-    POINTER,
-)
+from facepack.store import lmdb_format as mdb
 from facepack.store.record import Buffer
 
 
 def inline_limit(page_size: int) -> int:
     """The largest node (header, key, value) that lies in a leaf; mdb.c's ``me_nodemax``."""
-    return ((page_size - PAGE_HEADER) // 2 & ~1) - POINTER
+    return ((page_size - mdb.PAGE_HEADER) // 2 & ~1) - mdb.POINTER
 
 
 def node_costs(page_size: int, key_sizes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Bytes of a leaf page, pointer included, that each record takes (int64)."""
-    whole = NODE_HEADER + key_sizes + sizes
+    whole = mdb.NODE_HEADER + key_sizes + sizes
     inline = whole <= inline_limit(page_size)
-    return (np.where(inline, whole, NODE_HEADER + key_sizes + 8) + 1 & ~1) + POINTER
+    return (np.where(inline, whole, mdb.NODE_HEADER + key_sizes + 8) + 1 & ~1) + mdb.POINTER
 
 
 def overflow_pages(page_size: int, key_sizes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Whole pages outside the leaf that each record takes: 0 for inline ones (int64)."""
-    inline = NODE_HEADER + key_sizes + sizes <= inline_limit(page_size)
-    return np.where(inline, 0, (PAGE_HEADER - 1 + sizes) // page_size + 1)
+    inline = mdb.NODE_HEADER + key_sizes + sizes <= inline_limit(page_size)
+    return np.where(inline, 0, (mdb.PAGE_HEADER - 1 + sizes) // page_size + 1)
 
 
 def fill_in_order(costs: np.ndarray, page_size: int) -> list[int]:
     """Cut records into leaf pages in their order: the index at which each page begins."""
-    room = page_size - PAGE_HEADER
+    room = page_size - mdb.PAGE_HEADER
     starts, free = [0], room
     for index, cost in enumerate(costs.tolist()):
         if cost > free:
@@ -101,7 +80,9 @@ def _lay_out(page_size: int, extents: np.ndarray, starts: list[int], longest_key
     big_pages[extents == 0] = 0
     # Every branch but an only one must have two children at least. Full branches could leave the
     # last one with a single child, so children are spread evenly.
-    fan_out = (page_size - PAGE_HEADER) // ((NODE_HEADER + longest_key + 1 & ~1) + POINTER)
+    fan_out = (page_size - mdb.PAGE_HEADER) // (
+        (mdb.NODE_HEADER + longest_key + 1 & ~1) + mdb.POINTER
+    )
     levels: list[list[list[int]]] = []
     count = len(starts)
     while count > 1:
@@ -133,26 +114,26 @@ def lmdb_pages(
     Args:
         keys: in ascending byte order, none twice, 1 to 511 bytes each.
         values: one for each key.
-        page_size: one of :data:`PAGE_SIZES`.
+        page_size: one of :data:`mdb.PAGE_SIZES`.
         leaf_starts: the index of each leaf page's first record; filled in order when None.
 
     Raises:
         ValueError: keys out of order, an impossible page size, or a leaf that overflows.
     """
-    if page_size not in PAGE_SIZES:
-        raise ValueError(f"page size {page_size}; allowed are {PAGE_SIZES}")
+    if page_size not in mdb.PAGE_SIZES:
+        raise ValueError(f"page size {page_size}; allowed are {mdb.PAGE_SIZES}")
     if not keys or len(keys) != len(values):
         raise ValueError(f"{len(keys)} keys for {len(values)} values; both must be there, in pairs")
     if any(a >= b for a, b in itertools.pairwise(keys)):
         raise ValueError("the keys are not in ascending order")
     key_sizes = np.fromiter(map(len, keys), np.int64, len(keys))
     sizes = np.fromiter(map(len, values), np.int64, len(values))
-    if not 1 <= key_sizes.min() <= key_sizes.max() <= MAX_KEY:
-        raise ValueError(f"a key must have 1 to {MAX_KEY} bytes")
+    if not 1 <= key_sizes.min() <= key_sizes.max() <= mdb.MAX_KEY:
+        raise ValueError(f"a key must have 1 to {mdb.MAX_KEY} bytes")
     costs = node_costs(page_size, key_sizes, sizes)
     starts = fill_in_order(costs, page_size) if leaf_starts is None else leaf_starts
     used = np.add.reduceat(costs, starts)
-    if used.max() > page_size - PAGE_HEADER:
+    if used.max() > page_size - mdb.PAGE_HEADER:
         raise ValueError(f"a leaf of {used.max()} bytes exceeds a page of {page_size}")
     extents = overflow_pages(page_size, key_sizes, sizes)
     layout = _lay_out(page_size, extents, starts, int(key_sizes.max()))
@@ -168,8 +149,8 @@ def _meta_pages(layout: _Layout, entries: int) -> bytes:
     """Both meta pages: page 0 the empty file of transaction 0, page 1 the tree of transaction 1."""
     pages = []
     for number in (0, 1):
-        free = (layout.page_size, F_INTEGERKEY | F_NOSUBDIR, 0, 0, 0, 0, 0, NO_PAGE)
-        main = (0, 0, 0, 0, 0, 0, 0, NO_PAGE)
+        free = (layout.page_size, mdb.F_INTEGERKEY | mdb.F_NOSUBDIR, 0, 0, 0, 0, 0, mdb.NO_PAGE)
+        main = (0, 0, 0, 0, 0, 0, 0, mdb.NO_PAGE)
         if number == 1:
             branches = sum(len(level) for level in layout.levels)
             depth = len(layout.levels) + 1
@@ -177,10 +158,10 @@ def _meta_pages(layout: _Layout, entries: int) -> bytes:
             leaves = len(layout.leaf_pages)
             main = (0, 0, depth, branches, leaves, layout.overflow_count, entries, root)
         body = (
-            PAGE.pack(number, 0, P_META, 0, 0)
-            + META.pack(MAGIC, DATA_VERSION, 0, layout.pages * layout.page_size)
-            + DB.pack(*free)
-            + DB.pack(*main)
+            mdb.PAGE.pack(number, 0, mdb.P_META, 0, 0)
+            + mdb.META.pack(mdb.MAGIC, mdb.DATA_VERSION, 0, layout.pages * layout.page_size)
+            + mdb.DB.pack(*free)
+            + mdb.DB.pack(*main)
             + struct.pack("<QQ", layout.pages - 1 if number == 1 else 1, number)
         )
         pages.append(body.ljust(layout.page_size, b"\0"))
@@ -199,7 +180,7 @@ def _leaf_pages(
     page_size = layout.page_size
     # Whatever can be is done for all records at once: in Python, each step for each would cost.
     big = extents > 0
-    nodes = costs - POINTER
+    nodes = costs - mdb.POINTER
     bounds = np.append(layout.leaf_starts, len(keys))
     counts = np.diff(bounds)
     # Nodes fill a page from its end, pointers from its head: a pointer is the page's size less the
@@ -213,7 +194,7 @@ def _leaf_pages(
     headers = np.empty((len(keys), 4), "<u2")
     headers[:, 0] = sizes & 0xFFFF
     headers[:, 1] = sizes >> 16
-    headers[:, 2] = np.where(big, F_BIGDATA, 0)
+    headers[:, 2] = np.where(big, mdb.F_BIGDATA, 0)
     headers[:, 3] = key_sizes
     header_bytes = headers[order].tobytes()
     # Nodes begin at even offsets, as mdb.c's EVEN() has it.
@@ -231,17 +212,17 @@ def _leaf_pages(
     cuts = bounds.tolist()
     for leaf, number in enumerate(layout.leaf_pages):
         start, stop = cuts[leaf], cuts[leaf + 1]
-        lower, upper = PAGE_HEADER + POINTER * (stop - start), uppers[leaf]
-        yield PAGE.pack(number, 0, P_LEAF, lower, upper)
+        lower, upper = mdb.PAGE_HEADER + mdb.POINTER * (stop - start), uppers[leaf]
+        yield mdb.PAGE.pack(number, 0, mdb.P_LEAF, lower, upper)
         yield pointer_bytes[2 * start : 2 * stop]
         yield bytes(upper - lower)
         yield from parts[4 * start : 4 * stop]
         if has_big[leaf]:
             for index in (start + np.flatnonzero(big[start:stop])).tolist():
                 count = int(extents[index])
-                yield OVERFLOW.pack(int(layout.big_pages[index]), 0, P_OVERFLOW, count)
+                yield mdb.OVERFLOW.pack(int(layout.big_pages[index]), 0, mdb.P_OVERFLOW, count)
                 yield values[index]
-                yield bytes(count * page_size - PAGE_HEADER - int(sizes[index]))
+                yield bytes(count * page_size - mdb.PAGE_HEADER - int(sizes[index]))
 
 
 def _branch_pages(layout: _Layout, keys: Sequence[bytes]) -> Iterator[bytes]:
@@ -256,15 +237,15 @@ def _branch_pages(layout: _Layout, keys: Sequence[bytes]) -> Iterator[bytes]:
             for position, child in enumerate(children):
                 key = first_keys[child] if position else b""  # the first child's key is implied
                 page = numbers[child]
-                node = NODE.pack(page & 0xFFFF, page >> 16 & 0xFFFF, page >> 32, len(key)) + key
+                node = mdb.NODE.pack(page & 0xFFFF, page >> 16 & 0xFFFF, page >> 32, len(key)) + key
                 node += b"\0" * (len(node) & 1)
                 upper -= len(node)
                 nodes.append(node)
                 pointers.append(upper)
-            lower = PAGE_HEADER + POINTER * len(children)
+            lower = mdb.PAGE_HEADER + mdb.POINTER * len(children)
             yield b"".join(
                 [
-                    PAGE.pack(number, 0, P_BRANCH, lower, upper),
+                    mdb.PAGE.pack(number, 0, mdb.P_BRANCH, lower, upper),
                     struct.pack(f"<{len(pointers)}H", *pointers),
                     bytes(upper - lower),
                     *reversed(nodes),

@@ -21,9 +21,8 @@ from facepack.cli import root
 from facepack.errors import DamageError, PackError
 from facepack.store import format as fmt
 from facepack.store.lmdb_format import P_LEAF, PAGE_SIZES
-from facepack.store.lmdb_read import leaf_numbers, read_page_size
+from facepack.store.lmdb_read import guess_page_size, leaf_numbers, read_page_size
 from facepack.store.lmdb_write import lmdb_pages
-from facepack.store.scan import guess_page_size
 from tests.store.lmdb_twin import scan_leaf
 
 MakePack = Callable[..., Path]
