@@ -24,8 +24,7 @@ from facepack.evaluate.training_run import (
 )
 from facepack.output import require_writable, write_output
 from facepack.version import __version__
-from facepack.view.page import render_page
-from facepack.view.page_image import PageImage
+from facepack.view.page import PageImage, render_page
 from facepack.view.plot import PICTURES, Plot, require_matplotlib, write_plots
 
 if TYPE_CHECKING:

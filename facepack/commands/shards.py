@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from facepack.view.listing import Listing, SetRow
 
 
 @click.command()
@@ -40,31 +37,31 @@ def shards(
             remove_set(opened.path, opened.shard_names, remove)
         listing = list_shards(opened)
     if as_json:
-        click.echo(json.dumps(listing.as_json(), indent=1))
+        click.echo(json.dumps(listing, indent=1))
     else:
         _print(listing)
 
 
-def _print(listing: Listing) -> None:
+def _print(listing: dict[str, list[dict[str, Any]]]) -> None:
     from facepack.terminal import table_lines
 
-    rows = [(row.name, f"{row.records:,}", f"{row.identities:,}") for row in listing.shards]
+    def figures(row: dict[str, Any]) -> tuple[str, str, str]:
+        return row["name"], f"{row['records']:,}", f"{row['identities']:,}"
+
+    rows = map(figures, listing["shards"])
     click.echo("\n".join(table_lines(("shard", "records", "identities"), rows)))
-    if listing.sets:
+    if listing["sets"]:
         click.echo()
-        sets = [
-            (row.name, f"{row.records:,}", f"{row.identities:,}", str(row.shards))
-            for row in listing.sets
-        ]
+        sets = [(*figures(row), str(row["shards"])) for row in listing["sets"]]
         lines = table_lines(("set", "records", "identities", "shards"), sets)
-        for line, about in zip(lines, ["", *map(_about_set, listing.sets)], strict=True):
+        for line, about in zip(lines, ["", *map(_about_set, listing["sets"])], strict=True):
             click.echo(f"{line}  {about}".rstrip())
 
 
-def _about_set(row: SetRow) -> str:
-    about = " ".join(row.patterns)
-    if row.missing:
-        about += f"   without {len(row.missing)} zips ({', '.join(row.missing[:3])} …)"
-    if row.error is not None:
-        about += f"   cannot be used: {row.error}"
+def _about_set(row: dict[str, Any]) -> str:
+    about = " ".join(row["patterns"])
+    if missing := row["missing"]:
+        about += f"   without {len(missing)} zips ({', '.join(missing[:3])} …)"
+    if row["error"] is not None:
+        about += f"   cannot be used: {row['error']}"
     return about

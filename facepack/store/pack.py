@@ -228,16 +228,18 @@ class Pack:
 
     def _all_names_of(self, k: int) -> list[str | None]:
         """The names of the records of shard ``k``, by their keys."""
+        names: list[str | None] | None = self.read_reserved(k, fmt.NAMES)
+        return names or [None] * shard_records(self.manifest["shards"][k])
+
+    def read_reserved(self, k: int, key: bytes) -> Any:
+        """The reserved record ``key`` of shard number ``k``; None where it has none."""
         with environments.engine_calls:
             file_id, environment = self._held.shard(k)
             try:
-                value = environments.get(environment, fmt.NAMES)
+                value = environments.get(environment, key)
             finally:
                 environments.release(file_id)
-        if value is None:
-            return [None] * shard_records(self.manifest["shards"][k])
-        names: list[str | None] = fmt.unpack_reserved(fmt.NAMES, value)
-        return names
+        return None if value is None else fmt.unpack_reserved(key, value)
 
     @property
     def pairs(self) -> np.ndarray | None:

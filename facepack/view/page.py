@@ -7,17 +7,22 @@ Whatever comes from a file may come from strangers: all that a template writes p
 from __future__ import annotations
 
 import base64
+import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from facepack.view.chart import bar_chart
 from facepack.view.plot import line_chart
+from facepack.view.sheet import thumbnail
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _LONGEST = 300  # characters of one text
+_SIDE, _QUALITY = 112, 88  # of an image, in pixels, and of its JPEG
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -81,3 +86,19 @@ def binary_size(count: int) -> str:
 def base64_text(data: bytes) -> Markup:
     """``data`` for a ``data:`` URI, of any length; base64 holds no character of HTML's."""
     return Markup(base64.b64encode(data).decode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageImage:
+    """An image on a page: its key, and a small JPEG of it or why there is none."""
+
+    key: str
+    jpeg: bytes = b""
+    reason: str = ""
+
+    @classmethod
+    def from_pixels(cls, key: str, pixels: np.ndarray) -> PageImage:
+        """Of uint8 RGB (height, width, 3): a browser is not handed what strangers encoded."""
+        buffer = io.BytesIO()
+        thumbnail(pixels, _SIDE).save(buffer, "JPEG", quality=_QUALITY)
+        return cls(key=key, jpeg=buffer.getvalue())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from typing import Any
 
 from facepack.errors import DamageError, DecodeError, PackError
-from facepack.images import read_header
-from facepack.store import environments
+from facepack.images import ImageHeader, read_header
 from facepack.store import format as fmt
 from facepack.store.pack import Pack
 from facepack.store.selection import shard_records
@@ -86,7 +85,7 @@ def _find_by_name(pack: Pack, name: str) -> int:
     start = 0
     named = False
     for k, shard in enumerate(pack.manifest["shards"]):
-        names = _read_reserved(pack, shard["name"], fmt.NAMES)
+        names = pack.read_reserved(k, fmt.NAMES)
         if isinstance(names, list):
             named = True
             numbered = enumerate(pack.shard_keys(k), start)
@@ -114,25 +113,23 @@ def describe_record(pack: Pack, position: int) -> RecordInfo:
     record = pack[position]
     shard, _, digits = record.key.rpartition("/")
     number = int(digits)  # in its shard
-    count = next(
-        shard_records(entry) for entry in pack.manifest["shards"] if entry["name"] == shard
-    )
+    k = pack.shard_names.index(shard)
+    count = shard_records(pack.manifest["shards"][k])
     names = pack.identity_names or []
     try:
-        extra = _read_reserved(pack, shard, fmt.EXTRA)
+        extra = pack.read_reserved(k, fmt.EXTRA)
         ordinal = fmt.unpack_column(extra["ordinal"], count)[number]
         columns = {
             str(name): fmt.unpack_column(column, count)[number].item()
             for name, column in extra["columns"].items()
         }
         source_ordinal = int(extra["first"]) + int(ordinal)
-        stated = int(fmt.unpack_column(_read_reserved(pack, shard, fmt.CHECKSUMS), count)[number])
+        stated = int(fmt.unpack_column(pack.read_reserved(k, fmt.CHECKSUMS), count)[number])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamageError(f"{pack.path}: {shard}: its reserved records are not sound") from error
-    try:
-        header = read_header(record.image)
-    except DecodeError:
-        header = None
+    facts: dict[str, Any] = dict.fromkeys(field.name for field in fields(ImageHeader))
+    with suppress(DecodeError):
+        facts = vars(read_header(record.image))
     return RecordInfo(
         key=record.key,
         position=pack.position(record.key),
@@ -140,27 +137,8 @@ def describe_record(pack: Pack, position: int) -> RecordInfo:
         identity=(names[record.label] or None) if 0 <= record.label < len(names) else None,
         source_name=pack.source_name(position),
         source_ordinal=source_ordinal,
-        extra={name: value for name, value in columns.items() if not _is_missing(value)},
+        extra={name: value for name, value in columns.items() if value == value},
         bytes=len(record.image),
-        format=header.format if header else None,
-        height=header.height if header else None,
-        width=header.width if header else None,
-        channels=header.channels if header else None,
-        orientation=header.orientation if header else None,
+        **facts,
         sum_ok=fmt.record_checksum(fmt.record_key(number), record.image) == stated,
     )
-
-
-def _is_missing(value: float | int) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _read_reserved(pack: Pack, shard: str, key: bytes) -> Any:
-    """The reserved record ``key`` of a shard, decoded; None where it has none."""
-    with environments.engine_calls:
-        file_id, environment = environments.acquire(pack.path / f"{shard}.mdb")
-        try:
-            value = environments.get(environment, key)
-        finally:
-            environments.release(file_id)
-    return None if value is None else fmt.unpack_reserved(key, value)

@@ -28,8 +28,7 @@ from facepack.view.duplicates import (
     find_duplicates,
 )
 from facepack.view.histogram import histogram, spread
-from facepack.view.page import render_page
-from facepack.view.page_image import PageImage
+from facepack.view.page import PageImage, render_page
 from facepack.view.sample import SampleOptions, sample_rows
 from facepack.view.sheet import reason_alone
 from facepack.view.summary import Summary, source_facts, summarize

@@ -124,7 +124,7 @@ def test_head_and_tail_equal_packs_of_these_records_alone(parts: list[tuple[Path
             assert find_record(mine, str(mine.source_name(i)), by_name=True) == i
         whole, half = summarize(mine), summarize(theirs)
         assert (whole.images, whole.identities) == (half.images, half.identities)
-        assert sum(row.records for row in list_shards(mine).shards) == len(mine)
+        assert sum(row["records"] for row in list_shards(mine)["shards"]) == len(mine)
 
 
 @pytest.mark.parametrize("order", ["auto", "global", "blocks"])

@@ -16,7 +16,7 @@ from facepack.errors import ConfigError
 from facepack.evaluate.plots import draw_curves, draw_histograms
 from facepack.evaluate.report import csv_text, figure_table, hard_images, write_report
 from facepack.evaluate.results.result import Curve, Figure, HardPair, Histogram, Result
-from facepack.view.page_image import PageImage
+from facepack.view.page import PageImage
 
 EVIL = "<script>alert(1)</script>\"'\x00\u202e$x^{"
 
