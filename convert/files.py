@@ -42,7 +42,6 @@ _REASONS = {
 }
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _FOLDERS = 4096  # whose whereabouts are remembered; lists go through folders one by one
-_LEAVE_OUT = "fetch the image again, or go on without it"
 
 
 def text(name: bytes) -> str:
@@ -315,7 +314,6 @@ class FilesPart(Part):
     """Some files of a list.
 
     Attributes:
-        start: ordinal of the first.
         folder: what their names are relative to.
         names: (n,) their names.
         sizes: (n,) bytes of each, or why it cannot be read.
@@ -323,6 +321,7 @@ class FilesPart(Part):
         identities: names of identities, by label.
     """
 
+    remedy = "fetch the image again, or go on without it"
     start: int
     folder: Path
     names: Names
@@ -345,7 +344,7 @@ class FilesPart(Part):
                     try:
                         data = reader.read(name, self.sizes[row])
                     except FileRefusedError as error:
-                        yield self._refuse(row, error.reason, error.remedy)
+                        yield self._refuse(row, None, error.reason, error.remedy)
                     else:
                         shown = self._shown(name)
                         yield SourceRecord(self.start + row, data, self.labels[row], shown)
@@ -358,13 +357,8 @@ class FilesPart(Part):
     def _shown(self, name: bytes) -> str | None:
         return text(name)
 
-    def _refuse(self, row: int, reason: str, remedy: str) -> Refusal:
-        name = text(self.names[row])
-        return Refusal(self.start + row, name, None, None, reason, remedy)
-
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a file that was read but cannot be packed."""
-        return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        return Refusal(self.start + row, text(self.names[row]), None, None, reason, remedy)
 
     def identity_names(self) -> Mapping[int, str]:
         """Names of the identities, where the source has any."""

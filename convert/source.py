@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -64,10 +64,16 @@ class Part(ABC):
     """The records ``[start, stop)`` of a source, as a worker process needs them to read them.
 
     A part pickles small: it knows its own records and not the whole source.
+
+    Attributes:
+        start: ordinal of the first.
+        stop: ordinal behind the last.
+        remedy: what the user can do where a record that was read cannot be packed.
     """
 
     start: int
     stop: int
+    remedy: ClassVar[str]
 
     @abstractmethod
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
@@ -88,21 +94,46 @@ class Part(ABC):
             SourceError: the source itself cannot be read on.
         """
 
-    @abstractmethod
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        """The refusal of the record ``row`` of this part; its name is given where it is known."""
+        raise NotImplementedError
+
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a record that was read but cannot be packed."""
+        return self._refuse(record.ordinal - self.start, record.name, reason, self.remedy)
 
     def identity_names(self) -> Mapping[int, str]:
         """Names of identities by label, if the source has any: at least those of this part."""
         return {}
 
 
-@runtime_checkable
-class PartInRuns(Protocol):
-    """A part that can also be read many records at a time."""
+class PartInRuns(Part):
+    """A part that is read in one sweep, usual records that follow each other together."""
+
+    @abstractmethod
+    def _sweep(
+        self, rows: np.ndarray, *, once: bool
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """Read the records ``rows`` of this part, int64 and increasing; ``once`` and for all."""
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the records in one sweep.
+
+        A record that is broken in itself is refused, and the sweep goes on behind it.
+
+        Raises:
+            SourceError: the file cannot be read on, or is no longer the one that was looked at.
+        """
+        rows = np.arange(self.stop - self.start) if keep is None else np.flatnonzero(keep)
+        for item in self._sweep(rows, once=False):
+            if isinstance(item, RecordRun):
+                yield from item.records()
+            else:
+                yield item
 
     def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        """What :meth:`Part.read` gives, in the same order, some of it together."""
+        """What :meth:`read` gives, in the same order, some of it together."""
+        return self._sweep(np.arange(self.stop - self.start), once=True)
 
 
 class Source(ABC):

@@ -23,7 +23,6 @@ from facepack.errors import DecodeError, SourceError
 from facepack.store.format import MAX_LABEL
 from facepack.store.record import SourceRecord
 
-_LEAVE_OUT = "mend the database, or go on without this record"
 _SAMPLE = 64  # records whose content tells two databases apart that have the same kv file
 _SIZED = 1024  # records of a database that are asked for their size, at least
 _SIZED_APART = 256  # a look at a size is a random access, so that more of them would take long
@@ -36,12 +35,12 @@ class KvPart(Part):
     Attributes:
         data: the database.
         kv: the kv file's name.
-        start: ordinal of the first record.
         key_bytes: the keys, one behind the other.
         key_ends: (n,) where each ends in that.
         labels: (n,) label of each.
     """
 
+    remedy = "mend the database, or go on without this record"
     data: KvData
     kv: str
     start: int
@@ -72,10 +71,6 @@ class KvPart(Part):
         for key, label in zip(self._keys(), self.labels.tolist(), strict=True):
             yield Entry(label, key.decode())
 
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a record that was read but cannot be packed."""
-        return self._refuse(record.ordinal - self.start, record.name, reason, _LEAVE_OUT)
-
     def _keys(self) -> list[bytes]:
         ends = self.key_ends.tolist()
         return [self.key_bytes[a:b] for a, b in zip([0, *ends], ends, strict=False)]
@@ -91,11 +86,11 @@ class KvPart(Part):
         try:
             image = datum_image(value)
         except DecodeError as error:
-            return self._refuse(row, key, str(error), _LEAVE_OUT)
+            return self._refuse(row, key, str(error), self.remedy)
         return SourceRecord(self.start + row, image, int(self.labels[row]), key)
 
-    def _refuse(self, row: int, key: str | None, reason: str, remedy: str) -> Refusal:
-        return Refusal(self.start + row, self.data.name, None, key, reason, remedy)
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        return Refusal(self.start + row, self.data.name, None, name, reason, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

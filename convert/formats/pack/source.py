@@ -36,13 +36,9 @@ class _Run(NamedTuple):
 
 
 class PackPart(Part):
-    """Records of a pack that followed each other in the source that it was made of.
+    """Records of a pack that followed each other in its source, and the ``runs`` they lie in."""
 
-    Args:
-        folder: the pack.
-        start: ordinal of the first record.
-        runs: where they are.
-    """
+    remedy = "choose other checks, or leave it out"
 
     def __init__(self, folder: Path, start: int, runs: Sequence[_Run]) -> None:
         self._folder = folder
@@ -83,18 +79,18 @@ class PackPart(Part):
             strict=False,
         )
         for ordinal, key, offset, size, stated, label, extra in rows:
-            if not 0 <= size <= images.MAX_BYTES:
-                if size < 0:
-                    yield self._refusal(ordinal, "it is missing", _VERIFY)
-                else:
-                    reason = f"{size:,} bytes; at most {images.MAX_BYTES:,} are taken"
-                    yield self._refusal(ordinal, reason, _ALLOW)
-                continue
             image = data[offset : offset + size]
-            if fmt.record_checksum(fmt.record_key(key), image) != stated:
-                yield self._refusal(ordinal, "it differs from what was packed", _VERIFY)
-                continue
-            yield SourceRecord(ordinal, image, label, names[key] if names else None, extra)
+            if size < 0:
+                yield self._refuse(ordinal - self.start, None, "it is missing", _VERIFY)
+            elif size > images.MAX_BYTES:
+                reason = f"{size:,} bytes; at most {images.MAX_BYTES:,} are taken"
+                yield self._refuse(ordinal - self.start, None, reason, _ALLOW)
+            elif fmt.record_checksum(fmt.record_key(key), image) != stated:
+                yield self._refuse(
+                    ordinal - self.start, None, "it differs from what was packed", _VERIFY
+                )
+            else:
+                yield SourceRecord(ordinal, image, label, names[key] if names else None, extra)
 
     def entries(self) -> Iterator[Entry]:
         """Label and name of each record, from the columns of its shard."""
@@ -112,16 +108,13 @@ class PackPart(Part):
             named |= PackShard(self._folder, run.stated).identity_names()
         return named
 
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a record that was read but cannot be used."""
-        return self._refusal(record.ordinal, reason, "choose other checks, or leave it out")
-
-    def _refusal(self, ordinal: int, reason: str, remedy: str) -> Refusal:
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        ordinal = self.start + row
         k = bisect_right(self._bounds, ordinal) - 1
         keys = self._keys[k] if k in self._keys else self._open(k)[1]
-        name = self._runs[k].stated.name
-        key = f"{name}/{keys[ordinal - self._bounds[k]]:010d}"
-        return Refusal(ordinal, f"{name}.mdb", None, key, reason, remedy)
+        shard = self._runs[k].stated.name
+        key = f"{shard}/{keys[ordinal - self._bounds[k]]:010d}"
+        return Refusal(ordinal, f"{shard}.mdb", None, key, reason, remedy)
 
     def _open(self, k: int) -> tuple[PackShard, np.ndarray]:
         """A shard, and the keys of the records of this part in source order."""

@@ -15,11 +15,11 @@ from facepack.convert.source_file import file_name, require_file
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import Buffer, SourceRecord
 
-_REMEDY = "fetch the set again; the pairs of this image are left out"
-
 
 class BinPart(Part):
-    """Some distinct images of a ``.bin``; they have no identity."""
+    """Some distinct images of a ``.bin``; they have no identity, and are called by their number."""
+
+    remedy = "fetch the set again; the pairs of this image are left out"
 
     def __init__(self, start: int, images: Sequence[Buffer], numbers: list[int], file: str) -> None:
         self.start, self.stop = start, start + len(images)
@@ -37,10 +37,9 @@ class BinPart(Part):
         """Neither label nor name."""
         return (Entry(NO_IDENTITY, None) for _ in self._images)
 
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of an image, by its number in the set."""
-        number = str(self._numbers[record.ordinal - self.start])
-        return Refusal(record.ordinal, self._file, None, number, reason, _REMEDY)
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        number = str(self._numbers[row])
+        return Refusal(self.start + row, self._file, None, number, reason, remedy)
 
 
 class BinSource(PairSource):

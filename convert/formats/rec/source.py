@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,30 +20,29 @@ from facepack.convert.formats.rec.recordio import (
     class_label,
     unpack_header,
 )
-from facepack.convert.source import Entry, Part, Refusal, Source
+from facepack.convert.source import Entry, PartInRuns, Refusal, Source
 from facepack.convert.source_file import file_name
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
 
-_LEAVE_OUT = "fetch the file again, or go on without this record"
 _SAMPLE = 64  # records whose content tells two sources apart that have the same index
 
 
 @dataclass(eq=False, kw_only=True)
-class RecordPart(Part):
+class RecordPart(PartInRuns):
     """Image records of a ``.rec`` that follow each other, wherever the ``.rec`` lies.
 
     What a record says is told here; how its bytes are come by, by those that derive from it.
 
     Attributes:
         rec: what the ``.rec`` is called, for messages.
-        start: ordinal of the first image.
         offsets: (n,) byte offset of each record in the ``.rec``.
         keys: (n,) key of each.
         keys_unique: whether no two images of the whole ``.rec`` share a key.
     """
 
+    remedy = "fetch the file again, or go on without this record"
     rec: Path
     start: int
     offsets: np.ndarray
@@ -53,31 +51,6 @@ class RecordPart(Part):
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.offsets)
-
-    @abstractmethod
-    def _sweep(
-        self, rows: np.ndarray, *, once: bool
-    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        """Read the records ``rows`` of this part, int64 and increasing; ``once`` and for all."""
-
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the records in one sweep.
-
-        A record that is broken in itself is refused, and the sweep goes on behind it.
-
-        Raises:
-            SourceError: the file cannot be read on, or is no longer the one that was looked at.
-        """
-        rows = np.arange(len(self.offsets)) if keep is None else np.flatnonzero(keep)
-        for item in self._sweep(rows, once=False):
-            if isinstance(item, RecordRun):
-                yield from item.records()
-            else:
-                yield item
-
-    def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        """As :meth:`read`, but usual records that follow each other come together."""
-        return self._sweep(np.arange(len(self.offsets)), once=True)
 
     def _runs(
         self, rows: np.ndarray, data: memoryview, starts: np.ndarray, stops: np.ndarray
@@ -123,10 +96,10 @@ class RecordPart(Part):
             header = unpack_header(payload)
             if not header.image:
                 remedy = "nothing needs to be done if it is a header record"
-                return self._refuse(row, "it holds no image", remedy)
+                return self._refuse(row, None, "it holds no image", remedy)
             label = class_label(header)
         except RecordError as error:
-            return self._refuse(row, error.reason, error.remedy)
+            return self._refuse(row, None, error.reason, error.remedy)
         extra: dict[str, float | int] = {"flag": header.flag, "id": header.id, "id2": header.id2}
         if self.keys_unique:  # else a key names no one record
             extra["key"] = int(self.keys[row])
@@ -134,13 +107,9 @@ class RecordPart(Part):
             extra[f"label_{number}"] = value
         return SourceRecord(self.start + row, header.image, label, None, extra)
 
-    def _refuse(self, row: int, reason: str, remedy: str) -> Refusal:
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         offset, key = int(self.offsets[row]), str(self.keys[row])
         return Refusal(self.start + row, file_name(self.rec), offset, key, reason, remedy)
-
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a record that was read but cannot be packed."""
-        return self._refuse(record.ordinal - self.start, reason, _LEAVE_OUT)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -229,7 +198,7 @@ class RecPart(RecordPart):
         reason = error.reason
         if error.offset != self.offsets[row]:  # in one of its later parts
             reason = f"at byte {error.offset}: {reason}"
-        return self._refuse(row, reason, error.remedy)
+        return self._refuse(row, None, reason, error.remedy)
 
 
 class RecSource(Source):

@@ -60,7 +60,6 @@ _REASONS = {
     },
 }
 TOO_LARGE = "set the environment variable FACEPACK_MAX_IMAGE_BYTES to more, or go on without it"
-_LEAVE_OUT = "fetch the archive again, or go on without this image"
 
 
 class Archive(NamedTuple):
@@ -346,13 +345,13 @@ class TarImagePart(Part):
     Attributes:
         files: those of the archive.
         shared: the stream to read from; None opens one.
-        start: ordinal of the first image.
         rows: the images.
         archive: the tar that they are members of.
         layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
         identities: names of the identities among them, by label.
     """
 
+    remedy = "fetch the archive again, or go on without this image"
     files: Files
     shared: Stream | None
     start: int
@@ -382,10 +381,6 @@ class TarImagePart(Part):
                 label = max(int(self.rows.labels[row]), fmt.NO_IDENTITY)
                 yield Entry(label, self._name(row, self._header(stream, row)))
 
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of an image that was read but cannot be packed."""
-        return self._refuse(record.ordinal - self.start, record.name, reason, _LEAVE_OUT)
-
     def identity_names(self) -> dict[int, str]:
         """The folders' names, of a tree; those of ``labels.txt``, of samples."""
         return self.identities
@@ -397,12 +392,8 @@ class TarImagePart(Part):
         if label < fmt.NO_IDENTITY:
             return self._refuse(row, name, *_REASONS[self.layout][label])
         if member.size > images.MAX_BYTES:
-            return self._refuse(
-                row,
-                name,
-                f"{member.size:,} bytes; at most {images.MAX_BYTES:,} are taken",
-                TOO_LARGE,
-            )
+            reason = f"{member.size:,} bytes; at most {images.MAX_BYTES:,} are taken"
+            return self._refuse(row, name, reason, TOO_LARGE)
         return SourceRecord(self.start + row, stream.read(member.size), label, name)
 
     def _header(self, stream: Stream, row: int) -> Member:

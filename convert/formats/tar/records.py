@@ -355,7 +355,7 @@ class TarRecPart(RecordPart):
             for some in filter(len, stretches):
                 if _too_large(extent := self.extents[some[0]]):
                     reason = f"a record of {extent:,} bytes; at most {images.MAX_BYTES:,} are taken"
-                    yield self._refuse(int(some[0]), reason, TOO_LARGE)
+                    yield self._refuse(int(some[0]), None, reason, TOO_LARGE)
                 else:
                     yield from self._read_stretch(stream, some)
 

@@ -42,7 +42,6 @@ from facepack.store.record import SourceRecord
 _LONGEST = 1 << 16  # bytes of a line
 _PROBES = 1000  # lines from which the kind of a list is told
 _CORRECT = "correct the line, or go on without it"
-_LEAVE_OUT = "fetch the image again, or go on without it"
 
 
 def tell_kind(file: Path, kinds: Collection[str]) -> str:
@@ -204,7 +203,6 @@ class ListingPart(Part):
     """Some lines of a list, and the images that they name.
 
     Attributes:
-        start: ordinal of the first.
         root: the folder of the images.
         file: the list.
         state: its bytes and its time of change when it was read.
@@ -217,6 +215,7 @@ class ListingPart(Part):
         identities: a file of identities' names, a line a label, as packs have it; None: nameless.
     """
 
+    remedy = "fetch the image again, or go on without it"
     start: int
     root: Root
     file: Path
@@ -287,7 +286,7 @@ class ListingPart(Part):
         except FileRefusedError as error:
             return self._refuse(row, path, error.reason, error.remedy)
         except DecodeError as error:
-            return self._refuse(row, path, str(error), _LEAVE_OUT)
+            return self._refuse(row, path, str(error), self.remedy)
         return SourceRecord(self.start + row, data, image.label, text(name), extra or None)
 
     def entries(self) -> Iterator[Entry]:
@@ -299,14 +298,10 @@ class ListingPart(Part):
                 name = self.root.locate(image.path)
                 yield Entry(image.label, None if name is None else text(name))
 
-    def _refuse(self, row: int, key: str | None, reason: str, remedy: str) -> Refusal:
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         reason = f"line {self.line + row}: {reason}"
         file = file_name(self.file)
-        return Refusal(self.start + row, file, self.bounds[row], key, reason, remedy)
-
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of an image that was read but cannot be packed."""
-        return self._refuse(record.ordinal - self.start, record.name, reason, _LEAVE_OUT)
+        return Refusal(self.start + row, file, self.bounds[row], name, reason, remedy)
 
     def identity_names(self) -> dict[int, str]:
         """Names of the identities of these lines, where they have any."""

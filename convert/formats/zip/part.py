@@ -16,7 +16,7 @@ from facepack.convert.formats.zip.crypto import HEADER, Keys, decrypt
 from facepack.convert.formats.zip.directory import Directory, Members, read_members
 from facepack.convert.formats.zip.names import NameRefusedError, folder_of, name_text
 from facepack.convert.identity_folder import folder_at, why_none
-from facepack.convert.source import Entry, Part, Refusal
+from facepack.convert.source import Entry, PartInRuns, Refusal
 from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import Buffer, RecordRun, SourceRecord
@@ -70,12 +70,11 @@ class KnownZip:
 
 
 @dataclass(eq=False, kw_only=True)
-class ZipPart(Part):
-    """Images of one zip that follow each other in its directory.
+class ZipPart(PartInRuns):
+    """Images of one zip that follow each other in its directory; each is checked by its CRC-32.
 
     Attributes:
         zip: the file, and its directory.
-        start: ordinal of the first.
         entry_offsets: (n,) byte of each one's entry in the directory.
         labels: (n,) identity of each, -1 for one that is refused for its name.
         level: of the folders that are identities.
@@ -83,6 +82,7 @@ class ZipPart(Part):
         keys: what the password makes of the cipher's keys.
     """
 
+    remedy = _FETCH_AGAIN
     zip: KnownZip
     start: int
     entry_offsets: np.ndarray
@@ -93,25 +93,6 @@ class ZipPart(Part):
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.entry_offsets)
-
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the images in sweeps over the file; each is checked against its CRC-32.
-
-        A member that is broken in itself is refused, and the sweep goes on behind it.
-
-        Raises:
-            SourceError: the file cannot be read on, or is no longer the one that was looked at.
-        """
-        rows = np.arange(len(self.entry_offsets)) if keep is None else np.flatnonzero(keep)
-        for item in self._sweep(rows, once=False):
-            if isinstance(item, RecordRun):
-                yield from item.records()
-            else:
-                yield item
-
-    def read_runs(self) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        """As :meth:`read`, but images that are stored one behind the other come together."""
-        return self._sweep(np.arange(len(self.entry_offsets)), once=True)
 
     def _sweep(
         self, rows: np.ndarray, *, once: bool
@@ -134,12 +115,11 @@ class ZipPart(Part):
                 for label, name, flag in zip(labels, members.names, flags, strict=True):
                     yield Entry(label, name_text(name, flag))
 
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of an image that was read but cannot be packed."""
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         with self._open() as file:
-            ((_, member),) = self._members(file, np.array([record.ordinal - self.start]))
+            ((_, member),) = self._members(file, np.array([row]))
         offset = int(member.offset[0]) + self.zip.directory.shift
-        return self._refusal(record.ordinal, offset, record.name or "", reason, _FETCH_AGAIN)
+        return self._refusal(self.start + row, offset, name or "", reason, remedy)
 
     def identity_names(self) -> dict[int, str]:
         """The folders' names of the identities of this part."""
