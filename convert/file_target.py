@@ -112,23 +112,6 @@ def has_size(path: Path, size: int) -> bool:
         return False
 
 
-def has_files(out: Path, done: dict[str, Any]) -> bool:
-    """Whether the ``files`` that were noted as done are in ``out`` with their sizes."""
-    files = done.get("files")
-    return isinstance(files, dict) and all(
-        has_size(out / name, size) for name, size in files.items()
-    )
-
-
-def read_done(path: Path) -> dict[str, Any] | None:
-    """What an earlier run noted as done; None if its note is damaged."""
-    try:
-        done = read_json(path)
-    except ValueError:  # a damaged one is as good as none: the files are looked at again
-        return None
-    return done if isinstance(done, dict) else None
-
-
 def forget(target: Target, plan: dict[str, Any]) -> bool:
     """Make what ``target`` holds count as unfinished, before files of it go or while some lack.
 

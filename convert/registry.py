@@ -162,7 +162,7 @@ SINKS = {
         title="an image tree",
         out="OUT gets the images as files and the key-label index OUT/index.kv; of a verification "
         "set imgs/0.jpg, imgs/1.jpg, … and pair_label.npy.",
-        location="facepack.convert.formats.tree.sink:convert_to_img",
+        location="facepack.convert.formats.tree.tree_sink:convert_to_img",
         own="facepack.convert.formats.tree.command:TreeCommand",
         options="facepack.convert.formats.tree.tree_sink:TreeOptions",
         parallel=True,

@@ -8,27 +8,22 @@ one file that is there whole or not at all, needs neither a plan nor a lock.
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from facepack.convert.file_target import (
-    DONE,
-    STATE,
-    forget,
-    has_files,
-    read_done,
-    remove_parts,
-    state_target,
-)
+import numpy as np
+
+from facepack.convert.file_target import DONE, STATE, forget, has_size, remove_parts, state_target
 from facepack.convert.options import ConvertOptions
-from facepack.convert.quarantine import nothing_usable, read_refused, write_tables
 from facepack.convert.result import Result, finished
-from facepack.convert.source import Part, Source
+from facepack.convert.source import Part, Refusal, Source
 from facepack.convert.spans import Span, cut_spans, payload_bytes
 from facepack.convert.workers import write_spans
+from facepack.errors import SourceError
 from facepack.reading import read_json
 from facepack.store import format as fmt
 from facepack.store.files import write_errors, write_file
@@ -36,12 +31,7 @@ from facepack.store.target import Target
 
 
 class Sink(ABC):
-    """A kind of target, and the source that is written into it: :func:`convert_into` runs it.
-
-    Args:
-        source: what is converted.
-        out: the target, a folder.
-        options: how.
+    """A kind of target, a folder, and the source that is written into it.
 
     Attributes:
         kind: of the target, in its plan.
@@ -56,6 +46,11 @@ class Sink(ABC):
         self.options = options
         self.state = out / STATE
 
+    @classmethod
+    def convert(cls, source: Source, out: Path, options: Any) -> Result:
+        """Write ``source`` into ``out``, as :func:`convert_into`."""
+        return convert_into(cls(source, out, options))
+
     def plan(self) -> dict[str, Any]:
         """What the target is a function of: an interrupted run goes on under the same plan."""
         return {
@@ -67,7 +62,10 @@ class Sink(ABC):
 
     def is_whole(self, done: dict[str, Any]) -> bool:
         """Whether all that an earlier run noted as ``done`` is there, as far as sizes tell."""
-        return has_files(self.out, done)
+        files = done.get("files")
+        return isinstance(files, dict) and all(
+            has_size(self.out / name, size) for name, size in files.items()
+        )
 
     @abstractmethod
     def missing_bytes(self) -> int:
@@ -133,8 +131,11 @@ def _begin(sink: Sink, target: Target, plan: dict[str, Any]) -> dict[str, Any] |
     if target.overwrite and forget(target, plan):
         sink.remove()
     if target.begin(plan):
-        done = read_done(target.folder / DONE)
-        if done is not None and sink.is_whole(done):
+        try:
+            done = read_json(target.folder / DONE)
+        except ValueError:  # a damaged one is as good as none: the files are looked at again
+            done = None
+        if isinstance(done, dict) and sink.is_whole(done):
             return done
         forget(target, plan)
     remove_parts(sink.out)
@@ -148,12 +149,14 @@ class SpanSink(Sink):
         span_records: a span's greatest number of records.
         span_bytes: a span's greatest sum of bytes.
         kept: suffixes of the files in ``state`` that are kept of a span until all are written.
+        written: names of the files in ``out`` that :meth:`remove` knows beforehand.
         spans: the source's, in order.
     """
 
     span_records: ClassVar[int] = 16_384
     span_bytes: ClassVar[int] = fmt.MAX_SHARD_BYTES
     kept: ClassVar[tuple[str, ...]] = ()
+    written: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)
@@ -177,7 +180,8 @@ class SpanSink(Sink):
             SourceError: all records are among ``refused``, lines of a ``quarantine.jsonl``.
         """
         if refused and not packed:
-            raise nothing_usable(self.out, read_refused(refused))
+            first = Refusal(**next(_entries(refused)))
+            raise SourceError(f"{self.out}: no record at all can be used; the first is {first}")
 
     def write_beside(
         self, refused: bytes, names: Mapping[int, str] | None = None, classes: int = 0
@@ -192,20 +196,26 @@ class SpanSink(Sink):
         Returns:
             The bytes of each file, and the pairs of a verification set.
         """
-        files, pairs = write_tables(self.source, self.out, read_refused(refused))
+        files: dict[str, int] = {}
+        tables: dict[str, np.ndarray] = {}
+        if self.source.table_names:  # positions in them count the records that were not refused
+            there = np.ones(len(self.source), bool)
+            there[[entry["ordinal"] for entry in _entries(refused)]] = False
+            tables = self.source.tables(np.where(there, np.cumsum(there) - 1, -1))
+        for name, table in tables.items():
+            _, files[f"{name}.npy"] = write_file(self.out / f"{name}.npy", [fmt.npy_bytes(table)])
         if names:
             text = fmt.labels_text(names, classes)
             _, files[fmt.LABELS] = write_file(self.out / fmt.LABELS, [text.encode()])
         if refused:
             _, files[fmt.QUARANTINE] = write_file(self.out / fmt.QUARANTINE, [refused])
-        return files, pairs
+        return files, len(tables["pairs"]) if "pairs" in tables else None
 
-    def remove_beside(self) -> None:
-        """Remove the quarantine and the tables that an earlier run wrote."""
-        tables = read_json(self.state / fmt.PLAN).get("tables", [])
-        (self.out / fmt.QUARANTINE).unlink(missing_ok=True)
-        for table in filter(fmt.is_plain_name, tables):
-            (self.out / f"{table}.npy").unlink(missing_ok=True)
+    def remove(self) -> None:
+        """Remove what an earlier run wrote: :attr:`written`, the quarantine and the tables."""
+        tables = filter(fmt.is_plain_name, read_json(self.state / fmt.PLAN).get("tables", []))
+        for name in (*self.written, fmt.QUARANTINE, *(f"{table}.npy" for table in tables)):
+            (self.out / name).unlink(missing_ok=True)
 
     def state_files(self) -> list[Path]:
         """What is kept of spans until all are written."""
@@ -215,6 +225,11 @@ class SpanSink(Sink):
         """The result, of files that are all among ``done["files"]``."""
         size = sum(done["files"].values())
         return finished(self.source, self.out, began, done, file_bytes=size)
+
+
+def _entries(refused: bytes) -> Iterator[dict[str, Any]]:
+    """The entries of a ``quarantine.jsonl``."""
+    return map(json.loads, refused.splitlines())
 
 
 class ParallelSink(SpanSink):

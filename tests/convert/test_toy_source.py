@@ -49,6 +49,8 @@ class ToySource(Source):
 
 
 class ToyPart(Part):
+    remedy = "draw it again"
+
     def __init__(self, start, images):
         self.start, self.stop, self._images = start, start + len(images), images
 
@@ -60,23 +62,20 @@ class ToyPart(Part):
     def entries(self):
         return (Entry(label, None) for label, _ in self._images)
 
-    def refuse(self, record, reason):
-        return Refusal(record.ordinal, "toy", None, None, reason, "draw it again")
+    def _refuse(self, row, name, reason, remedy):
+        return Refusal(self.start + row, "toy", None, None, reason, remedy)
 ''',
     "sink.py": """
 from facepack.convert.delivery import deliver
-from facepack.convert.sink import SpanSink, convert_into
+from facepack.convert.sink import SpanSink
 from facepack.convert.spans import payload_bytes
 from facepack.store import format as fmt
 from facepack.store.files import write_file
 
 
-def convert_to_toy(source, out, options):
-    return convert_into(ToySink(source, out, options))
-
-
 class ToySink(SpanSink):
     kind = "toy"
+    written = ("set.toy",)
 
     def missing_bytes(self):
         return 2 * payload_bytes(self.source)
@@ -104,9 +103,8 @@ class ToySink(SpanSink):
             "pairs": pairs, "payload_bytes": self.payload,
         }
 
-    def remove(self):
-        (self.out / "set.toy").unlink(missing_ok=True)
-        self.remove_beside()
+
+convert_to_toy = ToySink.convert
 """,
     "command.py": """
 import click

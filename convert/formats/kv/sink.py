@@ -17,7 +17,7 @@ from facepack.convert.formats.kv.index import read_kv
 from facepack.convert.formats.kv.writer import KvItem, KvWriter
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
-from facepack.convert.sink import SpanSink, convert_into
+from facepack.convert.sink import SpanSink
 from facepack.convert.source import Source
 from facepack.convert.spans import Span
 from facepack.errors import SourceError
@@ -36,7 +36,7 @@ _BATCH_BYTES = 16 << 20
 _KEY_BYTES = np.full(1, 24)  # of a key, about
 
 
-def convert_to_kv(source: Source, out: Path, options: ConvertOptions) -> Result:
+class KvSink(SpanSink):
     """Write ``source`` as ``out/faces.lmdb`` and ``out/faces.kv``, as F2C's own reader opens them.
 
     A value is a Datum with the encoded image in field 4. A line of the kv file is ``key label``, in
@@ -48,19 +48,11 @@ def convert_to_kv(source: Source, out: Path, options: ConvertOptions) -> Result:
     positions being lines of the kv file.
 
     An LMDB database has one writer: everything is done in this process, whatever ``workers`` says.
-
-    Raises:
-        SourceError: the source cannot be read, or a record is bad under ``strict``.
-        PackError: the target cannot be written, is in use, or holds something else.
     """
-    return convert_into(KvSink(source, out, options))
-
-
-class KvSink(SpanSink):
-    """F2C's database and kv file."""
 
     kind = "kv"
     kept = (".kv", ".jsonl", ".bytes")
+    written = (INDEX,)
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)
@@ -144,8 +136,7 @@ class KvSink(SpanSink):
 
     def remove(self) -> None:
         """Remove what an earlier run wrote, and nothing else."""
-        (self.out / INDEX).unlink(missing_ok=True)
-        self.remove_beside()
+        super().remove()
         (self.out / LMDB / DATA).unlink(missing_ok=True)
         if (self.out / LMDB).is_dir() and not any((self.out / LMDB).iterdir()):
             (self.out / LMDB).rmdir()
@@ -159,6 +150,9 @@ class KvSink(SpanSink):
             )
         classes = max(self.source.classes or 0, done["classes"])
         return super().result({**done, "classes": classes}, began)
+
+
+convert_to_kv = KvSink.convert
 
 
 class LabelCounts:

@@ -7,10 +7,8 @@ from typing import Any
 
 from facepack.convert.file_target import has_size, remove_images, write_image
 from facepack.convert.formats.pairs.pair_set import pair_result, read_pair_set
-from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
-from facepack.convert.sink import Sink, convert_into
-from facepack.convert.source import Source
+from facepack.convert.sink import Sink
 from facepack.progress import Progress
 from facepack.store import format as fmt
 from facepack.store.files import write_file
@@ -20,23 +18,13 @@ IMAGES = "imgs"
 LABELS = "pair_label.npy"
 
 
-def convert_to_pair_folder(source: Source, out: Path, options: ConvertOptions) -> Result:
+class PairFolderSink(Sink):
     """Write a verification set as ``out/imgs/0.jpg …`` and ``out/pair_label.npy``.
 
     Pair i is images 2i and 2i + 1, as the MHLR project reads them; the labels are written last. An
-    image that cannot be used stops the run. Resuming writes the files that are missing or have
-    another size.
-
-    Raises:
-        SourceError: the source is no verification set, or an image is broken; nothing is written
-            then.
-        PackError: the target cannot be written, is in use, or holds something else.
+    image that cannot be used stops the run before anything is written. Resuming writes the files
+    that are missing or have another size.
     """
-    return convert_into(PairFolderSink(source, out, options))
-
-
-class PairFolderSink(Sink):
-    """Numbered images of pairs and their labels."""
 
     kind = "pair-folder"
 
@@ -95,3 +83,6 @@ class PairFolderSink(Sink):
             payload_bytes=size,
             file_bytes=size + len(self._labels),
         )
+
+
+convert_to_pair_folder = PairFolderSink.convert

@@ -21,9 +21,7 @@ from facepack.convert.file_target import STATE
 from facepack.convert.formats.rec.framing import MAX_PAYLOAD
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.recordio import MAX_CLASS, RecordWriter, pack_header
-from facepack.convert.options import ConvertOptions
-from facepack.convert.result import Result
-from facepack.convert.sink import SpanSink, convert_into
+from facepack.convert.sink import SpanSink
 from facepack.convert.source import Source
 from facepack.convert.spans import payload_bytes
 from facepack.errors import PackError
@@ -76,7 +74,7 @@ class _Mark:
         self.payload += len(image)
 
 
-def convert_to_rec(source: Source, out: Path, options: ConvertOptions) -> Result:
+class RecSink(SpanSink):
     """Write ``source`` as ``out/train.rec``, ``train.idx`` and ``property``.
 
     Images are in source order, and labels are the source's, -1 for an image without identity. What
@@ -87,19 +85,11 @@ def convert_to_rec(source: Source, out: Path, options: ConvertOptions) -> Result
     evaluation set to ``out/NAME.npy``, in which positions are the images' places from 0.
 
     The file is written by this process alone.
-
-    Raises:
-        SourceError: the source cannot be read, or a record is bad under ``strict``.
-        PackError: the target cannot be written, is in use, or holds something else.
     """
-    return convert_into(RecSink(source, out, options))
-
-
-class RecSink(SpanSink):
-    """An MXNet ``.rec`` and its index, written span by span under ``state``."""
 
     kind = "rec"
     span_records, span_bytes = 65_536, 256 << 20
+    written = (REC, INDEX, PROPERTY)
 
     def plan(self) -> dict[str, Any]:
         """What the target is a function of; ``property`` tells of the classes stated."""
@@ -197,9 +187,10 @@ class RecSink(SpanSink):
         """Remove what an earlier run wrote, and nothing else."""
         for file in self.state_files():
             file.unlink(missing_ok=True)
-        self.remove_beside()
-        for name in (REC, INDEX, PROPERTY):
-            (self.out / name).unlink(missing_ok=True)
+        super().remove()
+
+
+convert_to_rec = RecSink.convert
 
 
 def _read_mark(out: Path) -> _Mark:

@@ -12,8 +12,8 @@ from facepack.convert.formats.tar.headers import BLOCK, member_header, padded
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, is_safe_path
 from facepack.convert.result import Result, finished
-from facepack.convert.sink import ParallelSink, convert_into
-from facepack.convert.source import Part, Source
+from facepack.convert.sink import ParallelSink
+from facepack.convert.source import Part
 from facepack.convert.spans import Span
 from facepack.images import IMAGE_SUFFIXES, SUFFIXES
 from facepack.store import format as fmt
@@ -25,7 +25,7 @@ _LONGEST_SUFFIX = max(IMAGE_SUFFIXES, key=len)
 _END = bytes(2 * BLOCK)
 
 
-def convert_to_wds(source: Source, out: Path, options: ConvertOptions) -> Result:
+class WdsSink(ParallelSink):
     """Write ``source`` as tars ``out/NAME.tar`` of samples, as the ``webdataset`` library has them.
 
     A tar has at most 10,000 samples and 384 MiB of images, in source order. A sample is the image,
@@ -40,20 +40,11 @@ def convert_to_wds(source: Source, out: Path, options: ConvertOptions) -> Result
     images go to ``out/quarantine.jsonl``; tables of an evaluation set to ``out/NAME.npy``,
     positions counting samples through all tars. Numbers of a ``.rec`` header beside the label are
     not kept.
-
-    Raises:
-        SourceError: the source cannot be read, or a record is bad under ``strict``.
-        PackError: the target cannot be written, is in use, or holds something else.
-        WorkerError: a worker process died.
     """
-    return convert_into(WdsSink(source, out, options))
-
-
-class WdsSink(ParallelSink):
-    """WebDataset tars; what is kept of one under ``state`` stays there, for the next run."""
 
     kind = "wds"
     span_records = 10_000
+    written = (SUMMARY, fmt.LABELS)
     overhead = 4 * BLOCK  # two headers, the label, padding
 
     def plan(self) -> dict[str, Any]:
@@ -144,9 +135,7 @@ class WdsSink(ParallelSink):
     def remove(self) -> None:
         """Remove what an earlier run wrote, and nothing else."""
         plan = json.loads((self.state / fmt.PLAN).read_bytes())
-        (self.out / SUMMARY).unlink(missing_ok=True)
-        (self.out / fmt.LABELS).unlink(missing_ok=True)
-        self.remove_beside()
+        super().remove()
         for stem in filter(fmt.is_plain_name, (shard["name"] for shard in plan.get("shards", []))):
             (self.out / f"{stem}.tar").unlink(missing_ok=True)
             (self.state / f"{stem}.tar.json").unlink(missing_ok=True)
@@ -161,6 +150,9 @@ class WdsSink(ParallelSink):
             file_bytes=sum(done["files"].values()),
             shards=sum(name.endswith(".tar") for name in done["files"]),
         )
+
+
+convert_to_wds = WdsSink.convert
 
 
 def sample_key(record: SourceRecord) -> str | None:

@@ -16,10 +16,11 @@ import xxhash
 
 from facepack.convert.delivery import deliver
 from facepack.convert.file_target import STATE, has_size, write_image
+from facepack.convert.formats.pairs.folder_sink import convert_to_pair_folder
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import INDEX, image_path, is_safe_path
 from facepack.convert.result import Result, finished
-from facepack.convert.sink import ParallelSink, convert_into
+from facepack.convert.sink import ParallelSink
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
 from facepack.errors import PackError, SourceError
@@ -48,7 +49,7 @@ class TreeOptions(ConvertOptions):
             raise PackError(f"naming {self.naming!r}: allowed are {', '.join(NAMING)}")
 
 
-def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
+class TreeSink(ParallelSink):
     """Write the images of ``source`` as files with their original bytes.
 
     A record that has a name in the source keeps it, as far as it is a safe relative path; others
@@ -57,21 +58,11 @@ def convert_to_tree(source: Source, out: Path, options: TreeOptions) -> Result:
     file, in source order, and is written last; ``out/labels.txt`` has the names of identities.
     Records that are no images go to ``out/quarantine.jsonl``; tables of an evaluation set to
     ``out/NAME.npy``, positions being lines of the index.
-
-    Raises:
-        SourceError: the source cannot be read, two records want the same path, or a record is bad
-            under ``strict``.
-        PackError: the target cannot be written, is in use, or holds something else.
-        WorkerError: a worker process died.
     """
-    return convert_into(TreeSink(source, out, options))
-
-
-class TreeSink(ParallelSink):
-    """An image tree and its index."""
 
     kind = "tree"
     kept = (".kv", ".jsonl", ".bytes", ".names", ".identities")
+    written = (INDEX, fmt.LABELS)
     options: TreeOptions
 
     def plan(self) -> dict[str, Any]:
@@ -185,9 +176,7 @@ class TreeSink(ParallelSink):
             with suppress(NotADirectoryError, IsADirectoryError):  # of two names, one was written
                 (self.out / path).unlink(missing_ok=True)
             folders.add(path.rpartition("/")[0])
-        (self.out / INDEX).unlink(missing_ok=True)
-        (self.out / fmt.LABELS).unlink(missing_ok=True)
-        self.remove_beside()
+        super().remove()
         for log in logs:
             log.unlink()
             log.with_suffix(".identities").unlink(missing_ok=True)
@@ -202,6 +191,15 @@ class TreeSink(ParallelSink):
         """The result; images are files, too."""
         size = done["payload_bytes"] + sum(done["files"].values())
         return finished(self.source, self.out, began, done, file_bytes=size)
+
+
+convert_to_tree = TreeSink.convert
+
+
+def convert_to_img(source: Source, out: Path, options: TreeOptions) -> Result:
+    """Write ``source`` as image files: a verification set as numbered pairs, else as a tree."""
+    write = convert_to_pair_folder if source.content == "pairs" else convert_to_tree
+    return write(source, out, options)
 
 
 def _lines(path: Path) -> Iterator[str]:
