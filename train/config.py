@@ -82,7 +82,8 @@ class TrainConfig(Settings):
 
     margin: str = "cosface"
     """What the own class is asked for beyond the others: arcface, cosface, combined, sphereface,
-    curricularface, magface, adaface, uniface, subcenter or elastic; see facepack heads."""
+    curricularface, magface, adaface, uniface, subcenter, elastic or elastic_plus; see facepack
+    heads."""
 
     margin_options: dict[str, Any] | None = None
     """The margin's own settings, a table; m1, m2, m3 and margin_gradient are some of them."""

@@ -285,6 +285,7 @@ class PartialFC(nn.Module):
             step=self._steps,
             state=self.margin_state.read(),
         )
+        known = replace(known, normals=margin.arrange(known, faces.weights))
         if torch.is_grad_enabled():
             with torch.no_grad():
                 changes = self.margin_state.change(margin.observe(known, faces.weights))

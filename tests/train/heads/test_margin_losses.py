@@ -17,6 +17,7 @@ from torch import Tensor
 from facepack.errors import ConfigError, TrainingError
 from facepack.train.heads import PartialFC, build_margin
 from facepack.train.heads.draws import draw_normals
+from facepack.train.heads.margins.registry import Own
 
 CLASSES, FEATURES, BATCH, SCALE = 40, 6, 8, 16.0
 LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-3
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "uniface": ("uniface", {"negatives": 0.8}),
     "subcenter": ("subcenter", {"centres": 3}),
     "elastic": ("elastic", {"deviation": 0.1}),
+    "elastic_plus": ("elastic_plus", {"deviation": 0.1}),
     "elastic cosface": ("elastic", {"kind": "cosface", "margin": 0.35}),
 }
 
@@ -59,6 +61,11 @@ class Twin:
         with torch.no_grad():
             self.see(cosines[torch.arange(len(own)), own], norms)
         normals = draw_normals(SEED, self.step, records)
+        if self.name == "elastic_plus":
+            own_cosines = cosines[torch.arange(len(own)), own].tolist()
+            nearest_first = sorted(range(len(own)), key=lambda face: -own_cosines[face])
+            drawn = sorted(normals)
+            normals = {face: drawn[place] for place, face in enumerate(nearest_first)}
         parts = [
             self.face_loss(cosines[i], int(own[i]), norms[i], float(normals[i]))
             for i in range(len(own))
@@ -86,7 +93,7 @@ class Twin:
             lowered = cos - m.margin * math.sin(m.margin) if past else torch.cos(theta + m.margin)
         elif self.name in ("cosface", "uniface"):
             lowered = cos - m.margin
-        elif self.name == "elastic":
+        elif self.name in ("elastic", "elastic_plus"):
             margin = m.margin + m.deviation * normal
             lowered = torch.cos(theta + margin) if m.kind == "arcface" else cos - margin
         elif self.name == "magface":
@@ -293,3 +300,12 @@ def test_gradients_stay_finite_at_the_ends(
     head = make_head(case, chunk=chunk).float()
     labels = torch.arange(BATCH)
     assert _is_finite(head, make(head.weight[labels, :FEATURES]).clone(), labels)
+
+
+def test_the_nearer_face_has_the_smaller_margin_and_what_fills_up_has_none() -> None:
+    normals = torch.tensor([0.5, -1.0, 2.0, 0.0, 0.1])
+    cosines = torch.tensor([0.4, 0.9, -0.2, 0.0, 0.3])
+    own = Own(cosines=cosines, norms=torch.ones(5), normals=normals, step=0, state={})
+    weights = torch.tensor([0.25, 0.25, 0.25, 0.0, 0.25])  # the fourth is none
+    arranged = build_margin("elastic_plus").arrange(own, weights)
+    assert arranged.tolist() == pytest.approx([0.1, -1.0, 2.0, 0.0, 0.5])

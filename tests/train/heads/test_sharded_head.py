@@ -94,6 +94,7 @@ MARGINS: dict[str, dict[str, Any]] = {
     "uniface": {},
     "subcenter": {},
     "elastic": {"deviation": 0.1},
+    "elastic_plus": {"deviation": 0.1},
 }
 
 

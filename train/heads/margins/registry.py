@@ -59,6 +59,10 @@ class Margin(Settings, ABC):
         """What the logits go to."""
         return Softmax()
 
+    def arrange(self, own: Own, weights: torch.Tensor) -> torch.Tensor:
+        """Which face has which of the random numbers (B,); ``weights`` as of :meth:`observe`."""
+        return own.normals
+
     @abstractmethod
     def lower(self, own: Own) -> torch.Tensor:
         """Lower the cosines (B,) to the own classes; differentiable in cosines and norms."""
