@@ -189,7 +189,20 @@ def test_learning_rate_follows_the_batch_unless_set() -> None:
 
 def test_recipes_are_there() -> None:
     tiny = ["cpu_tiny", *(f"cpu_tiny_{margin}" for margin in TINY_MARGINS)]
-    assert recipe_names() == sorted([*tiny, *MHLR_RECIPES, *AUTHORS_NETS])
+    unequal = ["cpu_tiny_unequal", "unequal_r50_mf2"]
+    assert recipe_names() == sorted([*tiny, *unequal, *MHLR_RECIPES, *AUTHORS_NETS])
+
+
+def test_unequal_recipe_is_the_authors() -> None:
+    config = make(**read_settings("unequal_r50_mf2"))
+    assert (config.method, config.method_options) == ("unequal", {"stage": "head"})
+    assert (config.margin, config.m2, config.scale, config.sample_rate) == ("arcface", 0.5, 64, 1)
+    assert (config.base_lr, config.momentum, config.weight_decay) == (0.1, 0.9, 5e-4)
+    assert (config.batch_size, config.epochs, config.clip_norm) == (200, 40, 0.0)
+    milestones = [int(step * 512 / 200) for step in (32_000, 48_000, 60_000)]  # as they scale them
+    assert config.schedule_options == {"unit": "steps", "milestones": milestones, "factor": 0.1}
+    tiny = make(**read_settings("cpu_tiny_unequal"))
+    assert (tiny.method, tiny.backbone, tiny.margin) == ("unequal", "tiny", "arcface")
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -22,6 +22,7 @@ import torch.multiprocessing as mp
 from facepack.train.heads import ArcFace, PartialFC, build_margin, partial_fc
 from facepack.train.heads.faces import gather_faces
 from facepack.train.heads.logits import LogitRule, margin_logits
+from facepack.train.methods.unequal.rule import NoiseResistantRule
 from facepack.train.ranks.group import Ranks
 
 PROCESSES = 4
@@ -125,6 +126,27 @@ def check_margin(ranks: Ranks, name: str, chunk: int | None) -> None:
         found += zip(sharded.margin_state.buffers(), alone.margin_state.buffers(), strict=True)
         for actual, wanted in found:
             torch.testing.assert_close(actual, wanted, rtol=1e-8, atol=1e-10)
+
+
+def check_noise_resistance(ranks: Ranks, chunk: int | None) -> None:
+    """The class that the model believes may lie on any rank."""
+    sharded = make_head(ranks, chunk=chunk).double()
+    alone = make_head(None).double()
+    for head in (sharded, alone):
+        kept = {name: getattr(head.logits, name) for name in ("margin", "scale")}
+        head.logits = NoiseResistantRule(**kept, beta=0.6)
+    for images, labels in batches(3, world=ranks.world, classes=23, dtype=torch.float64):
+        theirs = images.clone().requires_grad_()
+        ours = own_part(images, ranks).clone().requires_grad_()
+        expected = alone(theirs, labels)
+        loss = sharded(ours, own_part(labels, ranks))
+        expected.backward()
+        loss.backward()
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(ours.grad, own_part(theirs.grad, ranks), rtol=1e-9, atol=1e-12)
+        alone.step(LR)
+        sharded.step(LR)
+    torch.testing.assert_close(sharded.weight, rows_of(alone.weight, ranks, 23))
 
 
 def check_few_classes(ranks: Ranks) -> None:
@@ -330,6 +352,10 @@ def checks(world: int) -> dict[str, Check]:
         every[f"margin {name} chunk={chunk}"] = lambda ranks, a=(name, chunk): check_margin(
             ranks, *a
         )
+    for chunk in (None, 4):
+        every[f"noise resistance chunk={chunk}"] = lambda ranks, c=chunk: check_noise_resistance(
+            ranks, c
+        )
     kinds: dict[str, dict[str, Any]] = {
         "sgd": {},
         "adamw": {"optimizer": "adamw"},
@@ -343,6 +369,7 @@ def checks(world: int) -> dict[str, Check]:
     few = (
         "one process sgd",
         "margin",
+        "noise",
         "initial",
         "whole state sgd",
         "gathered",

@@ -101,6 +101,92 @@ class Softmax:
 
 
 @dataclass(frozen=True)
+class NoiseResistant:
+    """β·(−ln p(own class)) + (1 − β)·(−ln p(ŷ)), where ŷ is the class of the largest logit.
+
+    A model that has learnt something is believed a little against labels that may be wrong (Zhong
+    et al., "Unequal-training for Deep Face Recognition with Long-tailed Noisy Data", CVPR 2019,
+    equation 5, with constant weights, as the released code has it; after Reed et al., 2014). ŷ is
+    that of the logits with their margin, and among the classes of the sample where a head samples.
+    Where several logits are the largest, each has an equal part in the gradient, as in
+    ``torch.amax``.
+
+    What it sums up is three numbers a face, (3, B): ln Σ exp(logit), the largest logit, and how
+    many have its value.
+    """
+
+    beta: float
+    """β, the weight of the label."""
+
+    def start(self, like: torch.Tensor) -> torch.Tensor:
+        """Of no classes."""
+        none = torch.full_like(like, -torch.inf)
+        return torch.stack([none, none, torch.zeros_like(like)])
+
+    def own_entry(self, own_logit: torch.Tensor) -> torch.Tensor:
+        """The own class may be the one of the largest logit."""
+        return own_logit
+
+    def add(self, total: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """All three, of more classes."""
+        sums, largest, count = total
+        here = logits.amax(1)
+        counted = (logits == here.unsqueeze(1)).sum(1).to(count.dtype)
+        return self._join(sums, largest, count, torch.logsumexp(logits, 1), here, counted)
+
+    def _join(
+        self,
+        sums: torch.Tensor,
+        largest: torch.Tensor,
+        count: torch.Tensor,
+        *others: torch.Tensor,
+    ) -> torch.Tensor:
+        more_sums, here, counted = others
+        both = torch.maximum(largest, here)
+        count = torch.where(largest == both, count, 0.0) + torch.where(here == both, counted, 0.0)
+        return torch.stack([torch.logaddexp(sums, more_sums), both, count])
+
+    def reduce(
+        self, total: torch.Tensor, own_logit: torch.Tensor, ranks: Ranks
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two collectives: the maxima, then the sums."""
+        if ranks.world == 1:
+            return total, own_logit
+        sums, largest, count = total
+        highest = ranks.all_reduce(torch.stack([sums, largest]), "max")
+        count = torch.where(largest == highest[1], count, 0.0)
+        parts = torch.stack([(sums - highest[0]).exp(), count, own_logit])
+        parts = ranks.all_reduce(parts, "sum")
+        return torch.stack([highest[0] + parts[0].log(), highest[1], parts[1]]), parts[2]
+
+    def values(self, total: torch.Tensor, own_logit: torch.Tensor) -> torch.Tensor:
+        """Both parts."""
+        sums, largest, _ = total
+        return sums - self.beta * own_logit - (1.0 - self.beta) * largest
+
+    def gradient(
+        self, logits: torch.Tensor, total: torch.Tensor, out: torch.Tensor
+    ) -> torch.Tensor:
+        """p, less 1 − β at ŷ."""
+        sums, largest, count = total.unsqueeze(2)
+        believed = (logits == largest) * ((1.0 - self.beta) / count)
+        return torch.sub(logits, sums, out=out).exp_().sub_(believed)
+
+    def own_gradient(self, own_logit: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        """p − β, less 1 − β where the own class is ŷ."""
+        sums, largest, count = total
+        believed = torch.where(own_logit == largest, (1.0 - self.beta) / count, 0.0)
+        return (own_logit - sums).exp() - self.beta - believed
+
+    def mean(self, logits: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """As it is written."""
+        own_logits = logits.gather(1, own.unsqueeze(1)).squeeze(1)
+        largest = logits.amax(1)
+        believed = self.beta * own_logits + (1.0 - self.beta) * largest
+        return (torch.logsumexp(logits, 1) - believed).mean()
+
+
+@dataclass(frozen=True)
 class Unified:
     """ln(1 + exp(−own)) + w·Σ ln(1 + exp(other)), every class being a question of its own.
 

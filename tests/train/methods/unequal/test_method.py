@@ -1,0 +1,227 @@
+"""The stages of unequal training as runs: what they minimise, keep, and refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import facepack
+from facepack.care.select import exclude, split
+from facepack.errors import ConfigError, FacepackError, TrainingError
+from facepack.train.config import TrainConfig
+from facepack.train.loop.checkpoint import load_checkpoint
+from facepack.train.loop.run import Trainer
+from facepack.train.methods.unequal.mining import Bags, hardest_identities
+from tests.train.conftest import make_jpeg
+
+COUNTS = (10, 9, 4, 12, 3, 5, 3, 2, 3, 4, 9)  # four are head
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Head and tail of a pack with a long tail."""
+    folder = tmp_path_factory.mktemp("unequal")
+    with facepack.PackWriter(folder / "all", classes=len(COUNTS)) as writer:
+        for identity, count in enumerate(COUNTS):
+            for shot in range(count):
+                writer.add(make_jpeg(identity, shot), identity)
+    split(folder / "all", folder / "head", folder / "tail")
+    return folder / "head", folder / "tail"
+
+
+@pytest.fixture
+def config(packs: tuple[Path, Path], small_backbone: str) -> MakeConfig:
+    """``config(stage, pretrained=…, …)``: a run of five steps an epoch."""
+
+    def make(stage: str, options: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+        of_tail = {
+            "tail": str(packs[1]),
+            "hard_identities": 4,
+            "bag_identities": 5,
+            "bags": 3,
+            "passes": 2,
+            "block": 2,
+        }
+        settings: dict[str, Any] = {
+            "shards": str(packs[0]),
+            "method": "unequal",
+            "method_options": {
+                "stage": stage,
+                **(of_tail if stage == "tail" else {}),
+                **(options or {}),
+            },
+            "margin": "arcface",
+            "backbone": small_backbone,
+            "features": 16,
+            "dropout": 0.3,
+            "lr": 0.05,
+            "schedule": "constant",
+            "steps": 10,
+            "batch_size": 8,
+            "precision": "fp32",
+            "log_every": 4,
+            "threads": 1,
+            "loader_threads": 1,
+            **changes,
+        }
+        return TrainConfig(**settings)
+
+    return make
+
+
+def train(config: TrainConfig, out: Path, **options: Any) -> Trainer:
+    last = options.pop("max_steps", None)
+    trainer = Trainer(config, out=out, device="cpu", notify=lambda _: None, **options)
+    trainer.run(max_steps=last)
+    return trainer
+
+
+@pytest.fixture
+def runs(config: MakeConfig, tmp_path: Path) -> dict[str, Path]:
+    """A run of each of the first two stages."""
+    train(config("head"), tmp_path / "head")
+    train(config("denoise", pretrained=str(tmp_path / "head")), tmp_path / "denoise")
+    return {name: tmp_path / name for name in ("head", "denoise")}
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = ("timing",)
+    return [{k: v for k, v in line.items() if k not in timed} for line in found]
+
+
+def test_the_first_stage_is_the_softmax(
+    config: MakeConfig, tmp_path: Path, assert_same: Any
+) -> None:
+    train(config("head"), tmp_path / "one")
+    train(config("head", method="softmax", method_options=None), tmp_path / "other")
+    one, other = (torch.load(tmp_path / name / "model.pt") for name in ("one", "other"))
+    assert_same(one, other)
+
+
+def test_denoising_begins_with_other_centres(runs: dict[str, Path], config: MakeConfig) -> None:
+    trainer = Trainer(
+        config("denoise", pretrained=str(runs["head"])),
+        out=runs["head"].parent / "again",
+        device="cpu",
+        notify=lambda _: None,
+    )
+    saved = torch.load(runs["head"] / "model.pt")
+    for name, tensor in trainer.backbone.state_dict().items():
+        assert torch.equal(tensor, saved[name]), name
+    rows = load_checkpoint(runs["head"] / "checkpoint.pt")["head"]["weight"]
+    assert not torch.equal(trainer.head.weights[0], rows)
+    (line, *_) = [line for line in lines(runs["denoise"]) if "softmax_loss" in line]
+    assert line["loss"] == pytest.approx(0.25 * line["softmax_loss"], rel=1e-5)
+
+
+def test_the_last_stage_adds_up_both_losses(
+    runs: dict[str, Path], config: MakeConfig, packs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings = config("tail", {"interweight": 5.0}, pretrained=str(runs["denoise"]), dropout=0.0)
+    trainer = Trainer(settings, out=tmp_path / "tail", device="cpu", notify=lambda _: None)
+    # The twin: hard identities by loops over the whole bag, and both losses by hand.
+    kept = load_checkpoint(runs["denoise"] / "checkpoint.pt")["head"]["weight"]
+    assert torch.equal(trainer.head.weights[0], kept)
+    tail = facepack.open(packs[1])
+    bags = Bags(tail.labels, identities=5, images=3, repeat=False, seed=0)
+    backbone = trainer.backbone.eval()
+    expected = []
+    for number in range(3):
+        bag = bags.positions(number)
+        with torch.no_grad():
+            pixels = np.stack([tail.decode(i) for i in bag.ravel().tolist()])
+            images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - 127.5) / 127.5
+            units = F.normalize(backbone(images)).numpy().reshape(*bag.shape, -1)
+        expected.append(bag[hardest_identities(units, 4)].ravel().tolist())
+    trainer.run(max_steps=1)
+    state = trainer.head.tail.state()
+    assert state["picked"].tolist() == expected
+    assert (state["round"], state["step"]) == (0, 1)
+    trainer = Trainer(settings, out=tmp_path / "tail", device="cpu", resume=True, notify=print)
+    trainer.run(max_steps=4)
+    (line, *_) = [line for line in lines(tmp_path / "tail") if "dispersion" in line]
+    assert line["loss"] == pytest.approx(
+        0.25 * line["softmax_loss"] + 5 * line["dispersion"], rel=1e-5
+    )
+    assert trainer.run(max_steps=10).images  # whose hard identities are others by now
+    assert trainer.head.tail.state()["round"] == 1
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6, 7, 9])
+def test_a_killed_run_goes_on_bit_for_bit(
+    runs: dict[str, Path], config: MakeConfig, tmp_path: Path, assert_same: Any, stop: int
+) -> None:
+    settings = config("tail", pretrained=str(runs["denoise"]))
+    train(settings, tmp_path / "whole")
+    train(settings, tmp_path / "parts", max_steps=stop)
+    train(settings, tmp_path / "parts", resume=True)
+    one, other = (load_checkpoint(tmp_path / n / "checkpoint.pt") for n in ("whole", "parts"))
+    assert_same(one, other)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
+def test_a_cleaned_head_keeps_the_classifier(
+    runs: dict[str, Path], config: MakeConfig, packs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    exclude(packs[0], tmp_path / "clean", np.array([0, 3]))
+    settings = config("tail", pretrained=str(runs["denoise"]), shards=str(tmp_path / "clean"))
+    train(settings, tmp_path / "run", max_steps=2)
+
+
+def test_models_of_other_classes_are_refused(
+    runs: dict[str, Path], config: MakeConfig, packs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    whole = packs[0].parent / "all"
+    settings = config("tail", pretrained=str(runs["denoise"]), shards=str(whole))
+    with pytest.raises(TrainingError, match="other classes"):
+        train(settings, tmp_path / "run")
+    file = str(runs["denoise"] / "model.pt")
+    with pytest.raises(TrainingError, match="folder"):
+        train(config("tail", pretrained=file), tmp_path / "run")
+
+
+def test_another_tail_is_refused_on_resuming(
+    runs: dict[str, Path], config: MakeConfig, packs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    split(packs[0].parent / "all", tmp_path / "h", tmp_path / "tail")
+    settings = config("tail", {"tail": str(tmp_path / "tail")}, pretrained=str(runs["denoise"]))
+    train(settings, tmp_path / "run", max_steps=2)
+    (tmp_path / "tail").rename(tmp_path / "gone")
+    exclude(tmp_path / "gone", tmp_path / "tail", np.array([0]))
+    with pytest.raises(FacepackError, match="another pack"):
+        train(settings, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "changes", "words"),
+    [
+        ("tail", {"tail": None}, {"pretrained": "x"}, "needs tail"),
+        ("head", {"tail": "x"}, {}, "head alone"),
+        ("denoise", {}, {}, "pretrained"),
+        ("tail", {}, {}, "pretrained"),
+        ("tail", {}, {"pretrained": "x", "accumulate": 2}, "accumulate"),
+        ("tail", {"hard_identities": 6}, {"pretrained": "x"}, "bag_identities"),
+        ("head", {}, {"margin": "uniface"}, "loss of its own"),
+        ("last", {}, {}, "stage"),
+    ],
+)
+def test_settings_that_do_not_fit(
+    config: MakeConfig,
+    tmp_path: Path,
+    stage: str,
+    options: dict[str, Any],
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(config(stage, options, **changes), tmp_path / "run")
