@@ -346,7 +346,7 @@ def test_gaps_between_labels_are_told_before_the_head_is_made(
     def refuse(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("facepack.train.loop.parts.make_head", refuse)
+    monkeypatch.setattr("facepack.train.methods.softmax.method.make_head", refuse)
     with pytest.raises(MemoryError):
         Trainer(
             small_config(shards=str(tmp_path / "wide"), batch_size=4),
