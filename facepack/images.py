@@ -59,21 +59,13 @@ IMAGE_SUFFIXES = (*SUFFIXES.values(), ".jpeg", ".tiff")  # of files that are tak
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """What an encoded image says of itself.
+    """What an encoded image says of itself."""
 
-    Attributes:
-        format: ``jpeg``, ``png``, ….
-        height: in pixels, as stored.
-        width: in pixels, as stored.
-        channels: of colour and transparency; 1 for greyscale and palettes, 4 for CMYK.
-        orientation: EXIF's, 1 to 8; 1 where a JPEG states none, and for other formats.
-    """
-
-    format: str
-    height: int
-    width: int
-    channels: int
-    orientation: int = 1
+    format: str  # jpeg, png, …
+    height: int  # in pixels, as stored
+    width: int  # in pixels, as stored
+    channels: int  # of colour and transparency; 1 for greyscale and palettes, 4 for CMYK
+    orientation: int = 1  # EXIF's, 1 to 8; 1 where a JPEG states none, and for other formats
 
 
 def image_format(data: bytes | bytearray | memoryview) -> str | None:
@@ -148,7 +140,6 @@ def known_headers(
     That is where an image begins as another one did and ends as JPEGs end; else None.
 
     Args:
-        data: the memory.
         starts: (n,), where each image begins in it.
         stops: (n,), where it ends.
     """

@@ -166,9 +166,6 @@ class OpenFolder:
 
     Where the system knows no such thing, the files are opened by their paths.
 
-    Args:
-        folder: the folder.
-
     Raises:
         OSError: it is not there, or no folder.
     """

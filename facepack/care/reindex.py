@@ -65,21 +65,14 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chosen:
-    """The shards that make the pack, in order, and what they are to be.
-
-    Attributes:
-        plan: the pack's.
-        contents: of each shard.
-        label_maps: of each shard the file that maps its labels, or None.
-        selections: of each shard which of its records are the pack's, or None: all.
-        partial: whether shards are missing.
-    """
+    """The shards that make the pack, in order, and what they are to be."""
 
     plan: PackPlan
-    contents: Sequence[ShardContent]
-    label_maps: Sequence[str | None]
+    contents: Sequence[ShardContent]  # of each shard
+    label_maps: Sequence[str | None]  # of each shard the file that maps its labels, or None
+    # of each shard which of its records are the pack's, or None: all
     selections: Sequence[dict[str, Any] | None]
-    partial: bool
+    partial: bool  # whether shards are missing
 
 
 def _finish(path: Path, chosen: _Chosen, before: dict[str, Any] | None) -> dict[str, Any]:

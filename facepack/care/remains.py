@@ -70,7 +70,6 @@ class Remains:
     """What can be read of a damaged shard.
 
     Args:
-        file: the ``.mdb`` file.
         stated: what the manifest says of it; empty where it says nothing.
         label_maps: those of the pack that are whole, by file name.
         known_names: the names of the pack's identities, by label, as far as they are known.

@@ -39,25 +39,16 @@ _REMEDY = "copy the shard from another place, or convert its source again"
 
 @dataclass(frozen=True, kw_only=True)
 class Salvaged:
-    """What came of salvaging a pack: found records are salvaged or lost, always.
+    """What came of salvaging a pack: found records are salvaged or lost, always."""
 
-    Attributes:
-        out: the new pack.
-        found: records that the damaged pack had, as far as can be determined.
-        salvaged: records in the new pack.
-        lost: records that are not; they stand in its ``quarantine.jsonl``.
-        doubtful: of those salvaged, what could not be proven: ``{"shard", "key", "reason"}``.
-        shards: ``{"name", "found", "salvaged", "lost"}`` of each.
-        notices: what else was lost.
-    """
-
-    out: str
-    found: int
-    salvaged: int
-    lost: int
+    out: str  # the new pack
+    found: int  # records that the damaged pack had, as far as can be determined
+    salvaged: int  # records in the new pack
+    lost: int  # records that are not; they stand in its quarantine.jsonl
+    # of those salvaged, what could not be proven: {"shard", "key", "reason"}
     doubtful: list[dict[str, str]]
-    shards: list[dict[str, Any]]
-    notices: list[str]
+    shards: list[dict[str, Any]]  # {"name", "found", "salvaged", "lost"} of each
+    notices: list[str]  # what else was lost
 
 
 def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = False) -> Salvaged:
@@ -109,29 +100,20 @@ def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = Fa
 
 @dataclass
 class _Entry:
-    """A shard of the damaged pack.
+    """A shard of the damaged pack."""
 
-    Attributes:
-        file: its ``.mdb`` file; None where there is none.
-        name: its name in the new pack, as in the old one.
-        stated: what the manifest says of it; empty where it says nothing.
-        start: the position of its first record.
-        fates: of each record, uint8.
-        chosen: which of the nodes found is the record, int32; -1 where none is.
-        keys: of the records that are the pack's, int64; of all where that is not known.
-        digest: the XXH3-128 of the file as it was read.
-        meta: what the shard says of itself, if that is whole.
-    """
-
-    file: Path | None
-    name: str
-    stated: dict[str, Any]
-    start: int = 0
+    file: Path | None  # its .mdb file; None where there is none
+    name: str  # its name in the new pack, as in the old one
+    stated: dict[str, Any]  # what the manifest says of it; empty where it says nothing
+    start: int = 0  # the position of its first record
+    # of each record, uint8
     fates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    # which of the nodes found is the record, int32; -1 where none is
     chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    # of the records that are the pack's, int64; of all where that is not known
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    digest: str | None = None
-    meta: dict[str, Any] | None = None
+    digest: str | None = None  # the XXH3-128 of the file as it was read
+    meta: dict[str, Any] | None = None  # what the shard says of itself, if that is whole
 
     def __len__(self) -> int:
         return len(self.fates)

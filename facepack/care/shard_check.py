@@ -131,8 +131,6 @@ def check_shard(
     The key-label index is not looked at; :func:`check_index` compares it with the labels.
 
     Args:
-        folder: the pack.
-        name: the shard.
         decode: also decode every image.
         canonical: also write the file anew, in memory, and compare every byte: it tells what
             changed outside the records where no digest from elsewhere is at hand.
@@ -292,8 +290,6 @@ def check_index(
     """Compare the key-label index ``name.kv`` with the labels that the shard itself holds.
 
     Args:
-        folder: the pack.
-        name: the shard.
         labels: of the records that the index should list: int64 (n,).
         keys: of these records, (n,); None: 0 to n - 1.
     """

@@ -61,7 +61,6 @@ def verify_untrusted(path: Path, *, decode: bool = False) -> Report:
     """Check a stranger's pack; after it passes, the engine may open the pack.
 
     Args:
-        path: the pack's folder.
         decode: also decode every image.
 
     Raises:

@@ -56,7 +56,6 @@ def is_common_jpeg(data: memoryview | bytes, size: tuple[int, int]) -> bool:
     than decoders agree on.
 
     Args:
-        data: the encoded image.
         size: (height, width).
     """
     if plain_jpeg_size(data) != size:

@@ -100,7 +100,6 @@ class PartsAhead(Ahead, ABC):
     What is a part, and where in the pack its records lie, says a class derived from it.
 
     Args:
-        pack: the pack.
         first: the index of the first batch.
         ahead: parts to read ahead.
     """
@@ -259,7 +258,6 @@ class WholePackAhead(Ahead):
     such page would else have the system read megabytes around it, and drop as much for them.
 
     Args:
-        pack: the pack.
         whole: whether to read it; else its maps are marked, and that is all.
     """
 

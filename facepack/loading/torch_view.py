@@ -26,7 +26,6 @@ class TorchDataset(Dataset[tuple[Any, int]]):
     :class:`~facepack.Loader`; this is for code that is built on datasets.
 
     Args:
-        pack: the pack.
         transform: makes the item's image from a ``PIL.Image`` in RGB, as torchvision's transforms
             do. Without one, an image is a uint8 tensor (3, H, W), RGB.
     """

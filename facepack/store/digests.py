@@ -25,7 +25,6 @@ def file_digest(path: Path, *, cached: bool = False) -> tuple[str, int]:
     system allows, a large file is read past the page cache: the digest is of what the disk holds.
 
     Args:
-        path: the file.
         cached: read it by way of the page cache, for who reads it next.
     """
     with open_regular(path) as file:

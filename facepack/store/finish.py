@@ -35,8 +35,6 @@ def finish_pack(
     """Write what stands beside the shards, the manifest last, and return the manifest.
 
     Args:
-        folder: the pack.
-        plan: the pack's.
         shards: in order; their indexes are there.
         refused: lines of ``quarantine.jsonl`` that come before those of the shards.
         identity_names: names of identities, by label, beside those that the shards know.

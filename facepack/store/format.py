@@ -306,7 +306,6 @@ def kv_labels(data: bytes, name: str, *, check_keys: bool = False) -> np.ndarray
     """The labels (int64) of a key-label index, read as a matrix of bytes.
 
     Args:
-        data: the whole file.
         name: what to call it in an error.
         check_keys: also make sure that the keys run 0, 1, 2, ….
 

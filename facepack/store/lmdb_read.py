@@ -66,26 +66,17 @@ def stated_pages(data: Buffer) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """Where the records of leaf pages lie in a file: byte offsets, int64, one for each record.
+    """Where the records of leaf pages lie in a file: byte offsets, int64, one for each record."""
 
-    Attributes:
-        page_starts: the index of each page's first record.
-        key_starts: where each key begins.
-        key_sizes: its bytes.
-        starts: where each value begins.
-        sizes: its bytes.
-        overlap: bool; the record runs into the one that begins next behind it. The others share no
-            bytes, so reading them all costs no more than reading the file.
-        errors: what is wrong with the pages and nodes that were left out.
-    """
-
-    page_starts: np.ndarray
-    key_starts: np.ndarray
-    key_sizes: np.ndarray
-    starts: np.ndarray
-    sizes: np.ndarray
+    page_starts: np.ndarray  # the index of each page's first record
+    key_starts: np.ndarray  # where each key begins
+    key_sizes: np.ndarray  # its bytes
+    starts: np.ndarray  # where each value begins
+    sizes: np.ndarray  # its bytes
+    # bool; the record runs into the one that begins next behind it. The others share no bytes, so
+    # reading them all costs no more than reading the file.
     overlap: np.ndarray
-    errors: list[ScanError]
+    errors: list[ScanError]  # what is wrong with the pages and nodes that were left out
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -105,7 +96,6 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     Every offset is checked before it is followed, so the file may be damaged or a stranger's.
 
     Args:
-        data: the file.
         pages: numbers of whole pages in it, int64.
         page_size: one of :data:`mdb.PAGE_SIZES`.
         most: how many records may be claimed: forged counts must not fill the memory.

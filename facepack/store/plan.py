@@ -34,15 +34,11 @@ _META_SHAPE = {
 
 @dataclass(frozen=True)
 class PackPlan:
-    """A pack's plan, and the id that its shards state.
+    """A pack's plan, and the id that its shards state."""
 
-    Attributes:
-        fields: what ``plan.json`` holds.
-        pack_id: 32 hex digits: the :func:`~facepack.store.format.content_id` of the fields, unless
-            records were streamed, or shards are missing.
-    """
-
-    fields: dict[str, Any]
+    fields: dict[str, Any]  # what plan.json holds
+    # 32 hex digits: the content_id() of the fields, unless records were streamed, or shards are
+    # missing
     pack_id: str
 
     @classmethod

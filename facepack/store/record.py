@@ -14,20 +14,14 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(slots=True)
 class SourceRecord:
-    """A record on its way into a shard.
+    """A record on its way into a shard."""
 
-    Attributes:
-        ordinal: its number in the source, from 0; it seeds the order and names the record for good.
-        image: the encoded image, stored byte for byte.
-        label: its identity, or -1.
-        name: the source's name of the record, if it has one.
-        extra: numbers of the source's header that a round trip must keep.
-    """
-
+    # its number in the source, from 0; it seeds the order and names the record for good
     ordinal: int
-    image: Buffer
-    label: int
-    name: str | None = None
+    image: Buffer  # the encoded image, stored byte for byte
+    label: int  # its identity, or -1
+    name: str | None = None  # the source's name of the record, if it has one
+    # numbers of the source's header that a round trip must keep
     extra: dict[str, float | int] | None = None
 
 
@@ -36,24 +30,15 @@ class RecordRun:
     """Records that follow each other and lie in one piece of memory, as columns.
 
     What can be done for all of them at once then is.
-
-    Attributes:
-        ordinals: int64 (n,), as of :class:`SourceRecord`.
-        data: the memory.
-        starts: int64 (n,), where each image begins in it.
-        stops: int64 (n,), where it ends.
-        labels: int64 (n,).
-        names: the source's names, if it has any.
-        extra: integers (n,) of the source's header, by name.
     """
 
-    ordinals: np.ndarray
-    data: memoryview
-    starts: np.ndarray
-    stops: np.ndarray
-    labels: np.ndarray
-    names: list[str] | None
-    extra: dict[str, np.ndarray]
+    ordinals: np.ndarray  # int64 (n,), as of SourceRecord
+    data: memoryview  # the memory
+    starts: np.ndarray  # int64 (n,), where each image begins in it
+    stops: np.ndarray  # int64 (n,), where it ends
+    labels: np.ndarray  # int64 (n,)
+    names: list[str] | None  # the source's names, if it has any
+    extra: dict[str, np.ndarray]  # integers (n,) of the source's header, by name
 
     def __len__(self) -> int:
         return len(self.ordinals)

@@ -28,19 +28,12 @@ _PATTERN = re.compile(r"[A-Za-z0-9_.*?!\[\]-]{1,180}")
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSet:
-    """A named set of shards.
+    """A named set of shards."""
 
-    Attributes:
-        name: what it is called.
-        patterns: names or shell patterns of its shards, as the user gave them.
-        own: whether it stands in ``sets.json``; else every pack of WebFace zips has it.
-        missing: zips that the set should have and the pack lacks (``0_5``).
-    """
-
-    name: str
-    patterns: tuple[str, ...]
-    own: bool = True
-    missing: tuple[str, ...] = ()
+    name: str  # what it is called
+    patterns: tuple[str, ...]  # names or shell patterns of its shards, as the user gave them
+    own: bool = True  # whether it stands in sets.json; else every pack of WebFace zips has it
+    missing: tuple[str, ...] = ()  # zips that the set should have and the pack lacks (0_5)
 
 
 def split_set(path: Path) -> tuple[Path, str | None]:
@@ -79,7 +72,6 @@ def read_sets(path: Path, names: Sequence[str]) -> dict[str, ShardSet]:
     """All sets of the pack in ``path``, by name: those of WebFace, and the user's over them.
 
     Args:
-        path: the pack's folder.
         names: the names of its shards.
 
     Raises:
@@ -135,9 +127,7 @@ def add_set(path: Path, names: Sequence[str], name: str, patterns: Sequence[str]
     """Write the set ``name`` into ``sets.json``, in the place of one that has the name.
 
     Args:
-        path: the pack's folder.
         names: the names of its shards.
-        name: of the set.
         patterns: names or shell patterns of its shards.
 
     Raises:
@@ -225,8 +215,6 @@ def subset_manifest(
     """``manifest`` with some shards alone; :func:`recount` sets its figures right.
 
     Args:
-        path: the pack's folder.
-        manifest: the pack's.
         shards: names or patterns, or the name of a set.
 
     Raises:

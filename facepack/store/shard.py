@@ -87,19 +87,13 @@ class ShardInfo:
 
 
 class WrittenShard(NamedTuple):
-    """A shard that is on the disk, and what it says for ``labels.txt`` and ``quarantine.jsonl``.
+    """A shard that is on the disk, and what it says for ``labels.txt`` and ``quarantine.jsonl``."""
 
-    Attributes:
-        info: its entry in the manifest.
-        ordinals: of its records, by key: int64 (records,); where nobody asks, empty.
-        identity_names: by label in the pack.
-        refused: lines of ``quarantine.jsonl``.
-    """
-
-    info: ShardInfo
+    info: ShardInfo  # its entry in the manifest
+    # of its records, by key: int64 (records,); where nobody asks, empty
     ordinals: np.ndarray = np.zeros(0, np.int64)
-    identity_names: Mapping[int, str] = {}
-    refused: Sequence[dict[str, Any]] = ()
+    identity_names: Mapping[int, str] = {}  # by label in the pack
+    refused: Sequence[dict[str, Any]] = ()  # lines of quarantine.jsonl
 
     def without_ordinals(self) -> WrittenShard:
         """The same for those who do not ask for them: a pack may have many records."""
@@ -253,8 +247,6 @@ class ShardBuilder:
         """Write and commit ``name.kv`` and ``name.mdb`` in ``folder``.
 
         Args:
-            folder: the pack.
-            name: the shard's name.
             order: ``shuffled``, ``source`` or ``identity``.
             seed: of the shuffled order.
             meta: what ``__meta__`` says beside the shard's own figures.

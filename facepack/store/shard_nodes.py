@@ -41,7 +41,6 @@ def is_canonical(data: memoryview, page_size: int, nodes: Nodes) -> bool:
     Then its B+tree is sound: safe to hand to the engine, whoever wrote the file.
 
     Args:
-        data: the file.
         page_size: as :func:`shard_nodes` gives it.
         nodes: as :func:`shard_nodes` gives them.
     """

@@ -29,10 +29,6 @@ class Target:
         finished: the file that is written last.
         shown: what messages call the target, if it is not the folder that the user named.
 
-    Attributes:
-        folder: as given.
-        overwrite: as given.
-
     Raises:
         PackError: another process is writing here, or the folder cannot be made.
     """

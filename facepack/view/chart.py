@@ -41,17 +41,11 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """What a template draws; lengths are in pixels, y grows downwards.
+    """What a template draws; lengths are in pixels, y grows downwards."""
 
-    Attributes:
-        title: what is shown, for those who do not see it.
-        x_label: what the values are, with their unit.
-        y_label: what is counted or measured.
-    """
-
-    title: str
-    x_label: str
-    y_label: str
+    title: str  # what is shown, for those who do not see it
+    x_label: str  # what the values are, with their unit
+    y_label: str  # what is counted or measured
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     bars: Sequence[Bar] = ()

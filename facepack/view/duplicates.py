@@ -37,14 +37,10 @@ class Duplicates:
     """Groups of positions that hold the same image, in two flat arrays.
 
     A sequence of arrays: each group's positions ascend, and groups come by their first position.
-
-    Attributes:
-        positions: int64 (m,), the groups one behind the other.
-        starts: int64 (groups + 1,), where in ``positions`` each group begins.
     """
 
-    positions: np.ndarray
-    starts: np.ndarray
+    positions: np.ndarray  # int64 (m,), the groups one behind the other
+    starts: np.ndarray  # int64 (groups + 1,), where in positions each group begins
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -71,7 +67,6 @@ def find_duplicates(pack: Pack, *, hashes: np.ndarray | None = None) -> Duplicat
     bytes of memory a record, and what is found.
 
     Args:
-        pack: the pack.
         hashes: of all images, if they are known: ``facepack.view.survey.Survey.hashes``.
 
     Raises:

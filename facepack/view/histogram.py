@@ -28,15 +28,10 @@ _LEAST_BAR = 8  # characters
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """Counts of integers: bin k counts values from ``edges[k]`` to ``edges[k + 1] - 1``.
+    """Counts of integers: bin k counts values from ``edges[k]`` to ``edges[k + 1] - 1``."""
 
-    Attributes:
-        edges: ascending integers, one more than bins.
-        counts: how many values lie in each bin.
-    """
-
-    edges: tuple[int, ...]
-    counts: tuple[int, ...]
+    edges: tuple[int, ...]  # ascending integers, one more than bins
+    counts: tuple[int, ...]  # how many values lie in each bin
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1 or any(
@@ -125,7 +120,6 @@ def bar_lines(found: Histogram, *, width: int, unicode: bool = True) -> list[str
     """The histogram as lines of text, one a bin: range, bar, count.
 
     Args:
-        found: the histogram.
         width: characters a line may take; a bar keeps 8 at least.
         unicode: whether the output can show block characters; else bars are of ``#``.
     """

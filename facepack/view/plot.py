@@ -28,17 +28,12 @@ _LARGEST = 1e280  # that an axis shows, and the inverse of the smallest on a log
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What an axis measures.
+    """What an axis measures."""
 
-    Attributes:
-        label: with the unit.
-        log: whether it is logarithmic; values that are not above 0 then lie at its low end.
-        decades: how many a logarithmic axis shows at most, the highest.
-    """
-
-    label: str
+    label: str  # with the unit
+    # whether it is logarithmic; values that are not above 0 then lie at its low end
     log: bool = False
-    decades: int = 8
+    decades: int = 8  # how many a logarithmic axis shows at most, the highest
 
     def limits(self, values: np.ndarray) -> tuple[float, float]:
         """The ends of an axis that shows ``values``; those that are not finite do not count."""

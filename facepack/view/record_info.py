@@ -17,44 +17,29 @@ _LISTED = 5  # keys of equal names that an error lists
 
 @dataclass(frozen=True, kw_only=True)
 class RecordInfo:
-    """What is known of one record.
+    """What is known of one record."""
 
-    Attributes:
-        key: ``shard/key``.
-        position: in the pack, from 0.
-        label: its identity's number, -1 for none.
-        identity: the identity's name in the source, if it had one.
-        source_name: the record's name in the source, if it had one.
-        source_ordinal: its number among the image records of the source, from 0.
-        extra: what else the source said of it, by name.
-        bytes: of the encoded image.
-        format: of the image, with ``height``, ``width`` (pixels) and ``channels``; None where its
-            header cannot be read.
-        orientation: EXIF's, 1 to 8; images are decoded as stored.
-        sum_ok: whether key and image are those that were packed.
-    """
-
-    key: str
-    position: int
-    label: int
-    identity: str | None
-    source_name: str | None
-    source_ordinal: int
-    extra: dict[str, float | int]
-    bytes: int
+    key: str  # shard/key
+    position: int  # in the pack, from 0
+    label: int  # its identity's number, -1 for none
+    identity: str | None  # the identity's name in the source, if it had one
+    source_name: str | None  # the record's name in the source, if it had one
+    source_ordinal: int  # its number among the image records of the source, from 0
+    extra: dict[str, float | int]  # what else the source said of it, by name
+    bytes: int  # of the encoded image
+    # of the image, with height, width (pixels) and channels; None where its header cannot be read
     format: str | None
     height: int | None
     width: int | None
     channels: int | None
-    orientation: int | None
-    sum_ok: bool
+    orientation: int | None  # EXIF's, 1 to 8; images are decoded as stored
+    sum_ok: bool  # whether key and image are those that were packed
 
 
 def find_record(pack: Pack, words: str, *, by_name: bool = False) -> int:
     """The position of the record that ``words`` mean.
 
     Args:
-        pack: the pack.
         words: ``shard/0000000012``, ``shard/12`` or a position, ``12``; or the source's name.
         by_name: take ``words`` as the source's name, which is looked for in every shard.
 

@@ -44,15 +44,10 @@ _GROUPS, _MEMBERS = 12, 8  # of duplicates that are shown, in each scope
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """What a report is to hold.
+    """What a report is to hold."""
 
-    Attributes:
-        sample: which images are shown.
-        quick: look at a sample of the images and leave duplicates out.
-    """
-
-    sample: SampleOptions = field(default_factory=SampleOptions)
-    quick: bool = False
+    sample: SampleOptions = field(default_factory=SampleOptions)  # which images are shown
+    quick: bool = False  # look at a sample of the images and leave duplicates out
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,19 +19,12 @@ _Rows = Annotated[int, Range(low=1, high=10_000)]
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions(Settings):
-    """What to choose.
+    """What to choose."""
 
-    Attributes:
-        identities: how many rows: identities, or rows of pairs.
-        images: how many images in a row.
-        seed: of the choice; the same seed chooses the same.
-        labels: these identities instead of some chosen by the seed.
-    """
-
-    identities: _Rows = 8
-    images: _Rows = 8
-    seed: int = 0
-    labels: tuple[int, ...] | None = None
+    identities: _Rows = 8  # how many rows: identities, or rows of pairs
+    images: _Rows = 8  # how many images in a row
+    seed: int = 0  # of the choice; the same seed chooses the same
+    labels: tuple[int, ...] | None = None  # these identities instead of some chosen by the seed
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,16 +34,11 @@ class SampleOptions(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRow:
-    """Images to be shown side by side.
+    """Images to be shown side by side."""
 
-    Attributes:
-        title: what they have in common.
-        positions: of the images; those of a row of pairs belong together two by two.
-        same: of pairs, whether they show the same person; None where they are no pairs.
-    """
-
-    title: str
-    positions: tuple[int, ...]
+    title: str  # what they have in common
+    positions: tuple[int, ...]  # of the images; those of a row of pairs belong together two by two
+    # of pairs, whether they show the same person; None where they are no pairs
     same: bool | None = None
 
 

@@ -41,9 +41,6 @@ def write_sheet(pack: Pack, out: Path, *, options: SampleOptions, size: int = 11
     """Draw a contact sheet of ``pack`` and write it to ``out``, as the format of its suffix.
 
     Args:
-        pack: the pack.
-        out: the picture's file.
-        options: which images.
         size: the side of the square that each image is fitted into, in pixels.
 
     Raises:

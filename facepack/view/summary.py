@@ -37,17 +37,7 @@ class ShardFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The figures of a pack; ``pairs`` is None where it is not an evaluation set.
-
-    Attributes:
-        label_gaps: classes that no record has as its label.
-        without_identity: records whose label is -1.
-        overhead: bytes of all files over those of the images; None where there are no images.
-        images_per_identity: ``min``, ``median``, ``mean`` and ``max``; None without identities.
-        images_per_identity_histogram: how many identities have so many images.
-        images: formats, and the extremes of ``height`` and ``width`` in pixels.
-        shard_figures: those of each shard, in the order of the manifest.
-    """
+    """The figures of a pack; ``pairs`` is None where it is not an evaluation set."""
 
     path: str
     name: str
@@ -55,8 +45,8 @@ class Summary:
     records: int
     identities: int
     classes: int
-    label_gaps: int
-    without_identity: int
+    label_gaps: int  # classes that no record has as its label
+    without_identity: int  # records whose label is -1
     shards: int
     partial: bool
     pairs: int | None
@@ -64,10 +54,11 @@ class Summary:
     tables: list[str]
     payload_bytes: int
     file_bytes: int
+    # bytes of all files over those of the images; None where there are no images
     overhead: float | None
-    images_per_identity: dict[str, Any] | None
-    images_per_identity_histogram: Histogram
-    images: dict[str, Any]
+    images_per_identity: dict[str, Any] | None  # min, median, mean and max; None without identities
+    images_per_identity_histogram: Histogram  # how many identities have so many images
+    images: dict[str, Any]  # formats, and the extremes of height and width in pixels
     page_sizes: list[int]
     order: str
     seed: int
@@ -75,7 +66,7 @@ class Summary:
     source: dict[str, Any]
     pack_id: str
     content_id: str
-    shard_figures: list[ShardFigures]
+    shard_figures: list[ShardFigures]  # those of each shard, in the order of the manifest
 
     def as_json(self) -> dict[str, Any]:
         """All figures as JSON has them; a histogram is ``[{"from", "to", "count"}]``."""

@@ -20,7 +20,6 @@ def summary_lines(
     """Yield the lines.
 
     Args:
-        figures: of the pack.
         sizes: a look at all its images, if the distribution of their sizes is to be shown.
         all_shards: list every shard of a long pack, not only the first and last few.
     """

@@ -22,26 +22,16 @@ _BROKEN_KEPT = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What the images of a pack are like.
+    """What the images of a pack are like."""
 
-    Attributes:
-        positions: int64 (n,), the images looked at, ascending.
-        lengths: uint32 (n,), bytes of each as encoded.
-        sizes: how many have each (height, width) in pixels.
-        channels: how many have so many channels; :func:`channel_name` says what that means.
-        formats: how many are of each format.
-        broken: how many have no readable header; they are in none of the three above.
-        broken_kept: position and reason of the first 20 of these.
-        hashes: uint64 (n,), XXH3-64 of each encoded image; None where they were not asked for.
-    """
-
-    positions: np.ndarray
-    lengths: np.ndarray
-    sizes: dict[tuple[int, int], int]
-    channels: dict[int, int]
-    formats: dict[str, int]
-    broken: int
-    broken_kept: list[tuple[int, str]]
+    positions: np.ndarray  # int64 (n,), the images looked at, ascending
+    lengths: np.ndarray  # uint32 (n,), bytes of each as encoded
+    sizes: dict[tuple[int, int], int]  # how many have each (height, width) in pixels
+    channels: dict[int, int]  # how many have so many channels; channel_name() says what that means
+    formats: dict[str, int]  # how many are of each format
+    broken: int  # how many have no readable header; they are in none of the three above
+    broken_kept: list[tuple[int, str]]  # position and reason of the first 20 of these
+    # uint64 (n,), XXH3-64 of each encoded image; None where they were not asked for
     hashes: np.ndarray | None
 
     def as_json(self) -> dict[str, Any]:
@@ -63,7 +53,6 @@ def survey(pack: Pack, *, sample: int | None = None, hashes: bool = False) -> Su
     """Read the header of every image, in the order in which the shards hold them.
 
     Args:
-        pack: the pack.
         sample: look at no more than so many images, evenly spaced; None is all.
         hashes: also hash each image, which reads all of it.
 
