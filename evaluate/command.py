@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,7 +221,7 @@ class Subject:
     """What is evaluated: a model, or embeddings from elsewhere.
 
     Attributes:
-        name: what the user called it.
+        name: what results call it.
         measure: gives its result under a protocol.
         image_size: (height, width) in pixels that it takes.
         results: where its results are kept; None keeps none.
@@ -327,23 +327,27 @@ def _subjects(
 ) -> Iterator[Subject]:
     from facepack.evaluate.embedding.embed import model_image_size
     from facepack.evaluate.faces.decode import FACE_SIZE
+    from facepack.evaluate.results.short_names import short_names
 
     if embeddings is not None:
         from facepack.evaluate.embedding.embeddings import open_embeddings
         from facepack.evaluate.run import evaluate_embeddings
 
         opened = open_embeddings(embeddings, keys)
+        (name,) = short_names([embeddings])
         yield Subject(
-            name=str(embeddings),
-            measure=lambda protocol: evaluate_embeddings(protocol, opened, device=device),
+            name=name,
+            measure=lambda protocol: replace(
+                evaluate_embeddings(protocol, opened, device=device), model=name
+            ),
             image_size=FACE_SIZE,
             results=results,
         )
-    for model in models:
+    for model, name in zip(models, short_names(models), strict=True):
         network = load(model)
         yield Subject(
-            name=str(model),
-            measure=partial(measure, network, str(model)),
+            name=name,
+            measure=partial(measure, network, name),
             image_size=model_image_size(network),
             results=_results_beside(model) if results is None else results,
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from facepack.errors import EvaluationError, SourceError
 from facepack.evaluate.report import LEGEND, figure_table, remarks, sort_results
+from facepack.evaluate.results.difference import is_within_chance
 from facepack.evaluate.results.result import Result
 from facepack.evaluate.results.results_file import RESULTS, read_results
+from facepack.evaluate.results.short_names import short_names
 from facepack.evaluate.training_run import TrainingRun, read_run, settings_table, training_table
 from facepack.terminal import printable, table_lines
 from facepack.train.loop.checkpoint import METRICS_FILE
@@ -36,7 +39,7 @@ def read_comparison(paths: Sequence[Path]) -> Comparison:
     """
     results: list[Result] = []
     runs: list[TrainingRun] = []
-    for path, name in zip(paths, _distinct([str(path) for path in paths]), strict=True):
+    for path, name in zip(paths, short_names(paths), strict=True):
         found, run = _read(path, name)
         models = dict.fromkeys(result.model for result in found)
         for result in found:
@@ -45,13 +48,6 @@ def read_comparison(paths: Sequence[Path]) -> Comparison:
             results.append(replace(result, model=own))
         runs += run
     return Comparison(results=results, runs=runs)
-
-
-def _distinct(names: Sequence[str]) -> Iterator[str]:
-    seen: dict[str, int] = {}
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        yield name if seen[name] == 1 else f"{name} ({seen[name]})"
 
 
 def _read(path: Path, name: str) -> tuple[list[Result], list[TrainingRun]]:
@@ -90,6 +86,39 @@ def comparison_lines(found: Comparison) -> Iterator[str]:
             yield ""
     if found.results:
         yield printable(f"shares in percent; {LEGEND}")
+
+
+def comparison_object(found: Comparison) -> dict[str, Any]:
+    """The comparison for JSON: results as ``results.json`` holds them, and how runs ended.
+
+    ``within_chance`` of a result tells of each figure whether its difference from that of the first
+    result of the same target lies inside the 95 % interval; null where that is unknown.
+    """
+    results = []
+    for target in sort_results(found.results):
+        first = target.results[0].figures
+        for result in target.results:
+            within = {
+                name: is_within_chance(first[name], figure)
+                for name, figure in result.figures.items()
+                if name in first and result is not target.results[0]
+            }
+            results.append({**result.as_dict(), "within_chance": within})
+    return {
+        "results": results,
+        "runs": [
+            {
+                "name": run.name,
+                "steps": run.log.total_steps,
+                "scores": [
+                    {"set": name, "figure": figure, "steps": x.tolist(), "values": y.tolist()}
+                    for (name, figure), (x, y) in run.scores.items()
+                ],
+                "settings": run.settings,
+            }
+            for run in found.runs
+        ],
+    }
 
 
 def _lines(table: tuple[list[str], list[list[str]]]) -> list[str]:

@@ -70,6 +70,8 @@ def evaluate(
     _require_finite(protocol.faces, norms, "its weights may have diverged")
     result = replace(protocol.measure(embeddings, norms), model=name)
     if bad:
+        prefix = f"{protocol.faces.name}: "
+        bad = {at: why.removeprefix(prefix) for at, why in bad.items()}
         notice = bad_notice(bad, len(norms))
         result = replace(
             result,

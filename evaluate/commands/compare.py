@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -19,7 +20,8 @@ import click
     metavar="OUT",
     help="Also write a page (.html), the curves (.png, .svg, .pdf) or figures (.csv); repeatable.",
 )
-def compare(paths: tuple[Path, ...], plots: tuple[Path, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def compare(paths: tuple[Path, ...], *, plots: tuple[Path, ...], as_json: bool) -> None:
     """Show models and runs side by side.
 
     Each argument is a run's folder, a results.json, what `facepack eval --json` printed (as
@@ -27,7 +29,7 @@ def compare(paths: tuple[Path, ...], plots: tuple[Path, ...]) -> None:
     difference from the first lies inside its 95% confidence interval. Of runs it shows how they
     ended, and the settings that differ; --plot draws losses, learning rates and accuracies.
     """
-    from facepack.evaluate.compare import comparison_lines, read_comparison
+    from facepack.evaluate.compare import comparison_lines, comparison_object, read_comparison
     from facepack.evaluate.report import require_writable_report, write_report
     from facepack.terminal import printable
 
@@ -37,8 +39,11 @@ def compare(paths: tuple[Path, ...], plots: tuple[Path, ...]) -> None:
     for run in found.runs:
         for notice in run.log.notices:
             click.echo(printable(notice), err=True)
-    for line in comparison_lines(found):
-        click.echo(line)
+    if as_json:
+        click.echo(json.dumps(comparison_object(found), indent=2))
+    else:
+        for line in comparison_lines(found):
+            click.echo(line)
     for out in plots:
         write_report(found.results, out, runs=found.runs)
         click.echo(f"{out}", err=True)

@@ -12,10 +12,10 @@ from facepack.terminal import table_lines
 _COLUMNS = (
     ("pairs", 7),
     ("accuracy", 15),
-    ("TAR@1e-4", 16),
-    ("TAR@1e-3", 16),
-    ("TAR@1e-2", 16),
-    ("AUC", 19),
+    ("TAR@1e-4", 18),
+    ("TAR@1e-3", 18),
+    ("TAR@1e-2", 18),
+    ("AUC", 20),
     ("EER", 16),
     ("norm", 8),
 )

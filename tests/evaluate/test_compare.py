@@ -65,12 +65,20 @@ def test_runs_and_results_side_by_side(tmp_path: Path) -> None:
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     for line in (
         *("accuracy 90.00 ± 0.30 90.20 ± 0.30 ~ 95.00 ± 0.30", "accuracy 70.00 ± 0.30"),
-        *("EER – – –", f"{a}, {b}: 6,000 pairs", f"{tmp_path / 'c.json'}: 5,990 pairs"),
+        *("EER – – –", "a, b: 6,000 pairs", "c.json: 5,990 pairs"),
         *("steps 30 50", "loss at the end 2.0000 1.2000", "seed 0 1"),
         "lfw accuracy, last 0.9000 (step 30) 0.9500 (step 50)",
     ):
         assert line in lines, line
     assert not [line for line in lines if line.startswith("epochs")]
+    stated = json.loads(compare(a, b, tmp_path / "c.json", "--json").stdout)
+    assert [each["model"] for each in stated["results"]] == ["a", "b", "c.json", "b"]
+    within = [each["within_chance"].get("accuracy") for each in stated["results"]]
+    assert within == [None, True, False, None]
+    (a_run, b_run) = stated["runs"]
+    assert (a_run["name"], a_run["steps"], b_run["steps"]) == ("a", 30, 50)
+    (score,) = [of for of in b_run["scores"] if of["figure"] == "accuracy"]
+    assert (score["set"], score["values"][-1]) == ("lfw", 0.95)
 
 
 def test_a_page_draws_runs_over_common_axes(
@@ -124,7 +132,7 @@ def test_names_tell_apart_what_is_given_twice_or_of_several_models(tmp_path: Pat
     add_results(path, [evaluation(0.9), evaluation(0.8, model="other", target="cfp")])
     found = read_comparison([path, path]).results
     assert [result.model for result in found] == [
-        f"{name}: {model}" for name in (path, f"{path} (2)") for model in ("somewhere", "other")
+        f"{name}: {model}" for name in ("a.json", "a.json (2)") for model in ("somewhere", "other")
     ]
 
 

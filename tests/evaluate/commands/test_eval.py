@@ -192,7 +192,7 @@ def test_a_report_of_several_models_shows_the_hardest_pairs(
     options = ("--data", data, "--report", out, "--report", figures)
     result = facepack_eval("lfw", "--model", run, "--model", model, *options)
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("accuracy") == 2 and f"{model}:" in result.stdout
+    assert result.stdout.count("accuracy") == 2 and "run/model.pt:" in result.stdout
     reader = read_page(out.read_text(encoding="utf-8"))
     (kept,) = read_results(run / "results.json")
     hardest = kept.hardest
@@ -200,7 +200,9 @@ def test_a_report_of_several_models_shows_the_hardest_pairs(
     assert len([tag for tag, _ in reader.tags if tag == "img"]) == 2 * 2 * 20
     assert len([tag for tag, _ in reader.tags if tag == "path"]) == 2 * 2 + 2 * 2
     models = {line.partition(",")[0] for line in figures.read_text().splitlines()[1:]}
-    assert models == {str(run), str(model)}
+    assert models == {"run", "run/model.pt"}
+    # Others are shown a page: it must not tell where its maker works.
+    assert str(tmp_path) not in out.read_text(encoding="utf-8")
 
 
 def test_results_are_kept_target_by_target(data: Path, run: Path) -> None:
