@@ -155,6 +155,7 @@ style="border: 0" srcdoc="{html}"></iframe><script>addEventListener("load", () =
     rows: page.querySelectorAll("tbody tr").length,
     charts: [...page.querySelectorAll("svg")].filter(e => e.getBBox().width > 0).length,
     images: [...page.images].filter(e => e.complete && e.naturalWidth > 0).length,
+    acted: (view => {act})(view),
     loaded: view.performance.getEntriesByType("resource").map(e => e.name.slice(0, 40)),
   }});
 }});</script>"""
@@ -165,17 +166,19 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, 
     """``browse(html, width=390)``: what headless Chromium makes of a page.
 
     Pixels of ``width`` and of ``overflow`` beside it, ``rows`` of tables, ``charts`` and ``images``
-    that are drawn, addresses ``loaded``, and lines of its ``console``.
+    that are drawn, addresses ``loaded``, and lines of its ``console``; and what it ``acted``, where
+    ``act`` is JavaScript of the page's window, ``view``.
     """
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip("no Chromium is installed")
 
-    def browse(html: str, width: int = 390) -> dict[str, Any]:
+    def browse(html: str, width: int = 390, act: str = "null") -> dict[str, Any]:
         folder = tmp_path_factory.mktemp("page")
         # Images that wait to be scrolled to would not be loaded.
-        framed = _FRAME.format(width=width, html=escape(html.replace(' loading="lazy"', "")))
+        page = escape(html.replace(' loading="lazy"', ""))
+        framed = _FRAME.format(width=width, html=page, act=act)
         (folder / "page.html").write_text(framed, encoding="utf-8")
         command = [
             *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),

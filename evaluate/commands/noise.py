@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     metavar="OUT",
     help="Draw how the scores are distributed (.png, .svg, .pdf).",
 )
+@click.option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="OUT.html",
+    help="Write a page to judge the worst images by eye, on which they can be marked.",
+)
 @click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu; a GPU if there is one.")
 @click.option(
     "--batch-size",
@@ -74,6 +80,7 @@ def noise(
     threshold: float,
     confidence: float,
     plot: Path | None,
+    page: Path | None,
     device: str | None,
     batch_size: int,
     data: Path | None,
@@ -96,7 +103,9 @@ def noise(
     from facepack.evaluate.noise.classifier import open_classifier
     from facepack.evaluate.noise.figures import require_writable_plot, score_plots
     from facepack.evaluate.noise.find import NoiseOptions, look_for_noise
+    from facepack.evaluate.noise.page import write_noise_page
     from facepack.evaluate.sets.labelled import open_labelled
+    from facepack.output import require_writable
     from facepack.progress import Progress
     from facepack.train.build import enter_device
     from facepack.train.ranks.agreement import OtherRankError, together
@@ -121,6 +130,8 @@ def noise(
 
             with together(ranks):
                 require_writable_plot(plot)
+                if page is not None:
+                    require_writable(page)
                 images = open_labelled(pack, data)
                 classifier = open_classifier(model)
             found = look_for_noise(
@@ -138,6 +149,8 @@ def noise(
         return
     if plot is not None:
         write_plots(score_plots(found.scores, found.images.labels), plot)
+    if page is not None:
+        write_noise_page(page, found, classifier.name)
     _tell(out, found, as_json)
 
 

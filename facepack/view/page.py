@@ -1,4 +1,4 @@
-"""Pages that stand alone, from templates: no script, no file beside them.
+"""Pages that stand alone, from templates: no file beside them, and no script but our own.
 
 Whatever comes from a file may come from strangers: all that a template writes passes through
 :func:`shown` and is then escaped, and no template uses ``safe``.
