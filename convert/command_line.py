@@ -40,6 +40,12 @@ IDENTITY_LEVEL = click.option(
     help="Folder that is the identity: 1 the topmost of a path, 2 the next; -1 the image's own.",
 )
 
+ROOT = click.option(
+    "--root",
+    type=PATH,
+    help="Folder of the images (of pairs a zip, tar or pack as well); the list's by default.",
+)
+
 
 def apply_options(options: tuple[Option, ...]) -> Callable[[F], F]:
     """A decorator that adds ``options``, the first one first."""

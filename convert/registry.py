@@ -88,10 +88,17 @@ SOURCES = {
     ),
     "bin": SourceKind(
         title="a verification set (.bin)",
-        src="SRC is a .bin file such as lfw.bin; or a folder, and each .bin in it becomes "
-        "OUT/<name>.",
+        src="SRC is a .bin file such as lfw.bin, or lfw.xz, or lfw.bin.gz; or a folder, and each "
+        "of these in it becomes OUT/<name>.",
         location="facepack.convert.formats.pairs.source:BinSource",
         own="facepack.convert.formats.pairs.command:BinSourceCommand",
+    ),
+    "pairs": SourceKind(
+        title="a list of pairs",
+        src="SRC is a list of pairs of images: LFW's pairs.txt, 'a b 1' a line, CSV, or an image a "
+        "line.",
+        location="facepack.convert.formats.pair_list.source:ListSource",
+        own="facepack.convert.formats.pair_list.command:ListCommand",
     ),
     "zip": SourceKind(
         title="WebFace260M zips",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from facepack.convert.formats.pair_list.pair_list import PairList, read_pair_list
 from facepack.errors import EvaluationError
 from facepack.evaluate.faces.faces import Faces, SourceFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
@@ -21,9 +22,8 @@ from facepack.evaluate.protocols.verification import (
     squared_distances,
 )
 from facepack.evaluate.results.result import Result
-from facepack.evaluate.sets.list_files import NamedPairs, read_pairs, read_rows
+from facepack.evaluate.sets.list_files import read_rows
 from facepack.evaluate.sets.named_images import NamedImages, missing_notice
-from facepack.evaluate.sets.pair_list import PairList
 
 _ROWS = 8192  # embeddings that are added to their templates at a time
 
@@ -44,7 +44,7 @@ class LocatedPairs(NamedTuple):
     notices: list[str]
 
 
-def locate_pairs(images: NamedImages, pairs: NamedPairs | PairList, *, target: str) -> LocatedPairs:
+def locate_pairs(images: NamedImages, pairs: PairList, *, target: str) -> LocatedPairs:
     """Find the images of pairs that are given by name.
 
     Raises:
@@ -88,7 +88,7 @@ class ListedPairs(PairVerification):
     name = "sllfw"
 
     def __init__(
-        self, images: NamedImages, pairs: NamedPairs, *, target: str, flip: bool = True
+        self, images: NamedImages, pairs: PairList, *, target: str, flip: bool = True
     ) -> None:
         self.target = target
         self.flip = flip
@@ -130,7 +130,7 @@ class TemplatePairs(Protocol):
         self,
         images: NamedImages,
         members: Sequence[Sequence[str]],
-        pairs: NamedPairs,
+        pairs: PairList,
         *,
         target: str,
         flip: bool = True,
@@ -151,7 +151,9 @@ class TemplatePairs(Protocol):
         chosen, self._rows = np.unique(positions[there], return_inverse=True)
         self._templates = np.array([of for _, of in of_pairs], np.int64)[there]
         self._names = wanted
-        self._pairs = np.array([[numbers[of] for of in side] for side in pairs[:2]], np.int64).T
+        self._pairs = np.array(
+            [[numbers[of] for of in side] for side in (pairs.first, pairs.second)], np.int64
+        ).T
         self._issame = pairs.issame
         if not len(chosen):
             raise EvaluationError(
@@ -212,7 +214,7 @@ def _left_out(kept: np.ndarray) -> str:
 
 def open_sllfw(images: NamedImages, pairs: Path, *, target: str, flip: bool) -> ListedPairs:
     """The pairs of the list ``pairs``."""
-    return ListedPairs(images, read_pairs(pairs), target=target, flip=flip)
+    return ListedPairs(images, read_pair_list(pairs), target=target, flip=flip)
 
 
 def open_ytf(
@@ -220,4 +222,4 @@ def open_ytf(
 ) -> TemplatePairs:
     """The templates of the list ``members``, and the pairs of the list ``pairs``."""
     rows = read_rows(members, (2,), "an image and its template")
-    return TemplatePairs(images, rows, read_pairs(pairs), target=target, flip=flip)
+    return TemplatePairs(images, rows, read_pair_list(pairs), target=target, flip=flip)

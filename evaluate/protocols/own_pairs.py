@@ -6,11 +6,11 @@ from collections import Counter
 
 import numpy as np
 
+from facepack.convert.formats.pair_list.pair_list import PairList
 from facepack.errors import EvaluationError
 from facepack.evaluate.protocols.listed_pairs import locate_pairs
 from facepack.evaluate.protocols.verification import PairVerification
 from facepack.evaluate.sets.named_images import NamedImages
-from facepack.evaluate.sets.pair_list import PairList
 
 
 class OwnPairs(PairVerification):

@@ -46,9 +46,9 @@ def command(
     images = find_images(root or str(path.parent), None if root is None else data)
 
     def open_target() -> Protocol:
+        from facepack.convert.formats.pair_list.pair_list import read_pair_list
         from facepack.evaluate.protocols.own_pairs import OwnPairs
         from facepack.evaluate.sets.named_images import open_named_images
-        from facepack.evaluate.sets.pair_list import read_pair_list
 
         listed = read_pair_list(path)
         named = open_named_images(images, keys_suffice=True)

@@ -159,6 +159,7 @@ class PairVerification(Protocol):
         )
         self._pairs = pair_set.pairs
         self._issame = pair_set.issame
+        self._folds = pair_set.folds
 
     _notices: Sequence[str] = ()
     """What is known of the set before anything is measured."""

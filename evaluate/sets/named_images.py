@@ -12,6 +12,7 @@ import xxhash
 
 import facepack
 from facepack.convert.files import Root, text
+from facepack.convert.formats.pair_list.by_name import find_by_name
 from facepack.convert.image_tree import images_below
 from facepack.convert.passed_over import PassedOver
 from facepack.errors import EvaluationError, FacepackError
@@ -136,22 +137,11 @@ class NamedImages:
     def find(self, wanted: Iterable[str]) -> np.ndarray:
         """The position of each wanted name: int64, -1 where there is none.
 
-        A name is a path, or the end of one that begins at a folder; the suffix may be another than
-        in the list, as aligned copies are often PNG. Of several images that fit, none is taken.
-        What no image of a pack is called is looked up as a key, ``shard/0000000012``.
+        As :mod:`facepack.convert.formats.pair_list.by_name` finds them; what no image of a pack is
+        called is looked up as a key, ``shard/0000000012``.
         """
         names = list(wanted)
-        positions: dict[str, int] = {}
-        by_end: dict[str, int] = {}
-        ends = {_stem(name) for name in names}
-        for position, name in enumerate(self.names):
-            stem = _stem(name)
-            positions[name] = position
-            for end in _ends(stem):
-                if end in ends:
-                    by_end[end] = -1 if end in by_end else position
-        found = (positions.get(name, by_end.get(_stem(name), -1)) for name in names)
-        places = np.fromiter(found, np.int64, len(names))
+        places = find_by_name(names, self.names)
         if isinstance(self.source, Pack):
             for lost in np.flatnonzero(places < 0).tolist():
                 with suppress(KeyError):
@@ -220,17 +210,3 @@ def missing_notice(what: str, wanted: Sequence[str], positions: np.ndarray) -> l
         f"{wanted[int(lost[0])]}: what needs them is left out, so that results do not compare with "
         "published ones"
     ]
-
-
-def _stem(name: str) -> str:
-    head, dot, suffix = name.rpartition(".")
-    return head if dot and "/" not in suffix else name
-
-
-def _ends(path: str) -> Iterator[str]:
-    """``a/b/c``, ``b/c`` and ``c``."""
-    yield path
-    at = path.find("/")
-    while at >= 0:
-        yield path[at + 1 :]
-        at = path.find("/", at + 1)

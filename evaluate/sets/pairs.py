@@ -1,7 +1,7 @@
 """Pair sets: distinct images, the pairs over them and the truth of each pair; and their sources.
 
-A set is read from a facepack pack, from a ``.bin`` pickle, or from the MHLR project's tree
-(``imgs/0.jpg …`` and ``pair_label.npy``, pair i being images 2i and 2i + 1).
+A set is read from a facepack pack, from a ``.bin`` pickle (compressed or not), or from the MHLR
+project's tree (``imgs/0.jpg …`` and ``pair_label.npy``, pair i being images 2i and 2i + 1).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import facepack
 from facepack.care.verify import verify
 from facepack.convert.files import Root
 from facepack.convert.formats.pairs.pair_folder import PairFolder
-from facepack.convert.formats.pairs.pickles import read_bin
+from facepack.convert.formats.pairs.pickles import SUFFIXES, read_bin
 from facepack.convert.source import Refusal
 from facepack.errors import DamageError, EvaluationError
 from facepack.evaluate.faces.decode import FACE_SIZE
@@ -55,6 +55,8 @@ class PairSet:
     """The images' keys in the source alone, by which embeddings from elsewhere know them."""
     source_id: str = ""
     """Of the pack or file whose records the keys number; empty of keys that are file names."""
+    folds: np.ndarray | None = None
+    """(P,) the fold of each pair; None for ten in order."""
 
     def __post_init__(self) -> None:
         if self.issame.ndim != 1 or self.issame.dtype != np.bool_:
@@ -85,6 +87,7 @@ class PairSet:
         issame: np.ndarray,
         records: Sequence[str] | None = None,
         source_id: str = "",
+        folds: np.ndarray | None = None,
     ) -> PairSet:
         """Make a set of encoded images among which some may be equal, byte for byte.
 
@@ -109,6 +112,7 @@ class PairSet:
             issame=issame,
             records=None if records is None else [records[i] for i in first],
             source_id=source_id,
+            folds=folds,
         )
 
     def decoded(self, size: tuple[int, int] = FACE_SIZE) -> PairSet:
@@ -146,8 +150,9 @@ def find_pair_set(target: str | Path, data: str | Path | None = None) -> Path:
         as_bin = base if base.suffix == ".bin" else Path(f"{base}.bin")
         if base.is_file() or is_pack(split_set(base)[0]):
             return base
-        if as_bin.is_file():
-            return as_bin
+        for suffix in SUFFIXES:
+            if (as_file := Path(f"{base}{suffix}")).is_file():
+                return as_file
         if (base / "imgs").is_dir():
             return base
         looked_for += [base / MANIFEST, as_bin, base / "imgs"]
@@ -202,6 +207,7 @@ def _load_pack(name: str, path: Path) -> PairSet:
         issame=table[:, 2].astype(bool),
         records=keys,
         source_id=pack.pack_id,
+        folds=table[:, 3] if table.shape[1] == 4 else None,
     )
 
 

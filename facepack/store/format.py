@@ -262,13 +262,13 @@ def number_column(values: Sequence[float | int | None] | np.ndarray) -> np.ndarr
 
 
 def check_pairs(pairs: np.ndarray, records: int, name: str) -> None:
-    """Make sure that ``pairs`` is of shape (P, 3), points at records and says 1 or 0 of each pair.
+    """Make sure that ``pairs`` are integers (P, 3 or 4) that point at records and say 1 or 0.
 
     Raises:
         DamageError: it is not, or does not.
     """
-    if pairs.ndim != 2 or pairs.shape[1] != 3 or pairs.dtype.kind not in "iu":
-        raise DamageError(f"{name}: {pairs.dtype} of shape {pairs.shape}, not integers (P, 3)")
+    if pairs.ndim != 2 or pairs.shape[1] not in (3, 4) or pairs.dtype.kind not in "iu":
+        raise DamageError(f"{name}: {pairs.dtype} of shape {pairs.shape}, not integers (P, 3 or 4)")
     if len(pairs) and not 0 <= pairs[:, :2].min() <= pairs[:, :2].max() < records:
         raise DamageError(f"{name}: a position lies outside the {records} records")
     if not np.isin(pairs[:, 2], (0, 1)).all():

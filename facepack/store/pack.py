@@ -245,7 +245,8 @@ class Pack:
     def pairs(self) -> np.ndarray | None:
         """The pairs of an evaluation set, or None.
 
-        int64 (P, 3): the first image's position, the second's, and 1 for the same person.
+        int64 (P, 3): the first image's position, the second's, and 1 for the same person; of a set
+        with folds of its own (P, 4), the last the fold.
         """
         if "pairs.npy" not in self.manifest["files"]:
             return None

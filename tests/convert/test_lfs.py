@@ -48,6 +48,7 @@ def test_what_is_a_pointer(tmp_path: Path) -> None:
     [
         ("rec", ["train.rec"]),
         ("bin", ["lfw.bin"]),
+        ("pairs", ["pairs.txt"]),
         ("zip", ["0_0.zip"]),
         ("tar", ["a.tar"]),
         ("tar", ["a.tar.gz_0", "a.tar.gz_1"]),

@@ -5,7 +5,7 @@ A table beside a pack speaks of images in one of three ways:
 ===================== ================ ===========================================================
 tables                columns          what they hold
 ===================== ================ ===========================================================
-``pairs``             (P, 3)           position, position, 1 for the same person
+``pairs``             (P, 3 or 4)      position, position, 1 for the same person, perhaps the fold
 ``gallery_*``         (rows, 3)        template, subject, position (-1: not among the images)
 ``probe_*``           (rows, 3)        template, subject, position (-1: not among the images)
 ``landmarks``         (images, 5, 2)   x and y of five points, a row for each position
@@ -81,7 +81,8 @@ def _position_columns(name: str) -> tuple[int, ...]:
 def _point_anew(
     name: str, table: np.ndarray, columns: tuple[int, ...], positions: np.ndarray
 ) -> np.ndarray:
-    if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind not in "iu":
+    widths = (3, 4) if name == "pairs" else (3,)
+    if table.ndim != 2 or table.shape[1] not in widths or table.dtype.kind not in "iu":
         raise SourceError(
             f"{name}.npy: {table.dtype} of shape {table.shape}, not integers (rows, 3); "
             "copy the pack again or convert again"

@@ -19,12 +19,13 @@ class BinSourceCommand(SourceCommand):
         (path,) = paths
         if not path.is_dir():
             return [(paths, out)]
-        files = sorted(path.glob(f"[!.]*{_SUFFIX}"))
-        if not files:
-            from facepack.errors import SourceError
+        from facepack.convert.formats.pairs.pickles import SUFFIXES, set_name
+        from facepack.errors import SourceError
 
+        files = [file for file in sorted(path.glob("[!.]*")) if file.name.endswith(SUFFIXES)]
+        if not files:
             raise SourceError(f"{path}: the folder holds no .bin; pass a .bin or a folder of them")
-        return [([file], out / f"{file.stem}{suffix}") for file in files]
+        return [([file], out / f"{set_name(file)}{suffix}") for file in files]
 
 
 class BinSinkCommand(SinkCommand):

@@ -51,10 +51,12 @@ class PairSource(Source):
     Attributes:
         issame: bool (P,).
         uses: int64 (2P,), the distinct image that each image of the set is.
+        folds: (P,) the fold of each pair; None for ten in order, as the field cuts them.
     """
 
     content = "pairs"
     table_names = ("pairs",)
+    folds: np.ndarray | None = None
 
     def __init__(self, name: str, issame: np.ndarray) -> None:
         self._name = name
@@ -87,20 +89,24 @@ class PairSource(Source):
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """``pairs``: unsigned integers (P', 3), positions of both images and 1 for one person.
 
+        Of a set with folds of its own they are (P', 4), the last the fold.
+
         Pairs of refused images are left out, with a notice.
 
         Raises:
             NothingChosenError: no pair is left.
         """
         uses = positions[self.uses]
-        pairs = np.stack([uses[0::2], uses[1::2], self.issame], axis=1)
+        columns = [uses[0::2], uses[1::2], self.issame]
+        pairs = np.stack(columns if self.folds is None else [*columns, self.folds], axis=1)
         usable = pairs.min(axis=1, initial=0) >= 0
         kept = int(np.count_nonzero(usable))
         require_pairs(kept, len(usable))
         if kept < len(usable):
             lost = lost_rows("pairs", len(usable) - kept, len(usable))
             self.notices.append(f"{self._name}: {lost}")
-        narrow = np.min_scalar_type(max(len(positions) - 1, 1)).newbyteorder("<")
+        largest = max(len(positions) - 1, 1 if self.folds is None else int(self.folds.max()))
+        narrow = np.min_scalar_type(max(largest, 1)).newbyteorder("<")
         return {"pairs": pairs[usable].astype(narrow)}
 
 
@@ -136,6 +142,11 @@ def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
             images.append(image)
             suffixes.append(SUFFIXES[header.format])
     pairs = source.tables(np.arange(len(source)))["pairs"]
+    if pairs.shape[1] == 4:
+        source.notices.append(
+            "the set's own folds are not written: whoever reads pairs without folds cuts ten in "
+            "order; a pack keeps them"
+        )
     return PairSet(
         images=images,
         suffixes=suffixes,

@@ -9,10 +9,16 @@ and 1, as NumPy scalars or as one array. Nothing in the file is executed: see
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import pickle
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -23,6 +29,7 @@ from facepack.convert.formats.pairs.pickle_stream import (
     load_pickle,
 )
 from facepack.errors import SourceError
+from facepack.limits import limit, too_large
 from facepack.reading import TABLE, read_bytes
 
 
@@ -40,19 +47,30 @@ class BinSet:
         return len(self.issame)
 
 
-_COMPRESSED = {  # how files begin, and what opens them
-    b"\xfd7zXZ\0": ("xz", "xz -dk"),
-    b"\x1f\x8b": ("gzip", "gzip -dk"),
-    b"BZh": ("bzip2", "bzip2 -dk"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dk"),
-    b"PK\x03\x04": ("zip", "unzip"),
+SUFFIXES = (".bin", ".xz", ".bin.gz", ".bin.bz2")
+"""What files of verification sets end with, ``lfw.bin.xz`` among them."""
+
+_COMPRESSED: dict[bytes, Callable[[BytesIO], IO[bytes]]] = {  # how files begin, and what opens them
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
 }
+_OTHERS = {b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dk"), b"PK\x03\x04": ("zip", "unzip")}
+
+
+def set_name(path: Path) -> str:
+    """What a set is called: ``lfw`` of ``lfw.bin``, ``lfw.xz``, ``lfw.bin.gz``."""
+    name = path.name
+    for ending in (".xz", ".gz", ".bz2", ".bin"):
+        name = name.removesuffix(ending)
+    return name
 
 
 def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
-    """Read a verification set; nothing that the file names is imported or called.
+    """Read a verification set, which xz, gzip or bzip2 may have compressed.
 
-    ``data`` is the content where it is no file of its own; ``path`` then only names it in errors.
+    Nothing that the file names is imported or called. ``data`` is the content where it is no file
+    of its own; ``path`` then only names it in errors.
     Raises :class:`~facepack.errors.SourceError` for a file that is cut short, no pickle, names
     anything beyond what a set needs or does not hold 2P images and P flags.
     """
@@ -63,13 +81,7 @@ def read_bin(path: Path | str, data: bytes | None = None) -> BinSet:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     if lfs.is_pointer(data):
         raise SourceError(f"{path}: is a pointer of Git LFS, not the set itself: {lfs.REMEDY}")
-    for magic, (kind_of, command) in _COMPRESSED.items():
-        if data.startswith(magic):
-            raise SourceError(
-                f"{path}: is compressed by {kind_of}, and only a .bin itself is read: unpack it "
-                f"first, with {command} {path.name}"
-            )
-    pair = load_pickle(path, data)
+    pair = load_pickle(path, _decompress(path, data))
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise SourceError(
             f"{path}: holds {describe(pair)}; expected a pair (images, issame): this is no "
@@ -101,6 +113,29 @@ def write_bin(
 
 def _counts_agree(images: int, flags: int) -> bool:
     return images == 2 * flags and flags > 0
+
+
+def _decompress(path: Path, data: bytes) -> bytes:
+    """The pickle in ``data``, of which no more is unpacked than may be looked at."""
+    for magic, (kind_of, command) in _OTHERS.items():
+        if data.startswith(magic):
+            raise SourceError(
+                f"{path}: is compressed by {kind_of}, which is not read: unpack it first, with "
+                f"{command} {path.name}"
+            )
+    opened = next((opened for magic, opened in _COMPRESSED.items() if data.startswith(magic)), None)
+    if opened is None:
+        return data
+    try:
+        with opened(BytesIO(data)) as file:
+            content = file.read(limit(TABLE) + 1)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise SourceError(
+            f"{path}: does not unpack: {error}; the file is damaged or cut short: fetch it again"
+        ) from error
+    if reason := too_large(len(content), TABLE):
+        raise SourceError(f"{path}: unpacks to {reason}")
+    return content
 
 
 def _images(path: Path, values: object) -> list[memoryview]:

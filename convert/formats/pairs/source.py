@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from facepack.convert.formats.pairs.pair_set import PairSource
-from facepack.convert.formats.pairs.pickles import read_bin
+from facepack.convert.formats.pairs.pickles import read_bin, set_name
 from facepack.convert.source import Entry, Part, Refusal
 from facepack.convert.source_file import file_name, require_file
 from facepack.store.format import NO_IDENTITY
@@ -60,7 +60,7 @@ class BinSource(PairSource):
         if data is None:
             require_file(path)
         self._path = path
-        self.name = path.stem
+        self.name = set_name(path)
         self._bytes = path.stat().st_size if data is None else len(data)
         loaded = read_bin(path, data)
         super().__init__(path.name, loaded.issame)

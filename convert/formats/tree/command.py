@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facepack.convert.command_line import IDENTITY_LEVEL, PATH, SinkCommand, SourceCommand
+from facepack.convert.command_line import IDENTITY_LEVEL, PATH, ROOT, SinkCommand, SourceCommand
 
 if TYPE_CHECKING:
     from facepack.convert.source import Source
@@ -30,7 +30,7 @@ class LstCommand(SourceCommand):
     """Lists of images as a source."""
 
     options = (
-        click.option("--root", type=PATH, help="Folder of the images; the list's by default."),
+        ROOT,
         click.option("--align", is_flag=True, help="Warp faces to 112×112 by their landmarks."),
     )
 

@@ -236,6 +236,45 @@ def make_pair_folder(folder: Path, shots: Sequence[Shot]) -> Made:
     return Made(paths=[folder / "lfw"], truth=pair_truth(shots, "lfw"))
 
 
+def make_listed_pairs(
+    folder: Path, shots: Sequence[Shot], *, root: str = "faces", aligned: bool = False
+) -> Made:
+    """A list of pairs, and its images in a folder or a zip; perhaps landmarks of them."""
+    truth = pair_truth(shots, "pairs")
+    names = [f"people/p{k % 3}/{k}.jpg" for k in range(len(truth.faces))]
+    files = {name: face.shot.image for name, face in zip(names, truth.faces, strict=True)}
+    if root == "faces":
+        write(folder / root, files)
+    else:
+        zipped = [
+            Face(shot=face.shot, name=name) for name, face in zip(names, truth.faces, strict=True)
+        ]
+        write(folder, {root: zip_bytes(zipped[::-1], zipfile.ZIP_STORED)})
+    listed = [name.removeprefix("people/") for name in names]
+    pairs = truth.tables["pairs"]
+    lines = ["one,other,same", *(f"{listed[a]},{listed[b]},{same}" for a, b, same in pairs)]
+    write(folder, {"pairs.csv": "\n".join(lines).encode()})
+    options: tuple[str, ...] = ("--root", str(folder / root))
+    faces = [
+        replace(face, name=name, known_as=name)
+        for face, name in zip(truth.faces, listed, strict=True)
+    ]
+    if aligned:
+        points = np.array([4, 6, 12, 6, 8, 9, 5, 13, 11, 13.25]).reshape(5, 2)
+        text = "".join(f"{name}\t{' '.join(map(str, points.ravel()))}\n" for name in listed)
+        write(folder, {"landmarks.txt": text.encode()})
+        options += ("--landmarks", str(folder / "landmarks.txt"))
+        faces = [
+            replace(
+                face, shot=replace(face.shot, image=align_face(face.shot.image, points), side=112)
+            )
+            if face.shot.whole
+            else face
+            for face in faces
+        ]
+    return Made(paths=[folder / "pairs.csv"], truth=replace(truth, faces=faces), options=options)
+
+
 # Zips --------------------------------------------------------------------------------------------
 
 
@@ -700,6 +739,11 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "numpy": partial(make_bin, dump=numpy_pickle),
         "python2": partial(make_bin, dump=python2_pickle),
     },
+    "pairs": {
+        "folder": make_listed_pairs,
+        "zip": partial(make_listed_pairs, root="faces.zip"),
+        "aligned": partial(make_listed_pairs, aligned=True),
+    },
     "zip": {
         "stored": make_zip,
         "several": make_zips,
@@ -752,7 +796,7 @@ MAKERS: dict[str, dict[str, Maker]] = {
 }
 
 
-PAIR_SETS = {("bin", variant) for variant in MAKERS["bin"]} | {
+PAIR_SETS = {(source, variant) for source in ("bin", "pairs") for variant in MAKERS[source]} | {
     ("img", "pairs"),
     ("tar", "bin"),
     ("lmdb", "pairs"),

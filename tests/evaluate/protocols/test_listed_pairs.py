@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facepack.convert.formats.pair_list.pair_list import PairList
 from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.embed import row_norms
 from facepack.evaluate.protocols.f2c_metrics import best_of_grid, best_score, f2c_figures
@@ -18,7 +19,6 @@ from facepack.evaluate.protocols.listed_pairs import (
     open_ytf,
 )
 from facepack.evaluate.protocols.verification import measure_pairs
-from facepack.evaluate.sets.list_files import NamedPairs
 from facepack.evaluate.sets.named_images import NamedImages, open_named_images
 
 MakeJpeg = Callable[..., bytes]
@@ -34,7 +34,7 @@ def images(tmp_path: Path, make_jpeg: MakeJpeg) -> NamedImages:
     return open_named_images(tmp_path / "images")
 
 
-def make_pairs() -> NamedPairs:
+def make_pairs() -> PairList:
     """Forty pairs of images: by turns of one person, and of neighbours."""
     first, second, issame = [], [], []
     for k in range(40):
@@ -43,7 +43,7 @@ def make_pairs() -> NamedPairs:
         first.append(f"p{person}/{shot}.jpg")
         second.append(f"p{other}/{(shot + 1) % SHOTS}.jpg")
         issame.append(bool(k % 2))
-    return NamedPairs(first, second, np.array(issame))
+    return PairList(first=first, second=second, issame=np.array(issame))
 
 
 def embed(protocol: ListedPairs | TemplatePairs) -> dict[str, np.ndarray]:
@@ -91,12 +91,12 @@ def test_pairs_of_missing_images_are_left_out(images: NamedImages) -> None:
     assert result.counts["pairs"] == 38
     assert result.notices[0].startswith("1 of 40 images are missing, first p0/gone.jpg")
     assert result.notices[1].startswith("2 of 40 pairs are left out")
-    nothing = NamedPairs(["x"], ["y"], np.array([True]))
+    nothing = PairList(first=["x"], second=["y"], issame=np.array([True]))
     with pytest.raises(EvaluationError, match="of none of 1 pairs both images are in"):
         ListedPairs(images, nothing, target="similar")
 
 
-def make_templates() -> tuple[list[list[str]], NamedPairs]:
+def make_templates() -> tuple[list[list[str]], PairList]:
     """Two templates a person, of two shots each; pairs of a person's two, and of neighbours."""
     members = [
         [f"p{person}/{shot}.jpg", f"t{person}_{shot // 2}"]
@@ -106,8 +106,10 @@ def make_templates() -> tuple[list[list[str]], NamedPairs]:
     first = [f"t{k % PEOPLE}_0" for k in range(20)]
     second = [f"t{k}_1" if k < 10 else f"t{(k + 1) % 10}_1" for k in range(20)]
     order = np.random.default_rng(5).permutation(20)
-    pairs = NamedPairs(
-        [first[k] for k in order], [second[k] for k in order], np.array([k < 10 for k in order])
+    pairs = PairList(
+        first=[first[k] for k in order],
+        second=[second[k] for k in order],
+        issame=np.array([k < 10 for k in order]),
     )
     return members, pairs
 

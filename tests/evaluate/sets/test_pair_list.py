@@ -13,7 +13,8 @@ import pytest
 from torch import nn
 
 import facepack
-from facepack.errors import ConfigError, EvaluationError
+from facepack.convert.formats.pair_list.pair_list import read_pair_list
+from facepack.errors import ConfigError, EvaluationError, SourceError
 from facepack.evaluate.protocols.own_pairs import OwnPairs
 from facepack.evaluate.protocols.verification import measure_pairs
 from facepack.evaluate.registry import find_target
@@ -21,7 +22,6 @@ from facepack.evaluate.results.pair_result import PairResult
 from facepack.evaluate.results.result import Result
 from facepack.evaluate.run import evaluate
 from facepack.evaluate.sets.named_images import open_named_images
-from facepack.evaluate.sets.pair_list import read_pair_list
 
 ROWS = [("a/1.jpg", "a/2.jpg", True), ("a/1.jpg", "b/1.jpg", False), ("b/1.jpg", "b/2.jpg", True)]
 
@@ -65,7 +65,7 @@ def test_lfw_own_form(tmp_path: Path) -> None:
     assert listed.second[3] == "Di/Di_0012.jpg" and listed.issame.tolist() == [1, 0, 1, 0]
     assert listed.folds is not None and listed.folds.tolist() == [0, 0, 1, 1]
     path.write_text("2\t1\nAda\t1\t2\nAda\t1\tBo\t3\n")
-    with pytest.raises(EvaluationError, match="tells of 4 pairs, and it has 2"):
+    with pytest.raises(SourceError, match="tells of 4 pairs, and it has 2"):
         read_pair_list(path)
 
 
@@ -88,7 +88,7 @@ def test_lfw_own_form(tmp_path: Path) -> None:
 def test_slips_are_told_with_their_line(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text(text)
-    with pytest.raises(EvaluationError, match=told):
+    with pytest.raises(SourceError, match=told):
         read_pair_list(path)
 
 

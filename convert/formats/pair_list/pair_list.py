@@ -1,4 +1,4 @@
-"""Lists of pairs of one's own: CSV or text, with folds and groups where a column tells them."""
+"""Lists of pairs: CSV or text, with folds and groups where a column tells them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facepack.errors import EvaluationError
+from facepack.errors import SourceError
 from facepack.reading import read_text
 
 _TRUTHS = {
@@ -49,27 +49,29 @@ def read_pair_list(path: Path) -> PairList:
     A line is ``first,second,same`` and perhaps ``,fold`` and ``,group``, with commas, semicolons,
     tabs or blanks between. ``same`` is 1 or 0, true or false, yes or no. A header names
     columns in any order: one of them ``same``, perhaps ``fold``; of the others the first two are
-    the images, and the rest are groups. LFW's own ``pairs.txt`` is read as well.
+    the images, and the rest are groups. LFW's own ``pairs.txt`` is read as well, and lists of one
+    image a line, lines 2i and 2i + 1 a pair: ``image flag`` (CPLFW's, CALFW's; 0 for two people) or
+    ``person/file`` (SLLFW's; of one person where the folders are the same).
 
     Raises:
-        EvaluationError: it cannot be read, is empty, or a line is anything else.
+        SourceError: it cannot be read, is empty, or a line is anything else.
     """
     try:
         lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise EvaluationError(f"{path}: cannot be read: {reason}") from error
+        raise SourceError(f"{path}: cannot be read: {reason}") from error
     try:
         rows = _split(lines)
     except csv.Error as error:
-        raise EvaluationError(f"{path} is no list of pairs: {error}: correct it") from error
+        raise SourceError(f"{path} is no list of pairs: {error}: correct it") from error
     if not rows:
-        raise EvaluationError(f"{path}: the list is empty; a line is first,second,same")
+        raise SourceError(f"{path}: the list is empty; a line is first,second,same")
     head = rows[0][1]
     if len(head) <= 2 and all(map(_is_count, head)):
         return _read_lfw(path, [int(number) for number in head], rows[1:])
     if len(head) < 3:
-        raise _malformed(path, rows[0], "first,second,same")
+        return _read_alternating(path, rows)
     if head[2].lower() in _TRUTHS:
         names = ["first", "second", "same", "fold", "group"][: len(head)]
         if len(head) > len(names):
@@ -99,7 +101,7 @@ def _read_columns(path: Path, names: list[str], rows: list[Row]) -> PairList:
     )
     images = [place for place in range(len(names)) if place not in (same, fold)][:2]
     if same is None or len(images) < 2 or len(set(lower)) < len(lower):
-        raise EvaluationError(
+        raise SourceError(
             f"{path} has the columns {', '.join(names)[:_SHOWN]}; two of images, one called 'same' "
             "and no name twice are needed"
         )
@@ -110,7 +112,7 @@ def _read_columns(path: Path, names: list[str], rows: list[Row]) -> PairList:
             raise _malformed(path, row, "1 or 0, true or false, yes or no")
     columns = {name: [row[place] for _, row in rows] for place, name in enumerate(names)}
     if not rows:
-        raise EvaluationError(f"{path}: a header and no pairs")
+        raise SourceError(f"{path}: a header and no pairs")
     others = set(range(len(names))) - {same, fold, *images}
     return PairList(
         first=columns[names[images[0]]],
@@ -146,7 +148,7 @@ def _read_lfw(path: Path, head: list[int], rows: list[Row]) -> PairList:
             side.append(f"{name}/{name}_{int(shot):04d}.jpg")
         issame.append(len(fields) == 3)
     if len(rows) != 2 * each * folds:
-        raise EvaluationError(
+        raise SourceError(
             f"{path}: its first line tells of {2 * each * folds} pairs, and it has {len(rows)}: "
             "fetch it again, or correct that line"
         )
@@ -159,11 +161,35 @@ def _read_lfw(path: Path, head: list[int], rows: list[Row]) -> PairList:
     )
 
 
+def _read_alternating(path: Path, rows: list[Row]) -> PairList:
+    """An image a line, and perhaps whether the pair is of one person; two lines are a pair."""
+    width = len(rows[0][1])
+    expected = "an image, and 0 or more in all lines or in none; or first,second,same"
+    for row in rows:
+        if len(row[1]) != width or (width == 2 and not _is_count(row[1][1])):
+            raise _malformed(path, row, expected)
+        if width == 1 and "/" not in row[1][0]:
+            raise _malformed(path, row, "person/file, as no flag says who is the same person")
+    if len(rows) % 2:
+        raise SourceError(f"{path}: {len(rows)} lines of one image make no pairs: fetch it again")
+    first, second = ([row[1][0] for row in rows[side::2]] for side in (0, 1))
+    if width == 2:
+        flags = [row[1][1].strip("0") != "" for row in rows]
+        for row, flag, other in zip(rows[1::2], flags[::2], flags[1::2], strict=True):
+            if flag != other:
+                raise _malformed(path, row, "the flag of the line before it, which is its pair's")
+        issame = np.array(flags[::2])
+    else:
+        people = [[name.rpartition("/")[0] for name in side] for side in (first, second)]
+        issame = np.array(people[0]) == np.array(people[1])
+    return PairList(first=first, second=second, issame=issame)
+
+
 def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
-def _malformed(path: Path, row: Row, expected: str) -> EvaluationError:
-    return EvaluationError(
+def _malformed(path: Path, row: Row, expected: str) -> SourceError:
+    return SourceError(
         f"{path}: line {row[0]} is {' '.join(row[1])[:_SHOWN]!r}; expected {expected}: correct it"
     )

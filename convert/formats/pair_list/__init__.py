@@ -1,0 +1,1 @@
+"""Lists of pairs over images that lie elsewhere."""
