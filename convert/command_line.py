@@ -86,6 +86,14 @@ class SourceCommand:
         """What is read if ``paths`` are given, where paths alone do not say it."""
         return paths
 
+    def separate(self, paths: list[Path]) -> list[list[Path]] | None:
+        """The paths of each source among ``paths``, where each is appended by itself."""
+        return None
+
+    def own_files(self, path: Path) -> list[Path] | None:
+        """All files of the source at ``path``; None: it is more than its images, so is kept."""
+        return None
+
     def image_folders(self, paths: list[Path], given: dict[str, Any]) -> list[Path]:
         """Folders in which image files are looked for, so that none may be written there."""
         return []

@@ -107,8 +107,8 @@ def _append_each(
     from facepack.convert.formats.pack import delete_source as deletion
     from facepack.convert.formats.pack.sink import PackOptions
 
-    if source == "zip" and delete_source and options["resume"]:
-        for gone in deletion.deleted_before(pack, paths):
+    if delete_source and options["resume"]:
+        for gone in deletion.deleted_before(pack, source, paths):
             click.echo(f"note: {gone}: deleted by an earlier run, {pack} holds it", err=True)
             paths.remove(gone)
     command = SOURCES[source].command

@@ -11,7 +11,6 @@ from typing import Any
 from facepack.convert.formats.pack.growing import GrowingPack
 from facepack.convert.formats.pack.label_notes import notes_on_labels
 from facepack.convert.formats.pack.sink import PackOptions, plan_pack, space_needed, write_shards
-from facepack.convert.formats.zip.source import zip_files
 from facepack.convert.registry import SOURCES
 from facepack.convert.result import Result
 from facepack.convert.source import Source
@@ -109,6 +108,6 @@ def separate_sources(kind: str, paths: Sequence[Path]) -> list[list[Path]]:
     Raises:
         SourceError: a folder has no zip in it.
     """
-    if kind == "zip":
-        return [[file] for file in zip_files(paths)]
-    return [list(paths)] if SOURCES[kind].many else [[path] for path in paths]
+    given = list(paths)
+    apart = SOURCES[kind].command.separate(given)
+    return apart or ([given] if SOURCES[kind].many else [[path] for path in given])

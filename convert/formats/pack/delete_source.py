@@ -13,6 +13,7 @@ from facepack.care.shard_check import ShardContent, check_index, check_shard
 from facepack.convert.formats.pack.growing import GrowingPack, descriptions
 from facepack.convert.formats.pack.held import HeldShard
 from facepack.convert.formats.zip.source import ZipSource
+from facepack.convert.registry import SOURCES
 from facepack.convert.source import Source
 from facepack.errors import ConfigError, DamageError, PackError, SourceError
 from facepack.store import format as fmt
@@ -27,8 +28,8 @@ from facepack.system import sync_folder
 Stamp = tuple[int, int, int, int]
 
 
-def deleted_before(path: Path, zips: Sequence[Path]) -> list[Path]:
-    """Those of ``zips`` that are gone and, by their names, in the pack in ``path``.
+def deleted_before(path: Path, kind: str, files: Sequence[Path]) -> list[Path]:
+    """Those of ``files`` that are gone and, by their names, in the pack in ``path``.
 
     An earlier run with ``--delete-source`` leaves such behind it.
     """
@@ -37,8 +38,9 @@ def deleted_before(path: Path, zips: Sequence[Path]) -> list[Path]:
         for part in read_plan(path, read_manifest(path)).parts()
         for description in descriptions(part.fields["source"])
     ]
-    names = {file["name"] for each in held if each["kind"] == "zip" for file in each["files"]}
-    return [zip_ for zip_ in zips if zip_.name in names and not zip_.exists()]
+    listed = (file for each in held if each["kind"] == kind for file in each.get("files", []))
+    names = {file["name"] for file in listed if isinstance(file, dict)}
+    return [file for file in files if file.name in names and not file.exists()]
 
 
 def source_files(kind: str, path: Path) -> dict[Path, Stamp]:
@@ -48,12 +50,8 @@ def source_files(kind: str, path: Path) -> dict[Path, Stamp]:
         ConfigError: a source of this kind is more than its images: it is the user's to delete.
         SourceError: a file cannot be looked at.
     """
-    if kind == "zip":
-        files = [path]
-    elif kind == "rec":
-        rec = path / "train.rec" if path.is_dir() else path
-        files = [rec, *filter(Path.exists, [rec.with_suffix(".idx")])]
-    else:
+    files = SOURCES[kind].command.own_files(path)
+    if files is None:
         raise ConfigError(
             f"--delete-source with --source {kind}: only zips and .rec files are deleted; delete "
             "others yourself once facepack verify has found the pack good"

@@ -253,18 +253,15 @@ def _path(folder: bytes) -> bytes:
 
 
 class ImageSet(Source):
-    """The images of archives, as :class:`facepack.convert.source.Source` wants them.
+    """The images of archives; the arguments not told here are those of :meth:`ImageMembers.finish`.
 
     Args:
-        archives: the archives, in order, each with its first member's row.
         bounds: the first row of each archive, and how many rows there are.
         rows: all images.
         names: of the identities, by label, as far as they are known.
         layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
         listing: a hash of names and sizes.
         notices: for the user.
-        files: those of the archives.
-        shared: the stream to read from, if there is one; else each part opens its own.
     """
 
     kind = "tar"

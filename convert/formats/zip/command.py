@@ -23,6 +23,16 @@ class ZipCommand(SourceCommand):
         """The password, of a file or asked for, and the level."""
         return own | {"password": _password(own.pop("password_file"), own.pop("ask"))}
 
+    def separate(self, paths: list[Path]) -> list[list[Path]]:
+        """Each zip is one; SourceError: a folder has none in it."""
+        from facepack.convert.formats.zip.source import zip_files
+
+        return [[file] for file in zip_files(paths)]
+
+    def own_files(self, path: Path) -> list[Path]:
+        """The zip."""
+        return [path]
+
 
 def _password(file: Path | None, ask: bool) -> bytes | None:
     if file is not None:
