@@ -18,8 +18,7 @@ from facepack.images import decode
 from facepack.output import write_output
 from facepack.train.data import TrainingData
 from facepack.version import __version__
-from facepack.view.page import render_page
-from facepack.view.page_image import PageImage
+from facepack.view.page import PageImage, render_page
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _BESIDE = 5  # images of a class
