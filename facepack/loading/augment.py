@@ -109,9 +109,10 @@ of a pixel and pixels are clipped between colour and grey; all else agrees."""
 
 ADAFACE = Augment(crop=0.2, resize=0.2, scale=(0.2, 1.0), interpolation="any", light=0.2)
 """AdaFace's ``Augmenter`` (dataset/augmenter.py) as its training scripts set it. There, OpenCV
-scales: areas are averaged where this is antialiased, the cubic is steeper (a = −0.75) and Lanczos'
-has four lobes; sides are rounded down; pixels are rounded after each step of light, and red and
-blue are taken for each other in the luma."""
+scales: areas are averaged where this is antialiased, the cubic is steeper (a = −0.75), Lanczos'
+has four lobes, and the nearest pixel is the one at or above and left; sides are rounded down;
+pixels are rounded after each step of light, and red and blue are taken for each other in the
+luma."""
 
 PRESETS = {"arcface_torch": ARCFACE_TORCH, "adaface": ADAFACE}
 

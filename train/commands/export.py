@@ -74,8 +74,8 @@ def export(
         return
     height, width = network.image_size
     click.echo(
-        f"{out}: {network.name}, {network.embedding_size} features, input {width}x{height} RGB; "
-        f"{result.bytes:,} bytes"
+        f"{out}: {network.name}, {network.embedding_size} features, input {width}x{height} "
+        f"{result.metadata['color']}; {result.bytes:,} bytes"
     )
     for parity in result.parity:
         click.echo(

@@ -83,3 +83,11 @@ def test_an_unknown_order_is_told(net: Backbone, tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "m.pt")
     with pytest.raises(ConfigError, match="channels"):
         load_model(tmp_path / "m.pt", channels="gbr")
+
+
+def test_the_command_says_what_an_export_takes(net: Backbone, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="the extra 'export' is not installed")
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    arguments = ["export", str(tmp_path / "m.pt"), str(tmp_path / "m.safetensors")]
+    assert "112x112 RGB;" in CliRunner().invoke(root, arguments).stdout
+    assert "112x112 BGR;" in CliRunner().invoke(root, [*arguments, "--channels", "bgr"]).stdout
