@@ -139,7 +139,7 @@ def embed_into(
                 tell(ranks)  # none marks a batch before all know which are missing
                 start, stop = ranks.share(len(new))
                 # An error here is not waited with: the launcher ends the other ranks.
-                bad = {} if options.on_bad_image == "skip" else None
+                bad: dict[int, str] | None = {} if options.on_bad_image == "skip" else None
                 _embed_missing(writer, new[start:stop], model, faces, plan, device, progress, bad)
             with together(ranks):
                 if ranks.is_first:
@@ -278,7 +278,8 @@ def _summary(out: Path, plan: dict[str, Any], faces: Faces, new: np.ndarray) -> 
     written = open_embeddings(out)
     assert written.norms is not None
     bad = set(written.meta.get(BAD, []))
-    lost = [at for at in np.flatnonzero(~np.isfinite(written.norms)) if faces.key(at) not in bad]
+    not_finite = np.flatnonzero(~np.isfinite(written.norms)).tolist()
+    lost = [at for at in not_finite if faces.key(at) not in bad]
     return Embedded(
         out=str(out),
         images=plan["images"],
