@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "salvage": ("facepack.commands.salvage", "Copy what is good out of a damaged pack."),
     "bench": ("facepack.commands.bench", "Measure how fast this machine reads a pack."),
     "train": ("facepack.train.commands.train", "Train a face-recognition model from a pack."),
+    "unequal": (
+        "facepack.evaluate.commands.unequal",
+        "Train on long-tailed, noisy data in three stages.",
+    ),
     "schedule": (
         "facepack.train.commands.schedule",
         "Replay a training log through a schedule.",

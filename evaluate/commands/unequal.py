@@ -1,0 +1,126 @@
+"""``facepack unequal``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("pack", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="Folder for packs, lists and runs.")
+@click.option("--config", metavar="NAME|FILE.toml", required=True, help="Recipe of method unequal.")
+@click.option("--val", metavar="NAME=TARGET", multiple=True, required=True, help="Set to watch.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
+@click.option(
+    "--set-denoise", metavar="KEY=VALUE", multiple=True, help="Change one of the second stage."
+)
+@click.option("--set-tail", metavar="KEY=VALUE", multiple=True, help="Change one of the third.")
+@click.option(
+    "--min-images", type=click.IntRange(min=1), default=9, show_default=True, help="Of the head."
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.007,
+    show_default=True,
+    help="Faces whose largest probability is below it are left out.",
+)
+@click.option(
+    "--interweights", default="1,5,10", show_default=True, help="Of the third stage, one by one."
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Epochs without a new best that end a stage.",
+)
+@click.option("--device", metavar="cpu|cuda|cuda:N", help="Default: cuda if it is there, else cpu.")
+@click.pass_context
+def unequal(
+    ctx: click.Context,
+    *,
+    pack: Path,
+    out: Path,
+    config: str,
+    val: tuple[str, ...],
+    overrides: tuple[str, ...],
+    set_denoise: tuple[str, ...],
+    set_tail: tuple[str, ...],
+    min_images: int,
+    threshold: float,
+    interweights: str,
+    patience: int,
+    device: str | None,
+) -> None:
+    """Train on long-tailed, noisy data in three stages.
+
+    Splits PACK into head and tail, trains the head, finds its noise, trains it again to resist
+    that, and goes on with head and tail together. Each stage ends when the mean over the --val sets
+    no longer rises, and the next one starts from its best epoch. Given again, the same command goes
+    on where it was.
+    """
+    from facepack.care.select import split
+    from facepack.errors import ConfigError
+    from facepack.evaluate.noise.classifier import open_classifier
+    from facepack.evaluate.noise.find import NoiseOptions, look_for_noise
+    from facepack.evaluate.sets.labelled import open_labelled
+    from facepack.evaluate.validation import Validator
+    from facepack.train.build import enter_device
+    from facepack.train.collect import collect_settings, make_config
+    from facepack.train.methods.unequal.stages import train_until_it_stops_rising
+
+    try:
+        weights = [float(text) for text in interweights.split(",")]
+        sets = dict(each.split("=", 1) for each in val)
+    except ValueError as error:
+        raise ConfigError(f"--interweights takes numbers, and --val NAME=TARGET: {error}") from None
+    out = out.absolute()  # as runs name each other in their settings
+    head, tail = out / "packs" / "head", out / "packs" / "tail"
+    split(pack, head, tail, min_images=min_images, resume=(out / "packs").exists())
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    def train(name: str, own: tuple[str, ...], **settings: Any) -> Path:
+        told = tuple(f"{key}={value}" for key, value in settings.items())
+        collected = collect_settings(
+            source=config, overrides=(*overrides, *own, *told), shards=str(head), val=sets, run=None
+        )
+        best = train_until_it_stops_rising(
+            make_config(collected),
+            out / name,
+            patience=patience,
+            device=device,
+            notify=say,
+            validator=Validator,
+        )
+        if best is None:
+            ctx.exit(130)
+        return best
+
+    best = train("head", ())
+    look_for_noise(
+        out / "noise",
+        open_labelled(str(head), None),
+        open_classifier(best),
+        device=enter_device(device),
+        options=NoiseOptions(threshold=threshold, resume=(out / "noise").exists()),
+    )
+    stage = "method_options.stage"
+    best = train("denoise", set_denoise, **{"pretrained": best, stage: "denoise"})
+    for weight in weights:
+        settings = {
+            "pretrained": best,
+            "exclude": out / "noise" / "noise.txt",
+            stage: "tail",
+            "method_options.tail": tail,
+            "method_options.interweight": weight,
+        }
+        best = train(f"tail-{weight:g}", set_tail, **settings)
+    click.echo(f"{best}: the model after all stages")

@@ -1,0 +1,95 @@
+"""Stages that end when validation no longer rises, and the command that runs all three."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import facepack
+from facepack.cli import root
+from facepack.evaluate.validation import Validator
+from facepack.train.config import TrainConfig
+from facepack.train.loop.checkpoint import load_checkpoint
+from facepack.train.methods.unequal.stages import mean_figures, train_until_it_stops_rising
+from tests.train.conftest import make_jpeg
+
+COUNTS = (10, 9, 4, 12, 3, 5, 3, 2, 3, 4, 9)
+
+
+def test_the_mean_is_of_each_set_s_first_figure(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    lines = [
+        {"kind": "train", "step": 5, "loss": 1.0},
+        {"kind": "val", "step": 5, "set": "a", "accuracy": 0.5, "std": 0.1, "timing": {}},
+        {"kind": "val", "step": 5, "set": "b", "accuracy": 0.7},
+        {"kind": "val", "step": 9, "set": "a", "accuracy": None, "auc": 0.25},
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert mean_figures(log) == {5: pytest.approx(0.6), 9: 0.25}
+    assert mean_figures(tmp_path / "none") == {}
+
+
+def test_a_stage_ends_after_its_best_and_again_when_asked_again(
+    small_config: Callable[..., TrainConfig], pairs_path: Path, tmp_path: Path
+) -> None:
+    config = small_config(
+        steps=None, epochs=6, schedule="constant", schedule_options={}, val={"v": str(pairs_path)}
+    )
+    said: list[str] = []
+    options: dict[str, Any] = {"patience": 2, "device": "cpu", "validator": Validator}
+    best = train_until_it_stops_rising(config, tmp_path / "run", notify=said.append, **options)
+    assert best == tmp_path / "run" / "best" and "the stage ends" in said[-1]
+    figures = mean_figures(tmp_path / "run" / "metrics.jsonl")
+    expected = min(step for step, value in figures.items() if value == max(figures.values()))
+    assert load_checkpoint(best / "checkpoint.pt")["step"] == expected
+    steps = sorted(figures)
+    # Two epochs without a new best, or the last of the six.
+    assert steps[-1] == min(expected + 10, 30)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert train_until_it_stops_rising(config, tmp_path / "run", notify=said.append, **options)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_command_runs_all_stages_and_goes_on(
+    small_backbone: str, pairs_path: Path, tmp_path: Path
+) -> None:
+    with facepack.PackWriter(tmp_path / "all", classes=len(COUNTS)) as writer:
+        for identity, count in enumerate(COUNTS):
+            for shot in range(count):
+                writer.add(make_jpeg(identity, shot), identity)
+    settings = {
+        **{"backbone": small_backbone, "features": 16, "epochs": 2, "batch_size": 8},
+        **{"threads": 1, "loader_threads": 1, "warmup_epochs": 0},
+    }
+    of_tail = {"hard_identities": 4, "bag_identities": 5, "bags": 3, "block": 2}
+    arguments = [
+        "unequal",
+        str(tmp_path / "all"),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    arguments += ["--config", "cpu_tiny_unequal", "--val", f"v={pairs_path}", "--patience", "1"]
+    arguments += ["--interweights", "1,5"]
+    for key, value in settings.items():
+        arguments += ["--set", f"{key}={value}"]
+    for key, value in of_tail.items():
+        arguments += ["--set-tail", f"method_options.{key}={value}"]
+    done = CliRunner().invoke(root, arguments)
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    for name in ("head", "denoise", "tail-1", "tail-5"):
+        assert (out / name / "best" / "model.pt").is_file(), name
+    assert (out / "noise" / "noise.txt").is_file()
+    last = torch.load(out / "tail-5" / "best" / "model.pt")
+    again = CliRunner().invoke(root, arguments)
+    assert again.exit_code == 0 and again.stdout == done.stdout
+    for name, tensor in torch.load(out / "tail-5" / "best" / "model.pt").items():
+        assert torch.equal(tensor, last[name])

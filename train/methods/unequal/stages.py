@@ -1,0 +1,96 @@
+"""A stage until validation no longer rises: the published rule, with the best model kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from facepack.atomic import replacing
+from facepack.reading import read_text
+from facepack.train.config import CONFIG_FILE, TrainConfig
+from facepack.train.loop.checkpoint import CHECKPOINT_FILE
+from facepack.train.loop.run import Trainer
+from facepack.train.loop.verification import MakeValidator
+from facepack.train.models.pretrained import MODEL_FILE
+
+BEST = "best"
+_METRICS = "metrics.jsonl"
+
+
+def train_until_it_stops_rising(
+    config: TrainConfig,
+    out: Path,
+    *,
+    patience: int,
+    device: str | None = None,
+    home: Path | None = None,
+    notify: Callable[[str], None] = print,
+    validator: MakeValidator | None = None,
+) -> Path | None:
+    """Train epoch by epoch, verifying after each, until ``patience`` epochs brought no new best.
+
+    What counts is the mean of the sets' figures. All is read from the run's own log, so that a run
+    that was killed goes on to the same end.
+
+    Args:
+        config: of the stage; its schedule is that of all its epochs, however early it ends.
+        out: the run's folder; ``best`` in it holds model and checkpoint of the best epoch.
+        patience: at least 1.
+        device: what to train on.
+        home: the data home.
+        notify: takes notices.
+        validator: reads the verification sets.
+
+    Returns:
+        The folder of the best epoch; None: the run was interrupted.
+    """
+    while True:
+        trainer = Trainer(
+            config,
+            out=out,
+            home=home,
+            device=device,
+            resume=(out / CHECKPOINT_FILE).exists(),
+            notify=notify,
+            validator=validator,
+        )
+        figures = mean_figures(out / _METRICS)
+        verified = {step: value for step, value in figures.items() if step <= trainer.step}
+        best = max(verified, key=lambda step: (verified[step], -step), default=0)
+        if verified and best == trainer.step:
+            _keep(out)
+        waited = (trainer.step - best) // trainer.steps_per_epoch
+        if verified and (waited >= patience or trainer.step >= trainer.total_steps):
+            notify(f"{out}: best after step {best:,}, {waited} epochs ago: the stage ends")
+            return out / BEST
+        summary = trainer.run(max_steps=trainer.step + trainer.steps_per_epoch)
+        if summary.stopped == "interrupted":
+            return None
+
+
+def mean_figures(log: Path) -> dict[int, float]:
+    """Step → the mean over the verification sets of each one's first figure, as a log has them."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for line in read_text(log).splitlines() if log.exists() else []:
+        values = json.loads(line)
+        if values.get("kind") != "val":
+            continue
+        figures = (
+            value
+            for name, value in values.items()
+            if name not in ("step", "timing") and isinstance(value, float)
+        )
+        if (figure := next(figures, None)) is not None:
+            found[values["step"]][values["set"]] = figure
+    return {step: sum(sets.values()) / len(sets) for step, sets in found.items()}
+
+
+def _keep(out: Path) -> None:
+    """Copy the run as it is to its ``best``, the checkpoint last."""
+    (out / BEST).mkdir(exist_ok=True)
+    for name in (CONFIG_FILE, MODEL_FILE, CHECKPOINT_FILE):
+        with replacing(out / BEST / name) as part:
+            shutil.copyfile(out / name, part)
