@@ -50,11 +50,17 @@ class Protocol(ABC):
 
 
 def unusable_notice(faces: Faces, norms: np.ndarray) -> list[str]:
-    """What to say of images whose embedding is not finite; nothing where there are none."""
-    lost = np.flatnonzero(np.isnan(norms))
-    if not len(lost):
-        return []
-    return [
-        f"the embeddings of {len(lost):,} of {len(norms):,} images are not finite, first of "
-        f"{faces.key(int(lost[0]))}: what needs them is left out"
-    ]
+    """What to say of images whose embedding is not finite, or zero; nothing of all others."""
+    notices = []
+    lost, zero = np.flatnonzero(np.isnan(norms)), np.flatnonzero(norms == 0)
+    if len(lost):
+        notices.append(
+            f"the embeddings of {len(lost):,} of {len(norms):,} images are not finite, first of "
+            f"{faces.key(int(lost[0]))}: what needs them is left out"
+        )
+    if len(zero):
+        notices.append(
+            f"the embeddings of {len(zero):,} of {len(norms):,} images are zero, first of "
+            f"{faces.key(int(zero[0]))}: they have no direction, and score 0 with every image"
+        )
+    return notices

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -50,7 +49,8 @@ class BinSet:
 SUFFIXES = (".bin", ".xz", ".bin.gz", ".bin.bz2")
 """What files of verification sets end with, ``lfw.bin.xz`` among them."""
 
-_COMPRESSED: dict[bytes, Callable[[BytesIO], IO[bytes]]] = {  # how files begin, and what opens them
+_Unpacker = lzma.LZMAFile | gzip.GzipFile | bz2.BZ2File
+_COMPRESSED: dict[bytes, Callable[[BytesIO], _Unpacker]] = {  # how files begin, and what opens them
     b"\xfd7zXZ\0": lzma.LZMAFile,
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
