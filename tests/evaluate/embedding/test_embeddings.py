@@ -144,5 +144,5 @@ def test_embeddings_that_are_not_finite_are_left_out_and_said(
     assert "1 of 20 pairs are left out" in result.notices[1]
     rows[2], norms[1:3] = 0, (1, 0)
     zero = protocol.measure(rows, norms)
-    assert "of 1 of 25 images are zero, first of image 2" in zero.notices[0]
+    assert "of 1 of 25 images are zero, first of image 3" in zero.notices[0]
     assert zero.counts["pairs"] == 20
