@@ -189,6 +189,7 @@ def make_optimizer(
         lr=config.base_lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
         fused=fused,
     )
     if config.momentum:

@@ -101,7 +101,7 @@ _BELONGING = {
     ),
     "schedule": ("schedule_options",),
     "margin": ("m1", "m2", "m3", "margin_gradient", "margin_options"),
-    "optimizer": ("lr", "momentum", "momentum_dtype", "weight_decay"),
+    "optimizer": ("lr", "momentum", "nesterov", "momentum_dtype", "weight_decay"),
 }
 
 
@@ -110,7 +110,7 @@ def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
     A layer that names another ``method`` drops the options of the one below and the settings of the
     softmax head, another ``schedule`` drops the options of the one below, another ``margin``
-    its m1, m2, m3, gradient and options, another ``optimizer`` its lr, momentum and weight decay.
+    its m1, m2, m3, gradient and options, another ``optimizer`` its lr, momentum and decay.
     """
     merged: dict[str, Any] = {}
     for layer in layers:

@@ -51,7 +51,8 @@ class TrainConfig(Settings):
     """Keys every draw: initial weights, order, mirroring, dropout, sampled classes."""
 
     method: str = "softmax"
-    """The way of training: softmax, a margin softmax over class centres (docs/head.md)."""
+    """The way of training: softmax, a margin softmax over class centres (docs/head.md); or f2c, a
+    pool of features of the identities lately met (docs/f2c.md)."""
 
     method_options: dict[str, Any] | None = None
     """The method's own settings, a table."""
@@ -133,6 +134,9 @@ class TrainConfig(Settings):
 
     momentum: _FromZeroBelowOne = 0.9
     """SGD's momentum."""
+
+    nesterov: bool = False
+    """Let SGD's momentum look ahead (Nesterov); not with method = softmax, whose centres do not."""
 
     momentum_dtype: Literal["fp32", "bf16"] = "fp32"
     """What the momentum of the head's centres is kept in; bf16 takes half the memory."""
@@ -260,6 +264,11 @@ class TrainConfig(Settings):
             )
         if self.optimizer == "adamw" and self.lr is None:
             raise ConfigError("lr must be set with optimizer = adamw: the published 0.02 is SGD's")
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ConfigError(
+                "nesterov = true is SGD's with a momentum above 0: leave it unset, or set "
+                "optimizer = sgd and a momentum"
+            )
         if self.optimizer == "adamw" and self.momentum != TrainConfig.momentum:
             raise ConfigError(
                 f"momentum = {self.momentum} is SGD's; optimizer = adamw takes none: leave it unset"
@@ -311,6 +320,9 @@ FREE_ON_RESUME = frozenset(
     }
 )
 
+# Settings that checkpoints lack which were written before there were these.
+_ADDED = ("method", "nesterov")
+
 # Settings of the course, length and rate of a run, which may change where that is well defined: see
 # facepack.train.loop.course.
 COURSE = frozenset({"epochs", "steps", "lr", "warmup_epochs", "schedule", "schedule_options"})
@@ -324,7 +336,7 @@ def dump_config(config: TrainConfig) -> str:
 def differing_settings(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Name → (saved, now) of each setting that decides the weights and is not the same."""
     # What a checkpoint does not name was no setting yet: the run was as it is by default.
-    saved = {"method": TrainConfig.method, **saved}
+    saved = {**{name: getattr(TrainConfig, name) for name in _ADDED}, **saved}
     now = config.as_dict()
     names = (saved.keys() | now.keys()) - FREE_ON_RESUME
     return {

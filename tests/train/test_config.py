@@ -190,7 +190,8 @@ def test_learning_rate_follows_the_batch_unless_set() -> None:
 def test_recipes_are_there() -> None:
     tiny = ["cpu_tiny", *(f"cpu_tiny_{margin}" for margin in TINY_MARGINS)]
     unequal = ["cpu_tiny_unequal", "unequal_r50_mf2"]
-    assert recipe_names() == sorted([*tiny, *unequal, *MHLR_RECIPES, *AUTHORS_NETS])
+    f2c = ["cpu_tiny_f2c", "f2c_ir50_ms1mv2"]
+    assert recipe_names() == sorted([*tiny, *unequal, *f2c, *MHLR_RECIPES, *AUTHORS_NETS])
 
 
 def test_unequal_recipe_is_the_authors() -> None:
@@ -265,6 +266,22 @@ def test_authors_recipe(name: str) -> None:
     length = (config.batch_size, config.epochs, config.warmup_epochs)
     assert (*length, config.schedule_options["milestones"]) == published["length"]
     assert (config.mirror, config.augment) == (True, published.get("augment", "none"))
+
+
+def test_f2c_recipe() -> None:
+    config = make(**read_settings("f2c_ir50_ms1mv2"))
+    assert (config.method, config.backbone, config.batch_size) == ("f2c", "r50", 8 * 64)
+    assert config.method_options == {
+        **{"share": 0.01, "loss": "am", "margin": 0.5},
+        **{"scale": 32.0, "gallery_momentum": 0.99},
+    }
+    assert (config.lr, config.momentum, config.nesterov, config.weight_decay) == (
+        0.1,
+        0.9,
+        True,
+        1e-4,
+    )
+    assert (config.epochs, config.schedule_options["milestones"]) == (19, [8, 14, 17])
 
 
 @pytest.mark.parametrize("margin", TINY_MARGINS)

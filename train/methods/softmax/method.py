@@ -18,6 +18,8 @@ from facepack.train.methods.softmax.step import TrainStep
 class Softmax(Method):
     """The head is what the settings of the run say, from ``margin`` to ``head_update``."""
 
+    unused = frozenset({"nesterov"})
+
     def build(self, setup: Setup) -> MethodRun:
         """Make head, step and loader."""
         return SoftmaxRun(setup)
