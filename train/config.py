@@ -51,8 +51,9 @@ class TrainConfig(Settings):
     """Keys every draw: initial weights, order, mirroring, dropout, sampled classes."""
 
     method: str = "softmax"
-    """The way of training: softmax, a margin softmax over class centres (docs/head.md); or f2c, a
-    pool of features of the identities lately met (docs/f2c.md)."""
+    """The way of training: softmax, a margin softmax over class centres (docs/head.md); f2c, a
+    pool of features of the identities lately met (docs/f2c.md); or unequal, in three stages, for
+    data with a long tail (docs/unequal.md)."""
 
     method_options: dict[str, Any] | None = None
     """The method's own settings, a table."""
