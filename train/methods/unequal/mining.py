@@ -14,6 +14,7 @@ from facepack.errors import TrainingError
 from facepack.hashing import derive_seed, hash64
 
 _FOR_IDENTITIES, _FOR_IMAGES = 0, 1
+_FIRST_PAIRS = 8  # for each identity that is wanted, looked at first
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,24 @@ def hardest_identities(embeddings: np.ndarray, count: int) -> np.ndarray:
     squares = (centres**2).sum(1)
     first, second = np.triu_indices(len(centres), 1)
     distances = (squares[:, None] + squares - 2.0 * centres @ centres.T)[first, second]
-    order = np.argsort(distances, kind="stable")
-    flat = np.stack([first[order], second[order]], 1).ravel()
-    # Each identity stands where it comes first.
-    identities, places = np.unique(flat, return_index=True)
-    return identities[np.argsort(places)][:count].astype(np.int64)
+    near = _FIRST_PAIRS * count
+    while True:
+        order = _nearest(distances, near)
+        flat = np.stack([first[order], second[order]], 1).ravel()
+        # Each identity stands where it comes first.
+        identities, places = np.unique(flat, return_index=True)
+        if len(identities) >= count or len(order) == len(distances):
+            return identities[np.argsort(places)][:count].astype(np.int64)
+        near *= 4
+
+
+def _nearest(distances: np.ndarray, count: int) -> np.ndarray:
+    """The indices of the smallest, and of all that equal the last, as a stable sort has them.
+
+    To sort all pairs of a bag takes longer than everything else.
+    """
+    if count >= len(distances):
+        return np.argsort(distances, kind="stable")
+    last = np.partition(distances, count - 1)[count - 1]
+    candidates = np.flatnonzero(distances <= last)
+    return candidates[np.argsort(distances[candidates], kind="stable")]

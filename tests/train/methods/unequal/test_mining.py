@@ -67,6 +67,15 @@ def slow_hardest(embeddings: np.ndarray, count: int) -> list[int]:
     return chosen[:count]
 
 
+def test_identities_that_share_their_near_pairs_are_gone_on_from() -> None:
+    rng = np.random.default_rng(1)
+    embeddings = rng.normal(size=(40, 2, 30)).astype(np.float32)
+    embeddings[:20] = [1.0] * 30  # 190 pairs of distance 0, all among the same twenty
+    embeddings /= np.linalg.norm(embeddings, axis=2, keepdims=True)
+    for count in (5, 21, 22, 30):
+        assert hardest_identities(embeddings, count).tolist() == slow_hardest(embeddings, count)
+
+
 @pytest.mark.parametrize("count", [2, 3, 10, 39, 40])
 def test_the_hardest_are_those_of_the_twin(count: int) -> None:
     rng = np.random.default_rng(count)
