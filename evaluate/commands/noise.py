@@ -57,6 +57,16 @@ if TYPE_CHECKING:
     metavar="OUT.html",
     help="Write a page to judge the worst images by eye, on which they can be marked.",
 )
+@click.option(
+    "--neighbours",
+    is_flag=True,
+    help="List identities that look like one person, and identities that look like two.",
+)
+@click.option(
+    "--against",
+    metavar="PACK",
+    help="List people of PACK who are in this pack or folder of images too, a test set for one.",
+)
 @click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu; a GPU if there is one.")
 @click.option(
     "--batch-size",
@@ -81,6 +91,8 @@ def noise(
     confidence: float,
     plot: Path | None,
     page: Path | None,
+    neighbours: bool,
+    against: str | None,
     device: str | None,
     batch_size: int,
     data: Path | None,
@@ -94,17 +106,26 @@ def noise(
     trained on it, or on a pack of the same label map. Faces of no class are listed in
     OUT/noise.txt, .csv and .json; images that another class is surer of than --confidence in
     OUT/wrong_labels.txt, .csv and .json; all scores are in OUT/scores.npy. facepack select
-    --exclude takes either list. With --resume, another --threshold costs no forward pass.
+    --exclude takes either list. --neighbours writes OUT/alike and OUT/mixed, --against OUT/against,
+    as .csv and .json. With --resume, another --threshold costs no forward pass.
 
     On several GPUs: torchrun --nproc-per-node N -m facepack noise, with the same options.
     """
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what --overwrite removes: give one")
+    from facepack.evaluate.embedding.embed_into import EmbedOptions
     from facepack.evaluate.noise.classifier import open_classifier
+    from facepack.evaluate.noise.compared import (
+        AGAINST,
+        compare_against,
+        compare_neighbours,
+        write_compared,
+    )
     from facepack.evaluate.noise.figures import require_writable_plot, score_plots
     from facepack.evaluate.noise.find import NoiseOptions, look_for_noise
     from facepack.evaluate.noise.page import write_noise_page
     from facepack.evaluate.sets.labelled import open_labelled
+    from facepack.evaluate.sets.sources import open_faces
     from facepack.output import require_writable
     from facepack.progress import Progress
     from facepack.train.build import enter_device
@@ -134,6 +155,7 @@ def noise(
                     require_writable(page)
                 images = open_labelled(pack, data)
                 classifier = open_classifier(model)
+                others = None if against is None else open_faces(against, data)[0]
             found = look_for_noise(
                 out,
                 images,
@@ -149,8 +171,16 @@ def noise(
         return
     if plot is not None:
         write_plots(score_plots(found.scores, found.images.labels), plot)
+    compared = compare_neighbours(found, entered) if neighbours else []
+    if others is not None:
+        embedding = EmbedOptions(
+            flip=False, batch_size=batch_size, resume=resume, overwrite=overwrite
+        )
+        folder = out / AGAINST
+        compared.append(compare_against(found, folder, others, classifier, entered, embedding))
+    write_compared(out, compared, {"pack": Path(pack).name, "model": classifier.name})
     if page is not None:
-        write_noise_page(page, found, classifier.name)
+        write_noise_page(page, found, classifier.name, compared)
     _tell(out, found, as_json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 from markupsafe import Markup
 
 from facepack.errors import FacepackError
+from facepack.evaluate.noise.compared import Compared
 from facepack.evaluate.noise.figures import score_plots
 from facepack.evaluate.noise.find import Noise
 from facepack.evaluate.noise.lists import NoiseList
 from facepack.images import decode
+from facepack.loading.source import ImageSource
 from facepack.output import write_output
 from facepack.train.data import TrainingData
 from facepack.version import __version__
@@ -57,7 +60,7 @@ class Section:
 class Pictures:
     """Small images of a pack, each made once, until a page holds as many bytes as it should."""
 
-    def __init__(self, data: TrainingData, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, data: ImageSource, most_bytes: int = _MOST_BYTES) -> None:
         self._data = data
         self._made: dict[int, PageImage] = {}
         self._left = most_bytes
@@ -95,13 +98,16 @@ class TypicalImages:
         return [position for position in nearest if position != but][:_BESIDE]
 
 
-def write_noise_page(out: Path, noise: Noise, model: str) -> None:
+def write_noise_page(
+    out: Path, noise: Noise, model: str, compared: Sequence[Compared] = ()
+) -> None:
     """Write the page: each list's first images, at most 100 and 16 MiB in all.
 
     Args:
         out: an HTML file.
         noise: what was found.
         model: what scored it, in words.
+        compared: people who are shown side by side, at most 8 MiB of each table.
 
     Raises:
         PackError: it cannot be written.
@@ -114,8 +120,9 @@ def write_noise_page(out: Path, noise: Noise, model: str) -> None:
     page = render_page(
         _TEMPLATES / "noise.html",
         title=f"Noise in {data.name}",
-        sections={part.name: part.heading for part in parts} | {"scores": "Scores"},
+        sections={part.name: part.heading for part in (*parts, *compared)} | {"scores": "Scores"},
         parts=parts,
+        compared=[(each, _side_by_side(each)) for each in compared],
         model=model,
         counts={key.replace("_", " "): count for key, count in noise.summary().items()},
         charts=score_plots(noise.scores, noise.images.labels),
@@ -153,6 +160,35 @@ def _section(found: NoiseList, noise: Noise, pictures: Pictures, shown: set[int]
     return Section(
         name=found.name, heading=heading, order=order, count=len(found.positions), rows=rows
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """Two who are compared: what each is called and its images, and the figures."""
+
+    names: tuple[str, str]
+    images: tuple[list[PageImage], list[PageImage]]
+    said: str
+
+
+def _side_by_side(compared: Compared) -> list[SideBySide]:
+    sources = {id(side.source): side.source for pair in compared.sides for side in pair}
+    share = _MOST_BYTES // 2 // max(len(sources), 1)
+    pictures = {key: Pictures(source, share) for key, source in sources.items()}
+    shown: list[SideBySide] = []
+    for row, pair in zip(compared.rows, compared.sides, strict=True):
+        if len(shown) == _MOST_ROWS or any(each.are_full for each in pictures.values()):
+            break
+        left, right = (
+            [pictures[id(side.source)].of(at) for at in side.positions[:_BESIDE]] for side in pair
+        )
+        figures = [f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float)]
+        shown.append(
+            SideBySide(
+                names=(pair[0].name, pair[1].name), images=(left, right), said=", ".join(figures)
+            )
+        )
+    return shown
 
 
 def class_name(data: TrainingData, label: int) -> str:
