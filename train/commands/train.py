@@ -77,6 +77,7 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
     type=click.IntRange(min=1),
     help="Stop after this step of the run, to be resumed; the schedule stays as long as it is.",
 )
+@click.option("--dry-run", is_flag=True, help="Build the run, say what it would do, write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def train(
@@ -95,6 +96,7 @@ def train(
     overwrite: bool,
     val: dict[str, str],
     max_steps: int | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Train a face-recognition model from a pack.
@@ -149,6 +151,9 @@ def train(
                 ranks=ranks,
                 validator=Validator,
             )
+            if dry_run:
+                trainer.describe()
+                return
             summary = trainer.run(max_steps=max_steps)
     except OtherRankError as error:
         ctx.exit(error.exit_code)  # the rank at fault says why

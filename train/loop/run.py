@@ -13,7 +13,7 @@ import torch
 from facepack.errors import TrainingError
 from facepack.loading.loader import Batch
 from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
-from facepack.train.loop.announcement import announce
+from facepack.train.loop.announcement import announce, describe_plan
 from facepack.train.loop.batches import AgreedBatches
 from facepack.train.loop.checkpoint import (
     CHECKPOINT_FILE,
@@ -170,6 +170,12 @@ class Trainer:
     def step(self) -> int:
         """Optimizer steps done since the run began."""
         return self._state.step
+
+    def describe(self) -> None:
+        """Give notice of what :meth:`run` would do, and of what it would hold and write."""
+        if self.ranks.is_first:
+            announce(self._parts, self.ranks, self._notify)
+            self._notify(describe_plan(self._parts, self.out))
 
     def _say(self, text: str) -> None:
         if self.ranks.is_first:

@@ -70,6 +70,19 @@ def test_train_prints_json_and_writes_the_run(
     assert again.stderr.startswith(f"facepack train: {out} holds a run already (")
 
 
+@pytest.mark.parametrize("method", ["softmax", "f2c"])
+def test_dry_run_says_what_would_be_done_and_writes_nothing(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path, method: str
+) -> None:
+    args = ["--config", "cpu_tiny", "--method", method, "--set", "batch_size=8", "--dry-run"]
+    result = invoke(["train", "--shards", str(pack_path), "--out", str(tmp_path / "run"), *args])
+    assert result.exit_code == 0, result.output
+    assert "45 images, 5 classes; 80 steps" in result.stderr
+    assert f"its optimizer 7.6 MB, {method} " in result.stderr
+    assert "would be written" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stops_at_max_steps_and_resumes_with_its_own_settings(
     invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path
 ) -> None:
