@@ -335,6 +335,20 @@ def test_a_run_begins_from_a_model_in_both_networks(
         assert torch.equal(value, model[name]), name
 
 
+def test_state_is_rank_0s_and_fits_any_number_of_ranks() -> None:
+    (batch,) = make_passes(1)[0]
+    step, state, _ = make_step(6, "am")
+    step(*batch, 0.1)
+    whole = state.whole_state()
+    assert whole is not None
+    for ranks in (ALONE, Ranks(0, 2), Ranks(1, 2)):
+        _, other, _ = make_step(6, "am", ranks)
+        other.load_whole_state(whole)
+        assert torch.equal(other.pool.rows, state.pool.rows)
+        assert other.pool.lru.state() == state.pool.lru.state()
+        assert (other.whole_state() is None) == (ranks.rank > 0)
+
+
 # Several ranks ----------------------------------------------------------------------------------
 
 
