@@ -120,7 +120,9 @@ def write_noise_page(
     page = render_page(
         _TEMPLATES / "noise.html",
         title=f"Noise in {data.name}",
-        sections={part.name: part.heading for part in (*parts, *compared)} | {"scores": "Scores"},
+        sections={part.name: part.heading for part in parts}
+        | {each.name: each.heading for each in compared}
+        | {"scores": "Scores"},
         parts=parts,
         compared=[(each, _side_by_side(each)) for each in compared],
         model=model,
