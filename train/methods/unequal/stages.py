@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 from facepack.atomic import replacing
-from facepack.reading import read_text
+from facepack.errors import TrainingError
+from facepack.reading import parse_json, read_text
 from facepack.train.config import CONFIG_FILE, TrainConfig
 from facepack.train.loop.checkpoint import CHECKPOINT_FILE
 from facepack.train.loop.run import Trainer
@@ -30,7 +30,7 @@ def train_until_it_stops_rising(
     notify: Callable[[str], None] = print,
     validator: MakeValidator | None = None,
 ) -> Path | None:
-    """Train epoch by epoch, verifying after each, until ``patience`` epochs brought no new best.
+    """Train from verification to verification, until ``patience`` epochs brought no new best.
 
     What counts is the mean of the sets' figures. All is read from the run's own log, so that a run
     that was killed goes on to the same end.
@@ -46,6 +46,10 @@ def train_until_it_stops_rising(
 
     Returns:
         The folder of the best epoch; None: the run was interrupted.
+
+    Raises:
+        TrainingError: the run is at its end, and no verification of all sets is in its log; or as
+            :class:`Trainer`.
     """
     while True:
         trainer = Trainer(
@@ -57,8 +61,13 @@ def train_until_it_stops_rising(
             notify=notify,
             validator=validator,
         )
-        figures = mean_figures(out / _METRICS)
+        figures = mean_figures(out / _METRICS, len(config.val))
         verified = {step: value for step, value in figures.items() if step <= trainer.step}
+        if not verified and trainer.step >= trainer.total_steps:
+            raise TrainingError(
+                f"{out} is trained to its end, and its {_METRICS} has no step with a figure of "
+                "each verification set: name some to watch, remove the folder and start again"
+            )
         best = max(verified, key=lambda step: (verified[step], -step), default=0)
         if verified and best == trainer.step:
             _keep(out)
@@ -66,16 +75,27 @@ def train_until_it_stops_rising(
         if verified and (waited >= patience or trainer.step >= trainer.total_steps):
             notify(f"{out}: best after step {best:,}, {waited} epochs ago: the stage ends")
             return out / BEST
-        summary = trainer.run(max_steps=trainer.step + trainer.steps_per_epoch)
+        # To where it is verified next, also from the middle of an epoch, where it was interrupted:
+        # a best that the run has gone on from can no longer be kept.
+        every = config.val_every or trainer.steps_per_epoch
+        summary = trainer.run(max_steps=(trainer.step // every + 1) * every)
         if summary.stopped == "interrupted":
             return None
 
 
-def mean_figures(log: Path) -> dict[int, float]:
-    """Step → the mean over the verification sets of each one's first figure, as a log has them."""
+def mean_figures(log: Path, sets: int) -> dict[int, float]:
+    """Step → the mean over the verification sets of each one's first figure, as a log has them.
+
+    Steps at which not all ``sets`` have one are left out: of an interrupted verification the others
+    are missing, and the mean would be of easier sets, or harder ones. So are lines that a kill cut
+    short.
+    """
     found: dict[int, dict[str, float]] = defaultdict(dict)
     for line in read_text(log).splitlines() if log.exists() else []:
-        values = json.loads(line)
+        try:
+            values = parse_json(line)
+        except ValueError:
+            continue
         if values.get("kind") != "val":
             continue
         figures = (
@@ -85,7 +105,7 @@ def mean_figures(log: Path) -> dict[int, float]:
         )
         if (figure := next(figures, None)) is not None:
             found[values["step"]][values["set"]] = figure
-    return {step: sum(sets.values()) / len(sets) for step, sets in found.items()}
+    return {step: sum(each.values()) / sets for step, each in found.items() if len(each) == sets}
 
 
 def _keep(out: Path) -> None:

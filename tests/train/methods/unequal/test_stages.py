@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from facepack.cli import root
 from facepack.evaluate.validation import Validator
 from facepack.train.config import TrainConfig
 from facepack.train.loop.checkpoint import load_checkpoint
+from facepack.train.loop.run import Trainer
 from facepack.train.methods.unequal.stages import mean_figures, train_until_it_stops_rising
 from tests.train.conftest import make_jpeg
 
@@ -29,10 +31,12 @@ def test_the_mean_is_of_each_set_s_first_figure(tmp_path: Path) -> None:
         {"kind": "val", "step": 5, "set": "a", "accuracy": 0.5, "std": 0.1, "timing": {}},
         {"kind": "val", "step": 5, "set": "b", "accuracy": 0.7},
         {"kind": "val", "step": 9, "set": "a", "accuracy": None, "auc": 0.25},
+        {"kind": "val", "step": 9, "set": "b", "accuracy": 0.75},
+        {"kind": "val", "step": 12, "set": "a", "accuracy": 0.9},  # interrupted before b
     ]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert mean_figures(log) == {5: pytest.approx(0.6), 9: 0.25}
-    assert mean_figures(tmp_path / "none") == {}
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "va')
+    assert mean_figures(log, 2) == {5: pytest.approx(0.6), 9: 0.5}
+    assert mean_figures(tmp_path / "none", 2) == {}
 
 
 def test_a_stage_ends_after_its_best_and_again_when_asked_again(
@@ -45,7 +49,7 @@ def test_a_stage_ends_after_its_best_and_again_when_asked_again(
     options: dict[str, Any] = {"patience": 2, "device": "cpu", "validator": Validator}
     best = train_until_it_stops_rising(config, tmp_path / "run", notify=said.append, **options)
     assert best == tmp_path / "run" / "best" and "the stage ends" in said[-1]
-    figures = mean_figures(tmp_path / "run" / "metrics.jsonl")
+    figures = mean_figures(tmp_path / "run" / "metrics.jsonl", 1)
     expected = min(step for step, value in figures.items() if value == max(figures.values()))
     assert load_checkpoint(best / "checkpoint.pt")["step"] == expected
     steps = sorted(figures)
@@ -54,6 +58,40 @@ def test_a_stage_ends_after_its_best_and_again_when_asked_again(
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert train_until_it_stops_rising(config, tmp_path / "run", notify=said.append, **options)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("begun", "val_every"), [(3, 0), (0, 2)])
+def test_the_best_is_kept_wherever_a_stage_is_interrupted_or_verified(
+    small_config: Callable[..., TrainConfig],
+    tmp_path: Path,
+    begun: int,
+    val_every: int,
+) -> None:
+    """Figures fall, so that the first verification, amid what is run at once, is the best."""
+
+    class Falling:
+        def __init__(self, sets: dict[str, str], **_: Any) -> None:
+            self.lasting = sets
+
+        def __call__(self, backbone: Any) -> Iterator[SimpleNamespace]:
+            named = {"target": "v", "figure": "accuracy", "std": None, "notices": ()}
+            value = next(falling)
+            yield SimpleNamespace(**named, value=value, values={"accuracy": value})
+
+    falling = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    config = small_config(
+        **{"steps": None, "epochs": 3, "schedule": "constant", "schedule_options": {}},
+        **{"val": {"v": "pairs"}, "val_every": val_every},
+    )
+    options: dict[str, Any] = {"device": "cpu", "validator": Falling, "notify": lambda _: None}
+    out = tmp_path / "run"
+    if begun:
+        Trainer(config, out=out, **options).run(max_steps=begun)
+    best = train_until_it_stops_rising(config, out, patience=9, **options)
+    assert best is not None
+    first = load_checkpoint(best / "checkpoint.pt")["step"]
+    figures = mean_figures(out / "metrics.jsonl", 1)
+    assert first == min(step for step in figures if figures[step] == max(figures.values()))
 
 
 def test_the_command_runs_all_stages_and_goes_on(
