@@ -28,8 +28,8 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
     """Rebuild the indexes, the plan, the names and the manifest of a pack.
 
     Tables of an evaluation set and the label maps of a merged pack are not in the shards: they must
-    still be there, and of a merged pack the plan too. They must have the digests that the old
-    manifest, where it can be read, or the plan states.
+    still be there, and of a merged pack or a selection the plan too. They must have the digests
+    that the old manifest, where it can be read, or the plan states.
 
     Args:
         path: the folder that holds the ``.mdb`` files.
@@ -59,6 +59,7 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
             )
         joined = _joined(path, contents)
         if joined is None:
+            _require_whole_shards(path, contents, before)
             return _finish(path, _of_one_pack(path, contents, partial), before)
         return _finish(path, _of_joined_pack(path, contents, joined, partial), before)
 
@@ -193,6 +194,31 @@ def _of_one_pack(path: Path, contents: dict[str, ShardContent], partial: bool) -
         selections=[None] * len(ordered),
         partial=missing,
     )
+
+
+def _require_whole_shards(
+    path: Path, contents: dict[str, ShardContent], before: dict[str, Any] | None
+) -> None:
+    """Refuse to take all records of shards of which some were selected, by a plan that is lost."""
+    stated = before is not None and fmt.SELECTION in before.get("requires", [])
+    if stated or any(
+        _has_gaps(path / f"{name}.kv", len(content.labels)) for name, content in contents.items()
+    ):
+        raise DamageError(
+            f"{path} holds some of the records of its shards, and the {fmt.PLAN} that says which "
+            "is lost or another one: copy that back, or split the pack again"
+        )
+
+
+def _has_gaps(index: Path, records: int) -> bool:
+    """Whether a sound index leaves out some of ``records``, other than by being cut short."""
+    try:
+        data = read_bytes(index, None)
+        fmt.kv_labels(data, index.name)  # its form
+        keys = fmt.kv_keys(data, index.name)
+    except (OSError, DamageError):
+        return False
+    return len(keys) > 0 and len(keys) <= int(keys[-1]) < records
 
 
 def _plan_of(ordered: Sequence[ShardContent]) -> PackPlan:

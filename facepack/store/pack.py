@@ -358,11 +358,11 @@ class Pack:
             KeyError: the pack has no such record.
         """
         shard, _, digits = key.rpartition("/")
-        if shard in self._names and digits.isascii() and digits.isdigit():
+        if shard in self._names and len(digits) == 10 and digits.isascii() and digits.isdigit():
             k = self._names.index(shard)
             keys, number = self.shard_keys(k), int(digits)
             within = bisect_left(keys, number)
-            if len(digits) == 10 and within < len(keys) and keys[within] == number:
+            if within < len(keys) and keys[within] == number:
                 return self._starts[k] + within
         raise KeyError(f"{self.path} has no record {key!r}")
 

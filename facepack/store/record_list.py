@@ -36,7 +36,7 @@ def read_record_list(path: Path, pack: Pack) -> np.ndarray:
     """
     try:
         rows = list(_rows(path, pack))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"the list of records {path} cannot be read: {reason}") from error
     positions = np.empty(len(rows), np.int64)
@@ -46,7 +46,7 @@ def read_record_list(path: Path, pack: Pack) -> np.ndarray:
             try:
                 position = pack.position(key)
             except KeyError:
-                raise _of_another(where, pack, f"there is no {key!r}") from None
+                raise _of_another(where, pack, f"there is no {key[:80]!r}") from None
         assert position is not None
         if not 0 <= position < len(pack):
             raise _of_another(where, pack, f"position {position} is beyond {len(pack):,} records")
@@ -103,13 +103,27 @@ def _of_fields(fields: list[str]) -> _Row:
 
 
 def _of_map(row: Mapping[str, Any]) -> _Row:
-    key, position, label = (row.get(name) for name in ("key", "position", "label"))
+    key = row.get("key")
     if not isinstance(key, str | None):
-        raise ValueError(f"the key {key!r}")
-    if not key and (position is None or position == ""):
+        raise ValueError(f"the key {key!r:.80}")
+    position = None if key else _number(row, "position")
+    if not key and position is None:
         raise ValueError("a row has neither key nor position")
-    number = None if key or position is None else int(position)
-    return key or None, number, None if label in (None, "") else int(label)
+    return key or None, position, _number(row, "label")
+
+
+def _number(row: Mapping[str, Any], name: str) -> int | None:
+    """A whole number, as text in CSV; None where there is none."""
+    value = row.get(name)
+    if value is None or value == "":
+        return None
+    if (
+        type(value) is int
+        or isinstance(value, str)
+        or (isinstance(value, float) and value.is_integer())
+    ):
+        return int(value)
+    raise ValueError(f"the {name} {value!r:.80} is no whole number")
 
 
 def _json_rows(value: Any, pack: Pack, path: Path) -> Iterator[_Row]:
@@ -132,4 +146,4 @@ def _json_rows(value: Any, pack: Pack, path: Path) -> Iterator[_Row]:
         elif type(row) is int:
             yield None, row, None
         else:
-            raise ValueError(f"{row!r} is no record")
+            raise ValueError(f"{row!r:.80} is no record")

@@ -262,6 +262,20 @@ def test_all_but_the_keys_is_rebuilt(source: Path, tmp_path: Path) -> None:
         reindex(head)
 
 
+@pytest.mark.parametrize("lost", [[fmt.PLAN], [fmt.PLAN, fmt.MANIFEST]])
+def test_without_its_plan_a_selection_does_not_become_the_whole(
+    source: Path, tmp_path: Path, lost: list[str]
+) -> None:
+    head = tmp_path / "head"
+    split(source, head, tmp_path / "tail")
+    for name in lost:
+        (head / name).unlink()
+    left = {file.name: file.read_bytes() for file in head.iterdir() if file.suffix != ".mdb"}
+    with pytest.raises(DamageError, match="copy that back"):
+        reindex(head)
+    assert {f.name: f.read_bytes() for f in head.iterdir() if f.suffix != ".mdb"} == left
+
+
 def test_damage_to_a_selection_is_found(source: Path, tmp_path: Path) -> None:
     head = tmp_path / "head"
     split(source, head, tmp_path / "tail")
@@ -405,6 +419,27 @@ def test_a_list_of_another_pack_is_refused(source: Path, tmp_path: Path, text: s
     done = CliRunner().invoke(main, [*map(str, arguments)])
     assert done.exit_code == 2 and "list.txt" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.json", '[{"position": []}]'),
+        ("list.json", '[{"position": Infinity}]'),
+        ("list.json", '[{"position": 1.5}]'),
+        ("list.json", '[{"position": true}]'),
+        ("list.json", '[{"position": 1, "label": {}}]'),
+        ("list.csv", f"position\n{'x' * 200_000}\n"),
+    ],
+)
+def test_a_list_of_no_numbers_is_refused(
+    source: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    arguments = ["select", source, tmp_path / "out", "--exclude", tmp_path / name]
+    done = CliRunner().invoke(main, [*map(str, arguments)])
+    assert done.exit_code == 2 and name in done.stderr
+    assert len(done.stderr) < 1000 and not (tmp_path / "out").exists()
 
 
 def test_the_command_splits(source: Path, tmp_path: Path) -> None:
