@@ -18,7 +18,7 @@ def find_by_name(wanted: Sequence[str], names: Sequence[str]) -> np.ndarray:
     ends = {_stem(name) for name in wanted}
     for position, name in enumerate(names):
         stem = _stem(name)
-        positions[name] = position
+        positions[name] = -1 if name in positions else position
         for end in _ends(stem):
             if end in ends:
                 by_end[end] = -1 if end in by_end else position

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from facepack.store.sets import split_set
 _FOLDS = 10
 _MISSING = "no image of this name is there, or several are"
 _FETCH = "fetch it, or name the folder that the list speaks of with --root"
+
+Held = Buffer | Refusal | None
+"""An image in memory; or why its archive or pack does not give it; or None, as none is there."""
 
 
 class ListSource(PairSource):
@@ -76,7 +80,7 @@ class ListSource(PairSource):
                 f"{self._wanted[0]}: name the folder, archive or pack that holds them with --root"
             )
 
-    def _find(self) -> FileList | list[Buffer | None]:
+    def _find(self) -> FileList | list[Held]:
         """The wanted images: files of a folder, or bytes; None or missing where there is none."""
         kind = None
         if is_pack(split_set(self._where)[0]):
@@ -105,7 +109,7 @@ class ListSource(PairSource):
         if self.folds is not None:
             digest.update(self.folds.astype("<i8").tobytes())
         for image in [] if isinstance(self._images, FileList) else self._images:
-            digest.update(xxhash.xxh3_128_digest(image or b""))
+            digest.update(xxhash.xxh3_128_digest(_content(image)))
         digest.update(self.sizes().astype("<u4").tobytes())
         self._digest = digest.hexdigest()
         own = {"kind": self.kind, "list": self._list, "images": len(self)}
@@ -117,11 +121,11 @@ class ListSource(PairSource):
         """Bytes of each image: uint32 (n,), 0 for those that are not there."""
         if isinstance(self._images, FileList):
             return self._images.sizes()
-        return np.fromiter((len(image or b"") for image in self._images), np.uint32, len(self))
+        return np.fromiter((len(_content(image)) for image in self._images), np.uint32, len(self))
 
     def part(self, start: int, stop: int) -> Part:
         """The distinct images ``[start, stop)``."""
-        images: FilesPart | list[Buffer | None]
+        images: FilesPart | list[Held]
         if isinstance(self._images, FileList):
             images = self._images.part(start, stop)
         else:
@@ -136,7 +140,7 @@ class ListedPart(Part):
         start: ordinal of the first.
         file: the list.
         names: of the images.
-        images: the files, or the bytes of each; None for what is not there.
+        images: the files, or what is held of each.
         landmarks: to align by, or None.
     """
 
@@ -145,7 +149,7 @@ class ListedPart(Part):
         start: int,
         file: str,
         names: Sequence[str],
-        images: FilesPart | list[Buffer | None],
+        images: FilesPart | list[Held],
         landmarks: Landmarks | None,
     ) -> None:
         self.start, self.stop = start, start + len(names)
@@ -173,7 +177,7 @@ class ListedPart(Part):
             yield SourceRecord(record.ordinal, image, NO_IDENTITY, name)
 
     def _held(
-        self, images: list[Buffer | None], keep: np.ndarray | None
+        self, images: list[Held], keep: np.ndarray | None
     ) -> Iterator[SourceRecord | Refusal]:
         for row, image in enumerate(images):
             if keep is not None and not keep[row]:
@@ -181,6 +185,8 @@ class ListedPart(Part):
             ordinal = self.start + row
             if image is None:
                 yield Refusal(ordinal, self._file, None, self._names[row], _MISSING, _FETCH)
+            elif isinstance(image, Refusal):
+                yield replace(image, ordinal=ordinal, key=self._names[row])
             else:
                 yield SourceRecord(ordinal, image, NO_IDENTITY)
 
@@ -194,18 +200,23 @@ class ListedPart(Part):
         return Refusal(record.ordinal, self._file, None, name, reason, "mend it, or do without")
 
 
-def _take(source: Source, wanted: Sequence[str]) -> list[Buffer | None]:
+def _content(image: Held) -> Buffer:
+    """The bytes of an image; none of what is not held."""
+    return b"" if image is None or isinstance(image, Refusal) else image
+
+
+def _take(source: Source, wanted: Sequence[str]) -> list[Held]:
     """The images of ``source`` that bear the wanted names, read in its order."""
     parts = [source.part(start, stop) for _, start, stop in source.groups()]
     names = [entry.name or "" for part in parts for entry in part.entries()]
     found = find_by_name(wanted, names)
     chosen = np.zeros(len(names), bool)
     chosen[found[found >= 0]] = True
-    images: dict[int, Buffer] = {}
+    images: dict[int, Held] = {}
     for part in parts:
         for record in part.read(chosen[part.start : part.stop]):
-            if isinstance(record, SourceRecord):
-                images[record.ordinal] = bytes(record.image)
+            held = record if isinstance(record, Refusal) else bytes(record.image)
+            images[record.ordinal] = held
     return [images.get(position) for position in found.tolist()]
 
 

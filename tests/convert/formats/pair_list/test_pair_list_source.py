@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import facepack
 from facepack.cli import root
+from facepack.convert.formats.pair_list.by_name import find_by_name
 from facepack.convert.formats.pair_list.landmarks import Landmarks
 from facepack.convert.formats.pair_list.source import ListSource
 from facepack.convert.formats.pairs.pickles import read_bin
@@ -108,6 +110,8 @@ def test_other_lists(text: str, issame: list[bool], tree: Path, tmp_path: Path) 
         ("p/a\nb\n", "line 2 .* person/file"),
         ("a 1\nb\n", "line 2"),
         ("a x\nb x\n", "line 1"),
+        ("0\n", "tells of 0 pairs"),
+        ("10\t0\n", "tells of 0 pairs"),
     ],
 )
 def test_what_is_no_list(text: str, told: str, tree: Path, tmp_path: Path) -> None:
@@ -140,6 +144,27 @@ def test_names_that_lead_out_of_the_folder_are_not_followed(tree: Path, tmp_path
     assert "1 of 2 pairs are left out" in said.stderr
     with facepack.open(tmp_path / "pack") as pack:
         assert len(pack) == 2
+
+
+def test_of_several_images_of_one_name_none_is_taken() -> None:
+    names = ["a/x.jpg", "a/x.jpg", "b/y.png", "c/z.jpg", "d/c/z.jpg"]
+    assert find_by_name(["a/x.jpg", "y.jpg", "c/z.jpg", "z.jpg"], names).tolist() == [-1, 2, 3, -1]
+
+
+def test_why_an_archive_does_not_give_an_image_is_told(tree: Path, tmp_path: Path) -> None:
+    lost = (tree / "p0/p0_0002.jpg").read_bytes()
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        for image in sorted(tree.rglob("*.jpg")):
+            archive.write(image, image.relative_to(tree))
+    content = (tmp_path / "faces.zip").read_bytes()
+    (tmp_path / "faces.zip").write_bytes(content.replace(lost, lost[:-1] + b"!"))
+    words = ("pairs2lmdb", listed(tmp_path, LFW), tmp_path / "pack")
+    said = run(*words, "--root", tmp_path / "faces.zip")
+    assert "1 of 4 pairs are left out" in said.stderr
+    (line,) = (tmp_path / "pack/quarantine.jsonl").read_text().splitlines()
+    told = json.loads(line)
+    assert told["file"] == "p0/p0_0002.jpg" or told["key"] == "p0/p0_0002.jpg"
+    assert "CRC" in told["reason"]
 
 
 def test_the_same_from_a_pack_a_zip_and_a_folder(tree: Path, tmp_path: Path) -> None:
