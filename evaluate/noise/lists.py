@@ -114,7 +114,9 @@ def write_lists(
         writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_output(out / f"{found.name}.csv", table.getvalue().encode())
+        # Keys of a tree are paths, which need not be UTF-8.
+        content = table.getvalue().encode("utf-8", "backslashreplace")
+        write_output(out / f"{found.name}.csv", content)
         plain = [{key: _number(value) for key, value in row.items()} for row in rows]
         whole = {**stated, "rule": found.rule, "records": plain}
         write_output(out / f"{found.name}.json", json.dumps(whole, indent=1).encode() + b"\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 
 import facepack
+from facepack.evaluate.noise.lists import find_noise, write_lists
 from facepack.evaluate.noise.scores import SCORES
 from facepack.store.record_list import read_record_list
+from facepack.train.data import ImageTree
+from tests.evaluate.conftest import make_face, make_jpeg
 
 PLANTED = {7, 15, 23}
 
@@ -58,6 +62,17 @@ def test_tables_say_the_same_as_json(found: Path, pack_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["key"] for row in rows] == [row["key"] for row in whole["records"]]
     assert [float(row["cosine"]) for row in rows] == [row["cosine"] for row in whole["records"]]
+
+
+def test_names_of_a_tree_that_are_not_utf8_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "tree/p0").mkdir(parents=True)
+    (tmp_path / "tree/p0" / os.fsdecode(b"\xff.jpg")).write_bytes(make_jpeg(make_face(0, 0)))
+    data, scores = ImageTree(tmp_path / "tree"), np.zeros(1, SCORES)
+    found = find_noise(scores, data.labels, threshold=0.5, confidence=0.5)
+    write_lists(tmp_path, data, scores, found, {})
+    assert "p0/\\udcff.jpg,0,0," in (tmp_path / "noise.csv").read_text()
+    (row,) = json.loads((tmp_path / "noise.json").read_text())["records"]
+    assert row["key"] == data.key(0)
 
 
 def test_another_threshold_takes_the_embeddings_that_are_there(
