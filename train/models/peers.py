@@ -36,7 +36,7 @@ class _Checkpoint:
     """What a peer left."""
 
     peer: str
-    epoch: Any
+    epoch: int | str
     file: Path
     """Of the head."""
     head: dict[str, Any]
@@ -94,9 +94,10 @@ def _read_file(path: Path) -> _Checkpoint:
                     for name, value in plain.items()
                     if name.startswith(prefix)
                 }
+                epoch = content.get("epoch")
                 return _Checkpoint(
                     peer=peer,
-                    epoch=content.get("epoch", "unknown"),
+                    epoch=epoch if isinstance(epoch, int) else "unknown",
                     file=path,
                     head=head,
                     centres=centres,

@@ -271,6 +271,16 @@ def test_files_that_do_not_fit_are_told(
     assert capsys.readouterr().out == ""
 
 
+def test_an_epoch_that_is_no_number_is_not_repeated(
+    theirs: Backbone, kernel: Tensor, tmp_path: Path
+) -> None:
+    path = save_adaface(tmp_path, theirs, kernel)
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "epoch": "\x1b[31m"}, path)
+    said = continue_checkpoint(path, build("small", features=FEATURES), make_head("adaface"))
+    assert "epochs done: unknown" in said and said.isprintable()
+
+
 def test_numbers_that_are_none_are_left(theirs: Backbone, kernel: Tensor, tmp_path: Path) -> None:
     path = save_adaface(tmp_path, theirs, kernel)
     content = torch.load(path, weights_only=True)
