@@ -119,6 +119,7 @@ def noise(
         AGAINST,
         compare_against,
         compare_neighbours,
+        remove_compared,
         write_compared,
     )
     from facepack.evaluate.noise.figures import require_writable_plot, score_plots
@@ -171,6 +172,8 @@ def noise(
         return
     if plot is not None:
         write_plots(score_plots(found.scores, found.images.labels), plot)
+    if overwrite:
+        remove_compared(out)
     compared = compare_neighbours(found, entered) if neighbours else []
     if others is not None:
         embedding = EmbedOptions(

@@ -27,11 +27,12 @@ from facepack.evaluate.noise.people import (
 )
 from facepack.loading.source import ImageSource
 from facepack.output import write_output
+from facepack.store.files import write_errors
 from facepack.store.pack import Pack
 from facepack.train.data import ImageTree
 
 _MOST = 200  # pairs of each kind that are listed
-AGAINST = "against"
+ALIKE, MIXED, AGAINST = "alike", "mixed", "against"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def compare_neighbours(noise: Noise, device: torch.device) -> list[Compared]:
     mixed = find_mixed(noise.rows, labels, _MOST)
     return [
         Compared(
-            name="alike",
+            name=ALIKE,
             heading="Identities that look like one person",
             order="by the cosine of their mean embeddings, the likest first",
             rows=[
@@ -86,7 +87,7 @@ def compare_neighbours(noise: Noise, device: torch.device) -> list[Compared]:
             sides=[(_side(noise, pair.first), _side(noise, pair.second)) for pair in alike],
         ),
         Compared(
-            name="mixed",
+            name=MIXED,
             heading="Identities that look like two people",
             order="by how much liker images within a part are than across both, the clearest first",
             rows=[
@@ -180,6 +181,18 @@ def identity_name(data: Pack | ImageTree, label: int) -> str:
 
 def _called(data: Pack | ImageTree, label: int) -> str:
     return f"{label} {identity_name(data, label)}".rstrip()
+
+
+def remove_compared(out: Path) -> None:
+    """Remove the tables of an earlier run, which may be of another model or pack.
+
+    Raises:
+        PackError: one cannot be removed.
+    """
+    with write_errors(out):
+        for name in (ALIKE, MIXED, AGAINST):
+            for suffix in (".csv", ".json"):
+                (out / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def write_compared(out: Path, compared: Sequence[Compared], stated: dict[str, Any]) -> None:

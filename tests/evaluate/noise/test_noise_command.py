@@ -90,6 +90,19 @@ def test_another_threshold_takes_the_embeddings_that_are_there(
     assert (out / "scores.npy").read_bytes() == (found / "scores.npy").read_bytes()
 
 
+def test_overwriting_leaves_no_table_of_another_run(
+    found: Path, pack_path: Path, run_path: Path, run_cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(found, out)
+    tables = [out / f"{name}.{end}" for name in ("alike", "mixed") for end in ("csv", "json")]
+    words = ("noise", pack_path, "--model", run_path, "--out", out, "--device", "cpu")
+    assert run_cli(*words, "--resume", "--neighbours").exit_code == 0
+    assert run_cli(*words, "--resume").exit_code == 0 and all(each.exists() for each in tables)
+    assert run_cli(*words, "--overwrite").exit_code == 0
+    assert not any(each.exists() for each in tables)
+
+
 def test_a_list_leads_to_a_cleaned_pack_that_the_model_still_fits(
     found: Path, pack_path: Path, run_path: Path, run_cli, tmp_path: Path
 ) -> None:
