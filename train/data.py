@@ -231,9 +231,19 @@ def lasting_shards(shards: str, home: Path | None) -> str:
     A name in the home that the user named stays one, as each machine may have a home of its own;
     all else becomes an absolute path, ``PACK:SET`` for a set that went by its name.
     """
-    folder, shard_set = find_training_data(shards, home)
+    folder, _ = find_training_data(shards, home)
     if Path(shards).name == shards and is_named(home) and folder.parent == data_home(home):
         return shards
+    return absolute_shards(shards, home)
+
+
+def absolute_shards(shards: str, home: Path | None) -> str:
+    """The absolute path of what ``shards`` finds, ``PACK:SET`` for a shard set.
+
+    Raises:
+        TrainingError: as :func:`find_training_data`.
+    """
+    folder, shard_set = find_training_data(shards, home)
     path = absolute(str(folder))
     return path if shard_set is None else f"{path}:{shard_set}"
 

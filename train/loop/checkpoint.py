@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -173,7 +173,12 @@ def describe_data(data: TrainingData) -> dict[str, Any]:
 
 
 def check_resumable(
-    state: Mapping[str, Any], config: TrainConfig, data: TrainingData, *, ranks: int = 1
+    state: Mapping[str, Any],
+    config: TrainConfig,
+    data: TrainingData,
+    *,
+    ranks: int = 1,
+    data_options: Collection[str] = (),
 ) -> None:
     """Make sure that going on from ``state`` continues the same run.
 
@@ -182,6 +187,7 @@ def check_resumable(
         config: the settings it is to go on with; those of its course are looked at elsewhere.
         data: what it is to go on with.
         ranks: their number; with another one than the run had, ``accumulate`` may be another too.
+        data_options: those of ``method_options`` that say where data lie, which may be elsewhere.
 
     Raises:
         ConfigError: a setting that decides the weights differs; all that do are named.
@@ -199,6 +205,12 @@ def check_resumable(
         changed.pop(name, None)
     if state["ranks"] != ranks:
         changed.pop("accumulate", None)
+    if "method_options" in changed:
+        saved, given = (
+            {**(o or {}), **dict.fromkeys(data_options)} for o in changed["method_options"]
+        )
+        if saved == given:
+            del changed["method_options"]
     if changed:
         listed = "; ".join(f"{name}: {was!r} → {now!r}" for name, (was, now) in changed.items())
         raise ConfigError(

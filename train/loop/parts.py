@@ -89,6 +89,9 @@ def build_parts(
     check_ranks(config, ranks)
     method = build_method(config.method, config.method_options)
     method.check(config, ranks)
+    if found := method.find_data(home):
+        config = replace(config, method_options={**(config.method_options or {}), **found})
+        method = build_method(config.method, config.method_options)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
 

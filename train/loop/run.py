@@ -133,7 +133,13 @@ class Trainer:
         with together(self.ranks):
             if path.exists() or (self.out / PREVIOUS_FILE).exists():
                 state = load_checkpoint(path, lazily=self.ranks.world > 1)
-                check_resumable(state, self.config, self.data, ranks=self.ranks.world)
+                check_resumable(
+                    state,
+                    self.config,
+                    self.data,
+                    ranks=self.ranks.world,
+                    data_options=self._parts.method.data_options,
+                )
                 state["schedule"], changes = take_up_course(state, self.config, self.schedule)
         steps = [step for (step,) in tell(self.ranks, [-1 if state is None else state["step"]])]
         if len(set(steps)) > 1:

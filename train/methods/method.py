@@ -5,18 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from facepack.errors import ConfigError
+from facepack.errors import ConfigError, TrainingError
 from facepack.loading.loader import Batch, Loader
 from facepack.processors import usable_processors
 from facepack.settings import Settings
 from facepack.train.backbones.registry import Backbone
 from facepack.train.config import TrainConfig
-from facepack.train.data import TrainingData
+from facepack.train.data import TrainingData, absolute_shards
 from facepack.train.precision import LossScaler
 from facepack.train.ranks.group import Ranks, local_world
 
@@ -86,6 +87,28 @@ class Method(Settings, ABC):
 
     unused: ClassVar[frozenset[str]] = frozenset()
     """Settings of a run that mean nothing under the method, and must be left unset."""
+
+    data_options: ClassVar[tuple[str, ...]] = ()
+    """Those of the method's own settings that name data, as ``shards`` does. They may change when a
+    run is resumed: that the data are the same is for the method to see to."""
+
+    def find_data(self, home: Path | None) -> dict[str, str]:
+        """The data that the method names, by setting, as absolute paths.
+
+        Raises:
+            TrainingError: some are not there: says which setting names them.
+        """
+        found: dict[str, str] = {}
+        for name in self.data_options:
+            if (named := getattr(self, name)) is not None:
+                try:
+                    found[name] = absolute_shards(named, home)
+                except TrainingError as error:
+                    raise TrainingError(
+                        f"{error}. It is named by method_options.{name}, also to resume a run "
+                        "whose data moved"
+                    ) from error
+        return found
 
     def check(self, config: TrainConfig, ranks: Ranks) -> None:
         """Make sure that the settings of the run suit the method and each other.

@@ -41,6 +41,8 @@ _NotNegative = Annotated[float, Range(low=0, high=1e6)]
 class Unequal(Method):
     """The settings of one of the three stages; the softmax's are those of the run."""
 
+    data_options = ("tail",)
+
     stage: Literal["head", "denoise", "tail"] = "head"
     """head: a margin softmax; denoise: the same with a loss that resists noise; tail: that, and the
     dispersion of the tail's centres."""

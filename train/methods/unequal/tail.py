@@ -135,7 +135,8 @@ class HardTail:
         if state["content_id"] != self._tail.content_id:
             raise TrainingError(
                 f"the run's tail was another pack (content id {state['content_id'][:12]}); "
-                f"{self._tail.path} has {self._tail.content_id[:12]}: put that back"
+                f"{self._tail.path} has {self._tail.content_id[:12]}: put that back, or say where "
+                "it is by method_options.tail"
             )
         self.close()
         self._round, self._step = int(state["round"]), int(state["step"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 import facepack
 from facepack.care.select import exclude, split
 from facepack.errors import ConfigError, FacepackError, TrainingError
+from facepack.train.collect import collect_settings, make_config
 from facepack.train.config import TrainConfig
 from facepack.train.loop.checkpoint import load_checkpoint
 from facepack.train.loop.run import Trainer
@@ -200,6 +202,42 @@ def test_another_tail_is_refused_on_resuming(
     exclude(tmp_path / "gone", tmp_path / "tail", np.array([0]))
     with pytest.raises(FacepackError, match="another pack"):
         train(settings, tmp_path / "run", resume=True)
+
+
+def test_a_relative_tail_is_found_from_another_folder_and_where_it_was_moved(
+    runs: dict[str, Path],
+    config: MakeConfig,
+    packs: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "here").mkdir()
+    shutil.copytree(packs[1], tmp_path / "here" / "tail")
+    settings = config("tail", {"tail": "here/tail"}, pretrained=str(runs["denoise"]))
+    monkeypatch.chdir(tmp_path)
+    train(settings, tmp_path / "run", max_steps=1)
+    monkeypatch.chdir(tmp_path / "here")
+    saved = make_config(collect_settings(run=tmp_path / "run"))
+    assert saved.method_options == {
+        **(settings.method_options or {}),
+        "tail": str(tmp_path / "here" / "tail"),
+    }
+    train(saved, tmp_path / "run", resume=True, max_steps=2)
+    (tmp_path / "here" / "tail").rename(tmp_path / "moved")
+    with pytest.raises(TrainingError, match=r"method_options\.tail, also to resume"):
+        train(saved, tmp_path / "run", resume=True, max_steps=3)
+    named = collect_settings(run=tmp_path / "run", overrides=["method_options.tail=../moved"])
+    train(make_config(named), tmp_path / "run", resume=True, max_steps=3)
+    other = collect_settings(run=tmp_path / "run", overrides=["method_options.bags=4"])
+    with pytest.raises(ConfigError, match="method_options"):
+        train(make_config(other), tmp_path / "run", resume=True)
+
+
+def test_the_tail_is_looked_up_in_the_data_home(
+    runs: dict[str, Path], config: MakeConfig, packs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings = config("tail", {"tail": "tail"}, pretrained=str(runs["denoise"]))
+    train(settings, tmp_path / "run", home=packs[1].parent, max_steps=1)
 
 
 @pytest.mark.parametrize(
