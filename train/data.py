@@ -288,16 +288,7 @@ def check_training_data(
             f"batch_size = {batch_size} is larger than {data.path}, which holds {len(data):,} "
             f"images: an epoch would have no whole batch. Set batch_size to at most {len(data)}"
         )
-    mixed_is_fine = skip_others and (data.image_size is None or isinstance(data, ImageTree))
-    if data.image_size != image_size and not mixed_is_fine:
-        sizes = "several sizes"
-        if data.image_size is not None:
-            height, width = data.image_size
-            sizes = f"{width}×{height} pixels"
-        raise TrainingError(
-            f"{data.path} holds images of {sizes}; training takes aligned faces of "
-            f"{image_size[1]}×{image_size[0]}: align and crop them first"
-        )
+    check_image_size(data, image_size, skip_others=skip_others)
     labels = np.asarray(data.labels)
     if labels.max() < 0:
         raise TrainingError(
@@ -312,4 +303,24 @@ def check_training_data(
         raise TrainingError(
             f"{data.path} holds one identity only (label {labels[0]}): telling identities apart "
             "needs at least two"
+        )
+
+
+def check_image_size(
+    data: TrainingData, image_size: tuple[int, int], *, skip_others: bool = False
+) -> None:
+    """Make sure that the backbone takes the images, as :func:`check_training_data` does.
+
+    Raises:
+        TrainingError: they have another size, or several.
+    """
+    mixed_is_fine = skip_others and (data.image_size is None or isinstance(data, ImageTree))
+    if data.image_size != image_size and not mixed_is_fine:
+        sizes = "several sizes"
+        if data.image_size is not None:
+            height, width = data.image_size
+            sizes = f"{width}×{height} pixels"
+        raise TrainingError(
+            f"{data.path} holds images of {sizes}; training takes aligned faces of "
+            f"{image_size[1]}×{image_size[0]}: align and crop them first"
         )

@@ -266,7 +266,7 @@ class Trainer:
             lr = self.schedule.lr
             self._advance(batch, lr, log)
             in_flight.add()
-            watch.count(len(batch.labels) * self.ranks.world)
+            watch.count(self._parts.method_run.images_in_step(batch) * self.ranks.world)
             if self._is_due(self.config.log_every):
                 self._guard.check_loss(self.step)
                 reading = watch.read()

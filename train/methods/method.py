@@ -67,6 +67,10 @@ class MethodRun(ABC):
     def take_step(self, batch: Batch, lr: float) -> Tensor:
         """Take one optimizer step at the rate ``lr``; returns the loss, detached, on the device."""
 
+    def images_in_step(self, batch: Batch) -> int:
+        """How many images the last step had, which was taken on ``batch``: those of this rank."""
+        return len(batch.labels)
+
     def begin(self) -> None:  # noqa: B027
         """Take up the backbone's weights of before the first step: not of a run that is resumed.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from facepack.loading.loader import Batch
 from facepack.train.build import make_head
+from facepack.train.heads import PartialFC
 from facepack.train.methods.method import Method, MethodRun, Setup, make_loader
 from facepack.train.methods.registry import register
 from facepack.train.methods.softmax.step import TrainStep
@@ -25,22 +26,27 @@ class Softmax(Method):
         return SoftmaxRun(setup)
 
 
+def make_step(setup: Setup, head: PartialFC) -> TrainStep:
+    """The step of a run that has class centres."""
+    config = setup.config
+    return TrainStep(
+        setup.backbone,
+        head,
+        setup.optimizer,
+        setup.scaler,
+        accumulate=config.accumulate,
+        clip_norm=config.clip_norm,
+        compile=config.compile,
+        ranks=setup.ranks,
+    )
+
+
 class SoftmaxRun(MethodRun):
     """Batches of labelled images through :class:`TrainStep`."""
 
     def __init__(self, setup: Setup) -> None:
-        config = setup.config
-        self.head = make_head(config, setup.data.classes, setup.device, setup.ranks)
-        self._step = TrainStep(
-            setup.backbone,
-            self.head,
-            setup.optimizer,
-            setup.scaler,
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-            compile=config.compile,
-            ranks=setup.ranks,
-        )
+        self.head = make_head(setup.config, setup.data.classes, setup.device, setup.ranks)
+        self._step = make_step(setup, self.head)
         self.loader = make_loader(setup)
 
     def take_step(self, batch: Batch, lr: float) -> Tensor:

@@ -23,8 +23,10 @@ def centre_dispersion(
         block: identities in a block; the last may have fewer.
 
     Returns:
-        The mean over the blocks: a scalar.
+        The mean over the blocks: a scalar; 0 where there are no identities.
     """
+    if not len(embeddings):
+        return embeddings.sum()
     with torch.autocast(embeddings.device.type, enabled=False):
         units = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
         centres = F.normalize(units.view(-1, images_per_identity, units.shape[1]).mean(1))

@@ -20,13 +20,18 @@ from facepack.loading.loader import Batch
 from facepack.settings import Count, Fraction, Range
 from facepack.train.build import make_head, make_margin
 from facepack.train.config import TrainConfig
-from facepack.train.data import TrainingData, label_map_digest, open_training_data
+from facepack.train.data import (
+    TrainingData,
+    check_image_size,
+    label_map_digest,
+    open_training_data,
+)
 from facepack.train.heads.margins.losses import Softmax
 from facepack.train.heads.partial_fc import PartialFC
 from facepack.train.loop.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from facepack.train.methods.method import Method, MethodRun, Setup, make_loader
 from facepack.train.methods.registry import register
-from facepack.train.methods.softmax.step import TrainStep
+from facepack.train.methods.softmax.method import make_step
 from facepack.train.methods.unequal.dispersion import centre_dispersion
 from facepack.train.methods.unequal.mining import Bags
 from facepack.train.methods.unequal.rule import NoiseResistantRule
@@ -41,6 +46,7 @@ _NotNegative = Annotated[float, Range(low=0, high=1e6)]
 class Unequal(Method):
     """The settings of one of the three stages; the softmax's are those of the run."""
 
+    unused = frozenset({"nesterov", "continues"})
     data_options = ("tail",)
 
     stage: Literal["head", "denoise", "tail"] = "head"
@@ -159,6 +165,11 @@ class Unequal(Method):
         tail = None
         if self.stage == "tail":
             pack = self._open_tail()
+            check_image_size(
+                pack,
+                setup.backbone.image_size,
+                skip_others=setup.config.on_bad_image == "skip",
+            )
             tail = HardTail(
                 setup,
                 pack,
@@ -220,7 +231,7 @@ class UnequalHead:
         records: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The loss of a batch: the head's images, and behind them the tail's, whose label is -1."""
-        count = len(labels) - (0 if self.tail is None else self.tail.images)
+        count = len(labels) - (0 if self.tail is None else self.tail.given)
         loss = self.softmax(
             embeddings[:count], labels[:count], None if records is None else records[:count]
         )
@@ -245,13 +256,15 @@ class UnequalHead:
         self.softmax.step(lr, **scaling)
 
     def take_means(self) -> dict[str, float]:
-        """Both parts of the loss, unweighted, since the last reading."""
+        """Both parts of the loss, unweighted, since the last reading; what was skipped so far."""
         softmax, dispersion, steps = self._sums.tolist()
         self._sums.zero_()
         if not steps:
             return {}
         means = {"softmax_loss": softmax / steps}
-        return means if self.tail is None else {**means, "dispersion": dispersion / steps}
+        if self.tail is None:
+            return means
+        return {**means, "dispersion": dispersion / steps, "tail_skipped": self.tail.skipped}
 
     def whole_state(self) -> dict[str, Any] | None:
         """The classifier's state, and under ``unequal`` the rest; collective."""
@@ -281,20 +294,10 @@ class UnequalRun(MethodRun):
     head: UnequalHead
 
     def __init__(self, setup: Setup, method: Unequal, head: UnequalHead) -> None:
-        config = setup.config
         self.head = head
         self._setup = setup
         self._method = method
-        self._step = TrainStep(
-            setup.backbone,
-            cast(PartialFC, head),  # a step calls both alike
-            setup.optimizer,
-            setup.scaler,
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-            compile=config.compile,
-            ranks=setup.ranks,
-        )
+        self._step = make_step(setup, cast(PartialFC, head))  # a step calls both alike
         self.loader = make_loader(setup)
 
     def begin(self) -> None:
@@ -339,6 +342,10 @@ class UnequalRun(MethodRun):
             lr,
             np.concatenate([batch.positions, np.full_like(tail.positions, -1)]),
         )
+
+    def images_in_step(self, batch: Batch) -> int:
+        """Those of the head, and those of the tail."""
+        return len(batch.labels) + (0 if self.head.tail is None else self.head.tail.given)
 
     def take_metrics(self) -> dict[str, float]:
         """Both losses by themselves."""

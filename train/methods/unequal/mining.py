@@ -115,6 +115,25 @@ def hardest_identities(embeddings: np.ndarray, count: int) -> np.ndarray:
         near *= 4
 
 
+def choose_identities(embeddings: np.ndarray, count: int) -> np.ndarray:
+    """The hardest identities of a bag, of which some images may be missing.
+
+    Identities with a missing image are not compared; they come last, and only where the others are
+    too few.
+
+    Args:
+        embeddings: as :func:`hardest_identities` takes them; those of missing images are NaN.
+        count: at most I.
+
+    Returns:
+        int64 (count,), indices into the first axis.
+    """
+    whole = np.flatnonzero(~np.isnan(embeddings).any((1, 2)))
+    hard = whole[hardest_identities(embeddings[whole], min(count, len(whole)))]
+    others = np.setdiff1d(np.arange(len(embeddings)), hard)
+    return np.concatenate([hard, others])[:count]
+
+
 def _nearest(distances: np.ndarray, count: int) -> np.ndarray:
     """The indices of the smallest, and of all that equal the last, as a stable sort has them.
 

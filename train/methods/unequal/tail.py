@@ -19,8 +19,9 @@ from facepack.loading.loader import Batch, Loader
 from facepack.loading.source import ImageSource
 from facepack.train.data import TrainingData
 from facepack.train.methods.method import Setup, make_loader
-from facepack.train.methods.unequal.mining import Bags, hardest_identities
+from facepack.train.methods.unequal.mining import Bags, choose_identities
 from facepack.train.precision import float32_products
+from facepack.train.ranks.agreement import together
 
 _FOR_BAGS, _FOR_FLIPS = 0, 1
 
@@ -62,6 +63,9 @@ class HardTail:
     time, with the network as it is, in evaluation mode and without mirroring. Then its batches are
     given ``passes`` times over, and the next round is mined.
 
+    Where ``on_bad_image`` is ``skip``, identities with an image that does not decode are not mined;
+    those that fill up a bag with too few others are left out of their batch, which then is shorter.
+
     Args:
         setup: of the run.
         tail: the pack of identities with few images.
@@ -69,6 +73,10 @@ class HardTail:
         hard: identities in a batch, of all ranks.
         bags_per_round: bags that are mined at once.
         passes: how often a round's batches are given.
+
+    Attributes:
+        given: images in the batch of this rank that was given last.
+        skipped: images that did not decode when bags were mined, of all ranks.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class HardTail:
         self._tail = tail
         self._bags_per_round = bags_per_round
         self._passes = passes
+        self.given = self.skipped = 0
         self._round, self._step = -1, 0
         self._picked = np.zeros((0, 0), np.int64)  # positions in the tail, a row for each batch
         self._loader: Loader | None = None
@@ -94,13 +103,20 @@ class HardTail:
 
     @property
     def images(self) -> int:
-        """In a batch of this rank."""
+        """In a whole batch of this rank."""
         return self.hard * self.bags.images // self._setup.ranks.world
 
     def next(self) -> Batch:
-        """The next batch of this rank: the images of an identity behind each other."""
+        """The next batch of this rank: the images of an identity behind each other; collective."""
         if self._step >= len(self._picked) * self._passes:
             self._mine()
+        with together(self._setup.ranks):
+            batch = _whole_identities(self._read(), self.bags.images)
+        self._step += 1
+        self.given = len(batch.positions)
+        return batch
+
+    def _read(self) -> Batch:
         if self._batches is None:
             self._open()
         assert self._batches is not None and self._loader is not None
@@ -108,7 +124,6 @@ class HardTail:
         if batch is None:  # a pass ended
             self._batches = iter(self._loader)
             batch = next(self._batches)
-        self._step += 1
         return batch
 
     def close(self) -> None:
@@ -123,6 +138,7 @@ class HardTail:
             "content_id": self._tail.content_id,
             "round": self._round,
             "step": self._step,
+            "skipped": self.skipped,
             "picked": torch.from_numpy(self._picked.copy()),
         }
 
@@ -140,6 +156,7 @@ class HardTail:
             )
         self.close()
         self._round, self._step = int(state["round"]), int(state["step"])
+        self.skipped = int(state["skipped"])
         self._picked = state["picked"].numpy().copy()
 
     def _open(self) -> None:
@@ -152,7 +169,6 @@ class HardTail:
             shuffle=False,
             order="auto",
             cache="none",
-            on_error="raise",
         )
         self._loader.seek(*divmod(self._step, len(self._picked)))
         self._batches = iter(self._loader)
@@ -165,28 +181,32 @@ class HardTail:
         mine = range(first + ranks.rank, first + self._bags_per_round, ranks.world)
         bags = [self.bags.positions(number) for number in mine]
         chosen: list[np.ndarray] = []
-        with _evaluating(self._setup.backbone), torch.no_grad():
+        skipped = 0
+        with together(ranks), _evaluating(self._setup.backbone), torch.no_grad():
             for bag, embeddings in zip(bags, self._embed(bags), strict=True):
-                chosen.append(bag[hardest_identities(embeddings, self.hard)].ravel())
+                chosen.append(bag[choose_identities(embeddings, self.hard)].ravel())
+                skipped += int(np.isnan(embeddings[..., 0]).sum())
         every = ranks.gather_objects(chosen)
+        self.skipped += sum(ranks.gather_objects(skipped))
         self._picked = np.stack(
             [every[k % ranks.world][k // ranks.world] for k in range(self._bags_per_round)]
         )
         self._round, self._step = self._round + 1, 0
 
     def _embed(self, bags: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """Unit embeddings (I, K, F) of one bag after the other."""
+        """Unit embeddings (I, K, F) of one bag after the other; NaN of what does not decode."""
         if not bags:
             return
         config, ranks = self._setup.config, self._setup.ranks
         source = PickedImages(self._tail, np.concatenate([bag.ravel() for bag in bags]))
         size = bags[0].size
+        # No more images in a pass than in one of training, for which memory is known to do.
+        batch_size = min(size, config.batch_size // ranks.world)
         parts: list[torch.Tensor] = []
-        gathered = 0
+        start = gathered = 0
         with make_loader(
             replace(self._setup, data=cast(TrainingData, source)),
-            # No more images in a pass than in one of training, for which memory is known to do.
-            batch_size=min(size, config.batch_size // ranks.world),
+            batch_size=batch_size,
             rank=0,
             world=1,
             shuffle=False,
@@ -195,17 +215,32 @@ class HardTail:
             drop_last=False,
             order="auto",
             cache="none",
-            on_error="raise",
         ) as loader:
             for batch in loader:
-                with float32_products(tf32=False):
-                    units = F.normalize(self._setup.backbone(batch.images).float())
-                parts.append(units.cpu())
+                units = torch.full((min(batch_size, len(source) - start), config.features), np.nan)
+                if len(batch.positions):
+                    with float32_products(tf32=False):
+                        embeddings = self._setup.backbone(batch.images).float()
+                    places = torch.from_numpy(batch.positions - start)
+                    units[places] = F.normalize(embeddings).cpu()
+                parts.append(units)
+                start += len(units)
                 gathered += len(units)
                 while gathered >= size:
                     whole = torch.cat(parts)
                     parts, gathered = [whole[size:]], len(whole) - size
                     yield whole[:size].numpy().reshape(*bags[0].shape, -1)
+
+
+def _whole_identities(batch: Batch, images: int) -> Batch:
+    """The batch without the identities of whose ``images``, behind each other, one is left out."""
+    identities = batch.positions // images
+    _, places, counts = np.unique(identities, return_inverse=True, return_counts=True)
+    kept = np.flatnonzero(counts[places] == images)
+    if len(kept) == len(identities):
+        return batch
+    rows = torch.from_numpy(kept).to(batch.labels.device)
+    return Batch(batch.images[rows], batch.labels[rows], batch.positions[kept])
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def slow_dispersion(embeddings: torch.Tensor, images: int, block: int) -> float:
 def test_by_hand() -> None:
     same = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 3.0], [1.0, 1.0]])
     assert centre_dispersion(same, 2, 2).item() == pytest.approx(2 / 4)  # both cosines are 1
+    assert centre_dispersion(same[:0], 2, 2).item() == 0.0
     apart = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.0, 1.0]])
     assert centre_dispersion(apart, 2, 2).item() == pytest.approx(0.0, abs=1e-12)
 

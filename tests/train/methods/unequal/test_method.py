@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 import facepack
 from facepack.care.select import exclude, split
-from facepack.errors import ConfigError, FacepackError, TrainingError
+from facepack.errors import ConfigError, DecodeError, FacepackError, TrainingError
 from facepack.train.collect import collect_settings, make_config
 from facepack.train.config import TrainConfig
 from facepack.train.loop.checkpoint import load_checkpoint
@@ -233,6 +234,64 @@ def test_a_relative_tail_is_found_from_another_folder_and_where_it_was_moved(
         train(make_config(other), tmp_path / "run", resume=True)
 
 
+@pytest.fixture
+def damaged(tmp_path: Path) -> tuple[Path, set[int]]:
+    """A tail of seven identities, of two of which an image is no JPEG; the labels of those."""
+    with facepack.PackWriter(tmp_path / "damaged", classes=7) as writer:
+        for identity in range(7):
+            for shot in range(3):
+                data = make_jpeg(identity, shot)
+                if (identity, shot) in ((1, 2), (4, 0)):
+                    data = data[:900] + b"\xff\xd9"
+                writer.add(data, identity)
+    return tmp_path / "damaged", {1, 4}
+
+
+@pytest.mark.parametrize("of_bag", [4, 7])
+def test_tail_images_that_do_not_decode_are_left_out_with_their_identities(
+    runs: dict[str, Path],
+    config: MakeConfig,
+    damaged: tuple[Path, set[int]],
+    tmp_path: Path,
+    assert_same: Any,
+    of_bag: int,
+) -> None:
+    path, broken = damaged
+    options = {"tail": str(path), "bag_identities": 7, "hard_identities": of_bag}
+    settings = config("tail", options, pretrained=str(runs["denoise"]))
+    with pytest.raises(DecodeError):
+        train(settings, tmp_path / "raise")
+    settings = replace(settings, on_bad_image="skip")
+    trainer = Trainer(settings, out=tmp_path / "whole", device="cpu", notify=lambda _: None)
+    summary = trainer.run()
+    # 10 steps of 8 images, and behind them of 12: whole identities alone, four or all five.
+    assert summary.images == 10 * (8 + 3 * min(of_bag, 5))
+    labels = facepack.open(path).labels
+    state = trainer.head.tail.state()
+    for row in state["picked"].numpy().reshape(3, of_bag, 3):
+        assert (labels[row] == labels[row[:, :1]]).all()
+        if of_bag == 4:
+            assert not {*labels[row[:, 0]].tolist()} & broken
+    assert lines(tmp_path / "whole")[-1]["tail_skipped"] == 2 * 3 * 2  # bags, rounds
+    train(settings, tmp_path / "parts", max_steps=4)
+    train(settings, tmp_path / "parts", resume=True)
+    one, other = (load_checkpoint(tmp_path / n / "checkpoint.pt") for n in ("whole", "parts"))
+    assert_same(one, other)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
+def test_a_tail_of_another_size_is_refused_before_the_first_step(
+    runs: dict[str, Path], config: MakeConfig, tmp_path: Path
+) -> None:
+    with facepack.PackWriter(tmp_path / "small", classes=6) as writer:
+        for identity in range(6):
+            for shot in range(3):
+                writer.add(make_jpeg(identity, shot, 64), identity)
+    settings = config("tail", {"tail": str(tmp_path / "small")}, pretrained=str(runs["denoise"]))
+    with pytest.raises(TrainingError, match="64×64"):
+        Trainer(settings, out=tmp_path / "run", device="cpu", notify=lambda _: None)
+
+
 def test_the_tail_is_looked_up_in_the_data_home(
     runs: dict[str, Path], config: MakeConfig, packs: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -250,6 +309,8 @@ def test_the_tail_is_looked_up_in_the_data_home(
         ("tail", {}, {"pretrained": "x", "accumulate": 2}, "accumulate"),
         ("tail", {"hard_identities": 6}, {"pretrained": "x"}, "bag_identities"),
         ("head", {}, {"margin": "uniface"}, "loss of its own"),
+        ("head", {}, {"nesterov": True}, "nesterov = True means nothing"),
+        ("head", {}, {"continues": "x"}, "continues = x means nothing"),
         ("last", {}, {}, "stage"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from facepack.errors import TrainingError
-from facepack.train.methods.unequal.mining import Bags, hardest_identities
+from facepack.train.methods.unequal.mining import Bags, choose_identities, hardest_identities
 
 
 def labels_of(*counts: int) -> np.ndarray:
@@ -84,6 +84,21 @@ def test_the_hardest_are_those_of_the_twin(count: int) -> None:
     found = hardest_identities(embeddings, count)
     assert found.tolist() == slow_hardest(embeddings, count)
     assert len({*found.tolist()}) == count
+
+
+def test_identities_that_miss_an_image_only_fill_up() -> None:
+    rng = np.random.default_rng(3)
+    embeddings = rng.normal(size=(8, 3, 6)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=2, keepdims=True)
+    whole = [0, 2, 3, 4, 7]
+    hard = [whole[k] for k in slow_hardest(embeddings[whole], 4)]
+    missing = embeddings.copy()
+    missing[1, 2], missing[5, 0], missing[6] = np.nan, np.nan, np.nan
+    assert choose_identities(missing, 4).tolist() == hard
+    found = choose_identities(missing, 7).tolist()
+    assert {*found[:5]} == {*whole} and found[5:] == [1, 5]
+    assert choose_identities(embeddings, 8).tolist() == slow_hardest(embeddings, 8)
+    assert choose_identities(np.full_like(embeddings, np.nan), 3).tolist() == [0, 1, 2]
 
 
 def test_by_hand() -> None:
