@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from facepack.train.config import TrainConfig
 
 _PATH = click.Path(path_type=Path)
 
@@ -73,7 +76,9 @@ def unequal(
     from facepack.evaluate.validation import Validator
     from facepack.train.build import enter_device
     from facepack.train.collect import collect_settings, make_config
-    from facepack.train.methods.unequal.stages import train_until_it_stops_rising
+    from facepack.train.methods import build_method
+    from facepack.train.methods.unequal.stages import BEST, train_until_it_stops_rising
+    from facepack.train.ranks.group import ALONE
 
     try:
         weights = [float(text) for text in interweights.split(",")]
@@ -82,45 +87,69 @@ def unequal(
         raise ConfigError(f"--interweights takes numbers, and --val NAME=TARGET: {error}") from None
     out = out.absolute()  # as runs name each other in their settings
     head, tail = out / "packs" / "head", out / "packs" / "tail"
+
+    def stage(name: str, own: tuple[str, ...], **options: Any) -> TrainConfig:
+        told = tuple(f"{key}={value}" for key, value in options.items())
+        told += (f"method_options.stage={name}",)
+        settings = make_config(
+            collect_settings(
+                source=config,
+                overrides=(*overrides, *own, *told),
+                shards=str(head),
+                val=sets,
+                run=None,
+            )
+        )
+        if settings.method != "unequal":
+            raise ConfigError(
+                f"--config {config} has method = {settings.method}: name a recipe of method = "
+                "unequal, such as unequal_r50_mf2"
+            )
+        build_method(settings.method, settings.method_options).check(settings, ALONE)
+        return settings
+
+    # Made, and found to be in order, before the first of them trains for days.
+    stages = {"head": stage("head", ())}
+    stages["denoise"] = stage("denoise", set_denoise, pretrained=out / "head" / BEST)
+    for weight in weights:
+        name = f"tail-{weight:g}"
+        if name in stages:
+            raise ConfigError(f"--interweights {interweights}: name {weight:g} once")
+        options: dict[str, Any] = {
+            "method_options.tail": tail,
+            "method_options.interweight": weight,
+        }
+        stages[name] = stage(
+            "tail",
+            set_tail,
+            pretrained=out / list(stages)[-1] / BEST,
+            exclude=out / "noise" / "noise.txt",
+            **options,
+        )
     split(pack, head, tail, min_images=min_images, resume=(out / "packs").exists())
 
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    def train(name: str, own: tuple[str, ...], **settings: Any) -> Path:
-        told = tuple(f"{key}={value}" for key, value in settings.items())
-        collected = collect_settings(
-            source=config, overrides=(*overrides, *own, *told), shards=str(head), val=sets, run=None
-        )
-        best = train_until_it_stops_rising(
-            make_config(collected),
+    best = out
+    for name, settings in stages.items():
+        if name == "denoise":
+            look_for_noise(
+                out / "noise",
+                open_labelled(str(head), None),
+                open_classifier(best),
+                device=enter_device(device),
+                options=NoiseOptions(threshold=threshold, resume=(out / "noise").exists()),
+            )
+        kept = train_until_it_stops_rising(
+            settings,
             out / name,
             patience=patience,
             device=device,
             notify=say,
             validator=Validator,
         )
-        if best is None:
+        if kept is None:
             ctx.exit(130)
-        return best
-
-    best = train("head", ())
-    look_for_noise(
-        out / "noise",
-        open_labelled(str(head), None),
-        open_classifier(best),
-        device=enter_device(device),
-        options=NoiseOptions(threshold=threshold, resume=(out / "noise").exists()),
-    )
-    stage = "method_options.stage"
-    best = train("denoise", set_denoise, **{"pretrained": best, stage: "denoise"})
-    for weight in weights:
-        settings = {
-            "pretrained": best,
-            "exclude": out / "noise" / "noise.txt",
-            stage: "tail",
-            "method_options.tail": tail,
-            "method_options.interweight": weight,
-        }
-        best = train(f"tail-{weight:g}", set_tail, **settings)
+        best = kept
     click.echo(f"{best}: the model after all stages")

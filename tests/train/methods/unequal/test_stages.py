@@ -131,3 +131,22 @@ def test_the_command_runs_all_stages_and_goes_on(
     assert again.exit_code == 0 and again.stdout == done.stdout
     for name, tensor in torch.load(out / "tail-5" / "best" / "model.pt").items():
         assert torch.equal(tensor, last[name])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "cpu_tiny"], "name a recipe of method = unequal"),
+        (["--set-tail", "method_options.hard_identities=9000"], "bag_identities"),
+        (["--set-denoise", "method_options.bata=1"], "'bata'"),
+        (["--interweights", "1,5,1.0"], "name 1 once"),
+    ],
+)
+def test_settings_of_all_stages_are_checked_before_the_first(
+    pack_path: Path, pairs_path: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    arguments = ["unequal", str(pack_path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--config", "cpu_tiny_unequal", "--val", f"v={pairs_path}", *words]
+    done = CliRunner().invoke(root, arguments)
+    assert done.exit_code and message in str(done.exception) + done.output
+    assert not (tmp_path / "out").exists()
