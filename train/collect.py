@@ -98,6 +98,7 @@ _BELONGING = {
     "method": (
         *("method_options", "margin", "m1", "m2", "m3", "margin_gradient", "margin_options"),
         *("scale", "sample_rate", "interclass_filter", "chunk", "head_storage", "head_update"),
+        *("momentum_dtype", "nesterov", "accumulate", "compile"),
     ),
     "schedule": ("schedule_options",),
     "margin": ("m1", "m2", "m3", "margin_gradient", "margin_options"),
@@ -108,9 +109,10 @@ _BELONGING = {
 def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over one another, the last on top; tables merge entry by entry.
 
-    A layer that names another ``method`` drops the options of the one below and the settings of the
-    softmax head, another ``schedule`` drops the options of the one below, another ``margin``
-    its m1, m2, m3, gradient and options, another ``optimizer`` its lr, momentum and decay.
+    A layer that names another ``method`` drops the options of the one below, the settings of the
+    softmax head and what else not every method takes, another ``schedule`` drops the options of the
+    one below, another ``margin`` its m1, m2, m3, gradient and options, another ``optimizer`` its
+    lr, momentum and decay.
     """
     merged: dict[str, Any] = {}
     for layer in layers:

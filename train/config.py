@@ -137,7 +137,8 @@ class TrainConfig(Settings):
     """SGD's momentum."""
 
     nesterov: bool = False
-    """Let SGD's momentum look ahead (Nesterov); not with method = softmax, whose centres do not."""
+    """Let SGD's momentum look ahead (Nesterov); not with method = softmax or unequal, whose centres
+    do not."""
 
     momentum_dtype: Literal["fp32", "bf16"] = "fp32"
     """What the momentum of the head's centres is kept in; bf16 takes half the memory."""

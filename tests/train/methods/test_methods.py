@@ -146,6 +146,14 @@ def test_settings_of_a_method_are_checked_before_the_run(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", sorted(registry._METHODS))
+def test_naming_a_method_drops_what_it_refuses(name: str) -> None:
+    # A run to continue is no recipe's, and not to be dropped in silence.
+    refused = dict.fromkeys(registry._METHODS[name].unused - {"continues"}, "x")
+    before = "f2c" if name == "softmax" else "softmax"
+    assert merge_settings({"method": before, **refused}, {"method": name}) == {"method": name}
+
+
 def test_a_name_is_given_to_one_method_alone(toy: str) -> None:
     with pytest.raises(ValueError, match="registered as 'toy'"):
         register("toy")(type(build_method("toy", None)))
