@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ from studies.schedules.study import (
 
 SETTING = "cfp-lfw"
 REFERENCE = "arcface"
+
+P = TypeVar("P")
 
 ARMS: dict[str, dict[str, Any]] = {
     "arcface": {"margin": "arcface"},
@@ -136,15 +138,11 @@ def is_claimed(row: Mapping[str, Any]) -> bool:
     return bool(row["is_clear"]) and seeds is not None and (seeds[0] > 0 or seeds[1] < 0)
 
 
-def report(study: Study) -> dict[str, Any]:
-    """Print the tables that the outcomes so far give."""
-    tuning = study.of_stage("tune")
-    if tuning:
-        print_tuning(tuning)
-    rows = compare(study, SETTING, "accuracy", reference=REFERENCE)
+def print_differences(rows: Mapping[str, Any], column: str, reference: str) -> None:
+    """Print the scores of :func:`compare` as a table; add to each row ``seeds`` and ``claimed``."""
     print(
-        "\n| margin | base rate | accuracy, %, of each seed | to ArcFace, points | 95 %, other "
-        "people and seeds | 95 %, other seeds (t) | claimed |"
+        f"\n| {column} | base rate | accuracy, %, of each seed | to {reference}, points | 95 %, "
+        "other people and seeds | 95 %, other seeds (t) | claimed |"
     )
     print("|---|--:|---|--:|---|---|---|")
     for arm, row in rows.items():
@@ -165,12 +163,30 @@ def report(study: Study) -> dict[str, Any]:
         else:
             cells += ["", "", "", ""]
         print(f"| {' | '.join(cells)} |")
+
+
+def report(study: Study) -> dict[str, Any]:
+    """Print the tables that the outcomes so far give."""
+    tuning = study.of_stage("tune")
+    if tuning:
+        print_tuning(tuning)
+    rows = compare(study, SETTING, "accuracy", reference=REFERENCE)
+    print_differences(rows, "margin", "ArcFace")
     return {"tuning": [vars(o) for o in tuning], "results": rows}
 
 
-def main() -> None:
+def run_command(
+    name: str,
+    description: str,
+    run_all: Callable[[Study, Path, P], None],
+    report: Callable[[Study], dict[str, Any]],
+    *,
+    plan: P,
+    tiny: P,
+) -> None:
+    """Run the study ``studies.NAME`` as its command line says, and print its report."""
     parser = argparse.ArgumentParser(
-        "python -m studies.margins", description=__doc__.splitlines()[0]
+        f"python -m studies.{name}", description=description.splitlines()[0]
     )
     parser.add_argument("out", type=Path, help="keeps outcomes, losses and cut data sets")
     parser.add_argument("--data", type=Path, required=True, help="the data sets")
@@ -182,10 +198,14 @@ def main() -> None:
     options = parser.parse_args()
     study = Study(options.out, workers=options.workers, device=options.device)
     if not options.report:
-        run_all(study, options.data, TINY if options.tiny else Plan())
+        run_all(study, options.data, tiny if options.tiny else plan)
     figures = report(study)
     setting = environment()
     print("\n" + ", ".join(f"{key} {value}" for key, value in setting.items()))
     if options.json:
         text = json.dumps({"setting": setting, "figures": figures}, indent=2)
         options.json.write_text(text + "\n")
+
+
+def main() -> None:
+    run_command("margins", __doc__, run_all, report, plan=Plan(), tiny=TINY)

@@ -1,0 +1,1 @@
+"""What a dynamic class pool costs in accuracy beside the softmax. See docs/f2c.md."""
