@@ -113,7 +113,7 @@ def test_without_a_broken_image_the_rest_is_measured(
     assert replace(PairResult.from_result(found), notices=()) == replace(wanted, notices=())
     assert found.counts == {"pairs": 19, "bad images": 1}
     assert f"1 of {len(faces)} images cannot be decoded" in found.notices[0]
-    assert "people: image 13: " in found.notices[0]
+    assert "first image 13: the jpeg image does not decode" in found.notices[0]
     with pytest.raises(DecodeError, match="image 13"):
         evaluate(averages, protocol)
 
