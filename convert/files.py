@@ -16,7 +16,7 @@ import xxhash
 
 from facepack import images, system
 from facepack.convert.names import Names, little_endian
-from facepack.convert.source import Entry, Part, Refusal
+from facepack.convert.source import Entry, OwnPart, Refusal
 from facepack.convert.source_file import cannot_read, read_errors
 from facepack.errors import SourceError
 from facepack.images import IMAGE_SUFFIXES
@@ -310,7 +310,7 @@ class FolderReader:
 
 
 @dataclass(eq=False, kw_only=True)
-class FilesPart(Part):
+class FilesPart(OwnPart):
     """Some files of a list.
 
     Attributes:

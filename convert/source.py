@@ -68,12 +68,10 @@ class Part(ABC):
     Attributes:
         start: ordinal of the first.
         stop: ordinal behind the last.
-        remedy: what the user can do where a record that was read cannot be packed.
     """
 
     start: int
     stop: int
-    remedy: ClassVar[str]
 
     @abstractmethod
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
@@ -94,20 +92,34 @@ class Part(ABC):
             SourceError: the source itself cannot be read on.
         """
 
-    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
-        """The refusal of the record ``row`` of this part; its name is given where it is known."""
-        raise NotImplementedError
-
+    @abstractmethod
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a record that was read but cannot be packed."""
-        return self._refuse(record.ordinal - self.start, record.name, reason, self.remedy)
 
     def identity_names(self) -> Mapping[int, str]:
         """Names of identities by label, if the source has any: at least those of this part."""
         return {}
 
 
-class PartInRuns(Part):
+class OwnPart(Part):
+    """A part that looks nothing up in another: it refuses its records itself.
+
+    Attributes:
+        remedy: what the user can do where a record that was read cannot be packed.
+    """
+
+    remedy: ClassVar[str]
+
+    @abstractmethod
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        """The refusal of the record ``row`` of this part; its name is given where it is known."""
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of a record that was read but cannot be packed."""
+        return self._refuse(record.ordinal - self.start, record.name, reason, self.remedy)
+
+
+class PartInRuns(OwnPart):
     """A part that is read in one sweep, usual records that follow each other together."""
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ class StreamSettings:
         return draw_changes(self.augment, self.plan.seed, epoch, keys, self.image_size)
 
 
-class Stream:
+class Stream(ABC):
     """Batches in the order of the plan from some index on, without end.
 
     Everything that goes wrong with a batch is raised by the ``next()`` that would return it, not
@@ -90,13 +91,13 @@ class Stream:
         self._settings = settings
         self._draws = Draws(settings.plan, settings.index)
 
+    @abstractmethod
     def next(self) -> tuple[Batch, list[int]]:
         """Return the next batch, and the positions that were left out of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """End threads and give up all memory; may be called twice."""
-        raise NotImplementedError
 
     def abandon(self) -> None:
         """In a forked child: leave threads, locks, pinned memory and the GPU's to the parent."""

@@ -19,7 +19,7 @@ FOLDER = {
     "source.py": '''
 import numpy as np
 import xxhash
-from facepack.convert.source import Entry, Part, Refusal, Source
+from facepack.convert.source import OwnPart, Entry, Part, Refusal, Source
 from facepack.store.record import SourceRecord
 
 
@@ -48,7 +48,7 @@ class ToySource(Source):
         return ToyPart(start, self._images[start:stop])
 
 
-class ToyPart(Part):
+class ToyPart(OwnPart):
     remedy = "draw it again"
 
     def __init__(self, start, images):

@@ -17,7 +17,7 @@ from facepack.convert.formats.kv.datum import datum_image
 from facepack.convert.formats.kv.index import KvIndex, read_kv
 from facepack.convert.formats.kv.pairs import find_pairs
 from facepack.convert.inputs import require_once, unused_stem
-from facepack.convert.source import Entry, Group, Part, Refusal, Source, shard_stem
+from facepack.convert.source import Entry, Group, OwnPart, Refusal, Source, shard_stem
 from facepack.convert.source_file import file_name
 from facepack.errors import DecodeError, SourceError
 from facepack.store.format import MAX_LABEL
@@ -29,7 +29,7 @@ _SIZED_APART = 256  # a look at a size is a random access, so that more of them 
 
 
 @dataclass(eq=False, kw_only=True)
-class KvPart(Part):
+class KvPart(OwnPart):
     """Records whose lines follow each other in a kv file.
 
     Attributes:

@@ -14,7 +14,7 @@ import numpy as np
 from facepack import images
 from facepack.convert.formats.pack.shard import PackShard, StatedShard
 from facepack.convert.formats.pack.tables import is_known, move_tables
-from facepack.convert.source import Entry, Group, Part, Refusal, Source
+from facepack.convert.source import Entry, Group, OwnPart, Refusal, Source
 from facepack.errors import DamageError
 from facepack.reading import parse_npy
 from facepack.store import format as fmt
@@ -35,7 +35,7 @@ class _Run(NamedTuple):
     stop: int
 
 
-class PackPart(Part):
+class PackPart(OwnPart):
     """Records of a pack that followed each other in its source, and the ``runs`` they lie in."""
 
     remedy = "choose other checks, or leave it out"

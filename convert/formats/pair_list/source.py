@@ -19,7 +19,7 @@ from facepack.convert.formats.tree.align import align_face
 from facepack.convert.image_tree import images_below
 from facepack.convert.passed_over import PassedOver
 from facepack.convert.registry import SOURCES
-from facepack.convert.source import Entry, Part, Refusal, Source
+from facepack.convert.source import Entry, OwnPart, Part, Refusal, Source
 from facepack.convert.source_file import file_name, require_file
 from facepack.errors import DecodeError, SourceError
 from facepack.store.format import NO_IDENTITY
@@ -133,7 +133,7 @@ class ListSource(PairSource):
         return ListedPart(start, self._list, self._wanted[start:stop], images, self._landmarks)
 
 
-class ListedPart(Part):
+class ListedPart(OwnPart):
     """Some images of a list of pairs; they have no identity, and bear the names of the list.
 
     Args:
@@ -143,6 +143,8 @@ class ListedPart(Part):
         images: the files, or what is held of each.
         landmarks: to align by, or None.
     """
+
+    remedy = "mend it, or do without"
 
     def __init__(
         self,
@@ -182,22 +184,19 @@ class ListedPart(Part):
         for row, image in enumerate(images):
             if keep is not None and not keep[row]:
                 continue
-            ordinal = self.start + row
             if image is None:
-                yield Refusal(ordinal, self._file, None, self._names[row], _MISSING, _FETCH)
+                yield self._refuse(row, None, _MISSING, _FETCH)
             elif isinstance(image, Refusal):
-                yield replace(image, ordinal=ordinal, key=self._names[row])
+                yield replace(image, ordinal=self.start + row, key=self._names[row])
             else:
-                yield SourceRecord(ordinal, image, NO_IDENTITY)
+                yield SourceRecord(self.start + row, image, NO_IDENTITY)
 
     def entries(self) -> Iterator[Entry]:
         """The name in the list."""
         return (Entry(NO_IDENTITY, name) for name in self._names)
 
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of an image, by its name in the list."""
-        name = self._names[record.ordinal - self.start]
-        return Refusal(record.ordinal, self._file, None, name, reason, "mend it, or do without")
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        return Refusal(self.start + row, self._file, None, self._names[row], reason, remedy)
 
 
 def _content(image: Held) -> Buffer:

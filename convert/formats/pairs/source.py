@@ -10,13 +10,13 @@ import numpy as np
 
 from facepack.convert.formats.pairs.pair_set import PairSource
 from facepack.convert.formats.pairs.pickles import read_bin, set_name
-from facepack.convert.source import Entry, Part, Refusal
+from facepack.convert.source import Entry, OwnPart, Refusal
 from facepack.convert.source_file import file_name, require_file
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import Buffer, SourceRecord
 
 
-class BinPart(Part):
+class BinPart(OwnPart):
     """Some distinct images of a ``.bin``; they have no identity, and are called by their number."""
 
     remedy = "fetch the set again; the pairs of this image are left out"

@@ -36,7 +36,7 @@ from facepack.convert.identity_folder import (
     find_identities,
 )
 from facepack.convert.names import Names
-from facepack.convert.source import Entry, Group, Part, Refusal, Source
+from facepack.convert.source import Entry, Group, OwnPart, Refusal, Source
 from facepack.errors import SourceError
 from facepack.store import format as fmt
 from facepack.store.record import SourceRecord
@@ -336,7 +336,7 @@ class ImageSet(Source):
 
 
 @dataclass(eq=False, kw_only=True)
-class TarImagePart(Part):
+class TarImagePart(OwnPart):
     """Some images of an archive.
 
     Attributes:

@@ -32,7 +32,7 @@ from facepack.convert.formats.tree.list_lines import (
     most_fitting,
 )
 from facepack.convert.names import little_endian
-from facepack.convert.source import Entry, Group, Part, Refusal, shard_stem
+from facepack.convert.source import Entry, Group, OwnPart, Refusal, shard_stem
 from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import DecodeError, SourceError
 from facepack.reading import read_text
@@ -199,7 +199,7 @@ class Listing:
 
 
 @dataclass(eq=False, kw_only=True)
-class ListingPart(Part):
+class ListingPart(OwnPart):
     """Some lines of a list, and the images that they name.
 
     Attributes:
