@@ -40,6 +40,14 @@ MODELS_OPTION = click.option(
     metavar="RUN_OR_FILE",
     help=f"{_MODEL}; repeatable.",
 )
+BATCH_SIZE_OPTION = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Images a forward pass.",
+)
 FORWARD_OPTIONS = (
     click.option("--backbone", metavar="NAME", help="What a file is of; else its tensors tell."),
     click.option(
@@ -57,14 +65,7 @@ FORWARD_OPTIONS = (
         metavar="NAME",
         help="Where to compute, such as cuda:0 or cpu; a GPU if there is one.",
     ),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=128,
-        show_default=True,
-        metavar="N",
-        help="Images a forward pass.",
-    ),
+    BATCH_SIZE_OPTION,
     click.option(
         "--on-bad-image",
         type=click.Choice(["skip", "raise"]),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from facepack.evaluate.command import DATA_OPTION, FORWARD_OPTIONS, MODEL_OPTION, with_options
+from facepack.evaluate.commands.on_ranks import on_ranks
 
 if TYPE_CHECKING:
     from facepack.evaluate.embedding.embed_into import Embedded
@@ -66,45 +65,32 @@ def embed(
         raise click.UsageError("--resume goes on with what --overwrite removes: give one")
     from facepack.evaluate.embedding.embed_into import EmbedOptions, embed_into
     from facepack.evaluate.models import open_model
-    from facepack.progress import Progress
-    from facepack.train.build import enter_device
-    from facepack.train.ranks.agreement import OtherRankError, together
-    from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device
+    from facepack.train.ranks.agreement import together
 
-    entered = enter_device(rank_device(device))
-    try:
-        with keep_exit_code(), Ranks.from_environment(entered) as ranks, ExitStack() as stack:
-
-            def progress(total: int) -> Callable[[int], None]:
-                label = target if ranks.world == 1 else f"{target} (rank 0 of {ranks.world})"
-                line = Progress(total, unit="images", label=label)
-                return stack.enter_context(line).update if ranks.is_first else lambda count: None
-
-            with together(ranks):
-                opened = open_model(
-                    model, backbone=backbone, channels=channels, torchscript=torchscript
-                )
-                faces = _open_faces(target, data, say=ranks.is_first)
-            result = embed_into(
-                out,
-                opened.network.to(entered),
-                faces,
-                stated={"model": model.name, "model_xxh3_128": opened.checksum}
-                | ({} if channels is None else {"channels": channels}),
-                device=entered,
-                options=EmbedOptions(
-                    flip=not no_flip,
-                    batch_size=batch_size,
-                    on_bad_image=on_bad_image,
-                    resume=resume,
-                    overwrite=overwrite,
-                ),
-                ranks=ranks,
-                progress=progress,
+    with on_ranks(ctx, device, target) as work:
+        with together(work.ranks):
+            opened = open_model(
+                model, backbone=backbone, channels=channels, torchscript=torchscript
             )
-    except OtherRankError as error:
-        ctx.exit(error.exit_code)  # the rank at fault says why
-    if ranks.is_first:
+            faces = _open_faces(target, data, say=work.ranks.is_first)
+        result = embed_into(
+            out,
+            opened.network.to(work.device),
+            faces,
+            stated={"model": model.name, "model_xxh3_128": opened.checksum}
+            | ({} if channels is None else {"channels": channels}),
+            device=work.device,
+            options=EmbedOptions(
+                flip=not no_flip,
+                batch_size=batch_size,
+                on_bad_image=on_bad_image,
+                resume=resume,
+                overwrite=overwrite,
+            ),
+            ranks=work.ranks,
+            progress=work.progress,
+        )
+    if work.ranks.is_first:
         _tell(result, as_json)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from facepack.evaluate.command import DATA_OPTION
+from facepack.evaluate.command import BATCH_SIZE_OPTION, DATA_OPTION
+from facepack.evaluate.commands.on_ranks import on_ranks
 
 if TYPE_CHECKING:
     from facepack.evaluate.noise.find import Noise
@@ -68,14 +67,7 @@ if TYPE_CHECKING:
     help="List people of PACK who are in this pack or folder of images too, a test set for one.",
 )
 @click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu; a GPU if there is one.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    metavar="N",
-    help="Images a forward pass.",
-)
+@BATCH_SIZE_OPTION
 @DATA_OPTION
 @click.option("--resume", is_flag=True, help="Go on with the embeddings that are in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
@@ -128,10 +120,7 @@ def noise(
     from facepack.evaluate.sets.labelled import open_labelled
     from facepack.evaluate.sets.sources import open_faces
     from facepack.output import require_writable
-    from facepack.progress import Progress
-    from facepack.train.build import enter_device
-    from facepack.train.ranks.agreement import OtherRankError, together
-    from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device
+    from facepack.train.ranks.agreement import together
     from facepack.view.plot import write_plots
 
     options = NoiseOptions(
@@ -141,46 +130,36 @@ def noise(
         resume=resume,
         overwrite=overwrite,
     )
-    entered = enter_device(rank_device(device))
-    try:
-        with keep_exit_code(), Ranks.from_environment(entered) as ranks, ExitStack() as stack:
-
-            def progress(total: int) -> Callable[[int], None]:
-                label = pack if ranks.world == 1 else f"{pack} (rank 0 of {ranks.world})"
-                line = Progress(total, unit="images", label=label)
-                return stack.enter_context(line).update if ranks.is_first else lambda count: None
-
-            with together(ranks):
-                require_writable_plot(plot)
-                if page is not None:
-                    require_writable(page)
-                images = open_labelled(pack, data)
-                classifier = open_classifier(model)
-                others = None if against is None else open_faces(against, data)[0]
-            found = look_for_noise(
-                out,
-                images,
-                classifier,
-                device=entered,
-                options=options,
-                ranks=ranks,
-                progress=progress,
-            )
-    except OtherRankError as error:
-        ctx.exit(error.exit_code)  # the rank at fault says why
+    with on_ranks(ctx, device, pack) as work:
+        with together(work.ranks):
+            require_writable_plot(plot)
+            if page is not None:
+                require_writable(page)
+            images = open_labelled(pack, data)
+            classifier = open_classifier(model)
+            others = None if against is None else open_faces(against, data)[0]
+        found = look_for_noise(
+            out,
+            images,
+            classifier,
+            device=work.device,
+            options=options,
+            ranks=work.ranks,
+            progress=work.progress,
+        )
     if found is None:
         return
     if plot is not None:
         write_plots(score_plots(found.scores, found.images.labels), plot)
     if overwrite:
         remove_compared(out)
-    compared = compare_neighbours(found, entered) if neighbours else []
+    compared = compare_neighbours(found, work.device) if neighbours else []
     if others is not None:
         embedding = EmbedOptions(
             flip=False, batch_size=batch_size, resume=resume, overwrite=overwrite
         )
         folder = out / AGAINST
-        compared.append(compare_against(found, folder, others, classifier, entered, embedding))
+        compared.append(compare_against(found, folder, others, classifier, work.device, embedding))
     write_compared(out, compared, {"pack": Path(pack).name, "model": classifier.name})
     if page is not None:
         write_noise_page(page, found, classifier.name, compared)
