@@ -9,6 +9,8 @@ repositories.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -111,28 +113,7 @@ class IR(Backbone):
         return embeddings
 
 
-def _register_depths() -> None:
-    for name, depths in _DEPTHS.items():
-
-        @register(name)
-        def build(
-            features: int,
-            dropout: float,
-            autocast: torch.dtype | None,
-            depths: tuple[int, int, int, int] = depths,
-        ) -> IR:
-            return IR(depths, features, dropout, autocast)
-
-    for name in _CURRICULARFACE:
-
-        @register(f"{name}_curricularface")
-        def build_plain(
-            features: int,
-            dropout: float,
-            autocast: torch.dtype | None,
-            depths: tuple[int, int, int, int] = _DEPTHS[name],
-        ) -> IR:
-            return IR(depths, features, dropout, autocast, between=False)
-
-
-_register_depths()
+for _name, _depths in _DEPTHS.items():
+    register(_name)(partial(IR, _depths))
+for _name in _CURRICULARFACE:
+    register(f"{_name}_curricularface")(partial(IR, _DEPTHS[_name], between=False))

@@ -8,6 +8,8 @@ that its published checkpoints load with ``strict=True``.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -128,18 +130,5 @@ def frozen_scale_bn(features: int) -> nn.BatchNorm1d:
     return bn
 
 
-def _register_depths() -> None:
-    for name, depths in DEPTHS.items():
-
-        @register(name)
-        def build(
-            features: int,
-            dropout: float,
-            autocast: torch.dtype | None,
-            depths: tuple[int, int, int, int] = depths,
-            checkpointing: bool = name in _CHECKPOINTED,
-        ) -> IResNet:
-            return IResNet(depths, features, dropout, autocast, checkpointing=checkpointing)
-
-
-_register_depths()
+for _name, _depths in DEPTHS.items():
+    register(_name)(partial(IResNet, _depths, checkpointing=_name in _CHECKPOINTED))

@@ -6,6 +6,8 @@ network of the other.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -44,17 +46,5 @@ class MagFaceIResNet(IResNet):
         return super().trunk((images + 1.0) / 2.0)
 
 
-def _register_depths() -> None:
-    for name in ("r18", "r50", "r100"):
-
-        @register(f"{name}_magface")
-        def build(
-            features: int,
-            dropout: float,
-            autocast: torch.dtype | None,
-            depths: tuple[int, int, int, int] = DEPTHS[name],
-        ) -> MagFaceIResNet:
-            return MagFaceIResNet(depths, features, dropout, autocast)
-
-
-_register_depths()
+for _name in ("r18", "r50", "r100"):
+    register(f"{_name}_magface")(partial(MagFaceIResNet, DEPTHS[_name]))
