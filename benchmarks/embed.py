@@ -45,15 +45,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     rounds = measure(options)
-    shares = {
-        what: sorted(bare[what] / whole[what] for whole, bare in rounds)
-        for what in ("seconds", "cpu")
-    }
-    for what, values in shares.items():
-        print(
-            f"of the bare passes' speed, by {what}: median {statistics.median(values):.3f} "
-            f"({values[0]:.3f} to {values[-1]:.3f}), n = {len(values)}"
-        )
+    print_shares(rounds)
     rate = options.images / statistics.median(bare["seconds"] for _, bare in rounds)
     setting = {
         "backbone": options.backbone,
@@ -89,23 +81,51 @@ def measure(options: argparse.Namespace) -> list[tuple[dict[str, float], dict[st
                 options=EmbedOptions(batch_size=options.batch_size, overwrite=out.exists()),
             )
 
-        rounds = []
-        for number in range(-1, options.rounds):  # the first is to warm up
-            turn = timed(whole), timed(lambda: bare(model, pixels, options.batch_size, device))
-            print(f"round {number + 1}: {turn}", file=sys.stderr)
-            if number >= 0:
-                rounds.append(turn)
+        size = options.batch_size
+        return take_turns(
+            whole, lambda: bare(model, pixels, size, device, mirrored=True), options.rounds
+        )
+
+
+def take_turns(
+    whole: Callable[[], None], bare: Callable[[], None], count: int
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Seconds of both in each of ``count`` rounds, after one to warm up."""
+    rounds = []
+    for number in range(-1, count):
+        turn = timed(whole), timed(bare)
+        print(f"round {number + 1}: {turn}", file=sys.stderr)
+        if number >= 0:
+            rounds.append(turn)
     return rounds
 
 
+def print_shares(rounds: list[tuple[dict[str, float], dict[str, float]]]) -> None:
+    """Print what share of the bare passes' speed the whole has."""
+    for what in ("seconds", "cpu"):
+        values = sorted(bare[what] / whole[what] for whole, bare in rounds)
+        print(
+            f"of the bare passes' speed, by {what}: median {statistics.median(values):.3f} "
+            f"({values[0]:.3f} to {values[-1]:.3f}), n = {len(values)}"
+        )
+
+
 @torch.inference_mode()
-def bare(model: Backbone, pixels: torch.Tensor, batch_size: int, device: torch.device) -> None:
-    """The forward passes of images and of mirror images, added."""
+def bare(
+    model: Backbone,
+    pixels: torch.Tensor,
+    batch_size: int,
+    device: torch.device,
+    *,
+    mirrored: bool,
+) -> None:
+    """The forward passes of images, and those of their mirror images, added."""
     with float32_products(tf32=False):
         for start in range(0, len(pixels), batch_size):
             batch = pixels[start : start + batch_size].to(device).permute(0, 3, 1, 2).float()
             faces = batch.sub_(127.5).div_(127.5)
-            (model(faces) + model(faces.flip(3))).cpu()
+            embeddings = model(faces)
+            (embeddings + model(faces.flip(3)) if mirrored else embeddings).cpu()
 
 
 def timed(work: Callable[[], None]) -> dict[str, float]:

@@ -14,17 +14,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
 
 import numpy as np
 import torch
+from embed import bare, print_shares, take_turns
 
 import facepack
 from facepack.evaluate.faces.faces import SourceFaces
@@ -32,11 +29,10 @@ from facepack.evaluate.noise.classifier import Classifier
 from facepack.evaluate.noise.find import NoiseOptions, look_for_noise
 from facepack.evaluate.sets.labelled import LabelledImages
 from facepack.store.pack import Pack
-from facepack.train.backbones import Backbone, build
+from facepack.train.backbones import build
 from facepack.train.data import label_map_digest
 from facepack.train.heads import build_margin
 from facepack.train.heads.logits import LogitRule
-from facepack.train.precision import float32_products
 
 
 def main() -> None:
@@ -49,12 +45,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     rounds = measure(options)
-    for what in ("seconds", "cpu"):
-        values = sorted(bare[what] / whole[what] for whole, bare in rounds)
-        print(
-            f"of the bare passes' speed, by {what}: median {statistics.median(values):.3f} "
-            f"({values[0]:.3f} to {values[-1]:.3f}), n = {len(values)}"
-        )
+    print_shares(rounds)
     print(
         f"{options.backbone}, {options.images} images in batches of {options.batch_size}, "
         f"{platform.machine()}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, "
@@ -80,13 +71,10 @@ def measure(options: argparse.Namespace) -> list[tuple[dict[str, float], dict[st
             again = NoiseOptions(batch_size=options.batch_size, overwrite=out.exists())
             look_for_noise(out, images, classifier, device=device, options=again)
 
-        rounds = []
-        for number in range(-1, options.rounds):  # the first is to warm up
-            turn = timed(score), timed(lambda: bare(model, pixels, options.batch_size, device))
-            print(f"round {number + 1}: {turn}", file=sys.stderr)
-            if number >= 0:
-                rounds.append(turn)
-    return rounds
+        size = options.batch_size
+        return take_turns(
+            score, lambda: bare(model, pixels, size, device, mirrored=False), options.rounds
+        )
 
 
 def random_classifier(backbone: str, data: Pack) -> Classifier:
@@ -103,21 +91,6 @@ def random_classifier(backbone: str, data: Pack) -> Classifier:
         step=0,
         label_map=label_map_digest(data),
     )
-
-
-@torch.inference_mode()
-def bare(model: Backbone, pixels: torch.Tensor, batch_size: int, device: torch.device) -> None:
-    """The forward passes of images without their mirror images."""
-    with float32_products(tf32=False):
-        for start in range(0, len(pixels), batch_size):
-            batch = pixels[start : start + batch_size].to(device).permute(0, 3, 1, 2).float()
-            model(batch.sub_(127.5).div_(127.5)).cpu()
-
-
-def timed(work: Callable[[], None]) -> dict[str, float]:
-    clock, processors = time.perf_counter(), time.process_time()
-    work()
-    return {"seconds": time.perf_counter() - clock, "cpu": time.process_time() - processors}
 
 
 if __name__ == "__main__":
