@@ -5,32 +5,26 @@ Two messages of that name are about. Caffe's (``caffe.proto``): 1 channels, 2 he
 height, width) in BGR order. F2C's has nothing but the encoded image: in field 1 as their tool
 writes it, in field 4 as the reader they ship wants it. Field 1 tells them apart: a number is
 Caffe's, bytes are F2C's.
-
-The wire format is read by hand (protobuf.dev, "Encoding"): a field is a varint ``number << 3 |
-type``, then a varint (type 0), 8 bytes (1), a length and so many bytes (2), or 4 bytes (5).
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from facepack import images
+from facepack.convert.protobuf import BYTES, pack_varint, read_fields
 from facepack.errors import DecodeError
 from facepack.images import image_format
 from facepack.store.record import Buffer
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 _FLOAT_DATA = 6
-_LONGEST_VARINT = 10  # bytes
 _MOST_FIELDS = 64  # of a message that has seven; each costs time, even if it is skipped
-_IMAGE_TAG = 4 << 3 | _BYTES
+_IMAGE_TAG = 4 << 3 | BYTES
 _PNG_LEVEL = 1  # of zlib: a fifth of the time of its default, for 4 % more bytes
 
 
@@ -84,7 +78,7 @@ def datum_image(value: Buffer) -> Buffer:
 
 def pack_datum(image: Buffer) -> bytes:
     """A Datum with the encoded image in field 4, as F2C's shipped reader wants it."""
-    return b"".join([bytes([_IMAGE_TAG]), _varint(len(image)), image])
+    return b"".join([bytes([_IMAGE_TAG]), pack_varint(len(image)), image])
 
 
 def read_datum(value: Buffer) -> Datum:
@@ -95,7 +89,7 @@ def read_datum(value: Buffer) -> Datum:
     """
     numbers = dict.fromkeys((1, 2, 3, 7), 0)
     data: dict[int, Buffer] = {}
-    for count, (field, content) in enumerate(_fields(memoryview(value)), start=1):
+    for count, (field, content) in enumerate(read_fields(memoryview(value), "Datum"), start=1):
         if count > _MOST_FIELDS:
             raise DecodeError(f"more than {_MOST_FIELDS} fields: not a Datum")
         if field == _FLOAT_DATA:
@@ -110,53 +104,6 @@ def read_datum(value: Buffer) -> Datum:
         encoded=bool(numbers[7]),
         data=data.get(4) or data.get(1) or b"",
     )
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and content of each field: an integer, or the bytes of anything else."""
-    at = 0
-    while at < len(data):
-        start = at
-        tag, at = _read_varint(data, at)
-        number, kind = tag >> 3, tag & 7
-        if not number:
-            raise DecodeError(f"not a Datum: byte {start} begins a field of number 0")
-        if kind == _VARINT:
-            value, at = _read_varint(data, at)
-            yield number, value
-            continue
-        if kind == _BYTES:
-            size, at = _read_varint(data, at)
-        elif kind in _FIXED_SIZES:
-            size = _FIXED_SIZES[kind]
-        else:
-            raise DecodeError(f"not a Datum: byte {start} begins a field of type {kind}")
-        if size > len(data) - at:
-            raise DecodeError(
-                f"not a whole Datum: field {number} claims {size:,} bytes, {len(data) - at:,} are "
-                "left"
-            )
-        yield number, data[at : at + size]
-        at += size
-
-
-def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number that begins at byte ``at``, and the byte behind it."""
-    value = 0
-    for number, byte in enumerate(data[at : at + _LONGEST_VARINT]):
-        value |= (byte & 0x7F) << 7 * number
-        if byte < 0x80:
-            return value, at + number + 1
-    raise DecodeError(f"not a Datum: the number that begins at byte {at} has no end")
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _png(data: Buffer, shape: tuple[int, int, int]) -> bytes:
