@@ -45,8 +45,8 @@ lint: $(VENV)/installed-test $(VENV)/installed-lint
 MXNET_PYTHON ?= $(PYTHON)
 MXNET := .venv-mxnet
 
-interop: $(VENV)/installed-test $(MXNET)/installed build/simd/installed
-	FACEPACK_MXNET_PYTHON=$(CURDIR)/$(MXNET)/bin/python $(BIN)/python -m pytest tests/interop
+interop: $(VENV)/installed-test $(MXNET)/installed build/simd/installed build/webdataset/installed
+	PYTHONPATH=build/webdataset FACEPACK_MXNET_PYTHON=$(CURDIR)/$(MXNET)/bin/python $(BIN)/python -m pytest tests/interop
 	PYTHONPATH=build/simd $(BIN)/python -c "import PIL; assert 'post' in PIL.__version__, PIL"
 	PYTHONPATH=build/simd $(BIN)/python -m pytest tests/test_images.py tests/loading
 
@@ -71,6 +71,12 @@ $(VENV)/installed-%: $(VENV)/installed
 $(MXNET)/installed:
 	$(MXNET_PYTHON) -m venv $(MXNET)
 	$(MXNET)/bin/python -m pip install --quiet --disable-pip-version-check 'mxnet==1.9.1' 'numpy<1.24'
+	touch $@
+
+# The readers of WebDataset tars, without what they depend on: torch and NumPy are there.
+build/webdataset/installed: $(VENV)/installed
+	rm -rf build/webdataset
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/webdataset webdataset==1.0.2 wids==0.1.11 braceexpand==0.1.7
 	touch $@
 
 # pillow-simd is a drop-in for Pillow that cannot be installed beside it: it goes first on the path.

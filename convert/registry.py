@@ -186,8 +186,10 @@ SINKS = {
     ),
     "wds": SinkKind(
         title="WebDataset tars",
-        out="OUT gets tar shards of key.jpg and key.cls.",
+        out="OUT gets tar shards of key.jpg and key.cls, and shardindex.json for wids.",
         location="facepack.convert.formats.tar.wds_sink:convert_to_wds",
+        own="facepack.convert.formats.tar.command:WdsCommand",
+        options="facepack.convert.formats.tar.wds_sink:WdsOptions",
         parallel=True,
     ),
     "bin": SinkKind(

@@ -148,19 +148,23 @@ class SpanSink(Sink):
     Attributes:
         span_records: a span's greatest number of records.
         span_bytes: a span's greatest sum of bytes.
+        overhead: bytes that a record takes beside its image, at most.
         kept: suffixes of the files in ``state`` that are kept of a span until all are written.
         written: names of the files in ``out`` that :meth:`remove` knows beforehand.
         spans: the source's, in order.
     """
 
-    span_records: ClassVar[int] = 16_384
-    span_bytes: ClassVar[int] = fmt.MAX_SHARD_BYTES
+    span_records: int = 16_384
+    span_bytes: int = fmt.MAX_SHARD_BYTES
+    overhead: ClassVar[int] = 0
     kept: ClassVar[tuple[str, ...]] = ()
     written: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)
-        self.spans = cut_spans(source, records=self.span_records, size=self.span_bytes)
+        self.spans = cut_spans(
+            source, records=self.span_records, size=self.span_bytes, overhead=self.overhead
+        )
 
     def plan(self) -> dict[str, Any]:
         """What the target is a function of, its tables and spans among it."""
@@ -233,13 +237,7 @@ def _entries(refused: bytes) -> Iterator[dict[str, Any]]:
 
 
 class ParallelSink(SpanSink):
-    """A sink whose spans are written side by side, each by a worker.
-
-    Attributes:
-        overhead: bytes that a record takes beside its image, about.
-    """
-
-    overhead: ClassVar[int] = 0
+    """A sink whose spans are written side by side, each by a worker."""
 
     @abstractmethod
     def written_bytes(self, span: Span) -> int | None:

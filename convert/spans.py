@@ -27,13 +27,15 @@ def payload_bytes(source: Source) -> int:
     return int(source.sizes().sum(dtype=np.int64))
 
 
-def cut_spans(source: Source, *, records: int, size: int) -> list[Span]:
+def cut_spans(source: Source, *, records: int, size: int, overhead: int = 0) -> list[Span]:
     """Cut every group into spans of at most so many records and bytes, in source order.
+
+    Each record takes ``overhead`` bytes beside its image.
 
     Raises:
         SourceError: two groups have the same name.
     """
-    sizes = source.sizes()
+    sizes = source.sizes().astype(np.int64) + overhead if overhead else source.sizes()
     spans: list[Span] = []
     for stem, start, stop in source.groups():
         spans += cut(stem, sizes[start:stop], records=records, size=size, first=start)

@@ -12,7 +12,7 @@ from facepack.convert.formats.kv.sink import convert_to_kv
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.rec.sink import convert_to_rec
 from facepack.convert.formats.rec.source import RecSource
-from facepack.convert.formats.tar.wds_sink import convert_to_wds
+from facepack.convert.formats.tar.wds_sink import WdsOptions, convert_to_wds
 from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
@@ -27,7 +27,7 @@ SINKS = {
     "kv": (convert_to_kv, ConvertOptions),
     "rec": (convert_to_rec, ConvertOptions),
     "tree": (convert_to_tree, TreeOptions),
-    "wds": (convert_to_wds, ConvertOptions),
+    "wds": (convert_to_wds, WdsOptions),
 }
 
 

@@ -53,14 +53,13 @@ from facepack.convert.commands.convert import conversion
 from facepack.convert.formats.kv import writer as kv_writer
 from facepack.convert.formats.kv.sink import KvSink
 from facepack.convert.formats.rec.sink import RecSink
-from facepack.convert.formats.tar.wds_sink import WdsSink
 from facepack.convert.formats.tree.tree_sink import TreeSink
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
 
 Killed = Callable[[Callable[[], object], float], None]
 
 SPAN = 4  # records of a shard or span, so that every target has several
-OF_SINK = {"lmdb": ("--shard-records", str(SPAN))}
+OF_SINK = {sink: ("--shard-records", str(SPAN)) for sink in ("lmdb", "wds")}
 STRICT = ("--strict",)
 TWO = ("--workers", "2")
 RESUME = ("--resume",)
@@ -118,7 +117,8 @@ CASES = {
     "order": Case(words="--order source --shard-size 1", parts=ALL, sinks=["lmdb"]),
     "people": Case(words="--order identity", parts=ALL, sinks=["lmdb"]),
     "twice": Case(words="--duplicates", parts=ALL, sinks=["lmdb"]),
-    "numbers": Case(words="--naming number", parts=ALL, sinks=["img"]),
+    "numbers": Case(words="--naming number", parts=ALL, sinks=["img", "wds"]),
+    "tars": Case(words="--shard-size 1", parts=ALL, sinks=["wds"]),
 }
 PLAIN = Case(words="", parts=ALL)
 
@@ -155,7 +155,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(kv_writer.KvWriter, "sync", lambda writer: None)
-        for kind in (KvSink, RecSink, TreeSink, WdsSink):
+        for kind in (KvSink, RecSink, TreeSink):
             patch.setattr(kind, "span_records", SPAN)
         yield
 
@@ -595,9 +595,8 @@ PROGRAM = f"""
 import os, signal
 from facepack.cli import main
 from facepack.convert import workers
-from facepack.convert.formats.tar.wds_sink import WdsSink
 from facepack.convert.formats.tree.tree_sink import TreeSink
-TreeSink.span_records = WdsSink.span_records = {SPAN}
+TreeSink.span_records = {SPAN}
 run = workers.Workers.run
 def until(self, function, tasks):
     for count, item in enumerate(run(self, function, tasks)):

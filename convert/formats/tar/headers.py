@@ -19,6 +19,8 @@ from facepack.errors import SourceError
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
+LONGEST_NAME = 100
+"""Bytes of a name that fits into a header."""
 
 _MOST_PREFACE = 1 << 20  # bytes of a pax record or a long name
 _MOST_BEFORE = 4 << 20  # bytes of all of them before a member
@@ -212,10 +214,11 @@ def _fault(reader: Reader, at: int, found: str) -> SourceError:
 def member_header(name: str, size: int) -> bytes:
     """The header of a file of ``size`` bytes: mode 644, and no owner or time.
 
-    It is ustar's; a pax record stands before it where the name or the size does not fit.
+    It is ustar's, its name in UTF-8 as GNU tar has it, so that readers see it that know neither pax
+    nor prefixes; a pax record stands before it where the name or the size does not fit.
     """
     field = name.encode()
-    if not name.isascii() or len(field) > 100 or size >= 1 << 33:
+    if len(field) > LONGEST_NAME or size >= 1 << 33:
         member = tarfile.TarInfo(name)
         member.size = size
         return member.tobuf(tarfile.PAX_FORMAT)

@@ -40,7 +40,12 @@ _ARCHIVE = re.compile(r".+\.(tar|tgz|tar\.gz)([._-]?[0-9A-Za-z]{1,6})?|.+_\d{2,3
 _SUFFIX = re.compile(
     r"(\.tgz|\.tar(\.gz)?)([._-]?(part)?[0-9A-Za-z]{1,6})?$|_\d{2,3}$", re.IGNORECASE
 )
-_BESIDE = (fmt.LABELS, "dataset.json")  # as conversions to tars leave them
+_BESIDE = (
+    fmt.LABELS,
+    "dataset.json",
+    "shardindex.json",
+    "README.md",
+)  # as conversions to tars leave them
 _LISTED = 64  # files that a plan names; a hash stands for all
 _MOST_PROPERTY = 1 << 16
 _MOST_BIN = 1 << 30

@@ -3,38 +3,89 @@
 from __future__ import annotations
 
 import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, cast
+
+import numpy as np
+import xxhash
 
 from facepack.convert.delivery import deliver
 from facepack.convert.file_target import STATE, has_size
-from facepack.convert.formats.tar.headers import BLOCK, member_header, padded
+from facepack.convert.formats.tar.headers import BLOCK, LONGEST_NAME, member_header, padded
+from facepack.convert.names import Names, later_occurrences
 from facepack.convert.options import ConvertOptions
-from facepack.convert.paths import ASIDE, is_safe_path
+from facepack.convert.paths import is_safe_path
 from facepack.convert.result import Result, finished
 from facepack.convert.sink import ParallelSink
-from facepack.convert.source import Part
+from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
+from facepack.errors import PackError
 from facepack.images import IMAGE_SUFFIXES, SUFFIXES
 from facepack.store import format as fmt
 from facepack.store.files import write_file
 from facepack.store.record import Buffer, SourceRecord
 
 SUMMARY = "dataset.json"
+INDEX = "shardindex.json"  # as wids_index calls it
+CARD = "README.md"
+_CARD = b"""---
+configs:
+- config_name: default
+  data_files: "*.tar"
+---
+"""
+NAMING = ("source", "number")
+SHARD_RECORDS = 10_000
+SHARD_BYTES = 384 << 20
 _LONGEST_SUFFIX = max(IMAGE_SUFFIXES, key=len)
+_NUMBERED = re.compile(r"-?[0-9]+/[0-9]{10,}")  # no name may be, so that none is taken twice
 _END = bytes(2 * BLOCK)
+_HASH = np.dtype("<u8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WdsOptions(ConvertOptions):
+    """How tars of samples are written.
+
+    Attributes:
+        naming: ``source`` makes keys of the source's names of images, where they can be;
+            ``number`` calls every sample ``<label>/<n>``, where n counts the source's records.
+        shard_records: a tar's greatest number of samples.
+        shard_bytes: a tar's greatest size in bytes; a larger image has a tar by itself.
+    """
+
+    naming: str = "source"
+    shard_records: int = SHARD_RECORDS
+    shard_bytes: int = SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        if self.naming not in NAMING:
+            raise PackError(f"naming {self.naming!r}: allowed are {', '.join(NAMING)}")
+        if min(self.shard_records, self.shard_bytes) < 1:
+            raise PackError(
+                f"tars of {self.shard_records} samples and {self.shard_bytes} bytes at most: "
+                "allowed are 1 and more of each"
+            )
 
 
 class WdsSink(ParallelSink):
     """Write ``source`` as tars ``out/NAME.tar`` of samples, as the ``webdataset`` library has them.
 
-    A tar has at most 10,000 samples and 384 MiB of images, in source order. A sample is the image,
-    byte for byte under its format's suffix, and ``key.cls``, its label in decimal (-1: none). The
-    key is the record's name in the source without an image's suffix, if it is a safe relative path
-    whose last part has no dot; the record's ordinal in ten digits if it has no name; and below
-    ``_renamed/`` otherwise, or if another sample of the tar has that key. Headers have no times and
-    no owners, so that the same source gives the same bytes.
+    Tars are in source order. A sample is the image, byte for byte under its format's suffix, and
+    ``key.cls``, its label in decimal (-1: none). No key is there twice, in whatever tars. It is the
+    record's name in the source without an image's suffix, if that is a safe relative path of at
+    most 100 bytes whose last part has no dot, and no record before has it. Else, and always where
+    ``naming`` is ``number``, it is ``<label>/<n>``: identity and number, the record's ordinal in
+    ten digits. Headers have no times and no owners, so that the same source gives the same bytes.
 
+    ``out/shardindex.json`` lists the tars with their samples, for ``wids.ShardListDataset``;
+    ``out/README.md`` says to Hugging Face's ``load_dataset(out)`` that the tars are the data.
     ``out/dataset.json``, written last, has the counts, and for each tar its name, samples, bytes
     and XXH3-128; ``out/labels.txt`` the names of identities, if there are any. Records that are no
     images go to ``out/quarantine.jsonl``; tables of an evaluation set to ``out/NAME.npy``,
@@ -43,72 +94,84 @@ class WdsSink(ParallelSink):
     """
 
     kind = "wds"
-    span_records = 10_000
-    written = (SUMMARY, fmt.LABELS)
+    written = (SUMMARY, INDEX, CARD, fmt.LABELS)
     overhead = 4 * BLOCK  # two headers, the label, padding
+    options: WdsOptions
+
+    def __init__(self, source: Source, out: Path, options: WdsOptions) -> None:
+        self.span_records = options.shard_records
+        self.span_bytes = options.shard_bytes - len(_END)
+        super().__init__(source, out, options)
 
     def plan(self) -> dict[str, Any]:
         """What the target is a function of; the summary tells of the classes stated."""
-        return super().plan() | {"classes": self.source.classes}
+        own = {"classes": self.source.classes, "naming": self.options.naming}
+        return super().plan() | own
 
     def written_bytes(self, span: Span) -> int | None:
         """Bytes of a span's tar if an earlier run wrote it."""
         try:
             tar = json.loads((self.state / f"{span.name}.tar.json").read_bytes())
             size = int(tar["bytes"])
-            return size if has_size(self.out / tar["name"], size) else None
+            whole = has_size(self.out / tar["name"], size) and has_size(
+                self.state / f"{span.name}.keys", _HASH.itemsize * tar["samples"]
+            )
+            return size if whole else None
         except (OSError, ValueError, LookupError, TypeError):  # none, or one that is damaged
             return None
 
     @staticmethod
-    def write_span(part: Part, out: Path, name: str, options: ConvertOptions) -> None:
+    def write_span(part: Part, out: Path, name: str, options: WdsOptions) -> None:
         """Write a tar and what the state keeps of it; runs in a worker."""
         pieces: list[Buffer] = []
-        keys: set[str] = set()
+        keys: dict[str, None] = {}  # in order
         labels: set[int] = set()
-        payload = 0
+        suffixes: Counter[str] = Counter()
+        payload = renamed = 0
 
         def accept(record: SourceRecord) -> None:
-            nonlocal payload
+            nonlocal payload, renamed
             fmt.check_label(record.label)
             image, header = options.check.look(record.image)
-            key = sample_key(record)
+            number = numbered_key(record.label, record.ordinal)
+            key = name_key(record.name) if options.naming == "source" else None
             if key is None or key in keys:
-                key = f"{ASIDE}/{record.ordinal:010d}"
-            for suffix, data in (
-                (SUFFIXES[header.format], image),
-                (".cls", b"%d" % record.label),
-            ):
-                pieces.append(member_header(key + suffix, len(data)))
-                pieces.append(data)
-                pieces.append(bytes(padded(len(data)) - len(data)))
-            keys.add(key)
+                key = number
+                renamed += record.name not in (None, number) and options.naming == "source"
+            suffix = SUFFIXES[header.format]
+            pieces.extend(_sample(key, record.label, suffix, image))
+            keys[key] = None
             labels.add(record.label)
+            suffixes[suffix] += 1
             payload += len(image)
 
         refused = deliver(part, accept, strict=options.strict)
         names = part.identity_names()
-        digest, size = write_file(out / f"{name}.tar", [*pieces, _END])
         state = {
             "name": f"{name}.tar",
             "samples": len(keys),
-            "bytes": size,
-            "xxh3_128": digest,
             "payload_bytes": payload,
             "labels": {str(label): names.get(label, "") for label in sorted(labels)},
+            "suffixes": dict(sorted(suffixes.items())),
+            "renamed": renamed,
             "refused": refused,
         }
-        write_file(out / STATE / f"{name}.tar.json", [fmt.json_text(state).encode()])
+        _commit(out, state, pieces, Names.of(map(str.encode, keys)).hashes().astype(_HASH))
 
     def finish(self) -> dict[str, Any]:
-        """Write what stands beside the tars, and the summary."""
+        """Rename keys that are in several tars, write what stands beside the tars, the summary."""
+        self._rename_repeated()
         names: dict[int, str] = {}
         tars: list[dict[str, Any]] = []
         entries: list[dict[str, Any]] = []
+        suffixes: Counter[str] = Counter()
+        renamed = 0
         for state in self.pieces(".tar.json"):
             tar = json.loads(state)
             names |= {int(label): name for label, name in tar.pop("labels").items()}
             entries += tar.pop("refused")
+            suffixes.update(tar.pop("suffixes"))
+            renamed += tar.pop("renamed")
             tars.append(tar)
         packed = sum(tar["samples"] for tar in tars)
         refused = fmt.json_lines(entries)
@@ -117,6 +180,8 @@ class WdsSink(ParallelSink):
         known = {label: name for label, name in names.items() if name}
         files, pairs = self.write_beside(refused, known, classes)
         files |= {tar["name"]: tar["bytes"] for tar in tars}
+        _, files[CARD] = write_file(self.out / CARD, [_CARD])
+        _, files[INDEX] = write_file(self.out / INDEX, [fmt.json_text(_index(tars)).encode()])
         summary = {
             "format": fmt.FORMAT_VERSION,
             "kind": self.source.content,
@@ -130,7 +195,25 @@ class WdsSink(ParallelSink):
         }
         _, files[SUMMARY] = write_file(self.out / SUMMARY, [fmt.json_text(summary).encode()])
         kept = ("samples", "quarantined", "identities", "classes", "payload_bytes")
-        return {key: summary[key] for key in kept} | {"files": files, "pairs": pairs}
+        return {key: summary[key] for key in kept} | {
+            "files": files,
+            "pairs": pairs,
+            "notices": list(_notices(renamed, suffixes)),
+        }
+
+    def _rename_repeated(self) -> None:
+        """Give samples whose keys an earlier tar has a key of identity and number.
+
+        Which these are does not depend on what an interrupted run renamed already: who has a key
+        first keeps it.
+        """
+        hashes = [np.frombuffer(piece, _HASH) for piece in self.pieces(".keys")]
+        starts = np.cumsum([0, *map(len, hashes)])
+        repeated = np.sort(later_occurrences(np.concatenate(hashes)))
+        for k, span in enumerate(self.spans):
+            here = repeated[(repeated >= starts[k]) & (repeated < starts[k + 1])] - starts[k]
+            if len(here):
+                _rename(self.out, span, here.tolist(), hashes[k])
 
     def remove(self) -> None:
         """Remove what an earlier run wrote, and nothing else."""
@@ -138,10 +221,12 @@ class WdsSink(ParallelSink):
         super().remove()
         for stem in filter(fmt.is_plain_name, (shard["name"] for shard in plan.get("shards", []))):
             (self.out / f"{stem}.tar").unlink(missing_ok=True)
-            (self.state / f"{stem}.tar.json").unlink(missing_ok=True)
+            for kept in (".tar.json", ".keys"):
+                (self.state / f"{stem}{kept}").unlink(missing_ok=True)
 
     def result(self, done: dict[str, Any], began: float) -> Result:
         """The result, its shards being the tars."""
+        self.source.notices.extend(done["notices"])
         return finished(
             self.source,
             self.out,
@@ -155,13 +240,102 @@ class WdsSink(ParallelSink):
 convert_to_wds = WdsSink.convert
 
 
-def sample_key(record: SourceRecord) -> str | None:
+def name_key(name: str | None) -> str | None:
     """The key that a record's name gives a sample; None where it can give none."""
-    if record.name is None:
-        return f"{record.ordinal:010d}"
-    suffix = PurePosixPath(record.name).suffix
-    known = suffix.lower() in IMAGE_SUFFIXES
-    key = record.name.removesuffix(suffix) if known else record.name
-    parts = key.split("/")
-    usable = "." not in parts[-1] and parts[0] != ASIDE and is_safe_path(key + _LONGEST_SUFFIX)
+    if name is None:
+        return None
+    suffix = PurePosixPath(name).suffix
+    key = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    longest = key + _LONGEST_SUFFIX
+    usable = (
+        "." not in key.rpartition("/")[2]
+        and is_safe_path(longest)
+        and len(longest.encode()) <= LONGEST_NAME
+        and not _NUMBERED.fullmatch(key)
+    )
     return key if usable else None
+
+
+def numbered_key(label: int, ordinal: int) -> str:
+    """A sample's key of identity and number, which no other sample has."""
+    return f"{label}/{ordinal:010d}"
+
+
+def _sample(key: str, label: int, suffix: str, image: Buffer) -> Iterator[Buffer]:
+    """The members of a sample, image and label."""
+    for name, data in ((key + suffix, image), (f"{key}.cls", b"%d" % label)):
+        yield member_header(name, len(data))
+        yield data
+        yield bytes(padded(len(data)) - len(data))
+
+
+def _commit(out: Path, state: dict[str, Any], pieces: Iterable[Buffer], hashes: np.ndarray) -> None:
+    """Write a tar of samples, the hashes of its keys, and last what the state keeps of it."""
+    stem = state["name"].removesuffix(".tar")
+    digest, size = write_file(out / state["name"], chain(pieces, [_END]))
+    write_file(out / STATE / f"{stem}.keys", [hashes.tobytes()])
+    state = state | {"bytes": size, "xxh3_128": digest}
+    write_file(out / STATE / f"{stem}.tar.json", [fmt.json_text(state).encode()])
+
+
+def _rename(out: Path, span: Span, rows: list[int], hashes: np.ndarray) -> None:
+    """Write the tar of ``span`` anew, its samples ``rows`` under keys of identity and number.
+
+    Raises:
+        PackError: the tar is no longer what was written.
+    """
+    path = out / STATE / f"{span.name}.tar.json"
+    state = json.loads(path.read_bytes())
+    path.unlink()  # whoever is interrupted now writes it from the source again
+    refused = [entry["ordinal"] for entry in state["refused"]]
+    ordinals = np.setdiff1d(np.arange(span.start, span.stop), refused)[rows].tolist()
+    new = dict(zip(rows, ordinals, strict=True))
+    hashes = hashes.copy()
+
+    def pieces() -> Iterator[Buffer]:
+        with tarfile.open(out / state["name"], "r:") as tar:
+            members = ((info.name, cast("IO[bytes]", tar.extractfile(info)).read()) for info in tar)
+            for row, ((name, image), (_, text)) in enumerate(zip(members, members, strict=True)):
+                key, dot, suffix = name.rpartition(".")
+                label = int(text)
+                if row in new:
+                    key = numbered_key(label, new[row])
+                    hashes[row] = xxhash.xxh3_64_intdigest(key.encode())
+                yield from _sample(key, label, dot + suffix, image)
+
+    try:
+        _commit(out, state | {"renamed": state["renamed"] + len(rows)}, pieces(), hashes)
+    except (tarfile.TarError, ValueError) as error:
+        raise PackError(
+            f"{out / state['name']} is damaged ({error}): run with --resume, and it is written anew"
+        ) from error
+
+
+def _index(tars: list[dict[str, Any]]) -> dict[str, Any]:
+    """The tars as ``wids`` lists them; their MD5, which nothing there checks, is left out.
+
+    Source: ``wids_index create`` and ``resolve_dsdesc`` of wids 0.1.11.
+    """
+    return {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "shardlist": [
+            {"url": tar["name"], "nsamples": tar["samples"], "filesize": tar["bytes"]}
+            for tar in tars
+        ],
+    }
+
+
+def _notices(renamed: int, suffixes: Counter[str]) -> Iterator[str]:
+    """What users of the tars should know."""
+    if renamed:
+        yield (
+            f"{renamed:,} names cannot be keys (a dot, too long, no safe path, or there before): "
+            "these samples are called by identity and number"
+        )
+    if len(suffixes) > 1:
+        counts = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common())
+        yield (
+            f"images are of several formats ({counts}): Hugging Face's loader has the columns of "
+            "the first five samples, and of later images of another suffix None"
+        )

@@ -15,7 +15,7 @@ from facepack.convert.formats.zip.crypto import Keys
 from facepack.convert.formats.zip.directory import Members, find_directory, walk
 from facepack.convert.formats.zip.names import CLUTTER, OTHER, REFUSED, FolderIndex, name_text
 from facepack.convert.formats.zip.part import AES, DEFLATED, ENCRYPTED, STORED, KnownZip, ZipPart
-from facepack.convert.names import Names
+from facepack.convert.names import Names, later_occurrences
 from facepack.convert.passed_over import PassedOver
 from facepack.convert.source_file import SourceFile, require_file
 from facepack.errors import SourceError
@@ -112,7 +112,7 @@ def read_archive(path: Path, passed: PassedOver, *, has_password: bool) -> Archi
             count += len(rows)
         zip = KnownZip(path=path, size=file.size, directory=directory)
     labels = np.concatenate([column.labels for column in columns])
-    labels[_repeated(np.concatenate([column.hashes for column in columns]))] = REFUSED
+    labels[later_occurrences(np.concatenate([column.hashes for column in columns]))] = REFUSED
     return Archive(
         zip=zip,
         digest=digest.hexdigest(),
@@ -180,16 +180,3 @@ def _can_be_tried(members: Members, rows: np.ndarray) -> np.ndarray:
     method, size, packed = members.method[rows], members.size[rows], members.packed[rows]
     readable = (method == STORED) | (method == DEFLATED)
     return readable & (size > 0) & (np.maximum(size, packed) <= images.MAX_BYTES)
-
-
-def _repeated(hashes: np.ndarray) -> np.ndarray:
-    """Where a name occurs that occurred before: names that differ have other hashes of 64 bits.
-
-    Among a million names the chance of one that is taken for another is 3 in 10^8.
-    """
-    ordered = np.sort(hashes)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return np.empty(0, np.int64)
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    return order[1:][ordered[1:] == ordered[:-1]]

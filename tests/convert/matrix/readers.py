@@ -246,7 +246,7 @@ def read_kv(out: Path) -> Content:
 
 
 def read_wds(out: Path) -> Content:
-    """Tars of samples: ``key.jpg`` and ``key.cls``."""
+    """Tars of samples, ``key.jpg`` and ``key.cls``, of which no key is there twice."""
     summary = json.loads((out / "dataset.json").read_text())
     people = load_people(out)
     rows = []
@@ -265,6 +265,17 @@ def read_wds(out: Path) -> Content:
             label = int(sample.pop("cls"))
             (image,) = sample.values()
             rows.append(Row(label, image, key, people.get(label)))
+    assert len({row.name for row in rows}) == len(rows)
+    index = json.loads((out / "shardindex.json").read_text())
+    assert (index["__kind__"], index["wids_version"]) == ("wids-shard-index-v1", 1)
+    assert index["shardlist"] == [
+        {
+            "url": tar["name"],
+            "nsamples": tar["samples"],
+            "filesize": (out / tar["name"]).stat().st_size,
+        }
+        for tar in summary["tars"]
+    ]
     return in_order(rows, out)
 
 
@@ -340,13 +351,16 @@ def kv_rows(kept: Sequence[Kept]) -> list[Row]:
     return rows
 
 
-def wds_row(kept: Kept) -> Row:
-    """A key is the name without its suffix, if no dot is left in it."""
-    name = kept.face.name
-    key = f"{kept.ordinal:010d}" if name is None else name.removesuffix(".jpg")
-    if "." in PurePosixPath(key).name:
-        key = f"_renamed/{kept.ordinal:010d}"
-    return Row(kept.label, kept.face.shot.image, key, kept.face.person)
+def wds_rows(kept: Sequence[Kept], *, numbered: bool = False) -> list[Row]:
+    """A key is the name without its suffix, if no dot is left in it and none before has it."""
+    rows: list[Row] = []
+    for each in kept:
+        name = each.face.name
+        key = None if name is None or numbered else name.removesuffix(".jpg")
+        if key is None or "." in PurePosixPath(key).name or key in [row.name for row in rows]:
+            key = f"{each.label}/{each.ordinal:010d}"
+        rows.append(Row(each.label, each.face.shot.image, key, each.face.person))
+    return rows
 
 
 def rec_rows(kept: Sequence[Kept]) -> list[Row]:
@@ -376,4 +390,6 @@ def expected_rows(sink: str, kept: Sequence[Kept], *, numbered: bool = False) ->
         return {"rec": rec_rows, "kv": kv_rows}[sink](kept)
     if sink == "img":
         return [tree_row(each, numbered=numbered) for each in kept]
-    return [{"lmdb": pack_row, "wds": wds_row}[sink](each) for each in kept]
+    if sink == "wds":
+        return wds_rows(kept, numbered=numbered)
+    return [pack_row(each) for each in kept]
