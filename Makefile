@@ -76,7 +76,7 @@ $(MXNET)/installed:
 # The readers of WebDataset tars, without what they depend on: torch and NumPy are there.
 build/webdataset/installed: $(VENV)/installed
 	rm -rf build/webdataset
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/webdataset webdataset==1.0.2 wids==0.1.11 braceexpand==0.1.7
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/webdataset webdataset==1.0.2 wids==0.1.11 braceexpand==0.1.7 pyyaml==6.0.4
 	touch $@
 
 # pillow-simd is a drop-in for Pillow that cannot be installed beside it: it goes first on the path.
