@@ -10,7 +10,7 @@ ARG BASE=pytorch/pytorch:2.11.0-cuda13.0-cudnn9-runtime
 FROM ${BASE}
 
 # The optional packages: DALI decodes on the GPU, the others are what single commands and options need.
-ARG EXTRAS=dali,tensorboard,numba,export,plot,dask
+ARG EXTRAS=dali,tensorboard,numba,export,plot,dask,parquet
 # Some bases have their Python from the distribution, which pip would leave alone.
 ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 

@@ -121,6 +121,14 @@ SOURCES = {
         own="facepack.convert.formats.kv.command:KvCommand",
         many=True,
     ),
+    "parquet": SourceKind(
+        title="Parquet files or Arrow folders",
+        src="SRC are .parquet files, folders of them, or folders that save_to_disk of the datasets "
+        "library wrote.",
+        location="facepack.convert.formats.parquet.source:ParquetSource",
+        own="facepack.convert.formats.parquet.command:ParquetCommand",
+        many=True,
+    ),
     "tar": SourceKind(
         title="tars (Glint360K's pieces, WebDataset, trees)",
         src="SRC are tars or the pieces of one, gzipped or not: they are streamed, never unpacked.",

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("facepack", "convert", "train", "evaluate")
 EXTRAS = {
     "dask", "distributed", "matplotlib", "mxnet", "numba", "nvidia", "onnx", "onnxruntime",
-    "onnxscript", "safetensors", "tensorboard",
+    "onnxscript", "pyarrow", "safetensors", "tensorboard",
 }  # fmt: skip
 # What users enter by: the public names, commands that are found by name, and a name of before.
 ENTRANCES = {

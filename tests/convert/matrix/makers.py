@@ -18,6 +18,7 @@ from typing import Any
 
 import lmdb
 import numpy as np
+import pytest
 from matrix.command import facepack
 from matrix.truth import MAGIC, Face, Made, Shot, Truth
 from matrix.zip_cipher import encrypted
@@ -592,6 +593,122 @@ def make_text_wds(folder: Path, shots: Sequence[Shot]) -> Made:
     return Made(paths=[folder / "faces.tar"], truth=Truth(faces=faces))
 
 
+# Parquet and Arrow -------------------------------------------------------------------------------
+
+
+def table_rows(faces: Sequence[Face], labels: Sequence[Any], **features: Any) -> Any:
+    """A table as ``datasets`` makes it: an Image column, and one of labels, described."""
+    pa = pytest.importorskip("pyarrow")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [{"bytes": face.shot.image, "path": face.name} for face in faces]
+    told = {"image": {"_type": "Image"}, **features}
+    schema = pa.schema(
+        [("image", kind), *((name, pa.int64()) for name in features)],
+        {"huggingface": json.dumps({"info": {"features": told}})},
+    )
+    return pa.Table.from_arrays([pa.array(images, kind), pa.array(labels)], schema=schema)
+
+
+def make_hub(folder: Path, shots: Sequence[Shot], *, saved: bool = False) -> Made:
+    """Two files of the Hub, or a folder that ``save_to_disk`` wrote; labels have names."""
+    people = sorted({shot.person for shot in shots}, reverse=True)
+    faces = []
+    for k, shot in enumerate(strangers(shots)):
+        label = people.index(shot.person) if shot.person else -1
+        named = Face(shot=shot, label=label, name=f"{7 * k % 23:02d}.jpg", stem="faces")
+        faces.append(replace(named, person=shot.person or None, known_as=named.name))
+    labels = [face.label for face in faces]
+    described = {"label": {"_type": "ClassLabel", "names": people}}
+    halves = [table_rows(faces[a:b], labels[a:b], **described) for a, b in ((0, 4), (4, None))]
+    write_tables(folder / "faces", halves, saved=saved)
+    return Made(paths=[folder / "faces"], truth=Truth(faces=faces))
+
+
+def write_tables(folder: Path, tables: Sequence[Any], *, saved: bool) -> None:
+    """Parquet files of small row groups, or the layout of ``save_to_disk``, files out of order."""
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    folder.mkdir()
+    names = [f"{'data' if saved else 'train'}-{k:05d}-of-{len(tables):05d}" for k in (1, 0)]
+    names = names[-len(tables) :] if saved else sorted(names)[: len(tables)]
+    for name, table in zip(names, tables, strict=True):
+        if not saved:
+            pyarrow.parquet.write_table(table, folder / f"{name}.parquet", row_group_size=3)
+            continue
+        with pyarrow.ipc.new_stream(str(folder / f"{name}.arrow"), table.schema) as stream:
+            stream.write_table(table, max_chunksize=3)
+    if saved:
+        listed = [{"filename": f"{name}.arrow"} for name in names]
+        write(folder, {"state.json": json.dumps({"_data_files": listed}).encode()})
+
+
+def make_plain_parquet(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A file of binary columns and numbers, none of which is described; two are named."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    shots = strangers(shots)
+    images = [shot.image for shot in shots]
+    labels = [None if number_of(shot) < 0 else number_of(shot) for shot in shots]
+    columns = {
+        "thumb": pa.array([b"" for _ in shots], pa.binary()),
+        "photo": pa.array(images, pa.large_binary()),
+        "age": pa.array(range(len(shots)), pa.int32()),
+        "who": pa.array(labels, pa.uint32()),
+    }
+    path = folder / "faces.parquet"
+    pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=4, compression="zstd")
+    faces = [Face(shot=shot, label=number_of(shot), stem="faces") for shot in shots]
+    options = ("--image-column", "photo", "--label-column", "who")
+    return Made(paths=[path], truth=Truth(faces=faces), options=options)
+
+
+def make_text_parquet(folder: Path, shots: Sequence[Shot]) -> Made:
+    """Labels that are texts name the identities."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    shots = strangers(shots)
+    people = [shot.person or None for shot in shots]
+    labels = ranks([shot for shot in shots if shot.person])
+    columns = {"jpg": [shot.image for shot in shots], "identity": people}
+    path = folder / "faces.parquet"
+    pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=4)
+    faces = [
+        Face(
+            shot=shot, label=labels[shot.person] if shot.person else -1, person=person, stem="faces"
+        )
+        for shot, person in zip(shots, people, strict=True)
+    ]
+    return Made(paths=[path], truth=Truth(faces=faces))
+
+
+def make_parquet_pairs(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A verification set: two columns of images, and whether they are of one person."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    images = [shot.image for shot in pair_shots(shots)]
+    columns = {"label": list(map(int, SAME)), "image1": images[::2], "image2": images[1::2]}
+    path = folder / "lfw.parquet"
+    pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=3)
+    return Made(paths=[path], truth=pair_truth(shots, "lfw"))
+
+
+def make_saved_pairs(folder: Path, shots: Sequence[Shot]) -> Made:
+    """CVLface's: rows in the order of their index, which two by two are pairs."""
+    places = pair_shots(shots)
+    index = {"_type": "Value", "dtype": "int64"}
+    order = [7 * k % len(places) for k in range(len(places))]
+    faces = [Face(shot=places[k]) for k in order]
+    table = table_rows(faces, order, index=index)
+    same = [[SAME[k // 2] for k in order]]
+    table = table.append_column("is_same", same)
+    write_tables(folder / "lfw", [table], saved=True)
+    return Made(paths=[folder / "lfw"], truth=pair_truth(shots, "lfw"))
+
+
 # IJB and MegaFace --------------------------------------------------------------------------------
 
 
@@ -766,6 +883,14 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "several": partial(make_kvs, offset=True),
         "kept": partial(make_kvs, offset=False),
     },
+    "parquet": {
+        "hub": make_hub,
+        "saved": partial(make_hub, saved=True),
+        "plain": make_plain_parquet,
+        "texts": make_text_parquet,
+        "pairs": make_parquet_pairs,
+        "saved-pairs": make_saved_pairs,
+    },
     "tar": {
         "tree": make_tar,
         "gzipped": partial(make_tar, gzipped=True),
@@ -800,6 +925,8 @@ PAIR_SETS = {(source, variant) for source in ("bin", "pairs") for variant in MAK
     ("img", "pairs"),
     ("tar", "bin"),
     ("lmdb", "pairs"),
+    ("parquet", "pairs"),
+    ("parquet", "saved-pairs"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Parquet files and Arrow folders, as the Hugging Face Hub and ``datasets`` have them."""

@@ -1,0 +1,44 @@
+"""Arrow's library, which only these formats want: had when they are used, its errors made ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from facepack.errors import MissingExtraError, SourceError
+
+_LONGEST = 200  # characters of a message
+
+
+def arrow() -> ModuleType:
+    """``pyarrow``, with its ``ipc`` and ``parquet``.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet") from error
+    module: ModuleType = pyarrow
+    return module
+
+
+@contextmanager
+def engine_errors(where: str) -> Iterator[None]:
+    """Within, what the library raises is an error of the source, at the place ``where``.
+
+    The library raises a part of its errors as Python's own, and of damaged files also such as are
+    meant for programmers.
+    """
+    try:
+        yield
+    except (arrow().ArrowException, OSError, ValueError, TypeError, LookupError) as error:
+        words = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        raise SourceError(
+            f"{where}: cannot be read ({words}): the file is damaged or cut short; fetch it again "
+            "and compare its size with the publisher's, then go on with --resume"
+        ) from error
