@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from facepack.convert.source import Source
 from facepack.store.checks import ImageCheck
+
+_Options = TypeVar("_Options", bound="ConvertOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +30,8 @@ class ConvertOptions:
     resume: bool = False
     workers: int = 1
     dask: str | None = None
+
+    def for_source(self: _Options, source: Source) -> _Options:
+        """The options for images of ``source``, which may state the order of their colours."""
+        channels = self.check.channels or source.channels
+        return replace(self, check=replace(self.check, channels=channels))

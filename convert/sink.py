@@ -43,7 +43,8 @@ class Sink(ABC):
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         self.source = source
         self.out = out
-        self.options = options
+        self.options = options.for_source(source)
+        note_channels(source, self.options, out)
         self.state = out / STATE
 
     @classmethod
@@ -94,6 +95,15 @@ class Sink(ABC):
     @abstractmethod
     def result(self, done: dict[str, Any], began: float) -> Result:
         """The result of a run that ``began`` at this monotonic time, in seconds."""
+
+
+def note_channels(source: Source, options: ConvertOptions, out: Path) -> None:
+    """Tell of swapped colours, which no format but a pack can."""
+    if options.check.stored_channels == "bgr":
+        source.notices.append(
+            f"red and blue of the images are swapped, as in the source, which {out} cannot tell: "
+            "whoever reads it must be told (--channels bgr); --color convert encodes them as RGB"
+        )
 
 
 def convert_into(sink: Sink) -> Result:

@@ -160,6 +160,7 @@ class Source(ABC):
         content: ``train`` (images with labels), ``pairs`` (a verification set), ``templates``
             (IJB) or ``megaface``.
         classes: the width of a head, if the source states it.
+        channels: the order of the colours in its images, as far as it knows: ``rgb`` or ``bgr``.
         notices: for the user; :meth:`tables` may add to them.
         parallel: whether several processes may read parts at once; else parts are read one after
             the other, in order, in this process.
@@ -170,6 +171,7 @@ class Source(ABC):
     name: str
     content: str = "train"
     classes: int | None = None
+    channels: str = "rgb"
     notices: list[str]
     parallel: bool = True
     table_names: tuple[str, ...] = ()
@@ -206,7 +208,7 @@ class SourceView(Source):
         self.inner = inner
         self.kind, self.content, self.classes = inner.kind, inner.content, inner.classes
         self.parallel, self.table_names = inner.parallel, inner.table_names
-        self.notices = inner.notices
+        self.channels, self.notices = inner.channels, inner.notices
 
     def __len__(self) -> int:
         return len(self.inner)

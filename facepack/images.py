@@ -276,8 +276,12 @@ def empty_pixels(*shape: int) -> np.ndarray:
     return memory[skipped : skipped + size].reshape(shape)
 
 
-def decode(data: bytes | bytearray | memoryview) -> np.ndarray:
+def decode(data: bytes | bytearray | memoryview, channels: str = "rgb") -> np.ndarray:
     """Decode to RGB: a uint8 array (height, width, 3), the caller's to keep and to write to.
+
+    Args:
+        data: the encoded image.
+        channels: the order of the colours in it; of ``bgr``, red and blue are swapped back.
 
     Raises:
         DecodeError: the bytes are no image, are damaged or truncated, or claim too many pixels.
@@ -285,15 +289,18 @@ def decode(data: bytes | bytearray | memoryview) -> np.ndarray:
     header = read_header(data)
     try:
         if header.format == "jpeg":
-            pixels = _decode_jpeg(data, header)
+            pixels = _decode_jpeg(data, header, channels)
             if pixels is not None:
                 return pixels
-        return _pillow_pixels(data)
+        pixels = _pillow_pixels(data)
+        return pixels if channels == "rgb" else np.ascontiguousarray(pixels[..., ::-1])
     except Exception as error:
         raise DecodeError(f"the {header.format} image does not decode: {_words(error)}") from error
 
 
-def _decode_jpeg(data: bytes | bytearray | memoryview, header: ImageHeader) -> np.ndarray | None:
+def _decode_jpeg(
+    data: bytes | bytearray | memoryview, header: ImageHeader, channels: str
+) -> np.ndarray | None:
     """The pixels of a JPEG; None where Pillow may decode it, as nothing about it is damaged.
 
     Pillow conceals damage, so what it is needed for, CMYK and rare samplings, is looked at first.
@@ -304,7 +311,7 @@ def _decode_jpeg(data: bytes | bytearray | memoryview, header: ImageHeader) -> n
     try:
         if header.channels != 4:
             pixels = empty_pixels(header.height, header.width, 3)
-            return simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
+            return simplejpeg.decode_jpeg(data, channels.upper(), buffer=pixels)
         _read_whole_jpeg(data)
     except (KeyError, ValueError) as error:
         if not _is_sampling(error):

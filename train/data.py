@@ -62,6 +62,8 @@ class ImageTree:
             in doubt which folders are identities.
     """
 
+    channels = "rgb"
+
     def __init__(self, path: Path, identity_level: int | None = None) -> None:
         self.path = path
         self.name = path.name

@@ -46,6 +46,12 @@ LOOK: tuple[Option, ...] = (
         show_default=True,
         help="Greyscale, CMYK and transparent images: keep, set aside, or encode as RGB.",
     ),
+    click.option(
+        "--channels",
+        type=click.Choice(["rgb", "bgr"]),
+        help="Order of the colours in the images; bgr: red and blue are swapped. A pack tells its "
+        "own; else rgb.",
+    ),
     click.option("--strict", is_flag=True, help="Stop at the first record that cannot be used."),
 )
 _CHOOSE: tuple[Option, ...] = (
@@ -250,7 +256,7 @@ def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     from facepack.store.checks import ImageCheck
 
     check = ImageCheck(
-        decode=options.pop("decode"), size=options.pop("size"), color=options.pop("color")
+        **{name: options.pop(name) for name in ("decode", "size", "color", "channels")}
     )
     workers = options["workers"] or suitable_count(payload_bytes(source))
     return {**options, "check": check, "workers": workers}

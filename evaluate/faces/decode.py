@@ -18,19 +18,22 @@ _CHUNK = 16  # images a task: long enough to hide the hand-over, short enough to
 _BATCHES_AHEAD = 2
 
 
-def decode_face(image: bytes | memoryview, size: tuple[int, int], what: str) -> np.ndarray:
+def decode_face(
+    image: bytes | memoryview, size: tuple[int, int], what: str, channels: str = "rgb"
+) -> np.ndarray:
     """The face in an encoded image: uint8 RGB (H, W, 3).
 
     Args:
         image: encoded.
         size: (H, W) that it must have.
         what: what errors call it.
+        channels: the order of the colours in it.
 
     Raises:
         DecodeError: it does not decode, or not to ``size``; names it.
     """
     try:
-        face = decode(image)
+        face = decode(image, channels)
     except DecodeError as error:
         raise DecodeError(f"{what}: {error}") from error
     if face.shape[:2] != size:
@@ -48,11 +51,12 @@ def _decode_into(
     name: str,
     first: int,
     bad: dict[int, str] | None,
+    channels: str,
 ) -> None:
     height, width = out.shape[1:3]
     for position, (row, image, key) in enumerate(zip(out, images, keys, strict=True), first):
         try:
-            row[...] = decode_face(image, (height, width), f"{name}: {key}")
+            row[...] = decode_face(image, (height, width), f"{name}: {key}", channels)
         except DecodeError as error:
             if bad is None:
                 raise
@@ -70,6 +74,7 @@ def decode_batches(
     threads: int | None = None,
     first: int = 0,
     bad: dict[int, str] | None = None,
+    channels: str = "rgb",
 ) -> Iterator[np.ndarray]:
     """Yield the faces in order: uint8 RGB arrays (n, H, W, 3), n = ``batch_size`` but the last.
 
@@ -87,6 +92,7 @@ def decode_batches(
         first: the position of the first image, as ``bad`` counts.
         bad: takes the position of each image that does not decode, or not to ``size``, and why: it
             is black then. None raises.
+        channels: the order of the colours in the encoded images.
 
     Raises:
         DecodeError: an image does not decode, or not to ``size``; names the set and the image.
@@ -106,6 +112,7 @@ def decode_batches(
                     name,
                     first + at,
                     bad,
+                    channels,
                 )
                 for at in range(start, stop, _CHUNK)
             ]

@@ -158,6 +158,7 @@ class EncodedFaces:
         labels: what errors call each image; the keys, if None.
         source_id: of what the keys number; empty where they are file names.
         bad: position → why, of decoded images that are black because they could not be decoded.
+        channels: the order of the colours in encoded images.
     """
 
     def __init__(
@@ -169,8 +170,10 @@ class EncodedFaces:
         *,
         source_id: str = "",
         bad: Mapping[int, str] = MappingProxyType({}),
+        channels: str = "rgb",
     ) -> None:
         self.name = name
+        self._channels = channels
         self._bad = bad
         self.source_id = source_id
         self.images = images
@@ -187,7 +190,7 @@ class EncodedFaces:
     @cached_property
     def content_id(self) -> str:
         """Of the images' bytes, as they are: encoded and decoded ones differ."""
-        digest = xxhash.xxh3_128()
+        digest = xxhash.xxh3_128(b"" if self._channels == "rgb" else self._channels.encode())
         for image in self.images:
             digest.update(xxhash.xxh3_128_digest(image))
         return digest.hexdigest()
@@ -255,4 +258,5 @@ class EncodedFaces:
                 size=image_size,
                 first=start,
                 bad=bad,
+                channels=self._channels,
             )

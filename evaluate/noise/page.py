@@ -76,7 +76,7 @@ class Pictures:
             key = self._data.key(position)
             try:
                 with self._data.views([position]) as views:
-                    image = PageImage.from_pixels(key, decode(views[0]))
+                    image = PageImage.from_pixels(key, decode(views[0], self._data.channels))
             except FacepackError as error:
                 image = PageImage(key=key, reason=str(error))
             self._made[position] = image

@@ -156,6 +156,7 @@ class PairVerification(Protocol):
             pair_set.records or pair_set.keys,
             pair_set.keys,
             source_id=pair_set.source_id,
+            channels=pair_set.channels,
         )
         self._pairs = pair_set.pairs
         self._issame = pair_set.issame

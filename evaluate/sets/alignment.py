@@ -115,7 +115,7 @@ class LandmarkedFaces:
         with self._images.views(range(start, stop)) as images:
             for position, image in enumerate(images, start):
                 try:
-                    decoded.append(decode(image))
+                    decoded.append(decode(image, self._images.channels))
                 except DecodeError as error:
                     reason = f"{self.name}: {self.key(position)}: {error}"
                     if bad is None:

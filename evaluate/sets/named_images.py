@@ -38,6 +38,8 @@ class FolderImages:
         EvaluationError: none of them has the header of an image.
     """
 
+    channels = "rgb"
+
     def __init__(self, root: Root, names: Sequence[str], sizes: Sequence[int] = ()) -> None:
         self.path = root.path
         self._names = names
@@ -99,7 +101,7 @@ class ChosenImages:
         self._positions = positions
         self.path = source.path
         self.labels = source.labels[positions]
-        self.image_size = source.image_size
+        self.image_size, self.channels = source.image_size, source.channels
         digest = xxhash.xxh3_128(source.content_id.encode())
         digest.update(positions.astype("<i8").tobytes())
         self.content_id = digest.hexdigest()

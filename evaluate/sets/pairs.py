@@ -57,6 +57,8 @@ class PairSet:
     """Of the pack or file whose records the keys number; empty of keys that are file names."""
     folds: np.ndarray | None = None
     """(P,) the fold of each pair; None for ten in order."""
+    channels: str = "rgb"
+    """The order of the colours in encoded images."""
 
     def __post_init__(self) -> None:
         if self.issame.ndim != 1 or self.issame.dtype != np.bool_:
@@ -88,6 +90,7 @@ class PairSet:
         records: Sequence[str] | None = None,
         source_id: str = "",
         folds: np.ndarray | None = None,
+        channels: str = "rgb",
     ) -> PairSet:
         """Make a set of encoded images among which some may be equal, byte for byte.
 
@@ -113,6 +116,7 @@ class PairSet:
             records=None if records is None else [records[i] for i in first],
             source_id=source_id,
             folds=folds,
+            channels=channels,
         )
 
     def decoded(self, size: tuple[int, int] = FACE_SIZE) -> PairSet:
@@ -128,8 +132,8 @@ class PairSet:
         """
         if isinstance(self.images, np.ndarray):
             return self
-        faces = EncodedFaces(self.name, self.images, self.keys).decoded(size)
-        return replace(self, images=faces.images)
+        faces = EncodedFaces(self.name, self.images, self.keys, channels=self.channels)
+        return replace(self, images=faces.decoded(size).images, channels="rgb")
 
 
 def find_pair_set(target: str | Path, data: str | Path | None = None) -> Path:
@@ -208,6 +212,7 @@ def _load_pack(name: str, path: Path) -> PairSet:
         records=keys,
         source_id=pack.pack_id,
         folds=table[:, 3] if table.shape[1] == 4 else None,
+        channels=pack.channels,
     )
 
 

@@ -112,10 +112,13 @@ def joined_plan(
         return {"name": shard.name, "label_map": shard.label_map, **own, **selection}
 
     selected = any(shard.selection is not None for shard in shards)
+    channels = fmt.stored_channels(shards[0].source.manifest)  # as of all others
+    requires = fmt.required_features(channels=channels, selected=selected)
     return PackPlan.of(
         {
             "format": fmt.FORMAT_VERSION,
-            **({"requires": [fmt.SELECTION]} if selected else {}),
+            **({"requires": requires} if requires else {}),
+            **fmt.channels_field(channels),
             "kind": "train",
             "source": source,
             "order": order,

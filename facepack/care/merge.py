@@ -67,6 +67,7 @@ def merge(
         if os.path.realpath(source.path) == os.path.realpath(out):
             raise PackError(f"{out} is one of the packs that are merged: choose another target")
     _require_distinct(sources)
+    _require_one_order(sources)
     maps, classes = _join_labels(sources, by_name)
     shards, label_maps = _plan_shards(sources, maps)
     plan = _plan(sources, shards, label_maps, classes, by_name)
@@ -109,6 +110,21 @@ def _require_distinct(sources: Sequence[SourcePack]) -> None:
                         "no shard in common, or no record of one"
                     )
             same.append((source, entry))
+
+
+def _require_one_order(sources: Sequence[SourcePack]) -> None:
+    """Refuse packs whose colours are stored in different orders: a pack has one."""
+    first, *others = sources
+    channels = fmt.stored_channels(first.manifest)
+    for other in others:
+        found = fmt.stored_channels(other.manifest)
+        if found != channels:
+            swapped = other.path if found == "bgr" else first.path
+            raise PackError(
+                f"{first.path} has channels {channels} and {other.path} {found}, and a pack has "
+                f"one order: make one of RGB first, which encodes its images anew, by: facepack "
+                f"lmdb2lmdb {swapped} OUT --color convert"
+            )
 
 
 def _share_records(*shards: tuple[SourcePack, dict[str, Any]]) -> bool:

@@ -77,7 +77,7 @@ def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = Fa
     wreck.turn_down_foreigners()
     if not any((entry.chosen >= 0).any() for entry in wreck.entries):
         raise DamageError(f"{path}: nothing can be salvaged: no record is intact")
-    check = ImageCheck(decode=decode)
+    check = ImageCheck(decode=decode, channels=wreck.channels)
     plan = wreck.plan(check)
     shards = []
     with Target(out, overwrite=overwrite) as target:
@@ -309,6 +309,12 @@ class _Wreck:
         for entry in self.entries:
             entry.start = start
             start += len(entry)
+
+    @property
+    def channels(self) -> str:
+        """The order of the colours in the images, by whatever still tells it."""
+        plans = (entry.meta["plan"] for entry in self.entries if entry.meta)
+        return "bgr" if "bgr" in map(fmt.stored_channels, (self.manifest, *plans)) else "rgb"
 
     def plan(self, check: ImageCheck) -> PackPlan:
         """The plan of the new pack."""

@@ -35,9 +35,12 @@ def get(
     from facepack.output import write_output
     from facepack.terminal import printable
     from facepack.view.record_info import describe_record, find_record
+    from facepack.view.summary import SWAPPED
 
     with facepack.open(pack) as opened:
         position = find_record(opened, key, by_name=by_name)
+        if opened.channels != "rgb":
+            click.echo(f"note: channels {opened.channels}: {SWAPPED}", err=True)
         if output is not None:
             write_output(output, opened[position].image)
         if info or as_json:

@@ -284,7 +284,8 @@ class _Sample:
                 part = [memoryview(image) for image in self._images[low : low + _TILE]]
                 rows = slot[number * _TILE % slot_rows :][: len(part)]
                 pixels = tile[: len(part)] if dtype == np.float32 else rows
-                reverse, _ = decode_rows(part, list(pixels), self._flips[low : low + _TILE])
+                flips = self._flips[low : low + _TILE]
+                reverse, _ = decode_rows(part, list(pixels), flips, self._pack.channels)
                 kernels.reverse_rows(pixels, reverse)
                 if dtype == np.float32:
                     kernels.normalize(pixels, rows)

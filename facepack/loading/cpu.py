@@ -222,7 +222,9 @@ class CpuStream(Stream):
                 pixels, rows = slot, work.slot.rows[low:stop][:_TILE]
                 if self._normalize_here:
                     pixels, rows = tile[: len(slot)], tile_rows[: len(slot)]
-                reverse, broken = decode_rows(views[here], rows, mirrored[here])
+                reverse, broken = decode_rows(
+                    views[here], rows, mirrored[here], settings.pack.channels
+                )
                 for row, error in broken.items():
                     if settings.skip:
                         work.broken[low + row] = error

@@ -180,6 +180,7 @@ class DaliStream(Stream):
                 sample = np.frombuffer(view, np.uint8)
             else:
                 try:
+                    # As stored, like what DALI decodes: its decoder puts the colours right.
                     sample = _ppm(decode_checked(view, settings.image_size))
                 except DecodeError as error:
                     if not settings.skip:

@@ -68,7 +68,7 @@ def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -
         images = fn.decoders.image(
             encoded,
             device=decoder.device,
-            output_type=types.RGB,
+            output_type=types.RGB if settings.pack.channels == "rgb" else types.BGR,
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
             use_fast_idct=False,

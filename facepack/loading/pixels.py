@@ -67,8 +67,12 @@ def is_common_jpeg(data: memoryview | bytes, size: tuple[int, int]) -> bool:
     return (height, width) == size and color in _COMMON and images.is_whole_jpeg(data)
 
 
-def decode_checked(data: memoryview | bytes, size: tuple[int, int]) -> np.ndarray:
+def decode_checked(
+    data: memoryview | bytes, size: tuple[int, int], channels: str = "rgb"
+) -> np.ndarray:
     """Decode an image of any format that must have ``size`` = (height, width) pixels.
+
+    Its colours are stored in the order ``channels``, and come out as RGB.
 
     Raises:
         DecodeError: it does not decode, or has another size; the message has no key yet.
@@ -79,18 +83,21 @@ def decode_checked(data: memoryview | bytes, size: tuple[int, int]) -> np.ndarra
             f"the image has {header.width}×{header.height} pixels (width×height); "
             f"{size[1]}×{size[0]} are expected"
         )
-    return images.decode(data)
+    return images.decode(data, channels)
 
 
 def decode_rows(
     data: Sequence[memoryview],
     rows: Sequence[np.ndarray],
     mirrored: Sequence[bool],
+    channels: str = "rgb",
 ) -> tuple[np.ndarray, dict[int, DecodeError]]:
     """Decode images into ``rows``, contiguous uint8 arrays (height, width, 3) of one size.
 
     A row of BGR bytes read backwards is the mirrored row in RGB: images to be mirrored are left as
-    BGR, and :func:`reverse_rows` completes them, many in one call.
+    BGR, and :func:`reverse_rows` completes them, many in one call. To libjpeg-turbo either order
+    is the same work, so that images stored with red and blue swapped (``channels`` is ``bgr``)
+    cost nothing either.
 
     Returns:
         Which images are to be reversed, bool, and by number those that do not decode or have
@@ -102,11 +109,12 @@ def decode_rows(
     plain = [plain_jpeg_size(image) == size for image in data]
     reverse = np.array(mirrored, bool)
     broken: dict[int, DecodeError] = {}
+    plainly, backwards = ("RGB", "BGR") if channels == "rgb" else ("BGR", "RGB")
     for index, (image, row, mirror) in enumerate(zip(data, rows, mirrored, strict=True)):
         if plain[index]:
             try:
                 decoded = simplejpeg.decode_jpeg(
-                    image, "BGR" if mirror else "RGB", buffer=row, strict=True
+                    image, backwards if mirror else plainly, buffer=row, strict=True
                 )
             except ValueError:
                 pass  # the general decoder below has the last word, and the words for it
@@ -115,7 +123,7 @@ def decode_rows(
                     continue
         reverse[index] = False
         try:
-            pixels = decode_checked(image, size)
+            pixels = decode_checked(image, size, channels)
         except DecodeError as error:
             broken[index] = error
         else:

@@ -29,6 +29,10 @@ class ImageSource(Protocol):
     def image_size(self) -> tuple[int, int] | None:
         """(height, width) of the images in pixels; None where sizes differ."""
 
+    @property
+    def channels(self) -> str:
+        """The order of the colours in what is encoded, ``rgb`` or ``bgr``; loaders give RGB."""
+
     def __len__(self) -> int: ...
 
     def key(self, index: int, /) -> str:

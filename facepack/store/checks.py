@@ -20,6 +20,7 @@ from facepack.images import (
     known_headers,
     read_header,
 )
+from facepack.store import format as fmt
 from facepack.store.record import Buffer
 
 COLORS = ("keep", "refuse", "convert")
@@ -36,13 +37,20 @@ class ImageCheck:
         color: what becomes of images that are not three-channel RGB or YCbCr (greyscale, CMYK,
             palette, transparency): ``keep`` packs them as they are, ``refuse`` sets them aside,
             ``convert`` encodes them anew, a JPEG as JPEG (quality 95, 4:4:4), others as PNG.
+        channels: the order of the colours in the images, ``rgb``; or ``bgr``, red and blue swapped,
+            which ``convert`` puts right; else they are packed as they are. None: as the source
+            states it, or ``rgb``.
     """
 
     decode: bool = False
     size: tuple[int, int] | None = None
     color: str = "keep"
+    channels: str | None = None
 
     def __post_init__(self) -> None:
+        if self.channels not in (None, *images.CHANNEL_ORDERS):
+            orders = ", ".join(images.CHANNEL_ORDERS)
+            raise PackError(f"channels {self.channels!r}: allowed are {orders}")
         if self.color not in COLORS:
             raise PackError(f"color {self.color!r}: allowed are {', '.join(COLORS)}")
         if self.size is not None and min(self.size) < 1:
@@ -50,13 +58,31 @@ class ImageCheck:
 
     def as_json(self) -> dict[str, Any]:
         """As the plan holds it."""
-        return {"decode": self.decode, "size": self.size and list(self.size), "color": self.color}
+        return {
+            **{"decode": self.decode, "size": self.size and list(self.size), "color": self.color},
+            **fmt.channels_field(self.channels or "rgb"),
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ImageCheck:
         """What :meth:`as_json` gave."""
         size = value["size"]
-        return cls(decode=value["decode"], size=size and tuple(size), color=value["color"])
+        return cls(
+            decode=value["decode"],
+            size=size and tuple(size),
+            color=value["color"],
+            channels=value.get(fmt.CHANNELS),
+        )
+
+    @property
+    def stored_channels(self) -> str:
+        """The order of the colours in what is stored."""
+        return "rgb" if self.color == "convert" else self.channels or "rgb"
+
+    @property
+    def _swaps(self) -> bool:
+        """Whether all images are encoded anew, to put their colours right."""
+        return self.color == "convert" and self.channels == "bgr"
 
     def look(self, image: Buffer) -> tuple[Buffer, ImageHeader]:
         """The image to store, the same bytes unless colours are converted, and its header.
@@ -72,12 +98,12 @@ class ImageCheck:
             raise UnwantedImageError(
                 f"it has {header.width}×{header.height} pixels, not the {width}×{height} asked for"
             )
-        if header.channels == 3 or self.color == "keep":
-            return image, header
-        if self.color == "refuse":
+        if header.channels != 3 and self.color == "refuse":
             raise UnwantedImageError(f"it has {header.channels} colour channels, not 3")
-        image = _encode(image, header)
-        return image, read_header(image)
+        if self._swaps or (header.channels != 3 and self.color == "convert"):
+            image = _encode(decode(image, self.channels or "rgb"), header.format)
+            header = read_header(image)
+        return image, header
 
     def look_at_run(
         self, data: memoryview, starts: np.ndarray, stops: np.ndarray
@@ -89,7 +115,7 @@ class ImageCheck:
             starts: (n,), where each begins in it.
             stops: (n,), where it ends.
         """
-        if self.decode or (stops - starts).max(initial=0) > images.MAX_BYTES:
+        if self.decode or self._swaps or (stops - starts).max(initial=0) > images.MAX_BYTES:
             return [None] * len(starts)
         headers = known_headers(data, starts, stops)
         if self.size is None and self.color == "keep":
@@ -114,9 +140,8 @@ def require_size(image: Buffer) -> None:
         )
 
 
-def _encode(image: Buffer, header: ImageHeader) -> bytes:
-    pixels = decode(image)
-    if header.format == "jpeg":
+def _encode(pixels: np.ndarray, like: str) -> bytes:
+    if like == "jpeg":
         encoded: bytes = simplejpeg.encode_jpeg(
             pixels, quality=_QUALITY, colorspace="RGB", colorsubsampling="444"
         )

@@ -14,7 +14,6 @@ from facepack.store.files import write_file
 from facepack.store.labelmap import label_map_bytes
 from facepack.store.manifest import shard_file
 from facepack.store.plan import PackPlan
-from facepack.store.selection import required_features
 from facepack.store.shard import ShardInfo, WrittenShard, content_id, shard_figures
 from facepack.system import sync_folder
 
@@ -107,7 +106,8 @@ def _keep_unknown(manifest: dict[str, Any], old: dict[str, Any]) -> None:
 
     known = dict(by_digest(old))
     for digest, new in by_digest(manifest):
-        new |= {key: value for key, value in known.get(digest, {}).items() if key not in new}
+        told = known.get(digest, {})
+        new |= {key: told[key] for key in told if key not in new and key != fmt.CHANNELS}
 
 
 def settle(folder: Path, manifest: dict[str, Any]) -> None:
@@ -131,9 +131,12 @@ def build_manifest(
 ) -> dict[str, Any]:
     """The manifest that these shards, with these labels, and these other files give."""
     present = _present_labels(labels)
+    channels = fmt.stored_channels(plan.fields)
+    selected = any(shard.selection is not None for shard in shards)
     return {
         "format": fmt.FORMAT_VERSION,
-        "requires": required_features(shards),
+        "requires": fmt.required_features(channels=channels, selected=selected),
+        **fmt.channels_field(channels),
         "pack_id": plan.pack_id,
         "content_id": content_id(shards, files),
         "partial": partial,

@@ -42,7 +42,9 @@ QUARANTINED = b"__quarantine__"
 ALWAYS_RESERVED = (META, LABEL_COLUMN, CHECKSUMS, EXTRA)  # the others where there is need of them
 
 SELECTION = "selection"  # in ``requires``: shards hold records that are not the pack's
-_KNOWN_FEATURES = (SELECTION,)
+# In ``requires``, and the field that says more: colours are stored in another order than RGB.
+CHANNELS = "channels"
+_KNOWN_FEATURES = (SELECTION, CHANNELS)
 
 NO_IDENTITY = -1
 MAX_LABEL = 99_999_999  # eight digits in the key-label index
@@ -153,6 +155,21 @@ def require_known(stated: Mapping[str, Any], where: str, *, version: str = "form
         raise NewerFormatError(
             f"{where} needs {needed}, which this facepack does not know: upgrade it"
         )
+
+
+def stored_channels(stated: Mapping[str, Any]) -> str:
+    """The order of the colours in the images of a manifest or plan: ``rgb`` unless it says so."""
+    return str(stated.get(CHANNELS, "rgb"))
+
+
+def channels_field(channels: str) -> dict[str, str]:
+    """What manifest and plan say of images whose colours are stored in the order ``channels``."""
+    return {} if channels == "rgb" else {CHANNELS: channels}
+
+
+def required_features(*, channels: str, selected: bool) -> list[str]:
+    """``requires`` of a pack: whoever does not know these would show or take something else."""
+    return [CHANNELS] * (channels != "rgb") + [SELECTION] * selected
 
 
 # Reserved records --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from facepack import lfs
 from facepack.errors import DamageError, PackError
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.plan import check_selection, require_fields
+from facepack.store.plan import check_channels, check_selection, require_fields
 from facepack.store.sets import split_set
 
 
@@ -120,6 +120,7 @@ def _check_shape(manifest: dict[str, Any]) -> None:
     """Make sure that every field is there and of its type; a ValueError names the first not."""
 
     require_fields("the manifest", manifest, _MANIFEST_SHAPE)
+    check_channels("the manifest", manifest)
     _check_images("the manifest", manifest["images"])
     if not _ID.fullmatch(manifest["pack_id"]):
         raise ValueError(f"'pack_id' is {manifest['pack_id']!r}, not 32 hexadecimal digits")

@@ -126,7 +126,8 @@ class Pack:
         labels = self.labels[keep]
         labels.flags.writeable = False
         classes = self.manifest["classes"]
-        self.manifest = {**self.manifest, "shards": entries, "requires": [fmt.SELECTION]}
+        requires = sorted({*self.manifest["requires"], fmt.SELECTION})
+        self.manifest = {**self.manifest, "shards": entries, "requires": requires}
         self.manifest = {**recount(self.manifest, labels), "classes": classes}
         self._labels, self._keys = labels, kept_keys
         self._names = [entry["name"] for entry in entries]
@@ -174,6 +175,14 @@ class Pack:
             self.manifest["images"]["width"],
         )
         return (low_h, low_w) if (low_h, low_w) == (high_h, high_w) else None
+
+    @property
+    def channels(self) -> str:
+        """The order of the colours in the stored images: ``rgb``, or ``bgr``.
+
+        Whatever decodes a pack's images gives RGB; the encoded bytes are as the source had them.
+        """
+        return fmt.stored_channels(self.manifest)
 
     @property
     def labels(self) -> np.ndarray:
@@ -342,7 +351,7 @@ class Pack:
         """
         record = self[index]
         try:
-            return decode(record.image)
+            return decode(record.image, self.channels)
         except DecodeError as error:
             raise DecodeError(f"{self.path}: {record.key}: {error}") from error
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from facepack.errors import PackError
+from facepack.images import CHANNEL_ORDERS
 from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
 
@@ -66,7 +67,7 @@ class PackPlan:
             source: what is packed: its kind, files, sizes, hashes.
             order: of the records in a shard: ``shuffled``, ``source`` or ``identity``.
             seed: of the shuffled order.
-            check: how closely images are looked at.
+            check: how closely images are looked at, and the order of their colours.
             classes: the width of a head, if the source states it.
             tables: names of the tables of an evaluation set.
             shards: name, start and stop (source ordinals) of each; None when records are streamed.
@@ -83,14 +84,19 @@ class PackPlan:
             classes = operator.index(classes)
             if not 0 <= classes <= fmt.MAX_LABEL + 1:
                 raise PackError(f"classes {classes}: allowed are 0 to {fmt.MAX_LABEL + 1}")
+        check = check or ImageCheck()
+        channels = check.stored_channels
+        requires = fmt.required_features(channels=channels, selected=False)
         return cls.of(
             {
                 "format": fmt.FORMAT_VERSION,
+                **({"requires": requires} if requires else {}),
+                **fmt.channels_field(channels),
                 "kind": kind,
                 "source": source,
                 "order": order,
                 "seed": seed,
-                "check": (check or ImageCheck()).as_json(),
+                "check": check.as_json(),
                 "classes": classes,
                 "tables": sorted(tables),
                 "shards": shards,
@@ -141,6 +147,7 @@ def check_plan(plan: Any) -> None:
     for part in parts:
         require_fields("an appended plan", part, _SHAPE | {"onto": str})
     for part in (plan, *parts):
+        check_channels("the plan", part)
         if not {"classes", "shards"} <= part.keys():
             raise ValueError("the plan has no 'classes' or no 'shards'")
         classes, spans = part["classes"], part["shards"]
@@ -159,6 +166,15 @@ def check_plan(plan: Any) -> None:
             raise ValueError("the plan: 'shards' is not a list")
         for span in spans or []:
             require_fields("a shard of the plan", span, {"name": str})
+
+
+def check_channels(where: str, stated: dict[str, Any]) -> None:
+    """Make sure that an order of colours is one, and that readers are told; else a ValueError."""
+    channels, requires = fmt.stored_channels(stated), stated.get("requires")
+    required = isinstance(requires, list) and fmt.CHANNELS in requires
+    if channels not in CHANNEL_ORDERS or required != (channels != "rgb"):
+        listed = "lists" if required else "does not list"
+        raise ValueError(f"{where}: 'channels' is {channels!r}, and 'requires' {listed} it")
 
 
 def check_source(source: Any) -> None:

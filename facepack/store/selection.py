@@ -8,7 +8,7 @@ states a digest of its keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -124,8 +124,3 @@ def selected_keys(data: bytes, entry: Mapping[str, Any], name: str) -> Sequence[
             "it again, or split the pack again"
         )
     return keys
-
-
-def required_features(shards: Iterable[ShardInfo]) -> list[str]:
-    """``requires`` of a pack with these shards."""
-    return [fmt.SELECTION] if any(shard.selection is not None for shard in shards) else []

@@ -31,7 +31,7 @@ from facepack.view.histogram import histogram, spread
 from facepack.view.page import PageImage, render_page
 from facepack.view.sample import SampleOptions, sample_rows
 from facepack.view.sheet import reason_alone
-from facepack.view.summary import Summary, source_facts, summarize
+from facepack.view.summary import SWAPPED, Summary, source_facts, summarize
 from facepack.view.survey import Survey, channel_name, survey
 
 QUICK_SAMPLE = 10_000  # images that a quick report looks at
@@ -232,6 +232,8 @@ def render_report(report: Report) -> str:
         ("channels", channel_name(number), count, share(count))
         for number, count in found.channels.items()
     ]
+    if figures.channels != "rgb":
+        kinds.append(("order of colors", SWAPPED, figures.records, share(1, of=1)))
     if turned := figures.images.get("oriented"):
         words = "ask to be turned; none is"
         kinds.append(("EXIF orientation", words, turned, share(turned, figures.records)))

@@ -12,6 +12,7 @@ from facepack.store.manifest import manifest_files
 from facepack.store.pack import Pack
 from facepack.view.histogram import Histogram, histogram, spread
 
+SWAPPED = "red and blue are swapped in what is stored; decoding puts them right"
 _CHUNK = 1 << 22  # labels counted at a time
 _BINS = 16  # of the histogram of images per identity: it must fit a small terminal
 
@@ -59,6 +60,7 @@ class Summary:
     images_per_identity: dict[str, Any] | None  # min, median, mean and max; None without identities
     images_per_identity_histogram: Histogram  # how many identities have so many images
     images: dict[str, Any]  # formats, and the extremes of height and width in pixels
+    channels: str  # the order of the colours in the stored images
     page_sizes: list[int]
     order: str
     seed: int
@@ -119,6 +121,7 @@ def summarize(pack: Pack) -> Summary:
         images_per_identity=spread(present),
         images_per_identity_histogram=histogram(present, most=_BINS),
         images=manifest["images"],
+        channels=pack.channels,
         page_sizes=sorted({shard["page_size"] for shard in manifest["shards"]}),
         order=manifest["order"],
         seed=manifest["seed"],

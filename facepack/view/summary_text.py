@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from facepack.terminal import can_draw, printable, table_lines, terminal_width
 from facepack.view.histogram import bar_lines
-from facepack.view.summary import ShardFigures, Summary, source_facts
+from facepack.view.summary import SWAPPED, ShardFigures, Summary, source_facts
 from facepack.view.survey import Survey, channel_name
 
 _ENDS = 4  # shards listed from each end of a long pack
@@ -71,6 +71,8 @@ def _facts(figures: Summary) -> Iterator[tuple[str, str]]:
     ]
     if colors:
         yield "colors", ", ".join(colors)
+    if figures.channels != "rgb":
+        yield "channels", f"{figures.channels}: {SWAPPED}"
     if images.get("oriented"):
         yield "EXIF orientation", f"{images['oriented']:,} images ask to be turned; none is"
     pages = ", ".join(f"{size:,}" for size in figures.page_sizes)

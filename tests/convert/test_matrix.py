@@ -100,6 +100,13 @@ def colored(shot: Shot) -> Shot:
     return replace(shot, image=image)
 
 
+def put_right(shot: Shot) -> Shot:
+    """Red and blue are swapped, in a JPEG of quality 95 and without subsampling."""
+    pixels = simplejpeg.decode_jpeg(shot.image, colorspace="BGR")
+    image = simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="444")
+    return replace(shot, image=image)
+
+
 ALL: dict[str, Choose | None] = {"": None}
 CASES = {
     "exclude": Case(words="--exclude {exclude} --decode", parts={"": without_excluded}),
@@ -114,6 +121,8 @@ CASES = {
     "size": Case(words=f"--size {SIDE}", parts=ALL, refuse=lambda shot: shot.side != SIDE),
     "colour": Case(words="--color refuse", parts=ALL, refuse=lambda shot: shot.grey),
     "convert": Case(words="--color convert", parts=ALL, change=colored),
+    "swapped": Case(words="--channels bgr", parts=ALL),
+    "put right": Case(words="--channels bgr --color convert", parts=ALL, change=put_right),
     "order": Case(words="--order source --shard-size 1", parts=ALL, sinks=["lmdb"]),
     "people": Case(words="--order identity", parts=ALL, sinks=["lmdb"]),
     "twice": Case(words="--duplicates", parts=ALL, sinks=["lmdb"]),

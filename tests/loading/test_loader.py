@@ -280,7 +280,7 @@ class TestBrokenImages:
             def __init__(self, pack: Pack) -> None:
                 self.path, self.content_id = pack.path, pack.content_id
                 self.labels, self.image_size = pack.labels, pack.image_size
-                self.key, self.views = pack.key, pack.views
+                self.key, self.views, self.channels = pack.key, pack.views, pack.channels
 
             def __len__(self) -> int:
                 return len(self.labels)

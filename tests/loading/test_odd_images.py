@@ -313,6 +313,7 @@ class Images:
 
     path = Path("images")
     content_id = "images"
+    channels = "rgb"
     image_size = HEIGHT, WIDTH
 
     def __init__(self, images: Sequence[bytes]) -> None:

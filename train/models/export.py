@@ -203,7 +203,7 @@ def _pack_pixels(model: Backbone, pack: Pack, count: int) -> torch.Tensor:
     pixels = []
     for record in pack.batch(positions):
         try:
-            pixels.append(decode_checked(record.image, model.image_size))
+            pixels.append(decode_checked(record.image, model.image_size, pack.channels))
         except DecodeError as error:
             raise DecodeError(f"{pack.path}: {record.key}: {error}") from error
     return _normalized(np.stack(pixels).transpose(0, 3, 1, 2))

@@ -15,6 +15,7 @@ from facepack.convert.registry import SOURCES
 from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.errors import PackError
+from facepack.store import format as fmt
 from facepack.store.manifest import read_manifest
 from facepack.store.target import Target
 
@@ -54,6 +55,8 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
         pack = GrowingPack.read(path)
         if discard:
             pack.discard()
+        options = options.for_source(source)
+        _require_order(pack, options.check.stored_channels)
         held = pack.find(source)
         if held is not None:
             if not options.resume:
@@ -79,6 +82,21 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
         pack.finish(plan, shards)
         grown = GrowingPack.read(path)
         return _result(grown, grown.shards_of(plan), source, began)
+
+
+def _require_order(pack: GrowingPack, channels: str) -> None:
+    """Refuse images whose colours are in another order than those of the pack, which has one."""
+    own = fmt.stored_channels(pack.manifest)
+    if own != channels:
+        remedy = (
+            "--color convert encodes them anew as RGB"
+            if own == "rgb"
+            else "if theirs are swapped too, say so with --channels bgr; else make an RGB pack of "
+            f"it first by: facepack lmdb2lmdb {pack.path} OUT --color convert"
+        )
+        raise PackError(
+            f"{pack.path} has channels {own}, and the images of the source {channels}: {remedy}"
+        )
 
 
 def _result(

@@ -67,6 +67,7 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
         WorkerError: a worker process died.
     """
     began = time.monotonic()
+    options = options.for_source(source)
     plan = plan_pack(source, options)
     with Target(out, overwrite=options.overwrite, resume=options.resume) as target:
         target.require_space(space_needed(source, out, plan))

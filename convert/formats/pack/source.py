@@ -151,6 +151,7 @@ class PackSource(Source):
         self._bounds = list(accumulate((e["records"] for e in self._entries), initial=0))
         self.content: str = self._manifest["kind"]
         self.classes: int | None = self._manifest["classes"]
+        self.channels = fmt.stored_channels(self._manifest)
         self.notices: list[str] = []
         tables = fmt.table_names(self._manifest["files"])
         self.table_names = tuple(filter(is_known, tables))

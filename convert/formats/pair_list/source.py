@@ -88,7 +88,9 @@ class ListSource(PairSource):
         elif self._where.is_file():
             kind = "zip" if self._where.suffix.lower() == ".zip" else "tar"
         if kind is not None:
-            return _take(SOURCES[kind].open([self._where], {}), self._wanted)
+            source = SOURCES[kind].open([self._where], {})
+            self.channels = source.channels
+            return _take(source, self._wanted)
         root = Root(self._where)
         files = dict(sorted(images_below(root, PassedOver())))
         names = list(files)

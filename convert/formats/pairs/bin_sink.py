@@ -11,6 +11,7 @@ from facepack.convert.formats.pairs.pair_set import PairSet, pair_result, read_p
 from facepack.convert.formats.pairs.pickles import read_bin, write_bin
 from facepack.convert.options import ConvertOptions
 from facepack.convert.result import Result
+from facepack.convert.sink import note_channels
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
 from facepack.store import format as fmt
@@ -38,7 +39,9 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
     began = time.monotonic()
     if options.overwrite and options.resume:
         raise PackError("resume keeps what is there and overwrite removes it: choose one")
+    options = options.for_source(source)
     pairs = read_pair_set(source, options.check)
+    note_channels(source, options, out)
     path = out if out.suffix == _SUFFIX else out / f"{source.groups()[0].stem}{_SUFFIX}"
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

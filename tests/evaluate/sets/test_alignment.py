@@ -18,6 +18,7 @@ class Listed:
     """Encoded images in a list, as far as alignment asks for them."""
 
     content_id = "of a list"
+    channels = "rgb"
 
     def __init__(self, images: list[bytes]) -> None:
         self._images = images

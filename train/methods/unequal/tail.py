@@ -38,7 +38,7 @@ class PickedImages:
         self._source = source
         self._positions = positions
         self.path: Path = source.path
-        self.image_size = source.image_size
+        self.image_size, self.channels = source.image_size, source.channels
         self.content_id = source.content_id
         self.labels = np.asarray(source.labels)[positions]
 
