@@ -202,7 +202,7 @@ class Workshop:
 
     def _made(self, source: str, variant: str, *, broken: bool = False) -> Made:
         folder = self.root / f"{source}-{variant}{'-broken' * broken}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)  # of a maker that skips
         return MAKERS[source][variant](folder, draw_shots(broken=broken))
 
     def _plain(self, source: str, variant: str, sink: str) -> tuple[Path, int]:
