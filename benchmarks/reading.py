@@ -39,10 +39,10 @@ import numpy as np
 import facepack
 from facepack.loading.choice import file_bytes, pairs_ahead, sequential_shape, shuffled_shape
 from facepack.loading.identities import IdentityIndex
-from facepack.loading.memory import Memory
 from facepack.loading.order import BlockShape
 from facepack.loading.plan import Draws, PairDraws, Plan
 from facepack.loading.readahead import PairsAhead, WholePackAhead, read_ahead
+from facepack.memory import Memory
 from facepack.store import format as fmt
 
 FACEPACK = [sys.executable, "-m", "facepack"]

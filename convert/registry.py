@@ -131,11 +131,10 @@ SOURCES = {
     ),
     "tar": SourceKind(
         title="tars (Glint360K's pieces, WebDataset, trees)",
-        src="SRC are tars or the pieces of one, gzipped or not: they are streamed, never unpacked.",
+        src="SRC are tars or the pieces of one, gzipped or not; no file is unpacked.",
         location="facepack.convert.formats.tar.source:TarSource",
         own="facepack.convert.formats.tar.command:TarCommand",
         many=True,
-        parallel=False,
     ),
     "lst": SourceKind(
         title="an im2rec, face2rec2 or Paddle list",

@@ -87,12 +87,15 @@ class SourceFile:
         self._blocks = Blocks()
         self.path = Path(path)
         try:
-            self._descriptor = os.open(self.path, system.READ)
+            self._descriptor = self._open()
             self.size = os.fstat(self._descriptor).st_size if size is None else size
         except OSError as error:
             self.close()
             raise SourceError(f"{self.path}: cannot be opened: {error.strerror}") from error
         self.check()
+
+    def _open(self) -> int:
+        return os.open(self.path, system.READ)
 
     def check(self) -> None:
         """Make sure that the file still has its size; raises :class:`ReadError` if not."""

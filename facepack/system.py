@@ -52,6 +52,27 @@ def read_into(descriptor: int, block: memoryview, offset: int) -> int:
     return len(data)
 
 
+def write_at(descriptor: int, data: memoryview, offset: int) -> int:
+    """Write some of ``data`` to a file at ``offset``; returns how many bytes it was.
+
+    Where the system has no ``pwrite`` it moves the position of the descriptor.
+    """
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, data, offset)
+    with _positions:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, data)
+
+
+def path_of_open_file(descriptor: int) -> Path | None:
+    """A path by which another process can open a file that this one has open, named or not.
+
+    None where the system has none.
+    """
+    path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    return path if path.exists() else None
+
+
 def will_read(descriptor: int, offset: int, length: int) -> None:
     """Have the system begin to read a part of a file, if it can be asked to.
 

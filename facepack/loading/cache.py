@@ -11,9 +11,9 @@ from facepack.errors import ConfigError, DecodeError
 from facepack.loading.changes import change_images
 from facepack.loading.choice import choose_order
 from facepack.loading.kernels import choose_kernels
-from facepack.loading.memory import free_memory
 from facepack.loading.pixels import MEAN, SCALE, decode_checked
 from facepack.loading.stream import Batch, Stream, StreamSettings, broken_image
+from facepack.memory import free_memory
 
 CACHES = ("none", "host", "device")
 

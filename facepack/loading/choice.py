@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from facepack.errors import ConfigError
-from facepack.loading.memory import Memory, memory_limit
 from facepack.loading.order import BlockShape
 from facepack.loading.source import ImageSource
+from facepack.memory import Memory, memory_limit
 from facepack.store.lmdb_format import MAX_PAGE_SIZE
 from facepack.store.manifest import manifest_files
 from facepack.store.pack import Pack

@@ -29,10 +29,10 @@ from facepack.loading.choice import pack_fits, pairs_ahead, windows_ahead
 from facepack.loading.extents import Extent, Extents
 from facepack.loading.identities import IdentityIndex
 from facepack.loading.maps import RandomMaps
-from facepack.loading.memory import memory_limit
 from facepack.loading.order import WindowedOrder
 from facepack.loading.plan import PairDraws, Plan
 from facepack.loading.source import ImageSource
+from facepack.memory import memory_limit
 from facepack.store.pack import Pack
 
 # Extents that the disk is asked for at once: what keeps its queue filled.

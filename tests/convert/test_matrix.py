@@ -259,10 +259,7 @@ def suffix_of(sink: str) -> str:
 
 def works_alone(made: Made, sink: str) -> bool:
     """Whether one process does the work though the sink is parallel: what it is told of."""
-    gzipped = any(path.read_bytes()[:2] == b"\x1f\x8b" for path in made.paths if path.is_file())
-    folder = made.paths[0]
-    gzipped |= folder.is_dir() and any(folder.glob("*.tar.gz"))
-    return gzipped or holds_pairs(made.truth, sink)
+    return holds_pairs(made.truth, sink)
 
 
 # What a target must hold --------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from facepack.loading.augment import Augment
 from facepack.loading.choice import pairs_ahead
 from facepack.loading.extents import Extents
 from facepack.loading.identities import IdentityIndex, Pairs
-from facepack.loading.memory import Memory
 from facepack.loading.order import BlockShape, Permutation, flips
 from facepack.loading.plan import Draws, Plan
 from facepack.loading.readahead import PairsAhead, read_ahead
+from facepack.memory import Memory
 from facepack.store.pack import Pack
 
 # Identities 0 to 8 with 1 to 7 images, 4 absent; two images have no identity.

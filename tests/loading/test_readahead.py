@@ -20,7 +20,6 @@ from facepack.errors import ConfigError, DamageError
 from facepack.loading.choice import choose_order, pack_fits, sequential_shape, shuffled_shape
 from facepack.loading.extents import Extent, Extents
 from facepack.loading.maps import RandomMaps
-from facepack.loading.memory import Memory, free_memory, memory_limit
 from facepack.loading.order import BlockShape
 from facepack.loading.plan import Draws, Plan
 from facepack.loading.readahead import (
@@ -31,6 +30,7 @@ from facepack.loading.readahead import (
     _read_once,
     read_ahead,
 )
+from facepack.memory import Memory, free_memory, memory_limit
 from facepack.store.pack import Pack
 
 SHAPE = BlockShape(run=3, window=4)

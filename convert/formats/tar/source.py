@@ -2,14 +2,15 @@
 
 What archives hold is found by looking: a ``.rec`` gives what it gives unpacked, to
 :class:`facepack.convert.formats.rec.source.RecSource`; else images are taken, labelled by samples
-or folders; a verification set is taken when it is named. Everything is read twice, once to look and
-once to convert, and nothing is unpacked to disk.
+or folders; a verification set is taken when it is named. Everything is looked at before it is
+converted. What is gzipped is inflated once for both, if there is room to keep it meanwhile.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from facepack.convert.formats.tar import glint360k
 from facepack.convert.formats.tar.headers import BLOCK, Member, is_header, read_member
 from facepack.convert.formats.tar.images import Archive, ImageMembers, ImageSet
 from facepack.convert.formats.tar.records import Records, RecordSet, read_index, scan_records
-from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError, cut_short
+from facepack.convert.formats.tar.spool import GrowingStream, SpoolError
+from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError, Sums, cut_short
 from facepack.convert.identity_folder import OPTION
 from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.names import Names
@@ -59,8 +61,8 @@ class TarSource(SourceView):
     Files are joined: an archive goes on in the next file until its end marker is met, and another
     may follow in the same file, so that pieces of one archive, archives by themselves and archives
     that were joined are all given as a list. Gzipped or not is
-    found by looking. Uncompressed archives are read by several processes at once, gzipped ones in
-    order by one.
+    found by looking. Archives are read by several processes at once, but gzipped ones for which
+    there is no room once inflated: these are read in order by one, and inflated twice.
 
     Args:
         paths: the files; a folder stands for the tars in it, sorted by name, hidden ones aside. If
@@ -91,8 +93,7 @@ class TarSource(SourceView):
             )
         files, passed_over = _find(paths)
         glint360k.check_pieces(files.names)
-        look = _Look(files, member, _identity_names(paths))
-        look.run()
+        look = _look(files, member, _identity_names(paths))
         self._files = files
         self._sums = look.sums if look.complete else {}
         content = look.content(only_indexed=only_indexed, identity_level=identity_level)
@@ -109,7 +110,7 @@ class TarSource(SourceView):
         content.notices[:0] = [*passed_over, *look.notices]
         super().__init__(content)
         self.kind = "tar"
-        self.parallel = isinstance(content, BinSource) or not files.compressed
+        self.parallel = isinstance(content, BinSource) or look.parallel
 
     def describe(self) -> dict[str, Any]:
         """The files (the first 64 by name, size and MD5 if gzipped; a hash of all) and content."""
@@ -171,14 +172,35 @@ def _identity_names(paths: Sequence[Path]) -> Names:
     return names
 
 
+def _look(files: Files, member: str | None, names: Names) -> _Look:
+    """Look at the files, and keep what is inflated where there is room."""
+    if files.compressed:
+        look = _Look(files, member, names)
+        with suppress(SpoolError):
+            look.run(lambda sums: GrowingStream(files, sums))
+            return look
+    look = _Look(files, member, names)
+    look.run(files.open)
+    return look
+
+
 class _Look:
-    """The first reading: what archives there are and what they hold."""
+    """The first reading: what archives there are and what they hold.
+
+    Attributes:
+        sums: the MD5 of each gzipped file.
+        complete: whether all was read, so that all sums are known.
+        notices: for the user.
+        parallel: whether several processes can read the files at once.
+    """
 
     def __init__(self, files: Files, member: str | None, names: Names) -> None:
         self.sums: dict[int, str] = {}
-        self.complete = False  # whether all was read, so that all sums are known
+        self.complete = False
         self.notices: list[str] = []
+        self.parallel = not files.compressed
         self._files = files
+        self._readable = files  # in the second reading
         self._member = member
         self._names = names
         self._archives: list[tuple[Archive, int]] = []
@@ -191,17 +213,25 @@ class _Look:
         self._choices: list[str] = []  # what --member could name
         self._passed = PassedOver()
 
-    def run(self) -> None:
-        """Read the archives through; a set that is asked for ends the reading."""
+    def run(self, open_stream: Callable[[Sums], Stream]) -> None:
+        """Read the archives through; a set that is asked for ends the reading.
+
+        Raises:
+            SourceError: a file cannot be read, or is damaged.
+            SpoolError: the stream is a growing one, and there is no room.
+        """
         total = sum(self._files.sizes)
         with (
-            self._files.open(self._check_sum) as stream,
+            open_stream(self._check_sum) as stream,
             Progress(total >> 20, unit="MiB", label="looking") as progress,
         ):
             while self._set is None and self._find_archive(stream):
                 self._run_archive(stream, progress)
                 progress.update((stream.consumed() >> 20) - progress.done)
             self.complete = self._set is None
+            if self.complete and isinstance(stream, GrowingStream):
+                self._readable = stream.spooled()
+                self.parallel = stream.spooled().shared
 
     def content(
         self, *, only_indexed: bool, identity_level: int | None
@@ -234,7 +264,7 @@ class _Look:
                 index,
                 classes,
                 only_indexed=only_indexed,
-                files=self._files,
+                files=self._readable,
                 shared=self._stream(),
             )
         if not len(self._images):
@@ -247,12 +277,12 @@ class _Look:
                 )
             )
         return self._images.finish(
-            self._archives, self._names, identity_level, self._files, self._stream()
+            self._archives, self._names, identity_level, self._readable, self._stream()
         )
 
     def _stream(self) -> Stream | None:
-        """The one stream of gzipped files, which can only be read in order."""
-        return self._files.open() if self._files.compressed else None
+        """The one stream of files that can only be read in order."""
+        return self._readable.open() if self._readable.compressed else None
 
     def _check_sum(self, number: int, md5: str) -> None:
         self.sums[number] = md5

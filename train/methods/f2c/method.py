@@ -11,7 +11,7 @@ from torch import Tensor
 
 from facepack.errors import ConfigError
 from facepack.loading.loader import Batch
-from facepack.loading.memory import memory_limit
+from facepack.memory import memory_limit
 from facepack.settings import Count, Range
 from facepack.train.config import TrainConfig
 from facepack.train.data import TrainingData

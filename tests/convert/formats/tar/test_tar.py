@@ -20,6 +20,7 @@ from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tar import spool
 from facepack.convert.formats.tar.headers import Member, member_header, padded, read_member
 from facepack.convert.formats.tar.source import TarSource
 from facepack.convert.formats.tar.stream import Files
@@ -198,11 +199,19 @@ def rec_members(folder: Path, order: Sequence[str]) -> list[tuple[str, bytes]]:
     return [(f"set/{name}", (folder / name).read_bytes()) for name in order]
 
 
+@pytest.fixture(params=["kept", "inflated twice"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether there is room for what is inflated."""
+    if request.param != "kept":
+        monkeypatch.setattr(spool, "room", lambda folder: 0)
+    return bool(request.param == "kept")
+
+
 @pytest.mark.parametrize("vector", [False, True])
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_a_rec_in_pieces_gives_what_it_gives_unpacked(
-    make_rec: MakeRec, tmp_path: Path, suffix: str, pieces: int, vector: bool
+    make_rec: MakeRec, tmp_path: Path, suffix: str, pieces: int, vector: bool, kept: bool
 ) -> None:
     folder = make_rec(60, vector=vector, bad={9: b"short", 12: pack_header(-7, 13) + b"x"})
     order = ["property", "train.idx", "train.rec"] if vector else ["train.rec", "train.idx"]
@@ -212,7 +221,7 @@ def test_a_rec_in_pieces_gives_what_it_gives_unpacked(
     if not vector:
         (folder / "property").unlink()
     unpacked, source = RecSource(folder), TarSource(paths)
-    assert source.parallel == (suffix == ".tar")
+    assert source.parallel == (kept or suffix == ".tar")
     assert source.classes == unpacked.classes and source.notices == unpacked.notices == []
     assert source.groups() == unpacked.groups() and len(source) == len(unpacked) == 60
     assert source.sizes().tolist() == unpacked.sizes().tolist()
@@ -331,6 +340,7 @@ def test_large_records_are_refused_unread(
 # Images in archives ------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_a_tree_is_labelled_by_folder(
@@ -507,6 +517,7 @@ def test_a_folder_stands_for_its_tars(tmp_path: Path, make_jpeg: MakeJpeg) -> No
         TarSource([tmp_path / "none"])
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 def test_a_shard_that_is_cut_short_is_named(
     tmp_path: Path, make_jpeg: MakeJpeg, suffix: str
@@ -596,6 +607,7 @@ def joined(
 JOINED = [(".tar", ".tar"), (".tar.gz", ".tar.gz"), (".tar.gz", ".tar"), (".tar",) * 3]
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7])
 @pytest.mark.parametrize("padding", [0, 512, 5000])
 @pytest.mark.parametrize("kinds", JOINED, ids="+".join)
@@ -639,6 +651,7 @@ def test_zeros_before_an_archive_are_passed_over(tmp_path: Path, make_jpeg: Make
     assert len(TarSource([path])) == 1
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("kind", [".tar", ".tar.gz"])
 @pytest.mark.parametrize("alone", [False, True])
 def test_what_follows_and_is_no_tar_is_told(
@@ -682,6 +695,7 @@ def test_a_hole_in_an_archive_is_damage(tmp_path: Path, make_jpeg: MakeJpeg) -> 
         TarSource([path])
 
 
+@pytest.mark.usefixtures("kept")
 def test_gzipped_data_that_end_inside_an_archive_are_damage(
     tmp_path: Path, make_jpeg: MakeJpeg
 ) -> None:
@@ -704,6 +718,7 @@ def test_gzipped_data_that_end_inside_an_archive_are_damage(
 # Verification sets -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 def test_a_set_in_an_archive_is_that_set(
     tmp_path: Path, make_jpeg: MakeJpeg, make_rec: MakeRec, suffix: str

@@ -1,0 +1,157 @@
+"""What gzipped files inflate to, kept in a file without a name: the same bytes, nothing left."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facepack.convert.formats.tar import spool
+from facepack.convert.formats.tar.headers import member_header
+from facepack.convert.formats.tar.source import TarSource
+from facepack.convert.formats.tar.spool import GrowingStream, SpooledFiles, SpoolError
+from facepack.convert.formats.tar.stream import Files, StreamEndError
+from facepack.errors import SourceError
+from facepack.store.record import SourceRecord
+
+
+def archive(seed: int, count: int = 40) -> bytes:
+    """A tar of members of random bytes."""
+    rng = np.random.default_rng(seed)
+    data = b""
+    for size in rng.integers(0, 20_000, count).tolist():
+        data += member_header(f"{seed}/{size}.x", size) + rng.bytes(size) + bytes(-size % 512)
+    return data + bytes(1024)
+
+
+def write(folder: Path, *contents: bytes) -> list[Path]:
+    paths = [folder / f"{number}.gz" for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def pieces(folder: Path) -> tuple[list[Path], bytes]:
+    """Archives: whole, cut into pieces, padded, of two members, and one that is not gzipped."""
+    tars = [archive(seed) for seed in range(5)]
+    cut = gzip.compress(tars[1])
+    two = gzip.compress(tars[2][:5000]) + gzip.compress(tars[2][5000:])
+    whole = [gzip.compress(tars[0]) + bytes(700), cut[:7], cut[7:90_000], cut[90_000:]]
+    return write(folder, *whole, two, tars[3], gzip.compress(tars[4])), b"".join(tars)
+
+
+def test_a_growing_stream_is_the_files_joined(tmp_path: Path) -> None:
+    paths, expected = pieces(tmp_path)
+    files = Files.look_at(paths)
+    sums: dict[int, str] = {}
+    with GrowingStream(files, sums.__setitem__) as stream, files.open(sums.__setitem__) as twin:
+        at = 0
+        rng = np.random.default_rng(0)
+        while at < len(expected):
+            step = min(int(rng.integers(1, 9000)), len(expected) - at)
+            assert stream.read(step) == twin.read(step) == expected[at : at + step]
+            at += step
+            if at % 7 == 0:  # back again, perhaps into a file before
+                back = max(0, at - 200_000)
+                stream.seek(back)
+                assert stream.read(100) == expected[back : back + 100]
+                stream.seek(at)
+        assert stream.peek(1) == twin.peek(1) == b"" and stream.position == len(expected)
+        assert stream.foreign == twin.foreign == -1
+        assert 0 < stream.consumed() <= sum(files.sizes)
+        with pytest.raises(StreamEndError, match="the data end here"):
+            stream.read(1)
+    assert len(sums) == len(paths)
+
+
+@pytest.mark.parametrize("elsewhere", ["here", "another process", "another machine"])
+def test_spooled_files_are_read_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    paths, expected = pieces(tmp_path)
+    with GrowingStream(Files.look_at(paths), None) as stream:
+        stream.seek(len(expected))
+        spooled = stream.spooled()
+    assert sum(spooled.sizes) == len(expected) and spooled.shared
+    for begin, end in np.sort(
+        np.random.default_rng(1).integers(0, len(expected), (40, 2))
+    ).tolist():
+        some = spooled.between(begin, end).between(begin, end)
+        if elsewhere != "here":
+            if elsewhere == "another machine":
+                monkeypatch.setattr(spooled.spool, "path", Path("/proc/self/fd/0"))
+            some = pickle.loads(pickle.dumps(some))
+        assert isinstance(some, SpooledFiles)
+        assert (some.spool is None) == (elsewhere == "another machine")
+        with some.open() as stream:
+            stream.seek(begin)
+            assert stream.read(end - begin) == expected[begin:end]
+
+
+def test_nothing_is_left_of_a_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(spool.tempfile, "tempdir", None)
+    threads = {*threading.enumerate()}
+    with GrowingStream(Files.look_at(pieces(tmp_path)[0]), None) as stream:
+        stream.read(10)
+        assert list(folder.iterdir()) == []
+    assert not [
+        thread
+        for thread in {*threading.enumerate()} - threads
+        if thread.is_alive() and thread.name.endswith("(_work)")
+    ]
+
+
+def tree(images: Sequence[bytes], name: str = "p") -> bytes:
+    return b"".join(
+        member_header(f"{name}/{number}.jpg", len(image)) + image + bytes(-len(image) % 512)
+        for number, image in enumerate(images)
+    ) + bytes(1024)
+
+
+@pytest.mark.parametrize("reason", ["room", "disk", "bomb"])
+def test_what_has_no_room_is_inflated_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    image = bytes(3 << 20) if reason == "bomb" else b"x" * 1000
+    paths = write(tmp_path, *(gzip.compress(tree([image], name)) for name in "ab"))
+    if reason == "room":
+        monkeypatch.setattr(spool, "room", lambda folder: 2000)
+    elif reason == "disk":
+
+        def full(*_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(spool.SpoolFile, "write", full)
+    with pytest.raises(SpoolError):
+        with GrowingStream(Files.look_at(paths), None) as stream:
+            stream.seek(2 * len(image))
+    source = TarSource(paths)
+    assert not source.parallel
+    records = list(source.part(0, 2).read())
+    assert [r.image for r in records if isinstance(r, SourceRecord)] == [image] * 2
+
+
+def test_the_first_fault_of_all_is_told(tmp_path: Path) -> None:
+    tars = [tree([b"x" * 600] * 9, name) for name in "abc"]
+    broken = bytearray(tars[0])
+    broken[1024 * 3 + 512 * 3] ^= 1  # in a header
+    damaged = bytearray(gzip.compress(tars[2], 0))
+    damaged[-6] ^= 1
+    paths = write(tmp_path, gzip.compress(bytes(broken)), gzip.compress(tars[1]), bytes(damaged))
+    for _ in range(5):
+        with pytest.raises(SourceError, match=r"^0.gz: near byte 0 \(byte \d+ of the inflated"):
+            TarSource(paths)
+    paths[0].write_bytes(gzip.compress(tars[0]))
+    with pytest.raises(SourceError, match=r"2.gz: .*damaged .* from byte 0 .*incorrect data check"):
+        TarSource(paths)
+    paths[1].write_bytes(paths[1].read_bytes()[:-20])
+    with pytest.raises(SourceError, match=r"1.gz: byte \d+: the file is cut short, for 2.gz"):
+        TarSource(paths)
