@@ -20,7 +20,7 @@ from facepack.reading import read_json
 from facepack.store import format as fmt
 from facepack.store.files import write_errors, write_file
 from facepack.store.record import Buffer
-from facepack.store.target import Target
+from facepack.store.target import Found, Target
 
 STATE = ".facepack"  # the plan, the lock and what is done
 DONE = "done.json"
@@ -29,7 +29,7 @@ _FOLDED = ("tree", "pair-folder")  # kinds of target that are walked as trees of
 _OURS = re.compile(rf"\d+({'|'.join(map(re.escape, SUFFIXES.values()))})")
 
 
-def state_target(out: Path, options: ConvertOptions) -> Target:
+def state_target(out: Path, options: ConvertOptions) -> FileTarget:
     """What keeps the plan, the lock and what is done, in ``out``.
 
     Raises:
@@ -40,12 +40,12 @@ def state_target(out: Path, options: ConvertOptions) -> Target:
     if out.is_dir() and not ours and any(out.iterdir()):
         what = "a pack, or a part of one" if (out / fmt.PLAN).exists() else "nothing of ours"
         raise PackError(f"{out} is not empty and holds {what}: choose another target")
-    return _FileTarget(
+    return FileTarget(
         state, overwrite=options.overwrite, resume=options.resume, finished=DONE, shown=out
     )
 
 
-class _FileTarget(Target):
+class FileTarget(Target):
     """A target whose folder is there while it is used.
 
     Of images it is left only if they are not finished then, of any other kind always.
@@ -69,23 +69,76 @@ class _FileTarget(Target):
             with suppress(OSError):  # another process may begin in it already
                 self.folder.rmdir()
 
-    def _unfold(self) -> None:
-        """Make the folder of the file; killed on the way, this begins anew."""
+    def look(self, plan: dict[str, Any]) -> Found:
+        """As that of any target; what another kind of conversion wrote is not replaced."""
+        found = super().look(plan)
+        if found is Found.REPLACED:
+            self._require_kind(plan["kind"])
+        return found
+
+    def _require_kind(self, wanted: str) -> None:
+        """Make sure that what is here is of this kind: what a tree wrote, only a tree can remove.
+
+        Raises:
+            PackError: it is not, or nobody knows.
+        """
+        out = self.folder.parent
+        try:
+            kind = self._state(fmt.PLAN)["kind"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PackError(
+                f"{self.folder / fmt.PLAN} cannot be read ({error}), so that nobody knows what to "
+                f"replace: remove {out} yourself or choose another target"
+            ) from error
+        if kind != wanted:
+            raise PackError(
+                f"{out} holds the result of another kind of conversion ({kind}, not {wanted}): "
+                "choose another target, or remove it yourself"
+            )
+
+    def done(self) -> dict[str, Any] | None:
+        """What a run noted as done; None where it noted nothing that can be read."""
+        return self._read(DONE) or None
+
+    def _folded(self) -> dict[str, Any] | None:
+        """What the file says, under the names that its parts have in the folder; None: no file."""
         file = self.folder.parent / FINISHED
         try:
             state = read_json(file)
-            plan, done = fmt.json_text(state["plan"]), fmt.json_text(state["done"])
+            return {fmt.PLAN: state["plan"], DONE: state["done"]}
         except FileNotFoundError:
-            return
+            return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PackError(
                 f"{file} cannot be read ({error}), so that nobody knows what is here: remove "
                 f"{self.folder.parent} yourself or choose another target"
             ) from error
+
+    def _holds(self, name: str) -> bool:
+        return super()._holds(name) or name in (self._folded() or ())
+
+    def _state(self, name: str) -> Any:
+        folded = None if super()._holds(name) else self._folded()
+        return folded[name] if folded and name in folded else super()._state(name)
+
+    def _freed_bytes(self) -> int:
+        """Of all files of the target: those of the folder are the least of them."""
+        files = self.folder.parent.rglob("*")
+        return sum(file.lstat().st_size for file in files if file.is_file())
+
+    def _unfold(self) -> None:
+        """Make the folder of the file; killed on the way, this begins anew."""
+        folded = self._folded()
+        if folded is None:
+            return
         with write_errors(self.folder):
-            write_file(self.folder / DONE, [done.encode()])
-            write_file(self.folder / fmt.PLAN, [plan.encode()])
-            file.unlink()
+            for name in (DONE, fmt.PLAN):
+                write_file(self.folder / name, [fmt.json_text(folded[name]).encode()])
+            (self.folder.parent / FINISHED).unlink()
+
+    def forget(self) -> None:
+        """Make what is here count as unfinished, before files of it go or while some lack."""
+        (self.folder / DONE).unlink(missing_ok=True)
 
     def _fold(self) -> bool:
         """Make the file of the folder, if all is done; killed on the way, the file holds."""
@@ -110,41 +163,6 @@ def has_size(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-def forget(target: Target, plan: dict[str, Any]) -> bool:
-    """Make what ``target`` holds count as unfinished, before files of it go or while some lack.
-
-    Args:
-        target: a target of files.
-        plan: of the run that is about to write there.
-
-    Returns:
-        Whether there was anything of ours.
-
-    Raises:
-        PackError: it holds something else, or a result of another kind: what a tree wrote, only a
-            tree can remove.
-    """
-    done, begun = target.folder / DONE, target.folder / fmt.PLAN
-    if not done.exists() and not begun.exists():
-        return False
-    target.written_files()  # refuses what is none of ours
-    out = target.folder.parent
-    try:
-        kind = read_json(begun)["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PackError(
-            f"{begun} cannot be read ({error}), so that nobody knows what to replace: remove {out} "
-            "yourself or choose another target"
-        ) from error
-    if kind != plan["kind"]:
-        raise PackError(
-            f"{out} holds the result of another kind of conversion ({kind}, not {plan['kind']}): "
-            "choose another target, or remove it yourself"
-        )
-    done.unlink(missing_ok=True)
-    return True
 
 
 def remove_parts(out: Path) -> None:

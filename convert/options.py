@@ -22,6 +22,7 @@ class ConvertOptions:
         resume: complete what an interrupted run left.
         workers: processes that work side by side.
         dask: address of a Dask scheduler whose workers do the work instead.
+        dry_run: write nothing, and give a :class:`~facepack.convert.preview.Preview` of the result.
     """
 
     check: ImageCheck = field(default_factory=ImageCheck)
@@ -30,6 +31,7 @@ class ConvertOptions:
     resume: bool = False
     workers: int = 1
     dask: str | None = None
+    dry_run: bool = False
 
     def for_source(self: _Options, source: Source) -> _Options:
         """The options for images of ``source``, which may state the order of their colours."""

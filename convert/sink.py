@@ -17,8 +17,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from facepack.convert.file_target import DONE, STATE, forget, has_size, remove_parts, state_target
+from facepack.convert.file_target import (
+    DONE,
+    STATE,
+    FileTarget,
+    has_size,
+    remove_parts,
+    state_target,
+)
 from facepack.convert.options import ConvertOptions
+from facepack.convert.preview import Preview, preview
 from facepack.convert.result import Result, finished
 from facepack.convert.source import Part, Refusal, Source
 from facepack.convert.spans import Span, cut_spans, payload_bytes
@@ -27,7 +35,7 @@ from facepack.errors import SourceError
 from facepack.reading import read_json
 from facepack.store import format as fmt
 from facepack.store.files import write_errors, write_file
-from facepack.store.target import Target
+from facepack.store.target import Found
 
 
 class Sink(ABC):
@@ -48,9 +56,10 @@ class Sink(ABC):
         self.state = out / STATE
 
     @classmethod
-    def convert(cls, source: Source, out: Path, options: Any) -> Result:
-        """Write ``source`` into ``out``, as :func:`convert_into`."""
-        return convert_into(cls(source, out, options))
+    def convert(cls, source: Source, out: Path, options: Any) -> Result | Preview:
+        """Write ``source`` into ``out``, as :func:`convert_into`, or say what that would do."""
+        sink = cls(source, out, options)
+        return _preview(sink) if options.dry_run else convert_into(sink)
 
     def plan(self) -> dict[str, Any]:
         """What the target is a function of: an interrupted run goes on under the same plan."""
@@ -69,8 +78,16 @@ class Sink(ABC):
         )
 
     @abstractmethod
-    def missing_bytes(self) -> int:
-        """About how many bytes are still to be written, with what an earlier run left looked at."""
+    def expected_bytes(self) -> int:
+        """About how many bytes all records take in the target."""
+
+    def left_bytes(self) -> int:
+        """How many of these an earlier run left; looks only. :meth:`write` comes after it."""
+        return 0
+
+    @abstractmethod
+    def outcome(self) -> dict[str, Any]:
+        """What would be written: what :func:`~facepack.convert.preview.preview` takes of it."""
 
     @abstractmethod
     def write(self) -> None:
@@ -120,7 +137,7 @@ def convert_into(sink: Sink) -> Result:
     with target, write_errors(sink.out):
         done = _begin(sink, target, plan)
         if done is None:
-            target.require_space(sink.missing_bytes())
+            target.require_space(sink.expected_bytes() - sink.left_bytes())
             sink.write()
             done = sink.finish()
             write_file(sink.state / DONE, [fmt.json_text(done).encode()])
@@ -129,7 +146,21 @@ def convert_into(sink: Sink) -> Result:
     return sink.result(done, began)
 
 
-def _begin(sink: Sink, target: Target, plan: dict[str, Any]) -> dict[str, Any] | None:
+def _preview(sink: Sink) -> Preview:
+    """What :func:`convert_into` would do, and what it would raise before its first step."""
+    target = state_target(sink.out, sink.options)
+    found = target.look(sink.plan())
+    if found is Found.FINISHED and not sink.is_whole(target.done() or {}):
+        found = Found.UNFINISHED
+    needed = sink.expected_bytes()
+    if found is Found.UNFINISHED:
+        needed -= sink.left_bytes()
+    return preview(
+        sink.source, target, sink.options, found, out=sink.out, needed=needed, **sink.outcome()
+    )
+
+
+def _begin(sink: Sink, target: FileTarget, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Begin to write under ``plan``, or to go on.
 
     Returns:
@@ -138,16 +169,14 @@ def _begin(sink: Sink, target: Target, plan: dict[str, Any]) -> dict[str, Any] |
     Raises:
         PackError: the target holds something that may not be touched, or another plan.
     """
-    if target.overwrite and forget(target, plan):
+    if target.look(plan) is Found.REPLACED:
+        target.forget()
         sink.remove()
     if target.begin(plan):
-        try:
-            done = read_json(target.folder / DONE)
-        except ValueError:  # a damaged one is as good as none: the files are looked at again
-            done = None
-        if isinstance(done, dict) and sink.is_whole(done):
+        done = target.done()  # a damaged one is as good as none: the files are looked at again
+        if done is not None and sink.is_whole(done):
             return done
-        forget(target, plan)
+        target.forget()
     remove_parts(sink.out)
     return None
 
@@ -161,6 +190,7 @@ class SpanSink(Sink):
         overhead: bytes that a record takes beside its image, at most.
         kept: suffixes of the files in ``state`` that are kept of a span until all are written.
         written: names of the files in ``out`` that :meth:`remove` knows beforehand.
+        shard_suffix: of the file in ``out`` that each span makes, if it makes one.
         spans: the source's, in order.
     """
 
@@ -169,6 +199,7 @@ class SpanSink(Sink):
     overhead: ClassVar[int] = 0
     kept: ClassVar[tuple[str, ...]] = ()
     written: ClassVar[tuple[str, ...]] = ()
+    shard_suffix: ClassVar[str] = ""
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)
@@ -182,6 +213,17 @@ class SpanSink(Sink):
             "tables": sorted(self.source.table_names),
             "shards": [vars(span) for span in self.spans],
         }
+
+    def outcome(self) -> dict[str, Any]:
+        """What would be written: a shard of each span, if that is so, and what stands beside."""
+        suffix = self.shard_suffix
+        shards = [(f"{span.name}{suffix}", span) for span in self.spans] if suffix else []
+        tables = (f"{table}.npy" for table in sorted(self.source.table_names))
+        return {"shards": shards, "files": [*self.written, *tables]}
+
+    def expected_bytes(self) -> int:
+        """About how many bytes the images take, and what is beside each."""
+        return payload_bytes(self.source) + self.overhead * len(self.source)
 
     def pieces(self, suffix: str) -> Iterator[bytes]:
         """What is kept of each span under ``suffix``, read as it is asked for."""
@@ -258,14 +300,13 @@ class ParallelSink(SpanSink):
     def write_span(part: Part, out: Path, name: str, options: Any) -> None:
         """Write the span ``name``, and last what the state keeps of it; runs in a worker."""
 
-    def missing_bytes(self) -> int:
-        """About how many bytes the spans take that are not there."""
+    def left_bytes(self) -> int:
+        """Bytes of the spans that are there."""
         written = [self.written_bytes(span) for span in self.spans]
         self._missing = [
             span for span, size in zip(self.spans, written, strict=True) if size is None
         ]
-        expected = payload_bytes(self.source) + self.overhead * len(self.source)
-        return expected - sum(filter(None, written))
+        return sum(filter(None, written))
 
     def write(self) -> None:
         """Write the spans that are missing."""

@@ -11,12 +11,13 @@ import click
 from click.core import ParameterSource
 
 from facepack.convert.command_line import PATH, apply_options, parameter_names, take
-from facepack.convert.commands.convert import LOOK, target_options
+from facepack.convert.commands.convert import DRY_RUN, LOOK, target_options
 from facepack.convert.formats.pack.command import PackSinkCommand
 from facepack.convert.registry import SOURCES
 from facepack.terminal import printable
 
 if TYPE_CHECKING:
+    from facepack.convert.preview import Preview
     from facepack.convert.result import Result
 
 _OWN_OPTIONS = {name: source.command.options for name, source in SOURCES.items()}
@@ -45,6 +46,7 @@ _OPTIONS = (
     ),
     click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
     click.option("--discard", is_flag=True, help="Remove what an interrupted run left first."),
+    DRY_RUN,
     click.option("--json", "as_json", is_flag=True, help="Print the results as a JSON list."),
 )
 
@@ -61,19 +63,25 @@ def append(
     others are numbered on. Of several zips (or of a folder of them) each is appended by itself, in
     the order of their names. The pack stays whole whatever happens.
     """
+    from facepack.convert.result import Result
+
     _refuse_options_of_others(ctx, options)
     results = []
     for result in _append_each(pack, list(src), **options):
         results.append(result)
         for notice in result.notices:
             click.echo(f"note: {printable(notice)}", err=True)
-        if not as_json:
+        if as_json:
+            continue
+        if isinstance(result, Result):
             done = "are in it already" if result.held else "appended"
             click.echo(
                 f"{pack}: {result.packed:,} images {done}, {result.quarantined:,} set aside, "
                 f"{result.identities:,} identities of {result.classes:,} classes in all, "
                 f"{result.seconds:.1f} s"
             )
+        else:
+            click.echo("\n".join(map(printable, result.lines())))
     if as_json:
         click.echo(json.dumps([vars(result) for result in results], indent=1))
 
@@ -102,7 +110,7 @@ def _append_each(
     discard: bool,
     seed: int,
     **options: Any,
-) -> Iterator[Result]:
+) -> Iterator[Result | Preview]:
     from facepack.convert.formats.pack import append as machinery
     from facepack.convert.formats.pack import delete_source as deletion
     from facepack.convert.formats.pack.sink import PackOptions
@@ -120,9 +128,9 @@ def _append_each(
         common = target_options(opened, dict(options))
         settings = PackOptions(**common, **_PACK.arguments(own, seed))
         result = machinery.append(pack, opened, settings, discard=discard)
-        if delete_source:
+        if delete_source and not options["dry_run"]:
             result.notices.append(deletion.delete_source(pack, opened, files))
         yield result
         discard = False
-    for notice in _PACK.look_over(pack, own):
+    for notice in [] if options["dry_run"] else _PACK.look_over(pack, own):
         click.echo(f"note: {notice}", err=True)

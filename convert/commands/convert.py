@@ -8,7 +8,7 @@ import re
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ from facepack.errors import NothingChosenError
 from facepack.terminal import printable
 
 if TYPE_CHECKING:
+    from facepack.convert.preview import Preview
     from facepack.convert.result import Result
     from facepack.convert.source import Source
 
@@ -36,6 +37,9 @@ class _Size(click.ParamType):
         return int(match[2] or match[1]), int(match[1])
 
 
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done and what it would take; write nothing."
+)
 LOOK: tuple[Option, ...] = (
     click.option("--decode", is_flag=True, help="Decode every image, not only its header."),
     click.option("--size", type=_Size(), help="Set aside images of another size, e.g. 112."),
@@ -85,6 +89,7 @@ _RUN: tuple[Option, ...] = (
     click.option("--dask", metavar="ADDRESS", help="Let a Dask cluster do the work."),
     click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
     click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
+    DRY_RUN,
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
 
@@ -125,7 +130,7 @@ def _convert(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_apart(source, sink, paths, out, options)
     _require_parallel(sink, options)
-    listed: list[Result] = []
+    listed: list[Result | Preview] = []
     several = False
     arguments = source.command.arguments(take(source.command.options, options))
     for path, target in source.command.conversions(paths, out, sink.command.suffix):
@@ -205,7 +210,7 @@ def _workers(
     """Starts worker processes before the source is opened, where they will surely be wanted."""
     from facepack.convert.workers import started_early
 
-    if options["dask"] or not (source.parallel and sink.parallel):
+    if options["dask"] or options["dry_run"] or not (source.parallel and sink.parallel):
         return nullcontext()
     modules = [kind.location.partition(":")[0] for kind in (source, sink)]
     return started_early(paths, options["workers"], modules)
@@ -225,7 +230,7 @@ def _convert_one(
     max_images: int | None,
     seed: int,
     **options: Any,
-) -> Result:
+) -> Result | Preview:
     from facepack.convert.choose import Choice, choose, read_exclude_list
 
     alone = not source.parallel or sink.command.writes_alone(source)
@@ -244,9 +249,10 @@ def _convert_one(
     own = take(sink.command.options, options)
     chosen = choose(source, choice)
     arguments = target_options(chosen, options) | sink.command.arguments(own, seed)
-    result = sink.write(chosen, out, arguments)
-    result.notices.extend(sink.command.look_over(out, own))
-    return cast("Result", result)
+    result: Result | Preview = sink.write(chosen, out, arguments)
+    if not options["dry_run"]:
+        result.notices.extend(sink.command.look_over(out, own))
+    return result
 
 
 def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
@@ -262,10 +268,12 @@ def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "check": check, "workers": workers}
 
 
-def _comment(result: Result) -> None:
+def _comment(result: Result | Preview) -> None:
+    from facepack.convert.result import Result
+
     for notice in result.notices:
         click.echo(f"note: {printable(notice)}", err=True)
-    if result.quarantined:
+    if isinstance(result, Result) and result.quarantined:
         listed = _printable(str(Path(result.out) / "quarantine.jsonl"))
         click.echo(
             f"{result.quarantined:,} of {result.found:,} records were set aside: see {listed}",
@@ -273,7 +281,11 @@ def _comment(result: Result) -> None:
         )
 
 
-def _summary(result: Result) -> str:
+def _summary(result: Result | Preview) -> str:
+    from facepack.convert.result import Result
+
+    if not isinstance(result, Result):
+        return "\n".join(map(printable, result.lines()))
     what = (
         f"{result.pairs:,} pairs"
         if result.pairs is not None

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from contextlib import ExitStack
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from facepack.errors import PackError
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.files import write_errors, write_file
+from facepack.store.files import write_error, write_errors, write_file
 from facepack.store.lock import hold_lock
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
 _KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.DUPLICATES, fmt.APPENDING)
+
+
+class Found(Enum):
+    """What a run finds in its target."""
+
+    NOTHING = "new"
+    UNFINISHED = "resumed"  # what an interrupted run of the same plan left
+    FINISHED = "finished"  # all of it
+    REPLACED = "replaced"  # what an earlier run wrote, to be overwritten
 
 
 class Target:
@@ -65,6 +77,32 @@ class Target:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
+    def look(self, plan: dict[str, Any]) -> Found:
+        """What the folder, if it is there, holds for a run of ``plan``; nothing is changed.
+
+        Raises:
+            PackError: the folder holds something that may not be touched, or another plan.
+        """
+        finished = self._holds(self._finished)
+        if finished or self._holds(fmt.PLAN):
+            if self.overwrite:
+                self.written_files()  # refuses what is none of ours
+                return Found.REPLACED
+            if not self._resume:
+                what = "a finished result" if finished else "an unfinished conversion"
+                how = "--overwrite replaces it" + ("" if finished else "; --resume completes it")
+                raise PackError(f"{self._shown} holds {what}: {how}")
+            self._compare(plan)
+            return Found.FINISHED if finished else Found.UNFINISHED
+        others = [file.name for file in self._entries() if file.name != fmt.LOCK]
+        strangers = [name for name in others if not fmt.PART.fullmatch(name)]
+        if strangers:
+            raise PackError(
+                f"{self.folder} is not empty and holds no pack (but {sorted(strangers)[0]!r}): "
+                "choose another target"
+            )
+        return Found.NOTHING
+
     def begin(self, plan: dict[str, Any]) -> bool:
         """Write the plan, or find it there when resuming.
 
@@ -74,39 +112,33 @@ class Target:
         Raises:
             PackError: the folder holds something that may not be touched, or another plan.
         """
-        existing = self.folder / fmt.PLAN
-        finished = (self.folder / self._finished).exists()
-        if self.overwrite and (existing.exists() or finished):
+        found = self.look(plan)
+        if found is Found.REPLACED:
             self._clear()
-        elif existing.exists() or finished:
-            if not self._resume:
-                what = "a finished result" if finished else "an unfinished conversion"
-                how = "--overwrite replaces it" + ("" if finished else "; --resume completes it")
-                raise PackError(f"{self._shown} holds {what}: {how}")
-            self._compare(existing, plan)
-            self.remove_parts()
-            return finished
-        else:
-            others = [entry.name for entry in self.folder.iterdir() if entry.name != fmt.LOCK]
-            strangers = [name for name in others if not fmt.PART.fullmatch(name)]
-            if strangers:
-                raise PackError(
-                    f"{self.folder} is not empty and holds no pack (but {sorted(strangers)[0]!r}): "
-                    "choose another target"
-                )
-            self.remove_parts()
-        write_file(existing, [fmt.json_text(plan).encode()])
-        return False
+        self.remove_parts()
+        if found in (Found.NOTHING, Found.REPLACED):
+            write_file(self.folder / fmt.PLAN, [fmt.json_text(plan).encode()])
+        return found is Found.FINISHED
 
-    def _compare(self, existing: Path, plan: dict[str, Any]) -> None:
+    def _holds(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def _state(self, name: str) -> Any:
+        """What the JSON file ``name`` says; OSError or ValueError if it cannot be read."""
+        return read_json(self.folder / name)
+
+    def _entries(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def _compare(self, plan: dict[str, Any]) -> None:
         try:
-            found = read_json(existing)
+            found = self._state(fmt.PLAN)
             if not isinstance(found, dict):
                 raise ValueError("not a map")
         except (OSError, ValueError) as error:
             raise PackError(
-                f"{existing} cannot be read ({error}), so it is unknown what was begun: remove "
-                f"{self._shown} yourself or choose another target"
+                f"{self.folder / fmt.PLAN} cannot be read ({error}), so it is unknown what was "
+                f"begun: remove {self._shown} yourself or choose another target"
             ) from error
         wanted = json.loads(fmt.json_text(plan))
         differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
@@ -128,7 +160,6 @@ class Target:
         (self.folder / self._finished).unlink(missing_ok=True)
         for path in sorted(ours, key=lambda path: path.name == fmt.PLAN):
             path.unlink(missing_ok=True)
-        self.remove_parts()
 
     def written_files(self) -> list[Path]:
         """The files that an earlier conversion wrote here, finished or not.
@@ -149,7 +180,7 @@ class Target:
         stems = [shard["name"] for shard in manifest.get("shards", [])]
         for part in (plan, *plan.get("appended", []), self._read(fmt.APPENDING)):
             stems += [shard["name"] for shard in part.get("shards") or []]
-        entries = [entry for entry in self.folder.iterdir() if entry.is_file()]
+        entries = [entry for entry in self._entries() if entry.is_file()]
         if not plan.get("shards"):  # a stream: its shards are numbered
             numbered = re.compile(re.escape(plan.get("source", {}).get("stem", "")) + r"-\d{3,}")
             stems += [entry.stem for entry in entries if numbered.fullmatch(entry.stem)]
@@ -158,16 +189,42 @@ class Target:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            value = read_json(self.folder / name)
+            value = self._state(name)
         except (OSError, ValueError):
             return {}
         return value if isinstance(value, dict) else {}
 
     def remove_parts(self) -> None:
         """Remove what killed writers left half written."""
-        for entry in list(self.folder.iterdir()):
+        for entry in self._entries():
             if fmt.PART.fullmatch(entry.name) and not entry.is_dir():
                 entry.unlink()
+
+    def require_place(self) -> None:
+        """Make sure that the folder is there or can be made, without making it.
+
+        Raises:
+            PackError: it cannot, or nothing can be written there.
+        """
+        if self._finished == fmt.MANIFEST:
+            _require_openable(self.folder)
+        place = self._place()
+        code = errno.EACCES if place.is_dir() else errno.ENOTDIR
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise write_error(self._shown, OSError(code, os.strerror(code)))
+
+    def _place(self) -> Path:
+        """The folder, or the nearest thing above it that is there."""
+        folder = self.folder.absolute()
+        return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+    def free_bytes(self) -> int:
+        """Bytes that can be written, with those that overwriting will free."""
+        free = shutil.disk_usage(self._place()).free
+        return free + (self._freed_bytes() if self.overwrite and self._holds(fmt.PLAN) else 0)
+
+    def _freed_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.written_files())
 
     def require_space(self, size: int) -> None:
         """Make sure that ``size`` bytes fit, counting what overwriting will free.
@@ -175,9 +232,7 @@ class Target:
         Raises:
             PackError: they do not; says how much is missing.
         """
-        free = shutil.disk_usage(self.folder).free
-        if self.overwrite and (self.folder / fmt.PLAN).exists():
-            free += sum(path.stat().st_size for path in self.written_files())
+        free = self.free_bytes()
         if size > free:
             raise PackError(
                 f"{self._shown}: about {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB "

@@ -66,6 +66,7 @@ RESUME = ("--resume",)
 ANEW = ("--overwrite",)
 CLUSTER = ("--dask", "no address")
 AS_JSON = ("--json",)
+DRY = ("--dry-run",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,7 +366,7 @@ def test_pair_sets_are_known(workshop: Workshop) -> None:
 
 def test_every_option_has_a_case(workshop: Workshop) -> None:
     """What Click knows of each command, against the options that the tests below give it."""
-    always = {*STRICT, *TWO, *RESUME, *ANEW, *CLUSTER, *AS_JSON}
+    always = {*STRICT, *TWO, *RESUME, *ANEW, *CLUSTER, *AS_JSON, *DRY}
     missing = {}
     for name, (source, sink) in CONVERSIONS.items():
         if (source, sink) not in FIRST:
@@ -395,6 +396,39 @@ def test_plain(workshop: Workshop, source: str, variant: str, sink: str, tmp_pat
     out = tmp_path / f"out{suffix_of(sink)}"
     figures = converted(*command(made, source, sink, out), typed=made.typed)
     check_target(out, figures, made.truth, sink)
+
+
+@every_way
+def test_dry_run(workshop: Workshop, source: str, variant: str, sink: str, tmp_path: Path) -> None:
+    """It tells what a run would find, and neither source nor target is another one behind it."""
+    made = workshop.made(source, variant)
+    out, _ = workshop.plain(source, variant, sink)
+    before = [standing(workshop.root / f"{source}-{variant}"), standing(out)]
+    new = tmp_path / "folder" / f"out{suffix_of(sink)}"
+    told = converted(*command(made, source, sink, new, *DRY), typed=made.typed)
+    assert not any(tmp_path.iterdir())
+    labels = {face.label for face in made.truth.faces} - {-1}
+    pairs = made.truth.tables.get("pairs")
+    images = 2 * len(pairs or ()) if holds_pairs(made.truth, sink) else len(made.truth.faces)
+    assert (told["target"], told["found"], told["refused"]) == ("new", images, [])
+    assert told["identities"] == len(labels) and told["classes"] >= max(labels, default=-1) + 1
+    assert told["pairs"] == (None if pairs is None else len(pairs))
+    assert told["free_bytes"] > told["needed_bytes"] > 0
+    if told["shards"]:
+        assert sum(shard["records"] for shard in told["shards"]) == images
+    written = {file.relative_to(out).as_posix() for file in out.rglob("*")} or {new.name}
+    assert {*told["files"], *(shard["name"] for shard in told["shards"])} <= written
+    for option, target in ((RESUME, "finished"), (ANEW, "replaced")):
+        told = converted(*command(made, source, sink, out, *DRY, *option), typed=made.typed)
+        assert told["target"] == target and (told["needed_bytes"] == 0) == (option is RESUME)
+    check_refusal(command(made, source, sink, out, *DRY), 1, "--overwrite", typed=made.typed)
+    assert before == [standing(workshop.root / f"{source}-{variant}"), standing(out)]
+
+
+def standing(path: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file and folder at ``path``."""
+    stats = {str(each): each.lstat() for each in (path, *path.rglob("*"))}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 @pytest.mark.parametrize(("source", "variant", "sink"), NO_WAYS)

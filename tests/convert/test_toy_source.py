@@ -77,7 +77,7 @@ class ToySink(SpanSink):
     kind = "toy"
     written = ("set.toy",)
 
-    def missing_bytes(self):
+    def expected_bytes(self):
         return 2 * payload_bytes(self.source)
 
     def write(self):

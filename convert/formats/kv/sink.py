@@ -58,16 +58,29 @@ class KvSink(SpanSink):
         super().__init__(source, out, options)
         self._counts = LabelCounts()
 
-    def missing_bytes(self) -> int:
-        """About how far the database will grow; one that is damaged is removed."""
-        self._needed = _needed_bytes(self.source.sizes())
-        return self._needed - _usable_bytes(self.out / LMDB / DATA)
+    def expected_bytes(self) -> int:
+        """About how large the database will be."""
+        return _needed_bytes(self.source.sizes())
+
+    def left_bytes(self) -> int:
+        """How large it is; 0 where it is damaged."""
+        try:
+            return KvData.look(self.out / LMDB / DATA).size
+        except (OSError, SourceError):
+            return 0
+
+    def outcome(self) -> dict[str, Any]:
+        """The database, and what stands beside it."""
+        outcome = super().outcome()
+        return outcome | {"files": [f"{LMDB}/{DATA}", *outcome["files"]]}
 
     def write(self) -> None:
         """Write the missing spans, and count the labels of all."""
+        if not self.left_bytes():  # the engine must not see it: a truncated map kills the process
+            (self.out / LMDB / DATA).unlink(missing_ok=True)
         with (
             Progress(len(self.source), unit="images", label=self.out.name) as progress,
-            KvWriter(self.out / LMDB, map_size=_map_size(self._needed)) as writer,
+            KvWriter(self.out / LMDB, map_size=_map_size(self.expected_bytes())) as writer,
         ):
             for span, stem in zip(self.spans, _stems(self.source, self.spans), strict=True):
                 if self._is_written(span, writer):
@@ -188,17 +201,6 @@ class LabelCounts:
             "classes": int(present[-1]) + 1 if len(present) else 0,
             "no_identity": int(self._counts[0]),
         }
-
-
-def _usable_bytes(data: Path) -> int:
-    """Bytes of the database that an earlier run left; one that is damaged is removed."""
-    if not data.exists():
-        return 0
-    try:
-        return KvData.look(data).size
-    except SourceError:  # the engine must not see it: a truncated map kills the process
-        data.unlink()
-        return 0
 
 
 def _needed_bytes(sizes: np.ndarray) -> int:

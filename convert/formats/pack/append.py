@@ -9,18 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from facepack.convert.formats.pack.growing import GrowingPack
+from facepack.convert.formats.pack.held import HeldShard
 from facepack.convert.formats.pack.label_notes import notes_on_labels
-from facepack.convert.formats.pack.sink import PackOptions, plan_pack, space_needed, write_shards
+from facepack.convert.formats.pack.relabel import Relabelled
+from facepack.convert.formats.pack.sink import (
+    PackOptions,
+    plan_pack,
+    preview_pack,
+    space_needed,
+    write_shards,
+)
+from facepack.convert.preview import Preview
 from facepack.convert.registry import SOURCES
 from facepack.convert.result import Result
 from facepack.convert.source import Source
 from facepack.errors import PackError
 from facepack.store import format as fmt
 from facepack.store.manifest import read_manifest
-from facepack.store.target import Target
+from facepack.store.plan import PackPlan
+from facepack.store.target import Found, Target
 
 
-def append(path: Path, source: Source, options: PackOptions, *, discard: bool = False) -> Result:
+def append(
+    path: Path, source: Source, options: PackOptions, *, discard: bool = False
+) -> Result | Preview:
     """Add the images of ``source`` to the pack in ``path``, as new shards.
 
     No shard is rewritten. Identities that the pack has by name keep their label, others are
@@ -51,19 +63,16 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
             "set: convert it to a pack of its own"
         )
     read_manifest(path)  # before a lock is put into what may be no pack
-    with Target(path) as target:
+    options = options.for_source(source)
+    target = Target(path)
+    if options.dry_run:
+        return _preview(GrowingPack.read(path, mend=False), target, source, options, discard)
+    with target:
         pack = GrowingPack.read(path)
         if discard:
             pack.discard()
-        options = options.for_source(source)
-        _require_order(pack, options.check.stored_channels)
-        held = pack.find(source)
+        held = _held(pack, source, options)
         if held is not None:
-            if not options.resume:
-                raise PackError(
-                    f"{path} already has this source (shards: {len(held)}): there is nothing to "
-                    "append"
-                )
             first, *others = (group.stem for group in source.groups())
             source.notices.append(
                 f"{path} already has this source ({first}{' …' if others else ''}), and nothing is "
@@ -72,10 +81,8 @@ def append(path: Path, source: Source, options: PackOptions, *, discard: bool = 
             result = _result(pack, [shard.entry for shard in held], source, began)
             return replace(result, held=True)
         relabelled = pack.relabel(source)
-        plan = plan_pack(relabelled, options).with_fields(
-            onto=pack.plan.pack_id, labels_xxh3_128=relabelled.labels_digest
-        )
-        target.require_space(space_needed(relabelled, path, plan))
+        plan = _plan(pack, relabelled, options)
+        target.require_space(space_needed(relabelled, path, plan, resume=True))
         pack.begin(plan.fields, resume=options.resume)
         shards = write_shards(relabelled, path, plan, options)
         target.remove_parts()
@@ -97,6 +104,39 @@ def _require_order(pack: GrowingPack, channels: str) -> None:
         raise PackError(
             f"{pack.path} has channels {own}, and the images of the source {channels}: {remedy}"
         )
+
+
+def _held(pack: GrowingPack, source: Source, options: PackOptions) -> list[HeldShard] | None:
+    """The shards that hold ``source``, which is allowed when resuming; None: it is not there."""
+    _require_order(pack, options.check.stored_channels)
+    held = pack.find(source)
+    if held is not None and not options.resume:
+        raise PackError(
+            f"{pack.path} already has this source (shards: {len(held)}): there is nothing to append"
+        )
+    return held
+
+
+def _plan(pack: GrowingPack, relabelled: Relabelled, options: PackOptions) -> PackPlan:
+    return plan_pack(relabelled, options).with_fields(
+        onto=pack.plan.pack_id, labels_xxh3_128=relabelled.labels_digest
+    )
+
+
+def _preview(
+    pack: GrowingPack, target: Target, source: Source, options: PackOptions, discard: bool
+) -> Preview:
+    """What an append would do, under the labels that it would give."""
+    held = _held(pack, source, options)
+    relabelled = pack.relabel(source)
+    plan = _plan(pack, relabelled, options)
+    if held is not None:
+        found = Found.FINISHED
+    elif discard or not pack.look(plan.fields, resume=options.resume):
+        found = Found.NOTHING
+    else:
+        found = Found.UNFINISHED
+    return preview_pack(relabelled, pack.path, target, plan, options, found)
 
 
 def _result(

@@ -38,19 +38,24 @@ class GrowingPack:
     plan: PackPlan
 
     @classmethod
-    def read(cls, path: Path) -> GrowingPack:
-        """The pack in ``path``; what an append left to do behind its commit is done."""
+    def read(cls, path: Path, *, mend: bool = True) -> GrowingPack:
+        """The pack in ``path``.
+
+        Args:
+            mend: do what an append left to do behind its commit.
+        """
         manifest = read_training_manifest(path, "it does not grow; convert into a new pack")
         if manifest["partial"]:
             raise PackError(
                 f"{path} lacks shards that it had (partial): copy them here and run facepack "
                 "reindex, or merge it with a pack of the new images"
             )
-        settle(path, manifest)
+        if mend:
+            settle(path, manifest)
         check_sizes(path, manifest)
         pack = cls(path, manifest, read_plan(path, manifest))
-        if pack.unfinished() in pack.plan.fields.get("appended", []):
-            pack.journal.unlink()
+        if mend and pack.unfinished() is None:
+            pack.journal.unlink(missing_ok=True)
         return pack
 
     @property
@@ -75,7 +80,7 @@ class GrowingPack:
             raise DamageError(
                 f"{self.journal}: not a plan that facepack wrote ({error}): remove it"
             ) from error
-        return plan
+        return None if plan in self.plan.fields.get("appended", []) else plan
 
     def discard(self) -> None:
         """Remove the shards of an append that was interrupted, and its plan last."""
@@ -156,7 +161,12 @@ class GrowingPack:
             ) from error
 
     def begin(self, plan: dict[str, Any], *, resume: bool) -> None:
-        """Write the plan of an append, or find it there.
+        """Write the plan of an append, or find it there; raises as :meth:`look`."""
+        if not self.look(plan, resume=resume):
+            write_file(self.journal, [fmt.json_text(plan).encode()])
+
+    def look(self, plan: dict[str, Any], *, resume: bool) -> bool:
+        """Whether an append of this plan was interrupted.
 
         Raises:
             PackError: another one is there, this one is and shall not be resumed, or a shard would
@@ -171,19 +181,20 @@ class GrowingPack:
                     raise PackError(
                         f"{file} is in the way and not a shard of the pack: move it away"
                     )
-            write_file(self.journal, [fmt.json_text(plan).encode()])
-        elif not resume:
+            return False
+        if not resume:
             raise PackError(
                 f"{self.path} holds an unfinished append: --resume completes it, --discard removes "
                 "what it left"
             )
-        elif found != wanted:
+        if found != wanted:
             keys = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
             raise PackError(
                 f"{self.path} holds an unfinished append under another plan ({', '.join(keys)} "
                 "differ): resume it with the same source and options, or remove what it left with "
                 "--discard"
             )
+        return True
 
     def finish(self, plan: PackPlan, shards: Sequence[WrittenShard]) -> None:
         """Replace the manifest by that of the pack with the new shards."""

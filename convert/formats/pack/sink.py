@@ -14,9 +14,10 @@ from facepack.care.shard_check import check_shard
 from facepack.convert.delivery import deliver
 from facepack.convert.formats.pack.label_notes import notes_on_labels
 from facepack.convert.options import ConvertOptions
+from facepack.convert.preview import Preview, preview
 from facepack.convert.result import Result
 from facepack.convert.source import Part, Source
-from facepack.convert.spans import cut_spans, payload_bytes
+from facepack.convert.spans import Span, cut_spans, payload_bytes
 from facepack.convert.workers import Workers
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.progress import Progress
@@ -25,7 +26,7 @@ from facepack.store.finish import finish_pack
 from facepack.store.manifest import check_sizes, manifest_files, read_manifest
 from facepack.store.plan import PackPlan
 from facepack.store.shard import ShardBuilder, WrittenShard
-from facepack.store.target import Target
+from facepack.store.target import Found, Target
 
 _EXPECTED_OVERHEAD = 1.12  # all files over payload, at the worst of the orders
 
@@ -58,8 +59,8 @@ class PackOptions(ConvertOptions):
             )
 
 
-def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
-    """Pack ``source`` into the folder ``out``.
+def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result | Preview:
+    """Pack ``source`` into the folder ``out``, or say what that would do.
 
     Raises:
         SourceError: the source cannot be read, or a record cannot be packed under ``strict``.
@@ -69,8 +70,12 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result:
     began = time.monotonic()
     options = options.for_source(source)
     plan = plan_pack(source, options)
-    with Target(out, overwrite=options.overwrite, resume=options.resume) as target:
-        target.require_space(space_needed(source, out, plan))
+    target = Target(out, overwrite=options.overwrite, resume=options.resume)
+    if options.dry_run:
+        found = _standing(out, target.look(plan.fields))
+        return preview_pack(source, out, target, plan, options, found)
+    with target:
+        target.require_space(space_needed(source, out, plan, resume=options.resume))
         if target.begin(plan.fields):
             manifest = read_manifest(out)
             try:
@@ -106,9 +111,33 @@ def plan_pack(source: Source, options: PackOptions) -> PackPlan:
     )
 
 
-def space_needed(source: Source, out: Path, plan: PackPlan) -> int:
-    """Bytes that the shards of ``plan`` will take, those aside that an earlier run left."""
-    files = (out / f"{span['name']}.mdb" for span in plan.fields["shards"])
+def _standing(out: Path, found: Found) -> Found:
+    """What is found in ``out``, of a finished pack whether its files are all there, as well."""
+    if found is Found.FINISHED:
+        try:
+            check_sizes(out, read_manifest(out))
+        except DamageError:
+            return Found.UNFINISHED
+    return found
+
+
+def preview_pack(
+    source: Source, out: Path, target: Target, plan: PackPlan, options: PackOptions, found: Found
+) -> Preview:
+    """What would become of ``source`` under ``plan``, of which this much is ``found``."""
+    spans = [Span(**span) for span in plan.fields["shards"]]
+    needed = space_needed(source, out, plan, resume=found is Found.UNFINISHED)
+    shards = [(f"{span.name}.mdb", span) for span in spans]
+    tables = (f"{table}.npy" for table in sorted(source.table_names))
+    files = [fmt.MANIFEST, fmt.PLAN, fmt.LABELS, *tables]
+    return preview(
+        source, target, options, found, out=out, needed=needed, shards=shards, files=files
+    )
+
+
+def space_needed(source: Source, out: Path, plan: PackPlan, *, resume: bool) -> int:
+    """Bytes that the shards of ``plan`` will take, when resuming less what an earlier run left."""
+    files = (out / f"{span['name']}.mdb" for span in plan.fields["shards"] if resume)
     present = sum(file.stat().st_size for file in files if file.exists())
     return int(payload_bytes(source) * _EXPECTED_OVERHEAD) - present
 

@@ -6,21 +6,25 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
+
 from facepack.atomic import replacing
 from facepack.convert.formats.pairs.pair_set import PairSet, pair_result, read_pair_set
 from facepack.convert.formats.pairs.pickles import read_bin, write_bin
 from facepack.convert.options import ConvertOptions
+from facepack.convert.preview import Preview, preview
 from facepack.convert.result import Result
 from facepack.convert.sink import note_channels
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
 from facepack.store import format as fmt
 from facepack.store.files import write_errors
+from facepack.store.target import Found, Target
 
 _SUFFIX = ".bin"
 
 
-def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result:
+def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result | Preview:
     """Write a verification set as the pickle of ``(images, issame)``.
 
     Pair i is images 2i and 2i + 1. An image that is used again is stored once. The file is
@@ -43,6 +47,8 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
     pairs = read_pair_set(source, options.check)
     note_channels(source, options, out)
     path = out if out.suffix == _SUFFIX else out / f"{source.groups()[0].stem}{_SUFFIX}"
+    if options.dry_run:
+        return _preview(source, path, options, pairs)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if options.overwrite or options.resume:
@@ -52,6 +58,23 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
         size = path.stat().st_size
     payload = sum(map(len, pairs.images))
     return pair_result(source, path, began, pairs, payload_bytes=payload, file_bytes=size)
+
+
+def _preview(source: Source, path: Path, options: ConvertOptions, pairs: PairSet) -> Preview:
+    """What would be written: the images of all pairs in one file."""
+    found = Found.REPLACED if path.exists() else Found.NOTHING
+    if not options.overwrite and _is_written(path, pairs, options.resume):
+        found = Found.FINISHED
+    return preview(
+        source,
+        Target(path.parent, finished=path.name),
+        options,
+        found,
+        out=path,
+        needed=sum(len(pairs.images[use]) for use in np.unique(pairs.uses).tolist()),
+        files=[path.name],
+        images=len(pairs.uses),
+    )
 
 
 def _is_written(path: Path, pairs: PairSet, resume: bool) -> bool:

@@ -46,9 +46,18 @@ class PairFolderSink(Sink):
     def _missing(self) -> list[tuple[Path, Buffer]]:
         return [(path, image) for path, image in self._files if not has_size(path, len(image))]
 
-    def missing_bytes(self) -> int:
-        """Bytes of the images that are not there."""
-        return sum(len(image) for _, image in self._missing())
+    def expected_bytes(self) -> int:
+        """Bytes of the images."""
+        return sum(len(image) for _, image in self._files)
+
+    def left_bytes(self) -> int:
+        """Bytes of those that are there."""
+        return self.expected_bytes() - sum(len(image) for _, image in self._missing())
+
+    def outcome(self) -> dict[str, Any]:
+        """Images, of which a pair has two, and the labels."""
+        count = len(self._files)
+        return {"files": [LABELS], "image_files": count, "images": count}
 
     def write(self) -> None:
         """Write the images that are missing or have another size."""

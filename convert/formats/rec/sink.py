@@ -100,14 +100,27 @@ class RecSink(SpanSink):
         names = (_MARK, REC, INDEX, _ROWS, _REFUSED, f"header-{REC}")
         return [self.state / name for name in names]
 
-    def missing_bytes(self) -> int:
-        """About how far the ``.rec`` will grow."""
+    def outcome(self) -> dict[str, Any]:
+        """The files; of an evaluation set, ``property`` would have nothing to say."""
+        outcome = super().outcome()
+        if self.source.content != "train":
+            outcome["files"].remove(PROPERTY)
+        return outcome
+
+    def expected_bytes(self) -> int:
+        """About how long the ``.rec`` will be."""
+        return int(payload_bytes(self.source) * _EXPECTED_OVERHEAD)
+
+    def left_bytes(self) -> int:
+        """How long it is."""
         self._mark = _read_mark(self.out)
-        return int(payload_bytes(self.source) * _EXPECTED_OVERHEAD) - self._mark.files[0]
+        return self._mark.files[0]
 
     def write(self) -> None:
         """Write the images behind those that the mark tells of."""
         mark, state = self._mark, self.state
+        if mark.spans and not (state / REC).exists():  # an earlier run ended on its last steps
+            (self.out / REC).replace(state / REC)
         rows: list[tuple[int, int]] = []
 
         def accept(record: SourceRecord) -> None:
@@ -201,10 +214,11 @@ def _read_mark(out: Path) -> _Mark:
         mark = _Mark(**stated | {"files": tuple(stated["files"])})
     except (OSError, ValueError, LookupError, TypeError):  # none, or one that is damaged
         return _Mark()
-    if not (state / REC).exists() and (out / REC).exists():  # it ended on its last steps
-        (out / REC).replace(state / REC)
-    for name, size in zip((REC, INDEX, _ROWS, _REFUSED), mark.files, strict=True):
-        if not (state / name).exists() or (state / name).stat().st_size < size:
+    files = [state / name for name in (REC, INDEX, _ROWS, _REFUSED)]
+    if not files[0].exists():  # it ended on its last steps
+        files[0] = out / REC
+    for file, size in zip(files, mark.files, strict=True):
+        if not file.exists() or file.stat().st_size < size:
             return _Mark()
     return mark
 

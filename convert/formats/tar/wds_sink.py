@@ -95,6 +95,7 @@ class WdsSink(ParallelSink):
 
     kind = "wds"
     written = (SUMMARY, INDEX, CARD, fmt.LABELS)
+    shard_suffix = ".tar"
     overhead = 4 * BLOCK  # two headers, the label, padding
     options: WdsOptions
 

@@ -19,6 +19,7 @@ from facepack.convert.file_target import STATE, has_size, write_image
 from facepack.convert.formats.pairs.folder_sink import convert_to_pair_folder
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import INDEX, image_path, is_safe_path
+from facepack.convert.preview import Preview
 from facepack.convert.result import Result, finished
 from facepack.convert.sink import ParallelSink
 from facepack.convert.source import Part, Source
@@ -68,6 +69,10 @@ class TreeSink(ParallelSink):
     def plan(self) -> dict[str, Any]:
         """What the target is a function of, the naming of files among it."""
         return super().plan() | {"naming": self.options.naming}
+
+    def outcome(self) -> dict[str, Any]:
+        """The images, and what stands beside them."""
+        return super().outcome() | {"image_files": len(self.source)}
 
     def is_whole(self, done: dict[str, Any]) -> bool:
         """Whether a finished tree is there: every file of its index, as far as sizes tell."""
@@ -196,7 +201,7 @@ class TreeSink(ParallelSink):
 convert_to_tree = TreeSink.convert
 
 
-def convert_to_img(source: Source, out: Path, options: TreeOptions) -> Result:
+def convert_to_img(source: Source, out: Path, options: TreeOptions) -> Result | Preview:
     """Write ``source`` as image files: a verification set as numbered pairs, else as a tree."""
     write = convert_to_pair_folder if source.content == "pairs" else convert_to_tree
     return write(source, out, options)

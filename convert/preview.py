@@ -1,0 +1,176 @@
+"""What a conversion would do: ``--dry-run``.
+
+The source is opened and the target looked at as for a run, so that what a run would refuse before
+its first step is refused here, too; a few records are read; nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facepack.convert.delivery import deliver
+from facepack.convert.options import ConvertOptions
+from facepack.convert.source import Part, Source
+from facepack.convert.spans import Span, payload_bytes
+from facepack.store import format as fmt
+from facepack.store.record import SourceRecord
+from facepack.store.target import Found, Target
+
+_PLACES = 16  # where records are read
+_TOGETHER = 16  # how many at each
+_STEP = 1 << 16  # records whose labels are looked at in one part
+_DOES = {
+    Found.NOTHING: "would be made",
+    Found.UNFINISHED: "would be completed",
+    Found.FINISHED: "is finished, and nothing would be done",
+    Found.REPLACED: "would be replaced",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a conversion would do, as far as it can be told without doing it."""
+
+    out: str
+    target: str  # new, resumed, finished or replaced
+    found: int  # records of the source, some of which may have to be set aside
+    identities: int
+    classes: int
+    pairs: int | None
+    payload_bytes: int  # about, of images
+    needed_bytes: int  # about, that are still to be written
+    free_bytes: int  # of the target's file system, with those that overwriting frees
+    shards: list[dict[str, Any]]  # name, records and payload_bytes of each file of many records
+    files: list[str]  # beside the shards
+    image_files: int  # images that become a file each
+    looked_at: int  # records that were read, spread over the source
+    refused: list[dict[str, Any]]  # which of these would be set aside, as quarantine.jsonl has them
+    notices: list[str]
+    dry_run: bool = True
+
+    def lines(self) -> Iterator[str]:
+        """The same for people to read."""
+        whose = (
+            f"{self.identities:,} identities of {self.classes:,} classes"
+            if self.pairs is None
+            else f"{self.pairs:,} pairs"
+        )
+        yield f"{self.out} {_DOES[Found(self.target)]}: {self.found:,} images, {whose}"
+        yield (
+            f"  images of about {self.payload_bytes / 1e6:,.1f} MB; about "
+            f"{self.needed_bytes / 1e6:,.1f} MB to write, {self.free_bytes / 1e6:,.1f} MB free"
+        )
+        written = [f"{self.image_files:,} image files"] if self.image_files else []
+        if self.shards:
+            shown = [f"{shard['name']} ({shard['records']:,} images)" for shard in self.shards]
+            shown = shown if len(shown) < 4 else [shown[0], "…", shown[-1]]
+            count = f"{len(self.shards):,} shard{'s' if len(self.shards) > 1 else ''}"
+            written.append(f"{count}: {', '.join(shown)}")
+        yield "  " + "; ".join([*written, *([", ".join(self.files)] if self.files else [])])
+        aside = f"{len(self.refused):,} would be set aside" if self.refused else "all can be used"
+        yield f"  of {self.looked_at:,} images that were looked at, {aside}"
+        for entry in self.refused[:3]:
+            yield f"  {entry['file']}: record {entry['ordinal']}: {entry['reason']}"
+        yield "nothing was written (--dry-run)"
+
+
+def preview(
+    source: Source,
+    target: Target,
+    options: ConvertOptions,
+    found: Found,
+    *,
+    out: Path,
+    needed: int,
+    shards: Sequence[tuple[str, Span]] = (),
+    files: Sequence[str] = (),
+    image_files: int = 0,
+    images: int | None = None,
+) -> Preview:
+    """What a conversion of ``source`` would do.
+
+    Args:
+        found: what is in ``target``.
+        out: where the result would be.
+        needed: bytes that are still to be written.
+        shards: file and records of each.
+        files: what else is written.
+        image_files: images that become a file each.
+        images: that are written; None: as many as the source has.
+
+    Raises:
+        PackError: the target cannot be made, or there is no room for it.
+        SourceError: the source cannot be read, or a record that was looked at is bad under
+            ``strict``.
+    """
+    target.require_place()
+    needed = 0 if found is Found.FINISHED else max(needed, 0)
+    target.require_space(needed)
+    present = _labels(source)
+    sizes = source.sizes()
+    looked_at = 0
+    refused: list[dict[str, Any]] = []
+
+    def accept(record: SourceRecord) -> None:
+        options.check.look(record.image)
+
+    for part in (samples := _samples(source)):
+        looked_at += part.stop - part.start
+        refused += deliver(part, accept, strict=options.strict)
+    if not any(part.identity_names() for part in samples):
+        files = [name for name in files if name != fmt.LABELS]
+    pairs = None
+    if source.content == "pairs":
+        pairs = len(source.tables(np.arange(len(source)))["pairs"])
+    return Preview(
+        out=str(out),
+        target=found.value,
+        found=len(source) if images is None else images,
+        identities=int(np.count_nonzero(present >= 0)),
+        classes=max(source.classes or 0, int(present.max(initial=-1)) + 1),
+        pairs=pairs,
+        payload_bytes=payload_bytes(source),
+        needed_bytes=needed,
+        free_bytes=target.free_bytes(),
+        shards=[
+            {
+                "name": name,
+                "records": span.stop - span.start,
+                "payload_bytes": int(sizes[span.start : span.stop].sum(dtype=np.int64)),
+            }
+            for name, span in shards
+        ],
+        files=list(files),
+        image_files=image_files,
+        looked_at=looked_at,
+        refused=refused,
+        notices=list(dict.fromkeys(source.notices)),
+    )
+
+
+def _labels(source: Source) -> np.ndarray:
+    """The different labels of the source, -1 for none: int64, ascending."""
+    present = np.empty(0, np.int64)
+    for _, first, last in source.groups():
+        for start in range(first, last, _STEP):
+            part = source.part(start, min(start + _STEP, last))
+            labels = np.fromiter((entry.label for entry in part.entries()), np.int64)
+            present = np.union1d(present, labels)
+    return present
+
+
+def _samples(source: Source) -> list[Part]:
+    """A few records here and there; of a stream, which must be read to get there, the first."""
+    step = max(_TOGETHER, len(source) // _PLACES)
+    places = [
+        (start, min(start + _TOGETHER, last))
+        for _, first, last in source.groups()
+        for start in range(first, last, step)
+    ]
+    thinned = places[:: -(-len(places) // (2 * _PLACES)) or 1] if source.parallel else places[:1]
+    return [source.part(*place) for place in thinned]

@@ -1,0 +1,195 @@
+"""What ``--dry-run`` tells of targets that hold something, and of records that cannot be used.
+
+What it tells of every source and sink, ``test_matrix.py`` holds against the sources.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matrix.command import converted, facepack, invoke
+
+from facepack.convert.formats.kv.sink import KvSink
+from facepack.convert.formats.rec.sink import RecSink
+from facepack.convert.formats.tree.tree_sink import TreeSink
+
+MakeRec = Callable[..., Path]
+DRY = "--dry-run"
+
+
+@pytest.fixture(autouse=True)
+def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several spans to a target."""
+    for kind in (KvSink, RecSink, TreeSink):
+        monkeypatch.setattr(kind, "span_records", 5)
+
+
+def standing(path: Path) -> dict[str, tuple[int, int, int]]:
+    """What tells every file and folder of ``path`` from itself after a change."""
+    stats = {str(each): each.lstat() for each in (path, *path.rglob("*"))}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+@pytest.mark.parametrize("sink", ["lmdb", "img", "rec", "kv", "wds"])
+def test_what_an_interrupted_run_left_is_counted(
+    make_rec: MakeRec, tmp_path: Path, sink: str
+) -> None:
+    """``--strict`` ends it in the fourth span, with three written."""
+    source = make_rec(20, bad={17: b"no record"})
+    options = ["--shard-records", "5", "--workers", "1"] if sink in ("lmdb", "wds") else []
+    words = [f"rec2{sink}", source, tmp_path / "out", *options]
+    whole = converted(*words, DRY)
+    assert invoke(*words, "--strict").exit_code == 1
+    before = standing(tmp_path)
+    assert "--resume completes it" in invoke(*words, DRY).stderr
+    told = converted(*words, DRY, "--resume")
+    assert told["target"] == "resumed"
+    assert told["needed_bytes"] < 0.6 * whole["needed_bytes"]
+    again = converted(*words, DRY, "--overwrite")
+    assert (again["target"], again["needed_bytes"]) == ("replaced", whole["needed_bytes"])
+    assert again["free_bytes"] > told["free_bytes"] - 10**6  # others write on this disk, too
+    assert standing(tmp_path) == before
+    assert converted(*words, "--resume")["packed"] == 19
+
+
+def test_the_last_steps_of_a_rec_are_looked_at_and_not_taken(
+    make_rec: MakeRec, tmp_path: Path
+) -> None:
+    """A run that was killed between putting ``train.rec`` in place and noting that it is done."""
+    words = ["rec2rec", make_rec(20), tmp_path / "out"]
+    state = tmp_path / "out" / ".facepack"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecSink, "state_files", lambda sink: [])
+        facepack(*words)
+    (state / "done.json").unlink()
+    before = standing(tmp_path)
+    assert converted(*words, DRY, "--resume")["target"] == "resumed"
+    assert standing(tmp_path) == before
+    assert converted(*words, "--resume")["packed"] == 20
+
+
+@pytest.mark.parametrize("sink", ["lmdb", "img", "wds"])
+def test_a_finished_target_that_lacks_a_file_is_not_finished(
+    make_rec: MakeRec, tmp_path: Path, sink: str
+) -> None:
+    words = [f"rec2{sink}", make_rec(20), tmp_path / "out"]
+    facepack(*words)
+    suffix = {"lmdb": "*.mdb", "img": "*/*.jpg", "wds": "*.tar"}[sink]
+    next((tmp_path / "out").glob(suffix)).unlink()
+    told = converted(*words, DRY, "--resume")
+    assert told["target"] == "resumed" and told["needed_bytes"] > 0
+
+
+def test_records_that_would_be_set_aside_are_told(make_rec: MakeRec, tmp_path: Path) -> None:
+    source = make_rec(20, bad={3: b"no record"})
+    words = ["rec2lmdb", source, tmp_path / "out"]
+    told = converted(*words, DRY)
+    assert (told["looked_at"], [entry["ordinal"] for entry in told["refused"]]) == (20, [3])
+    done = converted(*words)
+    lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    assert told["refused"] == [json.loads(line) for line in lines] and done["quarantined"] == 1
+    other = ["rec2lmdb", source, tmp_path / "other", DRY]
+    assert len(converted(*other, "--size", "999")["refused"]) == 20
+    assert "1 would be set aside" in facepack(*other)
+    strict = invoke(*other, "--strict")
+    assert strict.exit_code == 1 and "record 3" in strict.stderr
+
+
+def test_few_records_of_many_are_looked_at(make_rec: MakeRec, tmp_path: Path) -> None:
+    told = converted("rec2lmdb", make_rec(2000), tmp_path / "out", DRY)
+    assert 256 <= told["looked_at"] <= 512
+
+
+def test_what_cannot_be_written_is_refused(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_rec(20)
+    (tmp_path / "file").write_bytes(b"")
+    for sink in ("lmdb", "img", "bin"):
+        result = invoke(f"rec2{sink}", source, tmp_path / "file" / "out", DRY)
+        assert result.exit_code == 1
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    for sink in ("lmdb", "wds", "rec"):
+        result = invoke(f"rec2{sink}", source, tmp_path / sink, DRY)
+        assert result.exit_code == 1 and "MB are needed" in result.stderr
+        assert not (tmp_path / sink).exists()
+
+
+def test_both_halves_are_told(make_rec: MakeRec, tmp_path: Path) -> None:
+    told: Any = converted("rec2lmdb", make_rec(18), tmp_path / "out", DRY, "--head-tail", "4")
+    assert [(each["found"], each["identities"]) for each in told] == [(15, 3), (3, 1)]
+    assert not (tmp_path / "out").exists()
+
+
+# Packs that grow ----------------------------------------------------------------------------------
+
+
+def appended(*words: object) -> dict[str, Any]:
+    """What one append prints."""
+    (told,) = json.loads(facepack("append", *words, "--source", "rec", "--json"))
+    return dict(told)
+
+
+def test_append(make_rec: MakeRec, tmp_path: Path) -> None:
+    first, second, pack = make_rec(20), make_rec(35, name="more"), tmp_path / "pack"
+    facepack("rec2lmdb", first, pack)
+    before = standing(tmp_path)
+    told = appended(pack, second, DRY)
+    assert (told["target"], told["found"], told["identities"], told["classes"]) == (
+        "new",
+        35,
+        7,
+        11,
+    )
+    assert "35 images" in facepack("append", pack, second, "--source", "rec", DRY)
+    assert standing(tmp_path) == before
+    done = appended(pack, second)
+    assert (done["packed"], done["classes"]) == (35, 11)
+    grown = standing(tmp_path)
+    assert appended(pack, second, DRY, "--resume")["target"] == "finished"
+    words = ["append", pack, second, "--source", "rec"]
+    assert "nothing to append" in invoke(*words, DRY).stderr
+    assert standing(tmp_path) == grown
+
+
+def test_an_append_that_was_interrupted(make_rec: MakeRec, tmp_path: Path) -> None:
+    pack = tmp_path / "pack"
+    facepack("rec2lmdb", make_rec(20), pack)
+    more = make_rec(25, name="more", bad={17: b"no record"})
+    words = ["append", pack, more, "--source", "rec", "--shard-records", "5", "--workers", "1"]
+    whole = json.loads(facepack(*words, DRY, "--json"))[0]["needed_bytes"]
+    assert invoke(*words, "--strict").exit_code == 1
+    before = standing(pack)
+    assert "--discard" in invoke(*words, DRY).stderr
+    for option, target in (("--resume", "resumed"), ("--discard", "new")):
+        (told,) = json.loads(facepack(*words, DRY, "--json", option))
+        assert told["target"] == target
+        assert (told["needed_bytes"] == whole) == (option == "--discard")
+    assert standing(pack) == before
+
+
+def test_an_append_whose_last_step_is_left_to_do(make_rec: MakeRec, tmp_path: Path) -> None:
+    """The manifest is in place, the journal not yet removed: a dry run does not remove it."""
+    pack, more = tmp_path / "pack", make_rec(25, name="more")
+    facepack("rec2lmdb", make_rec(20), pack)
+    facepack("append", pack, more, "--source", "rec")
+    plan = json.loads((pack / "plan.json").read_bytes())["appended"][-1]
+    (pack / "append.json").write_text(json.dumps(plan))
+    before = standing(pack)
+    assert appended(pack, more, DRY, "--resume")["target"] == "finished"
+    third = make_rec(10, name="third")
+    assert appended(pack, third, DRY)["target"] == "new"
+    assert standing(pack) == before
+
+
+def test_delete_source_deletes_nothing(make_rec: MakeRec, tmp_path: Path) -> None:
+    pack, more = tmp_path / "pack", make_rec(25, name="more")
+    facepack("rec2lmdb", make_rec(20), pack)
+    appended(pack, more / "train.rec", DRY, "--delete-source")
+    assert (more / "train.rec").exists()
