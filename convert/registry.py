@@ -136,6 +136,14 @@ SOURCES = {
         own="facepack.convert.formats.tar.command:TarCommand",
         many=True,
     ),
+    "tfrecord": SourceKind(
+        title="TFRecord files",
+        src="SRC are TFRecord files, or folders of them; records are Examples with an encoded "
+        "image and a label.",
+        location="facepack.convert.formats.tfrecord.source:TfRecordSource",
+        own="facepack.convert.formats.tfrecord.command:TfRecordCommand",
+        many=True,
+    ),
     "lst": SourceKind(
         title="an im2rec, face2rec2 or Paddle list",
         src="SRC are .lst files, or label.txt of Paddle.",

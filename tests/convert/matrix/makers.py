@@ -10,6 +10,7 @@ import random
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -498,6 +499,129 @@ def make_kvs(folder: Path, shots: Sequence[Shot], *, offset: bool) -> Made:
     return Made(paths=paths, truth=Truth(faces=faces), options=options)
 
 
+# TFRecords ---------------------------------------------------------------------------------------
+
+
+def masked_crc32c(data: bytes) -> bytes:
+    """The checksum of TFRecords, bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def tfrecord(data: bytes) -> bytes:
+    """One record."""
+    length = struct.pack("<Q", len(data))
+    return length + masked_crc32c(length) + data + masked_crc32c(data)
+
+
+def varint(value: int) -> bytes:
+    """As protobuf writes a number, a negative one in 64 bits."""
+    value %= 1 << 64
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+
+def submessage(number: int, data: bytes) -> bytes:
+    """A field of protobuf with bytes in it."""
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def example(features: dict[str, bytes | int | float], *, packed: bool = True) -> bytes:
+    """A ``tf.train.Example`` of features with one value each."""
+    entries = b""
+    for name, value in features.items():
+        if isinstance(value, bytes):
+            kind, values = 1, submessage(1, value)
+        elif isinstance(value, float):
+            kind, values = 2, submessage(1, struct.pack("<f", value))
+        else:
+            kind = 3
+            values = submessage(1, varint(value)) if packed else b"\x08" + varint(value)
+        feature = submessage(kind, values)
+        entries += submessage(1, submessage(1, name.encode()) + submessage(2, feature))
+    return submessage(1, entries)
+
+
+def tfrecord_bytes(faces: Sequence[Face]) -> bytes:
+    """Faces as arcface-tf2 writes them."""
+    return b"".join(
+        tfrecord(
+            example(
+                {
+                    "image/encoded": face.shot.image,
+                    "image/filename": str(face.name).encode(),
+                    "image/source_id": face.label,
+                }
+            )
+        )
+        for face in faces
+    )
+
+
+def make_tfrecord(
+    folder: Path, shots: Sequence[Shot], *, compress: Callable[[bytes], bytes] = bytes
+) -> Made:
+    """A file of arcface-tf2, perhaps compressed, which its name does not tell."""
+    faces = tfrecord_faces(strangers(shots), "ms1m_bin")
+    write(folder, {"ms1m_bin.tfrecord": compress(tfrecord_bytes(faces))})
+    return Made(paths=[folder / "ms1m_bin.tfrecord"], truth=Truth(faces=faces))
+
+
+def make_tfrecords(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A folder of two of two files, one of them gzipped."""
+    stems = [f"faces.tfrecord-0000{k}-of-00002" for k in range(2)]
+    faces = tfrecord_faces(shots, stems[0])[:4] + tfrecord_faces(shots, stems[1])[4:]
+    first, second = tfrecord_bytes(faces[:4]), gzip.compress(tfrecord_bytes(faces[4:]), mtime=0)
+    write(folder, {stems[0]: first, stems[1]: second})
+    return Made(paths=[folder], truth=Truth(faces=faces))
+
+
+def make_other_tfrecord(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A file with features of other names, among others, some of which might be meant."""
+    faces = [
+        Face(shot=shot, label=number_of(shot), name=f"{k}", known_as=f"{k}", stem="other")
+        for k, shot in enumerate(shots)
+    ]
+    data = b"".join(
+        tfrecord(
+            example(
+                {
+                    "who": face.label,
+                    "height": face.shot.side,
+                    "photo": face.shot.image,
+                    "preview": shots[0].image,
+                    "called": str(face.name).encode(),
+                    "score": 0.5,
+                },
+                packed=False,
+            )
+        )
+        for face in faces
+    )
+    write(folder, {"other.tfrec": data})
+    options = ("--image-feature", "photo", "--label-feature", "who", "--name-feature", "called")
+    return Made(paths=[folder / "other.tfrec"], truth=Truth(faces=faces), options=options)
+
+
+def tfrecord_faces(shots: Sequence[Shot], stem: str) -> list[Face]:
+    """Faces with a label and a name."""
+    return [
+        Face(
+            shot=shot,
+            label=number_of(shot),
+            name=(name := f"{number_of(shot)}/{k}.jpg"),
+            known_as=name,
+            stem=stem,
+        )
+        for k, shot in enumerate(shots)
+    ]
+
+
 # Tars --------------------------------------------------------------------------------------------
 
 
@@ -903,6 +1027,12 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "wds": make_wds,
         "wds-json": partial(make_wds, as_json=True),
         "wds-text": make_text_wds,
+    },
+    "tfrecord": {
+        "plain": make_tfrecord,
+        "zlib": partial(make_tfrecord, compress=zlib.compress),
+        "several": make_tfrecords,
+        "other": make_other_tfrecord,
     },
     "lst": {"im2rec": make_im2rec, "face2rec2": make_face2rec2, "paddle": make_paddle},
     "ijb": {"ijbb": make_ijb},
