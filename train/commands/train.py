@@ -152,7 +152,11 @@ def train(
                 validator=Validator,
             )
             if dry_run:
-                trainer.describe()
+                preview = trainer.preview()
+                for line in () if as_json or not ranks.is_first else preview.lines():
+                    say(line)
+                if as_json and ranks.is_first:
+                    click.echo(json.dumps(vars(preview)))
                 return
             summary = trainer.run(max_steps=max_steps)
     except OtherRankError as error:

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from facepack.train.config import CONFIG_FILE
-from facepack.train.loop.checkpoint import CHECKPOINT_FILE, METRICS_FILE
+from facepack.train.loop.checkpoint import CHECKPOINT_FILE, METRICS_FILE, PREVIOUS_FILE
 from facepack.train.loop.parts import RunParts
 from facepack.train.models.pretrained import MODEL_FILE
 from facepack.train.ranks.group import Ranks
 
 
-def describe_plan(parts: RunParts, out: Path) -> str:
+@dataclass(frozen=True, kw_only=True)
+class RunPreview:
     """What a run would hold and write; it has done neither."""
+
+    out: str
+    target: str  # new, replaced or resumed
+    step: int  # at which it would go on
+    total_steps: int
+    steps_per_epoch: int
+    images: int
+    classes: int
+    memory: dict[str, int]  # bytes of a rank, of what stays there from step to step
+    needed_bytes: int  # about, of the run's files
+    free_bytes: int  # of the file system they lie on
+    files: list[str]
+    dry_run: bool = True
+
+    def lines(self) -> Iterator[str]:
+        """The same for people to read."""
+        listed = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in self.memory.items())
+        yield (f"memory of a rank: {listed}; beside them what a step computes with, and the loader")
+        yield (
+            f"would be written to {self.out} ({self.target}): {', '.join(self.files)}; about "
+            f"{self.needed_bytes / 1e6:,.1f} MB, {self.free_bytes / 1e6:,.1f} MB are free"
+        )
+        yield "--dry-run writes nothing"
+
+
+def preview_run(parts: RunParts, out: Path, *, step: int, world: int) -> RunPreview:
+    """What a run of ``parts`` would hold and write, from ``step`` on, on ``world`` ranks."""
     head = parts.method_run.head
     held = list(head.buffers()) if isinstance(head, nn.Module) else head.weights
     network = list(parts.backbone.state_dict().values())
@@ -26,14 +56,24 @@ def describe_plan(parts: RunParts, out: Path) -> str:
         if isinstance(value, Tensor)
     ]
     sizes = {"network": network, "its optimizer": moments, parts.config.method: held}
-    listed = ", ".join(
-        f"{name} {sum(t.numel() * t.element_size() for t in tensors) / 1e6:,.1f} MB"
-        for name, tensors in sizes.items()
-    )
-    return (
-        f"memory of a rank: {listed}; beside them what a step computes with, and the loader\n"
-        f"would be written to {out}: {CONFIG_FILE}, {METRICS_FILE}, {CHECKPOINT_FILE}, the one "
-        f"before it, and {MODEL_FILE}; --dry-run writes nothing"
+    memory = {
+        name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in sizes.items()
+    }
+    whole = memory["network"] + memory["its optimizer"] + world * memory[parts.config.method]
+    place = next(place for place in (out.absolute(), *out.absolute().parents) if place.is_dir())
+    begun = (out / CONFIG_FILE).exists()
+    return RunPreview(
+        out=str(out),
+        target="resumed" if step else "replaced" if begun else "new",
+        step=step,
+        total_steps=parts.total_steps,
+        steps_per_epoch=parts.steps_per_epoch,
+        images=len(parts.data),
+        classes=parts.data.classes,
+        memory=memory,
+        needed_bytes=2 * whole + memory["network"],  # of two checkpoints and the model
+        free_bytes=shutil.disk_usage(place).free,
+        files=[CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE],
     )
 
 

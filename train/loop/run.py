@@ -13,7 +13,7 @@ import torch
 from facepack.errors import TrainingError
 from facepack.loading.loader import Batch
 from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
-from facepack.train.loop.announcement import announce, describe_plan
+from facepack.train.loop.announcement import RunPreview, announce, preview_run
 from facepack.train.loop.batches import AgreedBatches
 from facepack.train.loop.checkpoint import (
     CHECKPOINT_FILE,
@@ -177,11 +177,11 @@ class Trainer:
         """Optimizer steps done since the run began."""
         return self._state.step
 
-    def describe(self) -> None:
-        """Give notice of what :meth:`run` would do, and of what it would hold and write."""
+    def preview(self) -> RunPreview:
+        """What :meth:`run` would do, hold and write; gives notice of what is trained on what."""
         if self.ranks.is_first:
             announce(self._parts, self.ranks, self._notify)
-            self._notify(describe_plan(self._parts, self.out))
+        return preview_run(self._parts, self.out, step=self.step, world=self.ranks.world)
 
     def _say(self, text: str) -> None:
         if self.ranks.is_first:

@@ -80,7 +80,31 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
     assert "45 images, 5 classes; 80 steps" in result.stderr
     assert f"its optimizer 7.6 MB, {method} " in result.stderr
     assert "would be written" in result.stderr
+    told = json.loads(
+        invoke(
+            ["train", "--shards", str(pack_path), "--out", str(tmp_path / "run"), *args, "--json"]
+        ).stdout
+    )
+    assert (told["target"], told["images"], told["classes"]) == ("new", 45, 5)
+    assert (told["step"], told["total_steps"]) == (0, 80)
+    assert told["free_bytes"] > told["needed_bytes"] > 2 * sum(told["memory"].values())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_tells_what_is_in_the_folder(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert invoke(arguments(pack_path, out, "--max-steps=1", steps=3)).exit_code == 0
+    files = sorted(out.iterdir())
+    for option, target in (("--resume", "resumed"), ("--overwrite", "replaced")):
+        words = arguments(pack_path, out, option, "--dry-run", "--json", steps=3)
+        told = json.loads(invoke(words).stdout)
+        assert (told["target"], told["step"]) == (target, int(option == "--resume"))
+    assert {*told["files"]} >= {file.name for file in files if file.is_file()}
+    checkpoint = (told["needed_bytes"] - told["memory"]["network"]) / 2
+    assert 0.9 < (out / "checkpoint.pt").stat().st_size / checkpoint < 1.1
+    assert sorted(out.iterdir()) == files
 
 
 def test_stops_at_max_steps_and_resumes_with_its_own_settings(
