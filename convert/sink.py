@@ -31,6 +31,7 @@ from facepack.convert.result import Result, finished
 from facepack.convert.source import Part, Refusal, Source
 from facepack.convert.spans import Span, cut_spans, payload_bytes
 from facepack.convert.workers import write_spans
+from facepack.encoding import WORDS
 from facepack.errors import SourceError
 from facepack.reading import read_json
 from facepack.store import format as fmt
@@ -52,7 +53,7 @@ class Sink(ABC):
         self.source = source
         self.out = out
         self.options = options.for_source(source)
-        note_channels(source, self.options, out)
+        note_changes(source, self.options, out)
         self.state = out / STATE
 
     @classmethod
@@ -114,8 +115,13 @@ class Sink(ABC):
         """The result of a run that ``began`` at this monotonic time, in seconds."""
 
 
-def note_channels(source: Source, options: ConvertOptions, out: Path) -> None:
-    """Tell of swapped colours, which no format but a pack can."""
+def note_changes(source: Source, options: ConvertOptions, out: Path) -> None:
+    """Tell of swapped colours and other sizes, of which no format tells but a pack."""
+    if options.check.resize is not None:
+        height, width = options.check.resize
+        source.notices.append(
+            f"images of another size than {width}×{height} are encoded anew ({WORDS})"
+        )
     if options.check.stored_channels == "bgr":
         source.notices.append(
             f"red and blue of the images are swapped, as in the source, which {out} cannot tell: "
@@ -204,7 +210,11 @@ class SpanSink(Sink):
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)
         self.spans = cut_spans(
-            source, records=self.span_records, size=self.span_bytes, overhead=self.overhead
+            source,
+            records=self.span_records,
+            size=self.span_bytes,
+            overhead=self.overhead,
+            least=self.options.check.resized_bytes,
         )
 
     def plan(self) -> dict[str, Any]:

@@ -27,15 +27,19 @@ def payload_bytes(source: Source) -> int:
     return int(source.sizes().sum(dtype=np.int64))
 
 
-def cut_spans(source: Source, *, records: int, size: int, overhead: int = 0) -> list[Span]:
+def cut_spans(
+    source: Source, *, records: int, size: int, overhead: int = 0, least: int = 0
+) -> list[Span]:
     """Cut every group into spans of at most so many records and bytes, in source order.
 
-    Each record takes ``overhead`` bytes beside its image.
+    Each record takes ``overhead`` bytes beside its image, for which ``least`` are counted at least.
 
     Raises:
         SourceError: two groups have the same name.
     """
-    sizes = source.sizes().astype(np.int64) + overhead if overhead else source.sizes()
+    sizes = source.sizes()
+    if overhead or least:
+        sizes = np.maximum(sizes.astype(np.int64), least) + overhead
     spans: list[Span] = []
     for stem, start, stop in source.groups():
         spans += cut(stem, sizes[start:stop], records=records, size=size, first=start)

@@ -56,7 +56,7 @@ class PointerImageError(DecodeError):
 class UnwantedImageError(DecodeError):
     """A sound image that is not what was asked for: of another size, or with other colours."""
 
-    remedy = "resize or convert the image, or ask for something else with --size and --color"
+    remedy = "choose --size, --resize and --color otherwise, or change the image"
 
 
 class ConfigError(FacepackError):

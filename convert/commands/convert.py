@@ -51,6 +51,9 @@ LOOK: tuple[Option, ...] = (
         help="Greyscale, CMYK and transparent images: keep, set aside, or encode as RGB.",
     ),
     click.option(
+        "--resize", type=_Size(), help="Encode images of another size anew, at this one, e.g. 112."
+    ),
+    click.option(
         "--channels",
         type=click.Choice(["rgb", "bgr"]),
         help="Order of the colours in the images; bgr: red and blue are swapped. A pack tells its "
@@ -262,7 +265,7 @@ def target_options(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     from facepack.store.checks import ImageCheck
 
     check = ImageCheck(
-        **{name: options.pop(name) for name in ("decode", "size", "color", "channels")}
+        **{name: options.pop(name) for name in ("decode", "size", "color", "channels", "resize")}
     )
     workers = options["workers"] or suitable_count(payload_bytes(source))
     return {**options, "check": check, "workers": workers}

@@ -1,16 +1,13 @@
-"""What an image must pass to be packed, and the one change that may be asked for."""
+"""What an image must pass to be packed, and the changes that may be asked for."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import simplejpeg
-from PIL import Image
 
-from facepack import images
+from facepack import encoding, images
 from facepack.errors import DecodeError, PackError, UnwantedImageError
 from facepack.images import (
     ImageHeader,
@@ -24,7 +21,6 @@ from facepack.store import format as fmt
 from facepack.store.record import Buffer
 
 COLORS = ("keep", "refuse", "convert")
-_QUALITY = 95  # of a JPEG whose colours were converted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +32,19 @@ class ImageCheck:
         size: (height, width) in pixels that every image must have; None allows any.
         color: what becomes of images that are not three-channel RGB or YCbCr (greyscale, CMYK,
             palette, transparency): ``keep`` packs them as they are, ``refuse`` sets them aside,
-            ``convert`` encodes them anew, a JPEG as JPEG (quality 95, 4:4:4), others as PNG.
+            ``convert`` encodes them anew (:func:`facepack.encoding.encode_as`).
         channels: the order of the colours in the images, ``rgb``; or ``bgr``, red and blue swapped,
             which ``convert`` puts right; else they are packed as they are. None: as the source
             states it, or ``rgb``.
+        resize: (height, width) in pixels at which images of another size are encoded anew, in three
+            channels; those of another shape are set aside, as faces must not be stretched.
     """
 
     decode: bool = False
     size: tuple[int, int] | None = None
     color: str = "keep"
     channels: str | None = None
+    resize: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.channels not in (None, *images.CHANNEL_ORDERS):
@@ -53,25 +52,30 @@ class ImageCheck:
             raise PackError(f"channels {self.channels!r}: allowed are {orders}")
         if self.color not in COLORS:
             raise PackError(f"color {self.color!r}: allowed are {', '.join(COLORS)}")
-        if self.size is not None and min(self.size) < 1:
-            raise PackError(f"size {self.size}: allowed are a height and a width from 1")
+        for name, size in (("size", self.size), ("resize", self.resize)):
+            if size is not None and min(size) < 1:
+                raise PackError(f"{name} {size}: allowed are a height and a width from 1")
+        if self.resize is not None and self.resize[0] * self.resize[1] > images.MAX_PIXELS:
+            raise PackError(f"resize {self.resize}: at most {images.MAX_PIXELS} pixels are decoded")
 
     def as_json(self) -> dict[str, Any]:
         """As the plan holds it."""
         return {
             **{"decode": self.decode, "size": self.size and list(self.size), "color": self.color},
             **fmt.channels_field(self.channels or "rgb"),
+            **({} if self.resize is None else {"resize": list(self.resize)}),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ImageCheck:
         """What :meth:`as_json` gave."""
-        size = value["size"]
+        size, resize = value["size"], value.get("resize")
         return cls(
             decode=value["decode"],
             size=size and tuple(size),
             color=value["color"],
             channels=value.get(fmt.CHANNELS),
+            resize=resize and tuple(resize),
         )
 
     @property
@@ -80,12 +84,22 @@ class ImageCheck:
         return "rgb" if self.color == "convert" else self.channels or "rgb"
 
     @property
+    def encodes(self) -> bool:
+        """Whether images may be stored as others than they were."""
+        return self.color == "convert" or self.resize is not None
+
+    @property
+    def resized_bytes(self) -> int:
+        """The most bytes, about, of an image that is resized; 0 where none is."""
+        return 0 if self.resize is None else 3 * self.resize[0] * self.resize[1]
+
+    @property
     def _swaps(self) -> bool:
         """Whether all images are encoded anew, to put their colours right."""
         return self.color == "convert" and self.channels == "bgr"
 
     def look(self, image: Buffer) -> tuple[Buffer, ImageHeader]:
-        """The image to store, the same bytes unless colours are converted, and its header.
+        """The image to store, the same object unless it is encoded anew, and its header.
 
         Raises:
             DecodeError: it cannot be decoded, or is too large.
@@ -100,10 +114,35 @@ class ImageCheck:
             )
         if header.channels != 3 and self.color == "refuse":
             raise UnwantedImageError(f"it has {header.channels} colour channels, not 3")
-        if self._swaps or (header.channels != 3 and self.color == "convert"):
-            image = _encode(decode(image, self.channels or "rgb"), header.format)
-            header = read_header(image)
-        return image, header
+        size = self._new_size(header)
+        converts = self.color == "convert" and (self.channels == "bgr" or header.channels != 3)
+        if not (size or converts):
+            return image, header
+        # Resized alone, it keeps the order of colours that the others have: a pack has one.
+        pixels = decode(image, self.channels or "rgb" if converts else "rgb")
+        if size:
+            pixels = encoding.resize(pixels, size)
+        image = encoding.encode_as(header.format, pixels)
+        return image, read_header(image)
+
+    def _has_wanted_size(self, header: ImageHeader) -> bool:
+        return self.resize is None or (header.height, header.width) == self.resize
+
+    def _new_size(self, header: ImageHeader) -> tuple[int, int] | None:
+        """The size that an image is to be brought to; None: it stays as it is.
+
+        Raises:
+            UnwantedImageError: it has another shape, by a pixel or more of what it would become.
+        """
+        if self.resize is None or self._has_wanted_size(header):
+            return None
+        height, width = self.resize
+        if abs(header.width * height - width * header.height) >= max(header.height, header.width):
+            raise UnwantedImageError(
+                f"it has {header.width}×{header.height} pixels, and at {width}×{height} its face "
+                "would be stretched: crop or align it first"
+            )
+        return self.resize
 
     def look_at_run(
         self, data: memoryview, starts: np.ndarray, stops: np.ndarray
@@ -118,12 +157,13 @@ class ImageCheck:
         if self.decode or self._swaps or (stops - starts).max(initial=0) > images.MAX_BYTES:
             return [None] * len(starts)
         headers = known_headers(data, starts, stops)
-        if self.size is None and self.color == "keep":
+        if self.size is None and self.resize is None and self.color == "keep":
             return headers
         return [header if header and self._takes(header) else None for header in headers]
 
     def _takes(self, header: ImageHeader) -> bool:
         size_fits = self.size is None or (header.height, header.width) == self.size
+        size_fits = size_fits and self._has_wanted_size(header)
         return size_fits and (header.channels == 3 or self.color == "keep")
 
 
@@ -138,14 +178,3 @@ def require_size(image: Buffer) -> None:
             f"{len(image):,} bytes; at most {images.MAX_BYTES:,} are taken, unless the environment "
             "variable FACEPACK_MAX_IMAGE_BYTES says more"
         )
-
-
-def _encode(pixels: np.ndarray, like: str) -> bytes:
-    if like == "jpeg":
-        encoded: bytes = simplejpeg.encode_jpeg(
-            pixels, quality=_QUALITY, colorspace="RGB", colorsubsampling="444"
-        )
-        return encoded
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -164,6 +164,8 @@ def _check_images(where: str, images: dict[str, Any]) -> None:
             raise ValueError(f"{where}: 'images' has no {field!r} of counts")
     if type(images.get("oriented")) is not int:
         raise ValueError(f"{where}: 'images' has no count 'oriented'")
+    if type(images.get("encoded", 0)) is not int:
+        raise ValueError(f"{where}: 'encoded' of 'images' is no count")
 
 
 def check_sizes(path: Path, manifest: dict[str, Any]) -> None:

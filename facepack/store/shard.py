@@ -25,7 +25,9 @@ from facepack.store.lmdb_format import PAGE_HEADER, PAGE_SIZES
 from facepack.store.lmdb_write import fill_in_order, lmdb_pages, node_costs, overflow_pages
 from facepack.store.record import Buffer, RecordRun, SourceRecord
 
-_IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width")  # of image statistics
+ENCODED = "encoded"
+# Of image statistics; the last only where images were encoded anew.
+_IMAGE_FIELDS = ("formats", "channels", "oriented", "height", "width", ENCODED)
 
 _SAMPLE = 1024  # records from which the page size is chosen
 # With very many records to a page, cutting in order wastes next to nothing.
@@ -151,12 +153,14 @@ def _merge_statistics(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         bounds = [bound for part in filled for bound in part[field]] or [0]
         return [min(bounds), max(bounds)]
 
+    encoded = sum(part.get(ENCODED, 0) for part in parts)
     return {
         "formats": count("formats"),
         "channels": count("channels"),
         "oriented": sum(part["oriented"] for part in parts),
         "height": span("height"),
         "width": span("width"),
+        **({ENCODED: encoded} if encoded else {}),
     }
 
 
@@ -189,6 +193,7 @@ class ShardBuilder:
         self.identity_names: dict[int, str] = {}
         self.refused: list[dict[str, Any]] = []
         self.payload_bytes = 0
+        self.encoded = 0  # images that are not stored as they were
         self._check = check or ImageCheck()
         self._headers: list[ImageHeader] = []
         self._run_extras: list[tuple[int, dict[str, np.ndarray]]] = []  # with the first record
@@ -205,6 +210,7 @@ class ShardBuilder:
         """
         fmt.check_label(record.label)
         image, header = self._check.look(record.image)
+        self.encoded += image is not record.image
         self._headers.append(header)
         self.images.append(image)
         self.labels.append(record.label)
@@ -272,6 +278,8 @@ class ShardBuilder:
             "page_size": page_size,
             "images": image_statistics(self._headers),
         }
+        if self.encoded:
+            meta["images"][ENCODED] = self.encoded
         reserved = self._reserved(arranged, keys, values, meta)
 
         kv = fmt.kv_bytes(labels[arranged])

@@ -234,6 +234,9 @@ def render_report(report: Report) -> str:
     ]
     if figures.channels != "rgb":
         kinds.append(("order of colors", SWAPPED, figures.records, share(1, of=1)))
+    if encoded := figures.images.get("encoded"):
+        words = "not as the source had them"
+        kinds.append(("encoded anew", words, encoded, share(encoded, figures.records)))
     if turned := figures.images.get("oriented"):
         words = "ask to be turned; none is"
         kinds.append(("EXIF orientation", words, turned, share(turned, figures.records)))

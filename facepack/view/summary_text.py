@@ -73,6 +73,8 @@ def _facts(figures: Summary) -> Iterator[tuple[str, str]]:
         yield "colors", ", ".join(colors)
     if figures.channels != "rgb":
         yield "channels", f"{figures.channels}: {SWAPPED}"
+    if images.get("encoded"):
+        yield "encoded anew", f"{images['encoded']:,} images are not as the source had them"
     if images.get("oriented"):
         yield "EXIF orientation", f"{images['oriented']:,} images ask to be turned; none is"
     pages = ", ".join(f"{size:,}" for size in figures.page_sizes)

@@ -6,6 +6,7 @@ fails the first tests.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import simplejpeg
 from click import Argument
@@ -47,6 +49,7 @@ from matrix.truth import (
     sampled,
     without_excluded,
 )
+from PIL import Image
 
 from facepack.convert import workers
 from facepack.convert.commands.convert import conversion
@@ -108,6 +111,15 @@ def put_right(shot: Shot) -> Shot:
     return replace(shot, image=image)
 
 
+def scaled(shot: Shot) -> Shot:
+    """A larger image becomes as large as the others, by the same way as in put_right."""
+    if shot.side == SIDE:
+        return shot
+    pixels = Image.open(io.BytesIO(shot.image)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    image = simplejpeg.encode_jpeg(np.asarray(pixels), quality=95, colorsubsampling="444")
+    return replace(shot, image=image, side=SIDE)
+
+
 ALL: dict[str, Choose | None] = {"": None}
 CASES = {
     "exclude": Case(words="--exclude {exclude} --decode", parts={"": without_excluded}),
@@ -124,6 +136,7 @@ CASES = {
     "convert": Case(words="--color convert", parts=ALL, change=colored),
     "swapped": Case(words="--channels bgr", parts=ALL),
     "put right": Case(words="--channels bgr --color convert", parts=ALL, change=put_right),
+    "scaled": Case(words=f"--resize {SIDE}", parts=ALL, change=scaled),
     "order": Case(words="--order source --shard-size 1", parts=ALL, sinks=["lmdb"]),
     "people": Case(words="--order identity", parts=ALL, sinks=["lmdb"]),
     "twice": Case(words="--duplicates", parts=ALL, sinks=["lmdb"]),

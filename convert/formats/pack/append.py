@@ -14,6 +14,7 @@ from facepack.convert.formats.pack.label_notes import notes_on_labels
 from facepack.convert.formats.pack.relabel import Relabelled
 from facepack.convert.formats.pack.sink import (
     PackOptions,
+    notes_on_encoding,
     plan_pack,
     preview_pack,
     space_needed,
@@ -156,7 +157,11 @@ def _result(
         payload_bytes=sum(entry["payload_bytes"] for entry in entries),
         file_bytes=sum(stated["bytes"] for entry in entries for stated in entry["files"].values()),
         seconds=round(time.monotonic() - began, 3),
-        notices=[*source.notices, *notes_on_labels(pack.path, pack.manifest, entries)],
+        notices=[
+            *source.notices,
+            *notes_on_encoding(entries),
+            *notes_on_labels(pack.path, pack.manifest, entries),
+        ],
     )
 
 

@@ -17,6 +17,7 @@ from facepack.convert.registry import SOURCES
 from facepack.convert.source import Source
 from facepack.errors import ConfigError, DamageError, PackError, SourceError
 from facepack.store import format as fmt
+from facepack.store.checks import ImageCheck
 from facepack.store.format import NO_IDENTITY
 from facepack.store.manifest import read_manifest, shard_file, states
 from facepack.store.pack import open as open_pack
@@ -118,8 +119,8 @@ def _reason_to_keep(
     if refused:
         listed = pack.path / fmt.QUARANTINE
         return f"{refused:,} of its records were set aside, see {listed}"
-    if any(shard.check["color"] == "convert" for shard in held):
-        return "with --color convert the pack may hold other images than it"
+    if any(ImageCheck.from_json(shard.check).encodes for shard in held):
+        return "with --color convert or --resize the pack may hold other images than it"
     if isinstance(source, ZipSource) and source.passed_over:
         return f"it holds {source.passed_over:,} members that are not images: the pack lacks them"
     if link := next(filter(Path.is_symlink, files), None):

@@ -159,4 +159,5 @@ def _as_packed(check: dict[str, Any], image: Buffer) -> Buffer:
     Raises:
         DecodeError: it is set aside.
     """
-    return ImageCheck.from_json(check).look(image)[0] if check["color"] == "convert" else image
+    made_by = ImageCheck.from_json(check)
+    return made_by.look(image)[0] if made_by.encodes else image

@@ -19,13 +19,14 @@ from facepack.convert.result import Result
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span, cut_spans, payload_bytes
 from facepack.convert.workers import Workers
+from facepack.encoding import WORDS
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.progress import Progress
 from facepack.store import format as fmt
 from facepack.store.finish import finish_pack
 from facepack.store.manifest import check_sizes, manifest_files, read_manifest
 from facepack.store.plan import PackPlan
-from facepack.store.shard import ShardBuilder, WrittenShard
+from facepack.store.shard import ENCODED, ShardBuilder, WrittenShard
 from facepack.store.target import Found, Target
 
 _EXPECTED_OVERHEAD = 1.12  # all files over payload, at the worst of the orders
@@ -98,7 +99,12 @@ def convert_to_pack(source: Source, out: Path, options: PackOptions) -> Result |
 
 def plan_pack(source: Source, options: PackOptions) -> PackPlan:
     """The plan of a pack of ``source``, with the spans of records that make its shards."""
-    spans = cut_spans(source, records=options.shard_records, size=options.shard_bytes)
+    spans = cut_spans(
+        source,
+        records=options.shard_records,
+        size=options.shard_bytes,
+        least=options.check.resized_bytes,
+    )
     return PackPlan.make(
         kind=source.content,
         source=source.describe(),
@@ -225,6 +231,13 @@ def _positions(count: int, shards: Sequence[WrittenShard]) -> np.ndarray:
     return positions
 
 
+def notes_on_encoding(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Tell how many images of these shards are not stored as they were."""
+    encoded = sum(entry["images"].get(ENCODED, 0) for entry in entries)
+    packed = sum(entry["records"] for entry in entries)
+    return [f"{encoded:,} of {packed:,} images were encoded anew ({WORDS})"] if encoded else []
+
+
 def _result(out: Path, manifest: dict[str, Any], source: Source, began: float) -> Result:
     files = sum(stated["bytes"] for stated in manifest_files(manifest).values())
     return Result(
@@ -239,5 +252,9 @@ def _result(out: Path, manifest: dict[str, Any], source: Source, began: float) -
         payload_bytes=manifest["payload_bytes"],
         file_bytes=files + (out / fmt.MANIFEST).stat().st_size,
         seconds=round(time.monotonic() - began, 3),
-        notices=[*source.notices, *notes_on_labels(out, manifest, manifest["shards"])],
+        notices=[
+            *source.notices,
+            *notes_on_encoding(manifest["shards"]),
+            *notes_on_labels(out, manifest, manifest["shards"]),
+        ],
     )

@@ -14,7 +14,7 @@ from facepack.convert.formats.pairs.pickles import read_bin, write_bin
 from facepack.convert.options import ConvertOptions
 from facepack.convert.preview import Preview, preview
 from facepack.convert.result import Result
-from facepack.convert.sink import note_channels
+from facepack.convert.sink import note_changes
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
 from facepack.store import format as fmt
@@ -45,7 +45,7 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
         raise PackError("resume keeps what is there and overwrite removes it: choose one")
     options = options.for_source(source)
     pairs = read_pair_set(source, options.check)
-    note_channels(source, options, out)
+    note_changes(source, options, out)
     path = out if out.suffix == _SUFFIX else out / f"{source.groups()[0].stem}{_SUFFIX}"
     if options.dry_run:
         return _preview(source, path, options, pairs)

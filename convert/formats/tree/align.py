@@ -10,8 +10,8 @@ reflection, and the best a is that of linear regression.
 from __future__ import annotations
 
 import numpy as np
-import simplejpeg
 
+from facepack.encoding import encode_jpeg
 from facepack.errors import DecodeError
 from facepack.images import decode
 from facepack.store.record import Buffer
@@ -28,7 +28,6 @@ TEMPLATE = np.array(
 )
 """(5, 2) x and y, in pixels; a pixel's centre has whole coordinates."""
 
-QUALITY = 95
 _SMALLEST = 1e-5  # a face of ten million pixels
 
 
@@ -86,10 +85,7 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
 
 
 def align_face(image: Buffer, landmarks: np.ndarray) -> bytes:
-    """An encoded image as an aligned face of 112×112 pixels.
-
-    It is a JPEG of quality 95 without chroma subsampling: a third of a PNG's bytes, and what every
-    GPU decoder takes. The bytes are a function of the input alone, under one libjpeg-turbo.
+    """An encoded image as an aligned face of 112×112 pixels, a JPEG.
 
     Args:
         image: the encoded image.
@@ -99,7 +95,4 @@ def align_face(image: Buffer, landmarks: np.ndarray) -> bytes:
         DecodeError: the image does not decode, or the landmarks span no face.
     """
     matrix = similarity(landmarks)
-    encoded: bytes = simplejpeg.encode_jpeg(
-        warp(decode(image), matrix), quality=QUALITY, colorspace="RGB", colorsubsampling="444"
-    )
-    return encoded
+    return encode_jpeg(warp(decode(image), matrix))
