@@ -23,6 +23,11 @@ class PassedOver:
         self._counts[kind] += count
         self._firsts[kind] = min(name, self._firsts.get(kind, name))
 
+    def add_all(self, other: PassedOver) -> None:
+        """Count what ``other`` has counted, too."""
+        for kind, count in other._counts.items():
+            self.add(kind, other._firsts[kind], count)
+
     def total(self) -> int:
         """How many, of whatever kind."""
         return self._counts.total()

@@ -101,8 +101,9 @@ SOURCES = {
         own="facepack.convert.formats.pair_list.command:ListCommand",
     ),
     "zip": SourceKind(
-        title="WebFace260M zips",
-        src="SRC are zips, or folders of zips; members are identity/image.jpg.",
+        title="zips (WebFace260M's, WebDataset samples)",
+        src="SRC are zips, or folders of zips; members are identity/image.jpg, or KEY.jpg and "
+        "KEY.cls.",
         location="facepack.convert.formats.zip.source:ZipSource",
         own="facepack.convert.formats.zip.command:ZipCommand",
         many=True,

@@ -61,7 +61,8 @@ def append(
 
     Shards that are there are not touched. Identities that the pack has by name keep their label;
     others are numbered on. Of several zips (or of a folder of them) each is appended by itself, in
-    the order of their names. The pack stays whole whatever happens.
+    the order of their names; those of WebDataset samples together. The pack stays whole whatever
+    happens.
     """
     from facepack.convert.result import Result
 
@@ -123,7 +124,7 @@ def _append_each(
     arguments = command.arguments(take(command.options, options))
     own = take(_PACK.options, options)
     for each in machinery.separate_sources(source, paths):
-        files = deletion.source_files(source, each[0]) if delete_source else {}
+        files = deletion.source_files(source, each) if delete_source else {}
         opened = SOURCES[source].open(each, arguments)
         common = target_options(opened, dict(options))
         settings = PackOptions(**common, **_PACK.arguments(own, seed))

@@ -625,7 +625,8 @@ def test_appended(workshop: Workshop, source: str, variant: str, tmp_path: Path)
         return
     printed = facepack(*words, *AS_JSON, typed=made.typed)
     figures = json.loads(printed)
-    stems = sorted({face.stem for face in faces}) if source == "zip" else []
+    one_by_one = source == "zip" and "wds" not in variant
+    stems = sorted({face.stem for face in faces}) if one_by_one else []
     each = [[face for face in faces if face.stem == stem] for stem in stems] or [faces]
     assert [told["packed"] for told in figures] == [len(them) for them in each]
     labels = appended(each, {str(row.person): row.label for row in before})

@@ -44,20 +44,23 @@ def deleted_before(path: Path, kind: str, files: Sequence[Path]) -> list[Path]:
     return [file for file in files if file.name in names and not file.exists()]
 
 
-def source_files(kind: str, path: Path) -> dict[Path, Stamp]:
+def source_files(kind: str, paths: Sequence[Path]) -> dict[Path, Stamp]:
     """The files that a source consists of, and what tells each from a later one of that name.
 
     Raises:
         ConfigError: a source of this kind is more than its images: it is the user's to delete.
         SourceError: a file cannot be looked at.
     """
-    files = SOURCES[kind].command.own_files(path)
-    if files is None:
-        raise ConfigError(
-            f"--delete-source with --source {kind}: only zips and .rec files are deleted; delete "
-            "others yourself once facepack verify has found the pack good"
-        )
-    return {file: _stamp(file) for file in files}
+    stamps: dict[Path, Stamp] = {}
+    for path in paths:
+        files = SOURCES[kind].command.own_files(path)
+        if files is None:
+            raise ConfigError(
+                f"--delete-source with --source {kind}: only zips and .rec files are deleted; "
+                "delete others yourself once facepack verify has found the pack good"
+            )
+        stamps |= {file: _stamp(file) for file in files}
+    return stamps
 
 
 def _stamp(file: Path) -> Stamp:

@@ -1,7 +1,7 @@
 """Images that are members of a tar, with labels from samples, a list, or their folders.
 
 Which of these shows when all was looked at: labels of WebDataset samples
-(:mod:`facepack.convert.formats.tar.samples`) go before a list
+(:mod:`facepack.convert.samples`) go before a list
 (:mod:`facepack.convert.formats.tar.lists`), and that before folders, of which
 :mod:`facepack.convert.identity_folder` says which one is the identity.
 
@@ -23,10 +23,8 @@ import xxhash
 from facepack import images
 from facepack.convert.files import is_clutter, is_image, lies_in_clutter, text
 from facepack.convert.formats.tar import lists as tar_lists
-from facepack.convert.formats.tar import samples as tar_samples
 from facepack.convert.formats.tar.headers import BLOCK, Member, read_member
 from facepack.convert.formats.tar.lists import Lists, is_list, path_hash
-from facepack.convert.formats.tar.samples import LONGEST_CLS, LONGEST_JSON, NO_LABEL, Samples
 from facepack.convert.formats.tar.stream import Files, Stream, opened
 from facepack.convert.identity_folder import (
     LONGEST,
@@ -36,6 +34,15 @@ from facepack.convert.identity_folder import (
     find_identities,
 )
 from facepack.convert.names import Names
+from facepack.convert.samples import (
+    LONGEST_CLS,
+    LONGEST_JSON,
+    NO_LABEL,
+    REASONS,
+    Samples,
+    read_class,
+    read_object,
+)
 from facepack.convert.source import Entry, Group, OwnPart, Refusal, Source
 from facepack.errors import SourceError
 from facepack.store import format as fmt
@@ -44,7 +51,7 @@ from facepack.store.record import SourceRecord
 _LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
 _SHALLOW = NO_LABEL - 1
 _REASONS = {
-    "samples": tar_samples.REASONS,
+    "samples": REASONS,
     "list": tar_lists.REASONS,
     "tree": {
         NO_LABEL: (
@@ -146,12 +153,12 @@ class ImageMembers:
         suffix = base[-5:].lower()
         if suffix.endswith(b".cls"):
             content = stream.read(member.size) if member.size <= LONGEST_CLS else b""
-            self._samples.add_class(name, content)
+            self._samples.add_class(name, read_class(content))
             self._paths = None
         elif is_list(base):
             return self._lists.add(name, len(self._archives) - 1, stream, member.size)
         elif suffix == b".json" and member.size <= LONGEST_JSON:
-            self._samples.add_object(name, stream.read(member.size))
+            self._samples.add_object(name, read_object(stream.read(member.size)))
         else:
             return False
         return True

@@ -30,11 +30,11 @@ from facepack.convert.identity_folder import OPTION
 from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
+from facepack.convert.samples import names_beside
 from facepack.convert.source import SourceView, shard_stem
 from facepack.convert.source_file import file_name, read_errors
 from facepack.errors import SourceError
 from facepack.progress import Progress
-from facepack.reading import read_text
 from facepack.store import format as fmt
 
 _ARCHIVE = re.compile(r".+\.(tar|tgz|tar\.gz)([._-]?[0-9A-Za-z]{1,6})?|.+_\d{2,3}", re.IGNORECASE)
@@ -93,7 +93,7 @@ class TarSource(SourceView):
             )
         files, passed_over = _find(paths)
         glint360k.check_pieces(files.names)
-        look = _look(files, member, _identity_names(paths))
+        look = _look(files, member, names_beside(paths))
         self._files = files
         self._sums = look.sums if look.complete else {}
         content = look.content(only_indexed=only_indexed, identity_level=identity_level)
@@ -154,22 +154,6 @@ def _find(paths: Sequence[Path]) -> tuple[Files, list[str]]:
         files += tars
     require_once(files)
     return Files.look_at(files), notices
-
-
-def _identity_names(paths: Sequence[Path]) -> Names:
-    """The lines of the ``labels.txt`` beside the tars of the one folder given."""
-    names = Names()
-    path = paths[0] / fmt.LABELS
-    if len(paths) == 1 and path.is_file():
-        try:
-            lines = fmt.read_labels_text(read_text(path))
-        except (OSError, ValueError) as error:
-            raise SourceError(
-                f"{path}: cannot be read ({error}): remove it, and identities have no names"
-            ) from error
-        for line in lines:
-            names.append(line.encode())
-    return names
 
 
 def _look(files: Files, member: str | None, names: Names) -> _Look:

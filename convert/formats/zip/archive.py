@@ -10,10 +10,17 @@ import numpy as np
 import xxhash
 
 from facepack import images
-from facepack.convert.files import CLUTTER_NAMES
+from facepack.convert.files import CLUTTER_NAMES, text
 from facepack.convert.formats.zip.crypto import Keys
 from facepack.convert.formats.zip.directory import Members, find_directory, walk
-from facepack.convert.formats.zip.names import CLUTTER, OTHER, REFUSED, FolderIndex, name_text
+from facepack.convert.formats.zip.names import (
+    CLUTTER,
+    LABEL,
+    OTHER,
+    REFUSED,
+    FolderIndex,
+    name_text,
+)
 from facepack.convert.formats.zip.part import AES, DEFLATED, ENCRYPTED, STORED, KnownZip, ZipPart
 from facepack.convert.names import Names, later_occurrences
 from facepack.convert.passed_over import PassedOver
@@ -22,9 +29,11 @@ from facepack.errors import SourceError
 
 _STRONG = 0x40 | 0x2000  # PKWARE's strong encryption, of members or of the directory
 _TRIED = 3  # encrypted members that a password is tried on: the first may be damaged
+_NO_IMAGES = "members that are no images by their names"
 _PASSED_OVER = {
-    OTHER: "members that are no images by their names",
-    CLUTTER: f"members, {CLUTTER_NAMES},",
+    OTHER: (_NO_IMAGES, False),
+    CLUTTER: (f"members, {CLUTTER_NAMES},", False),
+    LABEL: (_NO_IMAGES, True),
 }
 _MOST_BYTES = np.iinfo(np.uint32).max
 
@@ -39,8 +48,11 @@ class Archive:
         entries: how many entries it has, images or not.
         entry_offsets: uint32 or uint64 (n,), byte of each image's entry in the directory.
         sizes: uint32 (n,), bytes of each image, 0 for more than are taken.
-        labels: int32 (n,), its identity or -1; its folder's number as long as they are not known.
+        labels: int32 (n,), as :class:`ZipPart` has them; its folder's number, or
+            :data:`~facepack.convert.formats.zip.names.REFUSED`, as long as they are not known.
+        suffixes: uint8 (n,), as :class:`ZipPart` has them; None in a zip of folders.
         folders: paths of these folders, in the order of their numbers.
+        has_labels: whether a member may be the label of a sample.
         encrypted: numbers of the first few encrypted images.
     """
 
@@ -51,7 +63,9 @@ class Archive:
     sizes: np.ndarray
     labels: np.ndarray
     folders: Names
+    has_labels: bool
     encrypted: list[int]
+    suffixes: np.ndarray | None = None
 
     def part(
         self,
@@ -59,30 +73,33 @@ class Archive:
         stop: int,
         *,
         first: int,
-        level: int,
-        identities: np.ndarray,
+        level: int | None,
+        identities: Names,
         keys: Keys | None,
     ) -> ZipPart:
         """The images ``[start, stop)`` of this zip; ``first`` is the ordinal of its first one."""
         labels = self.labels[start:stop]
-        present = np.unique(labels)
-        present = present[present != REFUSED]
-        names = [name.decode() for name in identities[present].tolist()]
+        present = np.unique(labels[(labels >= 0) & (labels < len(identities))]).tolist()
+        names = {label: name for label in present if (name := text(identities[label]))}
         return ZipPart(
             zip=self.zip,
             start=first + start,
             entry_offsets=self.entry_offsets[start:stop],
             labels=labels,
+            suffixes=None if self.suffixes is None else self.suffixes[start:stop],
             level=level,
-            identities=dict(zip(present.tolist(), names, strict=True)),
+            identities=names,
             keys=keys,
         )
 
 
-def read_archive(path: Path, passed: PassedOver, *, has_password: bool) -> Archive:
+def read_archive(
+    path: Path, passed: PassedOver, beside: PassedOver, *, has_password: bool
+) -> Archive:
     """Read the directory of a zip; labels are numbers of this zip's own folders.
 
-    Members that are no images are counted in ``passed``, directories aside.
+    Members that are no images are counted in ``passed``, directories aside; in ``beside`` if they
+    may be labels of samples.
 
     Raises:
         SourceError: the zip cannot be read or is damaged, or its images are encrypted and there is
@@ -93,14 +110,16 @@ def read_archive(path: Path, passed: PassedOver, *, has_password: bool) -> Archi
     columns = [_Columns.empty()]
     encrypted: list[int] = []
     entries = count = 0
+    has_labels = False
     require_file(path)
     with SourceFile(path) as file:
         directory = find_directory(file)
         for members in walk(file, directory, digest.update):
             codes = index.number(members.names, members.flags.tolist())
-            for code, kind in _PASSED_OVER.items():
+            for code, (kind, of_label) in _PASSED_OVER.items():
                 for row in np.flatnonzero(codes == code).tolist():
-                    passed.add(kind, _name(members, row))
+                    (beside if of_label else passed).add(kind, _name(members, row))
+            has_labels |= bool((codes == LABEL).any())
             rows = np.flatnonzero(codes >= REFUSED)
             secret = rows[(members.flags[rows] & ENCRYPTED) != 0]
             if len(secret):
@@ -121,6 +140,7 @@ def read_archive(path: Path, passed: PassedOver, *, has_password: bool) -> Archi
         sizes=np.concatenate([column.sizes for column in columns]),
         labels=labels,
         folders=Names.of(index.numbers),
+        has_labels=has_labels,
         encrypted=encrypted,
     )
 

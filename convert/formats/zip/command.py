@@ -23,15 +23,24 @@ class ZipCommand(SourceCommand):
         """The password, of a file or asked for, and the level."""
         return own | {"password": _password(own.pop("password_file"), own.pop("ask"))}
 
-    def separate(self, paths: list[Path]) -> list[list[Path]]:
-        """Each zip is one; SourceError: a folder has none in it."""
+    def separate(self, paths: list[Path]) -> list[list[Path]] | None:
+        """Each zip is one, but not of samples, whose labels are those of all the zips together.
+
+        Raises:
+            SourceError: a folder has no zip in it.
+        """
+        from facepack.convert.formats.zip.samples import may_be_samples
         from facepack.convert.formats.zip.source import zip_files
 
-        return [[file] for file in zip_files(paths)]
+        files = list(zip_files(paths))
+        together = len(files) > 1 and any(map(may_be_samples, files))
+        return None if together else [[file] for file in files]
 
     def own_files(self, path: Path) -> list[Path]:
-        """The zip."""
-        return [path]
+        """The zip, or those of a folder."""
+        from facepack.convert.formats.zip.source import zip_files
+
+        return list(zip_files([path]))
 
 
 def _password(file: Path | None, ask: bool) -> bytes | None:

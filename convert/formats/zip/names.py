@@ -14,9 +14,9 @@ from facepack.convert.identity_folder import LONGEST
 UTF8_FLAG = 0x800
 """The flag of a member whose name is UTF-8; else it is code page 437 (APPNOTE, appendix D)."""
 
-CLUTTER, FOLDER, OTHER, REFUSED = -4, -3, -2, -1
-"""What stands in place of a folder's number: what is hidden or a system's own, a directory, no
-image by its name, an image refused."""
+LABEL, CLUTTER, FOLDER, OTHER, REFUSED = range(-5, 0)
+"""What stands in place of a folder's number: a ``.cls`` or ``.json``, which may be the label of a
+sample, what is hidden or a system's own, a directory, no image by its name, an image refused."""
 
 _UNSAFE = re.compile(rb"[\\\0]|\A/|\A[A-Za-z]:|(?:\A|/)\.{0,2}(?:/|\Z)")
 _ODD = (b"\\", b"\0", b"/.")  # what makes a name unsafe or hidden, whatever its folder
@@ -37,7 +37,7 @@ def name_text(name: bytes, flags: int) -> str:
     Backslashes are slashes, as for :func:`folder_of`.
     """
     if b"/" not in name:
-        name = _with_slashes(name, flags)
+        name = with_slashes(name, flags)
     if name.isascii():
         return name.decode("ascii")
     if flags & UTF8_FLAG:
@@ -45,7 +45,7 @@ def name_text(name: bytes, flags: int) -> str:
     return name.decode("cp437")
 
 
-def _with_slashes(name: bytes, flags: int) -> bytes:
+def with_slashes(name: bytes, flags: int) -> bytes:
     """``name`` with slashes for backslashes, which older .NET writes between folders.
 
     A backslash is left as it is in a name that has slashes, and in one of another encoding, where
@@ -62,7 +62,7 @@ def folder_of(name: bytes, flags: int) -> bytes:
     Raises:
         NameRefusedError: the name is unsafe, or has none.
     """
-    name = _with_slashes(name, flags)
+    name = with_slashes(name, flags)
     if _UNSAFE.search(name):
         raise NameRefusedError(
             "its name is absolute, or has a backslash, an empty part, '.', '..' or a NUL",
@@ -121,14 +121,14 @@ class FolderIndex:
         return np.array(codes, np.int32)
 
     def _code(self, name: bytes, flags: int) -> int:
-        path = _with_slashes(name, flags)
+        path = with_slashes(name, flags)
         cut = path.rfind(b"/") + 1
         if cut and cut == len(path):
             return FOLDER
         if lies_in_clutter(path):
             return CLUTTER
         if not is_image(path[cut:]):
-            return OTHER
+            return LABEL if path[cut:].lower().endswith((b".cls", b".json")) else OTHER
         try:
             return self.numbers.setdefault(folder_of(name, flags), len(self.numbers))
         except NameRefusedError:

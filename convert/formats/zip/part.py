@@ -16,6 +16,7 @@ from facepack.convert.formats.zip.crypto import HEADER, Keys, decrypt
 from facepack.convert.formats.zip.directory import Directory, Members, read_members
 from facepack.convert.formats.zip.names import NameRefusedError, folder_of, name_text
 from facepack.convert.identity_folder import folder_at, why_none
+from facepack.convert.samples import REASONS
 from facepack.convert.source import Entry, PartInRuns, Refusal
 from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.store.format import NO_IDENTITY
@@ -76,8 +77,10 @@ class ZipPart(PartInRuns):
     Attributes:
         zip: the file, and its directory.
         entry_offsets: (n,) byte of each one's entry in the directory.
-        labels: (n,) identity of each, -1 for one that is refused for its name.
-        level: of the folders that are identities.
+        labels: (n,) identity of each, -1 for none, less for one that is refused for its name or
+            label.
+        suffixes: (n,) how many suffixes of its name a sample is not called by; None: none.
+        level: of the folders that are identities; None where labels are those of samples.
         identities: the names of these identities.
         keys: what the password makes of the cipher's keys.
     """
@@ -87,7 +90,8 @@ class ZipPart(PartInRuns):
     start: int
     entry_offsets: np.ndarray
     labels: np.ndarray
-    level: int
+    suffixes: np.ndarray | None
+    level: int | None
     identities: dict[int, str]
     keys: Keys | None
 
@@ -108,12 +112,12 @@ class ZipPart(PartInRuns):
                     yield from self._read_batch(file, chosen[start:stop], members[start:stop])
 
     def entries(self) -> Iterator[Entry]:
-        """Label and name of each, from the directory; -1 where the name is refused."""
+        """Label and name of each, from the directory; -1 where name or label are refused."""
         with self._open() as file:
             for chosen, members in self._members(file, np.arange(len(self.entry_offsets))):
-                labels, flags = self.labels[chosen].tolist(), members.flags.tolist()
-                for label, name, flag in zip(labels, members.names, flags, strict=True):
-                    yield Entry(label, name_text(name, flag))
+                labels = np.maximum(self.labels[chosen], NO_IDENTITY).tolist()
+                for label, name in zip(labels, self._names(chosen, members), strict=True):
+                    yield Entry(label, name)
 
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         with self._open() as file:
@@ -171,12 +175,23 @@ class ZipPart(PartInRuns):
             starts=found.starts,
             stops=found.stops,
             labels=self.labels[chosen].astype(np.int64),
-            names=list(map(name_text, members.names, members.flags.tolist())),
+            names=self._names(chosen, members),
             extra={},
         )
         if list(map(zlib.crc32, run.images())) != members.crc.tolist():
             return None
         return run
+
+    def _names(self, chosen: np.ndarray, members: Members) -> list[str]:
+        """What the records ``chosen`` of this part, which are ``members``, are called."""
+        names = list(map(name_text, members.names, members.flags.tolist()))
+        if self.suffixes is None:
+            return names
+        counts = self.suffixes[chosen].tolist()
+        return [
+            name.rsplit(".", count)[0] if count else name
+            for name, count in zip(names, counts, strict=True)
+        ]
 
     def _read_singly(
         self,
@@ -200,12 +215,11 @@ class ZipPart(PartInRuns):
         if self.keys is not None:
             self._decrypt(payloads, members)
         crc32 = zlib.crc32
-        for ordinal, label, offset, name, flag, method, size, crc, payload in zip(
+        for ordinal, label, offset, name, method, size, crc, payload in zip(
             (chosen + self.start).tolist(),
             labels.tolist(),
             offsets.tolist(),
-            members.names,
-            members.flags.tolist(),
+            self._names(chosen, members),
             members.method.tolist(),
             members.size.tolist(),
             members.crc.tolist(),
@@ -214,14 +228,13 @@ class ZipPart(PartInRuns):
         ):
             if method == DEFLATED and not isinstance(payload, tuple):
                 payload = _inflate(payload, size)
-            text = name_text(name, flag)
             if isinstance(payload, tuple):
-                yield self._refusal(ordinal, offset, text, *payload)
+                yield self._refusal(ordinal, offset, name, *payload)
             elif crc32(payload) != crc:
                 reason = f"its CRC-32 is {crc32(payload):08x}, the directory says {crc:08x}"
-                yield self._refusal(ordinal, offset, text, reason, _FETCH_AGAIN)
+                yield self._refusal(ordinal, offset, name, reason, _FETCH_AGAIN)
             else:
-                yield SourceRecord(ordinal, payload, label, text)
+                yield SourceRecord(ordinal, payload, label, name)
 
     def _decrypt(self, payloads: list[Payload], members: Members) -> None:
         """Replace what is encrypted by its plain text, all of it at once."""
@@ -341,7 +354,7 @@ def _suspects(
     header = np.where(members.flags & ENCRYPTED, HEADER, 0)
     stored = members.method == STORED
     return (
-        (labels == NO_IDENTITY)
+        (labels < NO_IDENTITY)
         | members.damaged
         | (np.maximum(members.size, members.packed) > images.MAX_BYTES)
         | ~(stored | (members.method == DEFLATED))
@@ -354,12 +367,14 @@ def _suspects(
 
 
 def _why(
-    member: Members, offset: int, label: int, file_size: int, *, level: int
+    member: Members, offset: int, label: int, file_size: int, *, level: int | None
 ) -> tuple[str, str]:
     """Reason and remedy for a member of :func:`_suspects`, in the order of its conditions."""
     size, packed = int(member.size[0]), int(member.packed[0])
     method, flags = int(member.method[0]), int(member.flags[0])
-    if label == NO_IDENTITY:
+    if label < NO_IDENTITY:
+        if level is None:
+            return REASONS[label]
         try:
             folder = folder_of(member.names[0], flags)
         except NameRefusedError as error:

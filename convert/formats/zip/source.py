@@ -1,4 +1,4 @@
-"""Zips of identity folders as a source: WebFace260M's, or any other ``identity/image.jpg``."""
+"""Zips as a source: of identity folders, as WebFace260M's, or of WebDataset samples."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from facepack.convert.files import lies_in_clutter
 from facepack.convert.formats.zip.archive import Archive, read_archive
 from facepack.convert.formats.zip.crypto import initial_keys
 from facepack.convert.formats.zip.names import REFUSED
 from facepack.convert.formats.zip.part import ZipPart
-from facepack.convert.identity_folder import Identities, ImageFolders, find_identities
+from facepack.convert.formats.zip.samples import ZipSamples, find_samples
+from facepack.convert.identity_folder import OPTION, ImageFolders, find_identities
 from facepack.convert.inputs import require_once
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
+from facepack.convert.samples import NO_LABEL, names_beside
 from facepack.convert.source import Group, Refusal, Source, shard_stem
 from facepack.convert.source_file import file_name
 from facepack.errors import SourceError
@@ -27,7 +30,9 @@ from facepack.errors import SourceError
 class ZipSource(Source):
     """The images of zips, in the order of their directories.
 
-    Which folder of an image's path is its identity, :mod:`facepack.convert.identity_folder` says,
+    If any zip has labels of samples (``KEY.cls``, or ``KEY.json`` with a label),
+    :mod:`facepack.convert.formats.zip.samples` says whose they are. Else
+    :mod:`facepack.convert.identity_folder` says which folder of an image's path is its identity,
     of all the zips together. Identities are numbered by name, sorted by UTF-8 bytes over all the
     zips. Each zip is a group, so that no shard holds images of two. Nothing is unpacked to disk.
 
@@ -56,27 +61,72 @@ class ZipSource(Source):
         self._keys = None if password is None else initial_keys(password)
         files = list(zip_files(paths))
         require_once(files)
-        passed = PassedOver()
-        archives = [read_archive(path, passed, has_password=password is not None) for path in files]
-        self.passed_over = passed.total()
+        passed, beside = PassedOver(), PassedOver()
+        has_password = password is not None
+        archives = [read_archive(path, passed, beside, has_password=has_password) for path in files]
+        for archive in archives:
+            self._try_password(archive)
+        samples = find_samples(archives, self._keys)
+        if samples is None:
+            passed.add_all(beside)
+        self.passed_over = passed.total() + (0 if samples is None else samples.objects)
+        self._bounds = np.cumsum([0, *(len(archive.entry_offsets) for archive in archives)])
+        if samples is None:
+            notices = self._label_by_folder(archives, paths, identity_level)
+        else:
+            notices = self._label_by_sample(archives, paths, samples, identity_level)
+        self.notices = [*notices, *passed.notices(), *_notices(archives, has_password=has_password)]
+
+    def _label_by_folder(
+        self, archives: list[Archive], paths: Sequence[Path], identity_level: int | None
+    ) -> list[str]:
+        """Take the folders of images for their identities; returns notices."""
         found = find_identities(list(map(_image_folders, archives)), identity_level)
-        self._identities, self._level = found.names, found.level
-        self._described = found.describe(usual=-1)
-        self.notices = [*found.notices, *passed.notices()]
-        self.notices += _notices(archives, found, has_password=password is not None)
+        self._identities = Names.of(found.names.tolist())
+        self._level: int | None = found.level
+        self._described: dict[str, Any] = found.describe(usual=-1)
         self._archives = [
             _labelled(archive, labels)
             for archive, labels in zip(archives, found.labels, strict=True)
         ]
         self.classes = len(self._identities)
-        self._bounds = np.cumsum([0, *(len(archive.entry_offsets) for archive in archives)])
         if not self.classes:
             raise SourceError(
                 f"{', '.join(map(str, paths))}: none of {len(self)} images in {len(archives)} zips "
-                "lies in the folder of an identity; members need names like identity/image.jpg"
+                "lies in the folder of an identity; members need names like identity/image.jpg, or "
+                "labels KEY.cls beside KEY.jpg"
             )
-        for archive in self._archives:
-            self._try_password(archive)
+        return [*found.notices, *_shared_identities(found.labels)]
+
+    def _label_by_sample(
+        self,
+        archives: list[Archive],
+        paths: Sequence[Path],
+        samples: ZipSamples,
+        identity_level: int | None,
+    ) -> list[str]:
+        """Take the labels of samples; returns notices."""
+        if identity_level is not None:
+            raise SourceError(
+                f"{archives[0].zip.path}: labels are those of samples (.cls or .json), not of "
+                f"folders: leave {OPTION} out"
+            )
+        self._identities = names_beside(paths) if samples.texts is None else samples.texts
+        self._level = None
+        self._archives = [
+            replace(archive, labels=labels, suffixes=suffixes, folders=Names())
+            for archive, labels, suffixes in zip(
+                archives, samples.labels, samples.suffixes, strict=True
+            )
+        ]
+        joined = np.concatenate(samples.labels).astype("<i4").tobytes()
+        self._described = {
+            "layout": "samples",
+            "labels_xxh3_128": xxhash.xxh3_128_hexdigest(joined),
+            "names_xxh3_128": self._identities.digest().hex(),
+        }
+        self.classes = len(self._identities) or None
+        return samples.notices
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -84,7 +134,8 @@ class ZipSource(Source):
     def describe(self) -> dict[str, Any]:
         """Names, sizes, and hashes of the directories: of all names, sizes, CRCs and offsets.
 
-        And the level of the identities, unless all images lie right in their folders.
+        And the level of the identities, unless all images lie right in their folders; or hashes of
+        the labels of samples, and of the names of these.
         """
         files = [
             {
@@ -131,9 +182,8 @@ class ZipSource(Source):
         stop = archive.encrypted[-1] + 1
         keep = np.zeros(stop, bool)
         keep[archive.encrypted] = True
-        part = archive.part(
-            0, stop, first=0, level=self._level, identities=self._identities, keys=self._keys
-        )
+        plain = replace(archive, labels=np.zeros_like(archive.labels))  # whatever their names are
+        part = plain.part(0, stop, first=0, level=None, identities=Names(), keys=self._keys)
         if all(isinstance(record, Refusal) for record in part.read(keep)):
             raise SourceError(
                 f"{archive.zip.path}: wrong password: it does not decrypt the first encrypted "
@@ -174,13 +224,12 @@ def _image_folders(archive: Archive) -> ImageFolders:
 
 def _labelled(archive: Archive, labels: np.ndarray) -> Archive:
     """``archive`` with ``labels``, of its folders, for their numbers."""
-    # -1 takes the element that is appended, itself -1.
-    return replace(
-        archive, labels=np.append(labels, np.int32(REFUSED))[archive.labels], folders=Names()
-    )
+    # REFUSED, which is -1, takes the element that is appended.
+    of_folder = np.append(np.where(labels < 0, np.int32(NO_LABEL), labels), np.int32(NO_LABEL))
+    return replace(archive, labels=of_folder[archive.labels], folders=Names())
 
 
-def _notices(archives: list[Archive], found: Identities, *, has_password: bool) -> list[str]:
+def _notices(archives: list[Archive], *, has_password: bool) -> list[str]:
     notices = []
     hollow = [archive for archive in archives if not len(archive.entry_offsets)]
     if hollow:
@@ -194,14 +243,17 @@ def _notices(archives: list[Archive], found: Identities, *, has_password: bool) 
                 "behind it were passed over: if nobody put them there, it is cut short, and this "
                 "is a zip that it holds"
             )
-    of_each = [np.unique(labels[labels != REFUSED]) for labels in found.labels]
-    counts = np.unique(np.concatenate(of_each), return_counts=True)[1]
-    shared = int((counts > 1).sum())
-    if shared:
-        notices.append(
-            f"identities in more than one zip: {shared}; folders of one name are taken for one "
-            "person"
-        )
     if has_password and not any(archive.encrypted for archive in archives):
         notices.append("a password was given, but no image is encrypted")
     return notices
+
+
+def _shared_identities(labels_of_each: list[np.ndarray]) -> list[str]:
+    of_each = [np.unique(labels[labels >= 0]) for labels in labels_of_each]
+    counts = np.unique(np.concatenate(of_each), return_counts=True)[1]
+    if shared := int((counts > 1).sum()):
+        return [
+            f"identities in more than one zip: {shared}; folders of one name are taken for one "
+            "person"
+        ]
+    return []

@@ -282,10 +282,15 @@ def make_listed_pairs(
 
 def zip_bytes(faces: Sequence[Face], method: int) -> bytes:
     """A zip of images under their names."""
+    return zip_of_files([(str(face.name), face.shot.image) for face in faces], method)
+
+
+def zip_of_files(members: Sequence[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip of files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
-        for face in faces:
-            archive.writestr(str(face.name), face.shot.image)
+        for name, data in members:
+            archive.writestr(name, data)
     return buffer.getvalue()
 
 
@@ -684,8 +689,10 @@ def make_bin_in_tar(folder: Path, shots: Sequence[Shot]) -> Made:
     return replace(made, truth=truth, options=("--member", "lfw.bin"))
 
 
-def make_wds(folder: Path, shots: Sequence[Shot], *, as_json: bool = False) -> Made:
-    """Two shards of samples with their labels, as the webdataset library reads them."""
+def make_wds(
+    folder: Path, shots: Sequence[Shot], *, as_json: bool = False, zipped: bool = False
+) -> Made:
+    """Two shards of samples with their labels, as the webdataset library reads them, or zipped."""
     faces = []
     for shard, here in (("s-0", strangers(shots)[:4]), ("s-1", strangers(shots)[4:])):
         members: list[tuple[str, bytes]] = []
@@ -697,13 +704,21 @@ def make_wds(folder: Path, shots: Sequence[Shot], *, as_json: bool = False) -> M
             beside = (f"{key}.json" if as_json else f"{key}.cls", told.encode())
             members += [beside, image] if k % 2 else [image, beside]
             faces.append(Face(shot=shot, label=label, name=key, known_as=key, stem=shard))
+        if zipped:  # the members of a sample do not follow each other
+            write(folder, {f"{shard}.zip": zip_of_files(sorted(members, key=is_image))})
+            continue
         data = tar_bytes(members)
         name = f"{shard}.tar.gz" if as_json else f"{shard}.tar"
         write(folder, {name: gzip.compress(data, mtime=0) if as_json else data})
     return Made(paths=[folder], truth=Truth(faces=faces))
 
 
-def make_text_wds(folder: Path, shots: Sequence[Shot]) -> Made:
+def is_image(member: tuple[str, bytes]) -> bool:
+    """Whether a member of a sample is its image."""
+    return member[0].endswith(".jpg")
+
+
+def make_text_wds(folder: Path, shots: Sequence[Shot], *, zipped: bool = False) -> Made:
     """Samples whose names have dots and whose labels are texts: they name identities."""
     labels = ranks(shots)
     members: list[tuple[str, bytes]] = []
@@ -713,8 +728,13 @@ def make_text_wds(folder: Path, shots: Sequence[Shot]) -> Made:
         members += [(f"{key}.jpg", shot.image), (f"{key}.cls", shot.person.encode())]
         named = Face(shot=shot, label=label, name=key, person=shot.person, known_as=key)
         faces.append(replace(named, stem="faces"))
-    write(folder, {"faces.tar": tar_bytes(members)})
-    return Made(paths=[folder / "faces.tar"], truth=Truth(faces=faces))
+    if zipped:
+        data = zip_of_files(members, zipfile.ZIP_DEFLATED)
+        write(folder, {"faces.zip": data})
+    else:
+        write(folder, {"faces.tar": tar_bytes(members)})
+    path = folder / ("faces.zip" if zipped else "faces.tar")
+    return Made(paths=[path], truth=Truth(faces=faces))
 
 
 # Parquet and Arrow -------------------------------------------------------------------------------
@@ -992,6 +1012,9 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "split": make_split_zip,
         "secret": partial(make_zip, by_hand=False),
         "typed": partial(make_zip, by_hand=True),
+        "wds": partial(make_wds, zipped=True),
+        "wds-json": partial(make_wds, zipped=True, as_json=True),
+        "wds-text": partial(make_text_wds, zipped=True),
     },
     "img": {
         "tree": make_tree,

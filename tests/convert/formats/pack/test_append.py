@@ -435,14 +435,14 @@ def test_a_source_is_deleted_once_the_pack_holds_it(
 ) -> None:
     path = tmp_path / "pack"
     convert_to_pack(ZipSource(zips[:1]), path, SMALL)
-    source, stamps = ZipSource(zips[1:2]), source_files("zip", zips[1])
+    source, stamps = ZipSource(zips[1:2]), source_files("zip", [zips[1]])
     with pytest.raises(PackError, match=r"does not hold .*0_1\.zip: nothing is deleted"):
         delete_source(path, source, stamps)
     append(path, source, SMALL)
     assert "deleted: " in delete_source(path, source, stamps)
     assert [zip_.exists() for zip_ in zips] == [True, False, True]
     folder = make_rec(10)
-    stamps = source_files("rec", folder)
+    stamps = source_files("rec", [folder])
     rec = RecSource(folder)
     append(path, rec, SMALL)
     delete_source(path, rec, stamps)
@@ -458,7 +458,7 @@ def test_a_source_is_kept_in_case_of_doubt(
     convert_to_pack(ZipSource([make_zip("0_0", {"ann": 2})]), path, SMALL)
 
     def grown(zip_: Path, options: PackOptions = SMALL) -> tuple[Any, Any]:
-        stamps, source = source_files("zip", zip_), ZipSource([zip_])
+        stamps, source = source_files("zip", [zip_]), ZipSource([zip_])
         append(path, source, options)
         return source, stamps
 
@@ -493,7 +493,7 @@ def test_a_link_to_a_source_is_kept(make_zip: MakeZip, tmp_path: Path) -> None:
     link.symlink_to(make_zip("0_1", {"ann": 3}, 10))
     source = ZipSource([link])
     append(path, source, SMALL)
-    said = delete_source(path, source, source_files("zip", link))
+    said = delete_source(path, source, source_files("zip", [link]))
     assert re.match(
         r"kept: .*: it is a link; delete what it leads to yourself: .*/zips/0_1.zip", said
     )
@@ -525,19 +525,19 @@ def test_a_source_that_changed_since_it_was_packed_is_kept(
     source = RecSource(folder)
     result = append(path, source, PackOptions(resume=True))
     assert result.packed == 200  # by an earlier run
-    said = delete_source(path, source, source_files("rec", folder))
+    said = delete_source(path, source, source_files("rec", [folder]))
     # Of a label, the first image of an identity that it tears apart is named.
     match = re.search(r"its image (\d+) or the label of that is not the one that was packed", said)
     assert match and int(match[1]) - changed in ((0,) if what == "image" else (0, 1))
     assert (folder / "train.rec").exists()
     (folder / "train.rec").write_bytes(data)
-    assert "deleted: " in delete_source(path, RecSource(folder), source_files("rec", folder))
+    assert "deleted: " in delete_source(path, RecSource(folder), source_files("rec", [folder]))
 
 
 def test_only_zips_and_recs_are_deleted(tmp_path: Path) -> None:
     for kind in ("img", "kv", "tar", "lst", "lmdb"):
         with pytest.raises(ConfigError, match=f"--source {kind}: only zips and .rec files are del"):
-            source_files(kind, tmp_path)
+            source_files(kind, [tmp_path])
 
 
 # Labels ------------------------------------------------------------------------------------------
@@ -631,7 +631,7 @@ def test_a_zip_that_holds_more_than_images_is_kept(make_zip: MakeZip, tmp_path: 
     with zipfile.ZipFile(second, "a") as file:
         file.writestr("faces/landmarks.txt", "irreplaceable")
     convert_to_pack(ZipSource([first]), tmp_path / "pack", SMALL)
-    files = source_files("zip", second)
+    files = source_files("zip", [second])
     source = ZipSource([second])
     append(tmp_path / "pack", source, SMALL)
     notice = delete_source(tmp_path / "pack", source, files)

@@ -185,7 +185,7 @@ def test_a_zip_that_was_packed_with_others_is_deleted_once_it_was_compared(
 ) -> None:
     second = ZipSource(zips[1:2])
     assert "1 of its records were set aside" in delete_source(
-        pack, second, source_files("zip", zips[1])
+        pack, second, source_files("zip", [zips[1]])
     )
     whole = tmp_path / "whole"
     convert_to_pack(ZipSource([zips[0], zips[2]]), whole, SMALL)

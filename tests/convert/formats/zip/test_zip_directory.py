@@ -17,6 +17,7 @@ from facepack.convert.formats.zip.directory import find_directory, walk
 from facepack.convert.formats.zip.names import (
     CLUTTER,
     FOLDER,
+    LABEL,
     OTHER,
     REFUSED,
     FolderIndex,
@@ -196,7 +197,8 @@ def test_the_fast_numbering_is_the_slow_one() -> None:
     rng = np.random.default_rng(0)
     folders = [b"", b"p/", b"x/p/", b"x/", b"../p/", b"/p/", b"q/.r/", b"\xff/", b"C:/", b"p//"]
     files = [b"1.jpg", b"2.jpg", b"3.jpg", b"4.png", b".jpg", b"5.jpeg", b"jpeg", b"6.txt", b"",
-             b".7.jpg", b"a\\b.jpg", b"\xe4.jpg", b"x.webp", b"webp", b"J.JPG"]  # fmt: skip
+             b".7.jpg", b"a\\b.jpg", b"\xe4.jpg", b"x.webp", b"webp", b"J.JPG", b"1.cls", b"1.JSON",
+             b"cls"]  # fmt: skip
     plain = ([folders[1], folders[2]], files[:4] + files[5:7] + files[12:])
     for trial in range(300):
         some_folders, some_files = plain if trial % 2 else (folders, files)
@@ -222,7 +224,7 @@ def test_the_fast_numbering_is_the_slow_one() -> None:
                 assert code == CLUTTER
                 continue
             if not base.lower().endswith((b".jpg", b".jpeg", b".png", b".webp")):
-                assert code == OTHER
+                assert code == (LABEL if base.lower().endswith((b".cls", b".json")) else OTHER)
                 continue
             try:
                 folder = folder_of(name, flag)

@@ -1,4 +1,4 @@
-"""WebDataset samples: which of the labels in an archive is whose.
+"""WebDataset samples: which of the labels in an archive is whose; the one rule for tars and zips.
 
 Members whose names are equal up to the first dot of their last part are one sample and follow each
 other: ``key.jpg``, and its label in ``key.cls`` or as ``{"label": …}`` in ``key.json``, before the
@@ -23,12 +23,20 @@ from __future__ import annotations
 import json
 import re
 from array import array
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from facepack.convert.files import text
 from facepack.convert.names import Names
+from facepack.errors import SourceError
+from facepack.reading import read_text
+from facepack.store import format as fmt
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
+
+Label = int | bytes
+"""A class, or the text that names an identity."""
 
 LONGEST_CLS = 256  # bytes
 LONGEST_JSON = 1 << 20
@@ -108,16 +116,14 @@ class Samples:
         self._begin(name)
         self._images.append(name)
 
-    def add_class(self, name: bytes, content: bytes) -> None:
-        """The next member is a ``.cls``."""
+    def add_class(self, name: bytes, label: Label | None) -> None:
+        """The next member is a ``.cls``, of which :func:`read_class` has read the label."""
         self.found = True
         stem = self._begin(name)
-        label = _read_class(content.strip())
         self._classes[stem] = _BAD if label is None else self._number(label)
 
-    def add_object(self, name: bytes, content: bytes) -> None:
-        """The next member is a ``.json``."""
-        label = _read_object(content)
+    def add_object(self, name: bytes, label: Label | None) -> None:
+        """The next member is a ``.json``, of which :func:`read_object` has read the label."""
         if label is not None:
             self._objects[self._begin(name)] = self._number(label)
 
@@ -166,7 +172,7 @@ class Samples:
 
     def _begin(self, name: bytes) -> bytes:
         """Make sure that the sample is that of the member ``name``; returns the name's stem."""
-        key = name[: name.find(b".", name.rfind(b"/") + 1)]
+        key = sample_key(name)
         dot = name.rfind(b".")
         stem = name[:dot]
         member = stem + name[dot:].lower()
@@ -187,7 +193,7 @@ class Samples:
         self._last = stem
         return stem
 
-    def _number(self, label: int | bytes) -> int:
+    def _number(self, label: Label) -> int:
         """A label as it is stored."""
         if isinstance(label, int):
             return label
@@ -230,6 +236,26 @@ class Samples:
             self._first_stray = self._first_stray or min(strays)
         self.found |= len(strays) < len(labels)
         self._lacking |= bool(strays) or None in stems
+
+
+def names_beside(paths: Sequence[Path]) -> Names:
+    """Names of identities, by label: the lines of ``labels.txt`` in the one folder given.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    names = Names()
+    path = paths[0] / fmt.LABELS
+    if len(paths) == 1 and path.is_file():
+        try:
+            lines = fmt.read_labels_text(read_text(path))
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                f"{path}: cannot be read ({error}): remove it, and identities have no names"
+            ) from error
+        for line in lines:
+            names.append(line.encode())
+    return names
 
 
 def _match(images: list[bytes], labels: dict[bytes, int]) -> tuple[list[bytes | None], list[int]]:
@@ -275,22 +301,28 @@ def _related(one: bytes, other: bytes) -> bool:
     return longer == shorter or longer.startswith(shorter + b".")
 
 
-def _read_class(content: bytes) -> int | bytes | None:
-    """A class, or the text that names an identity; None if it is neither."""
+def sample_key(name: bytes) -> bytes:
+    """The key of the sample that the member ``name``, which has a suffix, is of."""
+    return name[: name.find(b".", name.rfind(b"/") + 1)]
+
+
+def read_class(content: bytes) -> Label | None:
+    """The class in a ``.cls``, or the text that names an identity; None if it is neither."""
+    content = content.strip()
     match = _CLASS.fullmatch(content)
     if match:
         return int(match[3])
     return None if _NO_NAME.fullmatch(content) else content
 
 
-def _read_object(content: bytes) -> int | bytes | None:
+def read_object(content: bytes) -> Label | None:
     """The ``label`` of a JSON object, if it has one that is a class or names an identity."""
     try:
         label = json.loads(content)["label"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     if isinstance(label, str):
-        return _read_class(label.strip().encode("utf-8", "backslashreplace")[:LONGEST_CLS])
+        return read_class(label.strip().encode("utf-8", "backslashreplace")[:LONGEST_CLS])
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, bool) or not isinstance(label, int):

@@ -9,8 +9,8 @@ from itertools import groupby
 
 import pytest
 
-from facepack.convert.formats.tar import samples as tar_samples
-from facepack.convert.formats.tar.samples import REASONS, Samples
+from facepack.convert import samples as all_samples
+from facepack.convert.samples import REASONS, Samples, read_class, read_object
 
 Member = tuple[str, bytes]  # name and content; of images empty
 
@@ -21,9 +21,9 @@ def gather(archives: Sequence[Sequence[Member]]) -> Samples:
         samples.begin_archive()
         for name, content in members:
             if name.lower().endswith(".cls"):
-                samples.add_class(name.encode(), content)
+                samples.add_class(name.encode(), read_class(content))
             elif name.endswith(".json"):
-                samples.add_object(name.encode(), content)
+                samples.add_object(name.encode(), read_object(content))
             else:
                 samples.add_image(name.encode())
     return samples
@@ -274,12 +274,12 @@ def test_a_sample_without_end_is_settled_in_pieces(monkeypatch: pytest.MonkeyPat
     ]
     whole = gather([members]).finish()[0].tolist()
     assert whole == [k % 99 for k in range(2000)]
-    monkeypatch.setattr(tar_samples, "_MOST_NAMES", 100)
+    monkeypatch.setattr(all_samples, "_MOST_NAMES", 100)
     samples = gather([members])
     assert len(samples._images) < 20
     assert samples.finish()[0].tolist() == whole
     # Where all are related, it is settled nevertheless.
-    monkeypatch.setattr(tar_samples, "_MOST_RELATED", 1000)
+    monkeypatch.setattr(all_samples, "_MOST_RELATED", 1000)
     samples = gather([[("m" + ".x" * k + ".jpg", b"") for k in range(400)]])
     assert len(samples._images) < 20
 
