@@ -44,9 +44,11 @@ lint: $(VENV)/installed-test $(VENV)/installed-lint
 # MXNet is long dead, so it lives in an environment of its own, with Python 3.11 at the newest.
 MXNET_PYTHON ?= $(PYTHON)
 MXNET := .venv-mxnet
+DATASETS := .venv-datasets
 
-interop: $(VENV)/installed-test $(MXNET)/installed build/simd/installed build/webdataset/installed
-	PYTHONPATH=build/webdataset FACEPACK_MXNET_PYTHON=$(CURDIR)/$(MXNET)/bin/python $(BIN)/python -m pytest tests/interop
+interop: $(VENV)/installed-test,parquet $(MXNET)/installed $(DATASETS)/installed build/simd/installed build/webdataset/installed
+	PYTHONPATH=build/webdataset FACEPACK_MXNET_PYTHON=$(CURDIR)/$(MXNET)/bin/python \
+		FACEPACK_DATASETS_PYTHON=$(CURDIR)/$(DATASETS)/bin/python $(BIN)/python -m pytest tests/interop
 	PYTHONPATH=build/simd $(BIN)/python -c "import PIL; assert 'post' in PIL.__version__, PIL"
 	PYTHONPATH=build/simd $(BIN)/python -m pytest tests/test_images.py tests/loading
 
@@ -55,7 +57,7 @@ bench: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python benchmarks/convert.py --folder demo/bench
 
 clean:
-	rm -rf build demo $(VENV) $(MXNET)
+	rm -rf build demo $(VENV) $(MXNET) $(DATASETS)
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'facepack needs Python 3.10 or newer; set PYTHON=…')"
@@ -77,6 +79,11 @@ $(MXNET)/installed:
 build/webdataset/installed: $(VENV)/installed
 	rm -rf build/webdataset
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/webdataset webdataset==1.0.2 wids==0.1.11 braceexpand==0.1.7 pyyaml==6.0.4
+	touch $@
+
+$(DATASETS)/installed:
+	$(PYTHON) -m venv $(DATASETS)
+	$(DATASETS)/bin/python -m pip install --quiet --disable-pip-version-check 'datasets>=5' Pillow
 	touch $@
 
 # pillow-simd is a drop-in for Pillow that cannot be installed beside it: it goes first on the path.

@@ -208,6 +208,15 @@ SINKS = {
         options="facepack.convert.formats.tar.wds_sink:WdsOptions",
         parallel=True,
     ),
+    "parquet": SinkKind(
+        title="Parquet files",
+        out="OUT gets Parquet files of an image and a label a row (of a verification set, of two "
+        "images and a label), as Hugging Face's datasets and Hub read them.",
+        location="facepack.convert.formats.parquet.sink:convert_to_parquet",
+        own="facepack.convert.formats.parquet.command:ParquetSinkCommand",
+        options="facepack.convert.formats.parquet.sink:TableOptions",
+        parallel=True,
+    ),
     "bin": SinkKind(
         title="a verification set (.bin)",
         out="OUT becomes a .bin file; the source must be a verification set.",

@@ -21,29 +21,60 @@ _TOGETHER = 512  # pieces that are written at once: some 100 faces
 _LONGEST_TOGETHER = 8 << 20  # bytes
 
 
-def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
-    """Write ``path`` so that it is there whole or not at all; returns its XXH3-128 and size.
+class FileWriter:
+    """Takes the bytes of a file that :func:`writing` makes.
+
+    Attributes:
+        size: how many it took.
+    """
+
+    def __init__(self, writer: BlockWriter) -> None:
+        self._writer = writer
+        self._digest = xxhash.xxh3_128()
+        self.size = 0
+
+    @property
+    def digest(self) -> str:
+        """Their XXH3-128, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def write(self, data: Buffer) -> None:
+        """Take some bytes."""
+        self._digest.update(data)
+        self._writer.write(data)
+        self.size += len(data)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[FileWriter]:
+    """Within, ``path`` is written; then it is there whole, and else not at all.
 
     The bytes go to a temporary name beside it, are synced, then renamed; the folder is synced.
 
     Raises:
         PackError: the disk is full or the file cannot be written; says what to do.
     """
-    digest = xxhash.xxh3_128()
-    size = 0
     with (
         write_errors(path),
         replacing(path) as part,
         FileIO(part, "x") as file,
         BlockWriter(file) as writer,
     ):
-        for chunk in _chunks(pieces):
-            digest.update(chunk)
-            writer.write(chunk)
-            size += len(chunk)
+        yield FileWriter(writer)
         writer.finish()
         os.fsync(file.fileno())
-    return digest.hexdigest(), size
+
+
+def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
+    """Write ``path`` as :func:`writing` does; returns its XXH3-128 and size.
+
+    Raises:
+        PackError: the disk is full or the file cannot be written; says what to do.
+    """
+    with writing(path) as file:
+        for chunk in _chunks(pieces):
+            file.write(chunk)
+    return file.digest, file.size
 
 
 @contextmanager

@@ -55,6 +55,7 @@ from facepack.convert import workers
 from facepack.convert.commands.convert import conversion
 from facepack.convert.formats.kv import writer as kv_writer
 from facepack.convert.formats.kv.sink import KvSink
+from facepack.convert.formats.parquet.sink import ParquetSink
 from facepack.convert.formats.rec.sink import RecSink
 from facepack.convert.formats.tree.tree_sink import TreeSink
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES
@@ -178,7 +179,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(kv_writer.KvWriter, "sync", lambda writer: None)
-        for kind in (KvSink, RecSink, TreeSink):
+        for kind in (KvSink, ParquetSink, RecSink, TreeSink):
             patch.setattr(kind, "span_records", SPAN)
         yield
 
@@ -246,6 +247,8 @@ class _Kept(workers._Processes):
 
 def command(made: Made, source: str, sink: str, out: Path, *options: str) -> list[object]:
     """The words of a conversion."""
+    if "parquet" in (source, sink):
+        pytest.importorskip("pyarrow")
     words = [f"{source}2{sink}", *made.paths, out, *made.options, *OF_SINK.get(sink, ()), *options]
     return [str(word) for word in words]
 
@@ -263,7 +266,10 @@ def files(out: Path) -> dict[str, Any]:
     return found
 
 
-LAST = ("pack.json", "index.kv", "pair_label.npy", "train.rec", "faces.kv", "dataset.json")
+LAST = (
+    "pack.json", "index.kv", "pair_label.npy", "train.rec", "faces.kv", "dataset.json",
+    "test-00000-of-00001.parquet",
+)  # fmt: skip
 
 
 def suffix_of(sink: str) -> str:
@@ -281,7 +287,7 @@ def works_alone(made: Made, sink: str) -> bool:
 
 def holds_pairs(truth: Truth, sink: str) -> bool:
     """Whether the target holds pairs and nothing else, so that no image may be missing."""
-    return truth.content == "pairs" and sink in ("bin", "img")
+    return truth.content == "pairs" and sink in ("bin", "img", "parquet")
 
 
 def check_target(

@@ -1,12 +1,16 @@
-"""``facepack parquet2…``."""
+"""``facepack parquet2…`` and ``…2parquet``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from facepack.convert.command_line import SourceCommand
+from facepack.convert.command_line import SinkCommand, SourceCommand
+
+if TYPE_CHECKING:
+    from facepack.convert.source import Source
 
 
 class ParquetCommand(SourceCommand):
@@ -29,3 +33,11 @@ class ParquetCommand(SourceCommand):
     def own_files(self, path: Path) -> list[Path] | None:
         """The file; a folder holds more than its images."""
         return [path] if path.is_file() else None
+
+
+class ParquetSinkCommand(SinkCommand):
+    """Parquet files as a sink."""
+
+    def writes_alone(self, source: Source) -> bool:
+        """So it is with pairs."""
+        return source.content == "pairs"

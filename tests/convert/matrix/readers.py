@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import lmdb
 import msgpack
 import numpy as np
+import pytest
 from matrix.truth import MAGIC, Face
 
 
@@ -279,6 +280,38 @@ def read_wds(out: Path) -> Content:
     return in_order(rows, out)
 
 
+# Parquet -----------------------------------------------------------------------------------------
+
+
+def read_parquet(out: Path) -> Content:
+    """Files of rows as ``pyarrow`` reads them, described as ``datasets`` wants it."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = []
+    for path in sorted(out.glob("*.parquet")):
+        file = parquet.ParquetFile(path)
+        table = file.read().to_pylist()
+        features = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]
+        kind = features.pop("label")
+        assert all(feature == {"_type": "Image"} for feature in features.values())
+        for k in range(file.metadata.num_row_groups):
+            assert file.metadata.row_group(k).column(0).compression == "UNCOMPRESSED"
+        if "image1" in features:
+            assert kind == {"_type": "ClassLabel", "names": ["different", "same"]}
+            pairs = [
+                (row["image1"]["bytes"], row["image2"]["bytes"], row["label"]) for row in table
+            ]
+            return Content(pairs=[(one, other, bool(same)) for one, other, same in pairs])
+        names = kind.get("names")
+        assert (kind["_type"] == "ClassLabel") == (names is not None)
+        for row in table:
+            label, image = row["label"], row["image"]
+            person = names[label] if names and label >= 0 else None
+            rows.append(Row(label, image["bytes"], image["path"], person))
+    people = load_people(out)
+    assert all(people.get(row.label) == row.person for row in rows)
+    return in_order(rows, out)
+
+
 # Verification sets -------------------------------------------------------------------------------
 
 
@@ -297,6 +330,7 @@ READERS: dict[str, Callable[[Path], Content]] = {
     "rec": read_rec,
     "kv": read_kv,
     "wds": read_wds,
+    "parquet": read_parquet,
     "bin": read_bin,
 }
 
@@ -384,6 +418,11 @@ def rec_rows(kept: Sequence[Kept]) -> list[Row]:
     return rows
 
 
+def parquet_row(kept: Kept) -> Row:
+    """The path is the name; the label's name is the person's."""
+    return Row(kept.label, kept.face.shot.image, kept.face.name, kept.face.person)
+
+
 def expected_rows(sink: str, kept: Sequence[Kept], *, numbered: bool = False) -> list[Row]:
     """The rows of a target that is no verification set."""
     if sink in ("rec", "kv"):
@@ -392,4 +431,4 @@ def expected_rows(sink: str, kept: Sequence[Kept], *, numbered: bool = False) ->
         return [tree_row(each, numbered=numbered) for each in kept]
     if sink == "wds":
         return wds_rows(kept, numbered=numbered)
-    return [pack_row(each) for each in kept]
+    return [{"lmdb": pack_row, "parquet": parquet_row}[sink](each) for each in kept]
