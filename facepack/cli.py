@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "select": ("facepack.commands.select", "Make a pack of all records but those of a list."),
     "shards": ("facepack.commands.shards", "List, add and remove shard sets of a pack."),
     "inspect": ("facepack.commands.inspect", "Show what a pack holds."),
+    "head": ("facepack.commands.head", "List records of a pack."),
     "sheet": ("facepack.commands.sheet", "Draw a contact sheet of a pack."),
     "report": ("facepack.commands.report", "Write a page about a pack."),
     "get": ("facepack.commands.get", "Get one image out of a pack."),

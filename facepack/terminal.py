@@ -41,13 +41,15 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table as lines of text: the first column flush left, the others flush right."""
+def table_lines(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1
+) -> list[str]:
+    """A table as lines of text: the first ``left`` columns flush left, the others flush right."""
     cells = [list(columns), *(list(row) for row in rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
     return [
         "  ".join(
-            cell.rjust(width) if k else cell.ljust(width)
+            cell.ljust(width) if k < left else cell.rjust(width)
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in cells
