@@ -148,6 +148,14 @@ def is_table(kind: Any) -> bool:
     return any(member.base is dict for member in _members(kind))
 
 
+def few_values(kind: Any) -> list[str]:
+    """What a text of a command line may be for the type, where that is few words; else nothing."""
+    bools = [
+        value for member in _members(kind) if member.base is bool for value in ("true", "false")
+    ]
+    return [*bools, *(str(value) for member in _members(kind) for value in member.choices)]
+
+
 def parse(name: str, text: str, kind: Any) -> Any:
     """The value that a ``text`` of a command line means, of a type of plain values.
 

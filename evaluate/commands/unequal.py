@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from facepack.train.commands.completion import complete_config, complete_setting
+
+F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
     from facepack.train.config import TrainConfig
 
 _PATH = click.Path(path_type=Path)
 
 
+def _setting(*names: str, text: str) -> Callable[[F], F]:
+    return click.option(
+        *names, metavar="KEY=VALUE", multiple=True, shell_complete=complete_setting, help=text
+    )
+
+
 @click.command()
 @click.argument("pack", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Folder for packs, lists and runs.")
-@click.option("--config", metavar="NAME|FILE.toml", required=True, help="Recipe of method unequal.")
-@click.option("--val", metavar="NAME=TARGET", multiple=True, required=True, help="Set to watch.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
 @click.option(
-    "--set-denoise", metavar="KEY=VALUE", multiple=True, help="Change one of the second stage."
+    "--config",
+    metavar="NAME|FILE.toml",
+    required=True,
+    shell_complete=complete_config,
+    help="Recipe of method unequal.",
 )
-@click.option("--set-tail", metavar="KEY=VALUE", multiple=True, help="Change one of the third.")
+@click.option("--val", metavar="NAME=TARGET", multiple=True, required=True, help="Set to watch.")
+@_setting("--set", "overrides", text="Change a setting.")
+@_setting("--set-denoise", text="Change one of the second stage.")
+@_setting("--set-tail", text="Change one of the third.")
 @click.option(
     "--min-images", type=click.IntRange(min=1), default=9, show_default=True, help="Of the head."
 )

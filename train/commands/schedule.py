@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from facepack.train.commands.completion import complete_registered
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     "name",
     required=True,
     metavar="NAME",
+    shell_complete=complete_registered,
     help="cosine, poly, multistep, constant, fastface, mhlr or mhlr_guarded.",
 )
 @click.option(

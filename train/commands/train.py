@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from facepack.train.commands.completion import (
+    complete_config,
+    complete_data,
+    complete_registered,
+    complete_setting,
+)
+
 if TYPE_CHECKING:
     from facepack.train.loop.summary import RunSummary
 
@@ -43,16 +50,38 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
 
 
 @click.command(cls=_TrainCommand)
-@click.option("--shards", metavar="NAME_OR_PATH", help="Pack, shard set or tree to train on.")
+@click.option(
+    "--shards",
+    metavar="NAME_OR_PATH",
+    shell_complete=complete_data,
+    help="Pack, shard set or tree to train on.",
+)
 @click.option(
     "--identity-level",
     type=int,
     help="Folder of a tree that is the identity: 1 the topmost, 2 the next; -1 the image's own.",
 )
 @click.option("--exclude", metavar="LIST", help="Records of a pack that are left out.")
-@click.option("--config", metavar="NAME|FILE.toml", help="Recipe, or a TOML file of settings.")
-@click.option("--method", metavar="NAME", help="Way of training, as the setting says.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting.")
+@click.option(
+    "--config",
+    metavar="NAME|FILE.toml",
+    shell_complete=complete_config,
+    help="Recipe, or a TOML file of settings.",
+)
+@click.option(
+    "--method",
+    metavar="NAME",
+    shell_complete=complete_registered,
+    help="Way of training, as the setting says.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    shell_complete=complete_setting,
+    help="Change a setting.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the run's files."
 )
