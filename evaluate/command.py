@@ -219,19 +219,12 @@ def _parameters(function: Any) -> list[click.Parameter]:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is evaluated: a model, or embeddings from elsewhere.
+    """What is evaluated: a model, or embeddings from elsewhere."""
 
-    Attributes:
-        name: what results call it.
-        measure: gives its result under a protocol.
-        image_size: (height, width) in pixels that it takes.
-        results: where its results are kept; None keeps none.
-    """
-
-    name: str
-    measure: Callable[[Protocol], Result]
-    image_size: tuple[int, int]
-    results: Path | None
+    name: str  # what results call it
+    measure: Callable[[Protocol], Result]  # gives its result under a protocol
+    image_size: tuple[int, int]  # (height, width) in pixels that it takes
+    results: Path | None  # where its results are kept; None keeps none
 
 
 def run_evaluation(

@@ -21,18 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolKind:
-    """A protocol that is evaluated.
+    """A protocol that is evaluated."""
 
-    Attributes:
-        title: the first line of its help.
-        module: where its ``command`` is.
-        table: the table that a pack of its own has, by which ``facepack eval PACK`` knows it.
-        also: what else the field calls it, in small letters: a user who says so is told the name.
-    """
-
-    title: str
-    module: str
-    table: str = ""
+    title: str  # the first line of its help
+    module: str  # where its command is
+    table: str = ""  # the table that a pack of its own has, by which facepack eval PACK knows it
+    # what else the field calls it, in small letters: a user who says so is told the name
     also: tuple[str, ...] = ()
 
     def command(self) -> ProtocolCommand:

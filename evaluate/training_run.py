@@ -24,18 +24,13 @@ _NO_FIGURE = ("kind", "step", "set", "timing", "std")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingRun:
-    """What is known of a run's training.
+    """What is known of a run's training."""
 
-    Attributes:
-        name: what pages call it.
-        log: losses and learning rates by step.
-        scores: (set, figure) → steps, int64 (n,), and the figure after each, float64 (n,).
-        settings: from its ``config.toml``; nothing where there is none.
-    """
-
-    name: str
-    log: TrainingLog
+    name: str  # what pages call it
+    log: TrainingLog  # losses and learning rates by step
+    # (set, figure) → steps, int64 (n,), and the figure after each, float64 (n,)
     scores: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
+    # from its config.toml; nothing where there is none
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

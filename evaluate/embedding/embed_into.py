@@ -36,44 +36,27 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions:
-    """How images are embedded.
+    """How images are embedded."""
 
-    Attributes:
-        flip: add the mirror image's embedding.
-        batch_size: images a forward pass.
-        on_bad_image: ``skip`` writes NaN for images that do not decode, and lists their keys.
-        resume: go on with what an interrupted run left.
-        overwrite: replace what is there.
-    """
-
-    flip: bool = True
-    batch_size: int = 128
+    flip: bool = True  # add the mirror image's embedding
+    batch_size: int = 128  # images a forward pass
+    # skip writes NaN for images that do not decode, and lists their keys
     on_bad_image: OnBadImage = "raise"
-    resume: bool = False
-    overwrite: bool = False
+    resume: bool = False  # go on with what an interrupted run left
+    overwrite: bool = False  # replace what is there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        out: where.
-        images: embeddings in it.
-        features: length of one.
-        new: how many of them this run made, of all processes.
-        bad_images: the keys of those that could not be decoded, whose rows are NaN.
-        not_finite: how many of the others hold NaN or infinity.
-        first: the key of the first of these.
-    """
-
-    out: str
-    images: int
-    features: int
-    new: int
-    bad_images: list[str]
-    not_finite: int
-    first: str | None
+    out: str  # where
+    images: int  # embeddings in it
+    features: int  # length of one
+    new: int  # how many of them this run made, of all processes
+    bad_images: list[str]  # the keys of those that could not be decoded, whose rows are NaN
+    not_finite: int  # how many of the others hold NaN or infinity
+    first: str | None  # the key of the first of these
 
 
 def embed_into(

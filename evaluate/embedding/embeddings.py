@@ -26,21 +26,17 @@ _TAKEN = 1 << 16  # rows that are put in order at a time
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embeddings:
-    """Embeddings of images, and what is known of how they were made.
+    """Embeddings of images, and what is known of how they were made."""
 
-    Attributes:
-        name: what results call them.
-        rows: (n, F) floating point, perhaps mapped from a file; not normalised, or normalised.
-        keys: (n,) bytes, UTF-8: the image of each row; None where that is not known.
-        norms: (n,) L2 norms of the rows, where ``facepack embed`` wrote them; else None.
-        meta: what ``facepack embed`` stated: ``content_id`` and ``source_id`` of the images,
-            ``flip``, ``model``; empty of embeddings from elsewhere.
-    """
-
-    name: str
+    name: str  # what results call them
+    # (n, F) floating point, perhaps mapped from a file; not normalised, or normalised
     rows: np.ndarray
+    # (n,) bytes, UTF-8: the image of each row; None where that is not known
     keys: np.ndarray | None
+    # what facepack embed stated: content_id and source_id of the images, flip, model; empty of
+    # embeddings from elsewhere
     meta: dict[str, Any]
+    # (n,) L2 norms of the rows, where facepack embed wrote them; else None
     norms: np.ndarray | None = None
 
     def __post_init__(self) -> None:

@@ -23,28 +23,18 @@ from facepack.train.models.pretrained import MODEL_FILE, fill
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
-    """A backbone and the classes that it was trained to tell, on the CPU.
+    """A backbone and the classes that it was trained to tell, on the CPU."""
 
-    Attributes:
-        name: what messages call it.
-        checksum: XXH3-128 of the checkpoint, in hexadecimal.
-        backbone: in eval mode.
-        centres: float32 (C, K·F) of any norm, perhaps mapped from the file; K a class.
-        rule: margin and scale. Nothing is filtered: a filter of training hides the very classes
-            that a wrongly labelled face looks like.
-        margin_state: the margin's own numbers.
-        step: optimizer steps that were taken.
-        label_map: tells whose the centres are: :func:`~facepack.train.data.label_map_digest`.
-    """
-
-    name: str
-    checksum: str
-    backbone: Backbone
-    centres: Tensor
+    name: str  # what messages call it
+    checksum: str  # XXH3-128 of the checkpoint, in hexadecimal
+    backbone: Backbone  # in eval mode
+    centres: Tensor  # float32 (C, K·F) of any norm, perhaps mapped from the file; K a class
+    # margin and scale. Nothing is filtered: a filter of training hides the very classes that a
+    # wrongly labelled face looks like
     rule: LogitRule
-    margin_state: Mapping[str, Tensor]
-    step: int
-    label_map: str
+    margin_state: Mapping[str, Tensor]  # the margin's own numbers
+    step: int  # optimizer steps that were taken
+    label_map: str  # tells whose the centres are: label_map_digest()
 
     @property
     def classes(self) -> int:

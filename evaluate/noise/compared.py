@@ -46,21 +46,13 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A table of pairs of people, and what a page shows of them.
+    """A table of pairs of people, and what a page shows of them."""
 
-    Attributes:
-        name: of its files.
-        heading: of its section.
-        order: how the rows are sorted, in words.
-        rows: of the table, all with the same columns.
-        sides: the two of each row.
-    """
-
-    name: str
-    heading: str
-    order: str
-    rows: list[dict[str, Any]]
-    sides: list[tuple[Side, Side]]
+    name: str  # of its files
+    heading: str  # of its section
+    order: str  # how the rows are sorted, in words
+    rows: list[dict[str, Any]]  # of the table, all with the same columns
+    sides: list[tuple[Side, Side]]  # the two of each row
 
 
 def compare_neighbours(noise: Noise, device: torch.device) -> list[Compared]:

@@ -34,22 +34,14 @@ EMBEDDINGS, SCORES_FILE = "embeddings", "scores.npy"
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseOptions:
-    """How noise is looked for.
+    """How noise is looked for."""
 
-    Attributes:
-        threshold: images whose maxP is below it are of no class; 0.007 as published.
-        confidence: that P[argmax] reaches where it is not the label, for the label to be called
-            wrong.
-        batch_size: images a forward pass.
-        resume: go on with what an interrupted run left, or with its embeddings.
-        overwrite: replace what is there.
-    """
-
-    threshold: float = 0.007
+    threshold: float = 0.007  # images whose maxP is below it are of no class; 0.007 as published
+    # that P[argmax] reaches where it is not the label, for the label to be called wrong
     confidence: float = 0.5
-    batch_size: int = 128
-    resume: bool = False
-    overwrite: bool = False
+    batch_size: int = 128  # images a forward pass
+    resume: bool = False  # go on with what an interrupted run left, or with its embeddings
+    overwrite: bool = False  # replace what is there
 
     def __post_init__(self) -> None:
         check("threshold", self.threshold, Fraction)
@@ -58,18 +50,12 @@ class NoiseOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Noise:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        images: what was looked at.
-        scores: (n,) of :data:`~facepack.evaluate.noise.scores.SCORES`, mapped from a file.
-        rows: float32 (n, F), embeddings without mirror images, mapped from a file.
-        lists: images of no class, and of another class than their label's.
-    """
-
-    images: LabelledImages
-    scores: np.ndarray
-    rows: np.ndarray
+    images: LabelledImages  # what was looked at
+    scores: np.ndarray  # (n,) of SCORES, mapped from a file
+    rows: np.ndarray  # float32 (n, F), embeddings without mirror images, mapped from a file
+    # images of no class, and of another class than their label's
     lists: tuple[NoiseList, NoiseList]
 
     def summary(self) -> dict[str, Any]:

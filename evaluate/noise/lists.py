@@ -25,17 +25,11 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NoiseList:
-    """Images that a rule found.
+    """Images that a rule found."""
 
-    Attributes:
-        name: of its files.
-        rule: which images these are, in words.
-        positions: int64 (n,), the clearest first.
-    """
-
-    name: str
-    rule: str
-    positions: np.ndarray
+    name: str  # of its files
+    rule: str  # which images these are, in words
+    positions: np.ndarray  # int64 (n,), the clearest first
 
 
 def find_noise(

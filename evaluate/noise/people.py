@@ -19,17 +19,11 @@ _STEPS = 20  # of 2-means
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Means:
-    """The mean of the unit embeddings of each identity that has images.
+    """The mean of the unit embeddings of each identity that has images."""
 
-    Attributes:
-        labels: int64 (I,), ascending.
-        images: int64 (I,), how many each has.
-        rows: float32 (I, F), not normalised.
-    """
-
-    labels: np.ndarray
-    images: np.ndarray
-    rows: np.ndarray
+    labels: np.ndarray  # int64 (I,), ascending
+    images: np.ndarray  # int64 (I,), how many each has
+    rows: np.ndarray  # float32 (I, F), not normalised
 
 
 def identity_means(rows: np.ndarray, labels: np.ndarray) -> Means:

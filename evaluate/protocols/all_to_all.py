@@ -39,15 +39,10 @@ _CURVE = 5_000_000_000  # impostors up to which a ROC is drawn: counting all sco
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        far: at which TAR is told.
-        across: only pairs of images of two different groups count.
-    """
-
-    far: float
-    across: bool = False
+    far: float  # at which TAR is told
+    across: bool = False  # only pairs of images of two different groups count
 
 
 TRACKS = {

@@ -50,19 +50,12 @@ _BLOCK = 65_536  # distractors whose unit rows are in memory at a time: 128 MB o
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What came of the searches among some distractors.
+    """What came of the searches among some distractors."""
 
-    Attributes:
-        distractors: how many there were.
-        searches: what each search found; probes and mates are rows of the probes.
-        highest: (k,) float32, the highest scores of probes with distractors, descending.
-        hardest: the very highest, with (j,) rows of probes and of distractors.
-    """
-
-    distractors: int
-    searches: Searches
-    highest: np.ndarray
-    hardest: ScoredPairs
+    distractors: int  # how many there were
+    searches: Searches  # what each search found; probes and mates are rows of the probes
+    highest: np.ndarray  # (k,) float32, the highest scores of probes with distractors, descending
+    hardest: ScoredPairs  # the very highest, with (j,) rows of probes and of distractors
 
     @property
     def impostors(self) -> int:

@@ -29,19 +29,12 @@ _ROWS = 8192  # embeddings that are added to their templates at a time
 
 
 class LocatedPairs(NamedTuple):
-    """Pairs whose images were found.
+    """Pairs whose images were found."""
 
-    Attributes:
-        faces: the images, each once.
-        pairs: (k, 2) int64, positions among them of the pairs whose images are both there.
-        kept: bool (P,), which pairs these are.
-        notices: what is missing.
-    """
-
-    faces: SourceFaces
-    pairs: np.ndarray
-    kept: np.ndarray
-    notices: list[str]
+    faces: SourceFaces  # the images, each once
+    pairs: np.ndarray  # (k, 2) int64, positions among them of the pairs whose images are both there
+    kept: np.ndarray  # bool (P,), which pairs these are
+    notices: list[str]  # what is missing
 
 
 def locate_pairs(images: NamedImages, pairs: PairList, *, target: str) -> LocatedPairs:

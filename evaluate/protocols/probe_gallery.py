@@ -34,21 +34,15 @@ _BLOCK = 65_536  # gallery images whose unit rows are in memory at a time
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbesAndGallery:
-    """Positions among some images, and who they show.
+    """Positions among some images, and who they show."""
 
-    Attributes:
-        images: the images.
-        probes: (p,) positions, and ``probe_labels`` (p,) int64.
-        gallery: (g,) positions, and ``gallery_labels`` (g,), -1 for distractors.
-        twins: (p,) of each probe the place in the gallery of the image of the same name, of the
-            same person; -1 where there is none.
-    """
-
-    images: NamedImages
-    probes: np.ndarray
+    images: NamedImages  # the images
+    probes: np.ndarray  # (p,) positions, and probe_labels (p,) int64
     probe_labels: np.ndarray
-    gallery: np.ndarray
+    gallery: np.ndarray  # (g,) positions, and gallery_labels (g,), -1 for distractors
     gallery_labels: np.ndarray
+    # (p,) of each probe the place in the gallery of the image of the same name, of the same person;
+    # -1 where there is none
     twins: np.ndarray
 
 

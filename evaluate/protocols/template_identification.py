@@ -36,20 +36,14 @@ class Searched:
 
 @dataclass(frozen=True, eq=False)
 class _Gallery:
-    """What the mated probes of a gallery found.
+    """What the mated probes of a gallery found."""
 
-    Attributes:
-        subjects: (s,) of each search.
-        ranks: (s,) from 1.
-        positive: FPIR → bool (s,): right at rank 1 and above the threshold; nothing where no probe
-            is without a mate.
-        notices: of what is left out.
-    """
-
-    subjects: np.ndarray
-    ranks: np.ndarray
+    subjects: np.ndarray  # (s,) of each search
+    ranks: np.ndarray  # (s,) from 1
+    # FPIR → bool (s,): right at rank 1 and above the threshold; nothing where no probe is without a
+    # mate
     positive: Mapping[float, np.ndarray]
-    notices: tuple[str, ...]
+    notices: tuple[str, ...]  # of what is left out
 
 
 def search_galleries(

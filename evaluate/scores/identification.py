@@ -20,24 +20,16 @@ from facepack.evaluate.scores.wrong_above import WrongAbove
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Searches:
-    """Searches of a gallery. Probes and gallery entries are positions in the embeddings as given.
+    """Searches of a gallery; probes and gallery entries are positions in the embeddings given."""
 
-    Attributes:
-        probes: int64 (s,), the probe of each search.
-        mates: int64 (s,), the mate that it looks for; of a probe's best mates the first.
-        ranks: int64 (s,), from 1.
-        scores: float32 (s,), the mate's.
-        best_wrong: float32 (P,), of *each* probe the score of the best wrong entry; -inf where the
-            gallery has none.
-        best_wrong_entry: int64 (P,), that entry; -1 where there is none.
-    """
-
-    probes: np.ndarray
-    mates: np.ndarray
-    ranks: np.ndarray
-    scores: np.ndarray
+    probes: np.ndarray  # int64 (s,), the probe of each search
+    mates: np.ndarray  # int64 (s,), the mate that it looks for; of a probe's best mates the first
+    ranks: np.ndarray  # int64 (s,), from 1
+    scores: np.ndarray  # float32 (s,), the mate's
+    # float32 (P,), of *each* probe the score of the best wrong entry; -inf where the gallery has
+    # none
     best_wrong: np.ndarray
-    best_wrong_entry: np.ndarray
+    best_wrong_entry: np.ndarray  # int64 (P,), that entry; -1 where there is none
 
     def share(self, k: int) -> float | None:
         """The share of searches whose mate has rank ``k`` or better; None without searches."""

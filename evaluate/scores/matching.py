@@ -26,20 +26,14 @@ _MATE_ROWS, _MATE_COLUMNS = 256, 4096  # mates lie near a diagonal, which wide t
 
 
 class Tile(NamedTuple):
-    """Scores of some rows with some columns, valid until the next tile is asked for.
+    """Scores of some rows with some columns, valid until the next tile is asked for."""
 
-    Attributes:
-        row: which row of the first set ``scores[0]`` is.
-        column: which row of the second set ``scores[:, 0]`` is.
-        scores: float32 (R, C), both multiples of ``CHUNK``; -inf where there is no impostor: mates,
-            rows of zeros, and of a set with itself what lies on or below the diagonal.
-        maxima: (R, C // CHUNK), the largest score of each chunk of a row.
-    """
-
-    row: int
-    column: int
+    row: int  # which row of the first set scores[0] is
+    column: int  # which row of the second set scores[:, 0] is
+    # float32 (R, C), both multiples of CHUNK; -inf where there is no impostor: mates, rows of
+    # zeros, and of a set with itself what lies on or below the diagonal
     scores: Tensor
-    maxima: Tensor
+    maxima: Tensor  # (R, C // CHUNK), the largest score of each chunk of a row
 
     def values_reaching(self, floor: Tensor) -> Tensor:
         """The scores of at least ``floor`` (), in no order."""
@@ -84,23 +78,17 @@ class Collector(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Which rows are compared, and which of these pairs are mates.
+    """Which rows are compared, and which of these pairs are mates."""
 
-    Attributes:
-        first: the probes, or the one set.
-        second: the gallery; the same object as ``first`` when a set is compared with itself: each
-            pair of rows once, none with itself.
-        mates_within: mates are the pairs *within* the first set, each once, and every pair of first
-            and second set is one of impostors: probes among each other, against distractors.
-        block: rows and columns of a tile, a multiple of 64.
-        ranks: the processes that share the tiles.
-    """
-
-    first: UnitRows
+    first: UnitRows  # the probes, or the one set
+    # the gallery; the same object as first when a set is compared with itself: each pair of rows
+    # once, none with itself
     second: UnitRows
+    # mates are the pairs *within* the first set, each once, and every pair of first and second set
+    # is one of impostors: probes among each other, against distractors
     mates_within: bool
-    block: int
-    ranks: Ranks = ALONE
+    block: int  # rows and columns of a tile, a multiple of 64
+    ranks: Ranks = ALONE  # the processes that share the tiles
 
     @classmethod
     def all_to_all(

@@ -16,15 +16,11 @@ _IMAGES = 1 << 15  # embeddings that are summed up together
 
 @dataclass(frozen=True, eq=False)
 class Templates:
-    """Pooled embeddings.
+    """Pooled embeddings."""
 
-    Attributes:
-        ids: int64 (T,), ascending: the templates that have a usable image.
-        units: float32 (T, F), of unit length; zeros where the weighted images cancel out or weigh
-            nothing, as with a detector score of 0.
-    """
-
-    ids: np.ndarray
+    ids: np.ndarray  # int64 (T,), ascending: the templates that have a usable image
+    # float32 (T, F), of unit length; zeros where the weighted images cancel out or weigh nothing,
+    # as with a detector score of 0
     units: Tensor
 
     @property

@@ -18,17 +18,11 @@ _ROWS = 16_384  # embeddings that are cast and normalised together
 
 @dataclass(frozen=True, eq=False)
 class UnitRows:
-    """Embeddings of unit length, those of one label side by side.
+    """Embeddings of unit length, those of one label side by side."""
 
-    Attributes:
-        units: float32 (n rounded up to a multiple of :data:`CHUNK`, F); rows of zeros at the end.
-        labels: int64 (n,), ascending; below zero: a face of nobody, who has no mate.
-        order: int64 (n,): which of the embeddings given each row is.
-    """
-
-    units: Tensor
-    labels: np.ndarray
-    order: np.ndarray
+    units: Tensor  # float32 (n rounded up to a multiple of CHUNK, F); rows of zeros at the end
+    labels: np.ndarray  # int64 (n,), ascending; below zero: a face of nobody, who has no mate
+    order: np.ndarray  # int64 (n,): which of the embeddings given each row is
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -39,17 +39,12 @@ class ScoredPairs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoreCurve:
-    """Exact counts at many thresholds: a ROC, and histograms.
+    """Exact counts at many thresholds: a ROC, and histograms."""
 
-    Attributes:
-        edges: float32 (V,), ascending: the lowest score of each bin that holds any.
-        impostors: int64 (V,), impostors in each bin, whose upper edge is the next one's lowest.
-        mates: int64 (V,).
-    """
-
-    edges: np.ndarray
+    edges: np.ndarray  # float32 (V,), ascending: the lowest score of each bin that holds any
+    # int64 (V,), impostors in each bin, whose upper edge is the next one's lowest
     impostors: np.ndarray
-    mates: np.ndarray
+    mates: np.ndarray  # int64 (V,)
 
     def roc(self) -> tuple[np.ndarray, np.ndarray]:
         """FAR and TAR, float64 (V,), where scores of at least each edge are accepted."""
@@ -63,17 +58,11 @@ class ScoreCurve:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IdentityCounts:
-    """Mates by whose they are: what a bootstrap over identities needs.
+    """Mates by whose they are: what a bootstrap over identities needs."""
 
-    Attributes:
-        labels: int64 (I,), ascending: those that have mates.
-        mates: int64 (I,), pairs of each.
-        accepted: FAR → int64 (I,), those accepted at its point.
-    """
-
-    labels: np.ndarray
-    mates: np.ndarray
-    accepted: dict[float, np.ndarray]
+    labels: np.ndarray  # int64 (I,), ascending: those that have mates
+    mates: np.ndarray  # int64 (I,), pairs of each
+    accepted: dict[float, np.ndarray]  # FAR → int64 (I,), those accepted at its point
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

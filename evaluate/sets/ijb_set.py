@@ -25,27 +25,18 @@ _GALLERY, _PROBE, _MIXED = "gallery_", "probe_", "probe_mixed"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IjbSet:
-    """Images, the templates that they belong to, and the lists of both protocols.
+    """Images, the templates that they belong to, and the lists of both protocols."""
 
-    Attributes:
-        faces: the images, aligned as they are embedded.
-        scores: (n,) the detector's.
-        template_ids: (n,) of each image.
-        media_ids: (n,) of each image.
-        pairs: (P, 3) two templates, and 1 for the same person; None without a list of pairs.
-        galleries: name (``G1``) → (t, 2) templates and subjects, each pair of them once.
-        probes: (t, 2) likewise.
-        notices: of what the set lacks.
-    """
-
-    faces: LandmarkedFaces
-    scores: np.ndarray
-    template_ids: np.ndarray
-    media_ids: np.ndarray
+    faces: LandmarkedFaces  # the images, aligned as they are embedded
+    scores: np.ndarray  # (n,) the detector's
+    template_ids: np.ndarray  # (n,) of each image
+    media_ids: np.ndarray  # (n,) of each image
+    # (P, 3) two templates, and 1 for the same person; None without a list of pairs
     pairs: np.ndarray | None
+    # name (G1) → (t, 2) templates and subjects, each pair of them once
     galleries: dict[str, np.ndarray]
-    probes: np.ndarray
-    notices: tuple[str, ...]
+    probes: np.ndarray  # (t, 2) likewise
+    notices: tuple[str, ...]  # of what the set lacks
 
 
 def open_ijb(path: Path, name: str) -> IjbSet:

@@ -16,15 +16,10 @@ from facepack.train.data import ImageTree, find_training_data, open_training_dat
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelledImages:
-    """Images to embed, and who they show.
+    """Images to embed, and who they show."""
 
-    Attributes:
-        source: the pack or tree.
-        faces: its images.
-    """
-
-    source: Pack | ImageTree
-    faces: SourceFaces
+    source: Pack | ImageTree  # the pack or tree
+    faces: SourceFaces  # its images
 
     @property
     def labels(self) -> np.ndarray:

@@ -36,25 +36,15 @@ _FOLDERS = tuple(f"{which}_images/" for which in SETS)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MegaFaceSet:
-    """Probes and distractors.
+    """Probes and distractors."""
 
-    Attributes:
-        name: what results call the set.
-        source: the images.
-        names: (n,) paths, which begin with ``facescrub_images/`` or ``megaface_images/``.
-        persons: (n,) int64, -1 for distractors.
-        distractor: (n,) bool.
-        noisy: (n,) bool: in one of the noise lists.
-        notices: what was passed over.
-    """
-
-    name: str
-    source: ImageSource
-    names: Sequence[str]
-    persons: np.ndarray
-    distractor: np.ndarray
-    noisy: np.ndarray
-    notices: tuple[str, ...]
+    name: str  # what results call the set
+    source: ImageSource  # the images
+    names: Sequence[str]  # (n,) paths, which begin with facescrub_images/ or megaface_images/
+    persons: np.ndarray  # (n,) int64, -1 for distractors
+    distractor: np.ndarray  # (n,) bool
+    noisy: np.ndarray  # (n,) bool: in one of the noise lists
+    notices: tuple[str, ...]  # what was passed over
 
     def path(self, position: int) -> str:
         """What the kit's lists call the image: its path without the folder of all its set."""

@@ -123,17 +123,12 @@ class ChosenImages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NamedImages:
-    """Images, and what lists call them.
+    """Images, and what lists call them."""
 
-    Attributes:
-        path: of the pack or folder.
-        source: the images.
-        names: (n,) of the images, as the pack's source had them or as paths below the folder; empty
-            for one without a name.
-    """
-
-    path: Path
-    source: ImageSource
+    path: Path  # of the pack or folder
+    source: ImageSource  # the images
+    # (n,) of the images, as the pack's source had them or as paths below the folder; empty for one
+    # without a name
     names: Sequence[str]
 
     def find(self, wanted: Iterable[str]) -> np.ndarray:

@@ -21,23 +21,14 @@ _METADATA = "metadata.pt"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TinyFaceSet:
-    """Positions among some images, and who they show.
+    """Positions among some images, and who they show."""
 
-    Attributes:
-        images: the images.
-        probes: (p,) positions.
-        probe_labels: (p,) int64.
-        gallery: (g,) positions, those of distractors behind the others.
-        gallery_labels: (g,) int64, -1 for distractors.
-        notices: what is missing.
-    """
-
-    images: NamedImages
-    probes: np.ndarray
-    probe_labels: np.ndarray
-    gallery: np.ndarray
-    gallery_labels: np.ndarray
-    notices: tuple[str, ...]
+    images: NamedImages  # the images
+    probes: np.ndarray  # (p,) positions
+    probe_labels: np.ndarray  # (p,) int64
+    gallery: np.ndarray  # (g,) positions, those of distractors behind the others
+    gallery_labels: np.ndarray  # (g,) int64, -1 for distractors
+    notices: tuple[str, ...]  # what is missing
 
 
 class _Listed:
