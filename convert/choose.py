@@ -24,27 +24,19 @@ _STEP = 1 << 16  # records whose labels are looked at in one part
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which records are taken; conditions are applied in the order of the attributes.
+    """Which records are taken; conditions are applied in the order of the attributes."""
 
-    Attributes:
-        exclude: names of records that are left out, and names of identities, which end in ``/``.
-        identities: ``"100"``, the 100 lowest labels; ``"100:200"``, labels from 100 to 199; or a
-            file with a name or a label of an identity a line. Where a name of the source is a
-            number, numbers are names.
-        sample: below 1 the share, from 1 the number of images that are taken by chance.
-        min_images: identities with fewer images are left out.
-        fewer_than: identities with this many images or more are left out.
-        max_images: of an identity, so many images are taken by chance.
-        seed: of chance.
-    """
-
+    # names of records that are left out, and names of identities, which end in /
     exclude: frozenset[str] = frozenset()
+    # "100", the 100 lowest labels; "100:200", labels from 100 to 199; or a file with a name or a
+    # label of an identity a line. Where a name of the source is a number, numbers are names
     identities: str | None = None
+    # below 1 the share, from 1 the number of images that are taken by chance
     sample: float | None = None
-    min_images: int | None = None
-    fewer_than: int | None = None
-    max_images: int | None = None
-    seed: int = 0
+    min_images: int | None = None  # identities with fewer images are left out
+    fewer_than: int | None = None  # identities with this many images or more are left out
+    max_images: int | None = None  # of an identity, so many images are taken by chance
+    seed: int = 0  # of chance
 
     def __post_init__(self) -> None:
         if self.sample is not None and not (

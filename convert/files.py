@@ -311,23 +311,15 @@ class FolderReader:
 
 @dataclass(eq=False, kw_only=True)
 class FilesPart(OwnPart):
-    """Some files of a list.
-
-    Attributes:
-        folder: what their names are relative to.
-        names: (n,) their names.
-        sizes: (n,) bytes of each, or why it cannot be read.
-        labels: (n,) label of each.
-        identities: names of identities, by label.
-    """
+    """Some files of a list."""
 
     remedy = "fetch the image again, or go on without it"
     start: int
-    folder: Path
-    names: Names
-    sizes: array[int]
-    labels: array[int]
-    identities: Mapping[int, str]
+    folder: Path  # what their names are relative to
+    names: Names  # (n,) their names
+    sizes: array[int]  # (n,) bytes of each, or why it cannot be read
+    labels: array[int]  # (n,) label of each
+    identities: Mapping[int, str]  # names of identities, by label
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.names)

@@ -34,37 +34,26 @@ _PARTS = frozenset(
 
 
 class ImageFolders(NamedTuple):
-    """The folders in which the images of one file, or of a tree, lie.
+    """The folders in which the images of one file, or of a tree, lie."""
 
-    Attributes:
-        file: what messages call the file or tree.
-        paths: each folder once, with a slash behind every part, none longer than
-            :data:`LONGEST`; empty for images in no folder.
-        images: how many images lie in each, not counting those in folders below it.
-    """
-
-    file: str
+    file: str  # what messages call the file or tree
+    # each folder once, with a slash behind every part, none longer than LONGEST; empty for images
+    # in no folder
     paths: Iterable[bytes]
+    # how many images lie in each, not counting those in folders below it
     images: Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identities:
-    """The identities of a source, numbered by name.
+    """The identities of a source, numbered by name."""
 
-    Attributes:
-        names: bytes (c,), in the order of their bytes.
-        labels: of each file, the number of each folder's identity: int32 (k,), -1 for none.
-        level: of the folders that are identities.
-        depths: the levels of all folders that hold images.
-        notices: for the user.
-    """
-
-    names: np.ndarray
+    names: np.ndarray  # bytes (c,), in the order of their bytes
+    # of each file, the number of each folder's identity: int32 (k,), -1 for none
     labels: list[np.ndarray]
-    level: int
-    depths: frozenset[int]
-    notices: list[str]
+    level: int  # of the folders that are identities
+    depths: frozenset[int]  # the levels of all folders that hold images
+    notices: list[str]  # for the user
 
     def describe(self, *, usual: int) -> dict[str, int]:
         """The level, for the plan, if ``usual`` would have given any image another identity."""

@@ -13,25 +13,16 @@ _Options = TypeVar("_Options", bound="ConvertOptions")
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """How a source is written into a target.
+    """How a source is written into a target."""
 
-    Attributes:
-        check: what each image must pass.
-        strict: stop at the first record that cannot be used, instead of setting it aside.
-        overwrite: replace what an earlier run wrote.
-        resume: complete what an interrupted run left.
-        workers: processes that work side by side.
-        dask: address of a Dask scheduler whose workers do the work instead.
-        dry_run: write nothing, and give a :class:`~facepack.convert.preview.Preview` of the result.
-    """
-
-    check: ImageCheck = field(default_factory=ImageCheck)
+    check: ImageCheck = field(default_factory=ImageCheck)  # what each image must pass
+    # stop at the first record that cannot be used, instead of setting it aside
     strict: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    workers: int = 1
-    dask: str | None = None
-    dry_run: bool = False
+    overwrite: bool = False  # replace what an earlier run wrote
+    resume: bool = False  # complete what an interrupted run left
+    workers: int = 1  # processes that work side by side
+    dask: str | None = None  # address of a Dask scheduler whose workers do the work instead
+    dry_run: bool = False  # write nothing, and give a Preview of the result
 
     def for_source(self: _Options, source: Source) -> _Options:
         """The options for images of ``source``, which may state the order of their colours."""

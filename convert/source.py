@@ -17,23 +17,14 @@ _LONGEST_STEM = 100
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A source record that cannot be packed: where it is, why, and what to do.
+    """A source record that cannot be packed: where it is, why, and what to do."""
 
-    Attributes:
-        ordinal: its number in the source, from 0.
-        file: the source file's name.
-        offset: its byte in the file, where it has one.
-        key: its key or name in the source.
-        reason: what is wrong.
-        remedy: what the user can do.
-    """
-
-    ordinal: int
-    file: str
-    offset: int | None
-    key: str | None
-    reason: str
-    remedy: str
+    ordinal: int  # its number in the source, from 0
+    file: str  # the source file's name
+    offset: int | None  # its byte in the file, where it has one
+    key: str | None  # its key or name in the source
+    reason: str  # what is wrong
+    remedy: str  # what the user can do
 
     def as_json(self) -> dict[str, Any]:
         """The line of ``quarantine.jsonl``."""

@@ -25,25 +25,20 @@ COLORS = ("keep", "refuse", "convert")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCheck:
-    """How closely images are looked at.
+    """How closely images are looked at."""
 
-    Attributes:
-        decode: decode every image instead of reading its header.
-        size: (height, width) in pixels that every image must have; None allows any.
-        color: what becomes of images that are not three-channel RGB or YCbCr (greyscale, CMYK,
-            palette, transparency): ``keep`` packs them as they are, ``refuse`` sets them aside,
-            ``convert`` encodes them anew (:func:`facepack.encoding.encode_as`).
-        channels: the order of the colours in the images, ``rgb``; or ``bgr``, red and blue swapped,
-            which ``convert`` puts right; else they are packed as they are. None: as the source
-            states it, or ``rgb``.
-        resize: (height, width) in pixels at which images of another size are encoded anew, in three
-            channels; those of another shape are set aside, as faces must not be stretched.
-    """
-
-    decode: bool = False
+    decode: bool = False  # decode every image instead of reading its header
+    # (height, width) in pixels that every image must have; None allows any
     size: tuple[int, int] | None = None
+    # what becomes of images that are not three-channel RGB or YCbCr (greyscale, CMYK, palette,
+    # transparency): keep packs them as they are, refuse sets them aside, convert encodes them anew
+    # (encode_as())
     color: str = "keep"
+    # the order of the colours in the images, rgb; or bgr, red and blue swapped, which convert puts
+    # right; else they are packed as they are. None: as the source states it, or rgb
     channels: str | None = None
+    # (height, width) in pixels at which images of another size are encoded anew, in three channels;
+    # those of another shape are set aside, as faces must not be stretched
     resize: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:

@@ -41,15 +41,10 @@ _BLOCK = 4 << 20  # bytes of a list of numbers that are parsed together
 
 
 class Roster(NamedTuple):
-    """The rows of a 1:N list: an image each.
+    """The rows of a 1:N list: an image each."""
 
-    Attributes:
-        ids: (r, 2) template and subject.
-        images: (r,) which image of the source it is; -1 where the row names none of them.
-    """
-
-    ids: np.ndarray
-    images: np.ndarray
+    ids: np.ndarray  # (r, 2) template and subject
+    images: np.ndarray  # (r,) which image of the source it is; -1 where the row names none of them
 
 
 class IjbSource(Source):

@@ -29,17 +29,11 @@ _SAMPLE_OF_STREAM = 4  # the first ones, where to read others means to read all 
 
 
 class HeldShard(NamedTuple):
-    """A shard of the pack that holds records of the source.
+    """A shard of the pack that holds records of the source."""
 
-    Attributes:
-        entry: the manifest's.
-        shift: what takes the ordinals that it states to those of the source.
-        check: how its images were looked at, as a plan has it.
-    """
-
-    entry: dict[str, Any]
-    shift: int
-    check: dict[str, Any]
+    entry: dict[str, Any]  # the manifest's
+    shift: int  # what takes the ordinals that it states to those of the source
+    check: dict[str, Any]  # how its images were looked at, as a plan has it
 
 
 def held_files(path: Path, source: Source) -> dict[Group, list[HeldShard]]:

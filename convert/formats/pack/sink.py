@@ -34,19 +34,12 @@ _EXPECTED_OVERHEAD = 1.12  # all files over payload, at the worst of the orders
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions(ConvertOptions):
-    """How a pack is made.
+    """How a pack is made."""
 
-    Attributes:
-        order: of records in a shard: ``shuffled``, ``source`` or ``identity``.
-        seed: of the shuffled order.
-        shard_records: a shard's greatest number of records.
-        shard_bytes: a shard's greatest payload.
-    """
-
-    order: str = "shuffled"
-    seed: int = 0
-    shard_records: int = fmt.MAX_SHARD_RECORDS
-    shard_bytes: int = fmt.MAX_SHARD_BYTES
+    order: str = "shuffled"  # of records in a shard: shuffled, source or identity
+    seed: int = 0  # of the shuffled order
+    shard_records: int = fmt.MAX_SHARD_RECORDS  # a shard's greatest number of records
+    shard_bytes: int = fmt.MAX_SHARD_BYTES  # a shard's greatest payload
 
     def __post_init__(self) -> None:
         if not 1 <= self.shard_records <= fmt.MAX_SHARD_RECORDS:

@@ -26,20 +26,14 @@ Row = tuple[int, list[str]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairList:
-    """Pairs by name.
+    """Pairs by name."""
 
-    Attributes:
-        first: (P,) names of images.
-        second: (P,) names of others.
-        issame: bool (P,).
-        folds: int64 (P,), from 0 in the order in which they come; None where no column tells them.
-        columns: name → (P,) texts: all other columns, groups of pairs; an empty text is none.
-    """
-
-    first: list[str]
-    second: list[str]
-    issame: np.ndarray
+    first: list[str]  # (P,) names of images
+    second: list[str]  # (P,) names of others
+    issame: np.ndarray  # bool (P,)
+    # int64 (P,), from 0 in the order in which they come; None where no column tells them
     folds: np.ndarray | None = None
+    # name → (P,) texts: all other columns, groups of pairs; an empty text is none
     columns: dict[str, list[str]] = field(default_factory=dict)
 
 

@@ -23,19 +23,12 @@ from facepack.store.record import Buffer
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairSet:
-    """Distinct images, and how pairs are made of them.
+    """Distinct images, and how pairs are made of them."""
 
-    Attributes:
-        images: encoded, each once.
-        suffixes: of each image's format, as ``.jpg``.
-        uses: int64 (2P,); pair i are the images ``uses[2 * i]`` and ``uses[2 * i + 1]``.
-        issame: bool (P,), whether both images of a pair show one person.
-    """
-
-    images: list[Buffer]
-    suffixes: list[str]
-    uses: np.ndarray
-    issame: np.ndarray
+    images: list[Buffer]  # encoded, each once
+    suffixes: list[str]  # of each image's format, as .jpg
+    uses: np.ndarray  # int64 (2P,); pair i are the images uses[2 * i] and uses[2 * i + 1]
+    issame: np.ndarray  # bool (P,), whether both images of a pair show one person
 
 
 class PairSource(Source):

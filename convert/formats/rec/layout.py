@@ -159,21 +159,13 @@ def read_layout(source: Path | str, *, only_indexed: bool = False) -> RecLayout:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Records:
-    """Records of a ``.rec``, in the order of the file, and which of them are no images.
+    """Records of a ``.rec``, in the order of the file, and which of them are no images."""
 
-    Attributes:
-        keys: (n,) int64.
-        offsets: (n,) int64, increasing.
-        blank: (n,) bool, those without an image.
-        header: row of the header record, or None.
-        announced: its first label.
-    """
-
-    keys: np.ndarray
-    offsets: np.ndarray
-    blank: np.ndarray
-    header: int | None
-    announced: float | None
+    keys: np.ndarray  # (n,) int64
+    offsets: np.ndarray  # (n,) int64, increasing
+    blank: np.ndarray  # (n,) bool, those without an image
+    header: int | None  # row of the header record, or None
+    announced: float | None  # its first label
 
     @classmethod
     def of(

@@ -47,23 +47,15 @@ _LINES = 1 << 16  # of an index, made at a time
 
 @dataclass(kw_only=True)
 class _Mark:
-    """How far an unfinished ``.rec`` has come.
+    """How far an unfinished ``.rec`` has come."""
 
-    Attributes:
-        spans: how many of the plan's are written.
-        files: bytes of the ``.rec``, the ``.idx``, the rows and the list of refused records.
-        images: how many were written.
-        payload: their bytes.
-        size: [height, width] in pixels of the first image.
-        other_sizes: whether another image has another size.
-    """
-
-    spans: int = 0
+    spans: int = 0  # how many of the plan's are written
+    # bytes of the .rec, the .idx, the rows and the list of refused records
     files: tuple[int, int, int, int] = (0, 0, 0, 0)
-    images: int = 0
-    payload: int = 0
-    size: list[int] | None = None
-    other_sizes: bool = False
+    images: int = 0  # how many were written
+    payload: int = 0  # their bytes
+    size: list[int] | None = None  # [height, width] in pixels of the first image
+    other_sizes: bool = False  # whether another image has another size
 
     def count(self, image: Buffer, header: ImageHeader) -> None:
         """Count an image."""

@@ -34,20 +34,14 @@ class RecordPart(PartInRuns):
     """Image records of a ``.rec`` that follow each other, wherever the ``.rec`` lies.
 
     What a record says is told here; how its bytes are come by, by those that derive from it.
-
-    Attributes:
-        rec: what the ``.rec`` is called, for messages.
-        offsets: (n,) byte offset of each record in the ``.rec``.
-        keys: (n,) key of each.
-        keys_unique: whether no two images of the whole ``.rec`` share a key.
     """
 
     remedy = "fetch the file again, or go on without this record"
-    rec: Path
+    rec: Path  # what the .rec is called, for messages
     start: int
-    offsets: np.ndarray
-    keys: np.ndarray
-    keys_unique: bool
+    offsets: np.ndarray  # (n,) byte offset of each record in the .rec
+    keys: np.ndarray  # (n,) key of each
+    keys_unique: bool  # whether no two images of the whole .rec share a key
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.offsets)
@@ -114,15 +108,11 @@ class RecordPart(PartInRuns):
 
 @dataclass(eq=False, kw_only=True)
 class RecPart(RecordPart):
-    """Images of a ``.rec`` that follow each other in the file.
+    """Images of a ``.rec`` that follow each other in the file."""
 
-    Attributes:
-        file_size: bytes of the file when it was looked at.
-        others: offsets of all records between and behind them, the last of them the next image or
-            the end of the file; None: records that are not known of are meant to be left out.
-    """
-
-    file_size: int
+    file_size: int  # bytes of the file when it was looked at
+    # offsets of all records between and behind them, the last of them the next image or the end of
+    # the file; None: records that are not known of are meant to be left out
     others: np.ndarray | None
 
     def _sweep(

@@ -36,13 +36,10 @@ _BATCH = 256  # files that are named in the state before they are written
 
 @dataclass(frozen=True, kw_only=True)
 class TreeOptions(ConvertOptions):
-    """How an image tree is written.
+    """How an image tree is written."""
 
-    Attributes:
-        naming: ``source`` keeps the source's names of images where they are safe as paths;
-            ``number`` calls every file ``<label>/<n>.jpg``, where n counts the source's records.
-    """
-
+    # source keeps the source's names of images where they are safe as paths; number calls every
+    # file <label>/<n>.jpg, where n counts the source's records
     naming: str = "source"
 
     def __post_init__(self) -> None:

@@ -40,32 +40,20 @@ _MOST_BYTES = np.iinfo(np.uint32).max
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """The images of one zip; twelve bytes each.
+    """The images of one zip; twelve bytes each."""
 
-    Attributes:
-        zip: the file and its directory.
-        digest: xxh3_128 of the directory.
-        entries: how many entries it has, images or not.
-        entry_offsets: uint32 or uint64 (n,), byte of each image's entry in the directory.
-        sizes: uint32 (n,), bytes of each image, 0 for more than are taken.
-        labels: int32 (n,), as :class:`ZipPart` has them; its folder's number, or
-            :data:`~facepack.convert.formats.zip.names.REFUSED`, as long as they are not known.
-        suffixes: uint8 (n,), as :class:`ZipPart` has them; None in a zip of folders.
-        folders: paths of these folders, in the order of their numbers.
-        has_labels: whether a member may be the label of a sample.
-        encrypted: numbers of the first few encrypted images.
-    """
-
-    zip: KnownZip
-    digest: str
-    entries: int
-    entry_offsets: np.ndarray
-    sizes: np.ndarray
+    zip: KnownZip  # the file and its directory
+    digest: str  # xxh3_128 of the directory
+    entries: int  # how many entries it has, images or not
+    entry_offsets: np.ndarray  # uint32 or uint64 (n,), byte of each image's entry in the directory
+    sizes: np.ndarray  # uint32 (n,), bytes of each image, 0 for more than are taken
+    # int32 (n,), as ZipPart has them; its folder's number, or REFUSED, as long as they are not
+    # known
     labels: np.ndarray
-    folders: Names
-    has_labels: bool
-    encrypted: list[int]
-    suffixes: np.ndarray | None = None
+    folders: Names  # paths of these folders, in the order of their numbers
+    has_labels: bool  # whether a member may be the label of a sample
+    encrypted: list[int]  # numbers of the first few encrypted images
+    suffixes: np.ndarray | None = None  # uint8 (n,), as ZipPart has them; None in a zip of folders
 
     def part(
         self,

@@ -60,53 +60,32 @@ _FETCH_AGAIN = "fetch or copy the file again and compare its size and checksum w
 
 @dataclass(frozen=True, kw_only=True)
 class Directory:
-    """Where a zip's directory lies.
+    """Where a zip's directory lies."""
 
-    Attributes:
-        start: its first byte in the file.
-        size: its bytes.
-        behind: bytes of the file behind the zip and its comment.
-        shift: what is added to the offsets of members: bytes put before the zip.
-        count: entries, as the end of the file states them.
-        count_modulus: what ``count`` may have been reduced by: without zip64 it has 16 bits, and
-            some writers of more members left it at that.
-    """
-
-    start: int
-    size: int
-    shift: int
-    behind: int
-    count: int
+    start: int  # its first byte in the file
+    size: int  # its bytes
+    shift: int  # what is added to the offsets of members: bytes put before the zip
+    behind: int  # bytes of the file behind the zip and its comment
+    count: int  # entries, as the end of the file states them
+    # what count may have been reduced by: without zip64 it has 16 bits, and some writers of more
+    # members left it at that
     count_modulus: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Members:
-    """Entries of a directory, as arrays (n,).
+    """Entries of a directory, as arrays (n,)."""
 
-    Attributes:
-        entry_offsets: int64, the byte of each in the directory.
-        names: as they are stored.
-        flags: uint16, general purpose bits.
-        method: uint16, of compression.
-        time: uint16, of the last change, in MS-DOS's format.
-        crc: uint32, CRC-32 of the image.
-        packed: int64, bytes in the file, with the encryption header.
-        size: int64, bytes of the image.
-        offset: int64, byte of the local header in the zip.
-        damaged: bool, whether a zip64 field is missing or too short.
-    """
-
-    entry_offsets: np.ndarray
-    names: list[bytes]
-    flags: np.ndarray
-    method: np.ndarray
-    time: np.ndarray
-    crc: np.ndarray
-    packed: np.ndarray
-    size: np.ndarray
-    offset: np.ndarray
-    damaged: np.ndarray
+    entry_offsets: np.ndarray  # int64, the byte of each in the directory
+    names: list[bytes]  # as they are stored
+    flags: np.ndarray  # uint16, general purpose bits
+    method: np.ndarray  # uint16, of compression
+    time: np.ndarray  # uint16, of the last change, in MS-DOS's format
+    crc: np.ndarray  # uint32, CRC-32 of the image
+    packed: np.ndarray  # int64, bytes in the file, with the encryption header
+    size: np.ndarray  # int64, bytes of the image
+    offset: np.ndarray  # int64, byte of the local header in the zip
+    damaged: np.ndarray  # bool, whether a zip64 field is missing or too short
 
     def __len__(self) -> int:
         return len(self.names)

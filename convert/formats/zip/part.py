@@ -72,28 +72,19 @@ class KnownZip:
 
 @dataclass(eq=False, kw_only=True)
 class ZipPart(PartInRuns):
-    """Images of one zip that follow each other in its directory; each is checked by its CRC-32.
-
-    Attributes:
-        zip: the file, and its directory.
-        entry_offsets: (n,) byte of each one's entry in the directory.
-        labels: (n,) identity of each, -1 for none, less for one that is refused for its name or
-            label.
-        suffixes: (n,) how many suffixes of its name a sample is not called by; None: none.
-        level: of the folders that are identities; None where labels are those of samples.
-        identities: the names of these identities.
-        keys: what the password makes of the cipher's keys.
-    """
+    """Images of one zip that follow each other in its directory; each is checked by its CRC-32."""
 
     remedy = _FETCH_AGAIN
-    zip: KnownZip
+    zip: KnownZip  # the file, and its directory
     start: int
-    entry_offsets: np.ndarray
+    entry_offsets: np.ndarray  # (n,) byte of each one's entry in the directory
+    # (n,) identity of each, -1 for none, less for one that is refused for its name or label
     labels: np.ndarray
+    # (n,) how many suffixes of its name a sample is not called by; None: none
     suffixes: np.ndarray | None
-    level: int | None
-    identities: dict[int, str]
-    keys: Keys | None
+    level: int | None  # of the folders that are identities; None where labels are those of samples
+    identities: dict[int, str]  # the names of these identities
+    keys: Keys | None  # what the password makes of the cipher's keys
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.entry_offsets)
@@ -260,23 +251,14 @@ class ZipPart(PartInRuns):
 
 
 class _Range(NamedTuple):
-    """Members whose local headers lie in one range of the file that was read at once.
+    """Members whose local headers lie in one range of the file that was read at once."""
 
-    Attributes:
-        begin: byte of the file at which it begins.
-        data: its bytes.
-        rows: which members, by increasing offset.
-        starts: where the data of each begin in ``data``.
-        stops: where they end, perhaps behind it.
-        faults: what is wrong with the header of each, as in :data:`_FAULTS`.
-    """
-
-    begin: int
-    data: memoryview
-    rows: np.ndarray
-    starts: np.ndarray
-    stops: np.ndarray
-    faults: np.ndarray
+    begin: int  # byte of the file at which it begins
+    data: memoryview  # its bytes
+    rows: np.ndarray  # which members, by increasing offset
+    starts: np.ndarray  # where the data of each begin in data
+    stops: np.ndarray  # where they end, perhaps behind it
+    faults: np.ndarray  # what is wrong with the header of each, as in _FAULTS
 
     def payloads(self, file: SourceFile) -> Iterator[tuple[int, Payload]]:
         """What lies in the file for each member, or why it is refused."""
