@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sheet": ("facepack.commands.sheet", "Draw a contact sheet of a pack."),
     "report": ("facepack.commands.report", "Write a page about a pack."),
     "get": ("facepack.commands.get", "Get one image out of a pack."),
-    "verify": ("facepack.commands.verify", "Check every byte of a pack."),
+    "verify": ("facepack.commands.verify", "Check every byte of packs."),
     "reindex": ("facepack.commands.reindex", "Rebuild a pack's index files from its shards."),
     "salvage": ("facepack.commands.salvage", "Copy what is good out of a damaged pack."),
     "bench": ("facepack.commands.bench", "Measure how fast this machine reads a pack."),

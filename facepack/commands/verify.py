@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from facepack.care.verify import Report
+
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path))
+@click.argument("packs", metavar="PACK…", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--deep", is_flag=True, help="Check every record's checksum, even in unchanged files."
 )
@@ -17,17 +21,25 @@ import click
 @click.option(
     "--untrusted", is_flag=True, help="Check a pack from an untrusted source before opening it."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON; of several packs, a list."
+)
 @click.pass_context
 def verify(
-    ctx: click.Context, pack: Path, deep: bool, decode: bool, untrusted: bool, as_json: bool
+    ctx: click.Context,
+    packs: tuple[Path, ...],
+    deep: bool,
+    decode: bool,
+    untrusted: bool,
+    as_json: bool,
 ) -> None:
-    """Check every byte of a pack.
+    """Check every byte of packs.
 
     Compares every file with its digest, and indexes, labels and manifest with each other. In a
     shard that differs from its digest, walks the B+tree and checks each record's checksum; --deep
     checks the records of all shards. Exits with status 3 if anything is damaged, and names the
-    shard and the key.
+    shard and the key. Of several packs each is checked, whatever the others are; the status is that
+    of the worst: 3 if any is damaged, else 1 if one cannot be checked.
 
     --decode finds images that were already damaged when they were packed, such as a truncated JPEG
     that was closed with an end marker; facepack salvage --decode leaves them out.
@@ -38,24 +50,46 @@ def verify(
     """
     from facepack.care.untrusted import verify_untrusted
     from facepack.care.verify import verify as run
+    from facepack.errors import FacepackError
     from facepack.terminal import printable
 
-    if untrusted:
-        report = verify_untrusted(pack, decode=decode)
-    else:
-        report = run(pack, deep=deep, decode=decode)
+    results: list[dict[str, Any]] = []
+    status = 0
+    for pack in packs:
+        try:
+            if untrusted:
+                report = verify_untrusted(pack, decode=decode)
+            else:
+                report = run(pack, deep=deep, decode=decode)
+        except FacepackError as error:
+            if len(packs) == 1:
+                raise
+            status = max(status, error.exit_code)
+            results.append({"pack": str(pack), "ok": False, "error": str(error)})
+            click.echo(f"facepack verify: {printable(str(error))}", err=True)
+            continue
+        status = max(status, 3 if report.damage else 0)
+        results.append({"pack": str(pack), **report.as_json()})
+        if not as_json:
+            _print(pack, report, decode=decode)
     if as_json:
-        click.echo(json.dumps(report.as_json(), indent=1))
-    elif not report.damage:
-        click.echo(f"{pack}: {report.records:,} records, {report.file_bytes:,} bytes: all good")
-    else:
-        for damage in report.damage:
-            click.echo(printable(f"{pack}: {damage}"))
-        salvage = "salvage --decode" if decode else "salvage"
-        click.echo(
-            f"{pack}: {len(report.damage)} faults; copy what is intact into a new pack with: "
-            f"facepack {salvage} {pack} OUT",
-            err=True,
-        )
-    if report.damage:
-        ctx.exit(3)
+        click.echo(json.dumps(results if len(packs) > 1 else results[0], indent=1))
+    ctx.exit(status)
+
+
+def _print(pack: Path, report: Report, *, decode: bool) -> None:
+    """What was found, on stdout; what can be done, on stderr."""
+    from facepack.terminal import printable
+
+    name = printable(str(pack))
+    if not report.damage:
+        click.echo(f"{name}: {report.records:,} records, {report.file_bytes:,} bytes: all good")
+        return
+    for damage in report.damage:
+        click.echo(printable(f"{pack}: {damage}"))
+    salvage = "salvage --decode" if decode else "salvage"
+    click.echo(
+        f"{name}: {len(report.damage)} faults; copy what is intact into a new pack with: "
+        f"facepack {salvage} {name} OUT",
+        err=True,
+    )

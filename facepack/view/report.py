@@ -7,7 +7,7 @@ host or path, so that the same pack and options give the same page.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,27 @@ class Report:
     refusals: list[Refusals]
     duplicates: DuplicateFigures | None
 
+    def as_json(self) -> dict[str, Any]:
+        """The figures of the page as JSON has them: all but the images, and whom they show."""
+        return {
+            **self.summary.as_json(),
+            "image_survey": self.survey.as_json(),
+            "refusals": [asdict(refusals) for refusals in self.refusals],
+            "duplicates": None
+            if self.duplicates is None
+            else {
+                "groups": self.duplicates.groups,
+                "images": self.duplicates.images,
+                "surplus": self.duplicates.surplus,
+            },
+        }
 
-def write_report(pack: Pack, out: Path, *, options: ReportOptions) -> None:
+
+def write_report(pack: Pack, out: Path, *, options: ReportOptions) -> Report:
     """Write the report on ``pack`` to ``out``, one HTML file that needs no other.
+
+    Returns:
+        What the page says.
 
     Raises:
         ConfigError: the file is not called ``.html``, or a label of the sample does not occur.
@@ -118,7 +136,9 @@ def write_report(pack: Pack, out: Path, *, options: ReportOptions) -> None:
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{out}: a report is an HTML page: call it {out.stem}.html")
-    write_output(out, render_report(gather_report(pack, options=options)).encode())
+    report = gather_report(pack, options=options)
+    write_output(out, render_report(report).encode())
+    return report
 
 
 def gather_report(pack: Pack, *, options: ReportOptions) -> Report:
