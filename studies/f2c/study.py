@@ -1,13 +1,14 @@
-"""What a dynamic class pool costs in accuracy on few faces: CFP → LFW at equal images seen.
+"""What a dynamic class pool costs in accuracy at equal images seen: on few faces, and on more.
 
     python -m studies.f2c OUT --data DIR [--workers 2] [--json FILE]
     python -m studies.f2c OUT --data DIR --tiny
 
-The full softmax, Partial FC and F2C, the latter two at the same shares of the identities, with one
-margin and scale, on the small network of the study of schedules. A step of F2C takes three times
-the images of a step of the others, so it has a third of their steps, and the same warm-up in
-images. The base rate is one for each family, chosen by short runs of its full arm on held-out
-identities. A few more such runs try what holds F2C up.
+CFP → LFW, and 10,000 drawn people tested on others. In both, the full softmax, Partial FC and F2C,
+the latter two at the same shares of the identities, with one margin and scale, on the small network
+of the study of schedules; F2C with the published momentum of its gallery network, and with none. A
+step of F2C takes three times the images of a step of the others, so it has a third of their steps,
+and the same warm-up in images. The base rate is one for each family in both, chosen by runs of its
+largest arm on held-out identities of CFP. A few more such runs try what holds F2C up.
 
 DIR and OUT are as in the study of margins.
 """
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -26,41 +27,77 @@ from facepack.train.collect import merge_settings, read_settings
 from studies.margins.study import print_differences, run_command
 from studies.schedules.runs import Run, Stage, Study, best_rate
 from studies.schedules.study import TUNING_SEED, PlanA, compare, prepare_a, print_tuning
+from studies.unequal.sets import draw
 
-SETTING = "cfp-lfw"
 REFERENCE = "softmax"
 
-Family = Literal["softmax", "f2c"]
+_MOMENTUM = {"f2c": 0.99, "f2c_momentum_0": 0.0}
+"""Of the gallery network, by family: as published, and the trained network itself."""
 
-_IMAGES_OF_STEP: dict[Family, int] = {"softmax": 1, "f2c": 3}
-"""In batch sizes."""
-
-
-def _f2c(share: float) -> dict[str, Any]:
-    return merge_settings(read_settings("cpu_tiny_f2c"), {"method_options": {"share": share}})
-
-
-ARMS: dict[str, tuple[Family, dict[str, Any]]] = {
-    "softmax": ("softmax", {}),
-    "partial_fc_0.2": ("softmax", {"sample_rate": 0.2}),
-    "partial_fc_0.1": ("softmax", {"sample_rate": 0.1}),
-    "f2c_1": ("f2c", _f2c(1.0)),
-    "f2c_0.2": ("f2c", _f2c(0.2)),
-    "f2c_0.1": ("f2c", _f2c(0.1)),
-}
-"""Family, and settings over those of ``cpu_tiny``, whose margin is AM's with 0.4 as F2C's here."""
-
-TUNED = {"softmax": "softmax", "f2c": "f2c_1"}
-"""Family → the arm that its rate is chosen by."""
+_TUNED_IN = "cfp-lfw"
 
 TRIALS: dict[str, dict[str, Any]] = {
     "untrained": {},
     "momentum_0.9": {"method_options": {"gallery_momentum": 0.9}},
-    "momentum_0": {"method_options": {"gallery_momentum": 0.0}},
 }
 """Single runs of F2C's full arm that look for what holds it up: settings over the arm's."""
 
 _UNTRAINED_RATE = 1e-8  # batch normalisation gets its statistics, and no weight moves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A way to train."""
+
+    family: str
+    """Arms of one family have one base rate."""
+    settings: Mapping[str, Any]
+    """Over those of ``cpu_tiny``, whose margin is AM's with 0.4 as F2C's here."""
+
+    @property
+    def images_per_step(self) -> int:
+        """In batch sizes."""
+        return 1 if self.family == REFERENCE else 3
+
+
+def make_arms(shares: Iterable[float]) -> dict[str, Arm]:
+    """The softmax, and the others at each share of the identities; 1 stands for F2C alone."""
+    arms = {"softmax": Arm(family=REFERENCE, settings={})}
+    for share in shares:
+        if share < 1:
+            arms[f"partial_fc_{share:g}"] = Arm(family=REFERENCE, settings={"sample_rate": share})
+    for family, momentum in _MOMENTUM.items():
+        for share in shares:
+            options = {"share": share, "gallery_momentum": momentum}
+            arms[f"{family}_{share:g}"] = Arm(
+                family=family,
+                settings=merge_settings(read_settings("cpu_tiny_f2c"), {"method_options": options}),
+            )
+    return arms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is trained on, for how long, and which arms; its pairs are those its name ends with."""
+
+    shards: str
+    shares: tuple[float, ...]
+    f2c_steps: int
+    """A third of the steps of the others."""
+    training: Mapping[str, Any]
+    """Settings over those of every arm."""
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """By name."""
+        return make_arms(self.shares)
+
+    def tuned_by(self) -> dict[str, str]:
+        """Family → its first arm, which has most identities."""
+        return {arm.family: name for name, arm in reversed(self.arms.items())}
+
+
+_TRAINING = {"backbone": "patches", "log_every": 1, "threads": 1, "loader_threads": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,94 +106,117 @@ class Plan:
 
     sets: PlanA = field(default_factory=PlanA)
     """How the sets are cut."""
+    identities: int = 10_000
+    """That are drawn, of five images."""
+    unseen: int = 1_000
     rates: tuple[float, ...] = (0.05, 0.1)
     seeds: int = 3
-    f2c_steps: int = 250
-    """A third of the steps of the others."""
     warmup: float = 0.5
     """In epochs over the images seen."""
-    training: dict[str, Any] = field(
+    settings: Mapping[str, Setting] = field(
         default_factory=lambda: {
-            "backbone": "patches",
-            # The largest whose 1.5·28 labels of a pass fit a pool of a tenth of 425 identities.
-            "batch_size": 28,
-            "log_every": 1,
-            "threads": 1,
-            "loader_threads": 1,
+            "cfp-lfw": Setting(
+                shards="cfp",
+                shares=(1.0, 0.2, 0.1),
+                f2c_steps=250,
+                # The largest batch whose 1.5·28 labels of a pass fit a pool of a tenth of 425.
+                training={**_TRAINING, "batch_size": 28},
+            ),
+            "drawn-unseen": Setting(
+                shards="drawn-right",
+                shares=(0.1, 0.01),
+                f2c_steps=300,
+                training={**_TRAINING, "batch_size": 32, "features": 128},
+            ),
         }
     )
-    """Settings over those of every arm."""
+    """TRAINED-TESTED → what it is."""
 
 
-TINY = Plan(seeds=2, f2c_steps=6, warmup=0.0)
+TINY = Plan(
+    seeds=2,
+    warmup=0.0,
+    identities=500,
+    unseen=20,
+    settings={name: replace(setting, f2c_steps=6) for name, setting in Plan().settings.items()},
+)
 
 
-def length_of(family: Family, plan: Plan) -> dict[str, Any]:
-    """The settings that give both families the same images, in the run and in its warm-up.
+def length_of(arm: Arm, setting: Setting, warmup: float) -> dict[str, Any]:
+    """The settings that give all arms the same images, in the run and in its warm-up.
 
     An epoch of F2C is one over the images that it draws as the softmax does, a third of its batch.
     """
-    images = _IMAGES_OF_STEP[family]
-    return {"steps": 3 * plan.f2c_steps // images, "warmup_epochs": plan.warmup / images}
+    images = arm.images_per_step
+    return {"steps": 3 * setting.f2c_steps // images, "warmup_epochs": warmup / images}
 
 
 def make_run(
     out: Path,
     plan: Plan,
     stage: Stage,
+    name: str,
     arm: str,
     *,
     rate: float,
     seed: int,
     trial: str | None = None,
 ) -> Run:
-    """One run of ``arm``, or of a trial of it."""
-    family, own = ARMS[arm]
+    """One run of ``arm`` in the setting ``name``, or of a trial of it."""
+    setting = plan.settings[name]
+    chosen = setting.arms[arm]
     sets = out / "sets"
+    pairs = name.partition("-")[2] if stage == "final" else "cfp-held-out"
     return Run(
         stage=stage,
-        setting=SETTING,
+        setting=name,
         arm=trial or arm,
         rate=rate,
         seed=seed,
         settings=merge_settings(
             read_settings("cpu_tiny"),
-            own,
-            plan.training,
-            length_of(family, plan),
+            chosen.settings,
+            setting.training,
+            length_of(chosen, setting, plan.warmup),
             TRIALS[trial] if trial else {},
-            {"shards": str(sets / "cfp")},
+            {"shards": str(sets / setting.shards)},
         ),
-        faces=sets / ("lfw.npz" if stage == "final" else "cfp-held-out.npz"),
+        faces=sets / f"{pairs}.npz",
         measure="accuracy",
     )
 
 
 def run_all(study: Study, data: Path, plan: Plan) -> None:
     """Choose each family's rate on held-out identities, then run the seeds, arm by arm."""
-    prepare_a(data, study.out, plan.sets)
+    out = study.out
+    prepare_a(data, out, plan.sets)
+    if not (out / "sets" / "unseen.npz").exists():
+        draw(out / "sets", identities=plan.identities, images=5, unseen=plan.unseen)
     rate_of = {}
-    for family, arm in TUNED.items():
-        trials = [
-            make_run(study.out, plan, "tune", arm, rate=rate, seed=TUNING_SEED)
+    for family, arm in plan.settings[_TUNED_IN].tuned_by().items():
+        tried = [
+            make_run(out, plan, "tune", _TUNED_IN, arm, rate=rate, seed=TUNING_SEED)
             for rate in plan.rates
         ]
-        rate_of[family] = best_rate(study.complete(trials))
+        rate_of[family] = best_rate(study.complete(tried))
     study.complete(
         [
-            make_run(study.out, plan, "final", arm, rate=rate_of[family], seed=seed)
+            make_run(out, plan, "final", name, arm, rate=rate_of[chosen.family], seed=seed)
+            for name, setting in plan.settings.items()
             for seed in range(plan.seeds)
-            for arm, (family, _) in ARMS.items()
+            for arm, chosen in setting.arms.items()
         ]
     )
+    rates = {"untrained": _UNTRAINED_RATE}
     study.complete(
         [
             make_run(
-                study.out,
+                out,
                 plan,
                 "calibrate",
-                TUNED["f2c"],
-                rate=_UNTRAINED_RATE if trial == "untrained" else rate_of["f2c"],
+                _TUNED_IN,
+                "f2c_1",
+                rate=rates.get(trial, rate_of["f2c"]),
                 seed=TUNING_SEED,
                 trial=trial,
             )
@@ -173,15 +233,15 @@ def mean_of_steps(
     return {name: float(np.mean([line[name] for line in chosen])) for name in names}
 
 
-def print_pools(study: Study, rows: Mapping[str, Any]) -> None:
+def print_pools(study: Study, setting: str, rows: Mapping[str, Any]) -> None:
     """How F2C's loss and pool stood in the first seed's runs, in tenths of a run."""
     names = ("loss_mean", "pool_hits", "outliers")
     print(f"\n| arm | steps | {' | '.join(names)} |")
     print("|---|---|--:|--:|--:|")
-    for arm, (family, _) in ARMS.items():
-        if family != "f2c" or arm not in rows:
+    for arm, row in rows.items():
+        if not arm.startswith("f2c"):
             continue
-        key = f"final-{SETTING}-{arm}-{rows[arm]['rate']:g}-0"
+        key = f"final-{setting}-{arm}-{row['rate']:g}-0"
         text = (study.out / "losses" / f"{key}.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
         steps = max(line.get("step", 0) for line in lines)
@@ -198,9 +258,13 @@ def report(study: Study) -> dict[str, Any]:
     tuning = study.of_stage("tune")
     if tuning:
         print_tuning(tuning)
-    rows = compare(study, SETTING, "accuracy", reference=REFERENCE)
-    print_differences(rows, "arm", "the softmax")
-    print_pools(study, rows)
+    results = {}
+    for setting in dict.fromkeys(o.setting for o in study.of_stage("final")):
+        print(f"\n{setting}")
+        rows = compare(study, setting, "accuracy", reference=REFERENCE)
+        print_differences(rows, "arm", "the softmax")
+        print_pools(study, setting, rows)
+        results[setting] = rows
     trials = study.of_stage("calibrate")
     if trials:
         print("\n| trial of F2C on held-out identities | base rate | steps | accuracy, % |")
@@ -210,7 +274,7 @@ def report(study: Study) -> dict[str, Any]:
         print(f"| {o.arm} | {o.rate:g} | {o.steps} | {score} |")
     return {
         "tuning": [vars(o) for o in tuning],
-        "results": rows,
+        "results": results,
         "trials": [vars(o) for o in trials],
     }
 

@@ -61,6 +61,19 @@ class Run:
         """Tells the run from all others of a study; fits a file name."""
         return f"{self.stage}-{self.setting}-{self.arm}-{self.rate:g}-{self.seed}"
 
+    def make_trainer(self, folder: Path, device: str | None) -> Trainer:
+        """The trainer of the run, whose files go into ``folder``; runs that it needs are done."""
+        return make_trainer(
+            {**self.settings, "lr": self.rate, "seed": self.seed}, out=folder, device=device
+        )
+
+
+def make_trainer(settings: Mapping[str, Any], *, out: Path, device: str | None) -> Trainer:
+    """A trainer that begins anew in the folder ``out``, and says nothing."""
+    return Trainer(
+        make_config(settings), out=out, device=device, overwrite=True, notify=lambda text: None
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -98,8 +111,7 @@ def perform(run: Run, out: Path, device: str | None) -> Outcome:
         KeyboardInterrupt: a signal ended it.
     """
     folder = out / "runs" / run.key
-    config = make_config({**run.settings, "lr": run.rate, "seed": run.seed})
-    trainer = Trainer(config, out=folder, device=device, overwrite=True, notify=lambda text: None)
+    trainer = run.make_trainer(folder, device)
     score, right, loss = None, np.zeros(0, bool), None
     try:
         summary = trainer.run()
