@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from facepack.convert.source import Entry, Group, Part, Refusal, Source, SourceView
+from facepack.convert.source import Group, PartView, Source, SourceView
 from facepack.errors import ConfigError, NothingChosenError, SourceError
 from facepack.hashing import hash64
 from facepack.reading import read_text
-from facepack.store.format import NO_IDENTITY
-from facepack.store.record import SourceRecord
 
 _STEP = 1 << 16  # records whose labels are looked at in one part
 
@@ -228,11 +225,11 @@ class Chosen(SourceView):
     ) -> None:
         super().__init__(source)
         self._kept = kept
-        self._old = labels[kept]
-        present = np.unique(self._old[self._old >= 0])
-        self._new = np.where(self._old < 0, NO_IDENTITY, np.searchsorted(present, self._old))
+        self._labels = labels
+        present = np.unique(labels[kept])
+        self._present = present[present >= 0]  # which the new labels are places in
         self._choice = choice
-        self.classes = len(present)
+        self.classes = len(self._present)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -262,58 +259,22 @@ class Chosen(SourceView):
         """Of the records chosen."""
         return self.inner.sizes()[self._kept]
 
-    def part(self, start: int, stop: int) -> ChosenPart:
+    def part(self, start: int, stop: int) -> PartView:
         """The chosen records ``[start, stop)``."""
         kept = self._kept[start:stop]
         inner = self.inner.part(int(kept[0]), int(kept[-1]) + 1)
-        return ChosenPart(inner, start, kept, self._old[start:stop], self._new[start:stop])
+        present = np.unique(self._labels[kept])
+        present = present[present >= 0]
+        labels = np.searchsorted(self._present, present)
+        return PartView(
+            inner,
+            start,
+            kept - inner.start,
+            dict(zip(present.tolist(), labels.tolist(), strict=True)),
+        )
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """The source's, for the records that are left."""
         everywhere = np.full(len(self.inner), -1, np.int64)
         everywhere[self._kept] = positions
         return self.inner.tables(everywhere)
-
-
-class ChosenPart(Part):
-    """Some records of a part, under other ordinals and labels."""
-
-    def __init__(
-        self, inner: Part, start: int, kept: np.ndarray, old: np.ndarray, new: np.ndarray
-    ) -> None:
-        self.start, self.stop = start, start + len(kept)
-        self._inner = inner
-        self._kept = kept - inner.start
-        self._old = old
-        self._new = new
-
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the chosen records, in order."""
-        chosen = np.arange(len(self._kept)) if keep is None else np.flatnonzero(keep)
-        inner = np.zeros(self._inner.stop - self._inner.start, bool)
-        inner[self._kept[chosen]] = True
-        for row, record in zip(chosen.tolist(), self._inner.read(inner), strict=True):
-            if isinstance(record, Refusal):
-                yield replace(record, ordinal=self.start + row)
-            else:
-                record.ordinal = self.start + row
-                record.label = int(self._new[row])
-                yield record
-
-    def entries(self) -> Iterator[Entry]:
-        """New label and name of each."""
-        names = [entry.name for entry in self._inner.entries()]
-        for row, label in zip(self._kept.tolist(), self._new.tolist(), strict=True):
-            yield Entry(label, names[row])
-
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a record; its key and offset are those in the source."""
-        row = record.ordinal - self.start
-        record.ordinal = self._inner.start + int(self._kept[row])
-        return replace(self._inner.refuse(record, reason), ordinal=self.start + row)
-
-    def identity_names(self) -> dict[int, str]:
-        """Names under the new labels."""
-        names = self._inner.identity_names()
-        pairs = set(zip(self._old.tolist(), self._new.tolist(), strict=True))
-        return {new: names[old] for old, new in pairs if old in names}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from facepack.store.format import NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
 
 _LONGEST_STEM = 100
@@ -223,6 +224,66 @@ class SourceView(Source):
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """The other's."""
         return self.inner.tables(positions)
+
+
+class PartView(Part):
+    """Records of another part, all or some, under ordinals and labels of their own.
+
+    Args:
+        inner: the part.
+        start: the ordinal of the first record here.
+        kept: which of its records these are, ascending, counted from its first.
+        labels: the new labels of identities; there is none for -1, which stays.
+        other: the new label of an identity that ``labels`` does not have.
+    """
+
+    def __init__(
+        self,
+        inner: Part,
+        start: int,
+        kept: range | np.ndarray,
+        labels: Mapping[int, int],
+        other: Callable[[int], int] = int,
+    ) -> None:
+        self.start, self.stop = start, start + len(kept)
+        self._inner, self._kept = inner, kept
+        self._labels, self._other = labels, other
+
+    def _label(self, label: int) -> int:
+        if label == NO_IDENTITY:
+            return label
+        known = self._labels.get(label)
+        return self._other(label) if known is None else known
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """Read the records, in order."""
+        rows = np.arange(len(self._kept)) if keep is None else np.flatnonzero(keep)
+        inner = np.zeros(self._inner.stop - self._inner.start, bool)
+        inner[np.asarray(self._kept)[rows]] = True
+        for row, record in zip(rows.tolist(), self._inner.read(inner), strict=True):
+            if isinstance(record, Refusal):
+                yield replace(record, ordinal=self.start + row)
+            else:
+                record.ordinal = self.start + row
+                record.label = self._label(record.label)
+                yield record
+
+    def entries(self) -> Iterator[Entry]:
+        """New label and name of each."""
+        entries = list(self._inner.entries())
+        for row in self._kept:
+            yield entries[row]._replace(label=self._label(entries[row].label))
+
+    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
+        """The refusal of a record; its key and offset are those in the source."""
+        row = record.ordinal - self.start
+        record.ordinal = self._inner.start + int(self._kept[row])
+        return replace(self._inner.refuse(record, reason), ordinal=self.start + row)
+
+    def identity_names(self) -> dict[int, str]:
+        """Names under the new labels."""
+        names = self._inner.identity_names()
+        return {new: names[old] for old, new in self._labels.items() if old in names}
 
 
 def shard_stem(name: str) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import xxhash
 
-from facepack.convert.source import Entry, Group, Part, Refusal, Source, SourceView
+from facepack.convert.source import Group, PartView, Source, SourceView
 from facepack.store.format import NO_IDENTITY
 from facepack.store.labelmap import LabelNames
-from facepack.store.record import SourceRecord
 
 
 class Relabelled(SourceView):
@@ -61,59 +60,22 @@ class Relabelled(SourceView):
         """The source's, called otherwise where that is needed."""
         return [group._replace(stem=self._prefix + group.stem) for group in self.inner.groups()]
 
-    def part(self, start: int, stop: int) -> RelabelledPart:
+    def part(self, start: int, stop: int) -> PartView:
         """The records ``[start, stop)``."""
         inner = self.inner.part(start, stop)
         labels = {label: self._labels[label] for label in inner.identity_names()}
-        return RelabelledPart(inner, labels, self._offset, self._named)
+        other = partial(_behind, self._offset, self._named)
+        return PartView(inner, start, range(stop - start), labels, other)
 
 
-class RelabelledPart(Part):
-    """A part under other labels.
+def _behind(offset: int, named: np.ndarray, label: int) -> int:
+    """The new label of an identity without a name, which those with one are not counted for.
 
     Args:
-        inner: the part.
-        labels: the new labels of identities that have a name.
         offset: the new label of the first identity without a name.
-        named: (m,) all labels of the source that have a name, ascending: they are not counted.
+        named: (m,) all labels of the source that have a name, ascending.
     """
-
-    def __init__(
-        self, inner: Part, labels: Mapping[int, int], offset: int, named: np.ndarray
-    ) -> None:
-        self.start, self.stop = inner.start, inner.stop
-        self._inner = inner
-        self._labels = labels
-        self._offset = offset
-        self._named = named
-
-    def _label(self, label: int) -> int:
-        if label == NO_IDENTITY:
-            return label
-        known = self._labels.get(label)
-        if known is not None:
-            return known
-        return self._offset + label - int(np.searchsorted(self._named, label))
-
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read each record, in order."""
-        for record in self._inner.read(keep):
-            if isinstance(record, SourceRecord):
-                record.label = self._label(record.label)
-            yield record
-
-    def entries(self) -> Iterator[Entry]:
-        """New label and name of each."""
-        for entry in self._inner.entries():
-            yield entry._replace(label=self._label(entry.label))
-
-    def refuse(self, record: SourceRecord, reason: str) -> Refusal:
-        """The refusal of a record that was read but cannot be packed."""
-        return self._inner.refuse(record, reason)
-
-    def identity_names(self) -> dict[int, str]:
-        """Names under the new labels."""
-        return {self._label(label): name for label, name in self._inner.identity_names().items()}
+    return offset + label - int(np.searchsorted(named, label))
 
 
 def _identity_names(source: Source) -> dict[int, str]:
