@@ -6,8 +6,8 @@ What fails here fails the source, never one record, so that none is set aside fo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -129,17 +129,28 @@ class SourceFile:
 
     def read_block(self, count: int, offset: int) -> memoryview:
         """As :meth:`read`, into memory that suits what is kept."""
-        block = self._blocks.take(count)
+        return self.read_blocks([(count, offset)])
+
+    def read_blocks(self, ranges: Sequence[tuple[int, int]]) -> memoryview:
+        """As :meth:`read_block`, of several ranges (count, offset), one behind the other."""
+        block = self._blocks.take(sum(count for count, _ in ranges))
         done = 0
-        while done < count:
-            try:
-                more = system.read_into(self._descriptor, block[done:], offset + done)
-            except OSError as error:
-                raise self._unreadable(offset + done, error) from error
-            if not more:
-                raise self._shrunk(offset + done)
-            done += more
+        for count, offset in ranges:
+            shift, end = offset - done, done + count
+            while done < end:
+                try:
+                    more = system.read_into(self._descriptor, block[done:end], shift + done)
+                except OSError as error:
+                    raise self._unreadable(shift + done, error) from error
+                if not more:
+                    raise self._shrunk(shift + done)
+                done += more
         return block.toreadonly()
+
+    def will_read(self, count: int, offset: int) -> None:
+        """Let the system fetch the ``count`` bytes at ``offset`` before they are asked for."""
+        with suppress(OSError):  # where it does not, reading them will do
+            system.will_read(self._descriptor, offset, count)
 
     def once(self, start: int) -> ReadOnce:
         """Lets the system forget what a sweep from byte ``start`` on has read."""

@@ -76,6 +76,7 @@ class Nodes:
     # bool; the record runs into the one that begins next behind it. The others share no bytes, so
     # reading them all costs no more than reading the file.
     overlap: np.ndarray
+    large: np.ndarray  # bool; the value lies on pages of its own
     errors: list[ScanError]  # what is wrong with the pages and nodes that were left out
 
     def __len__(self) -> int:
@@ -90,7 +91,14 @@ class Nodes:
         )
 
 
-def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int) -> Nodes:
+def read_nodes(
+    data: memoryview,
+    pages: np.ndarray,
+    page_size: int,
+    *,
+    most: int,
+    within: tuple[np.ndarray, int] | None = None,
+) -> Nodes:
     """Find the records of the leaf ``pages``, all at once.
 
     Every offset is checked before it is followed, so the file may be damaged or a stranger's.
@@ -99,10 +107,14 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
         pages: numbers of whole pages in it, int64.
         page_size: one of :data:`mdb.PAGE_SIZES`.
         most: how many records may be claimed: forged counts must not fill the memory.
+        within: where ``data`` is not the file but some pages of it, the numbers that ``pages`` have
+            in the file, int64, and its bytes: then large values begin at offsets in the file, all
+            else in ``data``.
 
     Raises:
         ScanError: more records are claimed.
     """
+    numbers, file_size = (pages, len(data)) if within is None else within
     octets = np.frombuffer(data, np.uint8)
     # All that a leaf holds beside keys and values are 16-bit words at even offsets: pages, headers
     # and nodes are read by index from one array of words, for all records at once.
@@ -116,7 +128,7 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     errors = [
         ScanError(f"page {page}: bounds {low} and {high} are impossible")
         for page, low, high in zip(
-            pages[~whole].tolist(), lower[~whole].tolist(), upper[~whole].tolist(), strict=True
+            numbers[~whole].tolist(), lower[~whole].tolist(), upper[~whole].tolist(), strict=True
         )
     ]
     bases, lower = bases[whole], lower[whole]
@@ -147,16 +159,15 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
     # number is held against the file before it is multiplied: 64 bits of it may be forged.
     starts, ends = key_ends.copy(), key_ends + sizes
     at = np.flatnonzero(big & good)
-    numbers = octets[key_ends[at][:, None] + np.arange(8)].view("<u8")[:, 0]
-    inside = (numbers >= 2) & (numbers < len(data) // page_size)
-    targets = np.where(inside, numbers, 0).astype(np.int64) * page_size
+    large = octets[key_ends[at][:, None] + np.arange(8)].view("<u8")[:, 0]
+    inside = (large >= 2) & (large < file_size // page_size)
+    targets = np.where(inside, large, 0).astype(np.int64) * page_size
     starts[at] = targets + mdb.PAGE_HEADER
     ends[at] = starts[at] + sizes[at]
-    good[at] &= inside & (ends[at] <= len(data))
-    errors += [
-        ScanError(f"page {at // page_size}: the node at {at % page_size} points out of bounds")
-        for at in (base + pointer)[~good].tolist()
-    ]
+    good[at] &= inside & (ends[at] <= file_size)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    bad = zip(numbers[whole][owner[~good]].tolist(), pointer[~good].tolist(), strict=True)
+    errors += [ScanError(f"page {page}: the node at {at} points out of bounds") for page, at in bad]
 
     # Sorted by offset, a record overlaps if it ends behind the start of the next one: nodes among
     # nodes, which lie in leaves, and large values among themselves, on pages of their own.
@@ -165,7 +176,7 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
         these = np.flatnonzero(kind)
         these = these[np.argsort(first[these], kind="stable")]
         overlap[these[:-1]] = ends[these[:-1]] > first[these[1:]]
-    owner = np.repeat(np.arange(len(counts)), counts)[good]
+    owner = owner[good]
     return Nodes(
         page_starts=np.searchsorted(owner, np.unique(owner)),
         key_starts=key_starts[good],
@@ -173,6 +184,7 @@ def read_nodes(data: memoryview, pages: np.ndarray, page_size: int, *, most: int
         starts=starts[good],
         sizes=sizes[good],
         overlap=overlap[good],
+        large=big[good],
         errors=errors,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import facepack
 from facepack.care.reindex import reindex
 from facepack.care.shard_check import check_shard
 from facepack.convert.formats.kv.data import KvData, is_data_file
-from facepack.convert.formats.kv.pairs import find_pairs
+from facepack.convert.formats.kv.source import KvSource
 from facepack.errors import DamageError, PackError, SourceError
 from facepack.store.lmdb_format import MAGIC
 from facepack.store.lmdb_read import ScanError, read_page_size
@@ -69,7 +68,7 @@ def test_a_shard_without_its_own_records_is_damaged_not_foreign(make_pack: MakeP
 def test_files_of_lmdb_1(tmp_path: Path, make_pack: MakePack) -> None:
     path = write_lmdb_1(tmp_path / "faces.lmdb")
     assert is_data_file(path)
-    for look in (KvData.look, lambda p: find_pairs([p])):
+    for look in (KvData.look, lambda p: KvSource([p])):
         with pytest.raises(SourceError, match=r"a file of LMDB 1\.0"):
             look(path)
     with pytest.raises(ScanError, match="lib_version=1"):
@@ -93,20 +92,13 @@ def test_what_lmdb_1_writes_is_known(tmp_path: Path) -> None:
         KvData.look(path)
 
 
-def test_databases_of_other_trainers(tmp_path: Path, make_pack: MakePack) -> None:
-    other = write(tmp_path / "ms1m.lmdb", {b"0": b"record", b"__len__": b"\x01", b"__keys__": b"k"})
-    with pytest.raises(SourceError, match="as databases of other trainers do"):
-        find_pairs([other])
-    (tmp_path / "folder").mkdir()
-    shutil.copy(other, tmp_path / "folder" / "data.mdb")
-    with pytest.raises(SourceError, match="as databases of other trainers do"):
-        find_pairs([tmp_path / "folder"])
+def test_shards_and_databases_without_labels(tmp_path: Path, make_pack: MakePack) -> None:
     (shard,) = make_pack(20).glob("*.mdb")
     with pytest.raises(SourceError, match="is a shard of a pack: convert the pack's folder"):
-        find_pairs([shard.rename(tmp_path / "alone.mdb")])
+        KvSource([shard.rename(tmp_path / "alone.mdb")])
     plain = write(tmp_path / "plain.lmdb", {b"0": b"record"})
     with pytest.raises(SourceError, match=r"expected one kv file, plain\.kv beside it"):
-        find_pairs([plain])
+        KvSource([plain])
 
 
 def test_an_environment_that_the_user_has_open(make_pack: MakePack) -> None:

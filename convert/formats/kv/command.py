@@ -8,13 +8,13 @@ from facepack.convert.command_line import SourceCommand
 
 
 class KvCommand(SourceCommand):
-    """LMDB databases with kv files as a source."""
+    """LMDB databases of trainers as a source."""
 
     options = (
         click.option(
             "--offset-labels/--keep-labels",
             default=True,
             show_default=True,
-            help="Of several kv files, number each one's labels after the last one's.",
+            help="Of several databases, number each one's labels after the last one's.",
         ),
     )

@@ -1,35 +1,30 @@
-"""The LMDB file of a kv data set, read through the engine, after a look at whether it is whole."""
+"""The LMDB file of a data set, read without the engine, after a look at whether it is whole."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import lmdb
+import numpy as np
 
-from facepack import images
-from facepack.convert.source_file import file_name, require_file
-from facepack.errors import PackError, SourceError
-from facepack.store.environments import acquire, engine_calls, release
-from facepack.store.lmdb_format import MAGIC, MAX_PAGE_SIZE, META_SIZE, PAGE_HEADER
-from facepack.store.lmdb_read import ScanError, is_lmdb_1, read_page_size
+from facepack.convert.formats.kv.tree import KvTree, read_tree, stated_bytes
+from facepack.convert.source_file import SourceFile, file_name, require_file
+from facepack.errors import SourceError
+from facepack.store.lmdb_format import MAGIC, MAX_PAGE_SIZE, PAGE_HEADER
+from facepack.store.lmdb_read import ScanError, is_lmdb_1
 
 DATA = "data.mdb"  # in an LMDB folder
 _HEAD = 64  # bytes that tell what a file is
-_BATCH_BYTES = 8 << 20  # of values copied at a time
-_last_page = struct.Struct("<QQ")  # the end of a meta page: last page in use, transaction
+_BATCH_BYTES = 1 << 20  # of values that are read together
+_GAP = MAX_PAGE_SIZE  # bytes between two values that are read too
 
 
 @dataclass(frozen=True, kw_only=True)
 class KvData:
     """An LMDB data file as it was when it was looked at.
-
-    The engine that reads it believes what pages say of each other: a file that is damaged in the
-    middle, or made to do harm, can end the process.
 
     Attributes:
         path: the file; ``data.mdb`` of an LMDB folder.
@@ -51,7 +46,7 @@ class KvData:
             with path.open("rb") as file:
                 head = file.read(2 * MAX_PAGE_SIZE)
             size = path.stat().st_size
-            needed = _stated_bytes(head)
+            needed = stated_bytes(head)
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
         except (ScanError, struct.error) as error:
@@ -95,75 +90,81 @@ class KvData:
         """The file, for reading.
 
         Raises:
-            SourceError: it is gone, is no longer the same, or LMDB cannot open it.
+            SourceError: it is gone, or no longer the same.
         """
         self.check()
-        try:
-            file_id, environment = acquire(self.path)
-        except PackError as error:
-            raise SourceError(str(error)) from error
-        try:
-            yield KvReader(self, environment)
-        finally:
-            release(file_id)
+        with SourceFile(self.path, self.size) as file:
+            yield KvReader(self, file)
 
 
 class KvReader:
-    """Reads values of an open :class:`KvData`."""
+    """Reads an open :class:`KvData`: which records there are, and their values."""
 
-    def __init__(self, data: KvData, environment: Any) -> None:
+    def __init__(self, data: KvData, file: SourceFile) -> None:
         self._data = data
-        self._environment = environment
+        self._file = file
 
-    def entries(self) -> int:
-        """How many records the database has."""
-        with engine_calls:
-            return int(self._environment.stat()["entries"])
-
-    def sizes(self, keys: Iterable[bytes]) -> list[int | None]:
-        """Bytes of each key's value, None where there is none; the values are not read.
+    def tree(self) -> KvTree:
+        """All records.
 
         Raises:
-            SourceError: LMDB cannot read on.
+            SourceError: the file cannot be read, or is no LMDB file any more.
         """
-        with self._transaction() as transaction:
-            values = (transaction.get(key) for key in keys)
-            return [None if value is None else len(value) for value in values]
-
-    def values(self, keys: Iterable[bytes]) -> list[bytes | int | None]:
-        """The values of the first of ``keys``, as many as make up some MB, at least one.
-
-        None stands for a key that is not there, an integer for a value of so many bytes that it is
-        not taken (:data:`facepack.images.MAX_BYTES`).
-
-        Raises:
-            SourceError: the file is no longer the same, or LMDB cannot read on.
-        """
-        self._data.check()
-        values: list[bytes | int | None] = []
-        size = 0
-        with self._transaction() as transaction:
-            for key in keys:
-                view = transaction.get(key)
-                if view is None or len(view) > images.MAX_BYTES:
-                    values.append(view if view is None else len(view))
-                    continue
-                values.append(bytes(view))
-                size += len(view)
-                if size >= _BATCH_BYTES:
-                    break
-        return values
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
         try:
-            with engine_calls, self._environment.begin(buffers=True) as transaction:
-                yield transaction
-        except lmdb.Error as error:
-            raise SourceError(
-                f"{self._data.path}: LMDB cannot read on ({error}): `python -m lmdb verify` tells "
-                "what is wrong with the file; copy it again"
-            ) from error
+            return read_tree(self._file)
+        except (ScanError, struct.error) as error:
+            raise SourceError(f"{self._data.path}: {error}; fetch it again") from error
+
+    def value(self, offset: int, size: int) -> bytes:
+        """The bytes of one value."""
+        return self._file.read(size, offset)
+
+    def values(
+        self, offsets: np.ndarray, sizes: np.ndarray, *, once: bool = False
+    ) -> Iterator[tuple[memoryview, np.ndarray]]:
+        """The values of records in their order, some MB at a time, each read in the file's order.
+
+        Args:
+            offsets: int64 (n,).
+            sizes: int64 (n,); nothing is read for 0.
+            once: nobody will read them again, so that the system may forget what was read.
+
+        Yields:
+            Memory that holds the next values, and where each begins in it, int64.
+
+        Raises:
+            SourceError: the file is no longer the same, or cannot be read on.
+        """
+        forward = once and bool((np.diff(offsets) > 0).all())
+        behind = self._file.once(int(offsets[0])) if forward and len(offsets) else None
+        ends = np.cumsum(sizes)
+        done = 0
+        while done < len(sizes):
+            self._data.check()
+            before = int(ends[done - 1]) if done else 0
+            stop = max(int(np.searchsorted(ends, before + _BATCH_BYTES, "right")), done + 1)
+            yield self._read(offsets[done:stop], sizes[done:stop])
+            if behind is not None:
+                behind.reached(int(offsets[stop - 1]))
+            done = stop
+
+    def _read(self, offsets: np.ndarray, sizes: np.ndarray) -> tuple[memoryview, np.ndarray]:
+        """The values, and where each begins in what was read: no more than a few ranges, mostly."""
+        order = np.argsort(offsets, kind="stable")
+        order = order[sizes[order] > 0]
+        begins, ends = offsets[order], (offsets + sizes)[order]
+        # One range goes on over the ends of pages, and over a page or two between large values.
+        first = np.ones(len(order), bool)
+        first[1:] = begins[1:] - ends[:-1] > _GAP
+        heads = np.flatnonzero(first)
+        starts, stops = begins[heads], ends[np.append(heads[1:] - 1, len(order) - 1)[: len(heads)]]
+        data = self._file.read_blocks(
+            list(zip((stops - starts).tolist(), starts.tolist(), strict=True))
+        )
+        shift = np.cumsum(stops - starts) - stops  # from an offset to where it is read to
+        places = np.zeros(len(offsets), np.int64)
+        places[order] = begins + shift[np.cumsum(first) - 1]
+        return data, places
 
 
 def is_data_file(path: Path) -> bool:
@@ -173,14 +174,3 @@ def is_data_file(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     return head[PAGE_HEADER : PAGE_HEADER + 4] == MAGIC.to_bytes(4, "little") or is_lmdb_1(head)
-
-
-def _stated_bytes(head: bytes) -> int:
-    """The bytes that the newer of the two meta pages says the file has."""
-    page_size = read_page_size(head)
-    metas = [
-        _last_page.unpack_from(head, page + PAGE_HEADER + META_SIZE - _last_page.size)
-        for page in (0, page_size)
-    ]
-    last, _ = max(metas, key=lambda meta: meta[1])
-    return (int(last) + 1) * page_size

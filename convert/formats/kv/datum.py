@@ -22,7 +22,7 @@ from facepack.errors import DecodeError
 from facepack.images import image_format
 from facepack.store.record import Buffer
 
-_FLOAT_DATA = 6
+_LABEL, _FLOAT_DATA = 5, 6
 _MOST_FIELDS = 64  # of a message that has seven; each costs time, even if it is skipped
 _IMAGE_TAG = 4 << 3 | BYTES
 _PNG_LEVEL = 1  # of zlib: a fifth of the time of its default, for 4 % more bytes
@@ -36,11 +36,13 @@ class Datum:
         shape: (channels, height, width) of raw pixels; zeros where they are not stated.
         encoded: whether Caffe's flag says that the data are an encoded image.
         data: the encoded image, or raw pixels; empty if there are none.
+        label: Caffe's, if it has one.
     """
 
     shape: tuple[int, int, int] = (0, 0, 0)
     encoded: bool = False
     data: Buffer = b""
+    label: int | None = None
 
     def image(self) -> Buffer:
         """The encoded image; raw pixels become a PNG, in RGB or greyscale, without loss.
@@ -64,18 +66,6 @@ class Datum:
         return self.data
 
 
-def datum_image(value: Buffer) -> Buffer:
-    """The encoded image of an LMDB value: one that is an image itself, or holds a Datum.
-
-    No Datum begins like an image: the tags of its seven fields are all below the first byte of any
-    image format.
-
-    Raises:
-        DecodeError: it is neither, or the Datum holds no image.
-    """
-    return value if image_format(value) is not None else read_datum(value).image()
-
-
 def pack_datum(image: Buffer) -> bytes:
     """A Datum with the encoded image in field 4, as F2C's shipped reader wants it."""
     return b"".join([bytes([_IMAGE_TAG]), pack_varint(len(image)), image])
@@ -88,6 +78,7 @@ def read_datum(value: Buffer) -> Datum:
         DecodeError: not a protobuf message, or a Datum whose pixels are floats.
     """
     numbers = dict.fromkeys((1, 2, 3, 7), 0)
+    label = None
     data: dict[int, Buffer] = {}
     for count, (field, content) in enumerate(read_fields(memoryview(value), "Datum"), start=1):
         if count > _MOST_FIELDS:
@@ -97,12 +88,15 @@ def read_datum(value: Buffer) -> Datum:
         if isinstance(content, int):
             if field in numbers:
                 numbers[field] = content
+            elif field == _LABEL:  # int32, so that what is negative is written as 64 bits
+                label = content - (content >> 63 << 64)
         elif field in (1, 4):
             data[field] = content
     return Datum(
         shape=(numbers[1], numbers[2], numbers[3]),
         encoded=bool(numbers[7]),
         data=data.get(4) or data.get(1) or b"",
+        label=label,
     )
 
 

@@ -15,49 +15,35 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
+from facepack.convert.formats.kv.keys import LONGEST_KEY, Keys
 from facepack.convert.source_file import read_errors, require_file
 from facepack.errors import SourceError
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
 
-_LONGEST_KEY = 511  # bytes, LMDB's limit
 _MOST_DIGITS = 9
-_LONGEST_LINE = _LONGEST_KEY + 1 + _MOST_DIGITS + 2
+_LONGEST_LINE = LONGEST_KEY + 1 + _MOST_DIGITS + 2
 _BLOCK = 512 << 10  # small enough for the arrays that are made of it to stay in the cache
 _NEWLINE, _SPACE, _MINUS, _ZERO, _DELETE = b"\n -0\x7f"
 
 
 @dataclass(frozen=True, kw_only=True)
-class KvIndex:
+class KvIndex(Keys):
     """Keys and labels in the order of the lines.
 
     Attributes:
-        key_bytes: all keys, one behind the other.
-        key_ends: unsigned integers (n,): where each ends in ``key_bytes``.
         labels: int32 (n,); -1 means no identity.
         size: bytes of the text.
         digest: XXH3-128 of the text, as all of this without a byte order mark.
     """
 
-    key_bytes: bytes | bytearray
-    key_ends: np.ndarray
     labels: np.ndarray
     size: int
     digest: str
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def keys(self, start: int, stop: int) -> tuple[bytes, np.ndarray]:
-        """The keys of records ``[start, stop)`` joined, and where each ends in that."""
-        first = int(self.key_ends[start - 1]) if start else 0
-        ends = self.key_ends[start:stop] - self.key_ends.dtype.type(first)
-        last = first + (int(ends[-1]) if len(ends) else 0)
-        return bytes(self.key_bytes[first:last]), ends
-
 
 def is_plain_key(name: str) -> bool:
     """Whether ``name`` can be a key of a kv file: printable, no spaces, 1 to 511 bytes of UTF-8."""
-    return name.isprintable() and " " not in name and 1 <= len(name.encode()) <= _LONGEST_KEY
+    return name.isprintable() and " " not in name and 1 <= len(name.encode()) <= LONGEST_KEY
 
 
 def read_kv(path: Path) -> KvIndex:
@@ -128,7 +114,7 @@ def _parse(text: bytes) -> tuple[bytes, np.ndarray, np.ndarray] | None:
         return None
     starts = np.concatenate([[0], ends[:-1] + 1])
     key_sizes, widths = spaces - starts, ends - spaces - 1
-    if key_sizes.min() < 1 or key_sizes.max() > _LONGEST_KEY:
+    if key_sizes.min() < 1 or key_sizes.max() > LONGEST_KEY:
         return None
     if widths.min() < 1 or widths.max() > _MOST_DIGITS:
         return None
@@ -192,7 +178,7 @@ def _first_malformed(path: Path, lines: int, block: bytes) -> SourceError:
             shown = line[:60].decode("utf-8", "backslashreplace")
             return SourceError(
                 f"{path}: line {number} is {shown!r}; expected a key without spaces (at most "
-                f"{_LONGEST_KEY} bytes), one space and a label from {NO_IDENTITY} to {MAX_LABEL}: "
+                f"{LONGEST_KEY} bytes), one space and a label from {NO_IDENTITY} to {MAX_LABEL}: "
                 "mend the line or write the file again"
             )
     raise AssertionError("the fast parser refused lines that are well-formed")

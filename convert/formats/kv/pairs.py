@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facepack import lfs
-from facepack.convert.formats.kv.data import DATA, KvData, is_data_file
+from facepack.convert.formats.kv.data import DATA, is_data_file
 from facepack.errors import SourceError
 from facepack.store import format as fmt
 
 _KV_ENDS = (".kv", "_kv.txt")  # the second as F2C's tool calls it
-_OWN_KEYS = (b"__keys__", b"__len__")  # of databases that list their own records
 _EXPECTED = (
     "expected folders with NAME.lmdb beside NAME.kv, or a database and its kv file, one behind the "
-    "other"
+    "other, or a database whose records hold their labels"
 )
 
 
 class KvPair(NamedTuple):
-    """The LMDB data file and the kv file of a set."""
+    """The LMDB data file and the kv file of a set; None: its records hold their own labels."""
 
     data: Path
-    kv: Path
+    kv: Path | None
 
 
 def find_pairs(paths: Sequence[Path]) -> list[KvPair]:
@@ -32,7 +31,7 @@ def find_pairs(paths: Sequence[Path]) -> list[KvPair]:
     A path is a folder that holds pairs (``faces.lmdb`` beside ``faces.kv``), or a database (a
     folder with ``data.mdb``, or a data file) and the next one its kv file, or the other way round.
     A database alone has its kv file beside it, or inside as F2C's tool leaves it
-    (``NAME_kv.txt``).
+    (``NAME_kv.txt``); or none, where its records hold their own labels.
 
     Raises:
         SourceError: something has no counterpart, or several, or is neither.
@@ -85,8 +84,12 @@ def _pairs_in(folder: Path) -> list[KvPair]:
     return found
 
 
-def _kv_of(database: Path) -> Path:
-    """The kv file of a database that is given without."""
+def _kv_of(database: Path) -> Path | None:
+    """The kv file of a database that is given without; None if it has none.
+
+    Raises:
+        SourceError: there are several.
+    """
     if database.name == DATA:
         database = database.parent
     stems = dict.fromkeys([database.stem, database.name])
@@ -94,34 +97,15 @@ def _kv_of(database: Path) -> Path:
     found = [path for path in beside if path.is_file()]
     if database.is_dir():
         found += sorted(path for path in database.iterdir() if path.name.endswith(_KV_ENDS))
-    if not found and (foreign := _of_others(database)):
-        raise SourceError(f"{database}: {foreign}")
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise SourceError(
-            f"{database}: expected one kv file, {database.stem}.kv beside it, and found {names}: "
-            "pass the kv file behind the database, with lines of key and label (labels inside the "
-            "records are not read)"
-        )
-    return found[0]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise SourceError(f"{database}: found {names}: {one_kv_file(database)}")
+    return found[0] if found else None
 
 
-def _of_others(database: Path) -> str | None:
-    """What a database is that is known to need no kv file; None if it may be F2C's.
-
-    Raises:
-        SourceError: it is damaged, or of LMDB 1.0.
-    """
-    data = database / DATA if database.is_dir() else database
-    with KvData.look(data).open() as reader:
-        sizes = reader.sizes([fmt.META, *_OWN_KEYS])
-    if sizes[0] is not None:
-        return "is a shard of a pack: convert the pack's folder with an lmdb2… command"
-    if any(size is not None for size in sizes[1:]):
-        return (
-            f"holds {' or '.join(key.decode() for key in _OWN_KEYS)}, as databases of other "
-            "trainers do whose records are images with their labels, in msgpack or pickled: these "
-            "are not read; write the images to a tree identity/image.jpg with the program that "
-            "reads it, and convert that with an img2… command"
-        )
-    return None
+def one_kv_file(database: Path) -> str:
+    """What is expected of a database whose records hold no labels of their own, and what to do."""
+    return (
+        f"expected one kv file, {database.stem}.kv beside it: pass the kv file behind the "
+        "database, with lines of key and label"
+    )

@@ -1,10 +1,11 @@
-"""F2C's data sets as a source: LMDB databases, each with a kv file of keys and labels."""
+"""LMDB databases of trainers as a source: F2C's with a kv file, others with labels of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,137 +13,207 @@ import numpy as np
 import xxhash
 
 from facepack import images
-from facepack.convert.formats.kv.data import KvData
-from facepack.convert.formats.kv.datum import datum_image
-from facepack.convert.formats.kv.index import KvIndex, read_kv
-from facepack.convert.formats.kv.pairs import find_pairs
+from facepack.convert.formats.kv.data import DATA, KvData, KvReader
+from facepack.convert.formats.kv.index import read_kv
+from facepack.convert.formats.kv.keys import Keys, key_name
+from facepack.convert.formats.kv.msgpack_value import find_msgpack
+from facepack.convert.formats.kv.own_index import read_own_index
+from facepack.convert.formats.kv.pairs import KvPair, find_pairs, one_kv_file
+from facepack.convert.formats.kv.tree import KvTree
+from facepack.convert.formats.kv.value import read_value
 from facepack.convert.inputs import require_once, unused_stem
-from facepack.convert.source import Entry, Group, OwnPart, Refusal, Source, shard_stem
+from facepack.convert.source import Entry, Group, PartInRuns, Refusal, Source, shard_stem
 from facepack.convert.source_file import file_name
 from facepack.errors import DecodeError, SourceError
-from facepack.store.format import MAX_LABEL
-from facepack.store.record import SourceRecord
+from facepack.store.format import MAX_LABEL, META, NO_IDENTITY
+from facepack.store.record import RecordRun, SourceRecord
 
-_SAMPLE = 64  # records whose content tells two databases apart that have the same kv file
-_SIZED = 1024  # records of a database that are asked for their size, at least
-_SIZED_APART = 256  # a look at a size is a random access, so that more of them would take long
+_SAMPLE = 64  # records whose content tells two databases apart that have the same keys
+_MISSING, _SHARED = -1, -2  # in the place of an offset
 
 
 @dataclass(eq=False, kw_only=True)
-class KvPart(OwnPart):
-    """Records whose lines follow each other in a kv file.
+class KvPart(PartInRuns):
+    """Records of one database, which follow each other in its kv file or its own list.
 
     Attributes:
         data: the database.
-        kv: the kv file's name.
-        key_bytes: the keys, one behind the other.
-        key_ends: (n,) where each ends in that.
-        labels: (n,) label of each.
+        kv: the kv file's name, if there is one.
+        pickled: whether the values are known to be pickles.
+        keys: of the records.
+        offsets: (n,) where each value begins in the data file; below 0 where there is none.
+        sizes: (n,) bytes of each.
+        labels: (n,) label of each, by the kv file; None: each value has its own.
+        first_label: what is added to labels of their own.
     """
 
     remedy = "mend the database, or go on without this record"
     data: KvData
-    kv: str
+    kv: str | None
+    pickled: bool
     start: int
-    key_bytes: bytes
-    key_ends: np.ndarray
-    labels: np.ndarray
+    keys: Keys
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray | None
+    first_label: int
 
     def __post_init__(self) -> None:
-        self.stop = self.start + len(self.labels)
+        self.stop = self.start + len(self.keys)
 
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the records in the order of their lines.
+    def _sweep(
+        self, rows: np.ndarray, *, once: bool
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """As of the class above.
 
         Raises:
             SourceError: the database cannot be read on, or is no longer the one that was looked at.
         """
-        rows = range(len(self.labels)) if keep is None else np.flatnonzero(keep).tolist()
-        keys = self._keys()
+        names = [key_name(key) for key in self.keys]
+        there = (self.offsets[rows] >= 0) & (self.sizes[rows] <= images.MAX_BYTES)
+        offsets = np.where(there, self.offsets[rows], 0)
+        sizes = np.where(there, self.sizes[rows], 0).astype(np.int64)
         with self.data.open() as reader:
             done = 0
-            while done < len(rows):
-                for value in reader.values(keys[row] for row in rows[done:]):
-                    yield self._record(rows[done], keys[rows[done]].decode(), value)
-                    done += 1
+            for data, starts in reader.values(offsets, sizes, once=once):
+                some = slice(done, done + len(starts))
+                stops = starts + sizes[some]
+                yield from self._runs(rows[some], names, there[some], data, starts, stops)
+                done += len(starts)
+
+    def _runs(
+        self,
+        rows: np.ndarray,
+        names: list[str],
+        there: np.ndarray,
+        data: memoryview,
+        starts: np.ndarray,
+        stops: np.ndarray,
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """The records ``rows``, whose values lie in ``data`` where they are ``there``."""
+        usual = np.zeros(len(rows), bool)
+        if len(data):
+            found = find_msgpack(data, starts, stops)
+            usual = found.usual & there
+        for begin, end in pairwise([0, *(np.flatnonzero(np.diff(usual)) + 1).tolist(), len(rows)]):
+            if usual[begin]:
+                some = slice(begin, end)
+                yield RecordRun(
+                    ordinals=self.start + rows[some],
+                    data=data,
+                    starts=found.starts[some],
+                    stops=found.stops[some],
+                    labels=self._labels(rows[some], found.labels[some]),
+                    names=[names[row] for row in rows[some].tolist()],
+                    extra={},
+                )
+                continue
+            for k in range(begin, end):
+                value = data[int(starts[k]) : int(stops[k])] if there[k] else None
+                yield self._record(int(rows[k]), names[int(rows[k])], value)
+
+    def _labels(self, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+        if self.labels is None:
+            return own + self.first_label
+        return self.labels[rows].astype(np.int64)
+
+    def _record(self, row: int, name: str, value: memoryview | None) -> SourceRecord | Refusal:
+        """Any record, by itself: what :meth:`_runs` makes of many usual ones, and more."""
+        if value is None:
+            return self._refuse(row, name, *self._why_not(row))
+        try:
+            image, label = read_value(value, pickled=self.pickled)
+        except DecodeError as error:
+            return self._refuse(row, name, str(error), error.remedy or self.remedy)
+        if self.labels is not None:
+            label = int(self.labels[row])
+        elif label is None:
+            remedy = "pass a kv file with lines of key and label behind the database"
+            return self._refuse(row, name, "it has no label of its own", remedy)
+        elif label != NO_IDENTITY:
+            label += self.first_label
+        return SourceRecord(self.start + row, image, label, name)
+
+    def _why_not(self, row: int) -> tuple[str, str]:
+        """Reason and remedy of a record that is not read."""
+        offset = int(self.offsets[row])
+        if offset == _MISSING:
+            remedy = f"correct {self.kv or 'its list of keys'}, or go on without this record"
+            return "the database has no such key", remedy
+        if offset == _SHARED:
+            return "its value runs into another one: the database is damaged", self.remedy
+        return (
+            f"its value has {int(self.sizes[row]):,} bytes; at most {images.MAX_BYTES:,} are taken",
+            "set the environment variable FACEPACK_MAX_IMAGE_BYTES to allow more",
+        )
 
     def entries(self) -> Iterator[Entry]:
-        """Label and key of each, as the kv file has them."""
-        for key, label in zip(self._keys(), self.labels.tolist(), strict=True):
-            yield Entry(label, key.decode())
+        """Label and key of each: by the kv file, or as its value says; -1 where that is broken."""
+        names = (key_name(key) for key in self.keys)
+        labels = self._own_labels() if self.labels is None else self.labels.tolist()
+        yield from map(Entry, labels, names)
 
-    def _keys(self) -> list[bytes]:
-        ends = self.key_ends.tolist()
-        return [self.key_bytes[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-
-    def _record(self, row: int, key: str, value: bytes | int | None) -> SourceRecord | Refusal:
-        if value is None:
-            remedy = f"correct {self.kv}, or go on without this record"
-            return self._refuse(row, key, "the database has no such key", remedy)
-        if isinstance(value, int):
-            reason = f"its value has {value:,} bytes; at most {images.MAX_BYTES:,} are taken"
-            remedy = "set the environment variable FACEPACK_MAX_IMAGE_BYTES to allow more"
-            return self._refuse(row, key, reason, remedy)
-        try:
-            image = datum_image(value)
-        except DecodeError as error:
-            return self._refuse(row, key, str(error), self.remedy)
-        return SourceRecord(self.start + row, image, int(self.labels[row]), key)
+    def _own_labels(self) -> Iterator[int]:
+        for item in self._sweep(np.arange(len(self.keys)), once=False):
+            if isinstance(item, RecordRun):
+                yield from item.labels.tolist()
+            else:
+                yield NO_IDENTITY if isinstance(item, Refusal) else item.label
 
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         return Refusal(self.start + row, self.data.name, None, name, reason, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Set:
-    """One database with its kv file; its records begin at ordinal ``start``."""
+class _Listing:
+    """Which records a database has, by its kv file or its own account.
 
-    data: KvData
-    kv: Path
-    index: KvIndex  # labels are offset
+    Attributes:
+        keys: of the records.
+        labels: int32 (n,) by the kv file; None: each value has its own.
+        told: what describes it.
+        pickled: whether the values are known to be pickles.
+        labelled: whether it is known that there are labels.
+    """
+
+    keys: Keys
+    labels: np.ndarray | None
+    told: dict[str, Any]
+    pickled: bool = False
+    labelled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Set:
+    """One database, with its kv file if it has one; its records begin at ordinal ``start``."""
+
+    whole: KvPart
     stem: str
-    start: int
+    told: dict[str, Any]  # what describes it
+
+    @property
+    def start(self) -> int:
+        return self.whole.start
 
     @property
     def stop(self) -> int:
-        return self.start + len(self.index)
-
-    def sizes(self) -> np.ndarray:
-        """Bytes of some values, spread evenly, each standing for those that follow it."""
-        apart = min(max(len(self.index) // _SIZED, 1), _SIZED_APART)
-        keys = (self.key(row) for row in range(0, len(self.index), apart))
-        with self.data.open() as reader:
-            sized = np.asarray([size or 0 for size in reader.sizes(keys)], np.uint32)
-        return np.repeat(sized, apart)[: len(self.index)]
-
-    def sample(self) -> str:
-        """XXH3-128 of values spread evenly over the set."""
-        rows = np.linspace(0, len(self.index) - 1, min(_SAMPLE, len(self.index))).astype(int)
-        digest = xxhash.xxh3_128()
-        with self.data.open() as reader:
-            for row in rows.tolist():
-                (value,) = reader.values([self.key(row)])
-                digest.update(xxhash.xxh3_128_digest(value if isinstance(value, bytes) else b""))
-        return digest.hexdigest()
-
-    def key(self, row: int) -> bytes:
-        return self.index.keys(row, row + 1)[0]
+        return self.whole.stop
 
 
 class KvSource(Source):
-    """The records of one or several kv files, in the order of their lines.
+    """The records of one or several databases, in the order of their kv files or own lists.
 
-    The label is the kv file's, whatever the Datum says; -1 means no identity. Raw pixels in a
-    Caffe Datum become a PNG: nothing else is encoded anew.
+    The label is the kv file's where there is one, whatever the record says; -1 means no identity.
+    Raw pixels in a Caffe Datum become a PNG: nothing else is encoded anew.
 
     Args:
         paths: databases and kv files in pairs, or folders that hold them; see
             :func:`~facepack.convert.formats.kv.pairs.find_pairs`.
-        offset_labels: count each pair's labels from where the pair before it ends, as F2C does;
-            otherwise all pairs share their identities.
+        offset_labels: count each database's labels from where the one before it ends, as F2C does;
+            otherwise all share their identities.
 
     Raises:
-        SourceError: a pair is incomplete, a line malformed, or a database damaged.
+        SourceError: a kv file is missing, a line malformed, or a database damaged.
     """
 
     kind = "kv"
@@ -151,92 +222,172 @@ class KvSource(Source):
         self.notices: list[str] = []
         self._offset_labels = offset_labels
         self._sets: list[_Set] = []
-        stems: set[str] = set()
-        count = identities = 0
+        self._identities = 0
+        self._stems: set[str] = set()
         pairs = find_pairs(paths)
         require_once(pair.data for pair in pairs)
-        for data, kv in pairs:
-            index = read_kv(kv)
-            if not len(index):
-                raise SourceError(f"{kv}: has no lines; leave this pair out")
-            if offset_labels:
-                identities = _offset(index.labels, identities, kv)
-            stem = unused_stem(shard_stem(kv.stem.removesuffix("_kv")), stems)
-            looked = KvData.look(data)
-            self._compare(looked, kv, len(index))
-            self._sets.append(_Set(data=looked, kv=kv, index=index, stem=stem, start=count))
-            count += len(index)
-        self._count = count
+        for number, pair in enumerate(pairs, start=1):
+            self._sets.append(self._look(pair, last=number == len(pairs)))
+        if len(pairs) > 1:  # what one of them states is not of all
+            self.classes = None
 
-    def _compare(self, data: KvData, kv: Path, lines: int) -> None:
-        """Tell of records that no line can name, there being more of them than lines."""
+    def _look(self, pair: KvPair, *, last: bool) -> _Set:
+        """Find the records of a database, behind those of the databases before it."""
+        data = KvData.look(pair.data)
         with data.open() as reader:
-            entries = reader.entries()
-        if entries > lines:
+            tree = reader.tree()
+            self._look_over(data, tree)
+            if pair.kv:
+                listing = self._by_kv(pair.kv, data, tree)
+            else:
+                listing = self._by_itself(data, tree, reader)
+            rows = tree.keys.find(listing.keys)
+            offsets = np.where(tree.shared, _SHARED, tree.offsets)
+            part = KvPart(
+                data=data,
+                kv=file_name(pair.kv) if pair.kv else None,
+                pickled=listing.pickled,
+                start=len(self),
+                keys=listing.keys,
+                offsets=np.where(rows < 0, _MISSING, offsets[rows]),
+                sizes=np.where(rows < 0, 0, tree.sizes[rows]).astype(np.uint32),
+                labels=listing.labels,
+                first_label=self._identities if self._offset_labels else 0,
+            )
+            sample, labelled = _sample(part, reader)
+        if not (listing.labelled or labelled):
+            database = _database(data)
+            raise SourceError(
+                f"{database}: {one_kv_file(database)} (its records hold no labels of their own)"
+            )
+        if self._offset_labels and listing.labels is None and not last:
+            greatest = max((entry.label for entry in part.entries()), default=NO_IDENTITY)
+            self._identities = max(self._identities, greatest + 1)
+        told = {
+            "lmdb": data.name,
+            "bytes": data.size,
+            "entries": len(tree),
+            **listing.told,
+            "sample_xxh3_128": sample,
+        }
+        name = pair.kv.stem.removesuffix("_kv") if pair.kv else _stem(data)
+        return _Set(whole=part, stem=unused_stem(shard_stem(name), self._stems), told=told)
+
+    def _look_over(self, data: KvData, tree: KvTree) -> None:
+        if tree.faults and not len(tree):
+            raise SourceError(
+                f"{data.path}: no record can be found ({tree.fault}): `python -m lmdb verify` "
+                "tells what is wrong with the file; copy it again"
+            )
+        if tree.faults:
             self.notices.append(
-                f"{file_name(kv)} has {lines:,} lines for the {entries:,} records of {data.name}: "
-                "those without a line were passed over"
+                f"{data.name}: {tree.faults:,} of its pages and records are damaged and were "
+                f"passed over, the first: {tree.fault}"
+            )
+        if (tree.keys.find(Keys.of([META])) >= 0).all():
+            raise SourceError(
+                f"{_database(data)}: is a shard of a pack: convert the pack's folder with an "
+                "lmdb2… command"
             )
 
+    def _by_kv(self, kv: Path, data: KvData, tree: KvTree) -> _Listing:
+        index = read_kv(kv)
+        if not len(index):
+            raise SourceError(f"{kv}: has no lines; leave this pair out")
+        if self._offset_labels:
+            self._identities = _offset(index.labels, self._identities, kv)
+        name = file_name(kv)
+        if len(tree) > len(index):  # there are records that no line can name
+            self.notices.append(
+                f"{name} has {len(index):,} lines for the {len(tree):,} records of {data.name}: "
+                "those without a line were passed over"
+            )
+        told = {
+            "kv": name,
+            "kv_bytes": index.size,
+            "lines": len(index),
+            "kv_xxh3_128": index.digest,
+        }
+        keys = Keys(key_bytes=index.key_bytes, key_ends=index.key_ends)
+        return _Listing(keys=keys, labels=index.labels, told=told)
+
+    def _by_itself(self, data: KvData, tree: KvTree, reader: KvReader) -> _Listing:
+        own = read_own_index(
+            str(_database(data)),
+            tree,
+            lambda row: reader.value(int(tree.offsets[row]), int(tree.sizes[row])),
+        )
+        if not len(own.keys):
+            raise SourceError(f"{_database(data)}: lists no records; leave it out")
+        self.notices += own.notices
+        self.classes = own.classes
+        told = {"records": len(own.keys), "keys_xxh3_128": own.keys.digest()}
+        return _Listing(
+            keys=own.keys, labels=None, told=told, pickled=own.pickled, labelled=own.listed
+        )
+
     def __len__(self) -> int:
-        return self._count
+        return self._sets[-1].stop if self._sets else 0
 
     def describe(self) -> dict[str, Any]:
-        """Names, sizes and counts of all files, hashes of each kv text and of a sample of values.
-
-        Raises:
-            SourceError: a database cannot be read.
-        """
+        """Names, sizes and counts of all files, hashes of all keys or kv texts and of a sample."""
         return {
             "kind": self.kind,
             "images": len(self),
             "offset_labels": self._offset_labels,
-            "sets": [self._describe(each) for each in self._sets],
-        }
-
-    def _describe(self, each: _Set) -> dict[str, Any]:
-        with each.data.open() as reader:
-            entries = reader.entries()
-        return {
-            "lmdb": each.data.name,
-            "bytes": each.data.size,
-            "entries": entries,
-            "kv": file_name(each.kv),
-            "kv_bytes": each.index.size,
-            "lines": len(each.index),
-            "kv_xxh3_128": each.index.digest,
-            "sample_xxh3_128": each.sample(),
+            "sets": [each.told for each in self._sets],
         }
 
     def groups(self) -> list[Group]:
-        """One for each pair, called like the kv file."""
+        """One for each database, called like its kv file, or like itself."""
         return [Group(each.stem, each.start, each.stop) for each in self._sets]
 
     def sizes(self) -> np.ndarray:
-        """An estimate: of many records, one in up to 256 stands for its neighbours.
-
-        Raises:
-            SourceError: a database cannot be read.
-        """
+        """Bytes of each value."""
         return self._sizes
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        return np.concatenate([each.sizes() for each in self._sets])
+        return np.concatenate([each.whole.sizes for each in self._sets])
 
     def part(self, start: int, stop: int) -> KvPart:
-        """The records ``[start, stop)``, which lie in one pair."""
-        each = next(each for each in self._sets if start < each.stop)
-        first, last = start - each.start, stop - each.start
-        key_bytes, key_ends = each.index.keys(first, last)
-        return KvPart(
-            data=each.data,
-            kv=file_name(each.kv),
+        """The records ``[start, stop)``, which lie in one database."""
+        whole = next(each.whole for each in self._sets if start < each.stop)
+        rows = slice(start - whole.start, stop - whole.start)
+        return replace(
+            whole,
             start=start,
-            key_bytes=key_bytes,
-            key_ends=key_ends,
-            labels=each.index.labels[first:last],
+            keys=whole.keys.keys(rows.start, rows.stop),
+            offsets=whole.offsets[rows],
+            sizes=whole.sizes[rows],
+            labels=None if whole.labels is None else whole.labels[rows],
         )
+
+
+def _sample(part: KvPart, reader: KvReader) -> tuple[str, bool]:
+    """XXH3-128 of values spread evenly over ``part``, and whether any has a label of its own."""
+    count = len(part.keys)
+    digest = xxhash.xxh3_128()
+    labelled = False
+    for row in np.linspace(0, count - 1, min(_SAMPLE, count)).astype(int).tolist():
+        offset, size = int(part.offsets[row]), int(part.sizes[row])
+        readable = offset >= 0 and size <= images.MAX_BYTES
+        value = reader.value(offset, size) if readable else b""
+        digest.update(xxhash.xxh3_128_digest(value))
+        try:
+            labelled |= read_value(memoryview(value), pickled=part.pickled).label is not None
+        except DecodeError:
+            continue
+    return digest.hexdigest(), labelled
+
+
+def _database(data: KvData) -> Path:
+    """The database as a user calls it: the folder of a ``data.mdb``."""
+    return data.path.parent if data.path.name == DATA else data.path
+
+
+def _stem(data: KvData) -> str:
+    return data.name.removesuffix(".lmdb").removesuffix(".mdb")
 
 
 def _offset(labels: np.ndarray, identities: int, kv: Path) -> int:

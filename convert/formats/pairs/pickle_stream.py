@@ -35,7 +35,8 @@ _BYTES_PER_OPCODE = 16
 
 _FETCH_AGAIN = "fetch the file again and compare its size and checksum with the publisher's"
 _NOT_A_SET = "this is no verification set; pass one such as lfw.bin"
-_ENCODE_IMAGES = "encode each image as JPEG or PNG and write the set again"
+ENCODE_IMAGES = "encode each image as JPEG or PNG and write the set again"
+"""What to do about images that are arrays of pixels."""
 
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "BINSTRING", "SHORT_BINSTRING"}
 _NUMBER_LINES = {"INT", "LONG", "PUT", "GET"}
@@ -52,6 +53,11 @@ _ADMITTED = (
         *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
     }
 )
+_OF_LISTS = {
+    *("PROTO", "FRAME", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
+    *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"),
+}
+_QUOTED = re.compile(rb"'[^'\\]*'\n|\"[^\"\\]*\"\n")
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -84,21 +90,63 @@ _RENAMED = {  # by NumPy 2 and by Python 3
 
 
 def load_pickle(path: Path, data: bytes) -> object:
-    """The value of the pickle ``data``; ``path`` names it in errors.
+    """The value of the pickle ``data``, which :func:`unpickle` gives; ``path`` names it in errors.
 
-    Made of lists, tuples, None, bool, int, str, bytes, ``memoryview`` (for bytes as well) and
-    :class:`PickledArray`. Raises :class:`~facepack.errors.SourceError` for anything else.
+    Raises:
+        SourceError: it is none, or holds what no verification set has.
     """
     try:
-        stream, buffers = _check(data)
+        return unpickle(data)
+    except PickleError as error:
+        raise SourceError(f"{path}: {error}") from None
+
+
+def unpickle(data: bytes, *, most: int | None = None) -> object:
+    """The value of the pickle ``data``.
+
+    Made of lists, tuples, None, bool, int, str, bytes, ``memoryview`` (for bytes as well) and
+    :class:`PickledArray`.
+
+    Args:
+        data: the pickle.
+        most: how many opcodes it may have; by default, as many as a file of its size should have.
+
+    Raises:
+        PickleError: it is no sound pickle, or holds anything else.
+    """
+    try:
+        stream, buffers = _check(data, most)
         return _Unpickler(stream, buffers, may_encode=len(data)).load()
-    except _Refusal as refusal:
-        raise SourceError(f"{path}: {refusal}") from None
-    except MemoryError:
+    except (PickleError, MemoryError):
         raise
     except Exception as error:  # a malformed stream may raise almost any
         reason = ascii(str(error)[:100])[1:-1]
-        raise SourceError(f"{path}: is no sound pickle ({reason}); {_FETCH_AGAIN}") from error
+        raise PickleError(f"is no sound pickle ({reason})", _FETCH_AGAIN) from error
+
+
+def iterate_list(data: bytes) -> Iterator[bytes | str | int]:
+    """The elements of the pickle of a list of strings or whole numbers, one by one.
+
+    The list itself is never made: it may be of tens of millions.
+
+    Raises:
+        PickleError: it is another pickle, or none.
+    """
+    for name, offset, start, end in _opcodes(data):
+        if name in _BYTES:
+            yield data[start:end]
+        elif name in ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"):
+            yield str(data[start:end], "utf-8", "surrogateescape")
+        elif name in ("BININT", "BININT1", "BININT2"):
+            yield int.from_bytes(data[start:end], "little", signed=name == "BININT")
+        elif name == "STRING" and _QUOTED.fullmatch(data, start, end):  # of Python 2
+            yield data[start + 1 : end - 2]
+        elif name == "STOP":
+            return
+        elif name not in _OF_LISTS:
+            raise PickleError(
+                f"byte {offset}: opcode {name}, which no list of strings or numbers has", _NOT_A_SET
+            )
 
 
 def describe(value: object) -> str:
@@ -114,27 +162,37 @@ def describe(value: object) -> str:
     )
 
 
-class _Refusal(Exception):
+class PickleError(Exception):
+    """A pickle that is refused.
+
+    Attributes:
+        found: what is wrong with it.
+        remedy: what the user can do, if it should be a verification set.
+    """
+
     def __init__(self, found: str, remedy: str) -> None:
         super().__init__(f"{found}; {remedy}")
+        self.found = found
+        self.remedy = remedy
 
 
 # The first fence: opcodes
 
 
-def _check(data: bytes) -> tuple[bytes | bytearray, list[memoryview]]:
+def _check(data: bytes, most: int | None) -> tuple[bytes | bytearray, list[memoryview]]:
     """Refuse what no set has; the stream with a NEXT_BUFFER for each of its bytes, and these."""
-    most = _OPCODES_ALWAYS + len(data) // _BYTES_PER_OPCODE
+    if most is None:
+        most = _OPCODES_ALWAYS + len(data) // _BYTES_PER_OPCODE
     view, stream, kept = memoryview(data), bytearray(), 0
     buffers = []
     for count, (name, offset, start, end) in enumerate(_opcodes(data)):
         if name not in _ADMITTED:
-            raise _Refusal(
-                f"byte {offset}: opcode {name}, which no verification set has; nothing was run",
+            raise PickleError(
+                f"byte {offset}: opcode {name}, which no set of images has; nothing was run",
                 _NOT_A_SET,
             )
         if count == most:
-            raise _Refusal("more values than a file of this size should have", _NOT_A_SET)
+            raise PickleError("more values than a file of this size should have", _NOT_A_SET)
         if name in _BYTES:
             stream += view[kept:offset]
             stream += pickle.NEXT_BUFFER
@@ -143,7 +201,7 @@ def _check(data: bytes) -> tuple[bytes | bytearray, list[memoryview]]:
         elif name == "FRAME":  # its length holds no longer
             length = int.from_bytes(data[start:end], "little")
             if length > len(data) - end:
-                raise _Refusal(
+                raise PickleError(
                     f"byte {offset}: a frame of {length} bytes, {len(data) - end} are left",
                     _FETCH_AGAIN,
                 )
@@ -152,12 +210,12 @@ def _check(data: bytes) -> tuple[bytes | bytearray, list[memoryview]]:
         elif name == "STOP":
             return (stream + view[kept:end] if kept else data), buffers
         elif name in _NUMBER_LINES and end - start > _LONGEST_NUMBER:
-            raise _Refusal(f"byte {offset}: a number of {end - start} characters", _FETCH_AGAIN)
+            raise PickleError(f"byte {offset}: a number of {end - start} characters", _FETCH_AGAIN)
         elif name in ("PUT", "LONG_BINPUT"):
             argument = data[start:end]
             index = int(argument) if name == "PUT" else int.from_bytes(argument, "little")
             if index > most:  # the memo is an array as long as its greatest index
-                raise _Refusal(f"byte {offset}: keeps a value as number {index}", _FETCH_AGAIN)
+                raise PickleError(f"byte {offset}: keeps a value as number {index}", _FETCH_AGAIN)
     raise AssertionError("_opcodes ends by an error")
 
 
@@ -167,7 +225,7 @@ def _opcodes(data: bytes) -> Iterator[tuple[str, int, int, int]]:
     while offset < len(data):
         opcode = _OPCODES.get(data[offset : offset + 1])
         if opcode is None:
-            raise _Refusal(f"byte {offset}: 0x{data[offset]:02x} is no opcode", _NOT_A_SET)
+            raise PickleError(f"byte {offset}: 0x{data[offset]:02x} is no opcode", _NOT_A_SET)
         size = opcode.arg.n if opcode.arg else 0
         start = offset + 1
         if size == pickletools.UP_TO_NEWLINE:
@@ -183,7 +241,7 @@ def _opcodes(data: bytes) -> Iterator[tuple[str, int, int, int]]:
             break
         yield opcode.name, offset, start, end
         offset = end
-    raise _Refusal(f"byte {offset}: the file is cut short or damaged", _FETCH_AGAIN)
+    raise PickleError(f"byte {offset}: the file is cut short or damaged", _FETCH_AGAIN)
 
 
 # The second fence: names
@@ -201,7 +259,7 @@ class _Unpickler(pickle.Unpickler):
         """Give a name of the stream its stand-in; nothing is imported or looked up."""
         if (_RENAMED.get(module, module), name) not in _NAMES:
             shown = ascii(f"{module[:100]}.{name[:100]}")[1:-1]
-            raise _Refusal(
+            raise PickleError(
                 f"names {shown}, which could run code when loaded; nothing was run",
                 "a verification set needs only bytes and NumPy arrays: fetch it from its "
                 "publisher, and do not open this file with pickle.load",
@@ -247,7 +305,7 @@ class _StandIn:
     def _encode(self, text: str) -> bytes:
         self._budget[0] -= len(text)
         if self._budget[0] < 0:
-            raise _Refusal("encodes more text than the file holds", _NOT_A_SET)
+            raise PickleError("encodes more text than the file holds", _NOT_A_SET)
         return text.encode("latin-1")
 
 
@@ -281,9 +339,9 @@ class _PickledDtype:
     def __init__(self, code: object) -> None:
         text = _text_or_bytes(code)
         if not _DTYPE_CODE.fullmatch(text):
-            raise _Refusal(
+            raise PickleError(
                 f"an array of dtype {text!a}, images are uint8 and flags bool or integer",
-                _ENCODE_IMAGES,
+                ENCODE_IMAGES,
             )
         self.dtype = np.dtype(text)
 
@@ -297,9 +355,9 @@ class _PickledDtype:
         raise _unlike_a_set(self)
 
 
-def _unlike_a_set(target: object) -> _Refusal:
-    return _Refusal(
-        f"{describe(target)} with arguments that no verification set has; nothing was run",
+def _unlike_a_set(target: object) -> PickleError:
+    return PickleError(
+        f"{describe(target)} with arguments that no set of images has; nothing was run",
         _NOT_A_SET,
     )
 
@@ -310,14 +368,14 @@ def _flat_view(
     """The elements as a flat view; one axis only may be long, so their order is plain."""
     lengths = [length for length in shape if type(length) is int and length != 1]
     if len(shape) not in (1, 2) or len(lengths) > 1 or any(type(n) is not int for n in shape):
-        raise _Refusal(
+        raise PickleError(
             f"an array of {len(shape)} axes, {len(lengths)} of them longer than 1; expected "
             "shape (n,), (n, 1) or (1, n)",
-            _ENCODE_IMAGES,
+            ENCODE_IMAGES,
         )
     count = math.prod(lengths)
     if count * element.itemsize != len(data):
-        raise _Refusal(
+        raise PickleError(
             f"an array of {count} elements of {element.itemsize} bytes in {len(data)} bytes",
             f"the file is damaged: {_FETCH_AGAIN}",
         )

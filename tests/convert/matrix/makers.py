@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import msgpack
 import numpy as np
 import pytest
 from matrix.command import facepack
@@ -446,7 +447,7 @@ def make_face2rec2(folder: Path, shots: Sequence[Shot]) -> Made:
     return made
 
 
-# LMDB and kv files of F2C ------------------------------------------------------------------------
+# LMDBs of trainers: with kv files (F2C), or with labels in the records ----------------------------
 
 
 def field(number: int, data: bytes) -> bytes:
@@ -489,6 +490,37 @@ def make_kv(folder: Path, shots: Sequence[Shot]) -> Made:
     faces = kv_faces(strangers(shots), "faces")
     write_kv(folder / "faces.lmdb", folder / "faces.kv", faces, datum_in_4)
     return Made(paths=[folder], truth=Truth(faces=faces))
+
+
+def make_labelled(
+    folder: Path, shots: Sequence[Shot], *, pack: Callable[[bytes, int], bytes], listed: Any = None
+) -> Made:
+    """A database whose records have labels of their own; perhaps it lists them, by ``listed``."""
+    shots = strangers(shots)
+    faces = [
+        Face(shot=shot, label=number_of(shot), name=str(k), known_as=str(k), stem="ms1m")
+        for k, shot in enumerate(shots)
+    ]
+    path = folder / "ms1m.lmdb"
+    with lmdb.open(str(path), subdir=False, map_size=1 << 22) as env, env.begin(write=True) as txn:
+        for face in faces:
+            txn.put(str(face.name).encode(), pack(face.shot.image, face.label))
+        if listed is not None:
+            txn.put(b"__keys__", listed([str(face.name).encode() for face in faces]))
+            txn.put(b"__len__", listed(len(faces)))
+            txn.put(b"__classnum__", listed(max(NUMBERS.values()) + 1))
+    return Made(paths=[path], truth=Truth(faces=faces))
+
+
+def labelled_datum(image: bytes, label: int) -> bytes:
+    """As Caffe writes an encoded image."""
+    number = b"\xff" * 9 + b"\x01" if label < 0 else bytes([label])
+    return field(4, image) + bytes([5 << 3]) + number + bytes([7 << 3, 1])
+
+
+def pickled_array(image: bytes, label: int) -> bytes:
+    """A pickle of NumPy's."""
+    return pickle.dumps((np.frombuffer(image, np.uint8), np.int64(label)))
 
 
 def make_kvs(folder: Path, shots: Sequence[Shot], *, offset: bool) -> Made:
@@ -1029,6 +1061,14 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "folder": make_kv,
         "several": partial(make_kvs, offset=True),
         "kept": partial(make_kvs, offset=False),
+        "msgpack": partial(
+            make_labelled, pack=lambda *pair: msgpack.packb(pair), listed=msgpack.packb
+        ),
+        "pickled": partial(
+            make_labelled, pack=lambda *pair: pickle.dumps(pair), listed=pickle.dumps
+        ),
+        "arrays": partial(make_labelled, pack=pickled_array, listed=pickle.dumps),
+        "labelled": partial(make_labelled, pack=labelled_datum),
     },
     "parquet": {
         "hub": make_hub,

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facepack import images
-from facepack.convert.formats.kv.datum import datum_image, pack_datum, read_datum
+from facepack.convert.formats.kv.datum import pack_datum, read_datum
+from facepack.convert.formats.kv.value import read_value
 from facepack.errors import DecodeError
 from facepack.images import decode, image_format
 
 MakeJpeg = Callable[..., bytes]
 Field = tuple[int, int | bytes]
+Buffer = bytes | bytearray | memoryview
 
 
 def varint(value: int) -> bytes:
@@ -46,6 +48,10 @@ def png(color: str = "red") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), color).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def datum_image(value: Buffer) -> Buffer:
+    return read_value(memoryview(value)).image
 
 
 def test_an_encoded_image_comes_out_as_it_went_in(make_jpeg: MakeJpeg) -> None:
@@ -132,6 +138,8 @@ def test_fields_are_read_as_they_were_written(fields: list[Field]) -> None:
     shape = tuple(last.get((number, int), 0) for number in (1, 2, 3))
     datum = read_datum(message(*fields))
     assert datum.shape == shape and datum.encoded == bool(last.get((7, int)))
+    label = last.get((5, int))
+    assert datum.label == (np.uint64(label).astype(np.int64) if isinstance(label, int) else None)
     assert bytes(datum.data) == (last.get((4, bytes)) or last.get((1, bytes)) or b"")
 
 

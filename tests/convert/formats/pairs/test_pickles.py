@@ -405,12 +405,12 @@ class TestMalice:
     ) -> None:
         value = Calls(function, *arguments)
         message = refusal(tmp_path, pickle.dumps(([value, b"x"], [True]), 4))
-        assert "with arguments that no verification set has; nothing was run" in message
+        assert "with arguments that no set of images has; nothing was run" in message
 
     @pytest.mark.parametrize("content", [[b"an object"], "text", None, 1])
     def test_an_array_of_other_content(self, tmp_path: Path, content: object) -> None:
         message = refusal(tmp_path, pickle.dumps(([State(content), b"x"], [True])))
-        assert "an empty array with arguments that no verification set has" in message
+        assert "an empty array with arguments that no set of images has" in message
 
     def test_an_array_without_content(self, tmp_path: Path) -> None:
         value = Calls(RECONSTRUCT, np.ndarray, (0,), b"b")
@@ -461,7 +461,7 @@ class TestMalice:
         ],
     )
     def test_other_opcodes(self, tmp_path: Path, stream: bytes, opcode: str) -> None:
-        assert f"opcode {opcode}, which no verification set has" in refusal(tmp_path, stream)
+        assert f"opcode {opcode}, which no set of images has" in refusal(tmp_path, stream)
 
     @pytest.mark.parametrize(
         "target", [b"cnumpy\nndarray\n", b"]", b")", b"N", b"K\x01", b"c_codecs\nencode\n"]
