@@ -116,8 +116,9 @@ SOURCES = {
         own="facepack.convert.formats.tree.command:ImgCommand",
     ),
     "kv": SourceKind(
-        title="F2C's LMDB and kv files",
-        src="SRC are folders that hold an LMDB and its kv file, or LMDB KV LMDB KV ….",
+        title="LMDBs of trainers",
+        src="SRC are LMDBs whose records hold image and label (msgpack, pickled, Datums), or LMDB "
+        "KV LMDB KV … with kv files of keys and labels (F2C), or folders of either.",
         location="facepack.convert.formats.kv.source:KvSource",
         own="facepack.convert.formats.kv.command:KvCommand",
         many=True,
@@ -199,6 +200,12 @@ SINKS = {
         title="F2C's LMDB and kv files",
         out="OUT gets faces.lmdb and faces.kv, as F2C reads them.",
         location="facepack.convert.formats.kv.sink:convert_to_kv",
+    ),
+    "msgpack": SinkKind(
+        title="an LMDB of images and labels in msgpack",
+        out="OUT gets faces.lmdb, as face_analysis_pytorch and the trainers that descend from it "
+        "read it.",
+        location="facepack.convert.formats.kv.msgpack_sink:convert_to_msgpack",
     ),
     "wds": SinkKind(
         title="WebDataset tars",

@@ -40,7 +40,7 @@ class Keys:
         joined = bytes(self.key_bytes)
         return (joined[a:b] for a, b in pairwise([0, *self.key_ends.tolist()]))
 
-    def digest(self) -> str:
+    def checksum(self) -> str:
         """XXH3-128 of all keys, and of where each ends."""
         digest = xxhash.xxh3_128(self.key_bytes)
         digest.update(np.ascontiguousarray(self.key_ends, "<i8").tobytes())

@@ -321,7 +321,7 @@ class KvSource(Source):
             raise SourceError(f"{_database(data)}: lists no records; leave it out")
         self.notices += own.notices
         self.classes = own.classes
-        told = {"records": len(own.keys), "keys_xxh3_128": own.keys.digest()}
+        told = {"records": len(own.keys), "keys_xxh3_128": own.keys.checksum()}
         return _Listing(
             keys=own.keys, labels=None, told=told, pickled=own.pickled, labelled=own.listed
         )

@@ -243,6 +243,22 @@ def read_kv(out: Path) -> Content:
     return in_order(rows, out)
 
 
+def read_msgpack(out: Path) -> Content:
+    """``faces.lmdb``, as the loader of face_analysis_pytorch reads it."""
+    with (
+        lmdb.open(str(out / "faces.lmdb"), readonly=True, lock=False) as env,
+        env.begin() as txn,
+    ):
+        keys = msgpack.loads(txn.get(b"__keys__"))
+        rows = []
+        for key in keys:
+            image, label = msgpack.loads(txn.get(key))
+            rows.append(Row(label, image, key.decode()))
+        assert msgpack.loads(txn.get(b"__len__")) == len(keys) == txn.stat()["entries"] - 3
+        assert msgpack.loads(txn.get(b"__classnum__")) > max(row.label for row in rows)
+    return in_order(rows, out)
+
+
 # WebDataset --------------------------------------------------------------------------------------
 
 
@@ -329,6 +345,7 @@ READERS: dict[str, Callable[[Path], Content]] = {
     "img": read_images,
     "rec": read_rec,
     "kv": read_kv,
+    "msgpack": read_msgpack,
     "wds": read_wds,
     "parquet": read_parquet,
     "bin": read_bin,
@@ -385,6 +402,11 @@ def kv_rows(kept: Sequence[Kept]) -> list[Row]:
     return rows
 
 
+def msgpack_rows(kept: Sequence[Kept]) -> list[Row]:
+    """A key is the position."""
+    return [Row(each.label, each.face.shot.image, str(k)) for k, each in enumerate(kept)]
+
+
 def wds_rows(kept: Sequence[Kept], *, numbered: bool = False) -> list[Row]:
     """A key is the name without its suffix, if no dot is left in it and none before has it."""
     rows: list[Row] = []
@@ -425,8 +447,8 @@ def parquet_row(kept: Kept) -> Row:
 
 def expected_rows(sink: str, kept: Sequence[Kept], *, numbered: bool = False) -> list[Row]:
     """The rows of a target that is no verification set."""
-    if sink in ("rec", "kv"):
-        return {"rec": rec_rows, "kv": kv_rows}[sink](kept)
+    if sink in ("rec", "kv", "msgpack"):
+        return {"rec": rec_rows, "kv": kv_rows, "msgpack": msgpack_rows}[sink](kept)
     if sink == "img":
         return [tree_row(each, numbered=numbered) for each in kept]
     if sink == "wds":

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import msgpack
 import numpy as np
 import pytest
 
-from facepack.convert.formats.kv import sink as to_kv
+from facepack.convert.formats.kv import lmdb_sink
 from facepack.convert.formats.kv import writer as kv_writer
-from facepack.convert.formats.kv.sink import convert_to_kv
+from facepack.convert.formats.kv.msgpack_sink import MsgpackSink, convert_to_msgpack
+from facepack.convert.formats.kv.sink import KvSink, convert_to_kv
 from facepack.convert.formats.kv.source import KvSource
 from facepack.convert.formats.kv.writer import KvItem, KvWriter
 from facepack.convert.formats.pairs.pickles import write_bin
@@ -37,6 +39,7 @@ class ListSource:
     kind = "list"
     content = "train"
     classes: int | None = None
+    channels = None
     parallel = True
     table_names: tuple[str, ...] = ()
 
@@ -241,8 +244,8 @@ def test_tables_of_an_evaluation_set_are_kept(make_jpeg: MakeJpeg, tmp_path: Pat
 
 
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_kv.KvSink, "span_records", 7)
-    monkeypatch.setattr(to_kv, "_BATCH_RECORDS", 3)
+    monkeypatch.setattr(KvSink, "span_records", 7)
+    monkeypatch.setattr(lmdb_sink, "_BATCH_RECORDS", 3)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 8, 14])
@@ -330,15 +333,15 @@ def test_a_lost_database_is_written_again_on_resume(
 ) -> None:
     small_steps(monkeypatch)
     rows, out = make_rows(make_jpeg), tmp_path / "out"
-    finish = to_kv.KvSink.finish
+    finish = KvSink.finish
 
     def stop(*_: object) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(to_kv.KvSink, "finish", stop)
+    monkeypatch.setattr(KvSink, "finish", stop)
     with pytest.raises(KeyboardInterrupt):
         convert_to_kv(ListSource(rows), out, ConvertOptions())
-    monkeypatch.setattr(to_kv.KvSink, "finish", finish)
+    monkeypatch.setattr(KvSink, "finish", finish)
     (out / "faces.lmdb" / "data.mdb").unlink()
     (out / "faces.kv.part-0123abcd").touch()
     convert_to_kv(ListSource(rows), out, ConvertOptions(resume=True))
@@ -349,9 +352,9 @@ def test_a_lost_database_is_written_again_on_resume(
 def test_a_map_that_is_too_small_grows(
     make_jpeg: MakeJpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_kv, "_map_size", lambda needed: 1)
+    monkeypatch.setattr(lmdb_sink, "_map_size", lambda needed: 1)
     monkeypatch.setattr(kv_writer, "_ROUND", 4096 * 16)
-    monkeypatch.setattr(to_kv, "_BATCH_RECORDS", 30)
+    monkeypatch.setattr(lmdb_sink, "_BATCH_RECORDS", 30)
     sizes: list[int] = []
     rounded = kv_writer._rounded
 
@@ -369,7 +372,7 @@ def test_a_map_that_is_too_small_grows(
 def test_a_full_disk_is_reported_as_that(
     make_jpeg: MakeJpeg, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_kv, "_BATCH_RECORDS", 20)
+    monkeypatch.setattr(lmdb_sink, "_BATCH_RECORDS", 20)
     rows = [(f"k{i}", 0, make_jpeg(i, size=128)) for i in range(200)]
     source, out = ListSource(rows), small_disk / "out"
     ballast = small_disk / "ballast"
@@ -435,9 +438,69 @@ def test_what_a_killed_run_did_not_tidy_up_is_removed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(to_kv.KvSink, "state_files", killed)
+        patch.setattr(KvSink, "state_files", killed)
         with pytest.raises(KeyboardInterrupt):
             convert_to_kv(source, out, ConvertOptions())
     convert_to_kv(source, out, ConvertOptions(resume=True))
     left = sorted(path.name for path in (out / ".facepack").iterdir())
     assert left == ["done.json", "plan.json"]
+
+
+# In msgpack -------------------------------------------------------------------------------------
+
+
+def read_msgpack(out: Path) -> tuple[list[Row], int]:
+    """Records and classes, as the loader of face_analysis_pytorch reads them."""
+    with lmdb.open(str(out / "faces.lmdb"), readonly=True, lock=False) as env, env.begin() as txn:
+        keys = msgpack.loads(txn.get(b"__keys__"))
+        assert msgpack.loads(txn.get(b"__len__")) == len(keys) == txn.stat()["entries"] - 3
+        found = [(key.decode(), *msgpack.loads(txn.get(key))[::-1]) for key in keys]
+        return found, msgpack.loads(txn.get(b"__classnum__"))
+
+
+def test_a_database_in_msgpack(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    rows = make_rows(make_jpeg, 300)
+    rows[7] = ("broken", 1, b"no image")
+    source = ListSource(rows)
+    result = convert_to_msgpack(source, tmp_path / "out", ConvertOptions())
+    kept = [(label, image) for k, (_, label, image) in enumerate(rows) if k != 7]
+    found, classes = read_msgpack(tmp_path / "out")
+    assert found == [(str(k), *pair) for k, pair in enumerate(kept)]
+    assert classes == result.classes == 60 and (result.packed, result.quarantined) == (299, 1)
+    assert files(tmp_path / "out") == {"faces.lmdb/data.mdb", "quarantine.jsonl"}
+    again = KvSource([tmp_path / "out"])
+    assert again.classes == 60 and again.notices == []
+    part = again.part(0, len(again))
+    assert [(record.label, bytes(record.image)) for record in part.read()] == kept
+    nobody = ListSource([("a", -1, make_jpeg(1))])
+    convert_to_msgpack(nobody, tmp_path / "nobody", ConvertOptions())
+    assert "1 of 1 records have no identity: they have the label -1" in nobody.notices[0]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 9, 11])
+def test_a_database_in_msgpack_is_completed(
+    make_jpeg: MakeJpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(MsgpackSink, "span_records", 7)
+    monkeypatch.setattr(lmdb_sink, "_BATCH_RECORDS", 3)
+    rows = make_rows(make_jpeg, 20)
+    rows[4] = ("broken", 1, b"no image")
+    out = tmp_path / "out"
+    convert_to_msgpack(ListSource(rows), tmp_path / "whole", ConvertOptions())
+    put, done = KvWriter.put, 0
+
+    def dies(self: KvWriter, items: list[KvItem]) -> list[str]:
+        nonlocal done
+        done += 1
+        if done == batch:
+            raise KeyboardInterrupt
+        return put(self, items)
+
+    monkeypatch.setattr(KvWriter, "put", dies)
+    with pytest.raises(KeyboardInterrupt):
+        convert_to_msgpack(ListSource(rows), out, ConvertOptions())
+    monkeypatch.setattr(KvWriter, "put", put)
+    convert_to_msgpack(ListSource(rows), out, ConvertOptions(resume=True))
+    assert read_msgpack(out) == read_msgpack(tmp_path / "whole")
+    with pytest.raises(PackError, match="--overwrite"):
+        convert_to_kv(ListSource(rows), out, ConvertOptions())
