@@ -70,13 +70,9 @@ def take(options: tuple[Option, ...], given: dict[str, Any]) -> dict[str, Any]:
 
 
 class SourceCommand:
-    """A source on the command line.
+    """A source on the command line."""
 
-    Attributes:
-        options: that only this source has, or a few.
-    """
-
-    options: ClassVar[tuple[Option, ...]] = ()
+    options: ClassVar[tuple[Option, ...]] = ()  # that only this source has, or a few
 
     def arguments(self, own: dict[str, Any]) -> dict[str, Any]:
         """What the source's class takes, given what was chosen of :attr:`options`."""
@@ -106,16 +102,11 @@ class SourceCommand:
 
 
 class SinkCommand:
-    """A sink on the command line.
+    """A sink on the command line."""
 
-    Attributes:
-        options: that only this sink has.
-        suffix: of the target, where that is one file.
-        writes_images: whether it writes image files, which a source might take for its own.
-    """
-
-    options: ClassVar[tuple[Option, ...]] = ()
-    suffix: ClassVar[str] = ""
+    options: ClassVar[tuple[Option, ...]] = ()  # that only this sink has
+    suffix: ClassVar[str] = ""  # of the target, where that is one file
+    # whether it writes image files, which a source might take for its own
     writes_images: ClassVar[bool] = False
 
     def arguments(self, own: dict[str, Any], seed: int) -> dict[str, Any]:

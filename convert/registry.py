@@ -16,23 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceKind:
-    """A format that is read.
+    """A format that is read."""
 
-    Attributes:
-        title: what it is, after an article.
-        src: what SRC is, as a sentence for the command's help.
-        location: ``module:class``.
-        own: ``module:class`` of what is its own on the command line.
-        many: whether the class takes a list of paths, else one.
-        parallel: whether several processes can read it, whatever it looks like.
-    """
-
-    title: str
-    src: str
-    location: str
+    title: str  # what it is, after an article
+    src: str  # what SRC is, as a sentence for the command's help
+    location: str  # module:class
+    # module:class of what is its own on the command line
     own: str = "facepack.convert.command_line:SourceCommand"
-    many: bool = False
-    parallel: bool = True
+    many: bool = False  # whether the class takes a list of paths, else one
+    parallel: bool = True  # whether several processes can read it, whatever it looks like
 
     @cached_property
     def command(self) -> SourceCommand:
@@ -46,23 +38,15 @@ class SourceKind:
 
 @dataclass(frozen=True, kw_only=True)
 class SinkKind:
-    """A format that is written.
+    """A format that is written."""
 
-    Attributes:
-        title: what it is, with its article.
-        out: what OUT becomes, as a sentence for the command's help.
-        location: ``module:function``.
-        options: ``module:class`` of its options.
-        own: ``module:class`` of what is its own on the command line.
-        parallel: whether several processes can write it.
-    """
-
-    title: str
-    out: str
-    location: str
-    options: str = "facepack.convert.options:ConvertOptions"
+    title: str  # what it is, with its article
+    out: str  # what OUT becomes, as a sentence for the command's help
+    location: str  # module:function
+    options: str = "facepack.convert.options:ConvertOptions"  # module:class of its options
+    # module:class of what is its own on the command line
     own: str = "facepack.convert.command_line:SinkCommand"
-    parallel: bool = False
+    parallel: bool = False  # whether several processes can write it
 
     @cached_property
     def command(self) -> SinkCommand:

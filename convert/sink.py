@@ -191,21 +191,17 @@ class SpanSink(Sink):
     """A sink that writes the source span by span, and goes on behind the spans that are written.
 
     Attributes:
-        span_records: a span's greatest number of records.
-        span_bytes: a span's greatest sum of bytes.
-        overhead: bytes that a record takes beside its image, at most.
-        kept: suffixes of the files in ``state`` that are kept of a span until all are written.
-        written: names of the files in ``out`` that :meth:`remove` knows beforehand.
-        shard_suffix: of the file in ``out`` that each span makes, if it makes one.
         spans: the source's, in order.
     """
 
-    span_records: int = 16_384
-    span_bytes: int = fmt.MAX_SHARD_BYTES
-    overhead: ClassVar[int] = 0
+    span_records: int = 16_384  # a span's greatest number of records
+    span_bytes: int = fmt.MAX_SHARD_BYTES  # a span's greatest sum of bytes
+    overhead: ClassVar[int] = 0  # bytes that a record takes beside its image, at most
+    # suffixes of the files in state that are kept of a span until all are written
     kept: ClassVar[tuple[str, ...]] = ()
+    # names of the files in out that remove() knows beforehand
     written: ClassVar[tuple[str, ...]] = ()
-    shard_suffix: ClassVar[str] = ""
+    shard_suffix: ClassVar[str] = ""  # of the file in out that each span makes, if it makes one
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)

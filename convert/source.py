@@ -56,14 +56,10 @@ class Part(ABC):
     """The records ``[start, stop)`` of a source, as a worker process needs them to read them.
 
     A part pickles small: it knows its own records and not the whole source.
-
-    Attributes:
-        start: ordinal of the first.
-        stop: ordinal behind the last.
     """
 
-    start: int
-    stop: int
+    start: int  # ordinal of the first
+    stop: int  # ordinal behind the last
 
     @abstractmethod
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
@@ -94,13 +90,9 @@ class Part(ABC):
 
 
 class OwnPart(Part):
-    """A part that looks nothing up in another: it refuses its records itself.
+    """A part that looks nothing up in another: it refuses its records itself."""
 
-    Attributes:
-        remedy: what the user can do where a record that was read cannot be packed.
-    """
-
-    remedy: ClassVar[str]
+    remedy: ClassVar[str]  # what the user can do where a record that was read cannot be packed
 
     @abstractmethod
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
@@ -145,28 +137,19 @@ class Source(ABC):
 
     A training set of one group, which several processes may read, need say no more of itself than
     its name, what it holds, and how to read a part.
-
-    Attributes:
-        kind: the format's name, as in the command.
-        name: what the shards of its one group are called, as :func:`shard_stem` makes it safe.
-        content: ``train`` (images with labels), ``pairs`` (a verification set), ``templates``
-            (IJB) or ``megaface``.
-        classes: the width of a head, if the source states it.
-        channels: the order of the colours in its images, as far as it knows: ``rgb`` or ``bgr``.
-        notices: for the user; :meth:`tables` may add to them.
-        parallel: whether several processes may read parts at once; else parts are read one after
-            the other, in order, in this process.
-        table_names: the tables that :meth:`tables` gives.
     """
 
-    kind: str
-    name: str
+    kind: str  # the format's name, as in the command
+    name: str  # what the shards of its one group are called, as shard_stem() makes it safe
+    # train (images with labels), pairs (a verification set), templates (IJB) or megaface
     content: str = "train"
-    classes: int | None = None
-    channels: str = "rgb"
-    notices: list[str]
+    classes: int | None = None  # the width of a head, if the source states it
+    channels: str = "rgb"  # the order of the colours in its images, as far as it knows: rgb or bgr
+    notices: list[str]  # for the user; tables() may add to them
+    # whether several processes may read parts at once; else parts are read one after the other, in
+    # order, in this process
     parallel: bool = True
-    table_names: tuple[str, ...] = ()
+    table_names: tuple[str, ...] = ()  # the tables that tables() gives
 
     @abstractmethod
     def __len__(self) -> int:

@@ -16,19 +16,13 @@ class Protocol(ABC):
 
     The embeddings may come from a model (:func:`facepack.evaluate.run.evaluate`) or from a file
     (:func:`facepack.evaluate.run.evaluate_embeddings`); a protocol does not know which.
-
-    Attributes:
-        name: under which :data:`facepack.evaluate.registry.PROTOCOLS` lists it.
-        target: what results call what is measured on.
-        faces: the images, each once; embeddings come in their order.
-        flip: whether an embedding is that of the image plus that of its mirror image.
-        device: where scores of whole sets are computed; whoever evaluates says so.
     """
 
-    name: str
-    target: str
-    faces: Faces
-    flip: bool = True
+    name: str  # under which PROTOCOLS lists it
+    target: str  # what results call what is measured on
+    faces: Faces  # the images, each once; embeddings come in their order
+    flip: bool = True  # whether an embedding is that of the image plus that of its mirror image
+    # where scores of whole sets are computed; whoever evaluates says so
     device: str | torch.device = "cpu"
 
     @abstractmethod

@@ -53,15 +53,10 @@ class Head(Protocol):
 
 
 class MethodRun(ABC):
-    """A run by a method, on one rank: what holds its state, feeds it and takes its steps.
+    """A run by a method, on one rank: what holds its state, feeds it and takes its steps."""
 
-    Attributes:
-        head: its state beside the backbone's, the optimizer's and the loader's.
-        loader: gives the batches, and has their place in checkpoints.
-    """
-
-    head: Head
-    loader: Loader
+    head: Head  # its state beside the backbone's, the optimizer's and the loader's
+    loader: Loader  # gives the batches, and has their place in checkpoints
 
     @abstractmethod
     def take_step(self, batch: Batch, lr: float) -> Tensor:
