@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facepack.convert.blocks import free_blocks
+from facepack.convert.doing import Lines
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
@@ -90,8 +91,9 @@ class _Processes:
         context = multiprocessing.get_context("spawn")
         self.count = count
         self.began = context.Event()  # set by the first worker that runs
+        self._lines = Lines(context, count)
         self.executor = ProcessPoolExecutor(
-            count, mp_context=context, initializer=_begin, initargs=(self.began,)
+            count, mp_context=context, initializer=_begin, initargs=(self.began, self._lines)
         )
 
     def end(self, *, kill: bool) -> None:
@@ -99,6 +101,19 @@ class _Processes:
             for process in list((self.executor._processes or {}).values()):
                 process.kill()
         self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def crash(self) -> str | None:
+        """Which signal ended one of them that had said what it was at, and what that was.
+
+        None where none had, or nobody but the executor ended it. Ends all of them.
+        """
+        processes = list((self.executor._processes or {}).values())
+        self.executor.shutdown(wait=True, cancel_futures=True)
+        for process in processes:
+            code = -(process.exitcode or 0)
+            if code > 0 and code != signal.SIGTERM and (what := self._lines.of(process.pid or 0)):
+                return f"a worker process died ({signal.strsignal(code)}) while it read {what}"
+        return None
 
 
 _early: _Processes | None = None
@@ -197,6 +212,12 @@ class Workers:
                     "uses workers must do so below `if __name__ == '__main__':`, because each "
                     "worker imports it"
                 ) from error
+            if self._processes is not None and (crash := self._processes.crash()) is not None:
+                raise WorkerError(
+                    f"{crash}: the file may be damaged, or the library that reads it at fault, or "
+                    "memory wanting: fetch the file again or leave it out, then run the command "
+                    "again, with --resume where it has that option"
+                ) from error
             raise WorkerError(
                 "a worker process died: the system may have killed it for want of memory; "
                 "run the command again, with --resume where it has that option, and perhaps with "
@@ -238,12 +259,13 @@ def write_spans(
             progress.update(spans[k].stop - spans[k].start)
 
 
-def _begin(began: Event) -> None:
+def _begin(began: Event, lines: Lines) -> None:
     """Set a worker up: it ends when the coordinator is gone, for nobody would wait for its result.
 
     Ctrl-C reaches the whole group of processes; it is the coordinator's to handle.
     """
     began.set()
+    lines.take()
     # A shard's images are many objects in no cycles: the collector need not look at them often.
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY)

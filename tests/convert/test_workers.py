@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from facepack.convert import workers as module
+from facepack.convert.doing import say
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.rec.recordio import pack_header
 from facepack.convert.formats.rec.source import RecSource
@@ -69,6 +70,21 @@ def test_an_error_of_a_task_is_raised_here(count: int) -> None:
 def test_a_worker_that_dies_is_noticed_and_the_remedy_named() -> None:
     with pytest.raises(WorkerError, match=r"worker process died.*--resume"), Workers(2) as workers:
         list(workers.run(die_at_three, ((x,) for x in range(1000))))
+
+
+def abort_at_three(x: int) -> int:
+    say(f"faces.parquet: row group {x}")
+    if x == 3:
+        os.abort()
+    time.sleep(0.01)
+    return x
+
+
+def test_what_a_worker_read_when_a_crash_ended_it_is_named() -> None:
+    with pytest.raises(WorkerError) as caught, Workers(2) as workers:
+        list(workers.run(abort_at_three, ((x,) for x in range(1000))))
+    told = "a worker process died (Aborted) while it read faces.parquet: row group 3: "
+    assert str(caught.value).startswith(told) and "--resume" in str(caught.value)
 
 
 def test_processes_that_were_started_early_are_taken(

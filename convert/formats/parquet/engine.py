@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from facepack.convert.doing import say
 from facepack.errors import MissingExtraError, SourceError
 
 _LONGEST = 200  # characters of a message
@@ -31,9 +32,12 @@ def arrow() -> ModuleType:
 def engine_errors(where: str) -> Iterator[None]:
     """Within, what the library raises is an error of the source, at the place ``where``.
 
+    If it ends the process, that place is named, too, where the process is a worker.
+
     The library raises a part of its errors as Python's own, and of damaged files also such as are
     meant for programmers.
     """
+    say(where)
     try:
         yield
     except (arrow().ArrowException, OSError, ValueError, TypeError, LookupError) as error:
@@ -42,3 +46,5 @@ def engine_errors(where: str) -> Iterator[None]:
             f"{where}: cannot be read ({words}): the file is damaged or cut short; fetch it again "
             "and compare its size with the publisher's, then go on with --resume"
         ) from error
+    finally:
+        say("")

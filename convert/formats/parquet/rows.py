@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from facepack.convert.formats.parquet.columns import Columns, are_numbers, find_columns
-from facepack.convert.formats.parquet.engine import arrow
+from facepack.convert.formats.parquet.engine import arrow, engine_errors
 from facepack.convert.formats.parquet.folders import find_files, set_name
 from facepack.convert.formats.parquet.tables import BYTES, PATH, Piece, TableFile, open_table
 from facepack.convert.inputs import require_once
@@ -196,7 +196,10 @@ class ParquetRows(Source):
         columns: Columns | None = None
         for path in files:
             with open_table(path) as table:
-                own = find_columns(table.schema, image_column, label_column, file=file_name(path))
+                with engine_errors(str(path)):  # names of columns may be no text
+                    own = find_columns(
+                        table.schema, image_column, label_column, file=file_name(path)
+                    )
                 if columns is None:
                     columns = own
                 elif replace(columns, notice=None) != replace(own, notice=None):

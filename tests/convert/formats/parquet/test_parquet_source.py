@@ -425,7 +425,7 @@ def test_mutated_files_raise_our_errors_alone(
         pq.write_table(rows_of(make_jpeg, 6), path, row_group_size=3)
     data = path.read_bytes()
     random = np.random.default_rng(0)
-    for _ in range(150):
+    for _ in range(300):
         mutated = bytearray(data)
         for at in random.integers(0, len(data), random.integers(1, 6)):
             mutated[at] = random.integers(0, 256)
