@@ -46,6 +46,12 @@ ROOT = click.option(
     help="Folder of the images (of pairs a zip, tar or pack as well); the list's by default.",
 )
 
+LABEL_COLUMN = click.option(
+    "--label-column",
+    metavar="NAME",
+    help="Column of the labels, or of whether a pair shows one person; found by default.",
+)
+
 
 def apply_options(options: tuple[Option, ...]) -> Callable[[F], F]:
     """A decorator that adds ``options``, the first one first."""

@@ -131,8 +131,8 @@ SOURCES = {
         many=True,
     ),
     "lst": SourceKind(
-        title="an im2rec, face2rec2 or Paddle list",
-        src="SRC are .lst files, or label.txt of Paddle.",
+        title="a list of images (im2rec, face2rec2, Paddle, CSV)",
+        src="SRC are .lst files, label.txt of Paddle, 'path label' a line, or CSV.",
         location="facepack.convert.formats.tree.list_source:LstSource",
         own="facepack.convert.formats.tree.command:LstCommand",
         many=True,

@@ -19,7 +19,7 @@ from facepack.convert.formats.benchmarks.megaface import read_noises
 from facepack.convert.formats.kv.index import read_kv
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.layout import read_property
-from facepack.convert.formats.tree.list_lines import LINES
+from facepack.convert.formats.tree.list_lines import KINDS
 from facepack.convert.formats.tree.listing import Listing, read_identities
 from facepack.errors import FacepackError
 from facepack.store import format as fmt
@@ -106,7 +106,7 @@ def _settings(path: Path) -> object:
 
 
 def _listing(path: Path) -> object:
-    listing = Listing(path, Root(path.parent), list(LINES))
+    listing = Listing(path, Root(path.parent), KINDS)
     return [
         list(listing.part(0, len(listing)).read()),
         list(listing.part(0, len(listing)).entries()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepack.convert.command_line import SinkCommand, SourceCommand
+from facepack.convert.command_line import LABEL_COLUMN, SinkCommand, SourceCommand
 
 if TYPE_CHECKING:
     from facepack.convert.source import Source
@@ -23,11 +23,7 @@ class ParquetCommand(SourceCommand):
             metavar="NAME",
             help="Column of the images, found by default; of a set of pairs, given twice.",
         ),
-        click.option(
-            "--label-column",
-            metavar="NAME",
-            help="Column of the labels, or of whether a pair shows one person; found by default.",
-        ),
+        LABEL_COLUMN,
     )
 
     def own_files(self, path: Path) -> list[Path] | None:

@@ -189,7 +189,7 @@ class ImageMembers:
         notices = self._samples.notices()
         listed = None
         if not self._samples.found and self._lists.first and identity_level is None:
-            listed, more = self._labels_of_lists()
+            listed, people, more = self._labels_of_lists()
             notices += more
         bounds = [*(first for _, first in archives), len(self)]
         if self._samples.found:
@@ -200,7 +200,7 @@ class ImageMembers:
                     f"folders: leave {OPTION} out"
                 )
         elif listed is not None:
-            layout, names, labels, suffixes = "list", Names(), listed, suffixes * 0
+            layout, names, labels, suffixes = "list", people, listed, suffixes * 0
         else:
             labels, found = self._label_by_folder(archives, bounds, identity_level)
             layout, names, suffixes = "tree", Names.of(found.names.tolist()), suffixes * 0
@@ -221,7 +221,7 @@ class ImageMembers:
         starts = np.array(bounds)
         return ImageSet(archives, starts, rows, names, layout, listing, notices, files, shared)
 
-    def _labels_of_lists(self) -> tuple[np.ndarray | None, list[str]]:
+    def _labels_of_lists(self) -> tuple[np.ndarray | None, Names, list[str]]:
         archives = np.repeat(np.arange(len(self._archives)), np.diff([*self._archives, len(self)]))
         paths = np.array(self._paths, np.uint64)
         return self._lists.label(paths, archives, alone=len(self._numbers) < 2)
@@ -386,7 +386,8 @@ class TarImagePart(OwnPart):
                 yield Entry(label, self._name(row, self._header(stream, row)))
 
     def identity_names(self) -> dict[int, str]:
-        """The folders' names, of a tree; those of ``labels.txt``, of samples."""
+        """Of a tree the folders' names, of a list its labels' where these are names; those of
+        ``labels.txt``, of samples."""
         return self.identities
 
     def _read_one(self, stream: Stream, row: int) -> SourceRecord | Refusal:

@@ -1,6 +1,6 @@
-"""Lists in a tar that label its images: Paddle's ``label.txt``, ``.lst`` of im2rec and face2rec2.
+"""Lists in an archive that label its images: Paddle's ``label.txt``, ``.lst`` and ``.csv``.
 
-A list is known by its name, its kind by its first lines
+A list is known by its name, its form by its first lines
 (:mod:`facepack.convert.formats.tree.list_lines`); paths in it are relative to the folder that it
 lies in. It may come before its images or behind them, so that images and lines are joined by a hash
 of the path: 12 bytes a line in memory.
@@ -18,11 +18,13 @@ import xxhash
 
 from facepack.convert.files import text
 from facepack.convert.formats.tar.stream import Stream
-from facepack.convert.formats.tree.list_lines import LINES, LineError, most_fitting
+from facepack.convert.formats.tree.list_lines import KINDS, LineError, find_form
 from facepack.convert.identity_folder import OPTION
+from facepack.convert.names import Names
+from facepack.errors import SourceError
 
 _PADDLE = b"label.txt"
-_KINDS = ("im2rec", "face2rec2", "paddle")
+_SUFFIXES = b".lst", b".csv"
 _BLOCK = 1 << 20  # bytes of a list that are parsed at once
 _LONGEST = 1 << 16  # bytes of a line
 _PROBES = 1000  # lines from which the kind is told
@@ -41,7 +43,7 @@ REASONS = {
 
 def is_list(base: bytes) -> bool:
     """Whether a member whose name ends with ``base`` can be a list of images."""
-    return base == _PADDLE or base.endswith(b".lst")
+    return base == _PADDLE or base.lower().endswith(_SUFFIXES)
 
 
 def path_hash(name: bytes) -> int:
@@ -66,32 +68,37 @@ class Lists:
         self.first = ""
         self._paddle = False
         self._malformed = 0
+        self._names: dict[bytes, int] = {}  # of identities, as they come
+        self._named: set[bool] = set()  # whether labels are names, of any list
 
     def add(self, name: bytes, archive: int, stream: Stream, size: int) -> bool:
         """Read the list ``name`` whose ``size`` bytes come next; False if it is none."""
         lines = _lines(stream, size)
         first = list(islice(lines, _PROBES))
-        kind = most_fitting(first, _KINDS)
-        if kind is None:
+        form = find_form(first, KINDS)
+        if form is None:
             return False
+        self._named.add(form.named)
         self._archives.append(archive)
         self.first = self.first or text(name)
         self._paddle |= name.endswith(_PADDLE)
         folder = name[: name.rfind(b"/") + 1]
-        for line in chain(first, lines):
+        for line in chain(first[form.has_header :], lines):
             try:
-                image = LINES[kind](line)
+                path, label, *_ = form.read(line)
             except LineError:
                 self._malformed += 1
                 continue
-            self._hashes.append(path_hash(folder + image.path))
-            self._labels.append(image.label)
+            if not isinstance(label, int):
+                label = self._names.setdefault(label, len(self._names))
+            self._hashes.append(path_hash(folder + path))
+            self._labels.append(label)
         self._ends.append(len(self._hashes))
         return True
 
     def label(
         self, images: np.ndarray, archives: np.ndarray, *, alone: bool
-    ) -> tuple[np.ndarray | None, list[str]]:
+    ) -> tuple[np.ndarray | None, Names, list[str]]:
         """The labels that the lists give images.
 
         If lists lie in several archives, each is one of its own archive's images.
@@ -104,25 +111,39 @@ class Lists:
 
         Returns:
             int32 (n,), those below -1 as in :data:`REASONS`, or None if no line names an image or
-            lists are not needed; and notices.
+            lists are not needed; the names of identities, by label, where labels are names; and
+            notices.
+
+        Raises:
+            SourceError: labels of some lists are names, of others numbers.
         """
         if not (alone or self._paddle):
-            return None, []
+            return None, Names(), []
         lines = np.array(self._hashes, np.uint64)
         if len(set(self._archives)) > 1:
             own = np.repeat(np.array(self._archives, np.uint64), np.diff(self._ends, prepend=0))
             lines, images = lines ^ own * _SPREAD, images ^ archives.astype(np.uint64) * _SPREAD
+        if not np.isin(images, lines).any():
+            return None, Names(), []
+        if len(self._named) > 1:
+            raise SourceError(
+                f"{self.first}: labels of some lists in the archives are names, of others numbers: "
+                f"convert them one by one, or give {OPTION}, and labels are those of folders"
+            )
         labels = np.array(self._labels, np.int32)
+        names = sorted(self._names)
+        if names:
+            numbers = {name: number for number, name in enumerate(names)}
+            labels = np.array([numbers[name] for name in self._names], np.int32)[labels]
         order = np.lexsort((labels, lines))
         lines, labels = lines[order], labels[order]
         first, last = (np.searchsorted(lines, images, side) for side in ("left", "right"))
         known = first < last
-        if not known.any():
-            return None, []
         found = np.full(len(images), NOT_LISTED, np.int32)
         least, greatest = labels[first[known]], labels[last[known] - 1]
         found[known] = np.where(least == greatest, least, DISAGREEING)
-        return found, list(self._notices(int(np.isin(lines, images).sum())))
+        used = int(np.isin(lines, images).sum())
+        return found, Names.of(names), list(self._notices(used))
 
     def _notices(self, used: int) -> Iterator[str]:
         """What the user should know of lists that are followed, ``used`` lines of which are."""

@@ -7,18 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facepack.convert.command_line import IDENTITY_LEVEL, PATH, ROOT, SinkCommand, SourceCommand
+from facepack.convert.command_line import (
+    IDENTITY_LEVEL,
+    LABEL_COLUMN,
+    PATH,
+    ROOT,
+    SinkCommand,
+    SourceCommand,
+)
 
 if TYPE_CHECKING:
     from facepack.convert.source import Source
+
+
+_COLUMNS = (
+    click.option(
+        "--path-column",
+        metavar="NAME",
+        help="Column of a CSV list that has the paths; found by default.",
+    ),
+    LABEL_COLUMN,
+)
 
 
 class ImgCommand(SourceCommand):
     """A folder of images as a source."""
 
     options = (
-        click.option("--index", type=PATH, help="A kv, .lst or label.txt that gives the labels."),
+        click.option(
+            "--index", type=PATH, help="A kv, .lst, label.txt or CSV that gives the labels."
+        ),
         IDENTITY_LEVEL,
+        *_COLUMNS,
     )
 
     def image_folders(self, paths: list[Path], given: dict[str, Any]) -> list[Path]:
@@ -32,6 +52,7 @@ class LstCommand(SourceCommand):
     options = (
         ROOT,
         click.option("--align", is_flag=True, help="Warp faces to 112×112 by their landmarks."),
+        *_COLUMNS,
     )
 
     def image_folders(self, paths: list[Path], given: dict[str, Any]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Image lists of im2rec, face2rec2 and Paddle as a source."""
+"""Image lists of im2rec, face2rec2 and Paddle, and CSV, as a source."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from facepack.convert.files import Root
-from facepack.convert.formats.tree.listing import Listing, ListingPart, keys_are_unique
+from facepack.convert.formats.tree.list_lines import KINDS, Columns
+from facepack.convert.formats.tree.listing import (
+    Listing,
+    ListingPart,
+    keys_are_unique,
+    number_names,
+)
 from facepack.convert.inputs import require_once
 from facepack.convert.source import Group, Source
 from facepack.errors import SourceError
-
-_KINDS = ("im2rec", "face2rec2", "paddle")
 
 
 class LstSource(Source):
@@ -24,8 +28,10 @@ class LstSource(Source):
 
     A list has the lines of MXNet's im2rec (``idx TAB label … TAB path``), those of InsightFace's
     face2rec2 (``aligned TAB path TAB label``, perhaps four numbers of a box and ten of landmarks:
-    five x, then five y) or those of Paddle (``path TAB label``); each list is told by its columns.
-    What a line says beside path and label is kept with the record. Boxes are kept, never used.
+    five x, then five y), those of Paddle (``path TAB label``), a blank between path and label, or
+    it is a CSV; each list is told by its columns. Labels may be names of identities, in all lists
+    or in none. What a line says beside path and label is kept with the record, but of a CSV. Boxes
+    are kept, never used.
 
     Args:
         paths: the lists.
@@ -43,16 +49,26 @@ class LstSource(Source):
     kind = "lst"
 
     def __init__(
-        self, paths: Sequence[Path], *, root: Path | None = None, align: bool = False
+        self,
+        paths: Sequence[Path],
+        *,
+        root: Path | None = None,
+        align: bool = False,
+        path_column: str | None = None,
+        label_column: str | None = None,
     ) -> None:
         require_once(paths)
         self._align = align
+        columns = Columns(path_column, label_column)
         self._listings = [
-            Listing(path, Root(path.parent if root is None else root), _KINDS) for path in paths
+            Listing(path, Root(path.parent if root is None else root), KINDS, columns)
+            for path in paths
         ]
+        self._names = number_names(self._listings)
+        self.classes = None if self._names is None else len(self._names)
         self._firsts = list(accumulate(map(len, self._listings), initial=0))
         self._keyed = keys_are_unique(self._listings)
-        self.notices: list[str] = []
+        self.notices = [notice for listing in self._listings for notice in listing.notices()]
         self._note_alignment()
 
     def _note_alignment(self) -> None:
@@ -94,5 +110,10 @@ class LstSource(Source):
         number = bisect_right(self._firsts, start) - 1
         first = self._firsts[number]
         return self._listings[number].part(
-            start - first, stop - first, first=first, keyed=self._keyed, align=self._align
+            start - first,
+            stop - first,
+            first=first,
+            keyed=self._keyed,
+            align=self._align,
+            identities=self._names,
         )

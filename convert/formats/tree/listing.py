@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 import os
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from facepack.convert.files import (
 from facepack.convert.formats.tree.align import align_face
 from facepack.convert.formats.tree.list_lines import (
     FORMS,
-    LINES,
+    Columns,
     LineError,
     ListedImage,
-    most_fitting,
+    ListForm,
+    find_form,
 )
-from facepack.convert.names import little_endian
+from facepack.convert.names import Names, little_endian
 from facepack.convert.source import Entry, Group, OwnPart, Refusal, shard_stem
 from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import DecodeError, SourceError
@@ -44,21 +45,29 @@ _PROBES = 1000  # lines from which the kind of a list is told
 _CORRECT = "correct the line, or go on without it"
 
 
-def tell_kind(file: Path, kinds: Collection[str]) -> str:
-    """Which of ``kinds`` most of the first lines of ``file`` are.
+def tell_form(
+    file: Path, kinds: Collection[str], columns: Columns | None = None
+) -> tuple[ListForm, int]:
+    """Of what form most of the first lines of ``file`` are, and how many come before its images.
 
     Raises:
-        SourceError: they are none of them, or as many are of one as of another.
+        SourceError: they are none of ``kinds``, or as many are of one as of another, or the list
+            has no such columns.
     """
-    lines = [line for line, _ in islice(_lines(file), _PROBES)]
-    kind = most_fitting(lines, kinds)
-    if kind is None:
-        first = next(filter(None, lines), b"")
+    found = list(islice(_lines(file), _PROBES))
+    lines = list(dropwhile(lambda line: not line, (line for line, _ in found)))
+    first = next(iter(lines), b"")
+    try:
+        form = find_form(lines, kinds, columns)
+    except LineError as error:
+        raise SourceError(f"{file}: the first line is {text(first[:80])!r}: {error}") from None
+    if form is None:
         raise SourceError(
             f"{file}: the first line is {text(first[:80])!r}; expected "
-            f"{' or '.join(FORMS[kind] for kind in kinds)}: pass another list, or correct it"
+            f"{' or '.join(FORMS[kind] for kind in kinds)}: pass another list, or correct it; "
+            "--path-column and --label-column name the columns of a CSV"
         )
-    return kind
+    return form, len(found) - len(lines) + 1 if form.has_header else 0
 
 
 def _lines(file: Path) -> Iterator[tuple[bytes, int]]:
@@ -100,10 +109,14 @@ class Listing:
     Args:
         file: the list.
         root: the folder that paths are relative to.
-        kinds: what lines it may have: some of :data:`LINES`.
+        kinds: what lines it may have: some of
+            :data:`~facepack.convert.formats.tree.list_lines.KINDS`.
+        columns: of a CSV, that the user named.
 
     Attributes:
+        form: what lines it has.
         keys: ``idx`` of each well-formed line of an im2rec list.
+        names: of the identities, as they come, where labels are names.
         unaligned: how many images of those there are have yet to be aligned.
         with_landmarks: how many of these have landmarks.
 
@@ -111,16 +124,24 @@ class Listing:
         SourceError: it is no list of those kinds, names no image, or none that is there.
     """
 
-    def __init__(self, file: Path, root: Root, kinds: Collection[str]) -> None:
+    def __init__(
+        self, file: Path, root: Root, kinds: Collection[str], columns: Columns | None = None
+    ) -> None:
         self.file = file
         self.root = root
-        self.kind = tell_kind(file, kinds)
+        self.form, self._skipped = tell_form(file, kinds, columns)
+        self._begin = 0  # byte behind the header
         self.keys = array("q")
+        self.names: dict[bytes, int] = {}
+        self._labels = array("i")  # of each line, where labels are names: numbers of these
         self.unaligned = self.with_landmarks = 0
         self._ends = array("q")
         self._sizes = array("I")
         digest = xxhash.xxh3_128()
-        for line, end in _lines(file):
+        for number, (line, end) in enumerate(_lines(file)):
+            if number < self._skipped:
+                self._begin = end
+                continue
             digest.update(line + b"\n")
             self._ends.append(end)
             self._sizes.append(self._look(line))
@@ -135,9 +156,13 @@ class Listing:
 
     def _look(self, line: bytes) -> int:
         try:
-            image = LINES[self.kind](line)
+            image = self.form.read(line)
         except LineError:  # refused, with its line, when it is read
+            if self.form.named:
+                self._labels.append(NO_IDENTITY)
             return MISSING
+        if not isinstance(image.label, int):
+            self._labels.append(self.names.setdefault(image.label, len(self.names)))
         if "key" in image.extra:
             self.keys.append(int(image.extra["key"]))
         name = self.root.locate(image.path)
@@ -156,13 +181,39 @@ class Listing:
 
     def describe(self) -> dict[str, Any]:
         """Name and kind of the list, image count, and hashes of its lines and the files' sizes."""
-        return {
+        described = {
             "list": file_name(self.file),
-            "lines": self.kind,
+            "lines": self.form.kind,
             "images": len(self),
             "lines_xxh3_128": self.digest,
             "sizes_xxh3_128": xxhash.xxh3_128_hexdigest(little_endian(self._sizes)),
         }
+        if self.form.has_header:
+            described["columns"] = self._columns()
+        return described | ({"identities": len(self.names)} if self.form.named else {})
+
+    def _columns(self) -> list[str]:
+        assert self.form.table is not None
+        return list(self.form.table.names)
+
+    def notices(self) -> list[str]:
+        """What was found, of what could have been read otherwise."""
+        notices = []
+        if self.form.has_header:
+            path, label = map(repr, self._columns())
+            notices.append(
+                f"{file_name(self.file)}: paths are the column {path}, labels {label}: "
+                "--path-column and --label-column take others"
+            )
+        if self.form.named:
+            notices.append(f"{file_name(self.file)}: labels are names of identities")
+        return notices
+
+    def label_by_names(self, numbers: Mapping[bytes, int]) -> None:
+        """Give every line the number of its identity's name, of all lists together."""
+        of_name = np.array([numbers[name] for name in self.names] + [NO_IDENTITY], np.int32)
+        # A line without a name is -1, which takes the last.
+        self._labels = array("i", of_name[np.array(self._labels, np.int32)].tobytes())
 
     def group(self, first: int) -> Group:
         """The list as a group of which ``first`` is the first ordinal."""
@@ -176,22 +227,30 @@ class Listing:
         first: int = 0,
         keyed: bool = False,
         align: bool = False,
-        identities: Path | None = None,
+        identities: Path | Names | None = None,
     ) -> ListingPart:
         """The lines ``[start, stop)`` as records ``first + start`` and so on.
 
         The options are those of :class:`ListingPart`.
         """
-        begin = self._ends[start - 1] if start else 0
+        begin = self._ends[start - 1] if start else self._begin
+        labels = self._labels[start:stop] if self.form.named else None
+        names: Mapping[int, str] = {}
+        if isinstance(identities, Names):
+            known = sorted({label for label in labels or () if label >= 0})
+            names = {label: text(identities[label]) for label in known}
+            identities = None
         return ListingPart(
             start=first + start,
             root=self.root,
             file=self.file,
             state=self._state,
-            kind=self.kind,
-            line=start + 1,
+            form=self.form,
+            line=start + 1 + self._skipped,
             bounds=array("q", [begin, *self._ends[start:stop]]),
             sizes=self._sizes[start:stop],
+            labels=labels,
+            names=names,
             keyed=keyed,
             align=align,
             identities=identities,
@@ -206,10 +265,12 @@ class ListingPart(OwnPart):
         root: the folder of the images.
         file: the list.
         state: its bytes and its time of change when it was read.
-        kind: what lines it has.
+        form: what lines it has.
         line: number of the first line, from 1.
         bounds: (n + 1,) where each line begins, and where the last ends.
         sizes: (n,) bytes of each image, or why it cannot be read.
+        labels: (n,) label of each line, -1 where it is malformed; None where lines say them.
+        names: of these identities, by label.
         keyed: whether ``key`` is no other image's.
         align: whether to align faces that are not and have landmarks.
         identities: a file of identities' names, a line a label, as packs have it; None: nameless.
@@ -220,10 +281,12 @@ class ListingPart(OwnPart):
     root: Root
     file: Path
     state: tuple[int, int]
-    kind: str
+    form: ListForm
     line: int
     bounds: array[int]
     sizes: array[int]
+    labels: array[int] | None
+    names: Mapping[int, str]
     keyed: bool
     align: bool
     identities: Path | None
@@ -243,7 +306,7 @@ class ListingPart(OwnPart):
                 f"{self.file}: the list changed since the conversion began; start anew with "
                 "--overwrite"
             )
-        read = LINES[self.kind]
+        read = self.form.read
         for row in range(len(self.sizes)):
             at = self.bounds[row]
             line = block[at - begin : self.bounds[row + 1] - begin]
@@ -287,30 +350,63 @@ class ListingPart(OwnPart):
             return self._refuse(row, path, error.reason, error.remedy)
         except DecodeError as error:
             return self._refuse(row, path, str(error), self.remedy)
-        return SourceRecord(self.start + row, data, image.label, text(name), extra or None)
+        return SourceRecord(
+            self.start + row, data, self._label(row, image), text(name), extra or None
+        )
+
+    def _label(self, row: int, image: ListedImage) -> int:
+        if self.labels is not None:
+            return self.labels[row]
+        assert isinstance(image.label, int)
+        return image.label
 
     def entries(self) -> Iterator[Entry]:
         """Label and path of each; -1 and None where the line is malformed."""
-        for image in self._images():
+        for row, image in enumerate(self._images()):
             if isinstance(image, LineError):
                 yield Entry(NO_IDENTITY, None)
             else:
                 name = self.root.locate(image.path)
-                yield Entry(image.label, None if name is None else text(name))
+                yield Entry(self._label(row, image), None if name is None else text(name))
 
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         reason = f"line {self.line + row}: {reason}"
         file = file_name(self.file)
         return Refusal(self.start + row, file, self.bounds[row], name, reason, remedy)
 
-    def identity_names(self) -> dict[int, str]:
+    def identity_names(self) -> Mapping[int, str]:
         """Names of the identities of these lines, where they have any."""
         if self.identities is None:
-            return {}
+            return self.names
         names = read_identities(self.identities)
         labels = {entry.label for entry in self.entries()}
         known = sorted(label for label in labels if 0 <= label < len(names))
         return {label: names[label] for label in known if names[label]}
+
+
+def number_names(listings: Sequence[Listing]) -> Names | None:
+    """Number the identities of lists whose labels are names, by these, sorted by their bytes.
+
+    Returns:
+        The names, by label; None where labels are numbers.
+
+    Raises:
+        SourceError: some lists have names, and others numbers.
+    """
+    named = [listing for listing in listings if listing.form.named]
+    if not named:
+        return None
+    if len(named) < len(listings):
+        numbered = next(listing for listing in listings if not listing.form.named)
+        raise SourceError(
+            f"{numbered.file}: its labels are numbers, those of {named[0].file} are names: convert "
+            "them one by one, and merge the packs"
+        )
+    names = sorted({name for listing in named for name in listing.names})
+    numbers = {name: number for number, name in enumerate(names)}
+    for listing in named:
+        listing.label_by_names(numbers)
+    return Names.of(names)
 
 
 def keys_are_unique(listings: Sequence[Listing]) -> bool:

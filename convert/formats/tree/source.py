@@ -13,11 +13,12 @@ import xxhash
 from facepack.convert.files import FilesPart, Root, text
 from facepack.convert.formats.pairs.folder_sink import IMAGES, LABELS
 from facepack.convert.formats.pairs.pair_folder import PairFolder
-from facepack.convert.formats.tree.list_lines import LINES
+from facepack.convert.formats.tree.list_lines import KINDS, Columns
 from facepack.convert.formats.tree.listing import (
     Listing,
     ListingPart,
     keys_are_unique,
+    number_names,
     read_identities,
 )
 from facepack.convert.identity_folder import OPTION
@@ -52,25 +53,39 @@ class ImgSource(SourceView):
         path: the folder.
         index: the list of its files.
         identity_level: of the folders of a tree that are identities; None chooses.
+        path_column: of an ``index`` that is a CSV, the name of the column that has the paths;
+            found by default.
+        label_column: of such a one, the name of the column that has the labels.
 
     Raises:
         SourceError: the folder cannot be read, holds no image, or is none of those; or
-            ``identity_level`` is given for what is no tree.
+            ``identity_level`` is given for what is no tree, or columns for what is no CSV.
     """
 
     def __init__(
-        self, path: Path, *, index: Path | None = None, identity_level: int | None = None
+        self,
+        path: Path,
+        *,
+        index: Path | None = None,
+        identity_level: int | None = None,
+        path_column: str | None = None,
+        label_column: str | None = None,
     ) -> None:
+        columns = Columns(path_column, label_column)
         root = Root(path)
         if index is None and (path / INDEX).exists():
             index = path / INDEX
+        if columns != Columns() and index is None:
+            raise SourceError(
+                f"{path}: --path-column and --label-column are of a CSV: name it with --index"
+            )
         layout: Source
         paddle = None
         if index is None and identity_level is None and (path / _PADDLE).is_file():
             with suppress(SourceError):  # of other text by that name
                 paddle = _IndexedFolder(root, path / _PADDLE, ("paddle",))
         if index is not None:
-            layout = _IndexedFolder(root, index)
+            layout = _IndexedFolder(root, index, columns=columns)
         elif paddle is not None:
             layout = paddle
             paddle.notices.insert(
@@ -121,13 +136,24 @@ class _Tree(Source):
 class _IndexedFolder(Source):
     kind = "img"
 
-    def __init__(self, root: Root, index: Path, kinds: Collection[str] = tuple(LINES)) -> None:
-        self._listing = Listing(index, root, kinds)
+    def __init__(
+        self,
+        root: Root,
+        index: Path,
+        kinds: Collection[str] = KINDS,
+        columns: Columns | None = None,
+    ) -> None:
+        self._listing = Listing(index, root, kinds, columns)
         self._keyed = keys_are_unique([self._listing])
-        names = index.with_name(fmt.LABELS)
-        self._identities = names if index.name == INDEX and names.exists() else None
-        self.classes = len(read_identities(names)) if self._identities is not None else None
-        self.notices: list[str] = []
+        beside = index.with_name(fmt.LABELS)
+        self._names = number_names([self._listing])
+        self._identities = None
+        if self._names is not None:
+            self.classes = len(self._names)
+        elif index.name == INDEX and beside.exists():
+            self._identities = beside
+            self.classes = len(read_identities(beside))
+        self.notices = self._listing.notices()
         passed = self._passed_over(root, f"images that are not in {index.name}")
         self.notices += [f"{root.path}: {notice}" for notice in passed.notices()]
 
@@ -158,7 +184,8 @@ class _IndexedFolder(Source):
         return self._listing.sizes()
 
     def part(self, start: int, stop: int) -> ListingPart:
-        return self._listing.part(start, stop, keyed=self._keyed, identities=self._identities)
+        identities = self._identities if self._names is None else self._names
+        return self._listing.part(start, stop, keyed=self._keyed, identities=identities)
 
 
 def _hash(name: str) -> int:

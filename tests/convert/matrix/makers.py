@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -405,7 +406,35 @@ def make_indexed_by_paddle(folder: Path, shots: Sequence[Shot]) -> Made:
     return Made(paths=[folder / "flat"], truth=Truth(faces=faces), options=options)
 
 
+def table(faces: Sequence[Face], header: str, delimiter: str) -> bytes:
+    """A CSV of Windows, with paths, identities and a column more; cells are quoted if need be."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, delimiter=delimiter)
+    writer.writerow(header.split())
+    for k, face in enumerate(faces):
+        writer.writerow([face.person or face.label, k / 2, str(face.name).replace("/", "\\")])
+    return buffer.getvalue().encode("utf-8-sig")
+
+
+def make_indexed_by_csv(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A flat folder, and a CSV with columns whose names tell nothing."""
+    faces = flat_faces(folder / "flat", strangers(shots), stem="flat")
+    write(folder, {"faces.csv": table(faces, "who quality photo", ";")})
+    options = ("--index", str(folder / "faces.csv"))
+    options += ("--path-column", "photo", "--label-column", "who")
+    return Made(paths=[folder / "flat"], truth=Truth(faces=faces), options=options)
+
+
 # Lists -------------------------------------------------------------------------------------------
+
+
+def make_csv(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A CSV whose labels are names, beside the images."""
+    faces = named_faces(shots, stem="faces")
+    write(folder, {str(face.name): face.shot.image for face in faces})
+    write(folder, {"faces.csv": table(faces, "who quality photo", ",")})
+    options = ("--path-column", "photo", "--label-column", "who")
+    return Made(paths=[folder / "faces.csv"], truth=Truth(faces=faces), options=options)
 
 
 def make_im2rec(folder: Path, shots: Sequence[Shot]) -> Made:
@@ -687,6 +716,19 @@ def make_tar(
     size = -(-len(data) // pieces)
     write(folder, {path.name: data[k * size : (k + 1) * size] for k, path in enumerate(paths)})
     return Made(paths=paths, truth=Truth(faces=faces))
+
+
+def make_listed_tar(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A tar of images in one folder, and a CSV behind them that names their people."""
+    faces = [
+        replace(face, name=f"set/{k}.jpg", known_as=f"set/{k}.jpg")
+        for k, face in enumerate(named_faces(shots, stem="faces"))
+    ]
+    members = [(str(face.name), face.shot.image) for face in faces]
+    there = [replace(face, name=str(face.name).removeprefix("set/")) for face in faces]
+    members.append(("set/faces.csv", table(there, "label size path", ",")))
+    write(folder, {"faces.tar": tar_bytes(members)})
+    return Made(paths=[folder / "faces.tar"], truth=Truth(faces=faces))
 
 
 def make_split_tar(folder: Path, shots: Sequence[Shot]) -> Made:
@@ -1055,6 +1097,7 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "indexed": make_indexed,
         "by-lst": make_indexed_by_lst,
         "by-paddle": make_indexed_by_paddle,
+        "by-csv": make_indexed_by_csv,
         "pairs": make_pair_folder,
     },
     "kv": {
@@ -1082,6 +1125,7 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "tree": make_tar,
         "gzipped": partial(make_tar, gzipped=True),
         "split": make_split_tar,
+        "listed": make_listed_tar,
         "pieces": partial(make_tar, gzipped=True, pieces=3),
         "rec": make_rec_in_tar,
         "rec-cleaned": make_cleaned_rec_in_tar,
@@ -1097,7 +1141,12 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "several": make_tfrecords,
         "other": make_other_tfrecord,
     },
-    "lst": {"im2rec": make_im2rec, "face2rec2": make_face2rec2, "paddle": make_paddle},
+    "lst": {
+        "im2rec": make_im2rec,
+        "face2rec2": make_face2rec2,
+        "paddle": make_paddle,
+        "csv": make_csv,
+    },
     "ijb": {"ijbb": make_ijb},
     "megaface": {
         "lists": partial(make_megaface, kit=False),

@@ -18,7 +18,9 @@ from facepack.convert.formats.pack.source import PackSource
 from facepack.convert.formats.rec.recordio import pack_header
 from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tar.source import TarSource
+from facepack.convert.formats.tree.listing import read_identities
 from facepack.convert.source import Refusal
+from facepack.errors import SourceError
 
 MakeRec = Callable[..., Path]
 MakeJpeg = Callable[..., bytes]
@@ -349,6 +351,23 @@ def test_lists_of_im2rec_count_where_folders_tell_nothing(
     assert found["notices"] == [
         "train.lst: a list of images was passed over: labels are those of the folders"
     ]
+
+
+def test_lists_may_be_csv_and_their_labels_names(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    images, _ = listed(make_jpeg)
+    people = ["Zoë", "anna b", "Zoë", "c, d"] * 3
+    index = "\ufeffImage;Id\r\n" + "".join(
+        f'{name.replace("/", chr(92))};"{person}"\r\n'
+        for (name, _), person in zip(images, people, strict=True)
+    )
+    path = make_tar(tmp_path / "a.tar", [*images, ("faces.CSV", index.encode())])
+    found = facepack("tar2lmdb", path, tmp_path / "pack", "--order", "source")
+    assert labels(tmp_path / "pack") == [0, 1, 0, 2] * 3 and found["classes"] == 3
+    assert read_identities(tmp_path / "pack" / "labels.txt") == ["Zoë", "anna b", "c, d"]
+    numbers = ("more.lst", f"1\t3\t{images[0][0]}\n".encode())
+    path = make_tar(tmp_path / "b.tar", [*images, ("faces.csv", index.encode()), numbers])
+    with pytest.raises(SourceError, match=r"faces\.csv: labels of some lists .* numbers"):
+        TarSource([path])
 
 
 @pytest.mark.parametrize(

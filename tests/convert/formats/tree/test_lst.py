@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from facepack.convert.formats.tree.align import TEMPLATE, align_face
-from facepack.convert.formats.tree.list_lines import LineError, read_face2rec2
+from facepack.convert.formats.tree.list_lines import LineError, ListForm, read_face2rec2
 from facepack.convert.formats.tree.list_source import LstSource
-from facepack.convert.formats.tree.listing import tell_kind
+from facepack.convert.formats.tree.listing import tell_form
 from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.source import Refusal
 from facepack.errors import SourceError
@@ -66,8 +66,9 @@ def write(path: Path, *lines: str, end: str = "\n") -> Path:
     ],
 )
 def test_the_kind_of_a_list_is_told_by_its_columns(tmp_path: Path, line: str, kind: str) -> None:
-    assert tell_kind(write(tmp_path / "x.lst", line), KINDS) == kind
-    assert tell_kind(write(tmp_path / "x.lst", "", "junk", line, line, end="\r\n"), KINDS) == kind
+    assert tell_form(write(tmp_path / "x.lst", line), KINDS) == (ListForm(kind=kind), 0)
+    form, begin = tell_form(write(tmp_path / "x.lst", "", "junk", line, end="\r\n"), KINDS)
+    assert (form, begin) == (ListForm(kind=kind), 0)
 
 
 @pytest.mark.parametrize("lines", [(), ("",), ("a.jpg",), ("1\t2\t3",), ("a\tb\tc",), ("\0\xff",)])
@@ -76,9 +77,7 @@ def test_what_is_no_list(tmp_path: Path, lines: tuple[str, ...]) -> None:
         LstSource([write(tmp_path / "x.lst", *lines)])
 
 
-def test_lists_for_other_commands_are_not_taken(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="expected idx TAB label TAB path or aligned TAB path"):
-        LstSource([write(tmp_path / "x.kv", "a.jpg 3")])
+def test_what_is_no_file_of_lines_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is no regular file"):
         LstSource([tmp_path])
     (tmp_path / "long.lst").write_bytes(b"1\t2\t" + b"x" * (1 << 17))
