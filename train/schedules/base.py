@@ -106,6 +106,9 @@ class AdaptiveSchedule(Schedule):
     those not yet read. Losses of the warm-up and non-finite ones never reach the detector.
     """
 
+    # What else the state holds: attributes, named behind a _, that are such numbers or None
+    kept: ClassVar[tuple[tuple[str, type[int] | type[float]], ...]] = ()
+
     def __init__(self, run: RunPlan, options: Any, *, read_every: int) -> None:
         super().__init__(run, options)
         self._buffer = LossBuffer(read_every)
@@ -136,6 +139,7 @@ class AdaptiveSchedule(Schedule):
             **super().state_dict(),
             "read_every": self._buffer.capacity,
             "unread": self._buffer.peek(),
+            **{name: getattr(self, f"_{name}") for name, _ in self.kept},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -144,3 +148,5 @@ class AdaptiveSchedule(Schedule):
         self._buffer = LossBuffer(int(state["read_every"]))
         for loss in state["unread"]:
             self._buffer.append(float(loss))
+        for name, kind in self.kept:
+            setattr(self, f"_{name}", None if state[name] is None else kind(state[name]))

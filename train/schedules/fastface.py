@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from facepack.errors import ConfigError
 from facepack.settings import Range, Settings
@@ -50,6 +50,10 @@ class FastFace(AdaptiveSchedule):
 
     options: FastFaceOptions
     depends_on_length = True
+    kept = (
+        *(("level", float), ("last_loss", float), ("fall", float), ("trend", float)),
+        *(("count", int), ("drops", int)),
+    )
 
     def __init__(self, run: RunPlan, options: FastFaceOptions) -> None:
         super().__init__(run, options, read_every=options.read_every)
@@ -91,24 +95,3 @@ class FastFace(AdaptiveSchedule):
         self._drops += 1
         self._level /= self.options.delta
         return True
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, with the learning rate and the filters'."""
-        return {
-            **super().state_dict(),
-            "level": self._level,
-            "last_loss": self._last_loss,
-            "fall": self._fall,
-            "trend": self._trend,
-            "count": self._count,
-            "drops": self._drops,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
-        super().load_state_dict(state)
-        last = state["last_loss"]
-        self._last_loss = None if last is None else float(last)
-        self._fall, self._trend = float(state["fall"]), float(state["trend"])
-        self._count, self._drops = int(state["count"]), int(state["drops"])
-        self._level = float(state["level"])

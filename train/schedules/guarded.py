@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from facepack.settings import Range
-from facepack.train.schedules.base import AdaptiveSchedule
 from facepack.train.schedules.fixed import cosine
+from facepack.train.schedules.mhlr import MHLR
 from facepack.train.schedules.plan import RunPlan
-from facepack.train.schedules.plateau import PlateauDetector, PlateauOptions, default_window
+from facepack.train.schedules.plateau import PlateauOptions, default_window
 from facepack.train.schedules.registry import register
 
 
@@ -30,7 +30,7 @@ class GuardedOptions(PlateauOptions):
 
 
 @register("mhlr_guarded", GuardedOptions)
-class MHLRGuarded(AdaptiveSchedule):
+class MHLRGuarded(MHLR):
     """MHLR's first version with three guards.
 
     A new epoch makes the training loss fall suddenly, and so does a lower rate: either would set
@@ -41,26 +41,19 @@ class MHLRGuarded(AdaptiveSchedule):
 
     options: GuardedOptions
     depends_on_length = True
+    kept = (("level", float), ("last_change", int))  # level: as the detector asks, before the band
 
     def __init__(self, run: RunPlan, options: GuardedOptions) -> None:
-        window = options.window or default_window(run)
         refractory = options.refractory
         if refractory is None:
+            window = options.window or default_window(run)
             refractory = min(2 * window, run.steps_per_epoch // 2)
-        options = replace(options, window=window, refractory=refractory)
-        super().__init__(run, options, read_every=options.read_every)
+        super().__init__(run, replace(options, refractory=refractory))
         self._refractory = refractory
         self._tail_start = max(
             run.warmup_steps, run.total_steps - round(options.tail * run.total_steps)
         )
-        self._detector = PlateauDetector(options)
-        self._level = run.base_lr  # what the detector asks for, before the band
         self._last_change: int | None = None
-
-    @property
-    def sigma_h(self) -> float | None:
-        """The noise of H as measured in the run; None at its start."""
-        return self._detector.sigma_h
 
     def _banded(self, steps: int) -> float:
         centre = cosine(self.run, steps)
@@ -92,19 +85,3 @@ class MHLRGuarded(AdaptiveSchedule):
         self._level = self._banded(step) * factor
         self._last_change = step
         return True
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, with the learning rate asked for and the detector's."""
-        return {
-            **super().state_dict(),
-            "level": self._level,
-            "last_change": self._last_change,
-            "detector": self._detector.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
-        super().load_state_dict(state)
-        self._level = float(state["level"])
-        self._last_change = state["last_change"]
-        self._detector.load_state_dict(state["detector"])

@@ -19,6 +19,8 @@ class MHLR(AdaptiveSchedule):
     learning rate 0.02 without warm-up; on MS1MV3 (T = 202,320) with a window of 4,000.
     """
 
+    kept = (("level", float),)
+
     def __init__(self, run: RunPlan, options: PlateauOptions) -> None:
         options = replace(options, window=options.window or default_window(run))
         super().__init__(run, options, read_every=options.read_every)
@@ -42,14 +44,9 @@ class MHLR(AdaptiveSchedule):
 
     def state_dict(self) -> dict[str, Any]:
         """The state, with the learning rate and the detector's."""
-        return {
-            **super().state_dict(),
-            "level": self._level,
-            "detector": self._detector.state_dict(),
-        }
+        return {**super().state_dict(), "detector": self._detector.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
         super().load_state_dict(state)
-        self._level = float(state["level"])
         self._detector.load_state_dict(state["detector"])
