@@ -162,10 +162,18 @@ def check_plan(plan: Any) -> None:
             _check_joined(part)
             continue
         require_fields("the plan's check", part.get("check"), {"decode": bool, "color": str})
+        for field in ("size", "resize"):
+            size = part["check"].get(field)
+            if size is not None and not _is_size(size):
+                raise ValueError(f"the plan's check: {field!r} is {size!r}")
         if not (spans is None or isinstance(spans, list)):
             raise ValueError("the plan: 'shards' is not a list")
         for span in spans or []:
             require_fields("a shard of the plan", span, {"name": str})
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and [type(pixels) for pixels in value] == [int, int]
 
 
 def check_channels(where: str, stated: dict[str, Any]) -> None:

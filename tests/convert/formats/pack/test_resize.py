@@ -20,6 +20,7 @@ from facepack.convert.formats.pairs.pickles import read_bin, write_bin
 from facepack.errors import DamageError, PackError
 from facepack.store import format as fmt
 from facepack.store.checks import ImageCheck
+from facepack.store.plan import PackPlan, check_plan
 
 SIDE = 32
 
@@ -253,6 +254,15 @@ def test_shards_are_no_larger_than_they_may_be(tmp_path: Path) -> None:
     with facepack.open(tmp_path / "p") as pack:
         assert len(pack.shard_names) == 4
         assert all(shard["payload_bytes"] <= most for shard in pack.manifest["shards"])
+
+
+@pytest.mark.parametrize("resize", ["112", [112], [1.5, 2], {"a": 1}])
+def test_a_plan_with_no_size_is_none(resize: object) -> None:
+    plan = PackPlan.make(kind="train", source={"kind": "img"}, shards=[]).fields
+    check_plan(plan)
+    plan["check"]["resize"] = resize
+    with pytest.raises(ValueError, match="resize"):
+        check_plan(plan)
 
 
 def test_a_plan_keeps_it() -> None:
