@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from facepack.store.labelmap import map_names
 from facepack.store.lmdb_read import ScanError
 from facepack.store.manifest import check_sizes, read_manifest, read_training_manifest
 from facepack.store.pack import open as open_pack
+from facepack.store.plan import PackPlan
 from facepack.store.selection import describe_selection
 from facepack.store.sets import split_set
 from facepack.store.shard_nodes import map_file
@@ -86,22 +87,22 @@ def split(
                 f"be {other}; they have {spread} images each: choose another --min-images"
             )
     chosen = {"min_images": min_images, **_chosen(exclude)}
-    manifests = []
-    for part, side, out in (("head", is_head, head), ("tail", is_tail, tail)):
-        relabel = np.where(side, np.cumsum(side) - 1, fmt.NO_IDENTITY)
-        manifests.append(
-            _write(
-                path,
-                out,
-                keep & np.append(side, False)[labels],
-                chosen={"part": part, **chosen},
-                relabel=relabel,
-                copy=copy,
-                overwrite=overwrite,
-                resume=resume,
-            )
+    selections = [
+        _Selection.of(
+            path,
+            out,
+            keep & np.append(side, False)[labels],
+            chosen={"part": part, **chosen},
+            relabel=np.where(side, np.cumsum(side) - 1, fmt.NO_IDENTITY),
         )
-    return manifests[0], manifests[1]
+        for part, side, out in (("head", is_head, head), ("tail", is_tail, tail))
+    ]
+    for selection in selections:  # a head alone would be in the way of the next try
+        selection.require_target(overwrite=overwrite, resume=resume)
+    written = [
+        selection.write(copy=copy, overwrite=overwrite, resume=resume) for selection in selections
+    ]
+    return written[0], written[1]
 
 
 def exclude(
@@ -133,16 +134,8 @@ def exclude(
     """
     with open_pack(path) as pack:
         keep = _kept(len(pack), positions)
-    return _write(
-        path,
-        out,
-        keep,
-        chosen=_chosen(positions),
-        relabel=None,
-        copy=copy,
-        overwrite=overwrite,
-        resume=resume,
-    )
+    selection = _Selection.of(path, out, keep, chosen=_chosen(positions), relabel=None)
+    return selection.write(copy=copy, overwrite=overwrite, resume=resume)
 
 
 def _kept(count: int, positions: np.ndarray | None) -> np.ndarray:
@@ -159,62 +152,83 @@ def _chosen(positions: np.ndarray | None) -> dict[str, Any]:
     return {"exclude": len(np.unique(positions))}
 
 
-def _write(
-    path: Path,
-    out: Path,
-    keep: np.ndarray,
-    *,
-    chosen: Mapping[str, Any],
-    relabel: np.ndarray | None,
-    copy: bool,
-    overwrite: bool,
-    resume: bool,
-) -> dict[str, Any]:
-    """Make the pack ``out`` of the records of ``path`` that ``keep`` marks: bool (n,).
+class _Selection(NamedTuple):
+    """A pack of some records of another, planned; nothing of it is written."""
 
-    ``relabel`` is the new label of each label, -1 for those of none of the records; None: all stay.
-    """
-    folder, _ = split_set(path)
-    if os.path.realpath(folder) == os.path.realpath(out):
-        raise PackError(f"{out} is the pack that is selected from: choose another target")
-    if not keep.any():
-        raise PackError(f"{path}: no record would be left")
-    read_training_manifest(folder, "records are selected from training packs alone")
-    with open_pack(path) as pack:
-        source = SourcePack.of(pack.path, pack.manifest)
-    shards, label_maps = _plan_shards(source, keep, relabel)
-    manifest = source.manifest
-    classes = manifest["classes"] if relabel is None else int(relabel.max()) + 1
-    plan = joined_plan(
-        {
-            "kind": "selection",
-            "chosen": dict(chosen),
-            "packs": [
-                {key: manifest[key] for key in ("pack_id", "content_id", "classes", "source")}
-            ],
-        },
-        order=manifest["order"],
-        seed=manifest["seed"],
-        classes=classes,
-        shards=shards,
-        label_maps=label_maps,
-    )
-    names = {k: name for k, name in enumerate(source.names) if name and k < manifest["classes"]}
-    with Target(out, overwrite=overwrite, resume=resume) as target:
-        target.require_space(bytes_to_copy(shards, out, copy=copy, resume=resume))
-        if target.begin(plan.fields):
-            finished = read_manifest(out)
-            check_sizes(out, finished)
-            return finished
-        return finish_pack(
-            out,
-            plan,
-            bring_shards(shards, out, copy=copy, resume=resume),
-            identity_names=map_names(relabel, names),
+    out: Path
+    source: SourcePack
+    plan: PackPlan
+    shards: list[BroughtShard]
+    label_maps: dict[str, np.ndarray]
+    names: Mapping[int, str]  # of its identities
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        out: Path,
+        keep: np.ndarray,
+        *,
+        chosen: Mapping[str, Any],
+        relabel: np.ndarray | None,
+    ) -> _Selection:
+        """The pack ``out`` of the records of ``path`` that ``keep`` marks: bool (n,).
+
+        ``relabel`` is the new label of each label, -1 for those of none of the records; None: all
+        stay.
+        """
+        folder, _ = split_set(path)
+        if os.path.realpath(folder) == os.path.realpath(out):
+            raise PackError(f"{out} is the pack that is selected from: choose another target")
+        if not keep.any():
+            raise PackError(f"{path}: no record would be left")
+        read_training_manifest(folder, "records are selected from training packs alone")
+        with open_pack(path) as pack:
+            source = SourcePack.of(pack.path, pack.manifest)
+        shards, label_maps = _plan_shards(source, keep, relabel)
+        manifest = source.manifest
+        classes = manifest["classes"] if relabel is None else int(relabel.max()) + 1
+        plan = joined_plan(
+            {
+                "kind": "selection",
+                "chosen": dict(chosen),
+                "packs": [
+                    {key: manifest[key] for key in ("pack_id", "content_id", "classes", "source")}
+                ],
+            },
+            order=manifest["order"],
+            seed=manifest["seed"],
+            classes=classes,
+            shards=shards,
             label_maps=label_maps,
-            partial=manifest["partial"],
-            before=[manifest],
         )
+        names = {k: name for k, name in enumerate(source.names) if name and k < manifest["classes"]}
+        return cls(out, source, plan, shards, label_maps, map_names(relabel, names))
+
+    def require_target(self, *, overwrite: bool, resume: bool) -> None:
+        """Make sure that the pack can be made, as far as that is told without making anything."""
+        target = Target(self.out, overwrite=overwrite, resume=resume)
+        target.look(self.plan.fields)
+        target.require_place()
+
+    def write(self, *, copy: bool, overwrite: bool, resume: bool) -> dict[str, Any]:
+        """Write it; returns its manifest."""
+        with Target(self.out, overwrite=overwrite, resume=resume) as target:
+            needed = bytes_to_copy(self.shards, self.out, copy=copy, resume=resume)
+            target.require_space(needed)
+            if target.begin(self.plan.fields):
+                finished = read_manifest(self.out)
+                check_sizes(self.out, finished)
+                return finished
+            return finish_pack(
+                self.out,
+                self.plan,
+                bring_shards(self.shards, self.out, copy=copy, resume=resume),
+                identity_names=self.names,
+                label_maps=self.label_maps,
+                partial=self.source.manifest["partial"],
+                before=[self.source.manifest],
+            )
 
 
 def _plan_shards(

@@ -452,3 +452,22 @@ def test_the_command_splits(source: Path, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     with_identity = int((facepack.open(source).labels[3:] >= 0).sum())
     assert found["head"]["records"] + found["tail"]["records"] == with_identity
+
+
+@pytest.mark.parametrize("side", ["head", "tail"])
+def test_nothing_is_written_where_one_of_the_two_is_refused(
+    source: Path, tmp_path: Path, side: str
+) -> None:
+    (tmp_path / side).mkdir()
+    (tmp_path / side / "thesis.tex").write_text("mine")
+    with pytest.raises(PackError, match=r"thesis\.tex"):
+        split(source, tmp_path / "head", tmp_path / "tail")
+    other = tmp_path / ("tail" if side == "head" else "head")
+    assert not other.exists() and [file.name for file in (tmp_path / side).iterdir()] == [
+        "thesis.tex"
+    ]
+    (tmp_path / side / "thesis.tex").unlink()
+    split(source, tmp_path / "head", tmp_path / "tail")
+    with pytest.raises(PackError, match="--overwrite"):
+        split(source, tmp_path / "more", tmp_path / "tail")
+    assert not (tmp_path / "more").exists()
