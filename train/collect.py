@@ -5,7 +5,7 @@ What comes later lies on top of what came before, setting by setting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -106,21 +106,28 @@ _BELONGING = {
 }
 
 
-def merge_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(
+    *layers: Mapping[str, Any], notify: Callable[[str], None] | None = None
+) -> dict[str, Any]:
     """Lay settings over one another, the last on top; tables merge entry by entry.
 
     A layer that names another ``method`` drops the options of the one below, the settings of the
     softmax head and what else not every method takes, another ``schedule`` drops the options of the
     one below, another ``margin`` its m1, m2, m3, gradient and options, another ``optimizer`` its
-    lr, momentum and decay.
+    lr, momentum and decay. ``notify`` is told what another method drops: it may take some of that.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
         for owner, belonging in _BELONGING.items():
             before = merged.get(owner, getattr(TrainConfig, owner))
             if layer.get(owner, before) != before:
-                for name in belonging:
-                    merged.pop(name, None)
+                gone = {name: merged.pop(name) for name in belonging if name in merged}
+                lost = [f"{name} = {gone[name]}" for name in gone if name not in layer]
+                if notify is not None and owner == "method" and lost:
+                    notify(
+                        f"method = {layer[owner]} is not that of the settings below it ({before}), "
+                        f"so these are left out: {', '.join(lost)}; --set gives those that it takes"
+                    )
         for name, value in layer.items():
             below = merged.get(name)
             if isinstance(value, Mapping) and isinstance(below, Mapping):
@@ -137,6 +144,7 @@ def collect_settings(
     shards: str | None = None,
     val: Mapping[str, str] | None = None,
     run: Path | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Merge what a command line says.
 
@@ -146,6 +154,7 @@ def collect_settings(
         shards: what to train on, on top of those.
         val: verification sets, on top of those.
         run: folder of a run to resume, whose own settings lie below all others.
+        notify: takes notices.
 
     Raises:
         ConfigError: as :func:`read_settings` and :func:`parse_overrides`; ``run`` holds no settings
@@ -161,7 +170,7 @@ def collect_settings(
         layers.append({"shards": shards})
     if val:
         layers.append({"val": dict(val)})
-    settings = merge_settings(*layers)
+    settings = merge_settings(*layers, notify=notify)
     if run is not None and "shards" not in settings:
         raise ConfigError(
             f"{run} holds no {CONFIG_FILE}, which has the settings of a run to resume: give the "

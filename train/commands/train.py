@@ -75,6 +75,11 @@ def _named_path(ctx: click.Context, parameter: click.Parameter, values: tuple[st
     help="Way of training, as the setting says.",
 )
 @click.option(
+    "--stage",
+    type=click.Choice(["head", "denoise", "tail"]),
+    help="Of method unequal; as method_options.stage.",
+)
+@click.option(
     "--set",
     "overrides",
     metavar="KEY=VALUE",
@@ -117,6 +122,7 @@ def train(
     exclude: str | None,
     config: str | None,
     method: str | None,
+    stage: str | None,
     overrides: tuple[str, ...],
     out: Path,
     home: Path | None,
@@ -146,6 +152,8 @@ def train(
     from facepack.train.ranks.agreement import OtherRankError, together
     from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device
 
+    if stage is not None:
+        overrides = (f"method_options.stage={stage}", *overrides)
     if method is not None:
         overrides = (f"method={method}", *overrides)
     if identity_level is not None:
@@ -167,6 +175,7 @@ def train(
                         shards=shards,
                         val=val,
                         run=out if resume else None,
+                        notify=say if ranks.is_first else None,
                     )
                 )
             trainer = Trainer(

@@ -221,3 +221,22 @@ def test_interrupted_run_ends_with_130_and_a_checkpoint(pack_path: Path, tmp_pat
     assert "stopping after this step, with a checkpoint" in notices
     saved = torch.load(out / "checkpoint.pt", weights_only=True)
     assert saved["step"] == summary["step"] >= 1
+
+
+def test_a_stage_is_named_by_an_option(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ["--config", "cpu_tiny_adaface", "--method", "unequal", "--stage", "head", "--dry-run"]
+    result = invoke(arguments(pack_path, out, *words, sample_rate=1.0))
+    assert result.exit_code == 0, result.stderr
+    assert "margin = adaface" in result.stderr and "left out" in result.stderr
+    for stage, told in (
+        ("denoise", "stage = denoise starts from"),
+        ("body", "'body' is not one of"),
+    ):
+        result = invoke(arguments(pack_path, out, "--method", "unequal", "--stage", stage))
+        assert result.exit_code == 2 and told in result.stderr
+    result = invoke(arguments(pack_path, out, "--stage", "head"))
+    assert result.exit_code == 2 and "method softmax" in result.stderr and "stage" in result.stderr
+    assert not out.exists()

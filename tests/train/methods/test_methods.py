@@ -175,3 +175,15 @@ def test_checkpoints_of_before_there_were_methods_are_those_of_the_softmax() -> 
     assert differing_settings(older, toy) == {"method": ("softmax", "toy")}
     assert build_method("softmax", None).images_per_step(config) == 128
     build_method("softmax", None).check(config, ALONE)
+
+
+def test_what_another_method_drops_is_told() -> None:
+    recipe = {"margin": "cosface", "m3": 0.4, "scale": 32.0, "lr": 0.1}
+    said: list[str] = []
+    merge_settings(recipe, {"method": "unequal", "scale": 16.0}, notify=said.append)
+    (line,) = said
+    assert "margin = cosface, m3 = 0.4" in line and "scale" not in line and "lr" not in line
+    said.clear()
+    merge_settings(recipe, {"lr": 0.2, "method": "softmax"}, notify=said.append)
+    merge_settings({"lr": 0.1}, {"method": "unequal"}, notify=said.append)
+    assert not said

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ from facepack.train.methods.unequal.rule import NoiseResistantRule
 from facepack.train.methods.unequal.tail import HardTail
 from facepack.train.ranks.group import Ranks
 
+_Stage = Literal["head", "denoise", "tail"]
+_STAGES = get_args(_Stage)
 _NotNegative = Annotated[float, Range(low=0, high=1e6)]
 
 
@@ -47,9 +49,15 @@ class Unequal(Method):
     """The settings of one of the three stages; the softmax's are those of the run."""
 
     unused = frozenset({"nesterov", "continues"})
+    first_stage: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("beta", "softmax_weight"), "denoise"),
+        **dict.fromkeys(("interweight", "block", "images_per_identity", "repeat_images"), "tail"),
+        **dict.fromkeys(("hard_identities", "bag_identities", "bags", "passes"), "tail"),
+    }
+    """Options → the stage from which on they mean something."""
     data_options = ("tail",)
 
-    stage: Literal["head", "denoise", "tail"] = "head"
+    stage: _Stage = "head"
     """head: a margin softmax; denoise: the same with a loss that resists noise; tail: that, and the
     dispersion of the tail's centres."""
 
@@ -134,7 +142,16 @@ class Unequal(Method):
         return config.batch_size + self.hard_identities * self.images_per_identity
 
     def notes(self, config: TrainConfig, data: TrainingData, ranks: Ranks) -> Iterator[str]:
-        """How much of the tail is used."""
+        """What is set for later stages, and how much of the tail is used."""
+        early = [
+            f"{name} = {getattr(self, name)}"
+            for name, first in self.first_stage.items()
+            if _STAGES.index(self.stage) < _STAGES.index(first)
+            and getattr(self, name) != getattr(type(self), name)
+        ]
+        if early:
+            means = "mean" if len(early) > 1 else "means"
+            yield f"method_options: {', '.join(early)} {means} nothing in stage = {self.stage}"
         if self.stage != "tail":
             return
         tail = self._open_tail()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from facepack.train.collect import collect_settings, make_config
 from facepack.train.config import TrainConfig
 from facepack.train.loop.checkpoint import load_checkpoint
 from facepack.train.loop.run import Trainer
+from facepack.train.methods import build_method
+from facepack.train.methods.unequal.method import Unequal
 from facepack.train.methods.unequal.mining import Bags, hardest_identities
+from facepack.train.ranks.group import ALONE
 from tests.train.conftest import make_jpeg
 
 COUNTS = (10, 9, 4, 12, 3, 5, 3, 2, 3, 4, 9)  # four are head
@@ -324,3 +327,26 @@ def test_settings_that_do_not_fit(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         train(config(stage, options, **changes), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "told"),
+    [
+        ("head", {"beta": 0.5, "bags": 7}, "beta = 0.5, bags = 7 mean nothing in stage = head"),
+        ("denoise", {"beta": 0.5, "interweight": 5.0}, "interweight = 5.0 means nothing in stage"),
+        ("denoise", {"beta": 0.5}, None),
+        ("head", {"beta": 0.9}, None),
+    ],
+)
+def test_options_of_later_stages_are_told(
+    config: MakeConfig, stage: str, options: dict[str, Any], told: str | None
+) -> None:
+    settings = config(stage, options=options)
+    method = build_method("unequal", settings.method_options)
+    notes = list(method.notes(settings, None, ALONE))  # type: ignore[arg-type]
+    assert len(notes) == (told is not None) and (told is None or told in notes[0])
+
+
+def test_every_option_has_its_first_stage() -> None:
+    names = {field.name for field in fields(Unequal)}
+    assert {*Unequal.first_stage} | {"stage", "tail"} == names
