@@ -3,9 +3,11 @@
     python benchmarks/builds.py OLD NEW convert.py --rounds 5 -- --records 400000
     python benchmarks/builds.py OLD NEW loader.py --rounds 15 -- PACK
     python benchmarks/builds.py OLD NEW reading.py -- --only "pack blocks" --pack PACK
+    python benchmarks/builds.py OLD NEW convert.py --script-of-new -- --only tar2lmdb pieces
 
-OLD and NEW are checkouts whose environments lie in ``.venv``; each runs its own copy of the script,
-one round at a time, and goes first in every other round. A ratio is the old build's seconds over
+OLD and NEW are checkouts whose environments lie in ``.venv``; each runs its own copy of the script
+(or that of NEW, where only it has what is measured), one round at a time, and goes first in every
+other round. A ratio is the old build's seconds over
 the new one's, of one round: above 1 means that NEW is faster. What follows ``--`` goes to the
 script.
 """
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("script", choices=[*SECONDS])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--script-of-new", action="store_true", help="both run NEW's copy")
     parser.add_argument("--json", type=Path, help="write the seconds of all rounds here too")
     options = parser.parse_args(words)
 
@@ -41,7 +44,8 @@ def main() -> None:
     for number in range(-1, options.rounds):  # the first warms up, and makes the data
         turn = {}
         for name in ("old", "new") if number % 2 else ("new", "old"):
-            turn[name] = SECONDS[options.script](run(builds[name], options.script, rest))
+            scripts = builds["new" if options.script_of_new else name] / "benchmarks"
+            turn[name] = SECONDS[options.script](run(builds[name], scripts / options.script, rest))
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         if number >= 0:
             rounds.append(turn)
@@ -59,12 +63,12 @@ def main() -> None:
         options.json.write_text(json.dumps({"commits": commits, "rounds": rounds}, indent=1))
 
 
-def run(build: Path, script: str, rest: list[str]) -> dict[str, Any]:
+def run(build: Path, script: Path, rest: list[str]) -> dict[str, Any]:
     """The figures that one round of a build's script writes."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         python = build / ".venv" / "bin" / "python"
-        command = [python, build / "benchmarks" / script, *rest, "--rounds", 1, "--json", figures]
+        command = [python, script, *rest, "--rounds", 1, "--json", figures]
         subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
         return dict(json.loads(figures.read_text()))
 

@@ -13,6 +13,7 @@ and greatest ratio beside them, and CPU seconds per GB of images.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import platform
@@ -35,6 +36,7 @@ import facepack.store.plan
 import facepack.store.shard
 from facepack.convert.formats.rec.layout import read_layout
 from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
+from facepack.convert.formats.tar.headers import BLOCK, member_header, padded
 from facepack.store import format as fmt
 
 FACEPACK = [sys.executable, "-m", "facepack"]
@@ -123,6 +125,44 @@ class Bench:
                             number += 1
             making.rename(folder)
         return folder
+
+    def gzipped_tars(self, count: int) -> list[Path]:
+        """The same images as samples in so many gzipped tars that are archives by themselves."""
+        folder = self.folder / f"tars-{self.records}-{count}"
+        if not folder.exists():
+            making = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            layout = read_layout(self.rec)
+            number = 0
+            with RecordReader(layout.rec) as reader:
+                for k, offsets in enumerate(np.array_split(layout.offsets, count)):
+                    with gzip.open(making / f"train-{k:04d}.tar.gz", "wb", 6) as file:
+                        for payload in reader.iter_at(offsets):
+                            header = unpack_header(payload)
+                            label = b"%d" % header.labels[0]
+                            for suffix, data in (("jpg", bytes(header.image)), ("cls", label)):
+                                file.write(member_header(f"{number:08d}.{suffix}", len(data)))
+                                file.write(data.ljust(padded(len(data)), b"\0"))
+                            number += 1
+                        file.write(bytes(2 * BLOCK))
+            making.rename(folder)
+        return sorted(folder.iterdir())
+
+    def gzipped_pieces(self) -> list[Path]:
+        """The ``.rec`` and its index in one gzipped tar that is cut in seven by bytes."""
+        folder = self.folder / f"pieces-{self.records}"
+        if not folder.exists():
+            making = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            whole = making / "whole"
+            rec = self.rec_file
+            run(["tar", "czf", whole, "-C", rec.parent, rec.name, rec.with_suffix(".idx").name])
+            run(["split", "-n", "7", "-d", whole, making / "faces_"])
+            whole.unlink()
+            making.rename(folder)
+        return sorted(folder.iterdir())
 
     def tar(self) -> Path:
         """The image tree as a tar."""
@@ -266,6 +306,26 @@ def zip2lmdb(bench: Bench) -> dict[str, object]:
     )
 
 
+def tar2lmdb(bench: Bench) -> dict[str, object]:
+    """Ten gzipped tars, against inflating them by gzip."""
+    return _tar2lmdb(bench, bench.gzipped_tars(10))
+
+
+def pieces(bench: Bench) -> dict[str, object]:
+    """One gzipped tar in pieces, against inflating it by gzip."""
+    return _tar2lmdb(bench, bench.gzipped_pieces())
+
+
+def _tar2lmdb(bench: Bench, files: list[Path]) -> dict[str, object]:
+    inflate = ["sh", "-c", 'cat "$@" | gzip -dc > /dev/null', "gzip", *files]
+    return bench.compare(
+        lambda: bench.timed(inflate, writes=False),
+        lambda: bench.timed(
+            [*FACEPACK, "tar2lmdb", *files, bench.out("pack"), "--workers", bench.workers]
+        ),
+    )
+
+
 def rec2img(bench: Bench) -> dict[str, object]:
     """Against tar x of the same files."""
     return _to_img(bench, "rec2img", bench.rec)
@@ -387,6 +447,8 @@ def _make_index(pack: Path, records: int, identities: int) -> None:
 TRIALS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "rec2lmdb": rec2lmdb,
     "zip2lmdb": zip2lmdb,
+    "tar2lmdb": tar2lmdb,
+    "pieces": pieces,
     "rec2img": rec2img,
     "lmdb2img": lmdb2img,
     "verify": verify,

@@ -127,6 +127,24 @@ class Samples:
         if label is not None:
             self._objects[self._begin(name)] = self._number(label)
 
+    def add_pairs(self, stems: list[bytes], labels: list[int]) -> None:
+        """The next members are images, each with a ``.cls`` beside it, which holds its label.
+
+        Args:
+            stems: their names, of which each differs from the one before, up to their only dot.
+            labels: of each.
+        """
+        self._end_run()
+        self.found = True
+        self._key = self._last = stems[-1]
+        self._labels.extend(labels)
+        self._suffixes.frombytes(b"\1" * len(labels))
+        self._run = len(self._labels)
+
+    def is_open(self, name: bytes) -> bool:
+        """Whether a member whose name begins like this goes on with the last sample."""
+        return self._key is not None and name.startswith(self._key + b".")
+
     def finish(self) -> tuple[np.ndarray, np.ndarray, Names | None]:
         """What all images are labelled.
 

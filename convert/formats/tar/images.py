@@ -23,9 +23,15 @@ import xxhash
 from facepack import images
 from facepack.convert.files import is_clutter, is_image, lies_in_clutter, text
 from facepack.convert.formats.tar import lists as tar_lists
-from facepack.convert.formats.tar.headers import BLOCK, Member, read_member
+from facepack.convert.formats.tar.headers import (
+    BLOCK,
+    Member,
+    Members,
+    read_member,
+    usual_names,
+)
 from facepack.convert.formats.tar.lists import Lists, is_list, path_hash
-from facepack.convert.formats.tar.stream import Files, Stream, opened
+from facepack.convert.formats.tar.stream import Files, Piece, Stream, opened
 from facepack.convert.identity_folder import (
     LONGEST,
     OPTION,
@@ -43,13 +49,16 @@ from facepack.convert.samples import (
     read_class,
     read_object,
 )
-from facepack.convert.source import Entry, Group, OwnPart, Refusal, Source
+from facepack.convert.source import Entry, Group, PartInRuns, Refusal, Source
 from facepack.errors import SourceError
 from facepack.store import format as fmt
-from facepack.store.record import SourceRecord
+from facepack.store.record import RecordRun, SourceRecord
 
 _LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
 _SHALLOW = NO_LABEL - 1
+_SUFFIXES = frozenset(suffix.encode() for suffix in images.IMAGE_SUFFIXES)
+_DIGITS = 8  # of a class
+_TOGETHER = 1 << 20  # bytes that are read at once, about
 _REASONS = {
     "samples": REASONS,
     "list": tar_lists.REASONS,
@@ -162,6 +171,67 @@ class ImageMembers:
         else:
             return False
         return True
+
+    def is_open(self, header: bytes) -> bool:
+        """Whether the member of this header goes on with the last sample, as far as it tells."""
+        return self._samples.is_open(header)
+
+    def add_pairs(self, members: Members, data: bytes, begin: int) -> int:
+        """Take usual samples: an image and its ``.cls``, in either order, in the last folder.
+
+        Args:
+            members: of the archive, in order, the next one first.
+            data: the memory that they lie in.
+            begin: where it begins in the stream.
+
+        Returns:
+            How many members were taken: those of all usual samples up to the first other member,
+            but the last one, for that may go on behind it.
+        """
+        folder = self._folder
+        if folder is None or self._in_clutter or self._number < 0:
+            return 0
+        cut = len(folder)
+        rows, stems, labels = [], [], []
+        before = None
+        names = members.names
+        for k in range(0, len(names) - 1, 2):
+            name, other = names[k], names[k + 1]
+            dot = name.find(b".", cut)
+            stem = name[:dot]
+            row, class_row = (k, k + 1) if other.endswith(b".cls") else (k + 1, k)
+            if (
+                dot <= cut
+                or stem == before
+                or other[:dot] != stem
+                or names[row][dot:] not in _SUFFIXES
+                or names[class_row][dot:] != b".cls"
+                or name[:cut] != folder
+                or b"/" in name[cut:]
+                or members.sizes[class_row] > LONGEST_CLS
+            ):
+                break
+            at = members.begins[class_row] + BLOCK
+            content = data[at : at + members.sizes[class_row]].strip()
+            if not content.isdigit() or len(content) > _DIGITS:
+                break
+            before = stem
+            rows.append(row)
+            stems.append(stem)
+            labels.append(int(content))
+        del rows[-1:], stems[-1:], labels[-1:]  # whose sample may go on
+        if not rows or self._samples.is_open(names[0]):
+            return 0
+        self._samples.add_pairs(stems, labels)
+        self._paths = None
+        sizes = [members.sizes[row] for row in rows]
+        self._offsets.extend([begin + members.begins[row] + BLOCK for row in rows])
+        self._sizes.extend([min(size, _LARGEST) for size in sizes])
+        self._headers.extend([1] * len(rows))
+        self._folders.extend([self._number] * len(rows))
+        lines = zip(sizes, (names[row] for row in rows), strict=True)
+        self._digest.update(b"".join([b"%d %b\n" % line for line in lines]))
+        return 2 * len(rows)
 
     def finish(
         self,
@@ -343,7 +413,7 @@ class ImageSet(Source):
 
 
 @dataclass(eq=False, kw_only=True)
-class TarImagePart(OwnPart):
+class TarImagePart(PartInRuns):
     """Some images of an archive.
 
     Attributes:
@@ -367,16 +437,65 @@ class TarImagePart(OwnPart):
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.rows.offsets)
 
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the images, from one end of the archive to the other.
-
-        Raises:
-            SourceError: the archive cannot be read on, or is no longer the one looked at.
-        """
+    def _sweep(
+        self, rows: np.ndarray, *, once: bool
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        # Read together is what lies within a MiB and has nothing out of the usual.
+        few = self.rows.take(rows)
+        alone = (
+            (few.headers > 1)
+            | (few.labels < fmt.NO_IDENTITY)
+            | (few.sizes > min(images.MAX_BYTES, _TOGETHER))
+        )
+        apart = np.diff(few.offsets // _TOGETHER) > 0
+        apart |= alone[1:] | alone[:-1]
         with opened(self.files, self.shared) as stream:
-            for row in range(len(self.rows.offsets)):
-                if keep is None or keep[row]:
-                    yield self._read_one(stream, row)
+            for some in filter(len, np.split(rows, np.flatnonzero(apart) + 1)):
+                if len(some) == 1:
+                    yield self._read_one(stream, int(some[0]))
+                else:
+                    yield from self._read_together(stream, some)
+
+    def _read_together(
+        self, stream: Stream, rows: np.ndarray
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        few = self.rows.take(rows)
+        begin = int(few.offsets[0]) - BLOCK
+        stream.seek(begin)
+        data = stream.read_block(int(few.offsets[-1]) + int(few.sizes[-1]) - begin)
+        starts = few.offsets - begin
+        blocks = np.frombuffer(data, np.uint8, len(data) // BLOCK * BLOCK).reshape(-1, BLOCK)
+        names = usual_names(blocks[starts // BLOCK - 1], few.sizes)
+        unusual = [k for k, name in enumerate(names) if name is None]
+        piece = Piece(data, begin, stream)
+        first = 0
+        for stop in [*unusual, len(rows)]:
+            if stop > first:
+                yield self._run(rows[first:stop], data, starts[first:stop], names[first:stop])
+            if stop < len(rows):
+                yield self._read_one(piece, int(rows[stop]))
+            first = stop + 1
+
+    def _run(
+        self, rows: np.ndarray, data: memoryview, starts: np.ndarray, names: list[bytes | None]
+    ) -> RecordRun:
+        few = self.rows.take(rows)
+        stops = starts + few.sizes
+        if 2 * few.sizes.sum() < len(data):  # what lies between images is not kept for them
+            pairs = zip(starts.tolist(), stops.tolist(), strict=True)
+            data = memoryview(b"".join([data[start:stop] for start, stop in pairs]))
+            stops = np.cumsum(few.sizes, dtype=np.int64)
+            starts = stops - few.sizes
+        suffixes = few.suffixes.tolist()
+        return RecordRun(
+            ordinals=self.start + rows,
+            data=data,
+            starts=starts,
+            stops=stops,
+            labels=few.labels.astype(np.int64),
+            names=[_shown(name or b"", count) for name, count in zip(names, suffixes, strict=True)],
+            extra={},
+        )
 
     def entries(self) -> Iterator[Entry]:
         """Label and name of each; only headers are read."""
@@ -390,7 +509,7 @@ class TarImagePart(OwnPart):
         ``labels.txt``, of samples."""
         return self.identities
 
-    def _read_one(self, stream: Stream, row: int) -> SourceRecord | Refusal:
+    def _read_one(self, stream: Stream | Piece, row: int) -> SourceRecord | Refusal:
         member = self._header(stream, row)
         name = self._name(row, member)
         label = int(self.rows.labels[row])
@@ -401,7 +520,7 @@ class TarImagePart(OwnPart):
             return self._refuse(row, name, reason, TOO_LARGE)
         return SourceRecord(self.start + row, stream.read(member.size), label, name)
 
-    def _header(self, stream: Stream, row: int) -> Member:
+    def _header(self, stream: Stream | Piece, row: int) -> Member:
         offset, size = int(self.rows.offsets[row]), int(self.rows.sizes[row])
         stream.seek(offset - BLOCK * int(self.rows.headers[row]))
         member = read_member(stream)
@@ -413,11 +532,15 @@ class TarImagePart(OwnPart):
         return member
 
     def _name(self, row: int, member: Member) -> str:
-        name = member.name.removeprefix(b"./")
-        suffixes = int(self.rows.suffixes[row])
-        return text(name.rsplit(b".", suffixes)[0] if suffixes else name)
+        return _shown(member.name, int(self.rows.suffixes[row]))
 
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         begin = int(self.rows.offsets[row]) - BLOCK * int(self.rows.headers[row])
         offset = begin - self.archive.begin
         return Refusal(self.start + row, self.archive.file, offset, name, reason, remedy)
+
+
+def _shown(name: bytes, suffixes: int) -> str:
+    """What a record is called whose member is: without its last suffixes."""
+    name = name.removeprefix(b"./")
+    return text(name.rsplit(b".", suffixes)[0] if suffixes else name)

@@ -21,7 +21,13 @@ from facepack import lfs
 from facepack.convert.files import CLUTTER_NAMES, lies_in_clutter, text
 from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.tar import glint360k
-from facepack.convert.formats.tar.headers import BLOCK, Member, is_header, read_member
+from facepack.convert.formats.tar.headers import (
+    BLOCK,
+    Member,
+    is_header,
+    read_member,
+    usual_members,
+)
 from facepack.convert.formats.tar.images import Archive, ImageMembers, ImageSet
 from facepack.convert.formats.tar.records import Records, RecordSet, read_index, scan_records
 from facepack.convert.formats.tar.spool import GrowingStream, SpoolError
@@ -52,6 +58,7 @@ _LISTED = 64  # files that a plan names; a hash stands for all
 _MOST_PROPERTY = 1 << 16
 _MOST_BIN = 1 << 30
 _SHOWN = 5
+_FEW = 64 << 10  # bytes in memory, about, of which to read members together does not pay
 _FETCH_AGAIN = "the archive is damaged; fetch it again, and give pieces in order"
 
 
@@ -324,6 +331,7 @@ class _Look:
         self._archives.append((archive, len(self._images)))
         members = 0
         while stream.peek(1):
+            self._take_pairs(stream, begin)
             member = read_member(stream)
             if member is None:
                 return
@@ -346,6 +354,23 @@ class _Look:
         self.notices.append(
             f"{name}: ends without the mark that ends an archive: it may be cut short"
         )
+
+    def _take_pairs(self, stream: Stream, begin: int) -> None:
+        """Take the usual samples of the archive at ``begin`` that lie in memory."""
+        data, at = stream.buffered()
+        if (
+            len(data) - at < _FEW
+            or begin < stream.foreign
+            or self._images.is_open(data[at : at + 100])
+        ):
+            return
+        position = stream.position
+        ends = stream.ends()
+        stop = len(data) if ends is None else min(len(data), ends - position + at)
+        members = usual_members(data, at, stop)
+        count = self._images.add_pairs(members, data, position - at)
+        if count:
+            stream.seek(position - at + members.begins[count])
 
     def _pass_boundary(self, member: Member, stream: Stream) -> None:
         """Make sure that a member that reaches over a file's end has its rest in the next one."""

@@ -118,6 +118,10 @@ class _Region(SourceFile):
         """The ``count`` bytes at ``offset`` of what the file inflated to."""
         return super().read(count, self._begin + offset)
 
+    def read_block(self, count: int, offset: int) -> memoryview:
+        """As :meth:`read`, into memory that suits what is kept."""
+        return super().read_block(count, self._begin + offset)
+
 
 @dataclass(frozen=True, eq=False)
 class SpooledFiles(Files):

@@ -36,7 +36,8 @@ from facepack.convert.read_ahead import ReadAhead
 from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.errors import SourceError
 
-_BLOCK = 128 << 10  # bytes of an uncompressed file read at once
+_BLOCK = 128 << 10  # bytes of an uncompressed file read at once, after a jump
+_MOST = 1 << 20  # the same, of blocks that follow each other
 _SQUEEZED = 256 << 10  # bytes of a compressed file read at once
 _INFLATED = 1 << 20  # bytes inflated at once
 _DEPTH = 8  # blocks between two threads
@@ -149,6 +150,10 @@ class Stream(ABC):
             self._at = 0
         return self._chunk[self._at : self._at + count]
 
+    def buffered(self) -> tuple[bytes, int]:
+        """What is in memory: bytes of the stream, and which of them is the next."""
+        return self._chunk, self._at
+
     def read(self, count: int) -> bytes:
         """The next ``count`` bytes.
 
@@ -168,6 +173,10 @@ class Stream(ABC):
             pieces.append(self._chunk[: self._at])
             missing -= self._at
         return b"".join(pieces)
+
+    def read_block(self, count: int) -> memoryview:
+        """As :meth:`read`, into memory that suits what is kept."""
+        return memoryview(self.read(count))
 
     def seek(self, position: int) -> None:
         """Go to ``position``.
@@ -257,6 +266,36 @@ class Stream(ABC):
         self._chunk, self._at = more, 0
 
 
+class Piece:
+    """Bytes of a stream that are in memory, to read headers from.
+
+    Args:
+        data: the bytes.
+        begin: where they begin in the stream.
+        stream: it.
+    """
+
+    def __init__(self, data: memoryview, begin: int, stream: Stream) -> None:
+        self._data = data
+        self._begin = begin
+        self.position = begin
+        self.name_byte = stream.name_byte
+
+    def seek(self, position: int) -> None:
+        """Go to ``position`` of the stream."""
+        self.position = position
+
+    def skip(self, count: int) -> None:
+        """Pass over ``count`` bytes."""
+        self.position += count
+
+    def read(self, count: int) -> bytes:
+        """The next ``count`` bytes, or what there is of them."""
+        at = self.position - self._begin
+        self.position += count
+        return bytes(self._data[at : at + count])
+
+
 def opened(files: Files, shared: Stream | None) -> AbstractContextManager[Stream]:
     """The stream ``shared``, which stays open, or where it is None one that is closed again."""
     return files.open() if shared is None else nullcontext(shared)
@@ -270,6 +309,7 @@ class PlainStream(Stream):
         self._starts = files.starts
         self._file: SourceFile | None = None
         self._opened = -1  # the number of that file
+        self._block = _BLOCK
 
     def name_byte(self, position: int) -> str:
         """The file and the byte in it."""
@@ -300,12 +340,30 @@ class PlainStream(Stream):
             self._file.close()
             self._file = None
 
+    def read_block(self, count: int) -> memoryview:
+        """As :meth:`read`, not copied from where the system puts it if that is in one file."""
+        position = self.position
+        number = self._file_at(position)
+        if number < len(self.files.paths) and position + count <= self._starts[number + 1]:
+            block = self._open(number).read_block(count, position - self._starts[number])
+            self.seek(position + count)
+            return block
+        return super().read_block(count)
+
     def _file_at(self, position: int) -> int:
         return bisect_right(self._starts, position) - 1
+
+    def _open(self, number: int) -> SourceFile:
+        if self._file is None or number != self._opened:
+            self.close()
+            self._file = self.files.source(number)
+            self._opened = number
+        return self._file
 
     def _go(self, position: int) -> None:
         end = self._starts[-1]
         self._base, self._chunk, self._at = min(position, end), b"", 0
+        self._block = _BLOCK
         if position > end:
             self._advance()
 
@@ -314,12 +372,10 @@ class PlainStream(Stream):
         number = self._file_at(position)
         if number >= len(self.files.paths):
             return b""
-        if self._file is None or number != self._opened:
-            self.close()
-            self._file = self.files.source(number)
-            self._opened = number
         at = position - self._starts[number]
-        return self._file.read(min(_BLOCK, self.files.sizes[number] - at), at)
+        count = min(self._block, self.files.sizes[number] - at)
+        self._block = min(2 * self._block, _MOST)
+        return self._open(number).read(count, at)
 
 
 class GzipStream(Stream):
