@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_READ_EVERY = 10
 ReadEvery = Annotated[int, Range(low=1, high=MAX_READ_EVERY)]
+# Attributes, named without their _, that are such numbers or None.
+Kept = tuple[tuple[str, type[int] | type[float]], ...]
 
 
 class Schedule(ABC):
@@ -106,8 +108,7 @@ class AdaptiveSchedule(Schedule):
     those not yet read. Losses of the warm-up and non-finite ones never reach the detector.
     """
 
-    # What else the state holds: attributes, named behind a _, that are such numbers or None
-    kept: ClassVar[tuple[tuple[str, type[int] | type[float]], ...]] = ()
+    kept: ClassVar[Kept] = ()  # what else the state holds
 
     def __init__(self, run: RunPlan, options: Any, *, read_every: int) -> None:
         super().__init__(run, options)

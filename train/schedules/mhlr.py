@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
-from facepack.train.schedules.base import AdaptiveSchedule
+from facepack.train.schedules.base import AdaptiveSchedule, Kept
 from facepack.train.schedules.plan import RunPlan
 from facepack.train.schedules.plateau import PlateauDetector, PlateauOptions, default_window
 from facepack.train.schedules.registry import register
@@ -19,7 +19,7 @@ class MHLR(AdaptiveSchedule):
     learning rate 0.02 without warm-up; on MS1MV3 (T = 202,320) with a window of 4,000.
     """
 
-    kept = (("level", float),)
+    kept: ClassVar[Kept] = (("level", float),)
 
     def __init__(self, run: RunPlan, options: PlateauOptions) -> None:
         options = replace(options, window=options.window or default_window(run))
