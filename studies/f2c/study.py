@@ -36,11 +36,13 @@ _MOMENTUM = {"f2c": 0.99, "f2c_momentum_0": 0.0}
 
 _TUNED_IN = "cfp-lfw"
 
-TRIALS: dict[str, dict[str, Any]] = {
-    "untrained": {},
-    "momentum_0.9": {"method_options": {"gallery_momentum": 0.9}},
+TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
+    "untrained": ("f2c_1", {}),
+    "momentum_0.9": ("f2c_1", {"method_options": {"gallery_momentum": 0.9}}),
+    "long_momentum_0.99": ("f2c_0.1", {}),
+    "long_momentum_0": ("f2c_momentum_0_0.1", {}),
 }
-"""Single runs of F2C's full arm that look for what holds it up: settings over the arm's."""
+"""Single runs on CFP that look for what holds F2C up: an arm, and settings over its own."""
 
 _UNTRAINED_RATE = 1e-8  # batch normalisation gets its statistics, and no weight moves
 
@@ -113,6 +115,8 @@ class Plan:
     seeds: int = 3
     warmup: float = 0.5
     """In epochs over the images seen."""
+    long_steps: int = 1_700
+    """Of the long trials: eight epochs, as ``cpu_tiny_f2c`` has."""
     settings: Mapping[str, Setting] = field(
         default_factory=lambda: {
             "cfp-lfw": Setting(
@@ -136,6 +140,7 @@ class Plan:
 TINY = Plan(
     seeds=2,
     warmup=0.0,
+    long_steps=8,
     identities=500,
     unseen=20,
     settings={name: replace(setting, f2c_steps=6) for name, setting in Plan().settings.items()},
@@ -162,7 +167,7 @@ def make_run(
     seed: int,
     trial: str | None = None,
 ) -> Run:
-    """One run of ``arm`` in the setting ``name``, or of a trial of it."""
+    """One run of ``arm`` in the setting ``name``, or of a trial that changes it."""
     setting = plan.settings[name]
     chosen = setting.arms[arm]
     sets = out / "sets"
@@ -178,7 +183,8 @@ def make_run(
             chosen.settings,
             setting.training,
             length_of(chosen, setting, plan.warmup),
-            TRIALS[trial] if trial else {},
+            TRIALS[trial][1] if trial else {},
+            {"steps": plan.long_steps} if trial and trial.startswith("long") else {},
             {"shards": str(sets / setting.shards)},
         ),
         faces=sets / f"{pairs}.npz",
@@ -207,21 +213,16 @@ def run_all(study: Study, data: Path, plan: Plan) -> None:
             for arm, chosen in setting.arms.items()
         ]
     )
-    rates = {"untrained": _UNTRAINED_RATE}
-    study.complete(
-        [
-            make_run(
-                out,
-                plan,
-                "calibrate",
-                _TUNED_IN,
-                "f2c_1",
-                rate=rates.get(trial, rate_of["f2c"]),
-                seed=TUNING_SEED,
-                trial=trial,
-            )
-            for trial in TRIALS
-        ]
+    study.complete([make_trial(out, plan, trial, rate_of) for trial in TRIALS])
+
+
+def make_trial(out: Path, plan: Plan, trial: str, rate_of: Mapping[str, float]) -> Run:
+    """A trial, at the rate of its arm's family."""
+    arm, _ = TRIALS[trial]
+    family = plan.settings[_TUNED_IN].arms[arm].family
+    rate = _UNTRAINED_RATE if trial == "untrained" else rate_of[family]
+    return make_run(
+        out, plan, "calibrate", _TUNED_IN, arm, rate=rate, seed=TUNING_SEED, trial=trial
     )
 
 

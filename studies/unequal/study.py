@@ -17,11 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import facepack
@@ -40,7 +38,7 @@ SETTINGS = ("cfp-lfw", "drawn-unseen")
 """TRAINED-TESTED; rates are tuned on held-out people of the first."""
 
 REFERENCE = "arcface"
-ARMS = ("arcface", "cleaned", "cleaned_by_truth", "head_alone", "unequal")
+ARMS = ("arcface", "cleaned", "cleaned_by_truth", "unequal", "head_alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +59,6 @@ class Plan:
     min_images: int = 9
     """Of the head."""
     rates: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2)
-    factors: tuple[float, ...] = (1.0, 0.1)
-    """On the base rate, tried in the two later stages."""
     seeds: int = 3
     images: int = 42_000
     """That a run sees, in all its stages."""
@@ -104,24 +100,20 @@ TINY = Plan(
 class StagedRun(Run):
     """Unequal training: stages that begin from one another, the last of which is the run."""
 
-    stages: tuple[tuple[float, Mapping[str, Any]], ...]
-    """Of each, the factor on the base rate, and settings over the run's."""
+    stages: tuple[Mapping[str, Any], ...]
+    """Settings of each over the run's."""
 
     def make_trainer(self, folder: Path, device: str | None) -> Trainer:
         """Trains all stages but the last."""
-        before: dict[str, Any] = {}
-        for number, (factor, own) in enumerate(self.stages):
-            last = number == len(self.stages) - 1
-            settings = merge_settings(
-                self.settings, own, before, {"lr": factor * self.rate, "seed": self.seed}
-            )
+        *first, last = self.stages
+        before: dict[str, Any] = {"lr": self.rate, "seed": self.seed}
+        for number, own in enumerate(first):
             stage = folder / f"stage-{number}"
-            trainer = make_trainer(settings, out=folder if last else stage, device=device)
-            if not last:
-                if trainer.run().stopped != "finished":
-                    raise KeyboardInterrupt
-                before = {"pretrained": str(stage)}
-        return trainer
+            settings = merge_settings(self.settings, own, before)
+            if make_trainer(settings, out=stage, device=device).run().stopped != "finished":
+                raise KeyboardInterrupt
+            before["pretrained"] = str(stage)
+        return make_trainer(merge_settings(self.settings, last, before), out=folder, device=device)
 
 
 def noisy_set(out: Path, setting: str) -> Noisy:
@@ -182,26 +174,23 @@ def find_noise(out: Path, plan: Plan, setting: str, rate: float, seed: int) -> P
     return found
 
 
-def three_stages(plan: Plan, noisy: Noisy, factors: tuple[float, float]) -> Any:
-    """The stages of unequal training."""
+def three_stages(plan: Plan, noisy: Noisy) -> tuple[Mapping[str, Any], ...]:
+    """The stages of unequal training, all from the same base rate; the first one warms up."""
     per_step = plan.training["batch_size"]
     with_tail = per_step + 3 * plan.tail["hard_identities"]
-    own = (
-        (1.0, per_step, {}),
-        (factors[0], per_step, {"warmup_epochs": 0.0}),
-        (factors[1], with_tail, {"warmup_epochs": 0.0}),
-    )
-    options = (
-        {"stage": "head"},
-        {"stage": "denoise"},
-        {"stage": "tail", "tail": str(noisy.tail), **plan.tail},
-    )
-    return tuple(
-        (
-            factor,
-            {**settings, **steps_of(share * plan.images, size), "method_options": chosen},
-        )
-        for (factor, size, settings), chosen, share in zip(own, options, plan.shares, strict=True)
+    head, denoise, tail = (share * plan.images for share in plan.shares)
+    return (
+        {**steps_of(head, per_step), "method_options": {"stage": "head"}},
+        {
+            **steps_of(denoise, per_step),
+            "warmup_epochs": 0.0,
+            "method_options": {"stage": "denoise"},
+        },
+        {
+            **steps_of(tail, with_tail),
+            "warmup_epochs": 0.0,
+            "method_options": {"stage": "tail", "tail": str(noisy.tail), **plan.tail},
+        },
     )
 
 
@@ -214,7 +203,6 @@ def make_run(
     *,
     rate: float,
     seed: int,
-    factors: tuple[float, float] = (1.0, 1.0),
     exclude: Path | None = None,
 ) -> Run:
     """One run of an arm."""
@@ -229,41 +217,14 @@ def make_run(
         "faces": out / "sets" / f"{pairs}.npz",
         "measure": "accuracy",
     }
-    if arm.startswith("unequal"):
+    if arm == "unequal":
         # The method below: over the others it would drop their margin and scale.
         settings = merge_settings({"method": "unequal"}, arcface(plan, noisy.head, plan.images))
-        stages = three_stages(plan, noisy, factors)
-        return StagedRun(**given, settings=settings, stages=stages)
+        return StagedRun(**given, settings=settings, stages=three_stages(plan, noisy))
     settings = arcface(plan, noisy.head if arm == "head_alone" else noisy.pack, plan.images)
     if exclude is not None:
         settings["exclude"] = str(exclude)
     return Run(**given, settings=settings)
-
-
-def tune(study: Study, plan: Plan) -> tuple[float, tuple[float, float]]:
-    """The base rate of ArcFace, and the factors on it in the later stages of unequal training."""
-    rates = [
-        make_run(study.out, plan, "tune", SETTINGS[0], REFERENCE, rate=rate, seed=TUNING_SEED)
-        for rate in plan.rates
-    ]
-    rate = best_rate(study.complete(rates))
-    tried = list(product(plan.factors, repeat=2))
-    outcomes = study.complete(
-        [
-            make_run(
-                study.out,
-                plan,
-                "calibrate",
-                SETTINGS[0],
-                f"unequal ×{factors[0]:g} ×{factors[1]:g}",
-                rate=rate,
-                seed=TUNING_SEED,
-                factors=factors,
-            )
-            for factors in tried
-        ]
-    )
-    return rate, tried[int(np.argmax([o.score or 0.0 for o in outcomes]))]
 
 
 def run_all(study: Study, data: Path, plan: Plan) -> None:
@@ -271,7 +232,11 @@ def run_all(study: Study, data: Path, plan: Plan) -> None:
     out = study.out
     torch.set_num_threads(plan.training["threads"])
     prepare(data, out, plan)
-    rate, factors = tune(study, plan)
+    tried = [
+        make_run(out, plan, "tune", SETTINGS[0], REFERENCE, rate=rate, seed=TUNING_SEED)
+        for rate in plan.rates
+    ]
+    rate = best_rate(study.complete(tried))
     for setting in SETTINGS:
         runs = []
         for seed in range(plan.seeds):
@@ -288,7 +253,6 @@ def run_all(study: Study, data: Path, plan: Plan) -> None:
                     arm,
                     rate=rate,
                     seed=seed,
-                    factors=factors,
                     exclude=lists.get(arm),
                 )
                 for arm in ARMS
@@ -313,11 +277,6 @@ def report(study: Study) -> dict[str, Any]:
     print_sets(study)
     tuning = study.of_stage("tune")
     print_tuning(tuning)
-    trials = study.of_stage("calibrate")
-    print("\n| held-out identities | rates of the later stages | accuracy, % |\n|---|---|--:|")
-    for o in trials:
-        score = "diverged" if o.score is None else f"{100 * o.score:.2f}"
-        print(f"| {o.setting} | {o.arm} | {score} |")
     results = {}
     for setting in SETTINGS:
         results[setting] = compare(study, setting, "accuracy", reference=REFERENCE)
@@ -325,7 +284,6 @@ def report(study: Study) -> dict[str, Any]:
         print_differences(results[setting], "arm", "ArcFace")
     return {
         "tuning": [vars(o) for o in tuning],
-        "stages": [vars(o) for o in trials],
         "results": results,
     }
 

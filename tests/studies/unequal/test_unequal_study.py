@@ -46,7 +46,7 @@ def test_all_arms_see_the_same_images_but_for_less_than_a_step(tmp_path: Path) -
         run = study.make_run(tmp_path, PLAN, "final", SETTING, arm, rate=0.1, seed=0)
         parts = [_images_of(run.settings)]
         if isinstance(run, study.StagedRun):
-            parts = [_images_of(run.settings, own) for _, own in run.stages]
+            parts = [_images_of(run.settings, own) for own in run.stages]
             assert [part / PLAN.images for part in parts] == pytest.approx(PLAN.shares, abs=0.005)
         assert sum(parts) == pytest.approx(PLAN.images, abs=160)
 
