@@ -127,3 +127,15 @@ def test_what_does_not_decode_is_told(damaged: Pack, make_pack: MakePack, backen
         wrong.decode(4)
     with Loader(wrong, batch_size=10, backend=backend, on_error="skip", shuffle=False) as loader:
         assert sum(len(batch.labels) for batch in loader) == 27
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("decoder", ["cpu", "mixed"])
+@every_backend
+def test_it_is_so_on_a_gpu(mixed: Pack, swapped: Pack, backend: str, decoder: str) -> None:
+    require(backend)
+    options = {"batch_size": 7, "backend": backend, "dali_decoder": decoder, "device": "cuda"}
+    with Loader(mixed, **options) as plain, Loader(swapped, **options) as loader:
+        for expected, batch in zip(plain, loader, strict=True):
+            difference = batch.images.int() - expected.images[:, SWAPPED].int()
+            assert difference.abs().max() <= (1 if decoder == "mixed" else 0)
