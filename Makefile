@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-systems lint interop bench clean
+.PHONY: demo test test-systems lint interop docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/facepack synth demo/faces --identities 400 --images-per-identity 25 --pairs 2000 --bin-name lfw --overwrite
@@ -51,6 +51,12 @@ interop: $(VENV)/installed-test,parquet $(MXNET)/installed $(DATASETS)/installed
 		FACEPACK_DATASETS_PYTHON=$(CURDIR)/$(DATASETS)/bin/python $(BIN)/python -m pytest tests/interop
 	PYTHONPATH=build/simd $(BIN)/python -c "import PIL; assert 'post' in PIL.__version__, PIL"
 	PYTHONPATH=build/simd $(BIN)/python -m pytest tests/test_images.py tests/loading
+
+# The pages as a site, build/site/index.html: a warning, such as a link that leads nowhere, is an error.
+docs: $(VENV)/installed-docs
+	rm -rf build/docs build/site
+	$(BIN)/python docs/gather.py build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs build/docs build/site
 
 bench: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python benchmarks/loader.py demo/packs/faces
