@@ -34,6 +34,7 @@ import facepack
 import facepack.store.finish
 import facepack.store.plan
 import facepack.store.shard
+from facepack.convert.file_target import DONE, STATE
 from facepack.convert.formats.rec.layout import read_layout
 from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
 from facepack.convert.formats.tar.headers import BLOCK, member_header, padded
@@ -163,6 +164,13 @@ class Bench:
             whole.unlink()
             making.rename(folder)
         return sorted(folder.iterdir())
+
+    def msgpack(self) -> Path:
+        """The same images in an LMDB, as trainers that keep image and label together write it."""
+        folder = self.folder / f"msgpack-{self.records}"
+        if not (folder / STATE / DONE).exists():
+            run([*FACEPACK, "rec2msgpack", self.rec, folder, "--overwrite"])
+        return folder / "faces.lmdb"
 
     def tar(self) -> Path:
         """The image tree as a tar."""
@@ -326,6 +334,17 @@ def _tar2lmdb(bench: Bench, files: list[Path]) -> dict[str, object]:
     )
 
 
+def kv2lmdb(bench: Bench) -> dict[str, object]:
+    """Against cp of an LMDB of images and labels in msgpack."""
+    database = bench.msgpack()
+    return bench.compare(
+        lambda: bench.timed(["cp", "-r", database, bench.out("copy")]),
+        lambda: bench.timed(
+            [*FACEPACK, "kv2lmdb", database, bench.out("pack"), "--workers", bench.workers]
+        ),
+    )
+
+
 def rec2img(bench: Bench) -> dict[str, object]:
     """Against tar x of the same files."""
     return _to_img(bench, "rec2img", bench.rec)
@@ -449,6 +468,7 @@ TRIALS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "zip2lmdb": zip2lmdb,
     "tar2lmdb": tar2lmdb,
     "pieces": pieces,
+    "kv2lmdb": kv2lmdb,
     "rec2img": rec2img,
     "lmdb2img": lmdb2img,
     "verify": verify,

@@ -63,6 +63,14 @@ class Keys:
         """Bytes of each: int64 (n,)."""
         return self.key_ends.astype(np.int64) - self.starts()
 
+    def row_of(self, key: bytes) -> int | None:
+        """The row of one key; None if it is not there."""
+        rows = np.flatnonzero(self.lengths() == len(key))
+        octets = np.frombuffer(self.key_bytes, np.uint8)
+        found = octets[self.starts()[rows][:, None] + np.arange(len(key))]
+        same = (found == np.frombuffer(key, np.uint8)).all(axis=1)
+        return int(rows[same][0]) if same.any() else None
+
     def find(self, wanted: Keys) -> np.ndarray:
         """The row of each of the ``wanted`` keys among these, which are distinct; -1: int64 (n,).
 

@@ -59,8 +59,8 @@ def read_own_index(name: str, tree: KvTree, value: Callable[[int], bytes]) -> Ow
     """
 
     def own(key: bytes) -> bytes | None:
-        (row,) = tree.keys.find(Keys.of([key])).tolist()
-        if row < 0:
+        row = tree.keys.row_of(key)
+        if row is None:
             return None
         if reason := too_large(int(tree.sizes[row]), _LIMIT):
             raise SourceError(f"{name}: {key.decode()}: {reason}")

@@ -284,7 +284,7 @@ class KvSource(Source):
                 f"{data.name}: {tree.faults:,} of its pages and records are damaged and were "
                 f"passed over, the first: {tree.fault}"
             )
-        if (tree.keys.find(Keys.of([META])) >= 0).all():
+        if tree.keys.row_of(META) is not None:
             raise SourceError(
                 f"{_database(data)}: is a shard of a pack: convert the pack's folder with an "
                 "lmdb2… command"

@@ -330,6 +330,7 @@ def test_keys_are_found_as_by_a_table(
     keys = Keys.of(own)
     assert list(keys) == own and keys.lengths().tolist() == [*map(len, own)]
     assert keys.find(Keys.of(wanted)).tolist() == [table.get(key, -1) for key in wanted]
+    assert [keys.row_of(key) for key in wanted] == [table.get(key) for key in wanted]
     rows = np.array([table[key] for key in wanted if key in table], np.int64)
     assert list(keys.take(rows)) == [own[row] for row in rows]
 
