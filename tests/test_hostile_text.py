@@ -19,8 +19,8 @@ from facepack.convert.formats.benchmarks.megaface import read_noises
 from facepack.convert.formats.kv.index import read_kv
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.layout import read_property
-from facepack.convert.formats.tree.list_lines import KINDS
 from facepack.convert.formats.tree.listing import Listing, read_identities
+from facepack.convert.list_lines import KINDS
 from facepack.errors import FacepackError
 from facepack.store import format as fmt
 from facepack.store.manifest import read_manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from facepack.convert.formats.tree.list_lines import LineError, read_face2rec2
+from facepack.convert.list_lines import LineError, read_face2rec2
 from facepack.convert.source_file import require_file
 from facepack.errors import DecodeError, SourceError
 from facepack.reading import read_text

@@ -2,7 +2,7 @@
 
 Which of these shows when all was looked at: labels of WebDataset samples
 (:mod:`facepack.convert.samples`) go before a list
-(:mod:`facepack.convert.formats.tar.lists`), and that before folders, of which
+(:mod:`facepack.convert.archive_lists`), and that before folders, of which
 :mod:`facepack.convert.identity_folder` says which one is the identity.
 
 Names stay in the archive: what memory holds of an image are 23 bytes, and 8 more until it is known
@@ -21,8 +21,9 @@ import numpy as np
 import xxhash
 
 from facepack import images
+from facepack.convert import archive_lists
+from facepack.convert.archive_lists import Lists, is_list, path_hash
 from facepack.convert.files import is_clutter, is_image, lies_in_clutter, text
-from facepack.convert.formats.tar import lists as tar_lists
 from facepack.convert.formats.tar.headers import (
     BLOCK,
     Member,
@@ -30,7 +31,6 @@ from facepack.convert.formats.tar.headers import (
     read_member,
     usual_names,
 )
-from facepack.convert.formats.tar.lists import Lists, is_list, path_hash
 from facepack.convert.formats.tar.stream import Files, Piece, Stream, opened
 from facepack.convert.identity_folder import (
     LONGEST,
@@ -54,6 +54,7 @@ from facepack.errors import SourceError
 from facepack.store import format as fmt
 from facepack.store.record import RecordRun, SourceRecord
 
+_LIST_BLOCK = 1 << 20  # bytes of a list that are parsed at once
 _LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
 _SHALLOW = NO_LABEL - 1
 _SUFFIXES = frozenset(suffix.encode() for suffix in images.IMAGE_SUFFIXES)
@@ -61,7 +62,7 @@ _DIGITS = 8  # of a class
 _TOGETHER = 1 << 20  # bytes that are read at once, about
 _REASONS = {
     "samples": REASONS,
-    "list": tar_lists.REASONS,
+    "list": archive_lists.REASONS,
     "tree": {
         NO_LABEL: (
             "it lies in no folder, whose name would be its identity, and no KEY.cls or KEY.json "
@@ -165,7 +166,7 @@ class ImageMembers:
             self._samples.add_class(name, read_class(content))
             self._paths = None
         elif is_list(base):
-            return self._lists.add(name, len(self._archives) - 1, stream, member.size)
+            return self._lists.add(name, len(self._archives) - 1, _blocks(stream, member.size))
         elif suffix == b".json" and member.size <= LONGEST_JSON:
             self._samples.add_object(name, read_object(stream.read(member.size)))
         else:
@@ -319,6 +320,13 @@ class ImageMembers:
         if b"" in self._numbers:
             of_folder[self._numbers[b""]] = NO_LABEL
         return of_folder[numbers], found
+
+
+def _blocks(stream: Stream, size: int) -> Iterator[bytes]:
+    """The next ``size`` bytes of the stream, as they are wanted."""
+    end = stream.position + size
+    while (position := stream.position) < end:
+        yield stream.read(min(_LIST_BLOCK, end - position))
 
 
 def _path(folder: bytes) -> bytes:

@@ -32,14 +32,9 @@ Value = memoryview | float | int
 
 
 class Feature(NamedTuple):
-    """The values of a feature: all bytes, floats or integers.
+    """The values of a feature: all bytes, floats or integers."""
 
-    Attributes:
-        kind: ``bytes``, ``float`` or ``int64``; empty where no list is set.
-        values: what is in it.
-    """
-
-    kind: str
+    kind: str  # "bytes", "float" or "int64"; empty where no list is set
     values: list[Value]
 
 

@@ -40,15 +40,10 @@ CUT = "the file ends inside it"
 
 
 class RecordFile(Protocol):
-    """The bytes of a TFRecord file, inflated where it is compressed.
-
-    Attributes:
-        path: the file.
-        fault: why nothing can be inflated behind the end; empty if it is whole, or not yet reached.
-    """
+    """The bytes of a TFRecord file, inflated where it is compressed."""
 
     path: Path
-    fault: str
+    fault: str  # why nothing can be inflated behind the end; empty if all is, or not yet reached
 
     def read(self, count: int, offset: int) -> bytes:
         """The ``count`` bytes at ``offset``; fewer only where they end."""

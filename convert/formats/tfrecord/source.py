@@ -53,25 +53,16 @@ _FETCH_AGAIN = (
 
 @dataclass(eq=False, kw_only=True)
 class TfRecordPart(PartInRuns):
-    """Records of one file that follow each other; each is checked by its checksums.
-
-    Attributes:
-        path: the file.
-        size: its bytes when it was looked at.
-        compressed: whether it is.
-        fault: why nothing can be inflated behind the last of these records.
-        bounds: (n + 1,) where each begins in what is inflated, and where the last ends.
-        chosen: the features that are taken.
-    """
+    """Records of one file that follow each other; each is checked by its checksums."""
 
     remedy = "write the record again, or go on without it"
     path: Path
-    size: int
+    size: int  # bytes of the file when it was looked at
     compressed: bool
-    fault: str
+    fault: str  # why nothing can be inflated behind the last of these records
     start: int
-    bounds: np.ndarray
-    chosen: Chosen
+    bounds: np.ndarray  # (n + 1,) where each begins in what is inflated, and where the last ends
+    chosen: Chosen  # the features that are taken
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.bounds) - 1

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from facepack.convert.files import Root
-from facepack.convert.formats.tree.list_lines import KINDS, Columns
 from facepack.convert.formats.tree.listing import (
     Listing,
     ListingPart,
@@ -19,6 +18,7 @@ from facepack.convert.formats.tree.listing import (
     number_names,
 )
 from facepack.convert.inputs import require_once
+from facepack.convert.list_lines import KINDS, Columns
 from facepack.convert.source import Group, Source
 from facepack.errors import SourceError
 

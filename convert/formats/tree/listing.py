@@ -24,7 +24,7 @@ from facepack.convert.files import (
     text,
 )
 from facepack.convert.formats.tree.align import align_face
-from facepack.convert.formats.tree.list_lines import (
+from facepack.convert.list_lines import (
     FORMS,
     Columns,
     LineError,
@@ -110,7 +110,7 @@ class Listing:
         file: the list.
         root: the folder that paths are relative to.
         kinds: what lines it may have: some of
-            :data:`~facepack.convert.formats.tree.list_lines.KINDS`.
+            :data:`~facepack.convert.list_lines.KINDS`.
         columns: of a CSV, that the user named.
 
     Attributes:

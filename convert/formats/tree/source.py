@@ -13,7 +13,6 @@ import xxhash
 from facepack.convert.files import FilesPart, Root, text
 from facepack.convert.formats.pairs.folder_sink import IMAGES, LABELS
 from facepack.convert.formats.pairs.pair_folder import PairFolder
-from facepack.convert.formats.tree.list_lines import KINDS, Columns
 from facepack.convert.formats.tree.listing import (
     Listing,
     ListingPart,
@@ -23,6 +22,7 @@ from facepack.convert.formats.tree.listing import (
 )
 from facepack.convert.identity_folder import OPTION
 from facepack.convert.image_tree import TreeFiles, images_below
+from facepack.convert.list_lines import KINDS, Columns
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
 from facepack.convert.paths import INDEX
@@ -41,7 +41,7 @@ class ImgSource(SourceView):
     *A tree* ``identity/image.jpg``, as :class:`facepack.convert.image_tree.TreeFiles` lists it.
 
     *An indexed folder*: ``index`` names a list of its files, of any kind in
-    :mod:`facepack.convert.formats.tree.list_lines`; default is ``index.kv`` in the folder, as
+    :mod:`facepack.convert.list_lines`; default is ``index.kv`` in the folder, as
     conversions to trees leave it, or Paddle's ``label.txt``, unless a level is given. Labels and
     order are the list's, files that it does not name are left out. Names of identities, and with
     them the width of a head, are taken from ``labels.txt`` beside ``index.kv``, if it is there.

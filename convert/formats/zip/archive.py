@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from facepack.convert.formats.zip.directory import Members, find_directory, walk
 from facepack.convert.formats.zip.names import (
     CLUTTER,
     LABEL,
+    LIST,
     OTHER,
     REFUSED,
     FolderIndex,
@@ -31,9 +33,10 @@ _STRONG = 0x40 | 0x2000  # PKWARE's strong encryption, of members or of the dire
 _TRIED = 3  # encrypted members that a password is tried on: the first may be damaged
 _NO_IMAGES = "members that are no images by their names"
 _PASSED_OVER = {
-    OTHER: (_NO_IMAGES, False),
-    CLUTTER: (f"members, {CLUTTER_NAMES},", False),
-    LABEL: (_NO_IMAGES, True),
+    OTHER: _NO_IMAGES,
+    CLUTTER: f"members, {CLUTTER_NAMES},",
+    LABEL: _NO_IMAGES,
+    LIST: _NO_IMAGES,
 }
 _MOST_BYTES = np.iinfo(np.uint32).max
 
@@ -52,6 +55,7 @@ class Archive:
     labels: np.ndarray
     folders: Names  # paths of these folders, in the order of their numbers
     has_labels: bool  # whether a member may be the label of a sample
+    has_lists: bool  # whether a member may be a list of images
     encrypted: list[int]  # numbers of the first few encrypted images
     suffixes: np.ndarray | None = None  # uint8 (n,), as ZipPart has them; None in a zip of folders
 
@@ -81,13 +85,12 @@ class Archive:
         )
 
 
-def read_archive(
-    path: Path, passed: PassedOver, beside: PassedOver, *, has_password: bool
-) -> Archive:
+def read_archive(path: Path, passed: Mapping[int, PassedOver], *, has_password: bool) -> Archive:
     """Read the directory of a zip; labels are numbers of this zip's own folders.
 
-    Members that are no images are counted in ``passed``, directories aside; in ``beside`` if they
-    may be labels of samples.
+    Members that are no images are counted, directories aside: in what ``passed`` has for
+    :data:`~facepack.convert.formats.zip.names.LABEL` and ``LIST``, if they may be such, else in
+    what it has for ``OTHER``.
 
     Raises:
         SourceError: the zip cannot be read or is damaged, or its images are encrypted and there is
@@ -98,16 +101,17 @@ def read_archive(
     columns = [_Columns.empty()]
     encrypted: list[int] = []
     entries = count = 0
-    has_labels = False
+    has_labels = has_lists = False
     require_file(path)
     with SourceFile(path) as file:
         directory = find_directory(file)
         for members in walk(file, directory, digest.update):
             codes = index.number(members.names, members.flags.tolist())
-            for code, (kind, of_label) in _PASSED_OVER.items():
+            for code, kind in _PASSED_OVER.items():
                 for row in np.flatnonzero(codes == code).tolist():
-                    (beside if of_label else passed).add(kind, _name(members, row))
+                    passed.get(code, passed[OTHER]).add(kind, _name(members, row))
             has_labels |= bool((codes == LABEL).any())
+            has_lists |= bool((codes == LIST).any())
             rows = np.flatnonzero(codes >= REFUSED)
             secret = rows[(members.flags[rows] & ENCRYPTED) != 0]
             if len(secret):
@@ -129,6 +133,7 @@ def read_archive(
         labels=labels,
         folders=Names.of(index.numbers),
         has_labels=has_labels,
+        has_lists=has_lists,
         encrypted=encrypted,
     )
 

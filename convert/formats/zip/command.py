@@ -24,16 +24,16 @@ class ZipCommand(SourceCommand):
         return own | {"password": _password(own.pop("password_file"), own.pop("ask"))}
 
     def separate(self, paths: list[Path]) -> list[list[Path]] | None:
-        """Each zip is one, but not of samples, whose labels are those of all the zips together.
+        """Each zip is one, but not where labels are members: they are those of all the zips.
 
         Raises:
             SourceError: a folder has no zip in it.
         """
-        from facepack.convert.formats.zip.samples import may_be_samples
+        from facepack.convert.formats.zip.samples import may_hold_labels
         from facepack.convert.formats.zip.source import zip_files
 
         files = list(zip_files(paths))
-        together = len(files) > 1 and any(map(may_be_samples, files))
+        together = len(files) > 1 and any(map(may_hold_labels, files))
         return None if together else [[file] for file in files]
 
     def own_files(self, path: Path) -> list[Path]:

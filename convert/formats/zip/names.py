@@ -8,15 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from facepack.convert.archive_lists import is_list
 from facepack.convert.files import is_image, lies_in_clutter
 from facepack.convert.identity_folder import LONGEST
 
 UTF8_FLAG = 0x800
 """The flag of a member whose name is UTF-8; else it is code page 437 (APPNOTE, appendix D)."""
 
-LABEL, CLUTTER, FOLDER, OTHER, REFUSED = range(-5, 0)
-"""What stands in place of a folder's number: a ``.cls`` or ``.json``, which may be the label of a
-sample, what is hidden or a system's own, a directory, no image by its name, an image refused."""
+LIST, LABEL, CLUTTER, FOLDER, OTHER, REFUSED = range(-6, 0)
+"""What stands in place of a folder's number: what may be a list of images, a ``.cls`` or ``.json``,
+which may be the label of a sample, what is hidden or a system's own, a directory, no image by its
+name, an image refused."""
 
 _UNSAFE = re.compile(rb"[\\\0]|\A/|\A[A-Za-z]:|(?:\A|/)\.{0,2}(?:/|\Z)")
 _ODD = (b"\\", b"\0", b"/.")  # what makes a name unsafe or hidden, whatever its folder
@@ -128,7 +130,9 @@ class FolderIndex:
         if lies_in_clutter(path):
             return CLUTTER
         if not is_image(path[cut:]):
-            return LABEL if path[cut:].lower().endswith((b".cls", b".json")) else OTHER
+            if path[cut:].lower().endswith((b".cls", b".json")):
+                return LABEL
+            return LIST if is_list(path[cut:]) else OTHER
         try:
             return self.numbers.setdefault(folder_of(name, flags), len(self.numbers))
         except NameRefusedError:

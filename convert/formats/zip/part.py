@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from facepack import images
+from facepack.convert import archive_lists, samples
 from facepack.convert.formats.zip.crypto import HEADER, Keys, decrypt
 from facepack.convert.formats.zip.directory import Directory, Members, read_members
 from facepack.convert.formats.zip.names import NameRefusedError, folder_of, name_text
 from facepack.convert.identity_folder import folder_at, why_none
-from facepack.convert.samples import REASONS
 from facepack.convert.source import Entry, PartInRuns, Refusal
 from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.store.format import NO_IDENTITY
@@ -55,6 +55,7 @@ _BATCH_BYTES = (2 << 20, 48 << 20)  # of members as they are, and of encrypted o
 _RUN = 1 << 20  # about the bytes that are read at once
 _SLACK = 256  # for a local header without its name; where it has more, the member is reread
 
+_REASONS = samples.REASONS | archive_lists.REASONS
 _FETCH_AGAIN = "fetch the zip again, or go on without this image"
 _PACK_AGAIN = "zip the images again without compression, or go on without this one"
 
@@ -82,7 +83,7 @@ class ZipPart(PartInRuns):
     labels: np.ndarray
     # (n,) how many suffixes of its name a sample is not called by; None: none
     suffixes: np.ndarray | None
-    level: int | None  # of the folders that are identities; None where labels are those of samples
+    level: int | None  # of the folders that are identities; None where labels are members
     identities: dict[int, str]  # the names of these identities
     keys: Keys | None  # what the password makes of the cipher's keys
 
@@ -356,7 +357,7 @@ def _why(
     method, flags = int(member.method[0]), int(member.flags[0])
     if label < NO_IDENTITY:
         if level is None:
-            return REASONS[label]
+            return _REASONS[label]
         try:
             folder = folder_of(member.names[0], flags)
         except NameRefusedError as error:

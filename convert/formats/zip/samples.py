@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from facepack.convert.archive_lists import LIST_NAMES
 from facepack.convert.formats.zip.archive import Archive
 from facepack.convert.formats.zip.crypto import Keys
 from facepack.convert.formats.zip.directory import find_directory, walk
@@ -35,10 +36,10 @@ from facepack.convert.source_file import SourceFile, require_file
 _GLANCE = 1 << 16  # bytes of a directory, some 700 members
 
 
-def may_be_samples(path: Path) -> bool:
+def may_hold_labels(path: Path) -> bool:
     """Whether a member at the beginning or end of the directory has a name that labels have.
 
-    Labels lie beside their images there, or before or behind all of them.
+    Those of samples lie beside their images there, or before or behind all of them; so do lists.
 
     Raises:
         SourceError: the zip cannot be read.
@@ -49,7 +50,7 @@ def may_be_samples(path: Path) -> bool:
         size = min(_GLANCE, directory.size)
         starts = (directory.start, directory.start + directory.size - size)
         ends = b"".join(file.read(size, start) for start in starts).lower()
-    return b".cls" in ends or b".json" in ends
+    return any(name in ends for name in (b".cls", b".json", *LIST_NAMES))
 
 
 class ZipSamples(NamedTuple):
@@ -120,14 +121,16 @@ def _gather(archive: Archive, keys: Keys | None) -> tuple[list[bytes], dict[int,
                 names.append(name)
             if read:
                 rows, which = zip(*read, strict=True)
-                contents = _contents(archive, members.entry_offsets[list(which)], keys)
+                contents = read_contents(archive, members.entry_offsets[list(which)], keys)
                 for row, content in zip(rows, contents, strict=True):
                     is_class = names[row].lower().endswith(b".cls")
                     labels[row] = read_class(content) if is_class else read_object(content)
     return names, labels
 
 
-def _contents(archive: Archive, entry_offsets: np.ndarray, keys: Keys | None) -> Iterator[bytes]:
+def read_contents(
+    archive: Archive, entry_offsets: np.ndarray, keys: Keys | None
+) -> Iterator[bytes]:
     """What the members with these entries hold; nothing where they cannot be read."""
     part = ZipPart(
         zip=archive.zip,

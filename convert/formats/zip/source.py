@@ -1,4 +1,4 @@
-"""Zips as a source: of identity folders, as WebFace260M's, or of WebDataset samples."""
+"""Zips as a source: of identity folders, as WebFace260M's, of WebDataset samples, or of a list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import xxhash
 from facepack.convert.files import lies_in_clutter
 from facepack.convert.formats.zip.archive import Archive, read_archive
 from facepack.convert.formats.zip.crypto import initial_keys
-from facepack.convert.formats.zip.names import REFUSED
+from facepack.convert.formats.zip.lists import find_listed
+from facepack.convert.formats.zip.names import LABEL, LIST, OTHER, REFUSED
 from facepack.convert.formats.zip.part import ZipPart
 from facepack.convert.formats.zip.samples import ZipSamples, find_samples
 from facepack.convert.identity_folder import OPTION, ImageFolders, find_identities
@@ -31,7 +32,8 @@ class ZipSource(Source):
     """The images of zips, in the order of their directories.
 
     If any zip has labels of samples (``KEY.cls``, or ``KEY.json`` with a label),
-    :mod:`facepack.convert.formats.zip.samples` says whose they are. Else
+    :mod:`facepack.convert.formats.zip.samples` says whose they are. Else a list that lies in them
+    labels the images (:mod:`facepack.convert.formats.zip.lists`), unless a level is given; else
     :mod:`facepack.convert.identity_folder` says which folder of an image's path is its identity,
     of all the zips together. Identities are numbered by name, sorted by UTF-8 bytes over all the
     zips. Each zip is a group, so that no shard holds images of two. Nothing is unpacked to disk.
@@ -61,20 +63,30 @@ class ZipSource(Source):
         self._keys = None if password is None else initial_keys(password)
         files = list(zip_files(paths))
         require_once(files)
-        passed, beside = PassedOver(), PassedOver()
+        passed, labels, lists = PassedOver(), PassedOver(), PassedOver()
+        passed_by_code = {OTHER: passed, LABEL: labels, LIST: lists}
         has_password = password is not None
-        archives = [read_archive(path, passed, beside, has_password=has_password) for path in files]
+        archives = [read_archive(path, passed_by_code, has_password=has_password) for path in files]
         for archive in archives:
             self._try_password(archive)
         samples = find_samples(archives, self._keys)
+        listed = None
         if samples is None:
-            passed.add_all(beside)
+            passed.add_all(labels)
+            if identity_level is None:
+                listed = find_listed(archives, self._keys)
+        if listed is None:
+            passed.add_all(lists)
         self.passed_over = passed.total() + (0 if samples is None else samples.objects)
         self._bounds = np.cumsum([0, *(len(archive.entry_offsets) for archive in archives)])
-        if samples is None:
-            notices = self._label_by_folder(archives, paths, identity_level)
-        else:
+        if samples is not None:
             notices = self._label_by_sample(archives, paths, samples, identity_level)
+        elif listed is not None:
+            self._identities = listed.names
+            self._label_by_members("list", archives, listed.labels)
+            notices = listed.notices
+        else:
+            notices = self._label_by_folder(archives, paths, identity_level)
         self.notices = [*notices, *passed.notices(), *_notices(archives, has_password=has_password)]
 
     def _label_by_folder(
@@ -112,21 +124,34 @@ class ZipSource(Source):
                 f"folders: leave {OPTION} out"
             )
         self._identities = names_beside(paths) if samples.texts is None else samples.texts
+        self._label_by_members("samples", archives, samples.labels, samples.suffixes)
+        return samples.notices
+
+    def _label_by_members(
+        self,
+        layout: str,
+        archives: list[Archive],
+        labels: list[np.ndarray],
+        suffixes: list[np.ndarray] | None = None,
+    ) -> None:
+        """Take ``labels``, of the images of each archive, which members say."""
         self._level = None
         self._archives = [
-            replace(archive, labels=labels, suffixes=suffixes, folders=Names())
-            for archive, labels, suffixes in zip(
-                archives, samples.labels, samples.suffixes, strict=True
+            replace(
+                archive,
+                labels=own,
+                suffixes=None if suffixes is None else suffixes[number],
+                folders=Names(),
             )
+            for number, (archive, own) in enumerate(zip(archives, labels, strict=True))
         ]
-        joined = np.concatenate(samples.labels).astype("<i4").tobytes()
+        joined = np.concatenate(labels).astype("<i4").tobytes()
         self._described = {
-            "layout": "samples",
+            "layout": layout,
             "labels_xxh3_128": xxhash.xxh3_128_hexdigest(joined),
             "names_xxh3_128": self._identities.digest().hex(),
         }
         self.classes = len(self._identities) or None
-        return samples.notices
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -135,7 +160,7 @@ class ZipSource(Source):
         """Names, sizes, and hashes of the directories: of all names, sizes, CRCs and offsets.
 
         And the level of the identities, unless all images lie right in their folders; or hashes of
-        the labels of samples, and of the names of these.
+        the labels of samples or lists, and of the names of these.
         """
         files = [
             {

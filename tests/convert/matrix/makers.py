@@ -718,8 +718,8 @@ def make_tar(
     return Made(paths=paths, truth=Truth(faces=faces))
 
 
-def make_listed_tar(folder: Path, shots: Sequence[Shot]) -> Made:
-    """A tar of images in one folder, and a CSV behind them that names their people."""
+def listed_members(shots: Sequence[Shot]) -> tuple[list[tuple[str, bytes]], list[Face]]:
+    """Images in one folder, and a CSV behind them that names their people."""
     faces = [
         replace(face, name=f"set/{k}.jpg", known_as=f"set/{k}.jpg")
         for k, face in enumerate(named_faces(shots, stem="faces"))
@@ -727,8 +727,23 @@ def make_listed_tar(folder: Path, shots: Sequence[Shot]) -> Made:
     members = [(str(face.name), face.shot.image) for face in faces]
     there = [replace(face, name=str(face.name).removeprefix("set/")) for face in faces]
     members.append(("set/faces.csv", table(there, "label size path", ",")))
+    return members, faces
+
+
+def make_listed_tar(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A tar with a list in it."""
+    members, faces = listed_members(shots)
     write(folder, {"faces.tar": tar_bytes(members)})
     return Made(paths=[folder / "faces.tar"], truth=Truth(faces=faces))
+
+
+def make_listed_zip(folder: Path, shots: Sequence[Shot]) -> Made:
+    """A zip with a list in it, deflated."""
+    members, faces = listed_members(shots)
+    with zipfile.ZipFile(folder / "faces.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return Made(paths=[folder / "faces.zip"], truth=Truth(faces=faces))
 
 
 def make_split_tar(folder: Path, shots: Sequence[Shot]) -> Made:
@@ -1084,6 +1099,7 @@ MAKERS: dict[str, dict[str, Maker]] = {
         "several": make_zips,
         "views": partial(make_zips, views=True),
         "split": make_split_zip,
+        "listed": make_listed_zip,
         "secret": partial(make_zip, by_hand=False),
         "typed": partial(make_zip, by_hand=True),
         "wds": partial(make_wds, zipped=True),

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from facepack.convert.formats.tree.align import TEMPLATE, align_face
-from facepack.convert.formats.tree.list_lines import LineError, ListForm, read_face2rec2
 from facepack.convert.formats.tree.list_source import LstSource
 from facepack.convert.formats.tree.listing import tell_form
 from facepack.convert.formats.tree.source import ImgSource
+from facepack.convert.list_lines import LineError, ListForm, read_face2rec2
 from facepack.convert.source import Refusal
 from facepack.errors import SourceError
 from facepack.images import decode, read_header

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from facepack.convert.formats.tree.list_lines import KINDS, Columns, LineError, find_form
 from facepack.convert.formats.tree.list_source import LstSource
 from facepack.convert.formats.tree.source import ImgSource
+from facepack.convert.list_lines import KINDS, Columns, LineError, find_form
 from facepack.convert.source import Refusal
 from facepack.errors import SourceError
 

@@ -1,7 +1,7 @@
 """Lists in an archive that label its images: Paddle's ``label.txt``, ``.lst`` and ``.csv``.
 
 A list is known by its name, its form by its first lines
-(:mod:`facepack.convert.formats.tree.list_lines`); paths in it are relative to the folder that it
+(:mod:`facepack.convert.list_lines`); paths in it are relative to the folder that it
 lies in. It may come before its images or behind them, so that images and lines are joined by a hash
 of the path: 12 bytes a line in memory.
 """
@@ -10,27 +10,28 @@ from __future__ import annotations
 
 import codecs
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
 import numpy as np
 import xxhash
 
 from facepack.convert.files import text
-from facepack.convert.formats.tar.stream import Stream
-from facepack.convert.formats.tree.list_lines import KINDS, LineError, find_form
 from facepack.convert.identity_folder import OPTION
+from facepack.convert.list_lines import KINDS, LineError, find_form
 from facepack.convert.names import Names
 from facepack.errors import SourceError
 
 _PADDLE = b"label.txt"
 _SUFFIXES = b".lst", b".csv"
-_BLOCK = 1 << 20  # bytes of a list that are parsed at once
+LIST_NAMES = _PADDLE, *_SUFFIXES
+"""Of members, or how these end."""
+
 _LONGEST = 1 << 16  # bytes of a line
 _PROBES = 1000  # lines from which the kind is told
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # keeps paths of different archives apart
 
-NOT_LISTED, DISAGREEING = -2, -3
+NOT_LISTED, DISAGREEING = -10, -11  # no reasons of samples
 REASONS = {
     NOT_LISTED: (
         "no line of the list in the archives names it",
@@ -71,9 +72,12 @@ class Lists:
         self._names: dict[bytes, int] = {}  # of identities, as they come
         self._named: set[bool] = set()  # whether labels are names, of any list
 
-    def add(self, name: bytes, archive: int, stream: Stream, size: int) -> bool:
-        """Read the list ``name`` whose ``size`` bytes come next; False if it is none."""
-        lines = _lines(stream, size)
+    def add(self, name: bytes, archive: int, blocks: Iterable[bytes]) -> bool:
+        """Take the list ``name`` of the archive of that number; False if it is none.
+
+        Its content comes in blocks, of which no more are read once they hold no lines.
+        """
+        lines = _lines(blocks)
         first = list(islice(lines, _PROBES))
         form = find_form(first, KINDS)
         if form is None:
@@ -162,15 +166,15 @@ class Lists:
             )
 
 
-def _lines(stream: Stream, size: int) -> Iterator[bytes]:
-    """The lines of the next ``size`` bytes that are not empty, as far as they are lines."""
-    end = stream.position + size
+def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines that are not empty, as far as they are lines."""
     rest = b""
     begins = True
-    while (position := stream.position) < end and len(rest) < _LONGEST:
-        block = stream.read(min(_BLOCK, end - position))
+    for block in blocks:
         *lines, rest = (rest + block.removeprefix(codecs.BOM_UTF8 if begins else b"")).split(b"\n")
         begins = False
         yield from filter(None, map(bytes.strip, lines))
-    if rest.strip() and len(rest) < _LONGEST:
+        if len(rest) >= _LONGEST:
+            return
+    if rest.strip():
         yield rest.strip()

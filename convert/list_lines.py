@@ -52,19 +52,12 @@ _LABELS = (
 
 
 class ListedImage(NamedTuple):
-    """What a line says of an image.
+    """What a line says of an image."""
 
-    Attributes:
-        path: with slashes between folders.
-        label: the identity: its number, or in a list of names its name.
-        extra: the other numbers of the line, by name.
-        unaligned: whether the line says that the face has yet to be aligned.
-    """
-
-    path: bytes
-    label: int | bytes
-    extra: dict[str, float | int]
-    unaligned: bool = False
+    path: bytes  # with slashes between folders
+    label: int | bytes  # the identity: its number, or in a list of names its name
+    extra: dict[str, float | int]  # the other numbers of the line, by name
+    unaligned: bool = False  # whether the line says that the face has yet to be aligned
 
     def landmarks(self) -> np.ndarray | None:
         """(5, 2) x and y; None where the line has none."""
@@ -174,21 +167,13 @@ def read_face2rec2(line: bytes, label: ReadLabel = read_number) -> ListedImage:
 
 
 class Table(NamedTuple):
-    """How lines of a ``csv`` are read.
+    """How lines of a ``csv`` are read."""
 
-    Attributes:
-        delimiter: what lies between cells.
-        width: cells of a line.
-        path: which of them is the path, from 0.
-        label: which is the label.
-        names: of these two columns; empty where there is no header.
-    """
-
-    delimiter: str
-    width: int
-    path: int
-    label: int
-    names: tuple[str, ...] = ()
+    delimiter: str  # what lies between cells
+    width: int  # cells of a line
+    path: int  # which of them is the path, from 0
+    label: int  # which is the label
+    names: tuple[str, ...] = ()  # of these two columns; empty where there is no header
 
     def read(self, line: bytes, label: ReadLabel = read_number) -> ListedImage:
         """Read a line; what other cells hold is left out."""
@@ -268,17 +253,11 @@ FORMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ListForm:
-    """How the lines of a list are read.
+    """How the lines of a list are read."""
 
-    Attributes:
-        kind: one of :data:`KINDS`.
-        named: whether labels are names.
-        table: of a ``csv``.
-    """
-
-    kind: str
-    named: bool = False
-    table: Table | None = None
+    kind: str  # one of KINDS
+    named: bool = False  # whether labels are names
+    table: Table | None = None  # of a csv
 
     def read(self, line: bytes) -> ListedImage:
         """What a line says.
