@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("bench"), help="on the disk to measure")
     parser.add_argument("--only", nargs="+", choices=[*TRIALS])
     parser.add_argument("--mxnet-python", help="interpreter with mxnet and lmdb, as a peer")
+    parser.add_argument("--datasets-python", help="interpreter with datasets and lmdb, as a peer")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,7 @@ class Bench:
         self.rounds: int = options.rounds
         self.workers = str(options.workers)
         self.mxnet: str | None = options.mxnet_python
+        self.datasets: str | None = options.datasets_python
         self.cold = os.access(_DROP, os.W_OK)
         self.rec = options.faces or self._drawn(options.records)
         layout = read_layout(self.rec)
@@ -171,6 +173,13 @@ class Bench:
         if not (folder / STATE / DONE).exists():
             run([*FACEPACK, "rec2msgpack", self.rec, folder, "--overwrite"])
         return folder / "faces.lmdb"
+
+    def parquet(self) -> Path:
+        """The same images in Parquet files, as the Hugging Face Hub has them."""
+        folder = self.folder / f"parquet-{self.records}"
+        if not (folder / "dataset.json").exists():
+            run([*FACEPACK, "rec2parquet", self.rec, folder, "--overwrite"])
+        return folder
 
     def tar(self) -> Path:
         """The image tree as a tar."""
@@ -345,6 +354,55 @@ def kv2lmdb(bench: Bench) -> dict[str, object]:
     )
 
 
+def parquet2lmdb(bench: Bench) -> dict[str, object]:
+    """Against cp of the files, and a loop over ``datasets`` that writes LMDB."""
+    folder = bench.parquet()
+    files = sorted(folder.glob("*.parquet"))
+    peers = {}
+    if bench.datasets:
+        peers["datasets+lmdb"] = lambda: bench.timed(
+            [bench.datasets, "-c", DATASETS_LOOP, bench.out("usual"), *files]
+        )
+    return bench.compare(
+        lambda: bench.timed(["cp", "-r", folder, bench.out("copy")]),
+        lambda: bench.timed(
+            [*FACEPACK, "parquet2lmdb", folder, bench.out("pack"), "--workers", bench.workers]
+        ),
+        **peers,
+    )
+
+
+# What a user of the library writes: it caches the files as Arrow, then gives row by row.
+DATASETS_LOOP = """
+import os, sys, datasets, lmdb
+out, *files = sys.argv[1:]
+os.makedirs(out)
+rows = datasets.load_dataset(
+    "parquet", data_files=files, split="train", cache_dir=os.path.join(out, "cache")
+).cast_column("image", datasets.Image(decode=False))
+env = lmdb.open(os.path.join(out, "lmdb"), map_size=1 << 40)
+txn = env.begin(write=True)
+for i, row in enumerate(rows, 1):
+    txn.put(b"%010d" % i, row["image"]["bytes"])
+    if i % 5000 == 0:
+        txn.commit()
+        txn = env.begin(write=True)
+txn.commit()
+env.sync()
+"""
+
+
+def lmdb2parquet(bench: Bench) -> dict[str, object]:
+    """Against cp of the pack."""
+    pack = bench.pack()
+    return bench.compare(
+        lambda: bench.timed(["cp", "-r", pack, bench.out("copy")]),
+        lambda: bench.timed(
+            [*FACEPACK, "lmdb2parquet", pack, bench.out("parquet"), "--workers", bench.workers]
+        ),
+    )
+
+
 def rec2img(bench: Bench) -> dict[str, object]:
     """Against tar x of the same files."""
     return _to_img(bench, "rec2img", bench.rec)
@@ -466,6 +524,8 @@ def _make_index(pack: Path, records: int, identities: int) -> None:
 TRIALS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "rec2lmdb": rec2lmdb,
     "zip2lmdb": zip2lmdb,
+    "parquet2lmdb": parquet2lmdb,
+    "lmdb2parquet": lmdb2parquet,
     "tar2lmdb": tar2lmdb,
     "pieces": pieces,
     "kv2lmdb": kv2lmdb,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from facepack.images import (
     read_header,
 )
 from facepack.store import format as fmt
-from facepack.store.record import Buffer
+from facepack.store.record import Buffer, RecordRun, SourceRecord
 
 COLORS = ("keep", "refuse", "convert")
 
@@ -160,6 +161,31 @@ class ImageCheck:
         size_fits = self.size is None or (header.height, header.width) == self.size
         size_fits = size_fits and self._has_wanted_size(header)
         return size_fits and (header.channels == 3 or self.color == "keep")
+
+
+def take_usual(
+    run: RecordRun, check: ImageCheck, take: Callable[[RecordRun, list[ImageHeader]], None]
+) -> Iterator[SourceRecord]:
+    """Hand the usual records of ``run``, those that follow each other at once, to ``take``.
+
+    The others are yielded, each in its turn: images that ``check`` must look at by themselves, and
+    labels that no index holds.
+
+    Args:
+        run: the records.
+        check: what images must pass.
+        take: takes records, and the header of each image.
+    """
+    headers = check.look_at_run(run.data, run.starts, run.stops)
+    usual = np.array([header is not None for header in headers], bool)
+    usual &= (run.labels >= fmt.NO_IDENTITY) & (run.labels <= fmt.MAX_LABEL)
+    start = 0
+    for stop in [*np.flatnonzero(~usual).tolist(), len(run)]:
+        if stop > start:
+            take(run[start:stop], headers[start:stop])  # type: ignore[arg-type]
+        if stop < len(run):
+            yield from run[stop : stop + 1].records()
+        start = stop + 1
 
 
 def require_size(image: Buffer) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from facepack.hashing import hash64
 from facepack.images import ImageHeader
 from facepack.store import format as fmt
-from facepack.store.checks import ImageCheck
+from facepack.store.checks import ImageCheck, take_usual
 from facepack.store.files import write_file
 from facepack.store.fill import fill_pages
 from facepack.store.lmdb_format import PAGE_HEADER, PAGE_SIZES
@@ -225,19 +225,10 @@ class ShardBuilder:
         What is yielded is for :meth:`add`, before the next is asked for: then all is as if each
         record had been added by itself.
         """
-        headers = self._check.look_at_run(run.data, run.starts, run.stops)
-        usual = np.array([header is not None for header in headers], bool)
-        usual &= (run.labels >= fmt.NO_IDENTITY) & (run.labels <= fmt.MAX_LABEL)
-        start = 0
-        for stop in [*np.flatnonzero(~usual).tolist(), len(run)]:
-            if stop > start:
-                self._headers += headers[start:stop]  # type: ignore[arg-type]
-                self._extend(run[start:stop])
-            if stop < len(run):
-                yield from run[stop : stop + 1].records()
-            start = stop + 1
+        return take_usual(run, self._check, self._extend)
 
-    def _extend(self, run: RecordRun) -> None:
+    def _extend(self, run: RecordRun, headers: list[ImageHeader]) -> None:
+        self._headers += headers
         if run.extra:
             self._run_extras.append((len(self), run.extra))
         self.images += run.images()

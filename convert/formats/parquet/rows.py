@@ -61,7 +61,7 @@ class RowsPart(PartInRuns):
     def _sweep(
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        for first, batch in self.batches(rows):
+        for first, batch in self.batches(rows, once=once):
             yield from self._records(first, batch, _between(rows, first, batch.num_rows))
 
     def entries(self) -> Iterator[Entry]:
@@ -77,13 +77,14 @@ class RowsPart(PartInRuns):
         return dict(enumerate(self.identities))
 
     def batches(
-        self, rows: np.ndarray | None = None, *, images: bool = True
+        self, rows: np.ndarray | None = None, *, images: bool = True, once: bool = False
     ) -> Iterator[tuple[int, Any]]:
         """Read batches of rows, each with its first row in the part.
 
         Args:
             rows: of this part, int64 and increasing, all of which are wanted; None: all.
             images: whether the images are wanted.
+            once: nobody will read them again, so that the system may forget what was read.
 
         Raises:
             SourceError: a file cannot be read on, or is no longer the one that was looked at.
@@ -105,6 +106,8 @@ class RowsPart(PartInRuns):
                         first = at + batch[0]
                         if len(_between(rows, first, batch[1].num_rows)):
                             yield first, batch[1]
+                    if once and stretch.stop - stretch.start == stretch.piece.rows:
+                        opened.was_read(stretch.piece)  # by nobody else
                 begin = end
         finally:
             if opened is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from facepack.convert.delivery import deliver
@@ -21,9 +22,11 @@ from facepack.convert.result import Result, finished
 from facepack.convert.sink import ParallelSink, Sink
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
+from facepack.images import ImageHeader
 from facepack.store import format as fmt
+from facepack.store.checks import take_usual
 from facepack.store.files import write_file
-from facepack.store.record import SourceRecord
+from facepack.store.record import RecordRun, SourceRecord
 
 SUMMARY = "dataset.json"
 CARD = "README.md"
@@ -120,7 +123,16 @@ class ParquetSink(ParallelSink):
                 table.add([image], [record.name], [record.label])
                 labels.add(record.label)
 
-            refused = deliver(part, accept, strict=options.strict)
+            def take(run: RecordRun, headers: list[ImageHeader]) -> None:
+                table.add_run(run)
+                labels.update(np.unique(run.labels).tolist())
+
+            refused = deliver(
+                part,
+                accept,
+                accept_run=lambda run: take_usual(run, options.check, take),
+                strict=options.strict,
+            )
         told = {
             "name": f"{name}.parquet",
             "rows": table.rows,

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from facepack.convert.blocks import ReadOnce
 from facepack.convert.formats.parquet.engine import arrow, engine_errors
 from facepack.convert.source_file import SourceFile, require_file
 from facepack.errors import SourceError
@@ -45,12 +46,14 @@ class Piece(NamedTuple):
         at: where it is: of a record batch the byte; of a row group, the number again.
         rows: how many it has.
         row_bytes: about how many bytes a row's images have, at most.
+        end: about the byte behind it.
     """
 
     number: int
     at: int
     rows: int
     row_bytes: int
+    end: int
 
 
 class TableFile(ABC):
@@ -74,8 +77,9 @@ class TableFile(ABC):
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.path = path
-        with SourceFile(path, size) as file:
-            self.size = file.size
+        self._plain = SourceFile(path, size)
+        self._behind: ReadOnce | None = None
+        self.size = self._plain.size
         with engine_errors(str(path)):
             self._file = arrow().OSFile(os.fsencode(path))
             self._open()
@@ -115,6 +119,12 @@ class TableFile(ABC):
         """The piece, for messages."""
         return f"{self.path}: {self.piece_name} {piece.number}"
 
+    def was_read(self, piece: Piece) -> None:
+        """Let the system forget a piece, and those that this was called for before it."""
+        if self._behind is None:
+            self._behind = self._plain.once(max(piece.end - piece.rows * piece.row_bytes, 0))
+        self._behind.reached(piece.end)
+
     def _require_plausible(self, rows: int) -> None:
         """Make sure that a damaged count asks for no memory: an image takes some bytes."""
         if not 0 <= rows <= self.size:
@@ -126,6 +136,7 @@ class TableFile(ABC):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._plain.close()
 
     def __enter__(self) -> TableFile:
         return self
@@ -157,12 +168,14 @@ class ParquetTable(TableFile):
         self._require_plausible(metadata.num_rows)
         least = self.size // max(metadata.num_rows, 1)  # some writers state no sizes
         pieces = []
+        end = 0
         with engine_errors(str(self.path)):
             for number in range(metadata.num_row_groups):
                 group = metadata.row_group(number)
                 self._require_plausible(group.num_rows)
                 row_bytes = max(group.total_byte_size // max(group.num_rows, 1), least)
-                pieces.append(Piece(number, number, group.num_rows, row_bytes))
+                end = min(end + max(group.total_byte_size, 0), self.size)
+                pieces.append(Piece(number, number, group.num_rows, row_bytes, end))
         return pieces
 
     def _batches(self, piece: Piece, columns: Fields) -> Iterator[Any]:
@@ -197,8 +210,9 @@ class ArrowTable(TableFile):
                 columns = [batch.column(name) for name in images]
                 size = sum(column.get_total_buffer_size() for column in columns)
                 row_bytes = size // max(batch.num_rows, 1)
-                pieces.append(Piece(len(pieces), at, batch.num_rows, row_bytes))
-                at = mapped.tell()
+                end = mapped.tell()
+                pieces.append(Piece(len(pieces), at, batch.num_rows, row_bytes, end))
+                at = end
             ends = mapped.tell()
             mapped.seek(max(self.size - len(_END), 0))
             if ends != self.size or mapped.read() != _END:

@@ -13,7 +13,7 @@ import numpy as np
 from facepack.convert.formats.parquet.engine import arrow
 from facepack.convert.formats.parquet.tables import BYTES, PATH
 from facepack.store.files import FileWriter, writing
-from facepack.store.record import Buffer
+from facepack.store.record import Buffer, RecordRun
 
 GROUP_BYTES = 100_000_000
 """Bytes of images in a row group, as ``datasets`` cuts them: the Hub shows rows of such groups."""
@@ -68,8 +68,9 @@ class TableWriter:
             write_batch_size=_PAGE_VALUES,
         )
         self.rows = self.payload = 0
+        self._room = GROUP_BYTES // len(self._images)  # of each column in a row group
         # Memory that is used for one group after the other.
-        self._blocks = [np.empty(GROUP_BYTES // len(self._images), np.uint8) for _ in self._images]
+        self._blocks = [np.empty(self._room, np.uint8).data for _ in self._images]
         self._begin()
 
     def _begin(self) -> None:
@@ -83,21 +84,53 @@ class TableWriter:
     ) -> None:
         """Take a row: its images, their paths, and its numbers, each in the order of columns."""
         if any(
-            ends[-1] + len(image) > len(block)
-            for ends, image, block in zip(self._ends, images, self._blocks, strict=True)
+            ends[-1] + len(image) > self._room
+            for ends, image in zip(self._ends, images, strict=True)
         ):
             self._write_group()
         for k, (image, path) in enumerate(zip(images, paths, strict=True)):
             at, size = self._ends[k][-1], len(image)
             if size > len(self._blocks[k]):
-                self._blocks[k] = np.empty(size, np.uint8)
-            self._blocks[k].data[at : at + size] = image
+                self._blocks[k] = np.empty(size, np.uint8).data
+            self._blocks[k][at : at + size] = image
             self._ends[k].append(at + size)
             self._paths[k].append(path)
             self.payload += size
         for values, number in zip(self._values, numbers, strict=True):
             values.append(number)
         self.rows += 1
+
+    def add_run(self, run: RecordRun) -> None:
+        """Take a row of an image and a label for each record of ``run``, as :meth:`add` would."""
+        ends = np.cumsum(run.stops - run.starts)
+        row = 0
+        while row < len(run):
+            before = int(ends[row - 1]) if row else 0
+            room = self._room - self._ends[0][-1]
+            stop = int(np.searchsorted(ends, before + room, side="right"))
+            if stop > row:
+                self._extend(run[row:stop], ends[row:stop] - before)
+            else:  # it begins a group, and may be larger than one
+                for record in run[row : row + 1].records():
+                    self.add([record.image], [record.name], [record.label])
+                stop = row + 1
+            row = stop
+
+    def _extend(self, run: RecordRun, ends: np.ndarray) -> None:
+        """Take records that fit into the row group, where they end behind what is in it."""
+        block, data, at = self._blocks[0], run.data, self._ends[0][-1]
+        size = int(ends[-1])
+        if np.array_equal(run.stops[:-1], run.starts[1:]):
+            block[at : at + size] = data[int(run.starts[0]) : int(run.stops[-1])]
+        else:
+            bounds = zip(run.starts.tolist(), run.stops.tolist(), (ends + at).tolist(), strict=True)
+            for start, stop, end in bounds:
+                block[end - stop + start : end] = data[start:stop]
+        self._ends[0] += (ends + at).tolist()
+        self._paths[0] += run.names or [None] * len(run)
+        self._values[0] += run.labels.tolist()
+        self.payload += size
+        self.rows += len(run)
 
     def _write_group(self) -> None:
         pa = arrow()
