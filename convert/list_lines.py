@@ -22,7 +22,6 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -318,13 +317,20 @@ def find_form(
 
 
 def _most_fitting(lines: Iterable[bytes], forms: Sequence[ListForm]) -> tuple[ListForm | None, int]:
-    """Which of ``forms`` most of ``lines`` are, and how many; None if as many are of another."""
-    counts: Counter[ListForm] = Counter()
-    for line in lines:
+    """Which of ``forms`` most of ``lines`` are, and how many; None if as many are of another.
+
+    A line may be of several forms that read the same in it, as ``path TAB blank label`` is.
+    """
+    fitted: dict[ListForm, list[int]] = {}
+    for number, line in enumerate(lines):
         fitting = [form for form in forms if form.fits(line)]
-        if len(fitting) == 1:
-            counts[fitting[0]] += 1
-    ranked = counts.most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+        if len({form.read(line)[:2] for form in fitting}) == 1:
+            for form in fitting:
+                fitted.setdefault(form, []).append(number)
+    ranked = sorted(fitted.items(), key=lambda entry: -len(entry[1]))
+    if not ranked:
         return None, 0
-    return ranked[0]
+    best, numbers = ranked[0]
+    if any(len(others) == len(numbers) and others != numbers for _, others in ranked):
+        return None, 0
+    return best, len(numbers)

@@ -36,6 +36,7 @@ def rows(*lines: str, columns: Columns | None = None) -> list[Row] | None:
         # blanks, of whatever number
         (["000001.jpg 2880", "000002.jpg 2937"], [("000001.jpg", 2880), ("000002.jpg", 2937)]),
         (["a b.jpg    7", "c.jpg \t 1"], [("a b.jpg", 7), ("c.jpg", 1)]),
+        (["a b.jpg \t 5", "c.jpg \t 7"], [("a b.jpg", 5), ("c.jpg", 7)]),
         # headers, with what people call columns
         (["Image,Id", "a.jpg,n000002"], [("a.jpg", "n000002")]),
         (["id,label", "a.jpg,3"], [("a.jpg", 3)]),
