@@ -44,6 +44,7 @@ _LOOK = 4096  # bytes of a file that tell whether an archive begins there
 _USUAL = 1.5  # bytes that a byte inflates to; images are compressed, headers and padding are not
 _MOST = 16  # the same; a file may have 1 MiB more
 _PAGE = 4096
+_THREADS = 16  # more than one reader follows
 _LARGE = Path("/var/tmp")
 
 
@@ -312,7 +313,7 @@ class _Inflating:
         self._archives = map(range, firsts, [*firsts[1:], count])
         self._threads = [
             threading.Thread(target=self._work, daemon=True)
-            for _ in range(min(len(firsts), usable_processors()))
+            for _ in range(min(len(firsts), usable_processors(), _THREADS))
         ]
         for thread in self._threads:
             thread.start()
