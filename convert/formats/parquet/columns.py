@@ -20,6 +20,7 @@ from facepack.errors import ConfigError, SourceError
 
 _SAME = ("is_same", "issame", "same", "is_match", "match")
 _LABELS = ("label", "labels", "cls", "class", "target", "identity", "identity_id", "id", *_SAME)
+_NAMES_OF_SAME = (*_SAME, "genuine", "mated", "positive", "true", "yes", "1")
 _INDEX = "index"
 _OPTION = {"image": "--image-column", "label": "--label-column"}
 
@@ -115,6 +116,12 @@ def find_columns(
             f"(1: one person), and of {_listed(schema)} none is: name it with --label-column NAME, "
             "or take the images of one column with --image-column NAME"
         )
+    names = _class_names(described, label)
+    if pairs and names and names[0].lower() in _NAMES_OF_SAME:
+        raise SourceError(
+            f"{file}: of the column {label!r} 0 is called {names[0]!r}: expected 1 for one person, "
+            "0 for two; write the column anew so"
+        )
     told = [f"images are taken from the column {' and '.join(map(repr, found))}"] * (not images)
     told += [f"labels from {label!r}" if label else "no column has labels"]
     return Columns(
@@ -122,7 +129,7 @@ def find_columns(
         fields=tuple(_fields_of(schema.field(name).type) for name in found),
         label=label,
         texts=label in texts,
-        names=None if pairs else _class_names(described, label),
+        names=None if pairs else names,
         index=_INDEX if in_order and _INDEX in numbers else None,
         pairs=pairs,
         notice=f"{file}: {', '.join(told)} (of {_listed(schema)})",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,10 +24,6 @@ class ParquetCommand(SourceCommand):
         ),
         LABEL_COLUMN,
     )
-
-    def own_files(self, path: Path) -> list[Path] | None:
-        """The file; a folder holds more than its images."""
-        return [path] if path.is_file() else None
 
 
 class ParquetSinkCommand(SinkCommand):

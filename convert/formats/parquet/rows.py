@@ -317,8 +317,8 @@ def image_bytes(column: Any) -> tuple[memoryview, np.ndarray, np.ndarray]:
     _, offsets, values = column.buffers()
     bounds = np.zeros(1, np.int64)
     if offsets is not None and len(column):
-        bounds = np.frombuffer(offsets, width)[column.offset :][: len(column) + 1]
-        bounds = bounds.astype(np.int64)
+        skipped = column.offset * np.dtype(width).itemsize
+        bounds = np.frombuffer(offsets, width, len(column) + 1, skipped).astype(np.int64)
     data = memoryview(b"") if values is None else memoryview(values).cast("B")
     starts, stops = bounds[:-1], bounds[1:].copy()
     if column.null_count:

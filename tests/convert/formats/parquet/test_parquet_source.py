@@ -144,6 +144,9 @@ def test_views_and_slices_are_found_in_memory() -> None:
         found = [bytes(data[a:b]) for a, b in zip(starts, stops, strict=True)]
         assert found == [value or b"" for value in values]
     assert [len(each) for each in image_bytes(pa.array([], pa.binary()))[1:]] == [0, 0]
+    odd = pa.py_buffer(np.array([0, 1, 3], np.int32).tobytes() + b"?")  # as damaged streams have it
+    column = pa.Array.from_buffers(pa.binary(), 2, [None, odd, pa.py_buffer(b"xyz")])
+    assert [each.tolist() for each in image_bytes(column)[1:]] == [[0, 1], [1, 3]]
 
 
 def test_images_that_are_elsewhere_are_set_aside(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
@@ -475,6 +478,29 @@ def test_pairs_that_are_none(tmp_path: Path, columns: Any, text: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "lfw.parquet")
     with pytest.raises(SourceError, match=text):
         ParquetSource([tmp_path / "lfw.parquet"])
+
+
+def test_a_label_that_calls_0_the_same_is_no_flag(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    table = pa.table({"a": [make_jpeg(0)], "b": [make_jpeg(1)], "label": [0]})
+    for names, error in ((["Same", "different"], SourceError), (["different", "same"], None)):
+        feature = {"label": {"_type": "ClassLabel", "names": names}}
+        told = table.replace_schema_metadata(described(feature))
+        pq.write_table(told, tmp_path / "lfw.parquet")
+        if error is None:
+            assert ParquetSource([tmp_path / "lfw.parquet"]).content == "pairs"
+        else:
+            with pytest.raises(error, match="0 is called 'Same': expected 1 for one person"):
+                ParquetSource([tmp_path / "lfw.parquet"])
+
+
+def test_files_with_other_columns_are_not_deleted(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    path = tmp_path / "faces.parquet"
+    pq.write_table(rows_of(make_jpeg, 6).append_column("age", [list(range(6))]), path)
+    pq.write_table(rows_of(make_jpeg, 9).slice(6), tmp_path / "first.parquet")
+    facepack("parquet2lmdb", tmp_path / "first.parquet", tmp_path / "pack")
+    words = ["append", tmp_path / "pack", path, "--source", "parquet", "--delete-source"]
+    result = invoke(*words)
+    assert result.exit_code == 2 and "--delete-source" in result.stderr and path.exists()
 
 
 def test_pairs_become_a_pack_that_is_verified(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
