@@ -23,6 +23,7 @@ import csv
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -206,13 +207,16 @@ def find_table(first: bytes, columns: Columns) -> Table | None:
         LineError: it has not the columns that the user named.
     """
     delimiter = next((sign for sign in "\t;," if sign.encode() in first), None)
-    cells = [] if delimiter is None else _cells(first, delimiter)
+    cells: list[bytes] = []
+    if delimiter is not None:
+        with suppress(LineError):  # the line may be malformed, and others be of another kind
+            cells = _cells(first, delimiter)
     header = [text(cell) for cell in cells]
     lower = [name.lower() for name in header]
     for wanted in (columns.path, columns.label):
         if wanted is not None and wanted not in header:
             raise LineError(f"no column is called {wanted!r}")
-    if delimiter is None:
+    if delimiter is None or not cells:
         return None
     path = header.index(columns.path) if columns.path else _find(_PATHS, lower, None)
     label = header.index(columns.label) if columns.label else _find(_LABELS, lower, path)

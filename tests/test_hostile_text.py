@@ -134,6 +134,8 @@ FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "train.lst": (b"0\t1\ta.jpg\n1\t2.000\tb.jpg\n2\t0\t3.5\tc.jpg\n", _listing),
     "face2rec.lst": (b"1\ta.jpg\t5\n0\tb.jpg\t7\t1 2 3 4\n".replace(b" ", b"\t"), _listing),
     "tree.kv": (b"a.jpg 1\nb c.jpg 2\n", _listing),
+    "faces.csv": (b'Image;Id\r\n"a.jpg";Zo\xc3\xab\r\nb.jpg;anna\r\n', _listing),
+    "label.txt": (b"a.jpg\tanna b\nb.jpg \t c\n", _listing),
     "log.csv": (b"step,loss,lr,epoch\n1,2.5,0.1,0\n2,nan,0.1,0\n3,2,0.1,1\n", read_log),
     "metrics.jsonl": (
         b'{"step": 1, "loss": 2.5, "lr": 0.1, "epoch": 0}\n{"step": 2, "lfw": 1}\n'

@@ -74,6 +74,13 @@ def test_what_lists_say(lines: list[str], expected: list[Row] | None) -> None:
     assert rows(*lines) == expected
 
 
+def test_a_first_line_that_is_no_csv_spoils_no_list() -> None:
+    lines = b"a\rb,c", b"0\t1\ta.jpg", b"1\t2\tb.jpg"
+    form = find_form(lines, KINDS)
+    assert form is not None and form.kind == "im2rec"
+    assert find_form(lines[:1], KINDS) is None
+
+
 def test_labels_are_numbers_unless_most_are_names() -> None:
     assert find_form([b"a.jpg 1", b"b.jpg anna", b"c.jpg 2"], KINDS) == find_form(
         [b"a.jpg 1"], KINDS
