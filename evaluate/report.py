@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facepack import cells
 from facepack.errors import ConfigError, FacepackError
 from facepack.evaluate.plots import draw_curves, draw_histograms
 from facepack.evaluate.results.difference import is_within_chance
@@ -230,20 +229,16 @@ def _face_image(faces: Faces, position: int, image_size: tuple[int, int]) -> Pag
 
 def csv_text(results: Sequence[Result]) -> str:
     """The figures as CSV, a line each: those of groups too, and shares of one."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
+    rows: list[list[object]] = []
     for result in results:
         target = (result.model, result.target, result.protocol, result.variant)
         for group, figures in {"": result.figures, **result.groups}.items():
             for name, figure in figures.items():
                 low, high = figure.interval or (None, None)
                 numbers = (figure.value, figure.std, low, high)
-                writer.writerow([*map(_cell, (*target, group, name)), *numbers, figure.unit])
-    return lines.getvalue()
+                rows.append([*map(_printable, (*target, group, name)), *numbers, figure.unit])
+    return cells.csv_text(_CSV_COLUMNS, rows)
 
 
-def _cell(text: str) -> str:
-    """``text`` as a cell that a spreadsheet shows, and does not take for a formula."""
-    clean = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return f"'{clean}" if clean.startswith(("=", "+", "-", "@")) else clean
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

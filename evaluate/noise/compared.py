@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from facepack.cells import csv_text
 from facepack.evaluate.embedding.embed_into import EmbedOptions, embed_into
 from facepack.evaluate.embedding.embeddings import open_embeddings
 from facepack.evaluate.faces.faces import SourceFaces
@@ -194,12 +193,9 @@ def write_compared(out: Path, compared: Sequence[Compared], stated: dict[str, An
         PackError: a file cannot be written.
     """
     for each in compared:
-        table = io.StringIO()
-        if each.rows:
-            writer = csv.DictWriter(table, [*each.rows[0]], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(each.rows)
-        text = table.getvalue().encode("utf-8", "backslashreplace")
-        write_output(out / f"{each.name}.csv", text)
+        text = (
+            csv_text([*each.rows[0]], [[*row.values()] for row in each.rows]) if each.rows else ""
+        )
+        write_output(out / f"{each.name}.csv", text.encode("utf-8", "backslashreplace"))
         whole = {**stated, "order": each.order, "pairs": each.rows}
         write_output(out / f"{each.name}.json", json.dumps(whole, indent=1).encode() + b"\n")

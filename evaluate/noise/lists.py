@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from facepack.cells import csv_text
 from facepack.evaluate.noise.scores import NO_CLASS
 from facepack.output import write_output
 from facepack.train.data import TrainingData
@@ -104,12 +103,9 @@ def write_lists(
             for row in rows
         ]
         write_output(out / f"{found.name}.txt", "".join(text).encode())
-        table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        table = csv_text(COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
         # Keys of a tree are paths, which need not be UTF-8.
-        content = table.getvalue().encode("utf-8", "backslashreplace")
+        content = table.encode("utf-8", "backslashreplace")
         write_output(out / f"{found.name}.csv", content)
         plain = [{key: _number(value) for key, value in row.items()} for row in rows]
         whole = {**stated, "rule": found.rule, "records": plain}

@@ -75,6 +75,16 @@ def test_names_of_a_tree_that_are_not_utf8_are_listed(tmp_path: Path) -> None:
     assert row["key"] == data.key(0)
 
 
+def test_names_of_a_tree_are_no_formulas(tmp_path: Path) -> None:
+    (tmp_path / "tree/=1+1").mkdir(parents=True)
+    (tmp_path / "tree/=1+1/0.jpg").write_bytes(make_jpeg(make_face(0, 0)))
+    data, scores = ImageTree(tmp_path / "tree"), np.zeros(1, SCORES)
+    found = find_noise(scores, data.labels, threshold=0.5, confidence=0.5)
+    write_lists(tmp_path, data, scores, found, {})
+    assert "\n'=1+1/0.jpg,0,0," in (tmp_path / "noise.csv").read_text()
+    assert "=1+1" not in (tmp_path / "noise.txt").read_text()
+
+
 def test_another_threshold_takes_the_embeddings_that_are_there(
     found: Path, pack_path: Path, run_path: Path, run_cli, tmp_path: Path
 ) -> None:
