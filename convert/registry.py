@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class SourceKind:
     """A format that is read."""
 
-    title: str  # what it is, after an article
-    src: str  # what SRC is, as a sentence for the command's help
-    location: str  # module:class
-    # module:class of what is its own on the command line
+    title: str  #: what it is, after an article
+    src: str  #: what SRC is, as a sentence for the command's help
+    location: str  #: module:class
+    #: module:class of what is its own on the command line
     own: str = "facepack.convert.command_line:SourceCommand"
-    many: bool = False  # whether the class takes a list of paths, else one
-    parallel: bool = True  # whether several processes can read it, whatever it looks like
+    many: bool = False  #: whether the class takes a list of paths, else one
+    parallel: bool = True  #: whether several processes can read it, whatever it looks like
 
     @cached_property
     def command(self) -> SourceCommand:
@@ -40,13 +40,13 @@ class SourceKind:
 class SinkKind:
     """A format that is written."""
 
-    title: str  # what it is, with its article
-    out: str  # what OUT becomes, as a sentence for the command's help
-    location: str  # module:function
-    options: str = "facepack.convert.options:ConvertOptions"  # module:class of its options
-    # module:class of what is its own on the command line
+    title: str  #: what it is, with its article
+    out: str  #: what OUT becomes, as a sentence for the command's help
+    location: str  #: module:function
+    options: str = "facepack.convert.options:ConvertOptions"  #: module:class of its options
+    #: module:class of what is its own on the command line
     own: str = "facepack.convert.command_line:SinkCommand"
-    parallel: bool = False  # whether several processes can write it
+    parallel: bool = False  #: whether several processes can write it
 
     @cached_property
     def command(self) -> SinkCommand:

@@ -194,14 +194,14 @@ class SpanSink(Sink):
         spans: the source's, in order.
     """
 
-    span_records: int = 16_384  # a span's greatest number of records
-    span_bytes: int = fmt.MAX_SHARD_BYTES  # a span's greatest sum of bytes
-    overhead: ClassVar[int] = 0  # bytes that a record takes beside its image, at most
-    # suffixes of the files in state that are kept of a span until all are written
+    span_records: int = 16_384  #: a span's greatest number of records
+    span_bytes: int = fmt.MAX_SHARD_BYTES  #: a span's greatest sum of bytes
+    overhead: ClassVar[int] = 0  #: bytes that a record takes beside its image, at most
+    #: suffixes of the files in state that are kept of a span until all are written
     kept: ClassVar[tuple[str, ...]] = ()
-    # names of the files in out that remove() knows beforehand
+    #: names of the files in out that remove() knows beforehand
     written: ClassVar[tuple[str, ...]] = ()
-    shard_suffix: ClassVar[str] = ""  # of the file in out that each span makes, if it makes one
+    shard_suffix: ClassVar[str] = ""  #: of the file in out that each span makes, if it makes one
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)

@@ -20,12 +20,12 @@ _LONGEST_STEM = 100
 class Refusal:
     """A source record that cannot be packed: where it is, why, and what to do."""
 
-    ordinal: int  # its number in the source, from 0
-    file: str  # the source file's name
-    offset: int | None  # its byte in the file, where it has one
-    key: str | None  # its key or name in the source
-    reason: str  # what is wrong
-    remedy: str  # what the user can do
+    ordinal: int  #: its number in the source, from 0
+    file: str  #: the source file's name
+    offset: int | None  #: its byte in the file, where it has one
+    key: str | None  #: its key or name in the source
+    reason: str  #: what is wrong
+    remedy: str  #: what the user can do
 
     def as_json(self) -> dict[str, Any]:
         """The line of ``quarantine.jsonl``."""
@@ -58,8 +58,8 @@ class Part(ABC):
     A part pickles small: it knows its own records and not the whole source.
     """
 
-    start: int  # ordinal of the first
-    stop: int  # ordinal behind the last
+    start: int  #: ordinal of the first
+    stop: int  #: ordinal behind the last
 
     @abstractmethod
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
@@ -92,7 +92,7 @@ class Part(ABC):
 class OwnPart(Part):
     """A part that looks nothing up in another: it refuses its records itself."""
 
-    remedy: ClassVar[str]  # what the user can do where a record that was read cannot be packed
+    remedy: ClassVar[str]  #: what the user can do where a record that was read cannot be packed
 
     @abstractmethod
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
@@ -139,17 +139,17 @@ class Source(ABC):
     its name, what it holds, and how to read a part.
     """
 
-    kind: str  # the format's name, as in the command
-    name: str  # what the shards of its one group are called, as shard_stem() makes it safe
-    # train (images with labels), pairs (a verification set), templates (IJB) or megaface
+    kind: str  #: the format's name, as in the command
+    name: str  #: what the shards of its one group are called, as shard_stem() makes it safe
+    #: train (images with labels), pairs (a verification set), templates (IJB) or megaface
     content: str = "train"
-    classes: int | None = None  # the width of a head, if the source states it
-    channels: str = "rgb"  # the order of the colours in its images, as far as it knows: rgb or bgr
-    notices: list[str]  # for the user; tables() may add to them
-    # whether several processes may read parts at once; else parts are read one after the other, in
-    # order, in this process
+    classes: int | None = None  #: the width of a head, if the source states it
+    channels: str = "rgb"  #: the order of the colours in its images, as far as it knows: rgb or bgr
+    notices: list[str]  #: for the user; tables() may add to them
+    #: whether several processes may read parts at once; else parts are read one after the other, in
+    #: order, in this process
     parallel: bool = True
-    table_names: tuple[str, ...] = ()  # the tables that tables() gives
+    table_names: tuple[str, ...] = ()  #: the tables that tables() gives
 
     @abstractmethod
     def __len__(self) -> int:

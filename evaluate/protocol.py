@@ -18,11 +18,11 @@ class Protocol(ABC):
     (:func:`facepack.evaluate.run.evaluate_embeddings`); a protocol does not know which.
     """
 
-    name: str  # under which PROTOCOLS lists it
-    target: str  # what results call what is measured on
-    faces: Faces  # the images, each once; embeddings come in their order
-    flip: bool = True  # whether an embedding is that of the image plus that of its mirror image
-    # where scores of whole sets are computed; whoever evaluates says so
+    name: str  #: under which PROTOCOLS lists it
+    target: str  #: what results call what is measured on
+    faces: Faces  #: the images, each once; embeddings come in their order
+    flip: bool = True  #: whether an embedding is that of the image plus that of its mirror image
+    #: where scores of whole sets are computed; whoever evaluates says so
     device: str | torch.device = "cpu"
 
     @abstractmethod

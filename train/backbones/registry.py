@@ -26,14 +26,14 @@ class Backbone(nn.Module):
             precision of the weights.
     """
 
-    name: str = ""  # under which build() made it; empty where it was made otherwise
-    # (height, width) in pixels of the images it takes; a class of another size sets its own
+    name: str = ""  #: under which build() made it; empty where it was made otherwise
+    #: (height, width) in pixels of the images it takes; a class of another size sets its own
     image_size: tuple[int, int] = (112, 112)
-    # the order of the colours that it takes, rgb or bgr; a class of the latter sets its own. Images
-    # come in RGB to either, and are turned around here
+    #: the order of the colours that it takes, rgb or bgr; a class of the latter sets its own.
+    #: Images come in RGB to either, and are turned around here
     channels: str = "rgb"
-    # whether blocks run a second time in the backward pass rather than that all inside them is
-    # kept; may be changed between steps. False where a class cannot
+    #: whether blocks run a second time in the backward pass rather than that all inside them is
+    #: kept; may be changed between steps. False where a class cannot
     checkpointing: bool = False
 
     def __init__(self, embedding_size: int, autocast: torch.dtype | None) -> None:

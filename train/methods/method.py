@@ -55,8 +55,8 @@ class Head(Protocol):
 class MethodRun(ABC):
     """A run by a method, on one rank: what holds its state, feeds it and takes its steps."""
 
-    head: Head  # its state beside the backbone's, the optimizer's and the loader's
-    loader: Loader  # gives the batches, and has their place in checkpoints
+    head: Head  #: its state beside the backbone's, the optimizer's and the loader's
+    loader: Loader  #: gives the batches, and has their place in checkpoints
 
     @abstractmethod
     def take_step(self, batch: Batch, lr: float) -> Tensor:
