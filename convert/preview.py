@@ -17,6 +17,7 @@ from facepack.convert.delivery import deliver
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span, payload_bytes
+from facepack.encoding import WORDS
 from facepack.store import format as fmt
 from facepack.store.record import SourceRecord
 from facepack.store.target import Found, Target
@@ -42,13 +43,14 @@ class Preview:
     identities: int
     classes: int
     pairs: int | None
-    payload_bytes: int  # about, of images
+    payload_bytes: int  # about, of images as they are stored
     needed_bytes: int  # about, that are still to be written
     free_bytes: int  # of the target's file system, with those that overwriting frees
     shards: list[dict[str, Any]]  # name, records and payload_bytes of each file of many records
     files: list[str]  # beside the shards
     image_files: int  # images that become a file each
     looked_at: int  # records that were read, spread over the source
+    encoded: int  # how many of these would be encoded anew
     refused: list[dict[str, Any]]  # which of these would be set aside, as quarantine.jsonl has them
     notices: list[str]
     dry_run: bool = True
@@ -73,7 +75,8 @@ class Preview:
             written.append(f"{count}: {', '.join(shown)}")
         yield "  " + "; ".join([*written, *([", ".join(self.files)] if self.files else [])])
         aside = f"{len(self.refused):,} would be set aside" if self.refused else "all can be used"
-        yield f"  of {self.looked_at:,} images that were looked at, {aside}"
+        anew = f", {self.encoded:,} would be encoded anew ({WORDS})" if self.encoded else ""
+        yield f"  of {self.looked_at:,} images that were looked at, {aside}{anew}"
         for entry in self.refused[:3]:
             yield f"  {entry['file']}: record {entry['ordinal']}: {entry['reason']}"
         yield "nothing was written (--dry-run)"
@@ -91,6 +94,7 @@ def preview(
     files: Sequence[str] = (),
     image_files: int = 0,
     images: int | None = None,
+    payload: int | None = None,
 ) -> Preview:
     """What a conversion of ``source`` would do.
 
@@ -102,6 +106,8 @@ def preview(
         files: what else is written.
         image_files: images that become a file each.
         images: that are written; None: as many as the source has.
+        payload: bytes of images that are written, counted in ``needed``; None: as many as the
+            source has, and where some are encoded anew, as those tell that were looked at.
 
     Raises:
         PackError: the target cannot be made, or there is no room for it.
@@ -109,45 +115,55 @@ def preview(
             ``strict``.
     """
     target.require_place()
-    needed = 0 if found is Found.FINISHED else max(needed, 0)
-    target.require_space(needed)
+    to_write = 0 if found is Found.FINISHED else max(needed, 0)
+    target.require_space(to_write)
     present = _labels(source)
     sizes = source.sizes()
-    looked_at = 0
+    looked_at = encoded = read_bytes = stored_bytes = 0
     refused: list[dict[str, Any]] = []
 
     def accept(record: SourceRecord) -> None:
-        options.check.look(record.image)
+        nonlocal encoded, read_bytes, stored_bytes
+        image, _ = options.check.look(record.image)
+        encoded += image is not record.image
+        read_bytes += len(record.image)
+        stored_bytes += len(image)
 
     for part in (samples := _samples(source)):
         looked_at += part.stop - part.start
         refused += deliver(part, accept, strict=options.strict)
+    growth = stored_bytes / read_bytes if encoded else 1.0
+    if payload is None:
+        payload = int(growth * payload_bytes(source))
+        if found is not Found.FINISHED:  # what is there already is left out at its stored size
+            to_write = max(needed + payload - payload_bytes(source), 0)
+            target.require_space(to_write)
     if not any(part.identity_names() for part in samples):
         files = [name for name in files if name != fmt.LABELS]
-    pairs = None
-    if source.content == "pairs":
-        pairs = len(source.tables(np.arange(len(source)))["pairs"])
+    # Making tables tells, as that of a run, what they lose.
+    tables = source.tables(np.arange(len(source))) if source.table_names else {}
     return Preview(
         out=str(out),
         target=found.value,
         found=len(source) if images is None else images,
         identities=int(np.count_nonzero(present >= 0)),
         classes=max(source.classes or 0, int(present.max(initial=-1)) + 1),
-        pairs=pairs,
-        payload_bytes=payload_bytes(source),
-        needed_bytes=needed,
+        pairs=len(tables["pairs"]) if source.content == "pairs" else None,
+        payload_bytes=payload,
+        needed_bytes=to_write,
         free_bytes=target.free_bytes(),
         shards=[
             {
                 "name": name,
                 "records": span.stop - span.start,
-                "payload_bytes": int(sizes[span.start : span.stop].sum(dtype=np.int64)),
+                "payload_bytes": int(growth * sizes[span.start : span.stop].sum(dtype=np.int64)),
             }
             for name, span in shards
         ],
         files=list(files),
         image_files=image_files,
         looked_at=looked_at,
+        encoded=encoded,
         refused=refused,
         notices=list(dict.fromkeys(source.notices)),
     )

@@ -74,6 +74,7 @@ def _preview(source: Source, path: Path, options: ConvertOptions, pairs: PairSet
         needed=sum(len(pairs.images[use]) for use in np.unique(pairs.uses).tolist()),
         files=[path.name],
         images=len(pairs.uses),
+        payload=sum(map(len, pairs.images)),
     )
 
 

@@ -57,7 +57,8 @@ class PairFolderSink(Sink):
     def outcome(self) -> dict[str, Any]:
         """Images, of which a pair has two, and the labels."""
         count = len(self._files)
-        return {"files": [LABELS], "image_files": count, "images": count}
+        payload = self.expected_bytes()
+        return {"files": [LABELS], "image_files": count, "images": count, "payload": payload}
 
     def write(self) -> None:
         """Write the images that are missing or have another size."""
