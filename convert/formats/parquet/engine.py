@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -40,7 +41,9 @@ def engine_errors(where: str) -> Iterator[None]:
     say(where)
     try:
         yield
-    except (arrow().ArrowException, OSError, ValueError, TypeError, LookupError) as error:
+    except (
+        arrow().ArrowException, OSError, ValueError, TypeError, LookupError, struct.error,
+    ) as error:  # fmt: skip
         words = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
         raise SourceError(
             f"{where}: cannot be read ({words}): the file is damaged or cut short; fetch it again "

@@ -13,6 +13,7 @@ Source: pyarrow 26.0.1; https://arrow.apache.org/docs/format/Columnar.html (enca
 from __future__ import annotations
 
 import os
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,10 @@ _BUFFER = 1 << 20
 _PARQUET, _ENCRYPTED = b"PAR1", b"PARE"
 _ARROW_FILE = b"ARROW1"
 _STREAM = b"\xff\xff\xff\xff"  # begins each message of an Arrow stream
-_END = _STREAM + bytes(4)
+_RECORD_BATCH = 3  # among the kinds of messages
+_HEAD = struct.Struct("<4si")  # of a message: the mark, and the size of what tells of it
+_OFFSET, _SIGNED, _SHORT = struct.Struct("<I"), struct.Struct("<i"), struct.Struct("<H")
+_BYTE, _LONG = struct.Struct("<B"), struct.Struct("<q")
 
 
 BYTES, PATH = "bytes", "path"  # the fields of an Image column
@@ -200,37 +204,81 @@ class ArrowTable(TableFile):
         self.schema = arrow().ipc.read_schema(self._file)
 
     def pieces(self, images: Sequence[str]) -> list[Piece]:
-        """The record batches: of each only what tells of it is read, for the file is mapped."""
+        """The record batches: of each only the head is read."""
         pieces: list[Piece] = []
-        with engine_errors(str(self.path)), arrow().memory_map(str(self.path)) as mapped:
-            stream = arrow().ipc.open_stream(mapped)
-            at = mapped.tell()
-            while (batch := self._following(stream, len(pieces))) is not None:
-                self._require_plausible(batch.num_rows)
-                columns = [batch.column(name) for name in images]
-                size = sum(column.get_total_buffer_size() for column in columns)
-                row_bytes = size // max(batch.num_rows, 1)
-                end = mapped.tell()
-                pieces.append(Piece(len(pieces), at, batch.num_rows, row_bytes, end))
-                at = end
-            ends = mapped.tell()
-            mapped.seek(max(self.size - len(_END), 0))
-            if ends != self.size or mapped.read() != _END:
-                raise ValueError("the mark that ends a stream is not at its end")
+        at = 0
+        while True:
+            where = f"{self.path}: {self.piece_name} {len(pieces)}"
+            with engine_errors(where):
+                kind, rows, end = self._message(at)
+            if kind is None:
+                break
+            if kind == _RECORD_BATCH:
+                self._require_plausible(rows)
+                row_bytes = (end - at) // max(rows, 1)
+                pieces.append(Piece(len(pieces), at, rows, row_bytes, end))
+            at = end
+        if end != self.size:
+            raise SourceError(
+                f"{self.path}: byte {end}: the stream ends, the file goes on to byte {self.size}: "
+                "fetch it again"
+            )
         return pieces
 
-    def _following(self, stream: Any, number: int) -> Any:
-        """The next record batch of the stream, None at its end."""
-        with engine_errors(f"{self.path}: {self.piece_name} {number}"):
-            try:
-                return stream.read_next_batch()
-            except StopIteration:
-                return None
+    def _message(self, at: int) -> tuple[int | None, int, int]:
+        """The kind of the message at a byte, the rows of a record batch, and where it ends.
+
+        The kind is None at the mark that ends the stream. The fields are those of ``Message.fbs``
+        and of ``RecordBatch`` there, as FlatBuffers lays tables out.
+
+        Raises:
+            ValueError: the file ends before that mark, or there is no message.
+            struct.error: the message is damaged.
+        """
+        if at + _HEAD.size > self.size:
+            raise ValueError("the mark that ends a stream is not at its end")
+        mark, size = _HEAD.unpack(self._plain.read(_HEAD.size, at))
+        start = at + _HEAD.size
+        if mark != _STREAM or size < 0 or start + size > self.size:
+            raise ValueError(f"byte {at}: no message begins here")
+        if not size:
+            return None, 0, start
+        head = self._plain.read(size, start)
+        message = _table(head, 0)
+        kind = _scalar(head, message, 1, _BYTE)
+        body = _scalar(head, message, 3, _LONG)
+        end = start + size + body
+        if body < 0 or end > self.size:
+            raise ValueError("it reaches beyond the end of the file")
+        rows = 0
+        if kind == _RECORD_BATCH:
+            rows = _scalar(head, _table(head, _field(head, message, 2)), 0, _LONG)
+        return kind, rows, end
 
     def _batches(self, piece: Piece, columns: Fields) -> Iterator[Any]:
         self._file.seek(piece.at)
         batch = arrow().ipc.read_record_batch(self._file, self.schema)
         yield batch.select(list(columns))
+
+
+def _table(data: bytes, at: int) -> int:
+    """Where the FlatBuffers table is to which the offset at a byte leads."""
+    return at + int(_OFFSET.unpack_from(data, at)[0])
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """Where a field of a table is; 0 where it is left out."""
+    names = table - _SIGNED.unpack_from(data, table)[0]
+    if names < 0 or 4 + 2 * number >= _SHORT.unpack_from(data, names)[0]:
+        return 0
+    offset = int(_SHORT.unpack_from(data, names + 4 + 2 * number)[0])
+    return table + offset if offset else 0
+
+
+def _scalar(data: bytes, table: int, number: int, kind: struct.Struct) -> int:
+    """A number in a table; what is left out is 0."""
+    at = _field(data, table, number)
+    return int(kind.unpack_from(data, at)[0]) if at else 0
 
 
 def open_table(path: Path, size: int | None = None) -> TableFile:
