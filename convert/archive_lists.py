@@ -79,7 +79,10 @@ class Lists:
         """
         lines = _lines(blocks)
         first = list(islice(lines, _PROBES))
-        form = find_form(first, KINDS)
+        try:
+            form = find_form(first, KINDS)
+        except LineError:
+            form = None
         if form is None:
             return False
         self._named.add(form.named)

@@ -19,6 +19,7 @@ folders.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 import re
@@ -184,11 +185,14 @@ class Table(NamedTuple):
 
 
 def _cells(line: bytes, delimiter: str) -> list[bytes]:
-    row = [line.decode("utf-8", "surrogateescape")]
+    rows = [line.decode("utf-8", "surrogateescape"), ""]
+    reader = csv.reader(rows, delimiter=delimiter, skipinitialspace=True)
     try:
-        cells = next(csv.reader(row, delimiter=delimiter, skipinitialspace=True), [])
+        cells = next(reader)
     except csv.Error as error:
         raise LineError(f"no line of a CSV: {error}") from None
+    if reader.line_num > 1:  # it would go on in the next line
+        raise LineError("a quote is not closed; cells of several lines are not read")
     return [cell.strip().encode("utf-8", "surrogateescape") for cell in cells]
 
 
@@ -304,14 +308,20 @@ def find_form(
         columns: that the user named.
 
     Raises:
-        LineError: the first line has no such columns.
+        LineError: the first line has no such columns, or is of no list that can be read.
     """
     table = None
+    if lines and lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise LineError("the list is UTF-16: save it as UTF-8")
+    if lines and b"\r" in lines[0]:
+        raise LineError("lines end in CR alone, as of old Macintoshes: save the list with LF")
     if lines and ("csv" in kinds or columns is not None):
         table = find_table(lines[0], columns or Columns())
     forms = [ListForm(kind=kind) for kind in kinds if kind in LINES]
     if table is not None and table.names:
         lines, forms = lines[1:], []
+        if not lines:
+            raise LineError("no line follows this header")
     if table is not None:
         forms.append(ListForm(kind="csv", table=table))
     numbered, votes = _most_fitting(lines, forms)

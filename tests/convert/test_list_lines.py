@@ -9,7 +9,7 @@ import pytest
 
 from facepack.convert.formats.tree.list_source import LstSource
 from facepack.convert.formats.tree.source import ImgSource
-from facepack.convert.list_lines import KINDS, Columns, LineError, find_form
+from facepack.convert.list_lines import KINDS, Columns, LineError, ListForm, find_form
 from facepack.convert.source import Refusal
 from facepack.errors import SourceError
 
@@ -109,7 +109,8 @@ def test_columns_that_are_named_are_taken() -> None:
     [
         ("a.jpg", "expected 2 cells"),
         ("a.jpg,1,2", "expected 2 cells"),
-        ('"a.jpg,1', "expected 2 cells"),
+        ('"a.jpg,1', "a quote is not closed"),
+        ('a.jpg,"1', "a quote is not closed"),
         (",1", "expected 2 cells"),
         ("a.jpg,x", "label 'x': allowed are whole numbers"),
         ("a.jpg," + "9" * 200_000, "no line of a CSV|allowed are whole numbers"),
@@ -120,6 +121,31 @@ def test_lines_of_a_csv_that_are_malformed(line: str, complaint: str) -> None:
     assert form is not None
     with pytest.raises(LineError, match=complaint):
         form.read(line.encode())
+
+
+def test_a_cell_of_two_lines_is_no_name_cut_short() -> None:
+    lines = [b"path,label", b'a.jpg,"Zoe', b'Smith"', b"b.jpg,anna"]
+    form = find_form(lines, KINDS)
+    assert form is not None and form.named
+    with pytest.raises(LineError, match="a quote is not closed; cells of several lines"):
+        form.read(lines[1])
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        (["path,label".encode("utf-16")], "the list is UTF-16: save it as UTF-8"),
+        ([b"path,label\ra.jpg,1\rb.jpg,2"], "lines end in CR alone"),
+        ([b"path,label"], "no line follows this header"),
+    ],
+)
+def test_lists_that_need_one_step_more(lines: list[bytes], complaint: str) -> None:
+    with pytest.raises(LineError, match=complaint):
+        find_form(lines, KINDS)
+
+
+def test_quotes_of_other_lists() -> None:
+    assert find_form([b'a, "b.jpg 1', b"c.jpg 2"], KINDS) == ListForm(kind="kv")
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "a\x00b", "a\x7f"])

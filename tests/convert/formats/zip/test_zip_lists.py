@@ -125,7 +125,9 @@ def test_folders_go_before_lists_that_are_not_needed(
     assert [row[2] for row in records(source)] == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("content", [b"", b"anna\n", b"x" * 100_000, b"other/1.jpg\t3\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"anna\n", b"x" * 100_000, b"other/1.jpg\t3\n", b"a,b\rc,d\r", b'a,"b\n']
+)
 def test_what_is_no_list_of_the_images_is_passed_over(
     make_jpeg: MakeJpeg, write: Callable[..., Path], content: bytes
 ) -> None:
