@@ -313,8 +313,6 @@ def find_form(
     table = None
     if lines and lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise LineError("the list is UTF-16: save it as UTF-8")
-    if lines and b"\r" in lines[0]:
-        raise LineError("lines end in CR alone, as of old Macintoshes: save the list with LF")
     if lines and ("csv" in kinds or columns is not None):
         table = find_table(lines[0], columns or Columns())
     forms = [ListForm(kind=kind) for kind in kinds if kind in LINES]

@@ -61,6 +61,10 @@ def tell_form(
         form = find_form(lines, kinds, columns)
     except LineError as error:
         raise SourceError(f"{file}: the first line is {text(first[:80])!r}: {error}") from None
+    if form is None and b"\r" in first:
+        raise SourceError(
+            f"{file}: its lines end in CR alone, as those of old Macintoshes: save it with LF"
+        )
     if form is None:
         raise SourceError(
             f"{file}: the first line is {text(first[:80])!r}; expected "
