@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,13 +148,13 @@ def _look(source: Source, exclude: frozenset[str]) -> tuple[np.ndarray, np.ndarr
 def _identities(source: Source, labels: np.ndarray, wanted: str) -> np.ndarray:
     """The labels that ``--identities`` means."""
     present = np.unique(labels[labels >= 0])
-    if match := re.fullmatch(r"(\d*):(\d*)", wanted):
+    if match := re.fullmatch(r"(\d{0,9}):(\d{0,9})", wanted):
         low, high = (int(bound) if bound else None for bound in match.groups())
         above = present[present >= (low or 0)]
         return above if high is None else above[above < high]
-    if wanted.isdecimal():
+    if re.fullmatch(r"\d{1,9}", wanted):
         return present[: int(wanted)]
-    if not Path(wanted).exists():
+    if not os.path.lexists(wanted):  # that of a Path raises where the name is too long
         raise ConfigError(
             f"--identities {wanted}: allowed are a number such as 100, a range such as 100:200, or "
             "a file that lists identities; there is no such file"

@@ -5,6 +5,7 @@ Nothing is imported here but when it is called, so that ``facepack eval --help``
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def split_words(text: str) -> tuple[str, list[str]]:
         ConfigError: a quote is not closed.
     """
     name, _, rest = text.strip().partition(" ")
-    if name not in PROTOCOLS or not rest or Path(text).exists():
+    if name not in PROTOCOLS or not rest or os.path.lexists(text):
         return "", []
     try:
         return name, shlex.split(rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -70,6 +71,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("facepack.commands.env", "Show versions of everything that matters."),
 }
 
+_UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+
 
 class LazyGroup(click.Group):
     """A group whose commands live in :data:`COMMANDS` and are imported when they are called."""
@@ -120,6 +123,14 @@ class LazyGroup(click.Group):
             name = f"facepack {ctx.invoked_subcommand or ''}".rstrip()
             click.echo(f"{name}: {printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            # Path.exists, is_file and is_dir raise where a folder on the way cannot be entered.
+            if error.filename is None or error.errno not in _UNREACHABLE:
+                raise
+            path = printable(str(error.filename))
+            name = f"facepack {ctx.invoked_subcommand}"
+            click.echo(f"{name}: {path}: {error.strerror}: choose another path", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             name = str(ctx.invoked_subcommand)
             command = self.get_command(ctx, name)

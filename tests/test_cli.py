@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -213,6 +215,36 @@ def test_names_that_are_no_text(tmp_path: Path, make_jpeg: Callable[..., bytes])
 @pytest.mark.parametrize(
     "words",
     [
+        "zip2lmdb closed/x out",
+        "rec2lmdb closed/x out",
+        "lmdb2img pack closed/x",
+        "lmdb2lmdb pack closed/x --dry-run",
+        "reindex closed/x",
+        "train --shards closed/x --out out",
+    ],
+)
+def test_folders_that_may_not_be_entered_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_jpeg: Callable[..., bytes], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with facepack.PackWriter(tmp_path / "pack") as writer:
+        writer.add(make_jpeg(1), 0)
+    stat = os.stat
+
+    def refusing(path: Any, **options: Any) -> os.stat_result:  # as of anyone but root
+        if "closed/" in os.fsdecode(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    result = CliRunner().invoke(root, words.split())
+    assert isinstance(result.exception, SystemExit) and result.exit_code == 1
+    assert "closed/x" in result.stderr and "Permission denied" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         "img2lmdb tree out --exclude BAD",
         "img2lmdb tree out --identities BAD",
         "zip2lmdb BAD out",
@@ -250,7 +282,7 @@ def test_files_that_are_none_are_told(
     Path("zero").symlink_to("/dev/zero")
     Path("zero.toml").symlink_to("/dev/zero")
     Path("loop.toml").symlink_to("loop.toml")
-    for bad in ("fifo", "zero", "loop"):
+    for bad in ("fifo", "zero", "loop", "n" * 300):
         arguments = words.replace("BAD", bad).replace("FIFO", "fifo").split()
         result = CliRunner().invoke(root, arguments)
         assert isinstance(result.exception, SystemExit), (arguments, result.exception)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +98,6 @@ def command(
 
 def _parse_sizes(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", word) for word in words):
         raise ConfigError(f"--sizes {text!r}: numbers of distractors with commas between, {_SIZES}")
     return [int(word) for word in words]

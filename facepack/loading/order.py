@@ -9,6 +9,7 @@ ranks need not talk to each other. The order ``blocks`` is made of the same perm
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,10 +49,10 @@ class BlockShape(Settings):
         Raises:
             ConfigError: it is none.
         """
-        run, _, window = text.partition("x")
-        if not (run.isdecimal() and window.isdecimal()):
-            raise ConfigError(f"{text!r} is no shape of blocks, like 84x1024 (run x window)")
-        return cls(run=int(run), window=int(window))
+        match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
+        if match is None:
+            raise ConfigError(f"{text!r:.80} is no shape of blocks, like 84x1024 (run x window)")
+        return cls(run=int(match[1]), window=int(match[2]))
 
     @property
     def records(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def find_identity(pack: Pack, words: str) -> np.ndarray:
     names = pack.identity_names or []
     if words in names:
         label = names.index(words)
-    elif words.isascii() and words.removeprefix("-").isdigit():
+    elif re.fullmatch(r"-?[0-9]{1,9}", words):
         label = int(words)
     else:
         what = f"has no identity {words!r}{did_you_mean(words, names)}: give its label"

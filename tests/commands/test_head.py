@@ -62,6 +62,8 @@ def test_an_identity_is_found_by_name_and_by_label(tmp_path: Path, make_jpeg: Ma
             find_identity(pack, "Zoe")
         with pytest.raises(ConfigError, match="no record has the label 9"):
             find_identity(pack, "9")
+        with pytest.raises(ConfigError, match="has no identity"):
+            find_identity(pack, "9" * 5000)
     listed = run(tmp_path / "p", "--identity", "Zoë", "--json").stdout.splitlines()
     assert {json.loads(line)["name"] for line in listed} == {"0.jpg", "4.jpg", "8.jpg"}
 

@@ -171,8 +171,9 @@ def test_lists(tmp_path: Path, make_rec: MakeRec) -> None:
         read_exclude_list(tmp_path / "none.txt")
     (tmp_path / "people.txt").write_text("3\n5\n999\n")
     source = RecSource(make_rec(100))
-    with pytest.raises(ConfigError, match=r"--identities 5-9: allowed are .* no such file"):
-        choose(source, Choice(identities="5-9"))
+    for words in ("5-9", "9" * 5000, "9:" + "9" * 5000):
+        with pytest.raises(ConfigError, match=r"--identities .*: allowed are .* no such file"):
+            choose(source, Choice(identities=words))
     chosen = choose(source, Choice(identities=str(tmp_path / "people.txt")))
     assert len(chosen) == 10 and chosen.describe()["chosen"]["identities"] == "people.txt"
     assert "1 of 3 identities listed" in source.notices[-1] and "'999'" in source.notices[-1]

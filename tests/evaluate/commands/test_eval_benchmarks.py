@@ -120,6 +120,8 @@ def test_megaface_refuses_other_packs_and_sizes(
     given = write_embeddings(tmp_path, ["x"])
     result = evaluate("megaface", make_pack(8), given)
     assert result.exit_code == 1 and "is a pack of kind 'train', not of MegaFace" in result.stderr
+    result = evaluate("megaface", megaface, given, "--sizes", "9" * 5000)
+    assert result.exit_code == 2 and "--sizes" in result.stderr
     result = evaluate("megaface", megaface, given, "--sizes", "10,many")
     assert result.exit_code == 2 and "--sizes '10,many'" in result.stderr
     result = evaluate("megaface", tmp_path / "nowhere", given)
