@@ -82,6 +82,9 @@ def find_columns(
 
     pictures = all_that(_holds_images)
     numbers = all_that(lambda kind: types.is_integer(kind) or types.is_boolean(kind))
+    # Whole numbers and nulls are floats where they went through pandas.
+    floats = all_that(types.is_floating)
+    numbers += [name for name in floats if name in _LABELS or name == label]
     texts = all_that(_is_text)
     found = [_take(name, pictures, "image", schema, file) for name in images]
     if not found:
@@ -89,7 +92,12 @@ def find_columns(
             name for name in pictures if types.is_struct(schema.field(name).type)
         ]
         found = found or pictures
-    if not 1 <= len(found) <= 2:
+    if not found:
+        raise SourceError(
+            f"{file}: no column holds images, of {_listed(schema)}: expected encoded images, as an "
+            "Image of datasets or plain binary; write lists and arrays of pixels anew as these"
+        )
+    if len(found) > 2:
         raise SourceError(
             f"{file}: {len(found)} columns may hold images, of {_listed(schema)}: name one with "
             "--image-column NAME, or two for a set of pairs"
@@ -122,7 +130,8 @@ def find_columns(
             f"{file}: of the column {label!r} 0 is called {names[0]!r}: expected 1 for one person, "
             "0 for two; write the column anew so"
         )
-    told = [f"images are taken from the column {' and '.join(map(repr, found))}"] * (not images)
+    columns = f"column{'s' * (len(found) > 1)} {' and '.join(map(repr, found))}"
+    told = [f"images are taken from the {columns}"] * (not images)
     told += [f"labels from {label!r}" if label else "no column has labels"]
     return Columns(
         images=tuple(found),

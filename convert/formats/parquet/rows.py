@@ -25,6 +25,8 @@ from facepack.store.record import RecordRun, SourceRecord
 
 _SAMPLE, _SAMPLED = 64, 4096  # places of a file, and bytes there, that tell it from another
 _SHOWN = 80  # characters of a path
+_NO_WHOLE = np.iinfo(np.int64).min  # stands for a number with a fraction
+_FRACTION = "its label is no whole number", "correct it, or name other labels with --label-column"
 
 
 class Stretch(NamedTuple):
@@ -122,14 +124,15 @@ class RowsPart(PartInRuns):
         names = None if paths is None else paths.to_pylist()
         labels = self._labels(batch)
         inside = rows - first
-        there = (stops > starts)[inside]
+        whole = labels != _NO_WHOLE
+        there = ((stops > starts) & whole)[inside]
         bounds = [0, *(np.flatnonzero(np.diff(there)) + 1).tolist(), len(there)]
         for begin, end in pairwise(bounds):
             some = inside[begin:end]
             if not there[begin]:
                 for k in some.tolist():
                     name = None if names is None else names[k]
-                    yield self._refuse(first + k, None, *absent(name))
+                    yield self._refuse(first + k, None, *(absent(name) if whole[k] else _FRACTION))
                 continue
             yield RecordRun(
                 ordinals=self.start + rows[begin:end],
@@ -206,10 +209,7 @@ class ParquetRows(Source):
                 if columns is None:
                     columns = own
                 elif replace(columns, notice=None) != replace(own, notice=None):
-                    raise SourceError(
-                        f"{path}: its columns, or the names of its labels, are not those of "
-                        f"{files[0]}: name the columns, or convert the files apart"
-                    )
+                    raise SourceError(_disagreement(path, files[0], columns, own))
                 first = 0
                 for piece in table.pieces(own.images):
                     self._stretches.append(Stretch(path, table.size, piece, first, 0, piece.rows))
@@ -288,6 +288,28 @@ class ParquetRows(Source):
         )
 
 
+def _disagreement(path: Path, first: Path, columns: Columns, own: Columns) -> str:
+    """What sets the file at ``path`` apart from the ``first`` one, and what to do."""
+    if replace(columns, notice=None) == replace(own, notice=None, names=columns.names):
+        return (
+            f"{path}: the names of its labels are not those of {first}, so that equal labels are "
+            "other people: convert the files apart, and merge the packs with --by-name"
+        )
+    return (
+        f"{path}: its columns are not those of {first} (there {_said(columns)}; here "
+        f"{_said(own)}): name columns that all files have, or convert the files apart"
+    )
+
+
+def _said(columns: Columns) -> str:
+    fields = [
+        f"{name!r} ({', '.join(own) or 'binary'})"
+        for name, own in zip(columns.images, columns.fields, strict=True)
+    ]
+    label = "no labels" if columns.label is None else f"labels {columns.label!r}"
+    return f"images {' and '.join(fields)}, {label}{' of text' * columns.texts}"
+
+
 def absent(path: str | None) -> tuple[str, str]:
     """Why there is no image in a row, and what to do: only its path may be there."""
     if path is None:
@@ -327,8 +349,16 @@ def image_bytes(column: Any) -> tuple[memoryview, np.ndarray, np.ndarray]:
 
 
 def numbers(column: Any, missing: int) -> np.ndarray:
-    """A column of integers or booleans: int64 (n,), ``missing`` where it is null."""
+    """A column of numbers or booleans: int64 (n,), ``missing`` where it is null or NaN.
+
+    What an int64 cannot hold is one that is no label.
+    """
     types = arrow().types
+    if types.is_floating(column.type):
+        real = column.cast(arrow().float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        held = (real == np.trunc(real)) & (np.abs(real) < 2.0**63)
+        whole = np.where(held, real, 0).astype(np.int64)
+        return np.where(held, whole, np.where(np.isnan(real), missing, _NO_WHOLE))
     if types.is_boolean(column.type):
         column = column.cast(arrow().uint8())
     nulls = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None

@@ -202,6 +202,12 @@ class ArrowTable(TableFile):
 
     def _open(self) -> None:
         self.schema = arrow().ipc.read_schema(self._file)
+        for field in self.schema:
+            if arrow().types.is_dictionary(field.type):
+                raise SourceError(
+                    f"{self.path}: its column {field.name!r} is a dictionary, which is not read "
+                    "from an Arrow stream: write the table as Parquet with pyarrow"
+                )
 
     def pieces(self, images: Sequence[str]) -> list[Piece]:
         """The record batches: of each only the head is read."""

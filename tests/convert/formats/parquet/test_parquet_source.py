@@ -176,6 +176,31 @@ def test_labels_that_no_index_holds_are_set_aside(make_jpeg: MakeJpeg, tmp_path:
     assert (tmp_path / "pack" / "faces.kv").read_text().split()[1::2].count("-0000001") == 1
 
 
+def test_whole_numbers_may_be_floats(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    """As pandas writes integers where some are missing."""
+    images = [{"bytes": make_jpeg(k), "path": None} for k in range(6)]
+    for kind in (pa.float64(), pa.float32()):
+        labels = pa.array([2.0, None, float("nan"), 0.5, -1.0, 7.0], kind)
+        pq.write_table(
+            pa.table({"image": pa.array(images, IMAGE), "label": labels}), tmp_path / "a.parquet"
+        )
+        records = list(ParquetRows([tmp_path / "a.parquet"]).part(0, 6).read())
+        refused = records.pop(3)
+        assert isinstance(refused, Refusal) and refused.reason == "its label is no whole number"
+        assert [each.label for each in records if isinstance(each, SourceRecord)] == [
+            2, -1, -1, -1, 7,
+        ]  # fmt: skip
+    floats = pa.table({"a": [b"x"], "age": [3.5]})
+    assert columns_of(tmp_path, floats)[1] is None
+    assert columns_of(tmp_path, floats, label_column="age")[1] == "age"
+
+
+def test_a_dictionary_in_a_stream_is_no_damage(tmp_path: Path) -> None:
+    table = pa.table({"image": [b"x"], "label": pa.array(["a"]).dictionary_encode()})
+    with pytest.raises(SourceError, match="its column 'label' is a dictionary"):
+        ParquetSource([save(tmp_path / "set", table)])
+
+
 def test_names_that_are_the_numbers_are_no_names(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     numbers = {"_type": "ClassLabel", "names": ["0", "1", "2", "3"]}
     table = make_table([{"bytes": make_jpeg(0), "path": None}], [2], label=numbers)
@@ -236,7 +261,7 @@ def test_columns_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "options", "error", "text"),
     [
-        ({"a": [1]}, {}, SourceError, "0 columns may hold images, of 'a' int64"),
+        ({"a": [1]}, {}, SourceError, "no column holds images, of 'a' int64"),
         ({key: [b"x"] for key in "abc"}, {}, SourceError, "3 columns may hold images"),
         ({"a": [b"x"], "b": [1], "c": [2]}, {}, SourceError, "several columns may be the labels"),
         ({"a": [b"x"], "b": [b"x"]}, {}, SourceError, "needs a column of 0 and 1"),
@@ -277,7 +302,10 @@ def test_files_must_agree(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     pq.write_table(
         table.replace_schema_metadata(described({"label": others})), tmp_path / "b.parquet"
     )
-    with pytest.raises(SourceError, match=r"b\.parquet: its columns, or the names of its labels"):
+    with pytest.raises(SourceError, match=r"b\.parquet: the names of its labels .* --by-name"):
+        ParquetRows([tmp_path])
+    pq.write_table(table.rename_columns(["face", "label"]), tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match=r"b\.parquet: its columns .* \(there .*'image' .*'face'"):
         ParquetRows([tmp_path])
     with pytest.raises(SourceError, match="is given twice"):
         ParquetRows([tmp_path / "a.parquet", tmp_path / "a.parquet"])
