@@ -95,7 +95,7 @@ def read_name(field: bytes) -> bytes:
     return field
 
 
-def _path(field: bytes) -> bytes:
+def path_with_slashes(field: bytes) -> bytes:
     """A path with slashes for backslashes, as Windows writes it; other encodings than UTF-8 may
     have them within a letter."""
     if b"\\" in field and b"/" not in field:
@@ -120,7 +120,7 @@ def read_kv(line: bytes, label: ReadLabel = read_number) -> ListedImage:
     path = path.rstrip(_BLANKS)
     if not space or not path:
         raise LineError("expected a path, a space and a label")
-    return ListedImage(_path(path), label(last), {})
+    return ListedImage(path_with_slashes(path), label(last), {})
 
 
 def _fields(line: bytes) -> list[bytes]:
@@ -132,7 +132,7 @@ def read_paddle(line: bytes, label: ReadLabel = read_number) -> ListedImage:
     fields = _fields(line)
     if len(fields) != 2 or not fields[0]:
         raise LineError("expected a path and a label, with a tab between")
-    return ListedImage(_path(fields[0]), label(fields[1]), {})
+    return ListedImage(path_with_slashes(fields[0]), label(fields[1]), {})
 
 
 def read_im2rec(line: bytes, label: ReadLabel = read_number) -> ListedImage:
@@ -146,7 +146,7 @@ def read_im2rec(line: bytes, label: ReadLabel = read_number) -> ListedImage:
     extra: dict[str, float | int] = {"key": int(fields[0])}
     for number, field in enumerate(fields[2:-1], start=1):
         extra[f"label_{number}"] = _number(field)
-    return ListedImage(_path(fields[-1]), label(fields[1]), extra)
+    return ListedImage(path_with_slashes(fields[-1]), label(fields[1]), extra)
 
 
 def read_face2rec2(line: bytes, label: ReadLabel = read_number) -> ListedImage:
@@ -164,7 +164,9 @@ def read_face2rec2(line: bytes, label: ReadLabel = read_number) -> ListedImage:
     for number, field in enumerate(fields[3:]):
         name = f"box_{number + 1}" if number < 4 else f"landmark_{number - 3}"
         extra[name] = _number(field)
-    return ListedImage(_path(fields[1]), label(fields[2]), extra, unaligned=fields[0] == b"0")
+    return ListedImage(
+        path_with_slashes(fields[1]), label(fields[2]), extra, unaligned=fields[0] == b"0"
+    )
 
 
 class Table(NamedTuple):
@@ -181,7 +183,7 @@ class Table(NamedTuple):
         cells = _cells(line, self.delimiter)
         if len(cells) != self.width or not cells[self.path]:
             raise LineError(f"expected {self.width} cells, with {self.delimiter!r} between")
-        return ListedImage(_path(cells[self.path]), label(cells[self.label]), {})
+        return ListedImage(path_with_slashes(cells[self.path]), label(cells[self.label]), {})
 
 
 def _cells(line: bytes, delimiter: str) -> list[bytes]:

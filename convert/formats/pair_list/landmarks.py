@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from facepack.convert.formats.pair_list.pair_list import image_name
 from facepack.convert.list_lines import LineError, read_face2rec2
 from facepack.convert.source_file import require_file
 from facepack.errors import DecodeError, SourceError
@@ -82,4 +83,4 @@ def _plain(line: str) -> tuple[str, np.ndarray] | None:
         return None
     if not all(map(math.isfinite, numbers)):
         return None
-    return fields[0], np.array(numbers).reshape(5, 2)
+    return image_name(fields[0]), np.array(numbers).reshape(5, 2)

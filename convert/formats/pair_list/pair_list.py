@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facepack.convert.list_lines import path_with_slashes
 from facepack.errors import SourceError
 from facepack.reading import read_text
 
@@ -28,7 +29,7 @@ Row = tuple[int, list[str]]
 class PairList:
     """Pairs by name."""
 
-    first: list[str]  # (P,) names of images
+    first: list[str]  # (P,) names of images, with slashes between folders
     second: list[str]  # (P,) names of others
     issame: np.ndarray  # bool (P,)
     # int64 (P,), from 0 in the order in which they come; None where no column tells them
@@ -45,7 +46,8 @@ def read_pair_list(path: Path) -> PairList:
     columns in any order: one of them ``same``, perhaps ``fold``; of the others the first two are
     the images, and the rest are groups. LFW's own ``pairs.txt`` is read as well, and lists of one
     image a line, lines 2i and 2i + 1 a pair: ``image flag`` (CPLFW's, CALFW's; 0 for two people) or
-    ``person/file`` (SLLFW's; of one person where the folders are the same).
+    ``person/file`` (SLLFW's; of one person where the folders are the same). Backslashes in the
+    names of images are slashes, as in lists of images.
 
     Raises:
         SourceError: it cannot be read, is empty, or a line is anything else.
@@ -109,8 +111,8 @@ def _read_columns(path: Path, names: list[str], rows: list[Row]) -> PairList:
         raise SourceError(f"{path}: a header and no pairs")
     others = set(range(len(names))) - {same, fold, *images}
     return PairList(
-        first=columns[names[images[0]]],
-        second=columns[names[images[1]]],
+        first=list(map(image_name, columns[names[images[0]]])),
+        second=list(map(image_name, columns[names[images[1]]])),
         issame=np.array([_TRUTHS[truth.lower()] for truth in columns[names[same]]]),
         folds=None if fold is None else _numbered(columns[names[fold]]),
         columns={names[place]: columns[names[place]] for place in sorted(others)},
@@ -158,15 +160,16 @@ def _read_lfw(path: Path, head: list[int], rows: list[Row]) -> PairList:
 def _read_alternating(path: Path, rows: list[Row]) -> PairList:
     """An image a line, and perhaps whether the pair is of one person; two lines are a pair."""
     width = len(rows[0][1])
+    names = [image_name(row[1][0]) for row in rows]
     expected = "an image, and 0 or more in all lines or in none; or first,second,same"
-    for row in rows:
+    for row, name in zip(rows, names, strict=True):
         if len(row[1]) != width or (width == 2 and not _is_count(row[1][1])):
             raise _malformed(path, row, expected)
-        if width == 1 and "/" not in row[1][0]:
+        if width == 1 and "/" not in name:
             raise _malformed(path, row, "person/file, as no flag says who is the same person")
     if len(rows) % 2:
         raise SourceError(f"{path}: {len(rows)} lines of one image make no pairs: fetch it again")
-    first, second = ([row[1][0] for row in rows[side::2]] for side in (0, 1))
+    first, second = names[::2], names[1::2]
     if width == 2:
         flags = [row[1][1].strip("0") != "" for row in rows]
         for row, flag, other in zip(rows[1::2], flags[::2], flags[1::2], strict=True):
@@ -177,6 +180,11 @@ def _read_alternating(path: Path, rows: list[Row]) -> PairList:
         people = [[name.rpartition("/")[0] for name in side] for side in (first, second)]
         issame = np.array(people[0]) == np.array(people[1])
     return PairList(first=first, second=second, issame=issame)
+
+
+def image_name(field: str) -> str:
+    """What a list calls an image, with slashes for the backslashes of Windows."""
+    return path_with_slashes(field.encode()).decode()
 
 
 def _is_count(text: str) -> bool:

@@ -83,12 +83,14 @@ class ListSource(PairSource):
     def _find(self) -> FileList | list[Held]:
         """The wanted images: files of a folder, or bytes; None or missing where there is none."""
         kind = None
+        options = {}
         if is_pack(split_set(self._where)[0]):
             kind = "lmdb"
         elif self._where.is_file():
             kind = "zip" if self._where.suffix.lower() == ".zip" else "tar"
+            options = {"labelled": False}  # whatever folders its images lie in
         if kind is not None:
-            source = SOURCES[kind].open([self._where], {})
+            source = SOURCES[kind].open([self._where], options)
             self.channels = source.channels
             return _take(source, self._wanted)
         root = Root(self._where)

@@ -237,7 +237,7 @@ class ImageMembers:
     def finish(
         self,
         archives: list[tuple[Archive, int]],
-        names: Names,
+        names: Names | None,
         identity_level: int | None,
         files: Files,
         shared: Stream | None,
@@ -246,7 +246,8 @@ class ImageMembers:
 
         Args:
             archives: each with its first row.
-            names: of the identities of samples, by label, as far as they are known.
+            names: of the identities of samples, by label, as far as they are known; None: images
+                have no identities, whatever they lie in or beside.
             identity_level: of the folders that are identities: lists do not count then. None
                 chooses.
             files: those of the archives.
@@ -259,11 +260,19 @@ class ImageMembers:
         labels, suffixes, texts = self._samples.finish()
         notices = self._samples.notices()
         listed = None
-        if not self._samples.found and self._lists.first and identity_level is None:
+        if (
+            names is not None
+            and not self._samples.found
+            and self._lists.first
+            and identity_level is None
+        ):
             listed, people, more = self._labels_of_lists()
             notices += more
         bounds = [*(first for _, first in archives), len(self)]
-        if self._samples.found:
+        if names is None:
+            layout, names = "unlabelled", Names()
+            labels, suffixes = np.full_like(labels, fmt.NO_IDENTITY), suffixes * 0
+        elif self._samples.found:
             layout, names = "samples", names if texts is None else texts
             if identity_level is not None:
                 raise SourceError(
@@ -276,7 +285,7 @@ class ImageMembers:
             labels, found = self._label_by_folder(archives, bounds, identity_level)
             layout, names, suffixes = "tree", Names.of(found.names.tolist()), suffixes * 0
             notices += found.notices
-        if self._lists.first and layout != "list":
+        if self._lists.first and layout in ("samples", "tree"):
             notices.append(
                 f"{self._lists.first}: a list of images was passed over: labels are those of "
                 + ("the samples" if self._samples.found else "the folders")
@@ -344,7 +353,7 @@ class ImageSet(Source):
         bounds: the first row of each archive, and how many rows there are.
         rows: all images.
         names: of the identities, by label, as far as they are known.
-        layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
+        layout: where labels come from: ``samples``, a ``list`` or a ``tree``; or ``unlabelled``.
         listing: a hash of names and sizes.
         notices: for the user.
     """
@@ -429,7 +438,7 @@ class TarImagePart(PartInRuns):
         shared: the stream to read from; None opens one.
         rows: the images.
         archive: the tar that they are members of.
-        layout: where labels come from: ``samples``, a ``list`` or a ``tree``.
+        layout: where labels come from: ``samples``, a ``list`` or a ``tree``; or ``unlabelled``.
         identities: names of the identities among them, by label.
     """
 

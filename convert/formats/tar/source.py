@@ -78,6 +78,8 @@ class TarSource(SourceView):
         member: the name of a ``.rec`` or ``.bin`` in the archives which is taken alone.
         only_indexed: of a ``.rec``, leave out the images that no line of its ``.idx`` names.
         identity_level: of the folders of a tree that are identities; None chooses.
+        labelled: whether images have identities; else all are taken, whatever they lie in or
+            beside, and have none.
 
     Raises:
         SourceError: a file cannot be read, is damaged, not complete or no tar, or a piece of
@@ -92,6 +94,7 @@ class TarSource(SourceView):
         member: str | None = None,
         only_indexed: bool = False,
         identity_level: int | None = None,
+        labelled: bool = True,
     ) -> None:
         if member is not None and not member.endswith((".rec", ".bin")):
             raise SourceError(
@@ -103,7 +106,9 @@ class TarSource(SourceView):
         look = _look(files, member, names_beside(paths))
         self._files = files
         self._sums = look.sums if look.complete else {}
-        content = look.content(only_indexed=only_indexed, identity_level=identity_level)
+        content = look.content(
+            only_indexed=only_indexed, identity_level=identity_level, labelled=labelled
+        )
         if only_indexed and not isinstance(content, RecordSet):
             raise SourceError(
                 f"--only-indexed is for a .rec and its .idx, and there is no .rec in "
@@ -225,7 +230,7 @@ class _Look:
                 self.parallel = stream.spooled().shared
 
     def content(
-        self, *, only_indexed: bool, identity_level: int | None
+        self, *, only_indexed: bool, identity_level: int | None, labelled: bool
     ) -> RecordSet | ImageSet | BinSource:
         """What was found, in the order of preference; see :class:`TarSource` for the arguments.
 
@@ -267,8 +272,9 @@ class _Look:
                     else "pass archives that do"
                 )
             )
+        names = self._names if labelled else None
         return self._images.finish(
-            self._archives, self._names, identity_level, self._readable, self._stream()
+            self._archives, names, identity_level, self._readable, self._stream()
         )
 
     def _stream(self) -> Stream | None:

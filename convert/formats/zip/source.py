@@ -26,6 +26,7 @@ from facepack.convert.samples import NO_LABEL, names_beside
 from facepack.convert.source import Group, Refusal, Source, shard_stem
 from facepack.convert.source_file import file_name
 from facepack.errors import SourceError
+from facepack.store.format import NO_IDENTITY
 
 
 class ZipSource(Source):
@@ -42,6 +43,8 @@ class ZipSource(Source):
         paths: zips, or folders of which all zips are taken, by name.
         password: of all encrypted members.
         identity_level: of the folders that are identities; None chooses.
+        labelled: whether images have identities; else all are taken, whatever they lie in or
+            beside, and have none.
 
     Attributes:
         passed_over: how many members are no images by their names, and so in no pack.
@@ -59,6 +62,7 @@ class ZipSource(Source):
         *,
         password: bytes | None = None,
         identity_level: int | None = None,
+        labelled: bool = True,
     ) -> None:
         self._keys = None if password is None else initial_keys(password)
         files = list(zip_files(paths))
@@ -69,17 +73,22 @@ class ZipSource(Source):
         archives = [read_archive(path, passed_by_code, has_password=has_password) for path in files]
         for archive in archives:
             self._try_password(archive)
-        samples = find_samples(archives, self._keys)
+        samples = find_samples(archives, self._keys) if labelled else None
         listed = None
         if samples is None:
             passed.add_all(labels)
-            if identity_level is None:
+            if labelled and identity_level is None:
                 listed = find_listed(archives, self._keys)
         if listed is None:
             passed.add_all(lists)
         self.passed_over = passed.total() + (0 if samples is None else samples.objects)
         self._bounds = np.cumsum([0, *(len(archive.entry_offsets) for archive in archives)])
-        if samples is not None:
+        notices: list[str] = []
+        if not labelled:
+            self._identities = Names()
+            none = [np.full_like(archive.labels, NO_IDENTITY) for archive in archives]
+            self._label_by_members("unlabelled", archives, none)
+        elif samples is not None:
             notices = self._label_by_sample(archives, paths, samples, identity_level)
         elif listed is not None:
             self._identities = listed.names

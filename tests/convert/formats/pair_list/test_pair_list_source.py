@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import facepack
 from facepack.cli import root
 from facepack.convert.formats.pair_list.by_name import find_by_name
 from facepack.convert.formats.pair_list.landmarks import Landmarks
+from facepack.convert.formats.pair_list.pair_list import read_pair_list
 from facepack.convert.formats.pair_list.source import ListSource
 from facepack.convert.formats.pairs.pickles import read_bin
 from facepack.errors import SourceError
@@ -177,6 +179,68 @@ def test_the_same_from_a_pack_a_zip_and_a_folder(tree: Path, tmp_path: Path) -> 
     first, second = ({f.name: f.read_bytes() for f in p.glob("*.npy")} for p in packs)
     assert first == second
     assert load_pair_set(packs[0]).images == load_pair_set(packs[1]).images
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda k, file: file.name,
+        lambda k, file: f"{('train', 'val')[k % 2]}/{file.name}",
+        lambda k, file: "a/" * (k % 3) + file.name,
+    ],
+    ids=["flat", "parts", "depths"],
+)
+def test_archives_need_no_folders_of_identities(
+    place: Callable[[int, Path], str], kind: str, tree: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / f"faces.{kind}"
+    files = sorted(tree.rglob("*.jpg"))
+    label = listed(tmp_path, "7")
+    # Neither the label of a sample nor a list of images matters.
+    members = [(file, place(k, file)) for k, file in enumerate(files)]
+    members += [(label, "p0_0001.cls"), (listed(tmp_path, "0\t1\tp0_0001.jpg\n", "x"), "x.lst")]
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as written:
+            for file, name in members:
+                written.write(file, name)
+    else:
+        with tarfile.open(archive, f"w:{kind[4:]}") as tar:
+            for file, name in members:
+                tar.add(file, name)
+    path = listed(tmp_path, "p0_0001.jpg,p0_0002.jpg,1\np0_0001.jpg,p1_0003.jpg,0\n")
+    said = run("pairs2lmdb", path, tmp_path / "pack", "--root", archive)
+    assert said.exit_code == 0, said.output
+    assert named_pairs(tmp_path / "pack") == [
+        ("p0_0001.jpg", "p0_0002.jpg", 1),
+        ("p0_0001.jpg", "p1_0003.jpg", 0),
+    ]
+    images = [bytes(r.image) for r in ListSource(path, root=archive).part(0, 3).read()]  # type: ignore[union-attr]
+    wanted = ("p0/p0_0001.jpg", "p0/p0_0002.jpg", "p1/p1_0003.jpg")
+    assert images == [(tree / name).read_bytes() for name in wanted]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p0\\p0_0001.jpg,p0\\p0_0002.jpg,1\np0\\p0_0001.jpg,p1\\p1_0001.jpg,0\n",
+        "p0\\p0_0001.jpg\np0\\p0_0002.jpg\np0\\p0_0001.jpg\np1\\p1_0001.jpg\n",
+        "p0\\p0_0001.jpg 3\np0\\p0_0002.jpg 3\np0/p0_0001.jpg 0\np1\\p1_0001.jpg 0\n",
+    ],
+)
+def test_lists_written_on_windows(text: str, tree: Path, tmp_path: Path) -> None:
+    """A group keeps its backslashes."""
+    source = ListSource(listed(tmp_path, text), root=tree)
+    assert source.issame.tolist() == [True, False] and source.uses.tolist() == [0, 1, 0, 2]
+    assert [entry.name for entry in source.part(0, 3).entries()] == [
+        "p0/p0_0001.jpg",
+        "p0/p0_0002.jpg",
+        "p1/p1_0001.jpg",
+    ]
+    grouped = listed(tmp_path, "a,b,same,group\np0\\p0_0001,p0\\p0_0002,1,x\\y\n")
+    assert read_pair_list(grouped).columns == {"group": ["x\\y"]}
+    points = listed(tmp_path, "p0\\p0_0001.jpg 1 2 3 4 5 6 7 8 9 10\n", "points.txt")
+    assert Landmarks(points).of("p0/p0_0001.jpg").shape == (5, 2)
 
 
 def test_landmarks(tree: Path, tmp_path: Path) -> None:
