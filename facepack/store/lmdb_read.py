@@ -25,6 +25,10 @@ class ScanError(ValueError):
     """A page or node that cannot be what it claims to be."""
 
 
+class NamedDatabaseError(ScanError):
+    """A node that is no record, but a database with records of its own."""
+
+
 def read_page_size(data: Buffer) -> int:
     """The page size that an LMDB file states in its first meta page.
 
@@ -166,8 +170,16 @@ def read_nodes(
     ends[at] = starts[at] + sizes[at]
     good[at] &= inside & (ends[at] <= file_size)
     owner = np.repeat(np.arange(len(counts)), counts)
-    bad = zip(numbers[whole][owner[~good]].tolist(), pointer[~good].tolist(), strict=True)
-    errors += [ScanError(f"page {page}: the node at {at} points out of bounds") for page, at in bad]
+    for page, at, flag in zip(
+        numbers[whole][owner[~good]].tolist(),
+        pointer[~good].tolist(),
+        flags[~good].tolist(),
+        strict=True,
+    ):
+        if flag == mdb.F_SUBDATA:
+            errors.append(NamedDatabaseError(f"page {page}: the node at {at} is a named database"))
+        else:
+            errors.append(ScanError(f"page {page}: the node at {at} points out of bounds"))
 
     # Sorted by offset, a record overlaps if it ends behind the start of the next one: nodes among
     # nodes, which lie in leaves, and large values among themselves, on pages of their own.

@@ -19,7 +19,7 @@ from facepack.convert.formats.kv.keys import Keys, narrowed, ranges
 from facepack.convert.source_file import SourceFile
 from facepack.errors import SourceError
 from facepack.store import lmdb_format as mdb
-from facepack.store.lmdb_read import ScanError, read_nodes, read_page_size
+from facepack.store.lmdb_read import NamedDatabaseError, ScanError, read_nodes, read_page_size
 
 _DUPSORT = 0x04  # of a database: several values a key
 _MOST_LEVELS = 32  # the engine's own limit
@@ -56,7 +56,7 @@ def read_tree(file: SourceFile) -> KvTree:
     """Find all records of the LMDB file ``file``, which is as long as its meta page says.
 
     Raises:
-        SourceError: it cannot be read, or is of a kind that holds several values a key.
+        SourceError: it cannot be read, holds several values a key, or nothing but named databases.
     """
     head = file.read(min(2 * mdb.MAX_PAGE_SIZE, file.size), 0)
     page_size = read_page_size(head)
@@ -107,6 +107,7 @@ class _Walk:
         self._seen = np.zeros(self._pages, bool)
         self._faults = 0
         self._first_fault = ""
+        self._named = 0  # databases
 
     def _tell(self, *faults: object) -> None:
         """Count what is wrong; a file of nothing else must not fill the memory with words."""
@@ -188,6 +189,7 @@ class _Walk:
                 self._tell(f"pages {some[0]} to {some[-1]}: {error}")
                 continue
             self._tell(*nodes.errors)
+            self._named += sum(isinstance(error, NamedDatabaseError) for error in nodes.errors)
             # What lies in a leaf lies where the leaf does, of which only a copy was looked at.
             page = nodes.key_starts // self._page_size
             moved = np.where(nodes.large, 0, (some[page] - page) * self._page_size)
@@ -199,6 +201,11 @@ class _Walk:
             columns = (nodes.key_sizes, nodes.starts + moved, nodes.sizes)
             found.append(tuple(column[good] for column in columns))
         lengths, offsets, sizes = (np.concatenate(column) for column in zip(*found, strict=True))
+        if self._named and not len(lengths):
+            raise SourceError(
+                f"{self._file.path}: its records lie in named databases, which are not read: copy "
+                "that of the images into a file of its own, by `mdb_dump -s NAME` and `mdb_load`"
+            )
         return KvTree(
             keys=Keys(key_bytes=b"".join(keys), key_ends=narrowed(np.cumsum(lengths))),
             offsets=offsets,

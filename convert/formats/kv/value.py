@@ -73,6 +73,8 @@ def _read_pickle(value: bytes) -> LabelledImage:
         image = image.content.data
     if not isinstance(image, (bytes, memoryview)):
         raise DecodeError(f"its image is {describe(image)}; expected encoded bytes")
+    if isinstance(label, PickledArray) and label.content is not None and label.content.size == 1:
+        label = label.content.item()  # a scalar is an array of no axes to some
     if not isinstance(label, int):
         raise DecodeError(f"its label is {describe(label)}; expected a whole number")
     return LabelledImage(image, int(label))

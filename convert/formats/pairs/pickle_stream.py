@@ -367,7 +367,7 @@ def _flat_view(
 ) -> np.ndarray:
     """The elements as a flat view; one axis only may be long, so their order is plain."""
     lengths = [length for length in shape if type(length) is int and length != 1]
-    if len(shape) not in (1, 2) or len(lengths) > 1 or any(type(n) is not int for n in shape):
+    if len(shape) > 2 or len(lengths) > 1 or any(type(n) is not int for n in shape):
         raise PickleError(
             f"an array of {len(shape)} axes, {len(lengths)} of them longer than 1; expected "
             "shape (n,), (n, 1) or (1, n)",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import lmdb
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -411,6 +412,16 @@ def newer_root(data: bytes) -> int:
     metas = [data.find(b"\xde\xc0\xef\xbe", start) for start in (0, 4096)]
     newer = max(metas, key=lambda at: data[at + 128 : at + 136][::-1])
     return newer + 24 + 48 + 40
+
+
+def test_named_databases_are_told_from_damage(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
+    path = tmp_path / "a.lmdb"
+    with lmdb.open(str(path), subdir=False, max_dbs=1, map_size=1 << 20) as database:
+        inner = database.open_db(b"images")
+        with database.begin(write=True) as transaction:
+            transaction.put(b"0", msgpack.packb((make_jpeg(0), 3)), db=inner)
+    with pytest.raises(SourceError, match=r"a\.lmdb: its records lie in named databases.*mdb_dump"):
+        KvSource([path])
 
 
 def test_a_tree_that_leads_nowhere_is_refused(make_pair: Callable[..., Path]) -> None:

@@ -104,6 +104,8 @@ def test_arrays_of_encoded_bytes_and_numbers_of_numpy(tmp_path: Path, make_jpeg:
         (flat[:, None], np.uint8(4)),
         (flat[None], True),
         (bytearray(image), 5),
+        (flat, np.array(6)),
+        (image, np.array([7], np.uint16)),
     ]
     path = make_labelled(tmp_path / "a.lmdb", pairs, pickle.dumps)
     assert [row[1:] for row in told(KvSource([path]))] == [
@@ -111,6 +113,8 @@ def test_arrays_of_encoded_bytes_and_numbers_of_numpy(tmp_path: Path, make_jpeg:
         (4, image),
         (1, image),
         (5, image),
+        (6, image),
+        (7, image),
     ]
 
 
