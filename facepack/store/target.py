@@ -208,19 +208,11 @@ class Target:
         """
         if self._finished == fmt.MANIFEST:
             _require_openable(self.folder)
-        place = self._place()
-        code = errno.EACCES if place.is_dir() else errno.ENOTDIR
-        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-            raise write_error(self._shown, OSError(code, os.strerror(code)))
-
-    def _place(self) -> Path:
-        """The folder, or the nearest thing above it that is there."""
-        folder = self.folder.absolute()
-        return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        require_writable(self.folder, self._shown)
 
     def free_bytes(self) -> int:
         """Bytes that can be written, with those that overwriting will free."""
-        free = shutil.disk_usage(self._place()).free
+        free = shutil.disk_usage(nearest(self.folder)).free
         return free + (self._freed_bytes() if self.overwrite and self._holds(fmt.PLAN) else 0)
 
     def _freed_bytes(self) -> int:
@@ -238,6 +230,27 @@ class Target:
                 f"{self._shown}: about {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB "
                 "are free: free some space or choose another target"
             )
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest thing above it that is there."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+def require_writable(folder: Path, shown: Path | None = None) -> None:
+    """Make sure that files can be written in ``folder``, which may have to be made, by looking.
+
+    Args:
+        shown: what the message calls it, if not by its name.
+
+    Raises:
+        PackError: they cannot.
+    """
+    place = nearest(folder)
+    code = errno.EACCES if place.is_dir() else errno.ENOTDIR
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise write_error(shown or folder, OSError(code, os.strerror(code)))
 
 
 def _short(value: Any) -> str:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from facepack.errors import PackError, TrainingError
+from facepack.store.target import nearest, require_writable
 from facepack.train.config import CONFIG_FILE
-from facepack.train.loop.checkpoint import CHECKPOINT_FILE, METRICS_FILE, PREVIOUS_FILE
+from facepack.train.loop.checkpoint import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    PREVIOUS_FILE,
+    TENSORBOARD_FOLDER,
+)
 from facepack.train.loop.parts import RunParts
 from facepack.train.models.pretrained import MODEL_FILE
 from facepack.train.ranks.group import Ranks
@@ -45,7 +53,15 @@ class RunPreview:
 
 
 def preview_run(parts: RunParts, out: Path, *, step: int, world: int) -> RunPreview:
-    """What a run of ``parts`` would hold and write, from ``step`` on, on ``world`` ranks."""
+    """What a run of ``parts`` would hold and write, from ``step`` on, on ``world`` ranks.
+
+    Raises:
+        TrainingError: it could not be written.
+    """
+    try:
+        require_writable(out)
+    except PackError as error:
+        raise TrainingError(f"--out: {error}") from error
     head = parts.method_run.head
     held = list(head.buffers()) if isinstance(head, nn.Module) else head.weights
     network = list(parts.backbone.state_dict().values())
@@ -60,7 +76,7 @@ def preview_run(parts: RunParts, out: Path, *, step: int, world: int) -> RunPrev
         name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in sizes.items()
     }
     whole = memory["network"] + memory["its optimizer"] + world * memory[parts.config.method]
-    place = next(place for place in (out.absolute(), *out.absolute().parents) if place.is_dir())
+    board = [f"{TENSORBOARD_FOLDER}/"] if find_spec("tensorboard") else []
     begun = (out / CONFIG_FILE).exists()
     return RunPreview(
         out=str(out),
@@ -72,8 +88,8 @@ def preview_run(parts: RunParts, out: Path, *, step: int, world: int) -> RunPrev
         classes=parts.data.classes,
         memory=memory,
         needed_bytes=2 * whole + memory["network"],  # of two checkpoints and the model
-        free_bytes=shutil.disk_usage(place).free,
-        files=[CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE],
+        free_bytes=shutil.disk_usage(nearest(out)).free,
+        files=[CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE, *board],
     )
 
 

@@ -101,10 +101,23 @@ def test_dry_run_tells_what_is_in_the_folder(
         words = arguments(pack_path, out, option, "--dry-run", "--json", steps=3)
         told = json.loads(invoke(words).stdout)
         assert (told["target"], told["step"]) == (target, int(option == "--resume"))
-    assert {*told["files"]} >= {file.name for file in files if file.is_file()}
+    written = {file.name + "/" * file.is_dir() for file in files}
+    assert written <= {*told["files"]} <= {*written, "checkpoint.previous.pt"}
     checkpoint = (told["needed_bytes"] - told["memory"]["network"]) / 2
     assert 0.9 < (out / "checkpoint.pt").stat().st_size / checkpoint < 1.1
     assert sorted(out.iterdir()) == files
+
+
+def test_dry_run_refuses_a_folder_that_cannot_be_made(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "astray").symlink_to(tmp_path / "nowhere")
+    for out in (tmp_path / "file" / "run", tmp_path / "astray"):
+        results = [invoke(arguments(pack_path, out, *dry, steps=1)) for dry in ([], ["--dry-run"])]
+        assert [result.exit_code for result in results] == [1, 1]
+        assert all("--out: cannot write" in result.stderr for result in results)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_stops_at_max_steps_and_resumes_with_its_own_settings(
