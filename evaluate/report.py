@@ -73,8 +73,8 @@ def require_writable_report(out: Path) -> None:
     """Say at once, not after hours, that a report cannot be written there.
 
     Raises:
-        ConfigError: the suffix is none of :data:`SUFFIXES`, or there is no such folder.
-        PackError: the folder takes no file.
+        ConfigError: the suffix is none of :data:`SUFFIXES`.
+        PackError: the file cannot be written.
         MissingExtraError: a picture, and matplotlib is not installed.
     """
     if out.suffix.lower() not in SUFFIXES:
@@ -82,8 +82,6 @@ def require_writable_report(out: Path) -> None:
             f"{out}: a report ends in .html (a page), {', '.join(PICTURES)} (its curves) or .csv "
             "(its figures)"
         )
-    if not out.parent.is_dir():
-        raise ConfigError(f"{out}: {out.parent} is no folder; make it first")
     require_writable(out)
     if out.suffix.lower() in PICTURES:
         require_matplotlib()

@@ -1,4 +1,7 @@
-"""Single files that a command was asked to write: there whole, or not at all."""
+"""Single files that a command was asked to write: there whole, or not at all.
+
+Folders that are not there yet are made, as those of packs and runs are.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ def require_writable(path: Path) -> None:
     """Say at once, not after hours, that :func:`write_output` will not be able to write there.
 
     Raises:
-        PackError: no file can be made in its folder; says why.
+        PackError: no file can be made in its folder, or the folder not be made; says why.
     """
     if path.exists() and not path.is_file():
         return
     try:
-        with TemporaryFile(dir=path.parent):
+        with TemporaryFile(dir=next(folder for folder in path.parents if folder.exists())):
             pass
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -43,6 +46,7 @@ def write_output(path: Path, data: bytes) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
             return
+        path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.with_name(f".{path.name[:100]}.part-{secrets.token_hex(4)}")
         with replacing(path, hidden, durable=False) as part:
             part.write_bytes(data)

@@ -12,7 +12,7 @@ from PIL import Image
 import facepack
 from facepack.commands.sheet import sheet
 from facepack.errors import ConfigError, PackError
-from facepack.output import write_output
+from facepack.output import require_writable, write_output
 from facepack.view.sample import SampleOptions, sample_rows
 from facepack.view.sheet import _KEY_HEIGHT, _KEY_LINES, draw_sheet, thumbnail, write_sheet
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_drawn(make_pack: MakePack, tmp_path: Path) -> None:
         assert isinstance(error, ConfigError)
         with pytest.raises(ConfigError, match=message):
             raise error
-    error = fails(str(tmp_path / "no" / "folder.png"))
+    error = fails(str(Path(__file__) / "folder.png"))
     assert isinstance(error, PackError) and "cannot write" in str(error)
     assert not (tmp_path / "o.png").exists()
 
@@ -181,13 +181,23 @@ def test_a_sheet_beyond_memory_is_refused(tmp_path: Path, make_jpeg: MakeJpeg) -
             draw_sheet(pack, rows, size=1024)
 
 
+def test_folders_of_output_are_made(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "below" / "file"
+    require_writable(target)
+    assert not any(tmp_path.iterdir())
+    write_output(target, b"new")
+    assert target.read_bytes() == b"new"
+    with pytest.raises(PackError, match="cannot write"):
+        require_writable(target / "below" / "file")
+
+
 def test_output_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "file"
     write_output(target, b"old")
     write_output(target, b"new")
     assert target.read_bytes() == b"new" and list(tmp_path.iterdir()) == [target]
     with pytest.raises(PackError, match="cannot write"):
-        write_output(tmp_path / "absent" / "file", b"")
+        write_output(target / "file", b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(PackError, match="cannot write"):
         write_output(tmp_path / "folder", b"")

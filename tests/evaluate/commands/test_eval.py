@@ -188,7 +188,7 @@ def test_a_report_of_several_models_shows_the_hardest_pairs(
     data: Path, run: Path, tmp_path: Path, read_page: Callable[[str], Any]
 ) -> None:
     model = run / "model.pt"
-    out, figures = tmp_path / "out.html", tmp_path / "out.csv"
+    out, figures = tmp_path / "new/out.html", tmp_path / "new/below/out.csv"
     options = ("--data", data, "--report", out, "--report", figures)
     result = facepack_eval("lfw", "--model", run, "--model", model, *options)
     assert result.exit_code == 0, result.output
@@ -224,7 +224,7 @@ def test_a_file_that_holds_no_results_is_refused_before_a_model_runs(data: Path,
     ("options", "words"),
     [
         (("--report", "out.doc"), "a report ends in .html"),
-        (("--report", "absent/out.html"), "absent is no folder"),
+        (("--report", f"{__file__}/out.html"), "cannot write"),
         (("--report", "out.png"), "plot"),
         (("--model", "other", "--results", "all.json"), "--results keeps those of one model"),
     ],

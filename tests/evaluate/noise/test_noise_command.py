@@ -100,6 +100,16 @@ def test_another_threshold_takes_the_embeddings_that_are_there(
     assert (out / "scores.npy").read_bytes() == (found / "scores.npy").read_bytes()
 
 
+def test_the_page_may_be_in_a_folder_that_is_not_there_yet(
+    found: Path, pack_path: Path, run_path: Path, run_cli, tmp_path: Path
+) -> None:
+    shutil.copytree(found, tmp_path / "out")
+    words = ("noise", pack_path, "--model", run_path, "--out", tmp_path / "out", "--device", "cpu")
+    done = run_cli(*words, "--resume", "--page", tmp_path / "new/below/noise.html")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "new/below/noise.html").read_text().startswith("<!")
+
+
 def test_overwriting_leaves_no_table_of_another_run(
     found: Path, pack_path: Path, run_path: Path, run_cli, tmp_path: Path
 ) -> None:
