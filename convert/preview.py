@@ -53,6 +53,7 @@ class Preview:
     encoded: int  # how many of these would be encoded anew
     refused: list[dict[str, Any]]  # which of these would be set aside, as quarantine.jsonl has them
     notices: list[str]
+    appended: bool = False  # to a pack that is there
     dry_run: bool = True
 
     def lines(self) -> Iterator[str]:
@@ -62,7 +63,10 @@ class Preview:
             if self.pairs is None
             else f"{self.pairs:,} pairs"
         )
-        yield f"{self.out} {_DOES[Found(self.target)]}: {self.found:,} images, {whose}"
+        does = _DOES[Found(self.target)]
+        if self.appended and self.target == Found.NOTHING.value:
+            does = "would grow"
+        yield f"{self.out} {does}: {self.found:,} images, {whose}"
         yield (
             f"  images of about {self.payload_bytes / 1e6:,.1f} MB; about "
             f"{self.needed_bytes / 1e6:,.1f} MB to write, {self.free_bytes / 1e6:,.1f} MB free"

@@ -123,7 +123,11 @@ def _append_each(
     command = SOURCES[source].command
     arguments = command.arguments(take(command.options, options))
     own = take(_PACK.options, options)
-    for each in machinery.separate_sources(source, paths):
+    separate = machinery.separate_sources(source, paths)
+    if options["dry_run"] and len(separate) > 1:
+        text = "each source is told as if it were the first to be appended, and so is its room"
+        click.echo(f"note: {text}", err=True)
+    for each in separate:
         files = deletion.source_files(source, each) if delete_source else {}
         opened = SOURCES[source].open(each, arguments)
         common = target_options(opened, dict(options))

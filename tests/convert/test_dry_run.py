@@ -194,7 +194,11 @@ def test_append(make_rec: MakeRec, tmp_path: Path) -> None:
         7,
         11,
     )
-    assert "35 images" in facepack("append", pack, second, "--source", "rec", DRY)
+    assert f"{pack} would grow: 35 images" in facepack(
+        "append", pack, second, "--source", "rec", DRY
+    )
+    both = invoke("append", pack, second, make_rec(5, name="third"), "--source", "rec", DRY)
+    assert both.exit_code == 0 and "as if it were the first" in both.stderr
     assert standing(tmp_path) == before
     done = appended(pack, second)
     assert (done["packed"], done["classes"]) == (35, 11)

@@ -137,7 +137,8 @@ def _preview(
         found = Found.NOTHING
     else:
         found = Found.UNFINISHED
-    return preview_pack(relabelled, pack.path, target, plan, options, found)
+    told = preview_pack(relabelled, pack.path, target, plan, options, found)
+    return replace(told, appended=True)
 
 
 def _result(
