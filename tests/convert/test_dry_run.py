@@ -185,6 +185,7 @@ def appended(*words: object) -> dict[str, Any]:
 
 def test_append(make_rec: MakeRec, tmp_path: Path) -> None:
     first, second, pack = make_rec(20), make_rec(35, name="more"), tmp_path / "pack"
+    third = make_rec(5, name="third")
     facepack("rec2lmdb", first, pack)
     before = standing(tmp_path)
     told = appended(pack, second, DRY)
@@ -197,7 +198,7 @@ def test_append(make_rec: MakeRec, tmp_path: Path) -> None:
     assert f"{pack} would grow: 35 images" in facepack(
         "append", pack, second, "--source", "rec", DRY
     )
-    both = invoke("append", pack, second, make_rec(5, name="third"), "--source", "rec", DRY)
+    both = invoke("append", pack, second, third, "--source", "rec", DRY)
     assert both.exit_code == 0 and "as if it were the first" in both.stderr
     assert standing(tmp_path) == before
     done = appended(pack, second)
