@@ -61,6 +61,11 @@ _SHOWN = 5
 _FEW = 64 << 10  # bytes in memory, about, of which to read members together does not pay
 _FETCH_AGAIN = "the archive is damaged; fetch it again, and give pieces in order"
 
+_NO_ROOM = (
+    "what the archives hold has no room inflated, in half of the memory that is free and of the "
+    "disk of TMPDIR (else /var/tmp): they are inflated twice, the second time by one process"
+)
+
 
 class TarSource(SourceView):
     """The images of tars, in the order of the archives.
@@ -177,6 +182,8 @@ def _look(files: Files, member: str | None, names: Names) -> _Look:
             return look
     look = _Look(files, member, names)
     look.run(files.open)
+    if files.compressed and look.complete:
+        look.notices.append(_NO_ROOM)
     return look
 
 

@@ -192,6 +192,11 @@ def test_a_gnu_sparse_member_is_refused(tmp_path: Path) -> None:
         TarSource([tmp_path / "a.tar"])
 
 
+def told_by(source: Source) -> list[str]:
+    """The notices, but for that of the room that is not there."""
+    return [notice for notice in source.notices if "inflated twice" not in notice]
+
+
 # A .rec in archives ------------------------------------------------------------------------------
 
 
@@ -222,7 +227,7 @@ def test_a_rec_in_pieces_gives_what_it_gives_unpacked(
         (folder / "property").unlink()
     unpacked, source = RecSource(folder), TarSource(paths)
     assert source.parallel == (kept or suffix == ".tar")
-    assert source.classes == unpacked.classes and source.notices == unpacked.notices == []
+    assert source.classes == unpacked.classes and told_by(source) == unpacked.notices == []
     assert source.groups() == unpacked.groups() and len(source) == len(unpacked) == 60
     assert source.sizes().tolist() == unpacked.sizes().tolist()
     expected = [plain(record) for record in read(unpacked)]
@@ -359,7 +364,7 @@ def test_a_tree_is_labelled_by_folder(
     assert [(r.label, r.name) for r in records] == list(zip([2, 0, 0, 1], names, strict=True))
     assert [r.image for r in records] == [image for _, image in members]
     assert source.sizes().tolist() == [len(image) for _, image in members]
-    (notice,) = source.notices
+    (notice,) = told_by(source)
     assert "3 folders below it are the identities" in notice
     assert source.classes == 3 and source.tables(np.arange(4)) == {}
     assert source.part(0, 3).identity_names() == {0: "ann", 2: "zoe"}
@@ -509,7 +514,7 @@ def test_a_folder_stands_for_its_tars(tmp_path: Path, make_jpeg: MakeJpeg) -> No
     (tmp_path / "README").touch()
     source = TarSource([tmp_path])
     assert [group.stem for group in source.groups()] == ["s-000", "s-001"]
-    assert source.notices == [
+    assert told_by(source) == [
         f"{tmp_path}: 1 files that are no tars by their names were passed over, first 'README'"
     ]
     (tmp_path / "none").mkdir()
@@ -621,7 +626,7 @@ def test_archives_joined_in_one_file_are_all_read(
     source = TarSource(paths)
     records = [record for record in read(source, 3) if isinstance(record, SourceRecord)]
     assert [(record.name, record.image) for record in records] == images
-    assert source.notices == [] and len(source.groups()) == len(kinds)
+    assert told_by(source) == [] and len(source.groups()) == len(kinds)
 
 
 def test_refused_images_of_joined_archives_are_named_by_their_byte_in_the_file(
@@ -642,7 +647,7 @@ def test_a_sample_does_not_reach_into_a_joined_archive(tmp_path: Path, make_jpeg
     (tmp_path / "all.tar").write_bytes(stored)
     source = TarSource([tmp_path / "all.tar"])
     labels = [record.label for record in read(source) if isinstance(record, SourceRecord)]
-    assert labels == [0, 1, 2] and source.notices == []
+    assert labels == [0, 1, 2] and told_by(source) == []
 
 
 def test_zeros_before_an_archive_are_passed_over(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
@@ -666,7 +671,7 @@ def test_what_follows_and_is_no_tar_is_told(
     assert [r.image for r in read(source) if isinstance(r, SourceRecord)] == [
         image for _, image in images * (1 if alone else 2)
     ]
-    (notice,) = source.notices
+    (notice,) = told_by(source)
     assert notice.startswith(f"x{kind}: 8 bytes behind the end of an archive are no tar")
 
 

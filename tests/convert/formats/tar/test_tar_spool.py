@@ -135,6 +135,7 @@ def test_what_has_no_room_is_inflated_twice(
             stream.seek(2 * len(image))
     source = TarSource(paths)
     assert not source.parallel
+    assert "they are inflated twice" in " ".join(source.notices)  # as docs/conversion.md says
     records = list(source.part(0, 2).read())
     assert [r.image for r in records if isinstance(r, SourceRecord)] == [image] * 2
 
