@@ -48,6 +48,13 @@ BATCH_SIZE_OPTION = click.option(
     metavar="N",
     help="Images a forward pass.",
 )
+ON_BAD_IMAGE_OPTION = click.option(
+    "--on-bad-image",
+    type=click.Choice(["skip", "raise"]),
+    default="skip",
+    show_default=True,
+    help="An image that cannot be decoded is left out, told and counted; or is an error.",
+)
 FORWARD_OPTIONS = (
     click.option("--backbone", metavar="NAME", help="What a file is of; else its tensors tell."),
     click.option(
@@ -66,13 +73,7 @@ FORWARD_OPTIONS = (
         help="Where to compute, such as cuda:0 or cpu; a GPU if there is one.",
     ),
     BATCH_SIZE_OPTION,
-    click.option(
-        "--on-bad-image",
-        type=click.Choice(["skip", "raise"]),
-        default="skip",
-        show_default=True,
-        help="An image that cannot be decoded is left out, told and counted; or is an error.",
-    ),
+    ON_BAD_IMAGE_OPTION,
 )
 DATA_OPTION = click.option(
     "--data",

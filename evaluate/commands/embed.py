@@ -112,18 +112,8 @@ def _tell(result: Embedded, as_json: bool) -> None:
 
     from facepack.terminal import printable
 
-    if bad := result.bad_images:
-        text = (
-            f"{len(bad):,} of {result.images:,} images could not be decoded, first {bad[0]}: their "
-            "rows are NaN, and bad_images of its meta.json lists them"
-        )
-        click.echo(printable(text), err=True)
-    if result.not_finite:
-        text = (
-            f"{result.not_finite:,} of {result.images:,} embeddings are not finite, first of "
-            f"{result.first}: protocols leave what needs them out"
-        )
-        click.echo(printable(text), err=True)
+    for notice in result.notices():
+        click.echo(printable(notice), err=True)
     if as_json:
         click.echo(json.dumps(asdict(result)))
         return

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepack.evaluate.command import BATCH_SIZE_OPTION, DATA_OPTION
+from facepack.evaluate.command import BATCH_SIZE_OPTION, DATA_OPTION, ON_BAD_IMAGE_OPTION
 from facepack.evaluate.commands.on_ranks import on_ranks
 
 if TYPE_CHECKING:
+    from facepack.evaluate.faces.bad_images import OnBadImage
+    from facepack.evaluate.noise.compared import Compared
     from facepack.evaluate.noise.find import Noise
 
 
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 )
 @click.option("--device", metavar="NAME", help="Such as cuda:0 or cpu; a GPU if there is one.")
 @BATCH_SIZE_OPTION
+@ON_BAD_IMAGE_OPTION
 @DATA_OPTION
 @click.option("--resume", is_flag=True, help="Go on with the embeddings that are in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
@@ -87,6 +90,7 @@ def noise(
     against: str | None,
     device: str | None,
     batch_size: int,
+    on_bad_image: OnBadImage,
     data: Path | None,
     resume: bool,
     overwrite: bool,
@@ -127,6 +131,7 @@ def noise(
         threshold=threshold,
         confidence=confidence,
         batch_size=batch_size,
+        on_bad_image=on_bad_image,
         resume=resume,
         overwrite=overwrite,
     )
@@ -156,19 +161,30 @@ def noise(
     compared = compare_neighbours(found, work.device) if neighbours else []
     if others is not None:
         embedding = EmbedOptions(
-            flip=False, batch_size=batch_size, resume=resume, overwrite=overwrite
+            flip=False,
+            batch_size=batch_size,
+            on_bad_image=on_bad_image,
+            resume=resume,
+            overwrite=overwrite,
         )
         folder = out / AGAINST
         compared.append(compare_against(found, folder, others, classifier, work.device, embedding))
     write_compared(out, compared, {"pack": Path(pack).name, "model": classifier.name})
     if page is not None:
         write_noise_page(page, found, classifier.name, compared)
-    _tell(out, found, as_json)
+    _tell(out, found, compared, as_json)
 
 
-def _tell(out: Path, found: Noise, as_json: bool) -> None:
+def _tell(out: Path, found: Noise, compared: list[Compared], as_json: bool) -> None:
+    from facepack.evaluate.noise.find import EMBEDDINGS
     from facepack.terminal import printable
 
+    for part, notices in [
+        (EMBEDDINGS, found.notices),
+        *((each.name, each.notices) for each in compared),
+    ]:
+        for notice in notices:
+            click.echo(printable(f"{out / part}: {notice}"), err=True)
     counts = found.summary()
     if as_json:
         click.echo(json.dumps({"out": str(out), **counts}))
@@ -178,5 +194,5 @@ def _tell(out: Path, found: Noise, as_json: bool) -> None:
     click.echo(f"  {counts['noise']:>9,}  of no class: {of_none.rule}")
     click.echo(f"  {counts['wrong_labels']:>9,}  of another class: {of_other.rule}")
     if counts["without_score"]:
-        click.echo(f"  {counts['without_score']:>9,}  without a score: see the embeddings' notices")
+        click.echo(f"  {counts['without_score']:>9,}  without a score, as without an embedding")
     click.echo(f"  {counts['argmax_is_not_label']:>9,}  whose argmax is not the label, in all")

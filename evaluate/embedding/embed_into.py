@@ -58,6 +58,21 @@ class Embedded:
     not_finite: int  # how many of the others hold NaN or infinity
     first: str | None  # the key of the first of these
 
+    def notices(self) -> list[str]:
+        """What the user should know of images without an embedding."""
+        notices = []
+        if bad := self.bad_images:
+            notices.append(
+                f"{len(bad):,} of {self.images:,} images could not be decoded, first {bad[0]}: "
+                "their rows are NaN, and bad_images of its meta.json lists them"
+            )
+        if self.not_finite:
+            notices.append(
+                f"{self.not_finite:,} of {self.images:,} embeddings are not finite, first of "
+                f"{self.first}: protocols leave what needs them out"
+            )
+        return notices
+
 
 def embed_into(
     out: Path,

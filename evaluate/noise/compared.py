@@ -52,6 +52,7 @@ class Compared:
     order: str  # how the rows are sorted, in words
     rows: list[dict[str, Any]]  # of the table, all with the same columns
     sides: list[tuple[Side, Side]]  # the two of each row
+    notices: Sequence[str] = ()  # of images without an embedding, for the user
 
 
 def compare_neighbours(noise: Noise, device: torch.device) -> list[Compared]:
@@ -113,7 +114,7 @@ def compare_against(
 
     The other set is embedded into ``out``.
     """
-    embed_into(
+    embedded = embed_into(
         out,
         classifier.backbone.to(device),
         others,
@@ -155,6 +156,7 @@ def compare_against(
             )
             for each, other in zip(found, who, strict=True)
         ],
+        notices=embedded.notices(),
     )
 
 

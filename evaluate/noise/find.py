@@ -8,7 +8,7 @@ bytes each; the file takes 4·F bytes an image.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.embed_into import EmbedOptions, embed_into
 from facepack.evaluate.embedding.embeddings import open_embeddings
+from facepack.evaluate.faces.bad_images import OnBadImage
 from facepack.evaluate.noise.classifier import Classifier
 from facepack.evaluate.noise.lists import NoiseList, find_noise, is_other, write_lists
 from facepack.evaluate.noise.scores import NO_CLASS, score_rows
@@ -40,6 +41,7 @@ class NoiseOptions:
     # that P[argmax] reaches where it is not the label, for the label to be called wrong
     confidence: float = 0.5
     batch_size: int = 128  # images a forward pass
+    on_bad_image: OnBadImage = "raise"  # skip leaves images that do not decode without a score
     resume: bool = False  # go on with what an interrupted run left, or with its embeddings
     overwrite: bool = False  # replace what is there
 
@@ -57,6 +59,7 @@ class Noise:
     rows: np.ndarray  # float32 (n, F), embeddings without mirror images, mapped from a file
     # images of no class, and of another class than their label's
     lists: tuple[NoiseList, NoiseList]
+    notices: Sequence[str] = ()  # of images without an embedding, for the user
 
     def summary(self) -> dict[str, Any]:
         """Counts, as JSON."""
@@ -96,7 +99,7 @@ def look_for_noise(
 
     Raises:
         EvaluationError: the classifier is of other classes, or ``out`` holds something else.
-        DecodeError: an image does not decode.
+        DecodeError: an image does not decode, or none does.
         PackError: a file cannot be written.
     """
     with together(ranks):
@@ -109,7 +112,7 @@ def look_for_noise(
         with write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
     stated = {"model": classifier.name, "model_xxh3_128": classifier.checksum}
-    embed_into(
+    embedded = embed_into(
         out / EMBEDDINGS,
         classifier.backbone.to(device),
         images.faces,
@@ -118,6 +121,7 @@ def look_for_noise(
         options=EmbedOptions(
             flip=False,
             batch_size=options.batch_size,
+            on_bad_image=options.on_bad_image,
             resume=options.resume,
             overwrite=options.overwrite,
         ),
@@ -140,4 +144,4 @@ def look_for_noise(
         **stated,
     }
     write_lists(out, images.source, scores, lists, of_pack)
-    return Noise(images=images, scores=scores, rows=rows, lists=lists)
+    return Noise(images=images, scores=scores, rows=rows, lists=lists, notices=embedded.notices())

@@ -110,6 +110,37 @@ def test_the_page_may_be_in_a_folder_that_is_not_there_yet(
     assert (tmp_path / "new/below/noise.html").read_text().startswith("<!")
 
 
+def test_images_that_do_not_decode_have_no_score(
+    pack_path: Path, run_path: Path, run_cli, tmp_path: Path
+) -> None:
+    """And change nothing for the others; nor do they stop --neighbours or --against."""
+    bad = {3, 20}
+    with (
+        facepack.open(pack_path) as pack,
+        facepack.PackWriter(tmp_path / "bad", classes=6, order="source") as writer,
+    ):
+        for position in range(len(pack)):
+            image = bytes(pack[position].image)
+            cut = image[: len(image) // 2] + b"\xff\xd9"
+            writer.add(cut if position in bad else image, label=position // 8)
+    words = ("noise", tmp_path / "bad", "--model", run_path, "--device", "cpu", "--threshold", "1")
+    refused = run_cli(*words, "--out", tmp_path / "refused", "--on-bad-image", "raise")
+    assert refused.exit_code == 1 and "decode" in refused.stderr, refused.output
+    others = ("--neighbours", "--against", tmp_path / "bad", "--page", tmp_path / "noise.html")
+    done = run_cli(*words, "--out", tmp_path / "out", *others, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["without_score"] == 2
+    assert done.stderr.count("2 of 48 images could not be decoded") == 2
+    scores = np.load(tmp_path / "out/scores.npy")
+    assert {*np.flatnonzero(scores["predicted"] < 0).tolist()} == bad
+    assert run_cli("noise", pack_path, *words[2:], "--out", tmp_path / "whole").exit_code == 0
+    rest = np.setdiff1d(np.arange(48), [*bad])
+    whole = np.load(tmp_path / "whole/scores.npy")
+    np.testing.assert_allclose(scores["max_p"][rest], whole["max_p"][rest], rtol=1e-4)
+    listed = {int(line.split()[1]) for line in (tmp_path / "out/noise.txt").open()}
+    assert listed == {*np.flatnonzero(scores["max_p"] < 1).tolist()} and not listed & bad
+
+
 def test_overwriting_leaves_no_table_of_another_run(
     found: Path, pack_path: Path, run_path: Path, run_cli, tmp_path: Path
 ) -> None:
