@@ -45,6 +45,7 @@ class KvPart(PartInRuns):
         sizes: (n,) bytes of each.
         labels: (n,) label of each, by the kv file; None: each value has its own.
         first_label: what is added to labels of their own.
+        unstated: the label of a Datum that states none, before that; None: it has none.
     """
 
     remedy = "mend the database, or go on without this record"
@@ -57,6 +58,7 @@ class KvPart(PartInRuns):
     sizes: np.ndarray
     labels: np.ndarray | None
     first_label: int
+    unstated: int | None = None
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.keys)
@@ -122,7 +124,7 @@ class KvPart(PartInRuns):
         if value is None:
             return self._refuse(row, name, *self._why_not(row))
         try:
-            image, label = read_value(value, pickled=self.pickled)
+            image, label = read_value(value, pickled=self.pickled, unstated=self.unstated)
         except DecodeError as error:
             return self._refuse(row, name, str(error), error.remedy or self.remedy)
         if self.labels is not None:
@@ -254,7 +256,8 @@ class KvSource(Source):
                 labels=listing.labels,
                 first_label=self._identities if self._offset_labels else 0,
             )
-            sample, labelled = _sample(part, reader)
+            sample, labels = _sample(part, reader)
+        labelled = bool(labels - {None})
         if not (listing.labelled or labelled):
             database = _database(data)
             raise SourceError(
@@ -263,11 +266,18 @@ class KvSource(Source):
         if self._offset_labels and listing.labels is None and not last:
             greatest = max((entry.label for entry in part.entries()), default=NO_IDENTITY)
             self._identities = max(self._identities, greatest + 1)
+        if listing.labels is None and labelled and None in labels and not _states_zero(part):
+            part.unstated = 0
+            self.notices.append(
+                f"{data.name}: a Datum without a label has label 0, which no record states: "
+                "writers by proto3 leave zeros out"
+            )
         told = {
             "lmdb": data.name,
             "bytes": data.size,
             "entries": len(tree),
             **listing.told,
+            **({} if part.unstated is None else {"unstated_label": part.unstated}),
             "sample_xxh3_128": sample,
         }
         name = pair.kv.stem.removesuffix("_kv") if pair.kv else _stem(data)
@@ -364,21 +374,29 @@ class KvSource(Source):
         )
 
 
-def _sample(part: KvPart, reader: KvReader) -> tuple[str, bool]:
-    """XXH3-128 of values spread evenly over ``part``, and whether any has a label of its own."""
+def _sample(part: KvPart, reader: KvReader) -> tuple[str, set[int | None]]:
+    """XXH3-128 of values spread evenly over ``part``, and their own labels; None for none."""
     count = len(part.keys)
     digest = xxhash.xxh3_128()
-    labelled = False
+    labels: set[int | None] = set()
     for row in np.linspace(0, count - 1, min(_SAMPLE, count)).astype(int).tolist():
         offset, size = int(part.offsets[row]), int(part.sizes[row])
         readable = offset >= 0 and size <= images.MAX_BYTES
         value = reader.value(offset, size) if readable else b""
         digest.update(xxhash.xxh3_128_digest(value))
         try:
-            labelled |= read_value(memoryview(value), pickled=part.pickled).label is not None
+            labels.add(read_value(memoryview(value), pickled=part.pickled).label)
         except DecodeError:
             continue
-    return digest.hexdigest(), labelled
+    return digest.hexdigest(), labels
+
+
+def _states_zero(part: KvPart) -> bool:
+    """Whether a record states label 0, as writers by proto2 do, Caffe among them.
+
+    All is read if none does, so that only databases are asked that seem to miss labels.
+    """
+    return any(entry.label == part.first_label for entry in part.entries())
 
 
 def _database(data: KvData) -> Path:

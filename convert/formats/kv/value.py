@@ -31,13 +31,16 @@ class PixelsError(DecodeError):
     remedy = ENCODE_IMAGES
 
 
-def read_value(value: memoryview, *, pickled: bool = False) -> LabelledImage:
+def read_value(
+    value: memoryview, *, pickled: bool = False, unstated: int | None = None
+) -> LabelledImage:
     """The image that a value holds, and its label if it has one of its own.
 
     Args:
         value: the value.
         pickled: whether the database is known to hold pickles: those of protocols 0 and 1 do not
             begin in a way of their own.
+        unstated: the label of a Datum that states none.
 
     Raises:
         DecodeError: it is nothing of the kind, holds no encoded image, or has a label that no
@@ -51,7 +54,8 @@ def read_value(value: memoryview, *, pickled: bool = False) -> LabelledImage:
         found = read_msgpack(value)
     else:
         datum = read_datum(value)
-        found = LabelledImage(datum.image(), datum.label)
+        label = unstated if datum.label is None else datum.label
+        found = LabelledImage(datum.image(), label)
     if found.label is not None and not NO_IDENTITY <= found.label <= MAX_LABEL:
         raise DecodeError(
             f"its label is {found.label}; allowed are 0 to {MAX_LABEL}, and -1 for no identity"

@@ -119,12 +119,8 @@ def test_arrays_of_encoded_bytes_and_numbers_of_numpy(tmp_path: Path, make_jpeg:
 
 
 def test_datums_with_labels_need_no_list(tmp_path: Path, make_jpeg: MakeJpeg) -> None:
-    def datum(image: bytes, label: bytes) -> bytes:
-        size = len(image)
-        return bytes([0x22, size & 127 | 128, size >> 7]) + image + b"\x28" + label + b"\x38\x01"
-
     images = [make_jpeg(k) for k in range(12)]
-    values = {b"%d" % k: datum(image, bytes([k // 3])) for k, image in enumerate(images)}
+    values = {b"%d" % k: datum(image, k // 3) for k, image in enumerate(images)}
     path = make_database(tmp_path / "d.lmdb", values)
     # Numbers are in their order, though LMDB has "10" before "2".
     assert told(KvSource([path])) == [(str(k), k // 3, image) for k, image in enumerate(images)]
@@ -133,6 +129,53 @@ def test_datums_with_labels_need_no_list(tmp_path: Path, make_jpeg: MakeJpeg) ->
     source = KvSource([path])
     assert told(source) == [("3", 7, images[3]), ("1", 8, images[1])]
     assert "2 lines for the 12 records" in source.notices[0]
+
+
+def datum(image: bytes, label: int | None) -> bytes:
+    """Caffe's, with the image encoded."""
+    size = len(image)
+    stated = b"" if label is None else b"\x28" + bytes([label])
+    return bytes([0x22, size & 127 | 128, size >> 7]) + image + stated + b"\x38\x01"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_datum_without_a_label_has_label_0_where_none_states_that(
+    several: bool, tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    """Writers by proto3 leave zeros out; where others are stated, what is missing is missing.
+
+    An image by itself is no Datum, and has no label all the same.
+    """
+    images = [make_jpeg(k) for k in range(200)]
+    labels = [k % 4 or None for k in range(200)]
+
+    def database(name: str, **other: bytes) -> KvSource:
+        values = {b"%d" % k: datum(images[k], labels[k]) for k in range(200)}
+        values |= {key.encode(): value for key, value in other.items()}
+        path = make_database(tmp_path / f"{name}.lmdb", values)
+        first = make_labelled(tmp_path / f"{name}-1.lmdb", [(images[0], 6)], msgpack.packb)
+        return KvSource([first, path] if several else [path])
+
+    shift = 7 if several else 0
+    left_out = database("left-out")
+    expected = [(str(k), shift + (labels[k] or 0), images[k]) for k in range(200)]
+    assert told(left_out)[several:] == expected
+    start = len(left_out) - 200
+    assert [entry.label for entry in left_out.part(start, start + 5).entries()] == [
+        shift + k % 4 for k in range(5)
+    ]
+    assert "a Datum without a label has label 0" in left_out.notices[-1]
+    # One record of all, which is none of those that are looked at first.
+    stated = database("stated", **{"105": datum(images[105], 0)})
+    refused = [record for record in records(stated) if isinstance(record, Refusal)]
+    assert len(refused) == 50 and {each.reason for each in refused} == {
+        "it has no label of its own"
+    }
+    assert not stated.notices and stated.describe() != left_out.describe()
+    plain = [
+        r for r in records(database("plain", **{"105": images[105]})) if isinstance(r, Refusal)
+    ]
+    assert [each.key for each in plain] == ["105"]
 
 
 @pytest.mark.parametrize("dumps", [msgpack.packb, pickle.dumps], ids=["msgpack", "pickle"])
