@@ -27,6 +27,7 @@ class PairSet:
 
     images: list[Buffer]  # encoded, each once
     suffixes: list[str]  # of each image's format, as .jpg
+    names: list[str | None]  # of each image in the source
     uses: np.ndarray  # int64 (2P,); pair i are the images uses[2 * i] and uses[2 * i + 1]
     issame: np.ndarray  # bool (P,), whether both images of a pair show one person
 
@@ -123,6 +124,7 @@ def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
         )
     images: list[Buffer] = []
     suffixes: list[str] = []
+    names: list[str | None] = []
     for _, start, stop in source.groups():
         part = source.part(start, stop)
         for record in part.read():
@@ -134,6 +136,7 @@ def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
                 raise _unusable(refuse(part, record, error)) from error
             images.append(image)
             suffixes.append(SUFFIXES[header.format])
+            names.append(record.name)
     pairs = source.tables(np.arange(len(source)))["pairs"]
     if pairs.shape[1] == 4:
         source.notices.append(
@@ -143,6 +146,7 @@ def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
     return PairSet(
         images=images,
         suffixes=suffixes,
+        names=names,
         uses=pairs[:, :2].astype(np.int64).ravel(),
         issame=pairs[:, 2].astype(bool),
     )

@@ -232,11 +232,11 @@ class ParquetPairSink(Sink):
             "image2": IMAGE,
             "label": classes(["different", "same"]),
         }
-        images = self._pairs.images
+        images, names = self._pairs.images, self._pairs.names
         with writing_table(self.out / self._FILE, features) as (table, file):
             uses = self._pairs.uses.reshape(-1, 2).tolist()
             for (a, b), same in zip(uses, self._pairs.issame.tolist(), strict=True):
-                table.add([images[a], images[b]], [None, None], [int(same)])
+                table.add([images[a], images[b]], [names[a], names[b]], [int(same)])
         self._written = file.size
 
     def finish(self) -> dict[str, Any]:

@@ -539,3 +539,17 @@ def test_pairs_become_a_pack_that_is_verified(make_jpeg: MakeJpeg, tmp_path: Pat
     facepack("parquet2lmdb", tmp_path / "lfw.parquet", tmp_path / "pack", "--order", "source")
     assert np.load(tmp_path / "pack" / "pairs.npy").tolist() == [[0, 1, 1], [2, 3, 0], [4, 5, 1]]
     assert json.loads(facepack("verify", tmp_path / "pack", "--json"))["ok"]
+
+
+def test_pairs_keep_their_paths_on_the_way_back(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    images = [{"bytes": make_jpeg(k), "path": f"people/{k}.jpg"} for k in range(3)]
+    pairs = {
+        "image1": pa.array([images[0], images[1]], IMAGE),
+        "image2": pa.array([images[1], images[2]], IMAGE),
+    }
+    table = pa.table({**pairs, "label": [1, 0]})
+    pq.write_table(table, tmp_path / "lfw.parquet")
+    facepack("parquet2lmdb", tmp_path / "lfw.parquet", tmp_path / "pack")
+    facepack("lmdb2parquet", tmp_path / "pack", tmp_path / "back")
+    back = pq.read_table(tmp_path / "back" / "test-00000-of-00001.parquet")
+    assert back.to_pylist() == table.to_pylist()
