@@ -604,6 +604,8 @@ def after(truth: Truth, sink: str) -> Truth:
     """What ``sink`` keeps of a source."""
     if sink == "lmdb":
         return truth
+    if holds_pairs(truth, sink) and sink == "parquet":
+        return truth  # names are paths
     if holds_pairs(truth, sink):
         return replace(truth, faces=[replace(face, name=None) for face in truth.faces])
     kept = []
