@@ -135,8 +135,9 @@ def peak_of(name: str, options: argparse.Namespace, send: Any) -> None:
         torch.zeros(1, device=options.device)
         before = torch.cuda.memory_allocated()
     else:
-        small = argparse.Namespace(**{**vars(options), "identities": 1000})
-        make_part(name, "head", small)()  # what libraries take, they have taken
+        small = argparse.Namespace(**{**vars(options), "identities": 1000, "pool": None})
+        alike = name if name in SAMPLED else next(iter(POOLED))
+        make_part(alike, "head", small)()  # what libraries take, they have taken
         before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = make_part(name, "head", options)
     for _ in range(2):
