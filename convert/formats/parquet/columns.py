@@ -22,6 +22,7 @@ _SAME = ("is_same", "issame", "same", "is_match", "match")
 _LABELS = ("label", "labels", "cls", "class", "target", "identity", "identity_id", "id", *_SAME)
 _NAMES_OF_SAME = (*_SAME, "genuine", "mated", "positive", "true", "yes", "1")
 _INDEX = "index"
+_NO_LABELS = (_INDEX, "width", "height", "channels", "size")  # numbers that are usual beside images
 _OPTION = {"image": "--image-column", "label": "--label-column"}
 
 
@@ -106,8 +107,9 @@ def find_columns(
         _take(label, numbers + texts, "label", schema, file)
     else:
         classes = [name for name in numbers if _kind(described, name) == "ClassLabel"]
-        label = _likely(classes) or _likely([name for name in numbers if name != _INDEX])
-        if label is None and (len(classes) > 1 or len(numbers) > 1):
+        likely = [name for name in numbers if name not in _NO_LABELS]
+        label = _likely(classes) or _likely(likely)
+        if label is None and (len(classes) > 1 or len(likely) > 1):
             raise SourceError(
                 f"{file}: several columns may be the labels, of {_listed(schema)}: name one with "
                 "--label-column NAME"

@@ -21,6 +21,7 @@ _LABELS = (
     b"image/source_id image/class/label image/label label class identity person id target".split()
 )
 _NAMES = b"image/filename filename image/source_id image/name name path key id".split()
+_NO_LABELS = b"width height channels size".split()  # numbers that are usual beside images
 _DIGITS = 12
 _SHOWN = 12  # features that a message lists
 
@@ -97,7 +98,11 @@ def _image(known: dict[bytes, Feature]) -> bytes:
 
 
 def _label(known: dict[bytes, Feature], image: bytes) -> bytes:
-    fitting = [name for name, feature in known.items() if name != image and _is_label(feature)]
+    fitting = [
+        name
+        for name, feature in known.items()
+        if name != image and name.rpartition(b"/")[2] not in _NO_LABELS and _is_label(feature)
+    ]
     for name in _LABELS:
         if name in fitting:
             return name

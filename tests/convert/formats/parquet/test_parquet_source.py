@@ -254,6 +254,9 @@ def test_columns_are_found(tmp_path: Path) -> None:
     assert columns_of(
         tmp_path, pa.table({"x": image, "y": image, "label": [1]}), image_column=["y"]
     ) == (("y",), "label", False)
+    sized = pa.table({"image": image, "width": [112]})
+    assert columns_of(tmp_path, sized)[1] is None
+    assert columns_of(tmp_path, sized.append_column("pid", [[5]]))[1] == "pid"
     classes = make_table([{"bytes": b"x", "path": None}], [1]).append_column("cls", [[5]])
     assert columns_of(tmp_path, classes) == (("image",), "label", False)
 

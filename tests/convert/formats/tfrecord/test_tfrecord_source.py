@@ -295,7 +295,8 @@ def test_features_of_other_names_are_found_and_told(
     [
         ({"image/source_id": 1, "image/img_path": b"1/a.jpg"}, {}, "where they name files"),
         ({"a": b"\xff\xd8\xff", "b": b"\xff\xd8\xff", "label": 1}, {}, "2 features hold .*'a' .*"),
-        ({"a": b"\xff\xd8\xff", "height": 1, "width": 2}, {}, "2 features may be the label"),
+        ({"a": b"\xff\xd8\xff", "age": 1, "who": 2}, {}, "2 features may be the label"),
+        ({"a": b"\xff\xd8\xff", "image/width": 112}, {}, "0 features may be the label"),
         ({"a": b"\xff\xd8\xff"}, {}, "0 features may be the label"),
         ({"a": b"\xff\xd8\xff", "b": 1}, {"label_feature": "c"}, "no record has the feature 'c'"),
     ],
