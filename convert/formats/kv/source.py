@@ -244,15 +244,19 @@ class KvSource(Source):
             else:
                 listing = self._by_itself(data, tree, reader)
             rows = tree.keys.find(listing.keys)
-            offsets = np.where(tree.shared, _SHARED, tree.offsets)
+            found = rows >= 0
+            offsets = np.full(len(rows), _MISSING, np.int64)
+            sizes = np.zeros(len(rows), np.uint32)
+            offsets[found] = np.where(tree.shared, _SHARED, tree.offsets)[rows[found]]
+            sizes[found] = tree.sizes[rows[found]]
             part = KvPart(
                 data=data,
                 kv=file_name(pair.kv) if pair.kv else None,
                 pickled=listing.pickled,
                 start=len(self),
                 keys=listing.keys,
-                offsets=np.where(rows < 0, _MISSING, offsets[rows]),
-                sizes=np.where(rows < 0, 0, tree.sizes[rows]).astype(np.uint32),
+                offsets=offsets,
+                sizes=sizes,
                 labels=listing.labels,
                 first_label=self._identities if self._offset_labels else 0,
             )

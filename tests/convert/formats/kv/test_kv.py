@@ -482,6 +482,7 @@ def test_values_that_share_bytes_are_not_read(tmp_path: Path, make_jpeg: MakeJpe
     ),
     st.booleans(),
 )
+@example([(144, 1, 1)], False)  # a database of no records
 def test_hostile_pages_do_no_harm(
     hostile: Path, changes: list[tuple[int, int, int]], structure: bool
 ) -> None:
