@@ -139,6 +139,7 @@ def embed_into(
                 # An error here is not waited with: the launcher ends the other ranks.
                 bad: dict[int, str] | None = {} if options.on_bad_image == "skip" else None
                 _embed_missing(writer, new[start:stop], model, faces, plan, device, progress, bad)
+            tell(ranks)  # none says that all is there before all have written
             with together(ranks):
                 if ranks.is_first:
                     finish(folder, plan, faces, _find_bad(folder, plan, faces))

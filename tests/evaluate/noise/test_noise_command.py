@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,60 @@ def test_another_threshold_takes_the_embeddings_that_are_there(
     counts = json.loads(done.stdout)
     assert counts["images"] == 48 and counts["wrong_labels"] == counts["argmax_is_not_label"]
     assert (out / "scores.npy").read_bytes() == (found / "scores.npy").read_bytes()
+
+
+KILLED = """
+import os, signal
+from facepack.cli import root
+from facepack.evaluate.embedding import embedding_folder
+
+write = embedding_folder.BatchWriter.write
+embedding_folder._SYNC_EVERY = -1.0
+
+def die(self, batch, rows, **options):
+    write(self, batch, rows, **options)
+    if os.environ["RANK"] == "1" and batch == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+embedding_folder.BatchWriter.write = die
+root()
+"""
+
+
+def test_two_processes_of_which_one_is_killed_go_on_to_the_same_lists(
+    pack_path: Path, run_path: Path, run_cli, tmp_path: Path
+) -> None:
+    words = ["noise", pack_path, "--model", run_path, "--device", "cpu", "--batch-size", 4]
+    words += ["--threshold", "0.9", "--confidence", "0.01"]
+    assert run_cli(*words, "--out", tmp_path / "alone").exit_code == 0
+    (tmp_path / "killed.py").write_text(KILLED)
+
+    def launch(*program: object) -> subprocess.CompletedProcess[str]:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        return subprocess.run(
+            [sys.executable, *launcher, *map(str, [*program, *words, "--out", tmp_path / "out"])],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    assert launch(tmp_path / "killed.py").returncode != 0
+    marks = (tmp_path / "out/embeddings/done").read_bytes()
+    assert marks[6:] == bytes([1, 1, 1, 0, 0, 0]), "the second process had got so far"
+    assert not (tmp_path / "out/noise.txt").exists()
+    words.append("--resume")
+    done = launch("-m", "facepack")
+    assert done.returncode == 0, done.stderr
+    of_both, of_one = (
+        {
+            file.relative_to(tmp_path / name): file.read_bytes()
+            for file in sorted((tmp_path / name).rglob("*.*"))
+        }
+        for name in ("out", "alone")
+    )
+    assert of_both == of_one and Path("wrong_labels.txt") in of_one
+    assert of_one[Path("wrong_labels.txt")]
 
 
 def test_the_page_may_be_in_a_folder_that_is_not_there_yet(
