@@ -27,12 +27,12 @@ from facepack.convert.file_target import (
 )
 from facepack.convert.options import ConvertOptions
 from facepack.convert.preview import Preview, preview
-from facepack.convert.result import Result, finished
+from facepack.convert.result import Result
 from facepack.convert.source import Part, Refusal, Source
 from facepack.convert.spans import Span, cut_spans, payload_bytes
 from facepack.convert.workers import write_spans
 from facepack.encoding import WORDS
-from facepack.errors import SourceError
+from facepack.errors import PackError, SourceError
 from facepack.reading import read_json
 from facepack.store import format as fmt
 from facepack.store.files import write_errors, write_file
@@ -202,6 +202,7 @@ class SpanSink(Sink):
     #: names of the files in out that remove() knows beforehand
     written: ClassVar[tuple[str, ...]] = ()
     shard_suffix: ClassVar[str] = ""  #: of the file in out that each span makes, if it makes one
+    shard_state: ClassVar[tuple[str, ...]] = ()  #: of the files in state that stay as long as it
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)
@@ -274,19 +275,44 @@ class SpanSink(Sink):
         return files, len(tables["pairs"]) if "pairs" in tables else None
 
     def remove(self) -> None:
-        """Remove what an earlier run wrote: :attr:`written`, the quarantine and the tables."""
-        tables = filter(fmt.is_plain_name, read_json(self.state / fmt.PLAN).get("tables", []))
+        """Remove what an earlier run wrote: :attr:`written`, quarantine, tables and shards."""
+        plan = read_json(self.state / fmt.PLAN)
+        tables = filter(fmt.is_plain_name, plan.get("tables", []))
         for name in (*self.written, fmt.QUARANTINE, *(f"{table}.npy" for table in tables)):
             (self.out / name).unlink(missing_ok=True)
+        stems = (shard["name"] for shard in plan.get("shards", []) if self.shard_suffix)
+        for stem in filter(fmt.is_plain_name, stems):
+            (self.out / f"{stem}{self.shard_suffix}").unlink(missing_ok=True)
+            for suffix in self.shard_state:
+                (self.state / f"{stem}{suffix}").unlink(missing_ok=True)
 
     def state_files(self) -> list[Path]:
         """What is kept of spans until all are written."""
         return [self.state / f"{span.name}{kept}" for span in self.spans for kept in self.kept]
 
     def result(self, done: dict[str, Any], began: float) -> Result:
-        """The result, of files that are all among ``done["files"]``."""
-        size = sum(done["files"].values())
-        return finished(self.source, self.out, began, done, file_bytes=size)
+        """The result, of files that are all among ``done["files"]``.
+
+        Raises:
+            PackError: a record of the source is neither packed nor quarantined.
+        """
+        found = done["packed"] + done["quarantined"]
+        if found != len(self.source):
+            raise PackError(
+                f"{self.out}: {len(self.source)} records were found, {found} are accounted for: "
+                "start anew with --overwrite"
+            )
+        kept = ("packed", "quarantined", "identities", "classes", "payload_bytes")
+        files = done["files"]
+        return Result.of(
+            self.source,
+            self.out,
+            began,
+            **{key: done[key] for key in kept},
+            pairs=done.get("pairs"),
+            shards=sum(name.endswith(self.shard_suffix) for name in files if self.shard_suffix),
+            file_bytes=sum(files.values()),
+        )
 
 
 def _entries(refused: bytes) -> Iterator[dict[str, Any]]:

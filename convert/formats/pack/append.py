@@ -144,20 +144,18 @@ def _preview(
 def _result(
     pack: GrowingPack, entries: Sequence[dict[str, Any]], source: Source, began: float
 ) -> Result:
-    packed = sum(entry["records"] for entry in entries)
-    quarantined = sum(entry["quarantined"] for entry in entries)
-    return Result(
-        out=str(pack.path),
-        found=packed + quarantined,
-        packed=packed,
-        quarantined=quarantined,
+    return Result.of(
+        source,
+        pack.path,
+        began,
+        packed=sum(entry["records"] for entry in entries),
+        quarantined=sum(entry["quarantined"] for entry in entries),
         identities=pack.manifest["identities"],
         classes=pack.manifest["classes"],
         pairs=None,
         shards=len(entries),
         payload_bytes=sum(entry["payload_bytes"] for entry in entries),
         file_bytes=sum(stated["bytes"] for entry in entries for stated in entry["files"].values()),
-        seconds=round(time.monotonic() - began, 3),
         notices=[
             *source.notices,
             *notes_on_encoding(entries),

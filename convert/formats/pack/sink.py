@@ -233,18 +233,15 @@ def notes_on_encoding(entries: Sequence[dict[str, Any]]) -> list[str]:
 
 def _result(out: Path, manifest: dict[str, Any], source: Source, began: float) -> Result:
     files = sum(stated["bytes"] for stated in manifest_files(manifest).values())
-    return Result(
-        out=str(out),
-        found=manifest["records"] + manifest["quarantined"],
+    kept = ("quarantined", "identities", "classes", "pairs", "payload_bytes")
+    return Result.of(
+        source,
+        out,
+        began,
         packed=manifest["records"],
-        quarantined=manifest["quarantined"],
-        identities=manifest["identities"],
-        classes=manifest["classes"],
-        pairs=manifest["pairs"],
+        **{key: manifest[key] for key in kept},
         shards=len(manifest["shards"]),
-        payload_bytes=manifest["payload_bytes"],
         file_bytes=files + (out / fmt.MANIFEST).stat().st_size,
-        seconds=round(time.monotonic() - began, 3),
         notices=[
             *source.notices,
             *notes_on_encoding(manifest["shards"]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from facepack.atomic import replacing
-from facepack.convert.formats.pairs.pair_set import PairSet, pair_result, read_pair_set
+from facepack.convert.formats.pairs.pair_set import PairSet, read_pair_set
 from facepack.convert.formats.pairs.pickles import read_bin, write_bin
 from facepack.convert.options import ConvertOptions
 from facepack.convert.preview import Preview, preview
@@ -57,7 +57,8 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
             _write(path, pairs)
         size = path.stat().st_size
     payload = sum(map(len, pairs.images))
-    return pair_result(source, path, began, pairs, payload_bytes=payload, file_bytes=size)
+    figures = pairs.counts() | {"payload_bytes": payload, "file_bytes": size}
+    return Result.of(source, path, began, **figures)
 
 
 def _preview(source: Source, path: Path, options: ConvertOptions, pairs: PairSet) -> Preview:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facepack.convert.file_target import has_size, remove_images, write_image
-from facepack.convert.formats.pairs.pair_set import pair_result, read_pair_set
+from facepack.convert.formats.pairs.pair_set import read_pair_set
 from facepack.convert.result import Result
 from facepack.convert.sink import Sink
 from facepack.progress import Progress
@@ -85,14 +85,8 @@ class PairFolderSink(Sink):
     def result(self, done: dict[str, Any], began: float) -> Result:
         """The result, of images that may be used several times."""
         size = sum(len(image) for _, image in self._files)
-        return pair_result(
-            self.source,
-            self.out,
-            began,
-            self._pairs,
-            payload_bytes=size,
-            file_bytes=size + len(self._labels),
-        )
+        figures = {"payload_bytes": size, "file_bytes": size + len(self._labels)}
+        return Result.of(self.source, self.out, began, **self._pairs.counts(), **figures)
 
 
 convert_to_pair_folder = PairFolderSink.convert

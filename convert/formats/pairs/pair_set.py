@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import xxhash
 
 from facepack.convert.delivery import refuse
 from facepack.convert.formats.pack.tables import lost_rows, require_pairs
-from facepack.convert.result import Result
 from facepack.convert.source import Refusal, Source
 from facepack.errors import DecodeError, SourceError
 from facepack.images import SUFFIXES
@@ -30,6 +27,10 @@ class PairSet:
     names: list[str | None]  # of each image in the source
     uses: np.ndarray  # int64 (2P,); pair i are the images uses[2 * i] and uses[2 * i + 1]
     issame: np.ndarray  # bool (P,), whether both images of a pair show one person
+
+    def counts(self) -> dict[str, int]:
+        """How many images and pairs were written, as a result has it."""
+        return {"packed": len(self.uses), "pairs": len(self.issame)}
 
 
 class PairSource(Source):
@@ -149,32 +150,6 @@ def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
         names=names,
         uses=pairs[:, :2].astype(np.int64).ravel(),
         issame=pairs[:, 2].astype(bool),
-    )
-
-
-def pair_result(
-    source: Source,
-    out: Path,
-    began: float,
-    pairs: PairSet,
-    *,
-    payload_bytes: int,
-    file_bytes: int,
-) -> Result:
-    """The result of a conversion that wrote ``pairs``; the other arguments are as in Result."""
-    return Result(
-        out=str(out),
-        found=len(pairs.uses),
-        packed=len(pairs.uses),
-        quarantined=0,
-        identities=0,
-        classes=0,
-        pairs=len(pairs.issame),
-        shards=0,
-        payload_bytes=payload_bytes,
-        file_bytes=file_bytes,
-        seconds=round(time.monotonic() - began, 3),
-        notices=source.notices,
     )
 
 

@@ -13,12 +13,12 @@ import xxhash
 
 from facepack.convert.delivery import deliver
 from facepack.convert.file_target import STATE, has_size
-from facepack.convert.formats.pairs.pair_set import pair_result, read_pair_set
+from facepack.convert.formats.pairs.pair_set import read_pair_set
 from facepack.convert.formats.parquet.engine import arrow
 from facepack.convert.formats.parquet.writer import IMAGE, classes, integers, writing_table
 from facepack.convert.options import ConvertOptions
 from facepack.convert.preview import Preview
-from facepack.convert.result import Result, finished
+from facepack.convert.result import Result
 from facepack.convert.sink import ParallelSink, Sink
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
@@ -66,6 +66,7 @@ class ParquetSink(ParallelSink):
     written = (SUMMARY, CARD, fmt.LABELS)
     overhead = 64  # path, label, what pages and indexes say of them
     shard_suffix = ".parquet"
+    shard_state = (".json",)
     options: TableOptions
 
     def __init__(self, source: Source, out: Path, options: TableOptions) -> None:
@@ -178,25 +179,10 @@ class ParquetSink(ParallelSink):
         figures = {key: summary[key] for key in kept}
         return figures | {"packed": packed, "files": files, "pairs": pairs}
 
-    def remove(self) -> None:
-        """Remove what an earlier run wrote, and nothing else."""
-        plan = json.loads((self.state / fmt.PLAN).read_bytes())
-        super().remove()
-        for stem in filter(fmt.is_plain_name, (shard["name"] for shard in plan.get("shards", []))):
-            (self.out / f"{stem}.parquet").unlink(missing_ok=True)
-            (self.state / f"{stem}.json").unlink(missing_ok=True)
-
     def result(self, done: dict[str, Any], began: float) -> Result:
-        """The result, its shards being the files of rows."""
+        """The result, with what was found out about the names of identities."""
         self.source.notices.extend(self._notices)
-        return finished(
-            self.source,
-            self.out,
-            began,
-            done,
-            file_bytes=sum(done["files"].values()),
-            shards=sum(name.endswith(".parquet") for name in done["files"]),
-        )
+        return super().result(done, began)
 
 
 class ParquetPairSink(Sink):
@@ -251,14 +237,9 @@ class ParquetPairSink(Sink):
 
     def result(self, done: dict[str, Any], began: float) -> Result:
         """The result, of images that may be used several times."""
-        return pair_result(
-            self.source,
-            self.out,
-            began,
-            self._pairs,
-            payload_bytes=self._payload,
-            file_bytes=sum(done["files"].values()),
-        )
+        size = sum(done["files"].values())
+        figures = self._pairs.counts() | {"payload_bytes": self._payload, "file_bytes": size}
+        return Result.of(self.source, self.out, began, **figures)
 
 
 def convert_to_parquet(source: Source, out: Path, options: TableOptions) -> Result | Preview:

@@ -21,7 +21,7 @@ from facepack.convert.formats.tar.headers import BLOCK, LONGEST_NAME, member_hea
 from facepack.convert.names import Names, later_occurrences
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import is_safe_path
-from facepack.convert.result import Result, finished
+from facepack.convert.result import Result
 from facepack.convert.sink import ParallelSink
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
@@ -96,6 +96,7 @@ class WdsSink(ParallelSink):
     kind = "wds"
     written = (SUMMARY, INDEX, CARD, fmt.LABELS)
     shard_suffix = ".tar"
+    shard_state = (".tar.json", ".keys")
     overhead = 4 * BLOCK  # two headers, the label, padding
     options: WdsOptions
 
@@ -216,26 +217,10 @@ class WdsSink(ParallelSink):
             if len(here):
                 _rename(self.out, span, here.tolist(), hashes[k])
 
-    def remove(self) -> None:
-        """Remove what an earlier run wrote, and nothing else."""
-        plan = json.loads((self.state / fmt.PLAN).read_bytes())
-        super().remove()
-        for stem in filter(fmt.is_plain_name, (shard["name"] for shard in plan.get("shards", []))):
-            (self.out / f"{stem}.tar").unlink(missing_ok=True)
-            for kept in (".tar.json", ".keys"):
-                (self.state / f"{stem}{kept}").unlink(missing_ok=True)
-
     def result(self, done: dict[str, Any], began: float) -> Result:
-        """The result, its shards being the tars."""
+        """The result, with what users of the tars should know."""
         self.source.notices.extend(done["notices"])
-        return finished(
-            self.source,
-            self.out,
-            began,
-            {**done, "packed": done["samples"]},
-            file_bytes=sum(done["files"].values()),
-            shards=sum(name.endswith(".tar") for name in done["files"]),
-        )
+        return super().result({**done, "packed": done["samples"]}, began)
 
 
 convert_to_wds = WdsSink.convert

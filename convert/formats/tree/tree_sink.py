@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from facepack.convert.formats.pairs.folder_sink import convert_to_pair_folder
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import INDEX, image_path, is_safe_path
 from facepack.convert.preview import Preview
-from facepack.convert.result import Result, finished
+from facepack.convert.result import Result
 from facepack.convert.sink import ParallelSink
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
@@ -191,8 +191,8 @@ class TreeSink(ParallelSink):
 
     def result(self, done: dict[str, Any], began: float) -> Result:
         """The result; images are files, too."""
-        size = done["payload_bytes"] + sum(done["files"].values())
-        return finished(self.source, self.out, began, done, file_bytes=size)
+        result = super().result(done, began)
+        return replace(result, file_bytes=result.file_bytes + result.payload_bytes)
 
 
 convert_to_tree = TreeSink.convert
