@@ -55,18 +55,14 @@ def path_hash(name: bytes) -> int:
 
 
 class Lists:
-    """Gathers the lines of the lists that go by.
-
-    Attributes:
-        first: the name of the first list; empty if there is none.
-    """
+    """Gathers the lines of the lists that go by."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
         self._labels = array("i")
         self._archives = array("i")  # of each list
         self._ends = array("q")  # of each, in lines
-        self.first = ""
+        self.first = ""  # the name of the first list; empty if there is none
         self._paddle = False
         self._malformed = 0
         self._names: dict[bytes, int] = {}  # of identities, as they come

@@ -91,10 +91,6 @@ class Root:
     Args:
         path: the folder; it may itself be a link.
 
-    Attributes:
-        path: the same.
-        real: its path with links resolved, and a slash.
-
     Raises:
         SourceError: it is no folder.
     """
@@ -102,6 +98,7 @@ class Root:
     def __init__(self, path: Path) -> None:
         require_folder(path)
         self.path = path
+        # its path with links resolved, and a slash
         self.real = _below(os.path.realpath(os.fsencode(path)))
         self._prefixes = tuple({_below(os.fsencode(path.absolute())), self.real})
         self._holds_folder = lru_cache(_FOLDERS)(self.holds)

@@ -43,11 +43,6 @@ class TreeFiles:
         path: the folder.
         identity_level: of the folders that are identities; None chooses.
 
-    Attributes:
-        files: paths below the folder, sizes and labels.
-        identities: their names, and the level of their folders.
-        notices: for the user: what was passed over.
-
     Raises:
         SourceError: the folder cannot be read, no image is in the folder of an identity, or it is
             in doubt which folders these are.
@@ -60,9 +55,10 @@ class TreeFiles:
         for name, size in images_below(root, passed):
             found.append(name, size)
         folders = ImageFolders(str(path), found.numbers, found.counts())
+        # their names, and the level of their folders
         self.identities: Identities = find_identities([folders], identity_level)
         labels = self.identities.labels[0][found.folders]
-        self.files = FileList(path)
+        self.files = FileList(path)  # paths below the folder, sizes and labels
         order = np.argsort(labels, kind="stable")
         bounds = np.searchsorted(labels[order], np.arange(len(self.identities.names) + 1))
         for label, (start, stop) in enumerate(pairwise(bounds.tolist())):
@@ -71,6 +67,7 @@ class TreeFiles:
                 self.files.append(name, size, label)
         if shallow := [text(found.names[row]) for row in np.flatnonzero(labels < 0).tolist()]:
             passed.add(_SHALLOW, min(shallow), len(shallow))
+        # for the user: what was passed over
         self.notices = [
             *self.identities.notices,
             *(f"{path}: {notice}" for notice in passed.notices()),

@@ -82,14 +82,11 @@ _NO_NAME = re.compile(
 
 
 class Samples:
-    """Gathers the labels of images as the members of archives go by, in order.
-
-    Attributes:
-        found: whether there was a ``.cls``, or an image with a label in a ``.json``: then the
-            source is made of samples, and folders say nothing.
-    """
+    """Gathers the labels of images as the members of archives go by, in order."""
 
     def __init__(self) -> None:
+        # whether there was a .cls, or an image with a label in a .json: then the source is made of
+        # samples, and folders say nothing
         self.found = False
         self._labels = array("i")
         self._suffixes = array("B")

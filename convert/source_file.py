@@ -74,10 +74,6 @@ class SourceFile:
         path: the file.
         size: the bytes that it had when it was looked at first; None the first time.
 
-    Attributes:
-        path: the file.
-        size: its bytes.
-
     Raises:
         SourceError: it cannot be opened, or has another size now.
     """
@@ -88,7 +84,7 @@ class SourceFile:
         self.path = Path(path)
         try:
             self._descriptor = self._open()
-            self.size = os.fstat(self._descriptor).st_size if size is None else size
+            self.size = os.fstat(self._descriptor).st_size if size is None else size  # its bytes
         except OSError as error:
             self.close()
             raise SourceError(f"{self.path}: cannot be opened: {error.strerror}") from error

@@ -74,12 +74,6 @@ class Remains:
         label_maps: those of the pack that are whole, by file name.
         known_names: the names of the pack's identities, by label, as far as they are known.
 
-    Attributes:
-        digest: the XXH3-128 of the file as it was read.
-        meta: what the shard says of itself, if that is whole.
-        identity_names: the names of identities, by label in the pack.
-        notices: what is lost beside records.
-
     Raises:
         ScanError: it holds no LMDB page that can be recognised.
         OSError: the file cannot be opened.
@@ -92,11 +86,12 @@ class Remains:
         label_maps: Mapping[str, np.ndarray],
         known_names: dict[int, str],
     ) -> None:
-        self.notices: list[str] = []
+        self.notices: list[str] = []  # what is lost beside records
         self._name = file.stem
         self._data, bad = read_through(file)
         if bad:
             self.notices.append(f"{file.name}: {bad:,} bytes cannot be read from the disk")
+        # the XXH3-128 of the file as it was read
         self.digest = xxhash.xxh3_128_hexdigest(self._data)
         page_size = guess_page_size(self._data)
         pages = leaf_candidates(self._data, page_size)
@@ -111,12 +106,13 @@ class Remains:
                     self._sound[key] = fmt.unpack_reserved(key, value)
                 except DamageError:
                     self._damaged[key] = value
-        self.meta = self._sound_meta()
+        self.meta = self._sound_meta()  # what the shard says of itself, if that is whole
         self._count = self._count_records(stated, file)
         self._label_map = self._find_label_map(stated, label_maps)
         self._labels, self._proven = self._read_labels(stated, file)
         self._names = self._read_names()
         self._extras = self._read_extras()
+        # the names of identities, by label in the pack
         self.identity_names = self._read_identity_names(known_names)
 
     def _sound_meta(self) -> dict[str, Any] | None:

@@ -22,16 +22,12 @@ _LONGEST_TOGETHER = 8 << 20  # bytes
 
 
 class FileWriter:
-    """Takes the bytes of a file that :func:`writing` makes.
-
-    Attributes:
-        size: how many it took.
-    """
+    """Takes the bytes of a file that :func:`writing` makes."""
 
     def __init__(self, writer: BlockWriter) -> None:
         self._writer = writer
         self._digest = xxhash.xxh3_128()
-        self.size = 0
+        self.size = 0  # how many bytes it took
 
     @property
     def digest(self) -> str:

@@ -24,15 +24,10 @@ _GAP = MAX_PAGE_SIZE  # bytes between two values that are read too
 
 @dataclass(frozen=True, kw_only=True)
 class KvData:
-    """An LMDB data file as it was when it was looked at.
+    """An LMDB data file as it was when it was looked at."""
 
-    Attributes:
-        path: the file; ``data.mdb`` of an LMDB folder.
-        size: its bytes.
-    """
-
-    path: Path
-    size: int
+    path: Path  # the file; data.mdb of an LMDB folder
+    size: int  # its bytes
 
     @classmethod
     def look(cls, path: Path) -> KvData:

@@ -30,19 +30,13 @@ _PNG_LEVEL = 1  # of zlib: a fifth of the time of its default, for 4 % more byte
 
 @dataclass(frozen=True, kw_only=True)
 class Datum:
-    """What a ``Datum`` says of its image.
+    """What a ``Datum`` says of its image."""
 
-    Attributes:
-        shape: (channels, height, width) of raw pixels; zeros where they are not stated.
-        encoded: whether Caffe's flag says that the data are an encoded image.
-        data: the encoded image, or raw pixels; empty if there are none.
-        label: Caffe's, if it has one.
-    """
-
+    # (channels, height, width) of raw pixels; zeros where they are not stated
     shape: tuple[int, int, int] = (0, 0, 0)
-    encoded: bool = False
-    data: Buffer = b""
-    label: int | None = None
+    encoded: bool = False  # whether Caffe's flag says that the data are an encoded image
+    data: Buffer = b""  # the encoded image, or raw pixels; empty if there are none
+    label: int | None = None  # Caffe's, if it has one
 
     def image(self) -> Buffer:
         """The encoded image; raw pixels become a PNG, in RGB or greyscale, without loss.

@@ -28,17 +28,11 @@ _NEWLINE, _SPACE, _MINUS, _ZERO, _DELETE = b"\n -0\x7f"
 
 @dataclass(frozen=True, kw_only=True)
 class KvIndex(Keys):
-    """Keys and labels in the order of the lines.
+    """Keys and labels in the order of the lines."""
 
-    Attributes:
-        labels: int32 (n,); -1 means no identity.
-        size: bytes of the text.
-        digest: XXH3-128 of the text, as all of this without a byte order mark.
-    """
-
-    labels: np.ndarray
-    size: int
-    digest: str
+    labels: np.ndarray  # int32 (n,); -1 means no identity
+    size: int  # bytes of the text
+    digest: str  # XXH3-128 of the text, as all of this without a byte order mark
 
 
 def is_plain_key(name: str) -> bool:

@@ -15,15 +15,10 @@ _STEP = 1 << 16  # keys that are compared at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """Keys, one behind the other.
+    """Keys, one behind the other."""
 
-    Attributes:
-        key_bytes: all keys, joined; none is empty.
-        key_ends: unsigned integers (n,): where each ends in ``key_bytes``.
-    """
-
-    key_bytes: bytes | bytearray
-    key_ends: np.ndarray
+    key_bytes: bytes | bytearray  # all keys, joined; none is empty
+    key_ends: np.ndarray  # unsigned integers (n,): where each ends in key_bytes
 
     @classmethod
     def of(cls, keys: Iterable[bytes]) -> Keys:

@@ -184,15 +184,11 @@ class LmdbSink(SpanSink):
 
 
 class LabelCounts:
-    """How many records each label has; -1 (no identity) is a label here.
-
-    Attributes:
-        total: how many records there are.
-    """
+    """How many records each label has; -1 (no identity) is a label here."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(1024, np.int32)  # of label - 1
-        self.total = 0
+        self.total = 0  # how many records there are
 
     def add(self, labels: np.ndarray) -> None:
         """Count these labels."""

@@ -36,19 +36,12 @@ class LabelledImage(NamedTuple):
 
 
 class LabelledImages(NamedTuple):
-    """What usual values hold, of many that lie in one piece of memory.
+    """What usual values hold, of many that lie in one piece of memory."""
 
-    Attributes:
-        usual: bool (n,): whether the value is one of these; the others mean nothing here.
-        starts: where each image begins: int64 (n,).
-        stops: where it ends.
-        labels: int64 (n,).
-    """
-
-    usual: np.ndarray
-    starts: np.ndarray
-    stops: np.ndarray
-    labels: np.ndarray
+    usual: np.ndarray  # bool (n,): whether the value is one of these; the others mean nothing here
+    starts: np.ndarray  # where each image begins: int64 (n,)
+    stops: np.ndarray  # where it ends
+    labels: np.ndarray  # int64 (n,)
 
 
 def begins_msgpack(value: Buffer) -> bool:

@@ -29,21 +29,13 @@ _MARK = ord("_")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnIndex:
-    """The records of a database as it lists them itself.
+    """The records of a database as it lists them itself."""
 
-    Attributes:
-        keys: of the records, in order; in the order of the file where the database lists none.
-        listed: whether it lists them.
-        pickled: whether that is a pickle, as the records are then.
-        classes: the width of a head, if it is stated.
-        notices: for the user.
-    """
-
-    keys: Keys
-    listed: bool = False
-    pickled: bool = False
-    classes: int | None = None
-    notices: list[str] = field(default_factory=list)
+    keys: Keys  # of the records, in order; in the order of the file where the database lists none
+    listed: bool = False  # whether it lists them
+    pickled: bool = False  # whether that is a pickle, as the records are then
+    classes: int | None = None  # the width of a head, if it is stated
+    notices: list[str] = field(default_factory=list)  # for the user
 
 
 def read_own_index(name: str, tree: KvTree, value: Callable[[int], bytes]) -> OwnIndex:

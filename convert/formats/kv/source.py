@@ -34,30 +34,20 @@ _MISSING, _SHARED = -1, -2  # in the place of an offset
 
 @dataclass(eq=False, kw_only=True)
 class KvPart(PartInRuns):
-    """Records of one database, which follow each other in its kv file or its own list.
-
-    Attributes:
-        data: the database.
-        kv: the kv file's name, if there is one.
-        pickled: whether the values are known to be pickles.
-        keys: of the records.
-        offsets: (n,) where each value begins in the data file; below 0 where there is none.
-        sizes: (n,) bytes of each.
-        labels: (n,) label of each, by the kv file; None: each value has its own.
-        first_label: what is added to labels of their own.
-        unstated: the label of a Datum that states none, before that; None: it has none.
-    """
+    """Records of one database, which follow each other in its kv file or its own list."""
 
     remedy = "mend the database, or go on without this record"
     data: KvData
-    kv: str | None
-    pickled: bool
+    kv: str | None  # the kv file's name, if there is one
+    pickled: bool  # whether the values are known to be pickles
     start: int
     keys: Keys
+    # (n,) where each value begins in the data file; below 0 where there is none
     offsets: np.ndarray
-    sizes: np.ndarray
-    labels: np.ndarray | None
-    first_label: int
+    sizes: np.ndarray  # (n,) bytes of each
+    labels: np.ndarray | None  # (n,) label of each, by the kv file; None: each value has its own
+    first_label: int  # what is added to labels of their own
+    # the label of a Datum that states none, before that; None: it has none
     unstated: int | None = None
 
     def __post_init__(self) -> None:
@@ -168,21 +158,13 @@ class KvPart(PartInRuns):
 
 @dataclass(frozen=True, kw_only=True)
 class _Listing:
-    """Which records a database has, by its kv file or its own account.
+    """Which records a database has, by its kv file or its own account."""
 
-    Attributes:
-        keys: of the records.
-        labels: int32 (n,) by the kv file; None: each value has its own.
-        told: what describes it.
-        pickled: whether the values are known to be pickles.
-        labelled: whether it is known that there are labels.
-    """
-
-    keys: Keys
-    labels: np.ndarray | None
-    told: dict[str, Any]
-    pickled: bool = False
-    labelled: bool = True
+    keys: Keys  # of the records
+    labels: np.ndarray | None  # int32 (n,) by the kv file; None: each value has its own
+    told: dict[str, Any]  # what describes it
+    pickled: bool = False  # whether the values are known to be pickles
+    labelled: bool = True  # whether it is known that there are labels
 
 
 @dataclass(frozen=True, kw_only=True)

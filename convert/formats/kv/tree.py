@@ -29,24 +29,15 @@ _LEAST_NODE = mdb.NODE_HEADER + 2 + mdb.POINTER  # bytes of a leaf that a record
 
 @dataclass(frozen=True, kw_only=True)
 class KvTree:
-    """The records of an LMDB file, in the order of their keys.
+    """The records of an LMDB file, in the order of their keys."""
 
-    Attributes:
-        keys: of all records that could be found.
-        offsets: where each value begins in the file: int64 (n,).
-        sizes: bytes of each: uint32 (n,).
-        shared: bool (n,): part of the value's bytes belongs to another one as well, which no sound
-            file has.
-        faults: how many pages and records are not what they must be, and were left out.
-        fault: what is wrong with the first of them.
-    """
-
-    keys: Keys
-    offsets: np.ndarray
-    sizes: np.ndarray
+    keys: Keys  # of all records that could be found
+    offsets: np.ndarray  # where each value begins in the file: int64 (n,)
+    sizes: np.ndarray  # bytes of each: uint32 (n,)
+    # bool (n,): part of the value's bytes belongs to another one as well, which no sound file has
     shared: np.ndarray
-    faults: int
-    fault: str
+    faults: int  # how many pages and records are not what they must be, and were left out
+    fault: str  # what is wrong with the first of them
 
     def __len__(self) -> int:
         return len(self.keys)

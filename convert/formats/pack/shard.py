@@ -60,10 +60,6 @@ class PackShard:
         folder: the pack.
         stated: the shard.
 
-    Attributes:
-        name: the shard's.
-        records: how many its file has, those that are not the pack's included.
-
     Raises:
         SourceError: the file is missing or another one.
         DamageError: the shard's own account of itself is damaged.
@@ -71,6 +67,7 @@ class PackShard:
 
     def __init__(self, folder: Path, stated: StatedShard) -> None:
         self.name = stated.name
+        # how many its file has, those that are not the pack's included
         self.records = stated.records
         self._stated = stated
         self._folder = folder

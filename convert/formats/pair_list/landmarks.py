@@ -27,9 +27,6 @@ class Landmarks:
     Args:
         path: the list.
 
-    Attributes:
-        digest: XXH3-128 of its text, in hexadecimal.
-
     Raises:
         SourceError: it cannot be read, or a line is anything else.
     """
@@ -41,6 +38,7 @@ class Landmarks:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise SourceError(f"{path}: cannot be read: {reason}") from error
+        # XXH3-128 of its text, in hexadecimal
         self.digest = xxhash.xxh3_128_hexdigest(content.encode())
         self._points: dict[str, np.ndarray] = {}
         for number, line in enumerate(content.splitlines(), start=1):

@@ -42,20 +42,17 @@ class PairSource(Source):
     Args:
         name: what notices call the set.
         issame: (P,), whether both images of a pair show one person.
-
-    Attributes:
-        issame: bool (P,).
-        uses: int64 (2P,), the distinct image that each image of the set is.
-        folds: (P,) the fold of each pair; None for ten in order, as the field cuts them.
     """
 
     content = "pairs"
     table_names = ("pairs",)
+    # (P,) the fold of each pair; None for ten in order, as the field cuts them
     folds: np.ndarray | None = None
 
     def __init__(self, name: str, issame: np.ndarray) -> None:
         self._name = name
-        self.issame = issame
+        self.issame = issame  # bool (P,)
+        # int64 (2P,), the distinct image that each image of the set is
         self.uses = np.zeros(2 * len(issame), np.int64)
         self.notices: list[str] = []
 

@@ -163,17 +163,12 @@ def describe(value: object) -> str:
 
 
 class PickleError(Exception):
-    """A pickle that is refused.
-
-    Attributes:
-        found: what is wrong with it.
-        remedy: what the user can do, if it should be a verification set.
-    """
+    """A pickle that is refused."""
 
     def __init__(self, found: str, remedy: str) -> None:
         super().__init__(f"{found}; {remedy}")
-        self.found = found
-        self.remedy = remedy
+        self.found = found  # what is wrong with it
+        self.remedy = remedy  # what the user can do, if it should be a verification set
 
 
 # The first fence: opcodes

@@ -28,27 +28,18 @@ _OPTION = {"image": "--image-column", "label": "--label-column"}
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns of a set.
+    """The columns of a set."""
 
-    Attributes:
-        images: names of those of the images: one, or two of pairs.
-        fields: of each, those that are read; none where the column itself is binary.
-        label: the name of that of the labels; None: there are no labels.
-        texts: whether labels are texts, each the name of an identity.
-        names: of the labels, in their order, where the file has them.
-        index: where images lie in the order of pairs, the column that numbers them, if any.
-        pairs: whether they are a verification set.
-        notice: what was found, for the user; None where all was given.
-    """
-
-    images: tuple[str, ...]
+    images: tuple[str, ...]  # names of those of the images: one, or two of pairs
+    # of each, those that are read; none where the column itself is binary
     fields: tuple[tuple[str, ...], ...]
-    label: str | None
-    texts: bool
-    names: tuple[str, ...] | None
+    label: str | None  # the name of that of the labels; None: there are no labels
+    texts: bool  # whether labels are texts, each the name of an identity
+    names: tuple[str, ...] | None  # of the labels, in their order, where the file has them
+    # where images lie in the order of pairs, the column that numbers them, if any
     index: str | None
-    pairs: bool
-    notice: str | None
+    pairs: bool  # whether they are a verification set
+    notice: str | None  # what was found, for the user; None where all was given
 
     def wanted(self, *, images: bool) -> Fields:
         """What is read of a table: labels and paths, and the images with them or not."""

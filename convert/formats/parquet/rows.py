@@ -42,18 +42,13 @@ class Stretch(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class RowsPart(PartInRuns):
-    """Rows that follow each other, in whatever files.
-
-    Attributes:
-        columns: which are read.
-        stretches: where the rows lie.
-        identities: names of the identities; where labels are texts, these are the texts.
-    """
+    """Rows that follow each other, in whatever files."""
 
     remedy = "fetch the file again, or go on without this row"
     start: int
-    columns: Columns
-    stretches: Sequence[Stretch]
+    columns: Columns  # which are read
+    stretches: Sequence[Stretch]  # where the rows lie
+    # names of the identities; where labels are texts, these are the texts
     identities: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -175,9 +170,6 @@ class ParquetRows(Source):
         image_column: name of the column of the images; none: it is found.
         label_column: the same of the labels.
 
-    Attributes:
-        columns: which they are, pairs among them.
-
     Raises:
         MissingExtraError: ``pyarrow`` is not installed.
         SourceError: a file is damaged, or has other columns or names of labels than the first.
@@ -217,7 +209,7 @@ class ParquetRows(Source):
                     if own.texts:
                         texts |= _texts(table, piece, own)
         assert columns is not None
-        self.columns = columns
+        self.columns = columns  # which they are, pairs among them
         self._ends = np.cumsum([each.piece.rows for each in self._stretches], dtype=np.int64)
         if not len(self):
             raise SourceError(f"{files[0]}: no row in {len(files):,} files; check the files")

@@ -36,12 +36,9 @@ _TRAIN, _TEST = "train", "test"
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(ConvertOptions):
-    """How Parquet files are written.
+    """How Parquet files are written."""
 
-    Attributes:
-        names: of all identities, by label; None: labels are plain integers. The sink finds them.
-    """
-
+    # of all identities, by label; None: labels are plain integers. The sink finds them
     names: tuple[str, ...] | None = None
 
 

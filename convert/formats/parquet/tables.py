@@ -43,21 +43,13 @@ Fields = Mapping[str, Sequence[str]]
 
 
 class Piece(NamedTuple):
-    """Rows of a file that are stored together.
+    """Rows of a file that are stored together."""
 
-    Attributes:
-        number: of the piece in the file.
-        at: where it is: of a record batch the byte; of a row group, the number again.
-        rows: how many it has.
-        row_bytes: about how many bytes a row's images have, at most.
-        end: about the byte behind it.
-    """
-
-    number: int
-    at: int
-    rows: int
-    row_bytes: int
-    end: int
+    number: int  # of the piece in the file
+    at: int  # where it is: of a record batch the byte; of a row group, the number again
+    rows: int  # how many it has
+    row_bytes: int  # about how many bytes a row's images have, at most
+    end: int  # about the byte behind it
 
 
 class TableFile(ABC):
@@ -67,23 +59,18 @@ class TableFile(ABC):
         path: the file.
         size: the bytes that it had when it was looked at first; None the first time.
 
-    Attributes:
-        path: the file.
-        size: its bytes.
-        schema: of its columns, a ``pyarrow.Schema``.
-
     Raises:
         SourceError: it cannot be opened, is damaged, or has another size now.
     """
 
     piece_name: ClassVar[str]
-    schema: Any
+    schema: Any  # of its columns, a pyarrow.Schema
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.path = path
         self._plain = SourceFile(path, size)
         self._behind: ReadOnce | None = None
-        self.size = self._plain.size
+        self.size = self._plain.size  # its bytes
         with engine_errors(str(path)):
             self._file = arrow().OSFile(os.fsencode(path))
             self._open()

@@ -40,10 +40,6 @@ class TableWriter:
     Args:
         file: where to.
         features: of each column, in the terms of ``datasets``: images, or integers.
-
-    Attributes:
-        rows: how many were taken.
-        payload: bytes of their images.
     """
 
     def __init__(self, file: FileWriter, features: Mapping[str, dict[str, Any]]) -> None:
@@ -67,7 +63,7 @@ class TableWriter:
             write_page_index=True,
             write_batch_size=_PAGE_VALUES,
         )
-        self.rows = self.payload = 0
+        self.rows = self.payload = 0  # how many were taken, bytes of their images
         self._room = GROUP_BYTES // len(self._images)  # of each column in a row group
         # Memory that is used for one group after the other.
         self._blocks = [np.empty(self._room, np.uint8).data for _ in self._images]

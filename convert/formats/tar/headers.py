@@ -53,21 +53,13 @@ class Reader(Protocol):
 
 
 class Member(NamedTuple):
-    """A member of a tar.
+    """A member of a tar."""
 
-    Attributes:
-        name: as the archive has it.
-        regular: whether it is a file; else a folder, link, device or pipe.
-        begin: where its first header begins in the stream.
-        data: where its data begin.
-        size: bytes of its data.
-    """
-
-    name: bytes
-    regular: bool
-    begin: int
-    data: int
-    size: int
+    name: bytes  # as the archive has it
+    regular: bool  # whether it is a file; else a folder, link, device or pipe
+    begin: int  # where its first header begins in the stream
+    data: int  # where its data begin
+    size: int  # bytes of its data
 
     @property
     def end(self) -> int:
@@ -147,17 +139,11 @@ def read_member(reader: Reader) -> Member | None:
 
 
 class Members(NamedTuple):
-    """Files of a tar that follow each other in a piece of memory, under a header block each.
+    """Files of a tar that follow each other in a piece of memory, under a header block each."""
 
-    Attributes:
-        names: as the archive has them.
-        begins: where each one's header begins in the memory.
-        sizes: bytes of each one's data.
-    """
-
-    names: list[bytes]
-    begins: list[int]
-    sizes: list[int]
+    names: list[bytes]  # as the archive has them
+    begins: list[int]  # where each one's header begins in the memory
+    sizes: list[int]  # bytes of each one's data
 
 
 def usual_members(data: bytes, start: int, stop: int) -> Members:

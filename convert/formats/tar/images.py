@@ -105,14 +105,10 @@ class Rows(NamedTuple):
 
 
 class ImageMembers:
-    """Gathers the images of archives as their members go by.
-
-    Attributes:
-        first: the name of the first image; empty as long as there is none.
-    """
+    """Gathers the images of archives as their members go by."""
 
     def __init__(self) -> None:
-        self.first = b""
+        self.first = b""  # the name of the first image; empty as long as there is none
         self._offsets = array("q")
         self._sizes = array("I")
         self._headers = array("H")
@@ -431,25 +427,16 @@ class ImageSet(Source):
 
 @dataclass(eq=False, kw_only=True)
 class TarImagePart(PartInRuns):
-    """Some images of an archive.
-
-    Attributes:
-        files: those of the archive.
-        shared: the stream to read from; None opens one.
-        rows: the images.
-        archive: the tar that they are members of.
-        layout: where labels come from: ``samples``, a ``list`` or a ``tree``; or ``unlabelled``.
-        identities: names of the identities among them, by label.
-    """
+    """Some images of an archive."""
 
     remedy = "fetch the archive again, or go on without this image"
-    files: Files
-    shared: Stream | None
+    files: Files  # those of the archive
+    shared: Stream | None  # the stream to read from; None opens one
     start: int
-    rows: Rows
-    archive: Archive
-    layout: str
-    identities: dict[int, str]
+    rows: Rows  # the images
+    archive: Archive  # the tar that they are members of
+    layout: str  # where labels come from: samples, a list or a tree; or unlabelled
+    identities: dict[int, str]  # names of the identities among them, by label
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.rows.offsets)

@@ -50,27 +50,17 @@ _MOST_BEFORE = 4096  # bytes before an image in its record
 
 
 class Records(NamedTuple):
-    """The records of a ``.rec``, in order.
+    """The records of a ``.rec``, in order."""
 
-    Attributes:
-        name: of the member.
-        begin: where its data begin in the stream.
-        size: bytes of its data.
-        offsets: int64 (n,) where each record begins in the data.
-        extents: uint32 (n,) bytes of each, framing and padding included.
-        labels: float32 (n,) the class of each image, and the first label of each other record.
-        blank: bool (n,) whether it holds no image.
-        digest: a hash of all that precedes images.
-    """
-
-    name: str
-    begin: int
-    size: int
-    offsets: np.ndarray
-    extents: np.ndarray
+    name: str  # of the member
+    begin: int  # where its data begin in the stream
+    size: int  # bytes of its data
+    offsets: np.ndarray  # int64 (n,) where each record begins in the data
+    extents: np.ndarray  # uint32 (n,) bytes of each, framing and padding included
+    # float32 (n,) the class of each image, and the first label of each other record
     labels: np.ndarray
-    blank: np.ndarray
-    digest: str
+    blank: np.ndarray  # bool (n,) whether it holds no image
+    digest: str  # a hash of all that precedes images
 
 
 def scan_records(stream: Stream, name: str, size: int) -> Records:
@@ -327,21 +317,13 @@ class RecordSet(Source):
 
 @dataclass(eq=False, kw_only=True)
 class TarRecPart(RecordPart):
-    """Images of a ``.rec`` in an archive that follow each other.
+    """Images of a ``.rec`` in an archive that follow each other."""
 
-    Attributes:
-        files: those of the archive.
-        shared: the stream to read from; None opens one.
-        begin: where the data of the ``.rec`` begin in the stream.
-        extents: (n,) bytes of each record.
-        labels: (n,) class of each.
-    """
-
-    files: Files
-    shared: Stream | None
-    begin: int
-    extents: np.ndarray
-    labels: np.ndarray
+    files: Files  # those of the archive
+    shared: Stream | None  # the stream to read from; None opens one
+    begin: int  # where the data of the .rec begin in the stream
+    extents: np.ndarray  # (n,) bytes of each record
+    labels: np.ndarray  # (n,) class of each
 
     def _sweep(
         self, rows: np.ndarray, *, once: bool

@@ -51,17 +51,13 @@ _HASH = np.dtype("<u8")
 
 @dataclass(frozen=True, kw_only=True)
 class WdsOptions(ConvertOptions):
-    """How tars of samples are written.
+    """How tars of samples are written."""
 
-    Attributes:
-        naming: ``source`` makes keys of the source's names of images, where they can be;
-            ``number`` calls every sample ``<label>/<n>``, where n counts the source's records.
-        shard_records: a tar's greatest number of samples.
-        shard_bytes: a tar's greatest size in bytes; a larger image has a tar by itself.
-    """
-
+    # source makes keys of the source's names of images, where they can be; number calls every
+    # sample <label>/<n>, where n counts the source's records
     naming: str = "source"
-    shard_records: int = SHARD_RECORDS
+    shard_records: int = SHARD_RECORDS  # a tar's greatest number of samples
+    # a tar's greatest size in bytes; a larger image has a tar by itself
     shard_bytes: int = SHARD_BYTES
 
     def __post_init__(self) -> None:

@@ -117,13 +117,6 @@ class Listing:
             :data:`~facepack.convert.list_lines.KINDS`.
         columns: of a CSV, that the user named.
 
-    Attributes:
-        form: what lines it has.
-        keys: ``idx`` of each well-formed line of an im2rec list.
-        names: of the identities, as they come, where labels are names.
-        unaligned: how many images of those there are have yet to be aligned.
-        with_landmarks: how many of these have landmarks.
-
     Raises:
         SourceError: it is no list of those kinds, names no image, or none that is there.
     """
@@ -133,12 +126,13 @@ class Listing:
     ) -> None:
         self.file = file
         self.root = root
-        self.form, self._skipped = tell_form(file, kinds, columns)
+        self.form, self._skipped = tell_form(file, kinds, columns)  # what lines it has
         self._begin = 0  # byte behind the header
-        self.keys = array("q")
-        self.names: dict[bytes, int] = {}
+        self.keys = array("q")  # idx of each well-formed line of an im2rec list
+        self.names: dict[bytes, int] = {}  # of the identities, as they come, where labels are names
         self._labels = array("i")  # of each line, where labels are names: numbers of these
-        self.unaligned = self.with_landmarks = 0
+        self.unaligned = 0  # how many images of those there are have yet to be aligned
+        self.with_landmarks = 0  # how many of these have landmarks
         self._ends = array("q")
         self._sizes = array("I")
         digest = xxhash.xxh3_128()
@@ -263,36 +257,23 @@ class Listing:
 
 @dataclass(eq=False, kw_only=True)
 class ListingPart(OwnPart):
-    """Some lines of a list, and the images that they name.
-
-    Attributes:
-        root: the folder of the images.
-        file: the list.
-        state: its bytes and its time of change when it was read.
-        form: what lines it has.
-        line: number of the first line, from 1.
-        bounds: (n + 1,) where each line begins, and where the last ends.
-        sizes: (n,) bytes of each image, or why it cannot be read.
-        labels: (n,) label of each line, -1 where it is malformed; None where lines say them.
-        names: of these identities, by label.
-        keyed: whether ``key`` is no other image's.
-        align: whether to align faces that are not and have landmarks.
-        identities: a file of identities' names, a line a label, as packs have it; None: nameless.
-    """
+    """Some lines of a list, and the images that they name."""
 
     remedy = "fetch the image again, or go on without it"
     start: int
-    root: Root
-    file: Path
-    state: tuple[int, int]
-    form: ListForm
-    line: int
-    bounds: array[int]
-    sizes: array[int]
+    root: Root  # the folder of the images
+    file: Path  # the list
+    state: tuple[int, int]  # its bytes and its time of change when it was read
+    form: ListForm  # what lines it has
+    line: int  # number of the first line, from 1
+    bounds: array[int]  # (n + 1,) where each line begins, and where the last ends
+    sizes: array[int]  # (n,) bytes of each image, or why it cannot be read
+    # (n,) label of each line, -1 where it is malformed; None where lines say them
     labels: array[int] | None
-    names: Mapping[int, str]
-    keyed: bool
-    align: bool
+    names: Mapping[int, str]  # of these identities, by label
+    keyed: bool  # whether key is no other image's
+    align: bool  # whether to align faces that are not and have landmarks
+    # a file of identities' names, a line a label, as packs have it; None: nameless
     identities: Path | None
 
     def __post_init__(self) -> None:

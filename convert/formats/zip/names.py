@@ -94,14 +94,10 @@ def folder_of(name: bytes, flags: int) -> bytes:
 
 
 class FolderIndex:
-    """Numbers the folders of the images of one zip as they come.
-
-    Attributes:
-        numbers: the number of each, by its path as :func:`folder_of` has it.
-    """
+    """Numbers the folders of the images of one zip as they come."""
 
     def __init__(self) -> None:
-        self.numbers: dict[bytes, int] = {}
+        self.numbers: dict[bytes, int] = {}  # the number of each, by its path as folder_of has it
 
     def number(self, names: Sequence[bytes], flags: Sequence[int]) -> np.ndarray:
         """The number of each member's folder, or one of the codes above: int32 (n,)."""

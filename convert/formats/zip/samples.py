@@ -54,22 +54,14 @@ def may_hold_labels(path: Path) -> bool:
 
 
 class ZipSamples(NamedTuple):
-    """What the images of zips are labelled.
+    """What the images of zips are labelled."""
 
-    Attributes:
-        labels: of each zip, int32 (n,), those below -1 as in
-            :data:`facepack.convert.samples.REASONS`.
-        suffixes: of each zip, uint8 (n,), how many of its name's an image is not called by.
-        texts: what the labels number, where they are texts.
-        objects: how many labels a ``.json`` holds, perhaps among other things.
-        notices: for the user.
-    """
-
-    labels: list[np.ndarray]
+    labels: list[np.ndarray]  # of each zip, int32 (n,), those below -1 as in REASONS
+    # of each zip, uint8 (n,), how many of its name's an image is not called by
     suffixes: list[np.ndarray]
-    texts: Names | None
-    objects: int
-    notices: list[str]
+    texts: Names | None  # what the labels number, where they are texts
+    objects: int  # how many labels a .json holds, perhaps among other things
+    notices: list[str]  # for the user
 
 
 def find_samples(archives: Sequence[Archive], keys: Keys | None) -> ZipSamples | None:

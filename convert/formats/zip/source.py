@@ -46,9 +46,6 @@ class ZipSource(Source):
         labelled: whether images have identities; else all are taken, whatever they lie in or
             beside, and have none.
 
-    Attributes:
-        passed_over: how many members are no images by their names, and so in no pack.
-
     Raises:
         SourceError: a zip cannot be read, is damaged, or needs another password; no image of
             them all lies in the folder of an identity, or it is in doubt which folders these are.
@@ -81,6 +78,7 @@ class ZipSource(Source):
                 listed = find_listed(archives, self._keys)
         if listed is None:
             passed.add_all(lists)
+        # how many members are no images by their names, and so in no pack
         self.passed_over = passed.total() + (0 if samples is None else samples.objects)
         self._bounds = np.cumsum([0, *(len(archive.entry_offsets) for archive in archives)])
         notices: list[str] = []
