@@ -23,12 +23,7 @@ def say(what: str) -> None:
 
 
 class Lines:
-    """The lines of some processes, which it is given to when they start.
-
-    Args:
-        context: of the processes.
-        count: how many there are.
-    """
+    """The lines of ``count`` processes of ``context``, which it is given to when they start."""
 
     def __init__(self, context: SpawnContext, count: int) -> None:
         self._memory = context.RawArray("B", _LENGTH * count)

@@ -168,11 +168,7 @@ def _below(folder: bytes) -> bytes:
 
 
 class FileList:
-    """Files below a folder: names, sizes, labels, in flat memory.
-
-    Args:
-        folder: what the names are relative to.
-    """
+    """Files below ``folder``: names, sizes, labels, in flat memory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -250,11 +246,7 @@ class FileRefusedError(Exception):
 
 
 class FolderReader:
-    """Reads files below a folder, which it holds open; use it in a with block.
-
-    Args:
-        folder: the folder.
-    """
+    """Reads files below a folder, which it holds open; use it in a with block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -19,10 +19,6 @@ _LONGEST_VARINT = 10  # bytes
 def read_fields(data: memoryview, message: str) -> Iterator[tuple[int, int | memoryview]]:
     """Number and content of each field: an integer, or the bytes of anything else.
 
-    Args:
-        data: a serialized message.
-        message: its name, for errors.
-
     Raises:
         DecodeError: it is none.
     """

@@ -60,9 +60,6 @@ _ASTRAY = (
 def verify_untrusted(path: Path, *, decode: bool = False) -> Report:
     """Check a stranger's pack; after it passes, the engine may open the pack.
 
-    Args:
-        decode: also decode every image.
-
     Raises:
         PackError: no finished pack is there, or this facepack cannot read it.
         DamageError: the manifest cannot be read.

@@ -100,10 +100,6 @@ class Pairs:
     Entry e belongs to identity epoch e // identities, in which every identity comes once, in an
     order of its own. Which two of its images come, and in which order, is drawn by (seed, identity
     epoch, identity): two different ones, all such pairs alike; the same twice where there is one.
-
-    Args:
-        index: the identities.
-        seed: key of all that is drawn.
     """
 
     def __init__(self, index: IdentityIndex, seed: int) -> None:

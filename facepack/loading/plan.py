@@ -155,10 +155,6 @@ class Draws:
     """The batches of all epochs in a row: ``draws[epoch * plan.batches + batch]``.
 
     Each is a pure function of its index. They are computed in blocks, of which one is kept.
-
-    Args:
-        plan: the batches.
-        index: the identities, if the plan has pairs.
     """
 
     def __init__(self, plan: Plan, index: IdentityIndex | None = None) -> None:

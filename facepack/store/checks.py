@@ -170,11 +170,6 @@ def take_usual(
 
     The others are yielded, each in its turn: images that ``check`` must look at by themselves, and
     labels that no index holds.
-
-    Args:
-        run: the records.
-        check: what images must pass.
-        take: takes records, and the header of each image.
     """
     headers = check.look_at_run(run.data, run.starts, run.stops)
     usual = np.array([header is not None for header in headers], bool)

@@ -49,11 +49,7 @@ def read_blocks(file: FileIO, *, cached: bool = False) -> Iterator[memoryview]:
 
 
 class BlockWriter:
-    """Writes a file; a context manager. Errors of one write may come out of a later one.
-
-    Args:
-        file: empty.
-    """
+    """Writes an empty file; a context manager. Errors of one write may come out of a later one."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file

@@ -71,9 +71,6 @@ def choose_shards(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 def read_sets(path: Path, names: Sequence[str]) -> dict[str, ShardSet]:
     """All sets of the pack in ``path``, by name: those of WebFace, and the user's over them.
 
-    Args:
-        names: the names of its shards.
-
     Raises:
         DamageError: ``sets.json`` cannot be understood.
     """
@@ -125,10 +122,6 @@ def webface_sets(names: Sequence[str]) -> dict[str, ShardSet]:
 
 def add_set(path: Path, names: Sequence[str], name: str, patterns: Sequence[str]) -> None:
     """Write the set ``name`` into ``sets.json``, in the place of one that has the name.
-
-    Args:
-        names: the names of its shards.
-        patterns: names or shell patterns of its shards.
 
     Raises:
         PackError: the name cannot be used, or a pattern means no shard.

@@ -54,11 +54,7 @@ class Transactions:
 
 
 class HeldShards:
-    """The environments that a pack keeps open, and transactions for as many threads as read.
-
-    Args:
-        paths: the files of the shards, as they are now.
-    """
+    """The environments that a pack keeps open, and transactions for as many threads as read."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths

@@ -57,9 +57,6 @@ class IjbSource(Source):
     image's name, a row an image); ``ijbx`` is ``ijbb`` or ``ijbc``. Images have no identity: label
     -1.
 
-    Args:
-        path: the folder.
-
     Raises:
         SourceError: a list is missing or malformed, names an image twice, or the two lists of
             images do not name the same ones.
@@ -293,10 +290,6 @@ def _malformed(path: Path, number: int, line: bytes, expected: str) -> SourceErr
 
 def read_integers(path: Path, columns: int) -> tuple[np.ndarray, str]:
     """The table in a text of unsigned integers with one blank between them, and the text's hash.
-
-    Args:
-        path: the text, a row a line.
-        columns: how many numbers a line has.
 
     Returns:
         int32 (n, columns), and XXH3-128 in hexadecimal.

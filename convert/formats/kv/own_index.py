@@ -39,12 +39,7 @@ class OwnIndex:
 
 
 def read_own_index(name: str, tree: KvTree, value: Callable[[int], bytes]) -> OwnIndex:
-    """What the database ``name`` says of its records.
-
-    Args:
-        name: for messages.
-        tree: its records.
-        value: gives the value of a row of that.
+    """What the database ``name`` says of its records; ``value`` gives that of a row of ``tree``.
 
     Raises:
         SourceError: its list of keys is malformed, or in an encoding that is not read.

@@ -56,10 +56,6 @@ class StatedShard(NamedTuple):
 class PackShard:
     """A shard's file, found to be the one that was stated; columns are read as they are wanted.
 
-    Args:
-        folder: the pack.
-        stated: the shard.
-
     Raises:
         SourceError: the file is missing or another one.
         DamageError: the shard's own account of itself is damaged.

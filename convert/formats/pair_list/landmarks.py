@@ -24,9 +24,6 @@ class Landmarks:
     tabs between, or face2rec2's ``aligned TAB path TAB label TAB box TAB landmarks``, five x and
     then five y.
 
-    Args:
-        path: the list.
-
     Raises:
         SourceError: it cannot be read, or a line is anything else.
     """

@@ -37,9 +37,6 @@ class PairFolder(PairSource):
     Pair i is images 2i and 2i + 1 of ``imgs``, whatever their suffix; ``pair_label.npy`` holds P
     flags, 1 for the same person.
 
-    Args:
-        root: the folder.
-
     Raises:
         SourceError: an image is missing, cannot be read or is there twice, or the flags are none.
     """

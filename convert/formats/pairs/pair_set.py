@@ -108,10 +108,6 @@ def read_pair_set(source: Source, check: ImageCheck) -> PairSet:
     Pairs keep their order, and so do their folds. An image that cannot be used is an error: in what
     is written from a pair set, pairs are numbered, and there is no room for a gap.
 
-    Args:
-        source: of content ``pairs``.
-        check: what each image must pass.
-
     Raises:
         SourceError: the source is no verification set, or an image of it cannot be used.
     """

@@ -71,9 +71,6 @@ class ParquetPairs(PairSource):
 
     They are held in memory, as verification sets are small.
 
-    Args:
-        rows: of the set.
-
     Raises:
         SourceError: the rows make no pairs, or a file is damaged.
     """

@@ -90,10 +90,6 @@ class TableFile(ABC):
     def batches(self, piece: Piece, columns: Fields) -> Iterator[Any]:
         """Read a piece's rows, as record batches of a few megabytes that are sound in themselves.
 
-        Args:
-            piece: the piece.
-            columns: what is wanted.
-
         Raises:
             SourceError: the piece is damaged: the error names it.
         """

@@ -266,11 +266,9 @@ def _keys(source: Source, stated: np.ndarray) -> np.ndarray | None:
 
 
 def _ranges(source: Source, labels: np.ndarray) -> np.ndarray:
-    """The keys ``[first, end)`` of each identity's images, int64 (m, 2); none if they are strewn.
+    """The keys ``[first, end)`` of each identity's images, int64 (m, 2); labels are by key.
 
-    Args:
-        source: gets the notices.
-        labels: of the images, by key.
+    There are none (m = 0) if images of an identity are strewn; notices of ``source`` tell.
     """
     cuts = np.flatnonzero(np.diff(labels)) + 1
     firsts, ends = np.append(0, cuts), np.append(cuts, len(labels))

@@ -53,11 +53,7 @@ class Wanted:
 
 
 def choose_features(examples: Sequence[dict[bytes, Feature]], wanted: Wanted) -> Chosen:
-    """Choose by what the first records hold.
-
-    Args:
-        examples: their features; at least one.
-        wanted: what the user named.
+    """Choose by what the first records hold, and by what the user named.
 
     Raises:
         SourceError: no feature fits, or several do equally well, or one that is named is in none.

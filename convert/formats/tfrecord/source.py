@@ -166,12 +166,7 @@ def _read(features: dict[bytes, Feature], name: bytes, read: Callable[[Feature],
 
 
 class _Run:
-    """Gathers usual records that follow each other.
-
-    Args:
-        first: ordinal of the part's first record.
-        block: what holds the records.
-    """
+    """Gathers usual records of a part, which begins at ``first``, that follow each other."""
 
     def __init__(self, first: int, block: memoryview) -> None:
         self._first, self._block = first, block

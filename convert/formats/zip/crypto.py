@@ -57,11 +57,7 @@ def _update(keys: Keys, plain: int) -> Keys:
 
 
 def decrypt(members: Sequence[Buffer], keys: Keys) -> list[memoryview]:
-    """Decrypt members, each from its encryption header on.
-
-    Args:
-        members: their bytes as they lie in the file.
-        keys: of :func:`initial_keys`.
+    """Decrypt members, each from its encryption header on, by :func:`initial_keys`.
 
     Returns:
         The plain text of each, header included, as views into one array of about the same size.

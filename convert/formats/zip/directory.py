@@ -187,12 +187,7 @@ def _split(path: Path) -> SourceError:
 def walk(
     file: SourceFile, directory: Directory, digest: Callable[[bytes], object]
 ) -> Iterator[Members]:
-    """Read the directory once, some thousand entries at a time.
-
-    Args:
-        file: the zip.
-        directory: where it lies.
-        digest: is given all its bytes, in order.
+    """Read the directory once, some thousand entries at a time; ``digest`` is given all its bytes.
 
     Raises:
         SourceError: it is damaged, or has another number of entries than is stated.

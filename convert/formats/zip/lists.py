@@ -34,10 +34,6 @@ class ZipLists(NamedTuple):
 def find_listed(archives: Sequence[Archive], keys: Keys | None) -> ZipLists | None:
     """The labels that lists give the images of ``archives``; None if no list is to be followed.
 
-    Args:
-        archives: the zips.
-        keys: what the password makes of the cipher's keys.
-
     Raises:
         SourceError: labels of some lists are names, of others numbers.
     """

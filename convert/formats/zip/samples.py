@@ -65,12 +65,7 @@ class ZipSamples(NamedTuple):
 
 
 def find_samples(archives: Sequence[Archive], keys: Keys | None) -> ZipSamples | None:
-    """The labels of the images of ``archives``; None if they are no samples.
-
-    Args:
-        archives: the zips.
-        keys: what the password makes of the cipher's keys.
-    """
+    """The labels of the images of ``archives``; None if they are no samples."""
     if not any(archive.has_labels for archive in archives):
         return None
     samples = Samples()
