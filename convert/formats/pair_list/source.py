@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,12 @@ from facepack.convert.files import MISSING, FileList, FilesPart, Root, text
 from facepack.convert.formats.pair_list.by_name import find_by_name
 from facepack.convert.formats.pair_list.landmarks import Landmarks
 from facepack.convert.formats.pair_list.pair_list import read_pair_list
-from facepack.convert.formats.pairs.pair_set import PairSource
+from facepack.convert.formats.pairs.pair_set import (
+    Held,
+    HeldPart,
+    PairSource,
+    held_sizes,
+)
 from facepack.convert.formats.tree.align import align_face
 from facepack.convert.image_tree import images_below
 from facepack.convert.passed_over import PassedOver
@@ -24,15 +28,12 @@ from facepack.convert.source_file import file_name, require_file
 from facepack.errors import DecodeError, SourceError
 from facepack.store.format import NO_IDENTITY
 from facepack.store.home import is_pack
-from facepack.store.record import Buffer, SourceRecord
+from facepack.store.record import SourceRecord
 from facepack.store.sets import split_set
 
 _FOLDS = 10
 _MISSING = "no image of this name is there, or several are"
 _FETCH = "fetch it, or name the folder that the list speaks of with --root"
-
-Held = Buffer | Refusal | None
-"""An image in memory; or why its archive or pack does not give it; or None, as none is there."""
 
 
 class ListSource(PairSource):
@@ -81,7 +82,7 @@ class ListSource(PairSource):
             )
 
     def _find(self) -> FileList | list[Held]:
-        """The wanted images: files of a folder, or bytes; None or missing where there is none."""
+        """The wanted images: files of a folder, or what is held of those of an archive or pack."""
         kind = None
         options = {}
         if is_pack(split_set(self._where)[0]):
@@ -92,7 +93,7 @@ class ListSource(PairSource):
         if kind is not None:
             source = SOURCES[kind].open([self._where], options)
             self.channels = source.channels
-            return _take(source, self._wanted)
+            return self._take(source)
         root = Root(self._where)
         files = dict(sorted(images_below(root, PassedOver())))
         names = list(files)
@@ -102,6 +103,21 @@ class ListSource(PairSource):
             name = wanted.encode() if position < 0 else names[position]
             images.append(name, MISSING if position < 0 else files[name])
         return images
+
+    def _take(self, source: Source) -> list[Held]:
+        """The images of ``source`` that bear the wanted names, read in its order."""
+        parts = [source.part(start, stop) for _, start, stop in source.groups()]
+        names = [entry.name or "" for part in parts for entry in part.entries()]
+        found = find_by_name(self._wanted, names)
+        chosen = np.zeros(len(names), bool)
+        chosen[found[found >= 0]] = True
+        images: dict[int, Held] = {}
+        for part in parts:
+            for record in part.read(chosen[part.start : part.stop]):
+                held = record if isinstance(record, Refusal) else bytes(record.image)
+                images[record.ordinal] = held
+        missing = Refusal(0, self._list, None, None, _MISSING, _FETCH)
+        return [images.get(position, missing) for position in found.tolist()]
 
     def __len__(self) -> int:
         return len(self._wanted)
@@ -113,7 +129,8 @@ class ListSource(PairSource):
         if self.folds is not None:
             digest.update(self.folds.astype("<i8").tobytes())
         for image in [] if isinstance(self._images, FileList) else self._images:
-            digest.update(xxhash.xxh3_128_digest(_content(image)))
+            content = b"" if isinstance(image, Refusal) else image
+            digest.update(xxhash.xxh3_128_digest(content))
         digest.update(self.sizes().astype("<u4").tobytes())
         self._digest = digest.hexdigest()
         own = {"kind": self.kind, "list": self._list, "images": len(self)}
@@ -125,16 +142,17 @@ class ListSource(PairSource):
         """Bytes of each image: uint32 (n,), 0 for those that are not there."""
         if isinstance(self._images, FileList):
             return self._images.sizes()
-        return np.fromiter((len(_content(image)) for image in self._images), np.uint32, len(self))
+        return held_sizes(self._images)
 
     def part(self, start: int, stop: int) -> Part:
         """The distinct images ``[start, stop)``."""
-        images: FilesPart | list[Held]
+        names = self._wanted[start:stop]
+        images: FilesPart | HeldPart
         if isinstance(self._images, FileList):
             images = self._images.part(start, stop)
         else:
-            images = self._images[start:stop]
-        return ListedPart(start, self._list, self._wanted[start:stop], images, self._landmarks)
+            images = HeldPart(start, self._list, self._images[start:stop], names, names)
+        return ListedPart(start, self._list, names, images, self._landmarks)
 
 
 class ListedPart(OwnPart):
@@ -144,7 +162,7 @@ class ListedPart(OwnPart):
         start: ordinal of the first.
         file: the list.
         names: of the images.
-        images: the files, or what is held of each.
+        images: these, without what the list says of them.
         landmarks: to align by, or None.
     """
 
@@ -155,7 +173,7 @@ class ListedPart(OwnPart):
         start: int,
         file: str,
         names: Sequence[str],
-        images: FilesPart | list[Held],
+        images: FilesPart | HeldPart,
         landmarks: Landmarks | None,
     ) -> None:
         self.start, self.stop = start, start + len(names)
@@ -164,11 +182,7 @@ class ListedPart(OwnPart):
 
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """The images, aligned where there are landmarks."""
-        if isinstance(self._images, FilesPart):
-            records = self._images.read(keep)
-        else:
-            records = self._held(self._images, keep)
-        for record in records:
+        for record in self._images.read(keep):
             if isinstance(record, Refusal):
                 yield record
                 continue
@@ -182,45 +196,12 @@ class ListedPart(OwnPart):
                     continue
             yield SourceRecord(record.ordinal, image, NO_IDENTITY, name)
 
-    def _held(
-        self, images: list[Held], keep: np.ndarray | None
-    ) -> Iterator[SourceRecord | Refusal]:
-        for row, image in enumerate(images):
-            if keep is not None and not keep[row]:
-                continue
-            if image is None:
-                yield self._refuse(row, None, _MISSING, _FETCH)
-            elif isinstance(image, Refusal):
-                yield replace(image, ordinal=self.start + row, key=self._names[row])
-            else:
-                yield SourceRecord(self.start + row, image, NO_IDENTITY)
-
     def entries(self) -> Iterator[Entry]:
         """The name in the list."""
         return (Entry(NO_IDENTITY, name) for name in self._names)
 
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         return Refusal(self.start + row, self._file, None, self._names[row], reason, remedy)
-
-
-def _content(image: Held) -> Buffer:
-    """The bytes of an image; none of what is not held."""
-    return b"" if image is None or isinstance(image, Refusal) else image
-
-
-def _take(source: Source, wanted: Sequence[str]) -> list[Held]:
-    """The images of ``source`` that bear the wanted names, read in its order."""
-    parts = [source.part(start, stop) for _, start, stop in source.groups()]
-    names = [entry.name or "" for part in parts for entry in part.entries()]
-    found = find_by_name(wanted, names)
-    chosen = np.zeros(len(names), bool)
-    chosen[found[found >= 0]] = True
-    images: dict[int, Held] = {}
-    for part in parts:
-        for record in part.read(chosen[part.start : part.stop]):
-            held = record if isinstance(record, Refusal) else bytes(record.image)
-            images[record.ordinal] = held
-    return [images.get(position) for position in found.tolist()]
 
 
 def _folds_beyond_ten(folds: np.ndarray | None) -> np.ndarray | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import xxhash
 
 from facepack.convert.delivery import refuse
 from facepack.convert.formats.pack.tables import lost_rows, require_pairs
-from facepack.convert.source import Refusal, Source
+from facepack.convert.source import Entry, OwnPart, Refusal, Source
 from facepack.errors import DecodeError, SourceError
 from facepack.images import SUFFIXES
 from facepack.store.checks import ImageCheck
-from facepack.store.record import Buffer
+from facepack.store.format import NO_IDENTITY
+from facepack.store.record import Buffer, SourceRecord
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +101,58 @@ class PairSource(Source):
         largest = max(len(positions) - 1, 1 if self.folds is None else int(self.folds.max()))
         narrow = np.min_scalar_type(max(largest, 1)).newbyteorder("<")
         return {"pairs": pairs[usable].astype(narrow)}
+
+
+Held = Buffer | Refusal
+"""An image in memory; or, under the ordinal 0 and no key, why there is none."""
+
+
+class HeldPart(OwnPart):
+    """Some distinct images of a verification set that lie in memory; they have no identity.
+
+    Args:
+        start: ordinal of the first.
+        file: what refusals call the set.
+        images: what is held of each.
+        keys: what refusals call each.
+        names: of the records; None where they have none.
+    """
+
+    remedy = "fetch the set again; the pairs of this image are left out"
+
+    def __init__(
+        self,
+        start: int,
+        file: str,
+        images: Sequence[Held],
+        keys: Sequence[str],
+        names: Sequence[str | None],
+    ) -> None:
+        self.start, self.stop = start, start + len(images)
+        self._file, self._images, self._keys, self._names = file, images, keys, names
+
+    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
+        """The images."""
+        for row, (image, name) in enumerate(zip(self._images, self._names, strict=True)):
+            if keep is not None and not keep[row]:
+                continue
+            if isinstance(image, Refusal):
+                yield replace(image, ordinal=self.start + row, key=self._keys[row])
+            else:
+                yield SourceRecord(self.start + row, image, NO_IDENTITY, name)
+
+    def entries(self) -> Iterator[Entry]:
+        """The name of each."""
+        return (Entry(NO_IDENTITY, name) for name in self._names)
+
+    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
+        return Refusal(self.start + row, self._file, None, self._keys[row], reason, remedy)
+
+
+def held_sizes(images: Sequence[Held]) -> np.ndarray:
+    """Bytes of each image, 0 where there is none: uint32 (n,)."""
+    sizes = (0 if isinstance(image, Refusal) else len(image) for image in images)
+    return np.fromiter(sizes, np.uint32, len(images))
 
 
 def read_pair_set(source: Source, check: ImageCheck) -> PairSet:

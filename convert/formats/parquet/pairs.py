@@ -9,61 +9,17 @@ Source: CVLface ``evaluations/verification_evaluator.py`` (``collection['is_same
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from facepack.convert.formats.pairs.pair_set import PairSource
+from facepack.convert.formats.pairs.pair_set import Held, HeldPart, PairSource, held_sizes
 from facepack.convert.formats.parquet.rows import ParquetRows, absent, image_bytes, numbers, picture
-from facepack.convert.source import Entry, OwnPart, Refusal
+from facepack.convert.source import Refusal
 from facepack.errors import SourceError
-from facepack.store.format import NO_IDENTITY
-from facepack.store.record import Buffer, SourceRecord
+from facepack.store.record import Buffer
 
 _NEITHER = 2  # what is null in a column of 0 and 1
-
-
-class PairPart(OwnPart):
-    """Some distinct images of a verification set; they have no identity, and are called by path.
-
-    Args:
-        start: ordinal of the first.
-        images: their bytes, or why there are none and what to do.
-        names: their paths, None where they have none.
-        rows: of each the place of its first use in the set, as refusals name it.
-        file: what refusals call the set.
-    """
-
-    remedy = "fetch the set again; the pairs of this image are left out"
-
-    def __init__(
-        self,
-        start: int,
-        images: Sequence[Buffer | tuple[str, str]],
-        names: Sequence[str | None],
-        rows: Sequence[str],
-        file: str,
-    ) -> None:
-        self.start, self.stop = start, start + len(images)
-        self._images, self._names, self._rows, self._file = images, names, rows, file
-
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """The images."""
-        for row, (image, name) in enumerate(zip(self._images, self._names, strict=True)):
-            if keep is not None and not keep[row]:
-                continue
-            if isinstance(image, tuple):
-                yield self._refuse(row, name, *image)
-            else:
-                yield SourceRecord(self.start + row, image, NO_IDENTITY, name)
-
-    def entries(self) -> Iterator[Entry]:
-        """The path of each."""
-        return (Entry(NO_IDENTITY, name) for name in self._names)
-
-    def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
-        return Refusal(self.start + row, self._file, None, self._rows[row], reason, remedy)
 
 
 class ParquetPairs(PairSource):
@@ -80,14 +36,14 @@ class ParquetPairs(PairSource):
     def __init__(self, rows: ParquetRows) -> None:
         self._files = rows
         self.name = rows.name
-        images: list[Buffer | tuple[str, str]] = []
+        images: list[Held] = []
         names: list[str | None] = []
         same: list[np.ndarray] = []
         order: list[np.ndarray] = []
         columns = rows.columns
         assert columns.label is not None
         for _, batch in rows.part(0, len(rows)).batches():
-            each = [_held(batch, name) for name in columns.images]
+            each = [_held(batch, name, rows.name) for name in columns.images]
             for row in zip(*each, strict=True):
                 images += [image for image, _ in row]
                 names += [name for _, name in row]
@@ -111,7 +67,7 @@ class ParquetPairs(PairSource):
         self.notices += rows.notices
         first = [int(uses[k]) for k in self._find_first_uses(_content(images[k]) for k in uses)]
         self._images = [
-            image if isinstance(image := images[k], tuple) else bytes(image) for k in first
+            image if isinstance(image := images[k], Refusal) else bytes(image) for k in first
         ]
         self._names = [names[k] for k in first]
         self._rows = [f"row {k // len(columns.images)}" for k in first]
@@ -125,32 +81,31 @@ class ParquetPairs(PairSource):
 
     def sizes(self) -> np.ndarray:
         """Bytes of each distinct image."""
-        return np.fromiter(
-            (0 if isinstance(image, tuple) else len(image) for image in self._images),
-            np.uint32,
-            len(self),
-        )
+        return held_sizes(self._images)
 
-    def part(self, start: int, stop: int) -> PairPart:
-        """The distinct images ``[start, stop)``."""
+    def part(self, start: int, stop: int) -> HeldPart:
+        """The distinct images ``[start, stop)``; refusals tell the row of their first use."""
         some = slice(start, stop)
-        return PairPart(
-            start, self._images[some], self._names[some], self._rows[some], self._files.name
+        return HeldPart(
+            start, self._files.name, self._images[some], self._rows[some], self._names[some]
         )
 
 
-def _held(batch: Any, column: str) -> list[tuple[Buffer | tuple[str, str], str | None]]:
+def _held(batch: Any, column: str, file: str) -> list[tuple[Held, str | None]]:
     """The images of a batch, or why there is none, and their paths."""
     images, paths = picture(batch, column)
     names = [None] * batch.num_rows if paths is None else paths.to_pylist()
     data, starts, stops = image_bytes(images)
     bounds = zip(starts.tolist(), stops.tolist(), names, strict=True)
-    return [(data[a:b] if b > a else absent(name), name) for a, b, name in bounds]
+    return [
+        (data[a:b] if b > a else Refusal(0, file, None, None, *absent(name)), name)
+        for a, b, name in bounds
+    ]
 
 
-def _content(image: Buffer | tuple[str, str]) -> Buffer:
+def _content(image: Held) -> Buffer:
     """What tells an image from others; of one that is not there, the reason."""
-    return image[0].encode() if isinstance(image, tuple) else image
+    return image.reason.encode() if isinstance(image, Refusal) else image
 
 
 def _of_neighbours(issame: np.ndarray, name: str, label: str) -> np.ndarray:
