@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import xxhash
 
 from facepack import images, system
 from facepack.convert.names import Names, little_endian
-from facepack.convert.source import Entry, OwnPart, Refusal
+from facepack.convert.source import Entry, OwnPart, Refusal, Source
 from facepack.convert.source_file import cannot_read, read_errors
 from facepack.errors import SourceError
 from facepack.images import IMAGE_SUFFIXES
@@ -208,14 +209,7 @@ class FileList:
         *,
         of: type[FilesPart] | None = None,
     ) -> FilesPart:
-        """The files ``[start, stop)``.
-
-        Args:
-            start: the first.
-            stop: the one behind the last.
-            identities: names of all identities, by label.
-            of: the class of the part.
-        """
+        """The files ``[start, stop)``; ``identities`` are the names of all, by label."""
         labels = self._labels[start:stop]
         names = {}
         if identities is not None:
@@ -344,3 +338,22 @@ class FilesPart(OwnPart):
     def identity_names(self) -> Mapping[int, str]:
         """Names of the identities, where the source has any."""
         return self.identities
+
+
+class FilesSource(Source):
+    """A source whose records are the files of a list."""
+
+    parts: ClassVar[type[FilesPart]] = FilesPart
+    _files: FileList
+    _identities: Names | None = None  # names of all, by label
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image."""
+        return self._files.sizes()
+
+    def part(self, start: int, stop: int) -> FilesPart:
+        """The images ``[start, stop)``."""
+        return self._files.part(start, stop, self._identities, of=self.parts)

@@ -13,16 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from facepack.convert.files import (
-    FileList,
-    FilesPart,
-    Root,
-    require_folder,
-    text,
-)
+from facepack.convert.files import FileList, FilesSource, Root, require_folder, text
 from facepack.convert.formats.pack.tables import arrange
 from facepack.convert.names import Names, find, first_repeated
-from facepack.convert.source import Source
 from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import SourceError
 from facepack.store import format as fmt
@@ -47,7 +40,7 @@ class Roster(NamedTuple):
     images: np.ndarray  # (r,) which image of the source it is; -1 where the row names none of them
 
 
-class IjbSource(Source):
+class IjbSource(FilesSource):
     """The images of IJB-B or IJB-C, in the order of ``name_5pts_score``, and its protocols.
 
     The folder holds ``loose_crop/`` with the images and ``meta/`` with ``ijbx_face_tid_mid.txt``
@@ -199,9 +192,6 @@ class IjbSource(Source):
             )
         return rosters
 
-    def __len__(self) -> int:
-        return len(self._files)
-
     @property
     def names(self) -> Names:
         """The images' names below ``loose_crop``."""
@@ -216,14 +206,6 @@ class IjbSource(Source):
             "files_xxh3_128": self._files.digest(),
             "lists_xxh3_128": dict(sorted(self._lists.items())),
         }
-
-    def sizes(self) -> np.ndarray:
-        """Bytes of each image."""
-        return self._files.sizes()
-
-    def part(self, start: int, stop: int) -> FilesPart:
-        """The images ``[start, stop)``."""
-        return self._files.part(start, stop)
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """What the protocols need.

@@ -11,17 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from facepack.convert.files import (
-    OUTSIDE,
-    FileList,
-    FilesPart,
-    Root,
-    require_folder,
-    text,
-)
+from facepack.convert.files import OUTSIDE, FileList, FilesSource, Root, require_folder, text
 from facepack.convert.formats.pack.tables import arrange
 from facepack.convert.names import Names
-from facepack.convert.source import Group, Source
+from facepack.convert.source import Group
 from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import SourceError
 from facepack.reading import parse_json, read_bytes
@@ -32,7 +25,7 @@ _FOLDERS = (".", "templatelists", "devkit/templatelists")  # where lists are loo
 _KIT_LIST = re.compile(r"\w+_features_list\.json(?:_(\d+)_(\d+))?")
 
 
-class MegaFaceSource(Source):
+class MegaFaceSource(FilesSource):
     """FaceScrub's and MegaFace's images, in the order of their lists, noisy ones marked.
 
     The folder holds ``facescrub_images/`` and ``megaface_images/``, and one list for each: that of
@@ -66,7 +59,7 @@ class MegaFaceSource(Source):
         self.name = file_name(path.absolute())
         self.notices: list[str] = []
         self._files = FileList(path)
-        self._identities = Names()
+        self._identities: Names = Names()
         self._bounds = [0]
         for which in SETS:
             self._add(path, which)
@@ -119,9 +112,6 @@ class MegaFaceSource(Source):
         self.notices += notices
         return marks
 
-    def __len__(self) -> int:
-        return len(self._files)
-
     def describe(self) -> dict[str, Any]:
         """Name of the folder, image counts, hashes of names, sizes, labels and of the marks."""
         return {
@@ -136,14 +126,6 @@ class MegaFaceSource(Source):
         """FaceScrub and MegaFace."""
         bounds = zip(self._bounds[:-1], self._bounds[1:], strict=True)
         return [Group(which, *ends) for which, ends in zip(SETS, bounds, strict=True)]
-
-    def sizes(self) -> np.ndarray:
-        """Bytes of each image."""
-        return self._files.sizes()
-
-    def part(self, start: int, stop: int) -> FilesPart:
-        """The images ``[start, stop)``; their names begin with the folder of their set."""
-        return self._files.part(start, stop, self._identities)
 
     def tables(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Of each record, in the order of the pack, what set it is of and whether it is noisy.

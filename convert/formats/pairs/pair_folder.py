@@ -11,6 +11,7 @@ from facepack.convert.files import (
     FileList,
     FileRefusedError,
     FilesPart,
+    FilesSource,
     FolderReader,
     Root,
     is_image,
@@ -31,7 +32,7 @@ class PairPart(FilesPart):
         return None
 
 
-class PairFolder(PairSource):
+class PairFolder(FilesSource, PairSource):
     """The distinct images of a pair folder, in the order of their first use, and its pairs.
 
     Pair i is images 2i and 2i + 1 of ``imgs``, whatever their suffix; ``pair_label.npy`` holds P
@@ -42,6 +43,7 @@ class PairFolder(PairSource):
     """
 
     kind = "img"
+    parts = PairPart
 
     def __init__(self, root: Root) -> None:
         super().__init__(str(root.path), _read_flags(root.path / LABELS))
@@ -51,20 +53,9 @@ class PairFolder(PairSource):
         for number in self._find_first_uses(_read_images(root.path, names, sizes)):
             self._files.append(names[number], sizes[number])
 
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def sizes(self) -> np.ndarray:
-        """Bytes of each distinct image."""
-        return self._files.sizes()
-
     def names(self) -> list[str]:
         """The file of each distinct image, as ``imgs/0.jpg``: that of its first use."""
         return list(map(text, self._files.names))
-
-    def part(self, start: int, stop: int) -> FilesPart:
-        """The distinct images ``[start, stop)``."""
-        return self._files.part(start, stop, of=PairPart)
 
 
 def _read_images(root: Path, names: list[bytes], sizes: list[int]) -> Iterator[Buffer]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from facepack.convert.files import FilesPart, Root, text
+from facepack.convert.files import FilesSource, Root, text
 from facepack.convert.formats.pairs.folder_sink import IMAGES, LABELS
 from facepack.convert.formats.pairs.pair_folder import PairFolder
 from facepack.convert.formats.tree.listing import (
@@ -109,7 +109,7 @@ class ImgSource(SourceView):
         return described | self.inner.describe()
 
 
-class _Tree(Source):
+class _Tree(FilesSource):
     kind = "img"
 
     def __init__(self, path: Path, identity_level: int | None) -> None:
@@ -119,18 +119,9 @@ class _Tree(Source):
         self.classes = len(self._identities)
         self.notices = tree.notices
 
-    def __len__(self) -> int:
-        return len(self._files)
-
     def describe(self) -> dict[str, Any]:
         described = {"identities": self.classes, "files_xxh3_128": self._files.digest()}
         return described | self._described
-
-    def sizes(self) -> np.ndarray:
-        return self._files.sizes()
-
-    def part(self, start: int, stop: int) -> FilesPart:
-        return self._files.part(start, stop, self._identities)
 
 
 class _IndexedFolder(Source):
