@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from facepack.convert.files import lies_in_clutter
 from facepack.errors import SourceError
+
+
+def files_below(paths: Iterable[Path], wanted: Callable[[Path], bool], none: str) -> Iterator[Path]:
+    """The files themselves; those ``wanted`` of a folder by name, in whatever lower folder.
+
+    Hidden ones are passed over, and what systems put there: macOS leaves ``._0_0.zip`` beside
+    ``0_0.zip``.
+
+    Raises:
+        SourceError: a folder has ``none``.
+    """
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = [
+            file
+            for file in path.rglob("*")
+            if wanted(file) and not lies_in_clutter(os.fsencode(file.relative_to(path)))
+        ]
+        if not found:
+            raise SourceError(f"{path}: {none}")
+        yield from sorted(found, key=lambda file: (os.fsencode(file.name), os.fsencode(file)))
 
 
 def require_once(paths: Iterable[Path]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ import numpy as np
 import xxhash
 
 from facepack import images
-from facepack.convert.files import lies_in_clutter, text
+from facepack.convert.files import text
 from facepack.convert.formats.tfrecord.example import Feature, find_usual, read_example
 from facepack.convert.formats.tfrecord.features import (
     LONGEST_NAME,
@@ -29,7 +28,7 @@ from facepack.convert.formats.tfrecord.features import (
 )
 from facepack.convert.formats.tfrecord.files import open_records, reopened
 from facepack.convert.formats.tfrecord.framing import HEAD, TAIL, check_records, find_bounds
-from facepack.convert.inputs import require_once, unused_stem
+from facepack.convert.inputs import files_below, require_once, unused_stem
 from facepack.convert.source import Entry, Group, PartInRuns, Refusal, Source, shard_stem
 from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.errors import DecodeError, SourceError
@@ -62,7 +61,7 @@ class TfRecordPart(PartInRuns):
     fault: str  # why nothing can be inflated behind the last of these records
     start: int
     bounds: np.ndarray  # (n + 1,) where each begins in what is inflated, and where the last ends
-    chosen: Chosen  # the features that are taken
+    chosen: Chosen = USUAL  # the features that are taken
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.bounds) - 1
@@ -212,48 +211,20 @@ class _Run:
             self._begin_anew()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _File:
-    """A file that was looked at; its records begin at ordinal ``start``."""
-
-    path: Path
-    size: int
-    compressed: bool
-    fault: str
-    bounds: np.ndarray
-    stem: str
-    start: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.bounds) - 1
-
-    def part(self, start: int, stop: int, chosen: Chosen) -> TfRecordPart:
-        first, last = start - self.start, stop - self.start
-        return TfRecordPart(
-            path=self.path,
-            size=self.size,
-            compressed=self.compressed,
-            fault=self.fault if stop == self.stop else "",
-            start=start,
-            bounds=self.bounds[first : last + 1],
-            chosen=chosen,
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """Name, size, a hash of where records begin, and one of pieces of the file as it is."""
-        bounds = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.bounds, "<i8").tobytes())
-        sample = xxhash.xxh3_128()
-        with SourceFile(self.path, self.size) as file:
-            for offset in np.linspace(0, self.size - 1, _SAMPLE).astype(np.int64).tolist():
-                sample.update(file.read(min(_PIECE, self.size - offset), offset))
-        return {
-            "name": file_name(self.path),
-            "bytes": self.size,
-            "records": len(self.bounds) - 1,
-            "bounds_xxh3_128": bounds,
-            "sample_xxh3_128": sample.hexdigest(),
-        }
+def _describe(whole: TfRecordPart) -> dict[str, Any]:
+    """Name, size, a hash of where records begin, and one of pieces of the file as it is."""
+    bounds = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(whole.bounds, "<i8").tobytes())
+    sample = xxhash.xxh3_128()
+    with SourceFile(whole.path, whole.size) as file:
+        for offset in np.linspace(0, whole.size - 1, _SAMPLE).astype(np.int64).tolist():
+            sample.update(file.read(min(_PIECE, whole.size - offset), offset))
+    return {
+        "name": file_name(whole.path),
+        "bytes": whole.size,
+        "records": whole.stop - whole.start,
+        "bounds_xxh3_128": bounds,
+        "sample_xxh3_128": sample.hexdigest(),
+    }
 
 
 class TfRecordSource(Source):
@@ -285,11 +256,12 @@ class TfRecordSource(Source):
         label_feature: str | None = None,
         name_feature: str | None = None,
     ) -> None:
-        files = list(record_files(paths))
+        none = "has no file called NAME.tfrecord or NAME-00000-of-00010; pass the files themselves"
+        files = list(files_below(paths, _is_called_so, none))
         require_once(files)
         self.notices = list(_missing(files))
-        self._files: list[_File] = []
-        stems: set[str] = set()
+        self._wholes: dict[str, TfRecordPart] = {}  # of each file all records, by their stem
+        taken: set[str] = set()
         count = 0
         for path in files:
             require_file(path)
@@ -298,17 +270,17 @@ class TfRecordSource(Source):
                 if len(bounds) == 1:
                     self.notices.append(f"{file_name(path)}: has no records")
                     continue
-                looked = _File(
+                stem = unused_stem(shard_stem(_SUFFIX.sub("", path.name)), taken)
+                self._wholes[stem] = TfRecordPart(
                     path=path,
                     size=file.size,
                     compressed=not isinstance(file, SourceFile),
                     fault=file.fault,
-                    bounds=bounds,
-                    stem=unused_stem(shard_stem(_SUFFIX.sub("", path.name)), stems),
                     start=count,
+                    bounds=bounds,
                 )
-            self._files.append(looked)
-            count = looked.stop
+            count = self._wholes[stem].stop
+        self._count = count
         if not count:
             raise SourceError(f"{', '.join(map(str, paths))}: there are no records")
         examples = list(islice(self._examples(), _PROBES))
@@ -327,7 +299,7 @@ class TfRecordSource(Source):
 
     def _examples(self) -> Iterator[dict[bytes, Feature]]:
         """The features of the first records of each file that are sound."""
-        for each in self._files:
+        for each in self._wholes.values():
             stop = min(len(each.bounds) - 1, _PROBES)
             with reopened(each.path, each.size, compressed=each.compressed) as file:
                 for begin, end in zip(each.bounds[:stop], each.bounds[1:], strict=False):
@@ -343,7 +315,7 @@ class TfRecordSource(Source):
                         yield example
 
     def __len__(self) -> int:
-        return self._files[-1].stop
+        return self._count
 
     def describe(self) -> dict[str, Any]:
         """The features, and of each file name, size, and hashes of records' places and a sample.
@@ -356,51 +328,38 @@ class TfRecordSource(Source):
             "kind": self.kind,
             "images": len(self),
             "features": {key: name and text(name) for key, name in names.items()},
-            "files": [each.describe() for each in self._files],
+            "files": [*map(_describe, self._wholes.values())],
         }
 
     def groups(self) -> list[Group]:
         """One for each file, called like it."""
-        return [Group(each.stem, each.start, each.stop) for each in self._files]
+        return [Group(stem, each.start, each.stop) for stem, each in self._wholes.items()]
 
     def sizes(self) -> np.ndarray:
         """Bytes of each record's data; 0 for one that is larger than any that is taken."""
-        spans = np.concatenate([np.diff(each.bounds) for each in self._files])
+        spans = np.concatenate([np.diff(each.bounds) for each in self._wholes.values()])
         spans[spans > _longest()] = 0
         return np.maximum(spans - HEAD - TAIL, 0).astype(np.uint64)
 
     def part(self, start: int, stop: int) -> TfRecordPart:
         """The records ``[start, stop)``, which lie in one file."""
-        each = next(each for each in self._files if start < each.stop)
-        return each.part(start, stop, self._chosen)
+        whole = next(each for each in self._wholes.values() if start < each.stop)
+        return replace(
+            whole,
+            fault=whole.fault if stop == whole.stop else "",
+            start=start,
+            bounds=whole.bounds[start - whole.start : stop - whole.start + 1],
+            chosen=self._chosen,
+        )
 
 
-def record_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files themselves; those of a folder by name, whatever lower folder they are in.
+def _is_called_so(file: Path) -> bool:
+    """Whether it is called as TFRecords are.
 
-    TFRecords are called ``NAME.tfrecord``, ``.tfrecords`` or ``.tfrec``, or have the number of one
-    of many at the end, ``NAME-00003-of-00010``.
-
-    Raises:
-        SourceError: a folder has none.
+    That is ``NAME.tfrecord``, ``.tfrecords`` or ``.tfrec``, or with the number of one of many at
+    the end, ``NAME-00003-of-00010``.
     """
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = [
-            file
-            for file in path.rglob("*")
-            if (_SUFFIX.search(file.name) or _OF_MANY.search(file.name))
-            and file.is_file()
-            and not lies_in_clutter(os.fsencode(file.relative_to(path)))
-        ]
-        if not found:
-            raise SourceError(
-                f"{path}: has no file called NAME.tfrecord or NAME-00000-of-00010; pass the files "
-                "themselves"
-            )
-        yield from sorted(found, key=lambda file: (os.fsencode(file.name), os.fsencode(file)))
+    return bool(_SUFFIX.search(file.name) or _OF_MANY.search(file.name)) and file.is_file()
 
 
 def _missing(files: Sequence[Path]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from facepack.convert.files import lies_in_clutter
 from facepack.convert.formats.zip.archive import Archive, read_archive
 from facepack.convert.formats.zip.crypto import initial_keys
 from facepack.convert.formats.zip.lists import find_listed
@@ -19,7 +17,7 @@ from facepack.convert.formats.zip.names import LABEL, LIST, OTHER, REFUSED
 from facepack.convert.formats.zip.part import ZipPart
 from facepack.convert.formats.zip.samples import ZipSamples, find_samples
 from facepack.convert.identity_folder import OPTION, ImageFolders, find_identities
-from facepack.convert.inputs import require_once
+from facepack.convert.inputs import files_below, require_once
 from facepack.convert.names import Names
 from facepack.convert.passed_over import PassedOver
 from facepack.convert.samples import NO_LABEL, names_beside
@@ -225,23 +223,12 @@ class ZipSource(Source):
 
 
 def zip_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The zips themselves; those of a folder by name, whatever lower folder they are in.
+    """The zips themselves, and those of folders, as :func:`files_below` has them.
 
-    Hidden ones are passed over, and what systems put there: macOS leaves ``._0_0.zip`` beside
-    ``0_0.zip``.
+    Raises:
+        SourceError: a folder has none.
     """
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = [
-            file
-            for file in path.rglob("*")
-            if _is_zip(file) and not lies_in_clutter(os.fsencode(file.relative_to(path)))
-        ]
-        if not found:
-            raise SourceError(f"{path}: has no .zip in it; pass zips, or the folder that has them")
-        yield from sorted(found, key=lambda file: (os.fsencode(file.name), os.fsencode(file)))
+    return files_below(paths, _is_zip, "has no .zip in it; pass zips, or the folder that has them")
 
 
 def _is_zip(file: Path) -> bool:
