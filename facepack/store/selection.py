@@ -39,9 +39,11 @@ def describe_selection(data: memoryview, keys: np.ndarray) -> dict[str, Any]:
     _, nodes = shard_nodes(data)
     found = record_keys(data, nodes)
     images = np.flatnonzero(found >= 0)
-    of_key = np.full(int(found.max(initial=-1)) + 1, -1, np.int64)
-    of_key[found[images]] = images
-    if len(keys) and (keys[-1] >= len(of_key) or (of_key[keys] < 0).any()):
+    # As long as the keys ask for: those in the file may be damaged, and far beyond.
+    of_key = np.full(int(keys[-1]) + 1 if len(keys) else 0, -1, np.int64)
+    near = images[found[images] < len(of_key)]
+    of_key[found[near]] = near
+    if (of_key[keys] < 0).any():
         raise DamageError("the shard lacks records that are selected")
     chosen = of_key[keys]
     spans = zip(nodes.starts[chosen].tolist(), nodes.sizes[chosen].tolist(), strict=True)

@@ -298,6 +298,14 @@ def test_damage_to_a_selection_is_found(source: Path, tmp_path: Path) -> None:
     assert verify(head).damage
 
 
+def test_a_damaged_key_asks_for_no_memory(source: Path, tmp_path: Path) -> None:
+    shard = sorted(source.glob("*.mdb"))[0]
+    data = shard.read_bytes()
+    shard.write_bytes(data.replace(b"0000000007", b"9000000007", 1))
+    with pytest.raises(DamageError, match=f"{shard.name}: the shard lacks records"):
+        split(source, tmp_path / "head", tmp_path / "tail")
+
+
 def test_figures_of_a_selection_are_not_believed(source: Path, tmp_path: Path) -> None:
     head = tmp_path / "head"
     split(source, head, tmp_path / "tail")
