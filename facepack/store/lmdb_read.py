@@ -19,6 +19,7 @@ from facepack.store import lmdb_format as mdb
 from facepack.store.record import Buffer
 
 _DATA_VERSION_1, _PAGE_HEADER_1 = 3, 24  # of LMDB 1.0
+_LEAST_NODE = mdb.NODE_HEADER + 2 + mdb.POINTER  # bytes of a leaf that a record takes
 
 
 class ScanError(ValueError):
@@ -138,7 +139,16 @@ def read_nodes(
     bases, lower = bases[whole], lower[whole]
     # Pointers end where the free space begins. Their numbers may be forged: the total is checked
     # before any array of that length is made.
-    counts = (lower - mdb.PAGE_HEADER) // mdb.POINTER
+    claimed = (lower - mdb.PAGE_HEADER) // mdb.POINTER
+    counts = np.minimum(claimed, (page_size - mdb.PAGE_HEADER) // _LEAST_NODE)
+    errors += [
+        ScanError(f"page {page}: claims {count} records, more than it has room for")
+        for page, count in zip(
+            numbers[whole][claimed > counts].tolist(),
+            claimed[claimed > counts].tolist(),
+            strict=True,
+        )
+    ]
     total = int(counts.sum())
     if total > most:
         raise ScanError(f"its pages claim {total} records; at most {most} can be")

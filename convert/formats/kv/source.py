@@ -86,7 +86,7 @@ class KvPart(PartInRuns):
         usual = np.zeros(len(rows), bool)
         if len(data):
             found = find_msgpack(data, starts, stops)
-            usual = found.usual & there
+            usual = found.usual & there & (found.labels <= MAX_LABEL - self.first_label)
         for begin, end in pairwise([0, *(np.flatnonzero(np.diff(usual)) + 1).tolist(), len(rows)]):
             if usual[begin]:
                 some = slice(begin, end)
@@ -122,6 +122,12 @@ class KvPart(PartInRuns):
         elif label is None:
             remedy = "pass a kv file with lines of key and label behind the database"
             return self._refuse(row, name, "it has no label of its own", remedy)
+        elif label > MAX_LABEL - self.first_label:
+            reason = (
+                f"its label is {label}, behind the {self.first_label} identities of the databases "
+                f"before it; at most {MAX_LABEL} are allowed"
+            )
+            return self._refuse(row, name, reason, "convert fewer databases at once")
         elif label != NO_IDENTITY:
             label += self.first_label
         return SourceRecord(self.start + row, image, label, name)
@@ -249,15 +255,15 @@ class KvSource(Source):
             raise SourceError(
                 f"{database}: {one_kv_file(database)} (its records hold no labels of their own)"
             )
-        if self._offset_labels and listing.labels is None and not last:
-            greatest = max((entry.label for entry in part.entries()), default=NO_IDENTITY)
-            self._identities = max(self._identities, greatest + 1)
         if listing.labels is None and labelled and None in labels and not _states_zero(part):
             part.unstated = 0
             self.notices.append(
                 f"{data.name}: a Datum without a label has label 0, which no record states: "
                 "writers by proto3 leave zeros out"
             )
+        if self._offset_labels and listing.labels is None and not last:
+            greatest = max((entry.label for entry in part.entries()), default=NO_IDENTITY)
+            self._identities = max(self._identities, greatest + 1)
         told = {
             "lmdb": data.name,
             "bytes": data.size,

@@ -19,12 +19,11 @@ from facepack.convert.formats.kv.keys import Keys, narrowed, ranges
 from facepack.convert.source_file import SourceFile
 from facepack.errors import SourceError
 from facepack.store import lmdb_format as mdb
-from facepack.store.lmdb_read import NamedDatabaseError, ScanError, read_nodes, read_page_size
+from facepack.store.lmdb_read import NamedDatabaseError, read_nodes, read_page_size
 
 _DUPSORT = 0x04  # of a database: several values a key
 _MOST_LEVELS = 32  # the engine's own limit
 _CHUNK = 2 << 20  # bytes of pages that are looked at together
-_LEAST_NODE = mdb.NODE_HEADER + 2 + mdb.POINTER  # bytes of a leaf that a record takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,17 +167,13 @@ class _Walk:
         keys: list[bytes] = []
         found: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int64),) * 3]
         for some, data in self._chunks(leaves):
-            try:
-                nodes = read_nodes(
-                    data,
-                    np.arange(len(some)),
-                    self._page_size,
-                    most=len(data) // _LEAST_NODE,
-                    within=(some, self._file.size),
-                )
-            except ScanError as error:
-                self._tell(f"pages {some[0]} to {some[-1]}: {error}")
-                continue
+            nodes = read_nodes(
+                data,
+                np.arange(len(some)),
+                self._page_size,
+                most=len(data),
+                within=(some, self._file.size),
+            )
             self._tell(*nodes.errors)
             self._named += sum(isinstance(error, NamedDatabaseError) for error in nodes.errors)
             # What lies in a leaf lies where the leaf does, of which only a copy was looked at.

@@ -434,8 +434,11 @@ def test_a_tree_that_leads_nowhere_is_refused(make_pair: Callable[..., Path]) ->
         KvSource([folder])
 
 
+@pytest.mark.parametrize(
+    ("bounds", "faults"), [((9, 9), 1), ((4094, 4096), 341)], ids=["none", "too-many"]
+)
 def test_a_damaged_page_costs_its_own_records_and_no_others(
-    make_pair: Callable[..., Path],
+    make_pair: Callable[..., Path], bounds: tuple[int, int], faults: int
 ) -> None:
     folder = make_pair("a", 1000)
     whole = records(KvSource([folder]))
@@ -444,7 +447,7 @@ def test_a_damaged_page_costs_its_own_records_and_no_others(
     pages = [data[at : at + 4096] for at in range(0, len(data), 4096)]
     leaves = [k for k, page in enumerate(pages) if int.from_bytes(page[10:12], "little") == 2]
     assert len(leaves) > 3
-    struct.pack_into("<HH", data, leaves[1] * 4096 + 12, 9, 9)  # bounds that no page has
+    struct.pack_into("<HH", data, leaves[1] * 4096 + 12, *bounds)  # that no page has
     path.write_bytes(data)
     source = KvSource([folder])
     found = records(source)
@@ -454,7 +457,7 @@ def test_a_damaged_page_costs_its_own_records_and_no_others(
         record for record in whole if record.ordinal not in refused
     ]
     (notice,) = [notice for notice in source.notices if "damaged" in notice]
-    assert f"1 of its pages and records are damaged, the first: page {leaves[1]}" in (
+    assert f"{faults} of its pages and records are damaged, the first: page {leaves[1]}" in (
         notice.replace(" and were passed over", "")
     )
 

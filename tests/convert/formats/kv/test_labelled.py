@@ -220,6 +220,31 @@ def test_labels_of_several_databases_are_offset(tmp_path: Path, make_jpeg: MakeJ
     assert [label for _, label, _ in told(KvSource(paths))] == [0, 4, -1, 8, 5, 9, 11]
 
 
+def test_label_0_of_datums_without_one_is_counted_where_no_other_label_is(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    """The next database's labels begin behind it, not with it."""
+    image = make_jpeg(0)
+    none = datum(image, None) + b"\x28" + b"\xff" * 9 + b"\x01"
+    first = make_database(tmp_path / "a.lmdb", {b"0": datum(image, None), b"1": none})
+    second = make_labelled(tmp_path / "b.lmdb", [(image, 0)], msgpack.packb)
+    assert [label for _, label, _ in told(KvSource([first, second]))] == [0, -1, 1]
+
+
+def test_a_label_that_is_too_large_behind_others_is_refused(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    image = make_jpeg(0)
+    first = make_labelled(tmp_path / "a.lmdb", [(image, 4)], msgpack.packb)
+    for dumps in (msgpack.packb, pickle.dumps):
+        pairs = [(image, MAX_LABEL - 5), (image, MAX_LABEL - 4), (image, -1)]
+        second = make_labelled(tmp_path / f"{dumps.__name__}.lmdb", pairs, dumps)
+        _, fits, large, none = records(KvSource([first, second]))
+        assert isinstance(fits, SourceRecord) and fits.label == MAX_LABEL
+        assert isinstance(large, Refusal) and "behind the 5 identities" in large.reason
+        assert isinstance(none, SourceRecord) and none.label == -1
+
+
 # What is refused --------------------------------------------------------------------------------
 
 
