@@ -40,6 +40,9 @@ from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
 from facepack.convert.formats.tar.headers import BLOCK, member_header, padded
 from facepack.store import format as fmt
 
+# Modules are compiled when they are installed, not anew by every process.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 FACEPACK = [sys.executable, "-m", "facepack"]
 _DROP = Path("/proc/sys/vm/drop_caches")
 

@@ -26,6 +26,9 @@ from typing import Any
 from facepack.convert.formats.tar import stream
 from facepack.convert.source_file import SourceFile
 
+# Modules are compiled when they are installed, not anew by every process.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _COUNTS = "GROWTH_COUNTS"  # the environment variable that names the folder for counts
 
 
