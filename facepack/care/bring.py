@@ -22,12 +22,14 @@ from facepack.reading import open_regular
 from facepack.store import format as fmt
 from facepack.store.digests import file_digest
 from facepack.store.files import write_file
+from facepack.store.finish import finish_pack
 from facepack.store.labelmap import apply_label_map, label_map_bytes, read_label_map
-from facepack.store.manifest import check_sizes, read_training_manifest, shard_file
-from facepack.store.pack_files import read_identity_names, read_stated_file
+from facepack.store.manifest import check_sizes, read_manifest, read_training_manifest, shard_file
+from facepack.store.pack_files import read_identity_names, read_quarantine, read_stated_file
 from facepack.store.plan import PackPlan, check_source
 from facepack.store.selection import selected_keys, with_selection
 from facepack.store.shard import ShardInfo, WrittenShard
+from facepack.store.target import Target
 
 _CHUNK = 8 << 20
 
@@ -88,50 +90,114 @@ class BroughtShard(NamedTuple):
     selection: dict[str, Any] | None = None  # these, as plan and manifest describe them
 
 
-def compose(inner: np.ndarray | None, outer: np.ndarray | None) -> np.ndarray | None:
+class LabelMaps:
+    """The label maps inside shards, behind which comes a new label of each label of their pack."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, np.ndarray] = {}  # by file name, those that are needed
+        self._names: dict[tuple[Path, str | None], str | None] = {}  # by pack and its label map
+
+    def name(self, source: SourcePack, inner: str | None, relabel: np.ndarray | None) -> str | None:
+        """The file that takes the labels inside a shard of ``source`` to the new ones.
+
+        ``inner`` is the one that takes them to those of ``source``; None: they stay.
+        """
+        key = source.path, inner
+        if key not in self._names:
+            composed = _compose(source.label_map(inner), relabel)
+            self._names[key] = None
+            if composed is not None:
+                self._names[key] = file = fmt.label_map_name(len(self.files))
+                self.files[file] = composed
+        return self._names[key]
+
+
+def _compose(inner: np.ndarray | None, outer: np.ndarray | None) -> np.ndarray | None:
     """``outer`` after ``inner``; None stands for labels that stay."""
     if inner is None or outer is None:
         return outer if inner is None else inner
     return apply_label_map(outer, inner.astype(np.int64))
 
 
-def joined_plan(
-    source: dict[str, Any],
-    *,
-    order: str,
-    seed: int,
-    classes: int,
-    shards: Sequence[BroughtShard],
-    label_maps: Mapping[str, np.ndarray],
-) -> PackPlan:
-    """The plan of a pack of brought shards: each one's file, and what the shard says of itself."""
+class JoinedPack(NamedTuple):
+    """A pack of brought shards, planned; nothing of it is written."""
 
-    def entry(shard: BroughtShard) -> dict[str, Any]:
-        own = {key: shard.entry[key] for key in ("own_name", "pack_id", "shard")}
-        selection = {} if shard.selection is None else {"selection": shard.selection}
-        return {"name": shard.name, "label_map": shard.label_map, **own, **selection}
+    out: Path
+    plan: PackPlan
+    sources: Sequence[SourcePack]
+    shards: Sequence[BroughtShard]
+    label_maps: Mapping[str, np.ndarray]
+    names: Mapping[int, str]  # of its identities
 
-    selected = any(shard.selection is not None for shard in shards)
-    channels = fmt.stored_channels(shards[0].source.manifest)  # as of all others
-    requires = fmt.required_features(channels=channels, selected=selected)
-    return PackPlan.of(
-        {
-            "format": fmt.FORMAT_VERSION,
-            **({"requires": requires} if requires else {}),
-            **fmt.channels_field(channels),
-            "kind": "train",
-            "source": source,
-            "order": order,
-            "seed": seed,
-            "classes": classes,
-            "tables": [],
-            "label_maps": {
-                name: xxhash.xxh3_128_hexdigest(label_map_bytes(label_map))
-                for name, label_map in label_maps.items()
-            },
-            "shards": [entry(shard) for shard in shards],
+    @classmethod
+    def of(
+        cls,
+        out: Path,
+        told: dict[str, Any],
+        sources: Sequence[SourcePack],
+        *,
+        classes: int,
+        shards: Sequence[BroughtShard],
+        label_maps: Mapping[str, np.ndarray],
+        names: Mapping[int, str],
+    ) -> JoinedPack:
+        """The pack ``out`` of shards of ``sources``; ``told`` is how it came to be.
+
+        Its plan has each shard's file, and what the shard says of itself.
+        """
+
+        def entry(shard: BroughtShard) -> dict[str, Any]:
+            own = {key: shard.entry[key] for key in ("own_name", "pack_id", "shard")}
+            selection = {} if shard.selection is None else {"selection": shard.selection}
+            return {"name": shard.name, "label_map": shard.label_map, **own, **selection}
+
+        manifests = [source.manifest for source in sources]
+        orders = {manifest["order"] for manifest in manifests}
+        selected = any(shard.selection is not None for shard in shards)
+        channels = fmt.stored_channels(manifests[0])  # as of all others
+        kept = ("pack_id", "content_id", "classes", "source")
+        packs = [{key: manifest[key] for key in kept} for manifest in manifests]
+        maps = {
+            name: xxhash.xxh3_128_hexdigest(label_map_bytes(label_map))
+            for name, label_map in label_maps.items()
         }
-    )
+        plan = PackPlan.headed(
+            channels,
+            selected=selected,
+            kind="train",
+            source=told | {"packs": packs},
+            order=orders.pop() if len(orders) == 1 else "mixed",
+            seed=manifests[0]["seed"],
+            classes=classes,
+            tables=[],
+            label_maps=maps,
+            shards=[entry(shard) for shard in shards],
+        )
+        return cls(out, plan, sources, shards, label_maps, names)
+
+    def write(
+        self, *, copy: bool, overwrite: bool, resume: bool, with_refused: bool = False
+    ) -> dict[str, Any]:
+        """Write it, perhaps with what the packs have in quarantine; returns its manifest."""
+        with Target(self.out, overwrite=overwrite, resume=resume) as target:
+            needed = bytes_to_copy(self.shards, self.out, copy=copy, resume=resume)
+            target.require_space(needed)
+            if target.begin(self.plan.fields):
+                finished = read_manifest(self.out)
+                check_sizes(self.out, finished)
+                return finished
+            written = bring_shards(self.shards, self.out, copy=copy, resume=resume)
+            refused = (read_quarantine(each.path, each.manifest) for each in self.sources)
+            return finish_pack(
+                self.out,
+                self.plan,
+                written,
+                refused=[line for lines in refused for line in lines] if with_refused else [],
+                identity_names=self.names,
+                label_maps=self.label_maps,
+                partial=any(source.manifest["partial"] for source in self.sources),
+                before=[source.manifest for source in self.sources],
+            )
 
 
 def bring_shards(

@@ -11,22 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from facepack.care.bring import (
-    BroughtShard,
-    SourcePack,
-    bring_shards,
-    bytes_to_copy,
-    compose,
-    joined_plan,
-)
+from facepack.care.bring import BroughtShard, JoinedPack, LabelMaps, SourcePack
 from facepack.errors import ConfigError, PackError
 from facepack.store import format as fmt
-from facepack.store.finish import finish_pack
 from facepack.store.labelmap import LabelNames, map_names
-from facepack.store.manifest import check_sizes, read_manifest, shard_file
-from facepack.store.pack_files import read_quarantine
-from facepack.store.plan import PackPlan
-from facepack.store.target import Target
+from facepack.store.manifest import shard_file
 
 
 def merge(
@@ -70,30 +59,20 @@ def merge(
     _require_one_order(sources)
     maps, classes = _join_labels(sources, by_name)
     shards, label_maps = _plan_shards(sources, maps)
-    plan = _plan(sources, shards, label_maps, classes, by_name)
-    with Target(out, overwrite=overwrite, resume=resume) as target:
-        target.require_space(bytes_to_copy(shards, out, copy=copy, resume=resume))
-        if target.begin(plan.fields):
-            manifest = read_manifest(out)
-            check_sizes(out, manifest)
-            return manifest
-        written = bring_shards(shards, out, copy=copy, resume=resume)
-        names: dict[int, str] = {}
-        for source, label_map in zip(sources, maps, strict=True):
-            known = {k: name for k, name in enumerate(source.names) if name}
-            names = map_names(label_map, known) | names
-        return finish_pack(
-            out,
-            plan,
-            written,
-            refused=[
-                line for each in sources for line in read_quarantine(each.path, each.manifest)
-            ],
-            identity_names=names,
-            label_maps=label_maps,
-            partial=any(source.manifest["partial"] for source in sources),
-            before=[source.manifest for source in sources],
-        )
+    names: dict[int, str] = {}
+    for source, label_map in zip(sources, maps, strict=True):
+        known = {k: name for k, name in enumerate(source.names) if name}
+        names = map_names(label_map, known) | names
+    joined = JoinedPack.of(
+        out,
+        {"kind": "merge", "by_name": by_name},
+        sources,
+        classes=classes,
+        shards=shards,
+        label_maps=label_maps,
+        names=names,
+    )
+    return joined.write(copy=copy, overwrite=overwrite, resume=resume, with_refused=True)
 
 
 def _require_distinct(sources: Sequence[SourcePack]) -> None:
@@ -191,28 +170,19 @@ def _plan_shards(
     packs_with = Counter(stem for each in stems for stem in each)
     prefixes = _prefixes([source.path for source in sources])
     shards = []
-    files: dict[tuple[int, str | None], str | None] = {}
-    label_maps: dict[str, np.ndarray] = {}
+    label_maps = LabelMaps()
     for k, source in enumerate(sources):
         for entry in source.manifest["shards"]:
-            inner = entry["label_map"]
-            if (k, inner) not in files:
-                files[k, inner] = None
-                composed = compose(source.label_map(inner), maps[k])
-                if composed is not None:
-                    files[k, inner] = file = fmt.label_map_name(len(label_maps))
-                    label_maps[file] = composed
+            label_map = label_maps.name(source, entry["label_map"], maps[k])
             name = entry["name"]
             if packs_with[_stem(name)] > 1:
                 name = fmt.check_shard_name(f"{prefixes[k]}-{name}")
             selection = entry.get("selection")
-            shards.append(
-                BroughtShard(source, entry, name, maps[k], files[k, inner], None, selection)
-            )
+            shards.append(BroughtShard(source, entry, name, maps[k], label_map, None, selection))
     twice = [name for name, n in Counter(shard.name for shard in shards).items() if n > 1]
     if twice:
         raise PackError(f"two shards would be named {twice[0]!r}: rename the folder of a pack")
-    return shards, label_maps
+    return shards, label_maps.files
 
 
 def _stem(name: str) -> str:
@@ -229,30 +199,3 @@ def _prefixes(paths: Sequence[Path]) -> list[str]:
         name if plain.count(name) == 1 else f"{name}-{plain[: k + 1].count(name)}"
         for k, name in enumerate(plain)
     ]
-
-
-def _plan(
-    sources: Sequence[SourcePack],
-    shards: Sequence[BroughtShard],
-    label_maps: dict[str, np.ndarray],
-    classes: int,
-    by_name: bool,
-) -> PackPlan:
-    """The plan of the whole: each shard's file, and what the shard says of itself."""
-    manifests = [source.manifest for source in sources]
-    orders = {manifest["order"] for manifest in manifests}
-    return joined_plan(
-        {
-            "kind": "merge",
-            "by_name": by_name,
-            "packs": [
-                {key: manifest[key] for key in ("pack_id", "content_id", "classes", "source")}
-                for manifest in manifests
-            ],
-        },
-        order=orders.pop() if len(orders) == 1 else "mixed",
-        seed=manifests[0]["seed"],
-        classes=classes,
-        shards=shards,
-        label_maps=label_maps,
-    )

@@ -5,27 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from facepack.care.bring import (
-    BroughtShard,
-    SourcePack,
-    bring_shards,
-    bytes_to_copy,
-    compose,
-    joined_plan,
-)
+from facepack.care.bring import BroughtShard, JoinedPack, LabelMaps, SourcePack
 from facepack.errors import ConfigError, DamageError, DecodeError, PackError
 from facepack.progress import Progress
 from facepack.store import format as fmt
-from facepack.store.finish import finish_pack
 from facepack.store.labelmap import map_names
 from facepack.store.lmdb_read import ScanError
-from facepack.store.manifest import check_sizes, read_manifest, read_training_manifest
+from facepack.store.manifest import read_training_manifest
 from facepack.store.pack import open as open_pack
-from facepack.store.plan import PackPlan
 from facepack.store.selection import describe_selection
 from facepack.store.sets import split_set
 from facepack.store.shard_nodes import map_file
@@ -88,7 +79,7 @@ def split(
             )
     chosen = {"min_images": min_images, **_chosen(exclude)}
     selections = [
-        _Selection.of(
+        _select(
             path,
             out,
             keep & np.append(side, False)[labels],
@@ -98,7 +89,9 @@ def split(
         for part, side, out in (("head", is_head, head), ("tail", is_tail, tail))
     ]
     for selection in selections:  # a head alone would be in the way of the next try
-        selection.require_target(overwrite=overwrite, resume=resume)
+        target = Target(selection.out, overwrite=overwrite, resume=resume)
+        target.look(selection.plan.fields)
+        target.require_place()
     written = [
         selection.write(copy=copy, overwrite=overwrite, resume=resume) for selection in selections
     ]
@@ -134,7 +127,7 @@ def exclude(
     """
     with open_pack(path) as pack:
         keep = _kept(len(pack), positions)
-    selection = _Selection.of(path, out, keep, chosen=_chosen(positions), relabel=None)
+    selection = _select(path, out, keep, chosen=_chosen(positions), relabel=None)
     return selection.write(copy=copy, overwrite=overwrite, resume=resume)
 
 
@@ -152,83 +145,39 @@ def _chosen(positions: np.ndarray | None) -> dict[str, Any]:
     return {"exclude": len(np.unique(positions))}
 
 
-class _Selection(NamedTuple):
-    """A pack of some records of another, planned; nothing of it is written."""
+def _select(
+    path: Path,
+    out: Path,
+    keep: np.ndarray,
+    *,
+    chosen: Mapping[str, Any],
+    relabel: np.ndarray | None,
+) -> JoinedPack:
+    """The pack ``out`` of the records of ``path`` that ``keep`` marks: bool (n,).
 
-    out: Path
-    source: SourcePack
-    plan: PackPlan
-    shards: list[BroughtShard]
-    label_maps: dict[str, np.ndarray]
-    names: Mapping[int, str]  # of its identities
-
-    @classmethod
-    def of(
-        cls,
-        path: Path,
-        out: Path,
-        keep: np.ndarray,
-        *,
-        chosen: Mapping[str, Any],
-        relabel: np.ndarray | None,
-    ) -> _Selection:
-        """The pack ``out`` of the records of ``path`` that ``keep`` marks: bool (n,).
-
-        ``relabel`` is the new label of each label, -1 for those of none of the records; None: all
-        stay.
-        """
-        folder, _ = split_set(path)
-        if os.path.realpath(folder) == os.path.realpath(out):
-            raise PackError(f"{out} is the pack that is selected from: choose another target")
-        if not keep.any():
-            raise PackError(f"{path}: no record would be left")
-        read_training_manifest(folder, "records are selected from training packs alone")
-        with open_pack(path) as pack:
-            source = SourcePack.of(pack.path, pack.manifest)
-        shards, label_maps = _plan_shards(source, keep, relabel)
-        manifest = source.manifest
-        classes = manifest["classes"] if relabel is None else int(relabel.max()) + 1
-        plan = joined_plan(
-            {
-                "kind": "selection",
-                "chosen": dict(chosen),
-                "packs": [
-                    {key: manifest[key] for key in ("pack_id", "content_id", "classes", "source")}
-                ],
-            },
-            order=manifest["order"],
-            seed=manifest["seed"],
-            classes=classes,
-            shards=shards,
-            label_maps=label_maps,
-        )
-        names = {k: name for k, name in enumerate(source.names) if name and k < manifest["classes"]}
-        return cls(out, source, plan, shards, label_maps, map_names(relabel, names))
-
-    def require_target(self, *, overwrite: bool, resume: bool) -> None:
-        """Make sure that the pack can be made, as far as that is told without making anything."""
-        target = Target(self.out, overwrite=overwrite, resume=resume)
-        target.look(self.plan.fields)
-        target.require_place()
-
-    def write(self, *, copy: bool, overwrite: bool, resume: bool) -> dict[str, Any]:
-        """Write it; returns its manifest."""
-        with Target(self.out, overwrite=overwrite, resume=resume) as target:
-            needed = bytes_to_copy(self.shards, self.out, copy=copy, resume=resume)
-            target.require_space(needed)
-            if target.begin(self.plan.fields):
-                finished = read_manifest(self.out)
-                check_sizes(self.out, finished)
-                return finished
-            return finish_pack(
-                self.out,
-                self.plan,
-                bring_shards(self.shards, self.out, copy=copy, resume=resume),
-                identity_names=self.names,
-                label_maps=self.label_maps,
-                partial=self.source.manifest["partial"],
-                before=[self.source.manifest],
-            )
+    ``relabel`` is the new label of each label, -1 for those of none of the records; None: all
+    stay.
+    """
+    folder, _ = split_set(path)
+    if os.path.realpath(folder) == os.path.realpath(out):
+        raise PackError(f"{out} is the pack that is selected from: choose another target")
+    if not keep.any():
+        raise PackError(f"{path}: no record would be left")
+    read_training_manifest(folder, "records are selected from training packs alone")
+    with open_pack(path) as pack:
+        source = SourcePack.of(pack.path, pack.manifest)
+    shards, label_maps = _plan_shards(source, keep, relabel)
+    classes = source.manifest["classes"]
+    names = {k: name for k, name in enumerate(source.names) if name and k < classes}
+    return JoinedPack.of(
+        out,
+        {"kind": "selection", "chosen": dict(chosen)},
+        [source],
+        classes=classes if relabel is None else int(relabel.max()) + 1,
+        shards=shards,
+        label_maps=label_maps,
+        names=map_names(relabel, names),
+    )
 
 
 def _plan_shards(
@@ -236,8 +185,7 @@ def _plan_shards(
 ) -> tuple[list[BroughtShard], dict[str, np.ndarray]]:
     """The shards that hold a record that is kept, and the label maps by file name."""
     shards = []
-    files: dict[str | None, str | None] = {}
-    label_maps: dict[str, np.ndarray] = {}
+    label_maps = LabelMaps()
     start = 0
     with Progress(len(keep), label="choose") as progress:
         for entry in source.manifest["shards"]:
@@ -246,13 +194,7 @@ def _plan_shards(
             progress.update(len(chosen))
             if not chosen.any():
                 continue
-            inner = entry["label_map"]
-            if inner not in files:
-                files[inner] = None
-                composed = compose(source.label_map(inner), relabel)
-                if composed is not None:
-                    files[inner] = file = fmt.label_map_name(len(label_maps))
-                    label_maps[file] = composed
+            label_map = label_maps.name(source, entry["label_map"], relabel)
             keys = np.asarray(source.read_index(entry)[1], np.int64)[chosen]
             shard = source.path / f"{entry['name']}.mdb"
             try:
@@ -262,6 +204,6 @@ def _plan_shards(
                     f"{shard}: {error}: see what is wrong with: facepack verify {source.path}"
                 ) from error
             shards.append(
-                BroughtShard(source, entry, entry["name"], relabel, files[inner], chosen, selection)
+                BroughtShard(source, entry, entry["name"], relabel, label_map, chosen, selection)
             )
-    return shards, label_maps
+    return shards, label_maps.files

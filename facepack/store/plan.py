@@ -85,23 +85,25 @@ class PackPlan:
             if not 0 <= classes <= fmt.MAX_LABEL + 1:
                 raise PackError(f"classes {classes}: allowed are 0 to {fmt.MAX_LABEL + 1}")
         check = check or ImageCheck()
-        channels = check.stored_channels
-        requires = fmt.required_features(channels=channels, selected=False)
-        return cls.of(
-            {
-                "format": fmt.FORMAT_VERSION,
-                **({"requires": requires} if requires else {}),
-                **fmt.channels_field(channels),
-                "kind": kind,
-                "source": source,
-                "order": order,
-                "seed": seed,
-                "check": check.as_json(),
-                "classes": classes,
-                "tables": sorted(tables),
-                "shards": shards,
-            }
+        return cls.headed(
+            check.stored_channels,
+            kind=kind,
+            source=source,
+            order=order,
+            seed=seed,
+            check=check.as_json(),
+            classes=classes,
+            tables=sorted(tables),
+            shards=shards,
         )
+
+    @classmethod
+    def headed(cls, channels: str, *, selected: bool = False, **fields: Any) -> PackPlan:
+        """The plan of these fields and of those that tell which readers can read the pack."""
+        requires = fmt.required_features(channels=channels, selected=selected)
+        head = {"requires": requires} if requires else {}
+        head |= fmt.channels_field(channels)
+        return cls.of({"format": fmt.FORMAT_VERSION, **head, **fields})
 
     def with_fields(self, **changes: Any) -> PackPlan:
         """The plan with some fields changed or added, so under another id."""
