@@ -17,10 +17,8 @@ _ASSUMED = 8 << 30  # bytes, where no part of the system says
 class Memory(NamedTuple):
     """The memory that page cache and process share."""
 
-    size: int
-    """Bytes."""
-    of: str
-    """What it is: the machine's memory, or a limit."""
+    size: int  # bytes
+    of: str  # what it is: the machine's memory, or a limit
 
 
 def memory_limit(root: Path = Path("/")) -> Memory:

@@ -44,8 +44,7 @@ class Range:
     above: float = -math.inf
     below: float = math.inf
     high: float = math.inf
-    text: str = ""
-    """How a message says it, where the bounds alone do not."""
+    text: str = ""  # how a message says it, where the bounds alone do not
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high and self.above < value < self.below
@@ -225,12 +224,9 @@ _ANYTHING = object
 class _Member(NamedTuple):
     """One of the types that a union consists of."""
 
-    base: Any
-    """int, float, bool, str, dict, tuple, Literal, None for None, or ``_ANYTHING``."""
-    choices: tuple[Any, ...] = ()
-    """Of a Literal."""
-    items: tuple[Any, ...] = ()
-    """Of a tuple, the types of its items."""
+    base: Any  # int, float, bool, str, dict, tuple, Literal, None for None, or _ANYTHING
+    choices: tuple[Any, ...] = ()  # of a Literal
+    items: tuple[Any, ...] = ()  # of a tuple, the types of its items
     range: Range | None = None
 
     def takes(self, value: Any) -> bool:

@@ -121,23 +121,18 @@ PRESETS = {"arcface_torch": ARCFACE_TORCH, "adaface": ADAFACE}
 class Changes:
     """What happens to the N images of a batch."""
 
-    image_size: tuple[int, int]
-    """Height and width of the images."""
+    image_size: tuple[int, int]  # height and width of the images
+    # int32 (N, 4): top, left, height and width of what does not become black, after mirroring
     boxes: np.ndarray
-    """int32 (N, 4): top, left, height and width of what does not become black, after mirroring."""
+    # float32 (N, 2): height and width that an image is scaled down to; the image's for none
     sizes: np.ndarray
-    """float32 (N, 2): height and width that an image is scaled down to; the image's for none."""
-    filters: np.ndarray
-    """int32 (N, 2): with which of :data:`FILTERS` it is scaled down and up."""
-    radii: np.ndarray
-    """int32 (N,): of the blur; 0 for none."""
-    hues: np.ndarray
-    """float32 (N,): in degrees; 0 for none."""
-    saturations: np.ndarray
-    """float32 (N,): 1 for none, 0 for grey."""
+    filters: np.ndarray  # int32 (N, 2): with which of FILTERS it is scaled down and up
+    radii: np.ndarray  # int32 (N,): of the blur; 0 for none
+    hues: np.ndarray  # float32 (N,): in degrees; 0 for none
+    saturations: np.ndarray  # float32 (N,): 1 for none, 0 for grey
+    # float32 (N, 3, 3): three steps of three numbers. A pixel becomes the first times itself, plus
+    # the second times the image's mean luma, plus the third times its own luma
     lights: np.ndarray
-    """float32 (N, 3, 3): three steps of three numbers. A pixel becomes the first times itself, plus
-    the second times the image's mean luma, plus the third times its own luma."""
 
     @property
     def cropped(self) -> np.ndarray:

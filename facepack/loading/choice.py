@@ -36,12 +36,9 @@ _PAIRS_SHARE = 64
 class OrderChoice(NamedTuple):
     """The order of a loader, and why it is that."""
 
-    name: str
-    """``global``, ``blocks`` or ``sequential``."""
-    blocks: BlockShape | None
-    """What :class:`~facepack.loading.plan.Plan` takes."""
-    reason: str
-    """For people to read."""
+    name: str  # global, blocks or sequential
+    blocks: BlockShape | None  # what Plan takes
+    reason: str  # for people to read
 
 
 def choose_order(asked: str | BlockShape, source: ImageSource, shuffle: bool) -> OrderChoice:

@@ -27,10 +27,9 @@ Source = Callable[[int], Sequence[Any]]
 class Decoder:
     """Which of DALI's decoders serves."""
 
-    device: str
-    """``cpu``, or ``mixed``: the GPU, with the processor's help."""
+    device: str  # cpu, or mixed: the GPU, with the processor's help
+    # share of the images that goes to the GPU's JPEG engine, where it has one (mixed)
     hw_load: float = 0.0
-    """Share of the images that goes to the GPU's JPEG engine, where it has one (mixed)."""
 
 
 def build_pipeline(settings: StreamSettings, decoder: Decoder, source: Source) -> Any:

@@ -28,10 +28,10 @@ _compiling = threading.Lock()
 class Kernels:
     """Passes over pixels, compiled or NumPy's; each takes C-contiguous arrays."""
 
+    # as pixels.reverse_rows; the width must be a multiple of 8
     reverse_rows: Callable[[np.ndarray, np.ndarray], None]
-    """As :func:`.pixels.reverse_rows`; the width must be a multiple of 8."""
+    # as pixels.normalize, of arrays (n, height, width, 3)
     normalize: Callable[[np.ndarray, np.ndarray], None]
-    """As :func:`.pixels.normalize`, of arrays (n, height, width, 3)."""
 
 
 PLAIN = Kernels(reverse_rows=reverse_rows, normalize=normalize)

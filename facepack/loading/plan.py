@@ -129,16 +129,12 @@ class Draw:
     the images of the pairs, then the two halves of what the batch has without pairs.
     """
 
-    positions: np.ndarray
-    """Positions of its records in the pack, int64."""
+    positions: np.ndarray  # positions of its records in the pack, int64
+    # what flips and changes are drawn by, int64: the position, and for images of pairs others
     keys: np.ndarray
-    """What flips and changes are drawn by, int64: the position, and for images of pairs others."""
-    flips: np.ndarray
-    """True where an image is mirrored, bool."""
-    index: int
-    """The batch's number among those of all epochs: epoch * batches an epoch + batch."""
-    paired: bool
-    """Whether it has two halves."""
+    flips: np.ndarray  # True where an image is mirrored, bool
+    index: int  # the batch's number among those of all epochs: epoch * batches an epoch + batch
+    paired: bool  # whether it has two halves
 
     def complete(self, broken: Iterable[int]) -> np.ndarray:
         """Rows (ascending) that can be used without ``broken`` ones: what they are paired to falls

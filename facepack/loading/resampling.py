@@ -20,12 +20,9 @@ _Weigh = Callable[[np.ndarray], np.ndarray]
 class Filter:
     """How the pixels around a place make the pixel there."""
 
-    weigh: _Weigh | None
-    """Weights at distances in pixels; None takes the nearest pixel."""
-    reach: int = 0
-    """The distance from which on weights are 0."""
-    antialiased: bool = False
-    """Stretched to cover all pixels of an image that is made smaller."""
+    weigh: _Weigh | None  # weights at distances in pixels; None takes the nearest pixel
+    reach: int = 0  # the distance from which on weights are 0
+    antialiased: bool = False  # stretched to cover all pixels of an image that is made smaller
 
 
 def _triangle(distances: np.ndarray) -> np.ndarray:

@@ -28,12 +28,10 @@ class Batch(NamedTuple):
     ``next()`` on the iterator. Clone it to keep it longer.
     """
 
+    #: N×3×H×W in channels_last memory: uint8 raw RGB, or float32 (x − 127.5)/127.5
     images: torch.Tensor
-    """N×3×H×W in channels_last memory: uint8 raw RGB, or float32 (x − 127.5)/127.5."""
-    labels: torch.Tensor
-    """int64 (N,), on the images' device; −1 is no identity."""
-    positions: np.ndarray
-    """int64 (N,): the records' positions in the pack."""
+    labels: torch.Tensor  #: int64 (N,), on the images' device; −1 is no identity
+    positions: np.ndarray  #: int64 (N,): the records' positions in the pack
 
     def halves(self) -> tuple[Batch, Batch]:
         """Both halves of a batch with pairs, without a copy: rows of one place belong together.
@@ -55,21 +53,14 @@ class StreamSettings:
 
     pack: ImageSource
     plan: Plan
-    index: IdentityIndex | None = None
-    """The identities, if the plan has pairs."""
-    image_size: tuple[int, int]
-    """Height and width that every image must have."""
-    normalize: bool
-    """float32 (x − 127.5)/127.5 instead of raw uint8."""
+    index: IdentityIndex | None = None  # the identities, if the plan has pairs
+    image_size: tuple[int, int]  # height and width that every image must have
+    normalize: bool  # float32 (x − 127.5)/127.5 instead of raw uint8
     device: torch.device
-    threads: int
-    """Decoding threads on the CPU."""
-    skip: bool
-    """Leave images that do not decode out of their batch instead of raising."""
-    augment: Augment | None = None
-    """Random changes to the images."""
-    dali_decoder: str = "auto"
-    """The dali backend's on a GPU: ``mixed``, ``cpu``, or ``auto``, the faster."""
+    threads: int  # decoding threads on the CPU
+    skip: bool  # leave images that do not decode out of their batch instead of raising
+    augment: Augment | None = None  # random changes to the images
+    dali_decoder: str = "auto"  # the dali backend's on a GPU: mixed, cpu, or auto, the faster
 
     def draw_changes(self, index: int, keys: np.ndarray) -> Changes | None:
         """What happens to the images of batch ``index`` that have ``keys``; None for nothing."""

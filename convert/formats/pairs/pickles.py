@@ -36,11 +36,8 @@ from facepack.reading import TABLE, read_bytes
 class BinSet:
     """A verification set: pair i is ``images[2 * i]`` and ``images[2 * i + 1]``."""
 
-    images: list[memoryview]
-    """2P encoded images, read-only bytes."""
-
-    issame: np.ndarray
-    """(P,) bool: whether both images show one person."""
+    images: list[memoryview]  # 2P encoded images, read-only bytes
+    issame: np.ndarray  # (P,) bool: whether both images show one person
 
     def __len__(self) -> int:
         return len(self.issame)

@@ -42,42 +42,23 @@ class RecLayout:
     """
 
     rec: Path
-    index: Path | None
-    """The ``.idx``, or None where there is none and the file was scanned."""
-
-    file_size: int
-    """Bytes of the ``.rec``."""
-
+    index: Path | None  # the .idx, or None where there is none and the file was scanned
+    file_size: int  # bytes of the .rec
+    # (n,) key of each image; its ordinal among all records where there is no index. Images that no
+    # line of the index names are numbered on
     keys: np.ndarray
-    """(n,) key of each image; its ordinal among all records where there is no index. Images that no
-    line of the index names are numbered on."""
-
-    keys_unique: bool
-    """Whether every image has a key of its own."""
-
-    offsets: np.ndarray
-    """(n,) byte offset of each image record, increasing."""
-
+    keys_unique: bool  # whether every image has a key of its own
+    offsets: np.ndarray  # (n,) byte offset of each image record, increasing
+    # (n,) bytes from each image record to the next record of any kind, or to the end
     extents: np.ndarray
-    """(n,) bytes from each image record to the next record of any kind, or to the end."""
-
-    header_offset: int | None
-    """Byte offset of the header record, None where there is none."""
-
-    identity_offsets: np.ndarray
-    """(m,) byte offsets of the other records without an image."""
-
-    classes: int | None
-    """Number of classes, from ``property``; None where that is absent."""
-
+    header_offset: int | None  # byte offset of the header record, None where there is none
+    identity_offsets: np.ndarray  # (m,) byte offsets of the other records without an image
+    classes: int | None  # number of classes, from property; None where that is absent
+    # height and width in pixels, from property; None where that is absent
     image_size: tuple[int, int] | None
-    """Height and width in pixels, from ``property``; None where that is absent."""
-
+    # whether these are said to be all records: then none may begin between two of them
     complete: bool
-    """Whether these are said to be all records: then none may begin between two of them."""
-
-    notices: tuple[str, ...]
-    """What the user should know though it stops nothing."""
+    notices: tuple[str, ...]  # what the user should know though it stops nothing
 
     def __len__(self) -> int:
         return len(self.offsets)
