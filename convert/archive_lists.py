@@ -24,8 +24,7 @@ from facepack.errors import SourceError
 
 _PADDLE = b"label.txt"
 _SUFFIXES = b".lst", b".csv"
-LIST_NAMES = _PADDLE, *_SUFFIXES
-"""Of members, or how these end."""
+LIST_NAMES = _PADDLE, *_SUFFIXES  # of members, or how these end
 
 _LONGEST = 1 << 16  # bytes of a line
 _PROBES = 1000  # lines from which the kind is told

@@ -22,8 +22,7 @@ from facepack.convert.files import text
 from facepack.errors import SourceError
 
 OPTION = "--identity-level"
-LONGEST = 255
-"""Bytes of a folder's name that every file system takes; a longer one is no identity."""
+LONGEST = 255  # bytes of a folder's name that every file system takes; a longer one is no identity
 
 _FEW = 5  # no data set has so few people, but a person may be seen from so many sides
 

@@ -35,8 +35,7 @@ from facepack.reading import read_text
 from facepack.store import format as fmt
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
 
-Label = int | bytes
-"""A class, or the text that names an identity."""
+Label = int | bytes  # a class, or the text that names an identity
 
 LONGEST_CLS = 256  # bytes
 LONGEST_JSON = 1 << 20

@@ -26,8 +26,7 @@ if Image.MAX_IMAGE_PIXELS is not None:  # Pillow has a limit of its own, which m
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 MAX_BYTES = limit("FACEPACK_MAX_IMAGE_BYTES")  # of an encoded image
 
-SKIPPED = 16
-"""Bytes of memory that :func:`skip_to_decode` leaves unused at most."""
+SKIPPED = 16  # bytes of memory that skip_to_decode leaves unused at most
 
 _MAGICS = (
     (b"\xff\xd8\xff", "jpeg"),

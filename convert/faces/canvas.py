@@ -195,8 +195,7 @@ class Canvas:
 
 # Noise fields -------------------------------------------------------------------------------------
 
-TILE = 512
-"""Side of the noise fields, pixels."""
+TILE = 512  # side of the noise fields, pixels
 
 _FIELD_SEED = 0x66616365  # the fields belong to the program, not to a data set
 

@@ -32,8 +32,7 @@ from facepack.processors import usable_processors
 from facepack.progress import Progress
 from facepack.settings import Count, Fraction, Range, Settings, check
 
-FOLDS = 10
-"""Folds of a verification set; each has its pairs of one person first, as LFW's have."""
+FOLDS = 10  # folds of a verification set; each has its pairs of one person first, as LFW's have
 
 _BLOCK = 128  # images a task: a tenth of a second and under 1 MB to bring back
 _NOISE_STREAM = 3

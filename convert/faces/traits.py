@@ -15,11 +15,9 @@ import xxhash
 
 from facepack.hashing import derive_seed, hash64
 
-Traits = dict[str, np.ndarray]
-"""Trait name -> float32 array (n,); indices of a palette are int64."""
+Traits = dict[str, np.ndarray]  # trait name -> float32 array (n,); indices of a palette are int64
 
-Distribution = Callable[[np.ndarray], np.ndarray]
-"""Turns uint64 hashes (n,) into values (n,)."""
+Distribution = Callable[[np.ndarray], np.ndarray]  # turns uint64 hashes (n,) into values (n,)
 
 
 def uniform(low: float, high: float) -> Distribution:

@@ -34,8 +34,7 @@ class Kernels:
     normalize: Callable[[np.ndarray, np.ndarray], None]
 
 
-PLAIN = Kernels(reverse_rows=reverse_rows, normalize=normalize)
-"""NumPy's."""
+PLAIN = Kernels(reverse_rows=reverse_rows, normalize=normalize)  # NumPy's
 
 
 def choose_kernels(size: tuple[int, int]) -> Kernels:

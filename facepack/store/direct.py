@@ -17,8 +17,7 @@ from io import FileIO
 
 from facepack.system import pass_the_cache, read_into
 
-BLOCK = 4 << 20
-"""Bytes that are read or written at once."""
+BLOCK = 4 << 20  # bytes that are read or written at once
 
 _IN_FLIGHT = 2  # reads that a disk has before it: it never waits for the next
 

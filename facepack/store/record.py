@@ -8,8 +8,7 @@ from itertools import repeat
 
 import numpy as np
 
-Buffer = bytes | bytearray | memoryview
-"""What holds the bytes of an image, or of any other value."""
+Buffer = bytes | bytearray | memoryview  # what holds the bytes of an image, or of any other value
 
 
 @dataclass(slots=True)

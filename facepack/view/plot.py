@@ -16,8 +16,7 @@ from facepack.errors import ConfigError, MissingExtraError
 from facepack.output import write_output
 from facepack.view.chart import Chart, Curve, Tick
 
-PICTURES = (".png", ".svg", ".pdf")
-"""Suffixes that :func:`write_plots` takes."""
+PICTURES = (".png", ".svg", ".pdf")  # suffixes that write_plots takes
 
 _WIDTH, _HEIGHT = 440, 300  # pixels: a phone shows all of it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 420, 10, 252

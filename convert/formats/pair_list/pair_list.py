@@ -21,8 +21,7 @@ _SAME = ("same", "issame", "is_same", "label", "match", "truth")
 _FOLD = ("fold", "split")
 _SHOWN = 80  # characters of a malformed line
 
-Row = tuple[int, list[str]]
-"""Number of a line, and its fields."""
+Row = tuple[int, list[str]]  # number of a line, and its fields
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

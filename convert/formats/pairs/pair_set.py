@@ -103,8 +103,7 @@ class PairSource(Source):
         return {"pairs": pairs[usable].astype(narrow)}
 
 
-Held = Buffer | Refusal
-"""An image in memory; or, under the ordinal 0 and no key, why there is none."""
+Held = Buffer | Refusal  # an image in memory; or, under the ordinal 0 and no key, why there is none
 
 
 class HeldPart(OwnPart):

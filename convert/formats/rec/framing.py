@@ -28,8 +28,7 @@ MAX_PAYLOAD = (1 << 29) - 1
 """The largest payload of a record, bytes: the length field has 29 bits. A word that is larger has a
 cflag: the record has several parts."""
 
-PART = struct.Struct("<II")
-"""What precedes the payload of a part: the magic, and cflag and length."""
+PART = struct.Struct("<II")  # what precedes the payload of a part: the magic, and cflag and length
 
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 

@@ -22,8 +22,7 @@ from facepack.errors import SourceError
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
-LONGEST_NAME = 100
-"""Bytes of a name that fits into a header."""
+LONGEST_NAME = 100  # bytes of a name that fits into a header
 
 _MOST_PREFACE = 1 << 20  # bytes of a pax record or a long name
 _MOST_BEFORE = 4 << 20  # bytes of all of them before a member

@@ -36,11 +36,9 @@ class Chosen(NamedTuple):
     name: bytes | None
 
 
-USUAL = Chosen(_IMAGE, b"image/source_id", b"image/filename")
-"""Those of arcface-tf2."""
+USUAL = Chosen(_IMAGE, b"image/source_id", b"image/filename")  # those of arcface-tf2
 
-LONGEST_NAME = 4096
-"""Bytes of a name: of any path that Linux takes."""
+LONGEST_NAME = 4096  # bytes of a name: of any path that Linux takes
 
 
 @dataclass(frozen=True, kw_only=True)

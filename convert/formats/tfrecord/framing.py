@@ -21,8 +21,7 @@ import numpy as np
 from facepack.convert.formats.tfrecord.crc32c import crc32c, crc32c_of_rows, short_crc32c
 from facepack.errors import SourceError
 
-HEAD, TAIL = 12, 4
-"""Bytes before the data of a record, and behind them."""
+HEAD, TAIL = 12, 4  # bytes before the data of a record, and behind them
 
 _FAR = 1 << 62  # a byte that no file has
 _BLOCK = 1 << 20  # bytes in which records are looked for together

@@ -22,8 +22,7 @@ from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import Buffer, RecordRun, SourceRecord
 
-ENCRYPTED = 0x1
-"""The flag of an encrypted member."""
+ENCRYPTED = 0x1  # the flag of an encrypted member
 
 STORED, DEFLATED, AES = 0, 8, 99
 """Methods of compression; the last stands for encryption in WinZip's way."""
