@@ -101,7 +101,7 @@ class PackPlan:
     def headed(cls, channels: str, *, selected: bool = False, **fields: Any) -> PackPlan:
         """The plan of these fields and of those that tell which readers can read the pack."""
         requires = fmt.required_features(channels=channels, selected=selected)
-        head = {"requires": requires} if requires else {}
+        head: dict[str, Any] = {"requires": requires} if requires else {}
         head |= fmt.channels_field(channels)
         return cls.of({"format": fmt.FORMAT_VERSION, **head, **fields})
 
