@@ -48,7 +48,7 @@ def state_target(out: Path, options: ConvertOptions) -> FileTarget:
 class FileTarget(Target):
     """A target whose folder is there while it is used.
 
-    Of images it is left only if they are not finished then, of any other kind always.
+    It is left where there is anything in it: of images only while they are not finished.
     """
 
     def __enter__(self) -> Target:
@@ -62,12 +62,11 @@ class FileTarget(Target):
 
     def __exit__(self, *_: object) -> None:
         try:
-            finished = self._fold()
+            self._fold()
         finally:
             super().__exit__()
-        if finished:
-            with suppress(OSError):  # another process may begin in it already
-                self.folder.rmdir()
+        with suppress(OSError):  # it holds what is unfinished, or another process begins in it
+            self.folder.rmdir()
 
     def look(self, plan: dict[str, Any]) -> Found:
         """As that of any target; what another kind of conversion wrote is not replaced."""
@@ -140,21 +139,19 @@ class FileTarget(Target):
         """Make what is here count as unfinished, before files of it go or while some lack."""
         (self.folder / DONE).unlink(missing_ok=True)
 
-    def _fold(self) -> bool:
+    def _fold(self) -> None:
         """Make the file of the folder, if all is done; killed on the way, the file holds."""
         plan, done = self.folder / fmt.PLAN, self.folder / DONE
         try:
             state = {"plan": read_json(plan), "done": read_json(done)}
             folds = state["plan"]["kind"] in _FOLDED
         except (OSError, ValueError, KeyError, TypeError):  # unfinished or damaged: a run says so
-            return False
-        if not folds:
-            return False
-        with write_errors(self.folder):
-            write_file(self.folder.parent / FINISHED, [fmt.json_text(state).encode()])
-            done.unlink()
-            plan.unlink()
-        return True
+            return
+        if folds:
+            with write_errors(self.folder):
+                write_file(self.folder.parent / FINISHED, [fmt.json_text(state).encode()])
+                done.unlink()
+                plan.unlink()
 
 
 def has_size(path: Path, size: int) -> bool:

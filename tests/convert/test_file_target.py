@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +72,24 @@ def test_a_plan_cannot_have_files_removed_elsewhere(
     plan.write_text(json.dumps(json.loads(plan.read_bytes()) | {"tables": ["../mine"]}))
     convert(overwrite=True)
     assert (tmp_path / "mine.npy").read_bytes() == b"mine"
+
+
+def test_no_room_is_said_before_anything_is_begun_or_removed(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+        with pytest.raises(PackError, match="are needed"):
+            convert()
+    assert not any(out.iterdir())
+    convert()
+    good = contents(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=-1_000_000))
+        with pytest.raises(PackError, match="are needed"):
+            convert(overwrite=True)
+    assert contents(out) == good
 
 
 def test_messages_call_the_target_as_the_user_does(convert: Convert, tmp_path: Path) -> None:
