@@ -20,13 +20,13 @@ from facepack.convert.inputs import require_once
 from facepack.convert.source import Entry, PartInRuns, Refusal, Source
 from facepack.convert.source_file import SourceFile, file_name
 from facepack.errors import SourceError
-from facepack.store.format import NO_IDENTITY
+from facepack.store.format import MAX_LABEL, NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
 
 _SAMPLE, _SAMPLED = 64, 4096  # places of a file, and bytes there, that tell it from another
 _SHOWN = 80  # characters of a path
 _NO_WHOLE = np.iinfo(np.int64).min  # stands for a number with a fraction
-_FRACTION = "its label is no whole number", "correct it, or name other labels with --label-column"
+_OTHER_LABELS = "correct it, or name other labels with --label-column"
 
 
 class Stretch(NamedTuple):
@@ -62,9 +62,10 @@ class RowsPart(PartInRuns):
             yield from self._records(first, batch, _between(rows, first, batch.num_rows))
 
     def entries(self) -> Iterator[Entry]:
-        """Label and path of each."""
+        """Label and path of each; -1 where the label is none."""
         for _, batch in self.batches(images=False):
             labels = self._labels(batch)
+            labels[~_are_labels(labels)] = NO_IDENTITY
             _, paths = picture(batch, self.columns.images[0])
             names = [None] * len(labels) if paths is None else paths.to_pylist()
             yield from map(Entry, labels.tolist(), names)
@@ -119,15 +120,16 @@ class RowsPart(PartInRuns):
         names = None if paths is None else paths.to_pylist()
         labels = self._labels(batch)
         inside = rows - first
-        whole = labels != _NO_WHOLE
-        there = ((stops > starts) & whole)[inside]
+        labelled = _are_labels(labels)
+        there = ((stops > starts) & labelled)[inside]
         bounds = [0, *(np.flatnonzero(np.diff(there)) + 1).tolist(), len(there)]
         for begin, end in pairwise(bounds):
             some = inside[begin:end]
             if not there[begin]:
                 for k in some.tolist():
                     name = None if names is None else names[k]
-                    yield self._refuse(first + k, None, *(absent(name) if whole[k] else _FRACTION))
+                    why = absent(name) if labelled[k] else _no_label(int(labels[k]))
+                    yield self._refuse(first + k, None, *why)
                 continue
             yield RecordRun(
                 ordinals=self.start + rows[begin:end],
@@ -311,6 +313,17 @@ def absent(path: str | None) -> tuple[str, str]:
         f"{path[-_SHOWN:]!r}",
         "write the data set again there with its images embedded, or convert that folder",
     )
+
+
+def _are_labels(labels: np.ndarray) -> np.ndarray:
+    return (labels >= NO_IDENTITY) & (labels <= MAX_LABEL)
+
+
+def _no_label(label: int) -> tuple[str, str]:
+    """Why a number in the column of labels is none, and what to do."""
+    if label == _NO_WHOLE:
+        return "its label is no whole number", _OTHER_LABELS
+    return f"label {label}: allowed are 0 to {MAX_LABEL}, and -1 for no identity", _OTHER_LABELS
 
 
 def image_bytes(column: Any) -> tuple[memoryview, np.ndarray, np.ndarray]:

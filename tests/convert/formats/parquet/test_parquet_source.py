@@ -176,6 +176,21 @@ def test_labels_that_no_index_holds_are_set_aside(make_jpeg: MakeJpeg, tmp_path:
     assert (tmp_path / "pack" / "faces.kv").read_text().split()[1::2].count("-0000001") == 1
 
 
+@pytest.mark.parametrize("options", [(), ("--min-images", "1"), ("--dry-run",)])
+def test_labels_that_no_index_holds_are_none_for_any_sink_and_choice(
+    make_jpeg: MakeJpeg, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    labels = pa.array([0.0, 1e12, -5.0, 0.5, 10.0**8, 3.0], pa.float64())
+    table = pa.table({"image": [make_jpeg(k) for k in range(6)], "label": labels})
+    pq.write_table(table, tmp_path / "faces.parquet")
+    figures = converted("parquet2img", tmp_path / "faces.parquet", tmp_path / "tree", *options)
+    assert (figures["identities"], figures["classes"]) == (2, 2 if "--min-images" in options else 4)
+    if "--dry-run" in options:
+        assert [entry["ordinal"] for entry in figures["refused"]] == [1, 2, 3, 4]
+    else:
+        assert (figures["packed"], figures["quarantined"]) == (2, 4)
+
+
 def test_whole_numbers_may_be_floats(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     """As pandas writes integers where some are missing."""
     images = [{"bytes": make_jpeg(k), "path": None} for k in range(6)]
