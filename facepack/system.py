@@ -175,6 +175,11 @@ def hard_link(old: Path, new: Path) -> None:
     os.link(old, new)
 
 
+def is_read_only(folder: Path) -> bool:
+    """Whether nothing can be written to the file system of ``folder``; False if nobody can tell."""
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
 def open_new(path: Path | str) -> int:
     """A descriptor of an empty file for writing; one that is there is emptied, a link refused."""
     if not _NO_FOLLOW and os.path.islink(path):  # noqa: PTH114

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from facepack import system
 from facepack.errors import PackError
 from facepack.reading import read_json
 from facepack.store import format as fmt
@@ -248,8 +249,9 @@ def require_writable(folder: Path, shown: Path | None = None) -> None:
         PackError: they cannot.
     """
     place = nearest(folder)
-    code = errno.EACCES if place.is_dir() else errno.ENOTDIR
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        code = errno.EROFS if system.is_read_only(place) else errno.EACCES
+        code = code if place.is_dir() else errno.ENOTDIR
         raise write_error(shown or folder, OSError(code, os.strerror(code)))
 
 

@@ -6,9 +6,11 @@ What it tells of every source and sink, ``test_matrix.py`` holds against the sou
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,6 +162,11 @@ def test_what_cannot_be_written_is_refused(
     for sink in ("lmdb", "img", "bin"):
         result = invoke(f"rec2{sink}", source, tmp_path / "file" / "out", DRY)
         assert result.exit_code == 1
+    for flag, word in ((os.ST_RDONLY, "read-only"), (0, "permission denied")):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", lambda path, mode: False)
+            patch.setattr(os, "statvfs", lambda path, flag=flag: SimpleNamespace(f_flag=flag))
+            assert word in invoke("rec2lmdb", source, tmp_path / "new", DRY).stderr
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     for sink in ("lmdb", "wds", "rec"):
