@@ -211,18 +211,20 @@ class FileList:
     ) -> FilesPart:
         """The files ``[start, stop)``; ``identities`` are the names of all, by label."""
         labels = self._labels[start:stop]
-        names = {}
-        if identities is not None:
-            known = sorted({label for label in labels if label >= 0})
-            names = {label: text(identities[label]) for label in known}
         return (of or FilesPart)(
             start=start,
             folder=self.folder,
             names=self.names.cut(start, stop),
             sizes=self._sizes[start:stop],
             labels=labels,
-            identities=names,
+            identities=identity_texts(identities or Names(), np.array(labels, np.int32)),
         )
+
+
+def identity_texts(names: Names, labels: np.ndarray) -> dict[int, str]:
+    """The names of the identities among ``labels``, by label, as far as they have any."""
+    known = np.unique(labels[(labels >= 0) & (labels < len(names))]).tolist()
+    return {label: name for label in known if (name := text(names[label]))}
 
 
 def known_sizes(sizes: np.ndarray) -> np.ndarray:

@@ -23,7 +23,13 @@ import xxhash
 from facepack import images
 from facepack.convert import archive_lists
 from facepack.convert.archive_lists import Lists, is_list, path_hash
-from facepack.convert.files import is_clutter, is_image, lies_in_clutter, text
+from facepack.convert.files import (
+    identity_texts,
+    is_clutter,
+    is_image,
+    lies_in_clutter,
+    text,
+)
 from facepack.convert.formats.tar.headers import (
     BLOCK,
     Member,
@@ -54,7 +60,7 @@ from facepack.errors import SourceError
 from facepack.store import format as fmt
 from facepack.store.record import RecordRun, SourceRecord
 
-_LIST_BLOCK = 1 << 20  # bytes of a list that are parsed at once
+_LIST_BLOCK = 1 << 20  # bytes of a list, or of an index, that are parsed at once
 _LARGEST = 0xFFFFFFFF  # stands for every larger size as well: no such image is ever read
 _SHALLOW = NO_LABEL - 1
 _SUFFIXES = frozenset(suffix.encode() for suffix in images.IMAGE_SUFFIXES)
@@ -162,7 +168,7 @@ class ImageMembers:
             self._samples.add_class(name, read_class(content))
             self._paths = None
         elif is_list(base):
-            return self._lists.add(name, len(self._archives) - 1, _blocks(stream, member.size))
+            return self._lists.add(name, len(self._archives) - 1, in_blocks(stream, member.size))
         elif suffix == b".json" and member.size <= LONGEST_JSON:
             self._samples.add_object(name, read_object(stream.read(member.size)))
         else:
@@ -327,7 +333,7 @@ class ImageMembers:
         return of_folder[numbers], found
 
 
-def _blocks(stream: Stream, size: int) -> Iterator[bytes]:
+def in_blocks(stream: Stream, size: int) -> Iterator[bytes]:
     """The next ``size`` bytes of the stream, as they are wanted."""
     end = stream.position + size
     while (position := stream.position) < end:
@@ -411,9 +417,6 @@ class ImageSet(Source):
             last = stop - start - 1
             begin = int(rows.offsets[0]) - BLOCK * int(rows.headers[0])
             files = files.between(begin, int(rows.offsets[last]) + int(rows.sizes[last]))
-        known = (rows.labels >= 0) & (rows.labels < len(self._names))
-        present = np.unique(rows.labels[known]).tolist()
-        names = {label: name for label in present if (name := text(self._names[label]))}
         return TarImagePart(
             files=files,
             shared=self._shared,
@@ -421,7 +424,7 @@ class ImageSet(Source):
             rows=rows,
             archive=archive,
             layout=self._layout,
-            identities=names,
+            identities=identity_texts(self._names, rows.labels),
         )
 
 

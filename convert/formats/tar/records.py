@@ -36,7 +36,7 @@ from facepack.convert.formats.rec.layout import announces
 from facepack.convert.formats.rec.omitted import number_on
 from facepack.convert.formats.rec.recordio import MAX_CLASS
 from facepack.convert.formats.rec.source import RecordPart
-from facepack.convert.formats.tar.images import TOO_LARGE
+from facepack.convert.formats.tar.images import TOO_LARGE, in_blocks
 from facepack.convert.formats.tar.stream import Files, Stream, opened
 from facepack.convert.source import Entry, Group, Refusal, Source, shard_stem
 from facepack.errors import SourceError
@@ -45,7 +45,7 @@ from facepack.store.record import RecordRun, SourceRecord
 
 _HEAD = struct.Struct("<IfQQf")  # the IRHeader and, if it has a vector, the first of its labels
 _SCALAR = _HEAD.size - 4
-_BLOCK = 1 << 20  # bytes of an index, or about of records, that are read at once
+_BLOCK = 1 << 20  # bytes of records, about, that are read at once
 _MOST_BEFORE = 4096  # bytes before an image in its record
 
 
@@ -153,13 +153,7 @@ def read_index(stream: Stream, name: str, size: int) -> tuple[np.ndarray, np.nda
     Raises:
         SourceError: a line is malformed.
     """
-    end = stream.position + size
-
-    def blocks() -> Iterator[bytes]:
-        while (position := stream.position) < end:
-            yield stream.read(min(_BLOCK, end - position))
-
-    all_keys, all_offsets = parse_index(Path(name), blocks())
+    all_keys, all_offsets = parse_index(Path(name), in_blocks(stream, size))
     if not (np.diff(all_offsets) > 0).all():
         order = np.argsort(all_offsets, kind="stable")
         all_keys, all_offsets = all_keys[order], all_offsets[order]

@@ -20,6 +20,7 @@ from facepack.convert.files import (
     FileRefusedError,
     FolderReader,
     Root,
+    identity_texts,
     known_sizes,
     text,
 )
@@ -235,8 +236,7 @@ class Listing:
         labels = self._labels[start:stop] if self.form.named else None
         names: Mapping[int, str] = {}
         if isinstance(identities, Names):
-            known = sorted({label for label in labels or () if label >= 0})
-            names = {label: text(identities[label]) for label in known}
+            names = identity_texts(identities, np.array(labels or (), np.int32))
             identities = None
         return ListingPart(
             start=first + start,

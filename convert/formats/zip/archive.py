@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from facepack import images
-from facepack.convert.files import CLUTTER_NAMES, text
+from facepack.convert.files import CLUTTER_NAMES, identity_texts
 from facepack.convert.formats.zip.crypto import Keys
 from facepack.convert.formats.zip.directory import Members, find_directory, walk
 from facepack.convert.formats.zip.names import (
@@ -71,8 +71,6 @@ class Archive:
     ) -> ZipPart:
         """The images ``[start, stop)`` of this zip; ``first`` is the ordinal of its first one."""
         labels = self.labels[start:stop]
-        present = np.unique(labels[(labels >= 0) & (labels < len(identities))]).tolist()
-        names = {label: name for label in present if (name := text(identities[label]))}
         return ZipPart(
             zip=self.zip,
             start=first + start,
@@ -80,7 +78,7 @@ class Archive:
             labels=labels,
             suffixes=None if self.suffixes is None else self.suffixes[start:stop],
             level=level,
-            identities=names,
+            identities=identity_texts(identities, labels),
             keys=keys,
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from facepack.convert.archive_lists import is_list
-from facepack.convert.files import is_image, lies_in_clutter
+from facepack.convert.files import FileRefusedError, is_image, lies_in_clutter
 from facepack.convert.identity_folder import LONGEST
 
 UTF8_FLAG = 0x800
@@ -24,13 +24,8 @@ _UNSAFE = re.compile(rb"[\\\0]|\A/|\A[A-Za-z]:|(?:\A|/)\.{0,2}(?:/|\Z)")
 _ODD = (b"\\", b"\0", b"/.")  # what makes a name unsafe or hidden, whatever its folder
 
 
-class NameRefusedError(ValueError):
-    """A name that tells no identity, or leads out of a folder; ``reason`` and ``remedy``."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason, remedy)
-        self.reason = reason
-        self.remedy = remedy
+class NameRefusedError(FileRefusedError, ValueError):
+    """A name that tells no identity, or leads out of a folder."""
 
 
 def name_text(name: bytes, flags: int) -> str:
