@@ -164,7 +164,7 @@ def test_what_cannot_be_written_is_refused(
         assert result.exit_code == 1
     for flag, word in ((os.ST_RDONLY, "read-only"), (0, "permission denied")):
         with monkeypatch.context() as patch:
-            patch.setattr(os, "access", lambda path, mode: False)
+            patch.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
             patch.setattr(os, "statvfs", lambda path, flag=flag: SimpleNamespace(f_flag=flag))
             assert word in invoke("rec2lmdb", source, tmp_path / "new", DRY).stderr
     usage = shutil.disk_usage(tmp_path)
