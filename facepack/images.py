@@ -151,11 +151,10 @@ def known_headers(
         if not len(left) or size > len(octets):
             continue
         long = np.flatnonzero(stops[left] - starts[left] >= size)
-        # Row n of the windows begins at byte n: rows are taken as wholes.
-        windows = np.lib.stride_tricks.sliding_window_view(octets, size)
-        heads = windows[starts[left[long]]]
+        # Element n of the windows is what begins at byte n: each is taken and compared as a whole.
+        windows = np.ndarray(len(octets) - size + 1, f"V{size}", octets, strides=(1,))
         same = np.zeros(len(left), bool)
-        same[long] = (heads == np.frombuffer(beginning, np.uint8)).all(axis=1)
+        same[long] = windows[starts[left[long]]] == np.void(beginning)
         for row in left[same].tolist():
             found[row] = header
         left = left[~same]

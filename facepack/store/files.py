@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
-from itertools import islice
 from pathlib import Path
 
 import xxhash
@@ -16,9 +15,6 @@ from facepack.atomic import replacing
 from facepack.errors import PackError
 from facepack.store.direct import BlockWriter
 from facepack.store.record import Buffer
-
-_TOGETHER = 512  # pieces that are written at once: some 100 faces
-_LONGEST_TOGETHER = 8 << 20  # bytes
 
 
 class FileWriter:
@@ -68,8 +64,8 @@ def write_file(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
         PackError: the disk is full or the file cannot be written; says what to do.
     """
     with writing(path) as file:
-        for chunk in _chunks(pieces):
-            file.write(chunk)
+        for piece in pieces:
+            file.write(piece)
     return file.digest, file.size
 
 
@@ -96,13 +92,3 @@ def write_error(path: Path, error: OSError) -> PackError:
         )
     what = remedies.get(error.errno or 0, f"{error.strerror or error}")
     return PackError(f"cannot write {path}: {what}")
-
-
-def _chunks(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
-    """Small pieces joined: few enough that they stay in a core's cache."""
-    following = iter(pieces)
-    while together := list(islice(following, _TOGETHER)):
-        if sum(map(len, together)) <= _LONGEST_TOGETHER:
-            yield b"".join(together)
-        else:
-            yield from together

@@ -213,10 +213,13 @@ def _leaf_pages(
     for leaf, number in enumerate(layout.leaf_pages):
         start, stop = cuts[leaf], cuts[leaf + 1]
         lower, upper = mdb.PAGE_HEADER + mdb.POINTER * (stop - start), uppers[leaf]
-        yield mdb.PAGE.pack(number, 0, mdb.P_LEAF, lower, upper)
-        yield pointer_bytes[2 * start : 2 * stop]
-        yield bytes(upper - lower)
-        yield from parts[4 * start : 4 * stop]
+        page = [
+            mdb.PAGE.pack(number, 0, mdb.P_LEAF, lower, upper),
+            pointer_bytes[2 * start : 2 * stop],
+            bytes(upper - lower),
+        ]
+        page += parts[4 * start : 4 * stop]
+        yield b"".join(page)  # while it is in a core's cache
         if has_big[leaf]:
             for index in (start + np.flatnonzero(big[start:stop])).tolist():
                 count = int(extents[index])

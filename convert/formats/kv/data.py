@@ -18,7 +18,7 @@ from facepack.store.lmdb_read import ScanError, is_lmdb_1
 
 DATA = "data.mdb"  # in an LMDB folder
 _HEAD = 64  # bytes that tell what a file is
-_BATCH_BYTES = 1 << 20  # of values that are read together
+_BATCH_BYTES = 4 << 20  # of values that are read together
 _GAP = MAX_PAGE_SIZE  # bytes between two values that are read too
 
 
