@@ -6,8 +6,7 @@ its first step is refused here, too; a few records are read; nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,73 +16,14 @@ from facepack.convert.delivery import deliver
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span, payload_bytes
-from facepack.encoding import WORDS
 from facepack.store import format as fmt
+from facepack.store.preview import Preview
 from facepack.store.record import SourceRecord
 from facepack.store.target import Found, Target
 
 _PLACES = 16  # where records are read
 _TOGETHER = 16  # how many at each
 _STEP = 1 << 16  # records whose labels are looked at in one part
-_DOES = {
-    Found.NOTHING: "would be made",
-    Found.UNFINISHED: "would be completed",
-    Found.FINISHED: "is finished, and nothing would be done",
-    Found.REPLACED: "would be replaced",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preview:
-    """What a conversion would do, as far as it can be told without doing it."""
-
-    out: str
-    target: str  # new, resumed, finished or replaced
-    found: int  # records of the source, some of which may have to be set aside
-    identities: int
-    classes: int
-    pairs: int | None
-    payload_bytes: int  # about, of images as they are stored
-    needed_bytes: int  # about, that are still to be written
-    free_bytes: int  # of the target's file system, with those that overwriting frees
-    shards: list[dict[str, Any]]  # name, records and payload_bytes of each file of many records
-    files: list[str]  # beside the shards
-    image_files: int  # images that become a file each
-    looked_at: int  # records that were read, spread over the source
-    encoded: int  # how many of these would be encoded anew
-    refused: list[dict[str, Any]]  # which of these would be set aside, as quarantine.jsonl has them
-    notices: list[str]
-    appended: bool = False  # to a pack that is there
-    dry_run: bool = True
-
-    def lines(self) -> Iterator[str]:
-        """The same for people to read."""
-        whose = (
-            f"{self.identities:,} identities of {self.classes:,} classes"
-            if self.pairs is None
-            else f"{self.pairs:,} pairs"
-        )
-        does = _DOES[Found(self.target)]
-        if self.appended and self.target == Found.NOTHING.value:
-            does = "would grow"
-        yield f"{self.out} {does}: {self.found:,} images, {whose}"
-        yield (
-            f"  images of about {self.payload_bytes / 1e6:,.1f} MB; about "
-            f"{self.needed_bytes / 1e6:,.1f} MB to write, {self.free_bytes / 1e6:,.1f} MB free"
-        )
-        written = [f"{self.image_files:,} image files"] if self.image_files else []
-        if self.shards:
-            shown = [f"{shard['name']} ({shard['records']:,} images)" for shard in self.shards]
-            shown = shown if len(shown) < 4 else [shown[0], "…", shown[-1]]
-            count = f"{len(self.shards):,} shard{'s' if len(self.shards) > 1 else ''}"
-            written.append(f"{count}: {', '.join(shown)}")
-        yield "  " + "; ".join([*written, *([", ".join(self.files)] if self.files else [])])
-        aside = f"{len(self.refused):,} would be set aside" if self.refused else "all can be used"
-        anew = f", {self.encoded:,} would be encoded anew ({WORDS})" if self.encoded else ""
-        yield f"  of {self.looked_at:,} images that were looked at, {aside}{anew}"
-        for entry in self.refused[:3]:
-            yield f"  {entry['file']}: record {entry['ordinal']}: {entry['reason']}"
-        yield "nothing was written (--dry-run)"
 
 
 def preview(

@@ -26,7 +26,7 @@ from facepack.convert.file_target import (
     state_target,
 )
 from facepack.convert.options import ConvertOptions
-from facepack.convert.preview import Preview, preview
+from facepack.convert.preview import preview
 from facepack.convert.result import Result
 from facepack.convert.source import Part, Refusal, Source
 from facepack.convert.spans import Span, cut_spans, payload_bytes
@@ -36,6 +36,7 @@ from facepack.errors import PackError, SourceError
 from facepack.reading import read_json
 from facepack.store import format as fmt
 from facepack.store.files import write_errors, write_file
+from facepack.store.preview import Preview
 from facepack.store.target import Found
 
 

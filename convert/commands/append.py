@@ -17,8 +17,8 @@ from facepack.convert.registry import SOURCES
 from facepack.terminal import printable
 
 if TYPE_CHECKING:
-    from facepack.convert.preview import Preview
     from facepack.convert.result import Result
+    from facepack.store.preview import Preview
 
 _OWN_OPTIONS = {name: source.command.options for name, source in SOURCES.items()}
 _PACK = PackSinkCommand()

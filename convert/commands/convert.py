@@ -18,9 +18,9 @@ from facepack.errors import NothingChosenError
 from facepack.terminal import printable
 
 if TYPE_CHECKING:
-    from facepack.convert.preview import Preview
     from facepack.convert.result import Result
     from facepack.convert.source import Source
+    from facepack.store.preview import Preview
 
 
 class _Size(click.ParamType):

@@ -19,6 +19,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--copy", is_flag=True, help="Copy the shards even where links are possible.")
 @click.option("--resume", is_flag=True, help="Complete what an interrupted run left.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be done and what it would take; write nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the new manifest as JSON.")
 def merge(
     packs: tuple[Path, ...],
@@ -27,6 +30,7 @@ def merge(
     copy: bool,
     resume: bool,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Join several packs into one.
@@ -35,16 +39,21 @@ def merge(
     on another file system, or with --copy). The first pack keeps its labels; those of each further
     pack are numbered on from there.
     """
-    from facepack.care.merge import merge as run
+    from facepack.care.joined import preview_packs, write_packs
+    from facepack.care.merge import plan_merge
+    from facepack.commands.split import describe
     from facepack.convert.formats.pack.held import notes_on_shared
 
-    manifest = run(packs, out, by_name=by_name, copy=copy, resume=resume, overwrite=overwrite)
+    joined = plan_merge(packs, out, by_name=by_name)
+    how = {"copy": copy, "overwrite": overwrite, "resume": resume}
+    previews = preview_packs([joined], **how) if dry_run else []
+    manifests = [] if dry_run else write_packs([joined], **how)
     for note in notes_on_shared(packs):
         click.echo(f"note: {printable(note)}", err=True)
     if as_json:
-        click.echo(json.dumps(manifest, indent=1, sort_keys=True))
+        (told,) = manifests or map(vars, previews)
+        click.echo(json.dumps(told, indent=1, sort_keys=True))
+    elif dry_run:
+        click.echo("\n".join(map(printable, previews[0].lines())))
     else:
-        click.echo(
-            f"{out}: {manifest['records']:,} records, {manifest['identities']:,} identities of "
-            f"{manifest['classes']:,} classes, {len(manifest['shards'])} shards"
-        )
+        click.echo(describe(out, manifests[0]))

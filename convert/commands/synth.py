@@ -98,8 +98,13 @@ _COUNT = _Count()
     help="Processes; one a CPU by default. The files do not depend on it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be done and what it would take; write nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def synth(out: Path, workers: int | None, overwrite: bool, as_json: bool, **options: Any) -> None:
+def synth(
+    out: Path, workers: int | None, overwrite: bool, dry_run: bool, as_json: bool, **options: Any
+) -> None:
     """Generate a data set of procedural faces.
 
     Writes OUT/train.rec, train.idx and property in InsightFace's layout and, with --pairs,
@@ -107,9 +112,16 @@ def synth(out: Path, workers: int | None, overwrite: bool, as_json: bool, **opti
     wrong is listed in OUT/label_noise.tsv and OUT/outside_noise.tsv: key, label, person shown. The
     same options give the same bytes.
     """
-    from facepack.convert.faces.synth import SynthOptions, generate
+    from facepack.convert.faces.synth import SynthOptions, generate, preview
+    from facepack.terminal import printable
 
-    result = generate(out, SynthOptions(**options), workers=workers, overwrite=overwrite)
+    settings = SynthOptions(**options)
+    if dry_run:
+        told = preview(out, settings, overwrite=overwrite)
+        as_text = json.dumps(vars(told), indent=1) if as_json else None
+        click.echo(as_text or "\n".join(map(printable, told.lines())))
+        return
+    result = generate(out, settings, workers=workers, overwrite=overwrite)
     if as_json:
         click.echo(json.dumps(vars(result), indent=1, ensure_ascii=False))
         return

@@ -31,9 +31,13 @@ from facepack.hashing import derive_seed, hash64
 from facepack.processors import usable_processors
 from facepack.progress import Progress
 from facepack.settings import Count, Fraction, Range, Settings, check
+from facepack.store.preview import Preview
+from facepack.store.target import Found, Target
 
 FOLDS = 10  # folds of a verification set; each has its pairs of one person first, as LFW's have
 
+_DRAWN = 64  # images by whose sizes those of all are reckoned
+_BESIDE_IMAGE = 60  # bytes of a record without its image, and of its line in the index
 _BLOCK = 128  # images a task: a tenth of a second and under 1 MB to bring back
 _NOISE_STREAM = 3
 _TAIL_STREAM = 4
@@ -141,22 +145,14 @@ def generate(
     ``outside_noise.tsv`` those of people outside the set, by numbers of their own. ``workers`` are
     processes, by default one a CPU; with 1 nothing is spawned. Files get their names once all are
     complete, ``train.rec`` last; an error or Ctrl-C before that leaves none behind. Raises
-    :class:`~facepack.errors.FacepackError` when a target exists and ``overwrite`` is not set.
+    :class:`~facepack.errors.FacepackError` when a target exists and ``overwrite`` is not set, or
+    there is no room.
     """
     out = Path(out)
     workers = usable_processors() if workers is None else workers
     check("workers", workers, Count)
-    bins = (f"{options.bin_name}.bin",) if options.pairs else ()
-    paths = [out / name for name in (*bins, *_FILES)]
-    existing = [path for path in paths if path.exists()]
-    unwanted = {
-        name for name, share in zip(_NOISE_FILES, _noise_shares(options), strict=True) if not share
-    }
-    targets = [path for path in paths if path.name not in unwanted]
-    if existing and not overwrite:
-        raise FacepackError(
-            f"{existing[0]} exists; choose another folder, or replace it with --overwrite"
-        )
+    targets, existing = _look(out, options, overwrite=overwrite)
+    _require_room(out, _reckon(options)[1])
     started = time.monotonic()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -173,6 +169,27 @@ def generate(
         rec_bytes=(out / "train.rec").stat().st_size,
         image_bytes_mean=payload / options.images,
         seconds=time.monotonic() - started,
+    )
+
+
+def preview(out: Path | str, options: SynthOptions, *, overwrite: bool = False) -> Preview:
+    """What :func:`generate` would do; raises what that would before it draws."""
+    out = Path(out)
+    targets, existing = _look(out, options, overwrite=overwrite)
+    payload, needed = _reckon(options)
+    target = _require_room(out, needed)
+    rec = {"name": "train.rec", "records": options.images, "payload_bytes": payload}
+    return Preview(
+        out=str(out),
+        target=(Found.REPLACED if existing else Found.NOTHING).value,
+        found=options.images,
+        identities=options.identities,
+        classes=options.identities,
+        payload_bytes=payload,
+        needed_bytes=needed,
+        free_bytes=target.free_bytes(),
+        shards=[rec],
+        files=[path.name for path in targets if path.name != "train.rec"],
     )
 
 
@@ -235,6 +252,46 @@ def pairs_same(options: SynthOptions) -> np.ndarray:
 
 
 # Writing ------------------------------------------------------------------------------------------
+
+
+def _look(out: Path, options: SynthOptions, *, overwrite: bool) -> tuple[list[Path], list[Path]]:
+    """The files that are to be written, and those of an earlier run that are there."""
+    bins = (f"{options.bin_name}.bin",) if options.pairs else ()
+    paths = [out / name for name in (*bins, *_FILES)]
+    existing = [path for path in paths if path.exists()]
+    unwanted = {
+        name for name, share in zip(_NOISE_FILES, _noise_shares(options), strict=True) if not share
+    }
+    if existing and not overwrite:
+        raise FacepackError(
+            f"{existing[0]} exists; choose another folder, or replace it with --overwrite"
+        )
+    return [path for path in paths if path.name not in unwanted], existing
+
+
+def _reckon(options: SynthOptions) -> tuple[int, int]:
+    """About how many bytes the images of the training set have, and all files."""
+    shown = np.linspace(0, options.images - 1, min(options.images, _DRAWN)).astype(np.int64)
+    drawn = _train_block(options, shown % min(options.distinct or options.images, options.images))
+    mean = sum(map(len, drawn)) / len(drawn)
+    payload = int(options.images * mean)
+    return payload, int(
+        payload
+        + (options.images + options.identities + 1) * _BESIDE_IMAGE
+        + 2 * options.pairs * mean
+    )
+
+
+def _require_room(out: Path, needed: int) -> Target:
+    """The folder, in which so many bytes can be written: what they replace is there till the end.
+
+    Raises:
+        PackError: they cannot.
+    """
+    target = Target(out, finished="train.rec")
+    target.require_place()
+    target.require_space(needed)
+    return target
 
 
 def _write_files(

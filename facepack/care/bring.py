@@ -6,13 +6,12 @@ the records alone that it takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 
 from facepack import system
 from facepack.atomic import replacing
@@ -22,14 +21,13 @@ from facepack.reading import open_regular
 from facepack.store import format as fmt
 from facepack.store.digests import file_digest
 from facepack.store.files import write_file
-from facepack.store.finish import finish_pack
-from facepack.store.labelmap import apply_label_map, label_map_bytes, read_label_map
-from facepack.store.manifest import check_sizes, read_manifest, read_training_manifest, shard_file
-from facepack.store.pack_files import read_identity_names, read_quarantine, read_stated_file
-from facepack.store.plan import PackPlan, check_source
+from facepack.store.labelmap import apply_label_map, read_label_map
+from facepack.store.manifest import check_sizes, read_training_manifest, shard_file
+from facepack.store.pack_files import read_identity_names, read_stated_file
+from facepack.store.plan import check_source
 from facepack.store.selection import selected_keys, with_selection
 from facepack.store.shard import ShardInfo, WrittenShard
-from facepack.store.target import Target
+from facepack.store.target import nearest
 
 _CHUNK = 8 << 20
 
@@ -119,87 +117,6 @@ def _compose(inner: np.ndarray | None, outer: np.ndarray | None) -> np.ndarray |
     return apply_label_map(outer, inner.astype(np.int64))
 
 
-class JoinedPack(NamedTuple):
-    """A pack of brought shards, planned; nothing of it is written."""
-
-    out: Path
-    plan: PackPlan
-    sources: Sequence[SourcePack]
-    shards: Sequence[BroughtShard]
-    label_maps: Mapping[str, np.ndarray]
-    names: Mapping[int, str]  # of its identities
-
-    @classmethod
-    def of(
-        cls,
-        out: Path,
-        told: dict[str, Any],
-        sources: Sequence[SourcePack],
-        *,
-        classes: int,
-        shards: Sequence[BroughtShard],
-        label_maps: Mapping[str, np.ndarray],
-        names: Mapping[int, str],
-    ) -> JoinedPack:
-        """The pack ``out`` of shards of ``sources``; ``told`` is how it came to be.
-
-        Its plan has each shard's file, and what the shard says of itself.
-        """
-
-        def entry(shard: BroughtShard) -> dict[str, Any]:
-            own = {key: shard.entry[key] for key in ("own_name", "pack_id", "shard")}
-            selection = {} if shard.selection is None else {"selection": shard.selection}
-            return {"name": shard.name, "label_map": shard.label_map, **own, **selection}
-
-        manifests = [source.manifest for source in sources]
-        orders = {manifest["order"] for manifest in manifests}
-        selected = any(shard.selection is not None for shard in shards)
-        channels = fmt.stored_channels(manifests[0])  # as of all others
-        kept = ("pack_id", "content_id", "classes", "source")
-        packs = [{key: manifest[key] for key in kept} for manifest in manifests]
-        maps = {
-            name: xxhash.xxh3_128_hexdigest(label_map_bytes(label_map))
-            for name, label_map in label_maps.items()
-        }
-        plan = PackPlan.headed(
-            channels,
-            selected=selected,
-            kind="train",
-            source=told | {"packs": packs},
-            order=orders.pop() if len(orders) == 1 else "mixed",
-            seed=manifests[0]["seed"],
-            classes=classes,
-            tables=[],
-            label_maps=maps,
-            shards=[entry(shard) for shard in shards],
-        )
-        return cls(out, plan, sources, shards, label_maps, names)
-
-    def write(
-        self, *, copy: bool, overwrite: bool, resume: bool, with_refused: bool = False
-    ) -> dict[str, Any]:
-        """Write it, perhaps with what the packs have in quarantine; returns its manifest."""
-        with Target(self.out, overwrite=overwrite, resume=resume) as target:
-            needed = bytes_to_copy(self.shards, self.out, copy=copy, resume=resume)
-            target.require_space(needed)
-            if target.begin(self.plan.fields):
-                finished = read_manifest(self.out)
-                check_sizes(self.out, finished)
-                return finished
-            written = bring_shards(self.shards, self.out, copy=copy, resume=resume)
-            refused = (read_quarantine(each.path, each.manifest) for each in self.sources)
-            return finish_pack(
-                self.out,
-                self.plan,
-                written,
-                refused=[line for lines in refused for line in lines] if with_refused else [],
-                identity_names=self.names,
-                label_maps=self.label_maps,
-                partial=any(source.manifest["partial"] for source in self.sources),
-                before=[source.manifest for source in self.sources],
-            )
-
-
 def bring_shards(
     shards: Sequence[BroughtShard], out: Path, *, copy: bool, resume: bool
 ) -> list[WrittenShard]:
@@ -218,26 +135,35 @@ def bring_shards(
     return written
 
 
-def bytes_to_copy(shards: Sequence[BroughtShard], out: Path, *, copy: bool, resume: bool) -> int:
-    """Bytes of the shards that are not there and cannot be links."""
-    device = out.stat().st_dev
-    return sum(
-        shard_file(shard.entry)["bytes"]
-        for shard in shards
-        if (copy or shard.source.path.stat().st_dev != device)
-        and not (resume and (out / f"{shard.name}.mdb").exists())
-    )
+def bytes_to_bring(shards: Sequence[BroughtShard], out: Path, *, copy: bool, resume: bool) -> int:
+    """Bytes of the indexes, and of the shards that cannot be links; of what is not there yet."""
+    device = nearest(out).stat().st_dev
+
+    def size(shard: BroughtShard) -> int:
+        copied = copy or shard.source.path.stat().st_dev != device
+        return sum(
+            shard.entry["files"][f"{shard.entry['name']}{suffix}"]["bytes"]
+            for suffix in ((".kv", ".mdb") if copied else (".kv",))
+            if not (resume and (out / f"{shard.name}{suffix}").exists())
+        )
+
+    return sum(map(size, shards))
+
+
+def brought_labels(shard: BroughtShard) -> tuple[np.ndarray, np.ndarray]:
+    """The labels in the new pack, and the keys, of the records that are taken: int64 (n,)."""
+    # The index has its pack's labels, which differ from the shard's own where that was merged too.
+    labels, keys = shard.source.read_index(shard.entry)
+    keys = np.asarray(keys, np.int64)
+    if shard.keep is not None:
+        labels, keys = labels[shard.keep], keys[shard.keep]
+    return apply_label_map(shard.relabel, labels), keys
 
 
 def _bring_shard(shard: BroughtShard, out: Path, *, copy: bool, resume: bool) -> WrittenShard:
     """Bring a shard and its index into ``out``; returns its entry there."""
     source, old, name = shard.source, shard.entry["name"], shard.name
-    # The index has its pack's labels, which differ from the shard's own where that was merged too.
-    labels, keys = source.read_index(shard.entry)
-    keys = np.asarray(keys, np.int64)
-    if shard.keep is not None:
-        labels, keys = labels[shard.keep], keys[shard.keep]
-    labels = apply_label_map(shard.relabel, labels)
+    labels, keys = brought_labels(shard)
     digest, size = write_file(out / f"{name}.kv", [fmt.kv_bytes(labels, keys)])
     stated = shard_file(shard.entry)
     _bring_file(source.path / f"{old}.mdb", out / f"{name}.mdb", stated, copy=copy, resume=resume)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from facepack.care.bring import BroughtShard, JoinedPack, LabelMaps, SourcePack
+from facepack.care.bring import BroughtShard, LabelMaps, SourcePack
+from facepack.care.joined import JoinedPack, write_packs
 from facepack.errors import ConfigError, PackError
 from facepack.store import format as fmt
 from facepack.store.labelmap import LabelNames, map_names
@@ -49,6 +50,13 @@ def merge(
             or ``out`` cannot be written.
         DamageError: a file of a pack is missing, or differs from its manifest.
     """
+    joined = plan_merge(packs, out, by_name=by_name)
+    (manifest,) = write_packs([joined], copy=copy, overwrite=overwrite, resume=resume)
+    return manifest
+
+
+def plan_merge(packs: Sequence[Path], out: Path, *, by_name: bool = False) -> JoinedPack:
+    """The pack that :func:`merge` would write, of which nothing is written."""
     if len(packs) < 2:
         raise ConfigError("at least two packs are needed, and the folder of the new one")
     sources = [SourcePack.open(path, "only training packs are merged") for path in packs]
@@ -63,7 +71,7 @@ def merge(
     for source, label_map in zip(sources, maps, strict=True):
         known = {k: name for k, name in enumerate(source.names) if name}
         names = map_names(label_map, known) | names
-    joined = JoinedPack.of(
+    return JoinedPack.of(
         out,
         {"kind": "merge", "by_name": by_name},
         sources,
@@ -71,8 +79,8 @@ def merge(
         shards=shards,
         label_maps=label_maps,
         names=names,
+        with_refused=True,
     )
-    return joined.write(copy=copy, overwrite=overwrite, resume=resume, with_refused=True)
 
 
 def _require_distinct(sources: Sequence[SourcePack]) -> None:

@@ -51,7 +51,14 @@ class Salvaged:
     notices: list[str]  # what else was lost
 
 
-def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = False) -> Salvaged:
+def salvage(
+    path: Path,
+    out: Path,
+    *,
+    decode: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> Salvaged:
     """Copy what is good out of the damaged pack ``path`` into the new pack ``out``.
 
     Args:
@@ -60,6 +67,7 @@ def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = Fa
         decode: decode every image, and lose those that are damaged though nothing has changed since
             they were packed.
         overwrite: replace the pack that ``out`` holds.
+        dry_run: read all, and write nothing.
 
     Raises:
         PackError: no shards are there, or the target cannot be written.
@@ -79,8 +87,19 @@ def salvage(path: Path, out: Path, *, decode: bool = False, overwrite: bool = Fa
         raise DamageError(f"{path}: nothing can be salvaged: no record is intact")
     check = ImageCheck(decode=decode, channels=wreck.channels)
     plan = wreck.plan(check)
+    target = Target(out, overwrite=overwrite)
+    if dry_run:
+        target.look(plan.fields)
+        target.require_place()
+        target.require_space(wreck.file_bytes)
+        with Progress(sum(map(len, wreck.entries)), label="read") as progress:
+            for entry in wreck.entries:
+                entry.rescue(wreck, check)
+                progress.update(len(entry))
+        wreck.salvaged_tables()  # tells what they lose
+        return wreck.result(out)
     shards = []
-    with Target(out, overwrite=overwrite) as target:
+    with target:
         target.require_space(wreck.file_bytes)
         target.begin(plan.fields)
         with Progress(sum(map(len, wreck.entries)), label=out.name) as progress:

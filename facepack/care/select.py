@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from facepack.care.bring import BroughtShard, JoinedPack, LabelMaps, SourcePack
+from facepack.care.bring import BroughtShard, LabelMaps, SourcePack
+from facepack.care.joined import JoinedPack, write_packs
 from facepack.errors import ConfigError, DamageError, DecodeError, PackError
 from facepack.progress import Progress
 from facepack.store import format as fmt
@@ -20,7 +21,6 @@ from facepack.store.pack import open as open_pack
 from facepack.store.selection import describe_selection
 from facepack.store.sets import split_set
 from facepack.store.shard_nodes import map_file
-from facepack.store.target import Target
 
 
 def split(
@@ -57,6 +57,20 @@ def split(
             a target cannot be written.
         DamageError: a file of the pack is missing, or differs from its manifest.
     """
+    halves = plan_split(path, head, tail, min_images=min_images, exclude=exclude)
+    written = write_packs(halves, copy=copy, overwrite=overwrite, resume=resume)
+    return written[0], written[1]
+
+
+def plan_split(
+    path: Path,
+    head: Path,
+    tail: Path,
+    *,
+    min_images: int = 9,
+    exclude: np.ndarray | None = None,
+) -> list[JoinedPack]:
+    """The packs that :func:`split` would write, of which nothing is written."""
     if min_images < 1:
         raise ConfigError(f"min_images {min_images}: allowed are 1 and more")
     if os.path.realpath(head) == os.path.realpath(tail):
@@ -78,7 +92,7 @@ def split(
                 f"be {other}; they have {spread} images each: choose another --min-images"
             )
     chosen = {"min_images": min_images, **_chosen(exclude)}
-    selections = [
+    return [
         _select(
             path,
             out,
@@ -88,14 +102,6 @@ def split(
         )
         for part, side, out in (("head", is_head, head), ("tail", is_tail, tail))
     ]
-    for selection in selections:  # a head alone would be in the way of the next try
-        target = Target(selection.out, overwrite=overwrite, resume=resume)
-        target.look(selection.plan.fields)
-        target.require_place()
-    written = [
-        selection.write(copy=copy, overwrite=overwrite, resume=resume) for selection in selections
-    ]
-    return written[0], written[1]
 
 
 def exclude(
@@ -125,10 +131,16 @@ def exclude(
             written.
         DamageError: a file of the pack is missing, or differs from its manifest.
     """
+    selection = plan_exclude(path, out, positions)
+    (manifest,) = write_packs([selection], copy=copy, overwrite=overwrite, resume=resume)
+    return manifest
+
+
+def plan_exclude(path: Path, out: Path, positions: np.ndarray) -> JoinedPack:
+    """The pack that :func:`exclude` would write, of which nothing is written."""
     with open_pack(path) as pack:
         keep = _kept(len(pack), positions)
-    selection = _select(path, out, keep, chosen=_chosen(positions), relabel=None)
-    return selection.write(copy=copy, overwrite=overwrite, resume=resume)
+    return _select(path, out, keep, chosen=_chosen(positions), relabel=None)
 
 
 def _kept(count: int, positions: np.ndarray | None) -> np.ndarray:

@@ -13,8 +13,11 @@ import click
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--decode", is_flag=True, help="Also leave out images that do not decode.")
 @click.option("--overwrite", is_flag=True, help="Replace the pack that OUT holds.")
+@click.option("--dry-run", is_flag=True, help="Say what could be salvaged; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def salvage(pack: Path, out: Path, decode: bool, overwrite: bool, as_json: bool) -> None:
+def salvage(
+    pack: Path, out: Path, decode: bool, overwrite: bool, dry_run: bool, as_json: bool
+) -> None:
     """Copy what is good out of a damaged pack.
 
     PACK may lack any file except its shards, and those may be damaged anywhere: records whose
@@ -25,7 +28,7 @@ def salvage(pack: Path, out: Path, decode: bool, overwrite: bool, as_json: bool)
     """
     from facepack.care.salvage import salvage as run
 
-    result = run(pack, out, decode=decode, overwrite=overwrite)
+    result = run(pack, out, decode=decode, overwrite=overwrite, dry_run=dry_run)
     for notice in result.notices:
         click.echo(f"facepack salvage: {notice}", err=True)
     if as_json:
@@ -40,3 +43,5 @@ def salvage(pack: Path, out: Path, decode: bool, overwrite: bool, as_json: bool)
         f"{out}: {result.salvaged:,} of {result.found:,} records salvaged "
         f"({len(result.doubtful):,} of them in doubt), {result.lost:,} lost"
     )
+    if dry_run:
+        click.echo("nothing was written (--dry-run)")

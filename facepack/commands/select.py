@@ -19,6 +19,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--copy", is_flag=True, help="Copy the shards even where links are possible.")
 @click.option("--resume", is_flag=True, help="Complete what an interrupted run left.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be done and what it would take; write nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the new manifest as JSON.")
 def select(
     pack: Path,
@@ -27,6 +30,7 @@ def select(
     copy: bool,
     resume: bool,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Make a pack of all records but those of a list.
@@ -35,15 +39,23 @@ def select(
     another file system, or with --copy). Labels and classes stay, so that a model fits both. LIST
     is a list of facepack noise, or text with a key or a position on each line.
     """
-    from facepack.care.select import exclude as run
+    from facepack.care.joined import preview_packs, write_packs
+    from facepack.care.select import plan_exclude
     from facepack.commands.split import describe
     from facepack.store.pack import open as open_pack
     from facepack.store.record_list import read_record_list
+    from facepack.terminal import printable
 
     with open_pack(pack) as opened:
         positions = read_record_list(exclude, opened)
-    manifest = run(pack, out, positions, copy=copy, overwrite=overwrite, resume=resume)
+    selection = plan_exclude(pack, out, positions)
+    how = {"copy": copy, "overwrite": overwrite, "resume": resume}
+    previews = preview_packs([selection], **how) if dry_run else []
+    manifests = [] if dry_run else write_packs([selection], **how)
     if as_json:
-        click.echo(json.dumps(manifest, indent=1, sort_keys=True))
+        (told,) = manifests or map(vars, previews)
+        click.echo(json.dumps(told, indent=1, sort_keys=True))
+    elif dry_run:
+        click.echo("\n".join(map(printable, previews[0].lines())))
     else:
-        click.echo(describe(out, manifest))
+        click.echo(describe(out, manifests[0]))

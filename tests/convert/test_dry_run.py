@@ -20,6 +20,7 @@ from facepack.convert.formats.kv.sink import KvSink
 from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.rec.sink import RecSink
 from facepack.convert.formats.tree.tree_sink import TreeSink
+from facepack.store.writer import PackWriter
 
 MakeRec = Callable[..., Path]
 DRY = "--dry-run"
@@ -252,3 +253,137 @@ def test_delete_source_deletes_nothing(make_rec: MakeRec, tmp_path: Path) -> Non
     facepack("rec2lmdb", make_rec(20), pack)
     appended(pack, more / "train.rec", DRY, "--delete-source")
     assert (more / "train.rec").exists()
+
+
+# Commands that are no conversions -----------------------------------------------------------------
+
+
+def previewed(*words: object) -> Any:
+    """What a command of packs says under ``--dry-run``, which changes nothing."""
+    return json.loads(facepack(*words, DRY, "--json"))
+
+
+def require_same(told: dict[str, Any], done: dict[str, Any], out: Path) -> None:
+    """Hold what was told of a pack against the manifest of what was then written to ``out``."""
+    same = {"found": "records", **{name: name for name in ("identities", "classes")}}
+    assert {theirs: told[name] for name, theirs in same.items()} == {
+        name: done[name] for name in same.values()
+    }
+    assert told["payload_bytes"] == done["payload_bytes"]
+    shards = [(each["name"], each["records"], each["payload_bytes"]) for each in told["shards"]]
+    assert shards == [
+        (f"{each['name']}.mdb", each["records"], each["payload_bytes"]) for each in done["shards"]
+    ]
+    written = {file.name for file in out.iterdir()}
+    indexes = {f"{each['name']}.kv" for each in done["shards"]}
+    assert {name for name, *_ in shards} | {*told["files"]} | indexes == written
+
+
+@pytest.fixture
+def packs(make_jpeg: Callable[..., bytes], tmp_path: Path) -> tuple[Path, Path]:
+    """Two packs of three named people each, one of them in both, with two, four and six images."""
+    for k, names in enumerate((["ann", "bob", "cy"], ["cy", "dora", "ed"])):
+        with PackWriter(tmp_path / f"pack-{k}", shard_records=7, stem=f"s{k}") as writer:
+            for label, name in enumerate(names):
+                for i in range(2 + 2 * label):
+                    writer.add(make_jpeg(100 * k + 10 * label + i), label, None, name)
+    return tmp_path / "pack-0", tmp_path / "pack-1"
+
+
+@pytest.mark.parametrize("how", ["merge", "merge --by-name", "split", "select"])
+@pytest.mark.parametrize("copy", [(), ("--copy",)])
+def test_packs_of_packs_are_told_as_they_are_made(
+    packs: tuple[Path, Path], tmp_path: Path, how: str, copy: tuple[str, ...]
+) -> None:
+    (tmp_path / "list").write_text("0\n3\n")
+    outs = [tmp_path / "head", tmp_path / "tail"] if how == "split" else [tmp_path / "out"]
+    words: list[object] = {
+        "split": ["split", packs[0], *outs, "--min-images", "3"],
+        "select": ["select", packs[0], *outs, "--exclude", tmp_path / "list"],
+    }.get(how, [*how.split()[:1], *packs, *outs, *how.split()[1:]])
+    words += copy
+    before = standing(tmp_path)
+    told = previewed(*words)
+    assert "nothing was written" in facepack(*words, DRY)
+    assert standing(tmp_path) == before
+    done = json.loads(facepack(*words, "--json"))
+    for out, mine, its in zip(
+        outs,
+        told.values() if how == "split" else [told],
+        done.values() if how == "split" else [done],
+        strict=True,
+    ):
+        assert mine["target"] == "new" and mine["dry_run"]
+        require_same(mine, its, out)
+        wanted = (".kv", ".mdb") if copy else (".kv",)
+        written = [file.stat().st_size for file in out.iterdir() if file.suffix in wanted]
+        # Lines of what is left out are reckoned, as the source's index has them.
+        assert sum(written) <= mine["needed_bytes"] <= sum(written) * 4
+    assert "--overwrite replaces it" in invoke(*words, DRY).stderr
+    again = previewed(*words, "--resume")
+    for each in again.values() if how == "split" else [again]:
+        assert (each["target"], each["needed_bytes"]) == ("finished", 0)
+    over = previewed(*words, "--overwrite")
+    for each in over.values() if how == "split" else [over]:
+        assert each["target"] == "replaced"
+
+
+@pytest.mark.parametrize("how", ["merge", "split", "select"])
+def test_no_room_for_packs_of_packs(
+    packs: tuple[Path, Path], tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of head and tail, each alone would fit."""
+    (tmp_path / "list").write_text("0\n")
+    words: list[object] = {
+        "merge": ["merge", *packs, tmp_path / "out"],
+        "split": ["split", packs[0], tmp_path / "head", tmp_path / "out", "--min-images", "3"],
+        "select": ["select", packs[0], tmp_path / "out", "--exclude", tmp_path / "list"],
+    }[how] + ["--copy"]
+    told = previewed(*words)
+    parts = told.values() if how == "split" else [told]
+    usage = shutil.disk_usage(tmp_path)
+    free = sum(each["needed_bytes"] for each in parts) - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    before = standing(tmp_path)
+    for more in ((DRY,), ()):
+        result = invoke(*words, *more)
+        assert result.exit_code == 1 and "MB are needed" in result.stderr
+    assert standing(tmp_path) == before
+
+
+def test_what_would_be_salvaged(packs: tuple[Path, Path], tmp_path: Path) -> None:
+    next(packs[0].glob("*.mdb")).unlink()
+    words = ["salvage", packs[0], tmp_path / "out"]
+    before = standing(tmp_path)
+    told = previewed(*words)
+    assert "nothing was written" in facepack(*words, DRY)
+    assert standing(tmp_path) == before and told["lost"] > 0
+    assert json.loads(facepack(*words, "--json")) == told
+    assert "--overwrite" in invoke(*words, DRY).stderr
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--pairs", "20", "--label-noise", "0.5"), ("--distinct", "8", "--size", "64")]
+)
+def test_faces_that_would_be_drawn(tmp_path: Path, options: tuple[str, ...]) -> None:
+    words = ["synth", tmp_path / "out", "--identities", "20", "--images-per-identity", "4"]
+    words += [*options, "--workers", "1"]
+    told = previewed(*words)
+    assert "nothing was written" in facepack(*words, DRY)
+    assert not (tmp_path / "out").exists()
+    facepack(*words)
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "out").iterdir()}
+    assert {*sizes} == {"train.rec", *told["files"]}
+    assert told["needed_bytes"] == pytest.approx(sum(sizes.values()), rel=0.05)
+    assert (told["found"], told["identities"], told["target"]) == (80, 20, "new")
+    assert "--overwrite" in invoke(*words, DRY).stderr
+    assert previewed(*words, "--overwrite")["target"] == "replaced"
+
+
+def test_no_room_for_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    for more in ((DRY,), ()):
+        result = invoke("synth", tmp_path / "out", "--identities", "2", *more)
+        assert result.exit_code == 1 and "MB are needed" in result.stderr
+        assert not (tmp_path / "out").exists()

@@ -20,7 +20,6 @@ from facepack.convert.formats.pack.sink import (
     space_needed,
     write_shards,
 )
-from facepack.convert.preview import Preview
 from facepack.convert.registry import SOURCES
 from facepack.convert.result import Result
 from facepack.convert.source import Source
@@ -28,6 +27,7 @@ from facepack.errors import PackError
 from facepack.store import format as fmt
 from facepack.store.manifest import read_manifest
 from facepack.store.plan import PackPlan
+from facepack.store.preview import Preview
 from facepack.store.target import Found, Target
 
 

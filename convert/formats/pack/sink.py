@@ -14,7 +14,7 @@ from facepack.care.shard_check import check_shard
 from facepack.convert.delivery import deliver
 from facepack.convert.formats.pack.label_notes import notes_on_labels
 from facepack.convert.options import ConvertOptions
-from facepack.convert.preview import Preview, preview
+from facepack.convert.preview import preview
 from facepack.convert.result import Result
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span, cut_spans, payload_bytes
@@ -26,6 +26,7 @@ from facepack.store import format as fmt
 from facepack.store.finish import finish_pack
 from facepack.store.manifest import check_sizes, manifest_files, read_manifest
 from facepack.store.plan import PackPlan
+from facepack.store.preview import Preview
 from facepack.store.shard import ENCODED, ShardBuilder, WrittenShard
 from facepack.store.target import Found, Target
 

@@ -12,13 +12,14 @@ from facepack.atomic import replacing
 from facepack.convert.formats.pairs.pair_set import PairSet, read_pair_set
 from facepack.convert.formats.pairs.pickles import read_bin, write_bin
 from facepack.convert.options import ConvertOptions
-from facepack.convert.preview import Preview, preview
+from facepack.convert.preview import preview
 from facepack.convert.result import Result
 from facepack.convert.sink import note_changes
 from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
 from facepack.store import format as fmt
 from facepack.store.files import write_errors
+from facepack.store.preview import Preview
 from facepack.store.target import Found, Target
 
 _SUFFIX = ".bin"

@@ -17,7 +17,6 @@ from facepack.convert.formats.pairs.pair_set import read_pair_set
 from facepack.convert.formats.parquet.engine import arrow
 from facepack.convert.formats.parquet.writer import IMAGE, classes, integers, writing_table
 from facepack.convert.options import ConvertOptions
-from facepack.convert.preview import Preview
 from facepack.convert.result import Result
 from facepack.convert.sink import ParallelSink, Sink
 from facepack.convert.source import Part, Source
@@ -26,6 +25,7 @@ from facepack.images import ImageHeader
 from facepack.store import format as fmt
 from facepack.store.checks import take_usual
 from facepack.store.files import write_file
+from facepack.store.preview import Preview
 from facepack.store.record import RecordRun, SourceRecord
 
 SUMMARY = "dataset.json"

@@ -19,7 +19,6 @@ from facepack.convert.file_target import STATE, has_size, write_image
 from facepack.convert.formats.pairs.folder_sink import convert_to_pair_folder
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import INDEX, image_path, is_safe_path
-from facepack.convert.preview import Preview
 from facepack.convert.result import Result
 from facepack.convert.sink import ParallelSink
 from facepack.convert.source import Part, Source
@@ -28,6 +27,7 @@ from facepack.errors import PackError, SourceError
 from facepack.images import SUFFIXES
 from facepack.store import format as fmt
 from facepack.store.files import write_errors, write_file
+from facepack.store.preview import Preview
 from facepack.store.record import Buffer, SourceRecord
 
 NAMING = ("source", "number")

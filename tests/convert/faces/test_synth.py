@@ -173,7 +173,7 @@ def test_an_existing_set_is_kept_unless_told_otherwise(tmp_path):
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FacepackError, match="cannot be written"):
+    with pytest.raises(FacepackError, match="cannot write"):
         generate(tmp_path / "file" / "out", SynthOptions(identities=1), workers=1)
 
 
