@@ -176,9 +176,13 @@ def _begin(sink: Sink, target: FileTarget, plan: dict[str, Any]) -> dict[str, An
         What an earlier run noted as done, if nothing is left to do; else None.
 
     Raises:
-        PackError: the target holds something that may not be touched, or another plan.
+        PackError: the target holds something that may not be touched, or another plan; or there is
+            no room to begin.
     """
-    if target.look(plan) is Found.REPLACED:
+    found = target.look(plan)
+    if found in (Found.NOTHING, Found.REPLACED):  # before a plan is written, or anything removed
+        target.require_space(sink.expected_bytes())
+    if found is Found.REPLACED:
         target.forget()
         sink.remove()
     if target.begin(plan):

@@ -267,7 +267,7 @@ def run_evaluation(
     from facepack.evaluate.report import hard_images, require_writable_report, write_report
     from facepack.evaluate.results.results_file import add_results, read_results
     from facepack.evaluate.results.table import TablePrinter, json_object
-    from facepack.output import require_writable
+    from facepack.store.output import require_writable
     from facepack.terminal import printable
 
     for out in reports:

@@ -21,7 +21,7 @@ from facepack.evaluate.training_run import (
     training_plots,
     training_table,
 )
-from facepack.output import require_writable, write_output
+from facepack.store.output import require_writable, write_output
 from facepack.version import __version__
 from facepack.view.page import PageImage, render_page
 from facepack.view.plot import PICTURES, Plot, require_matplotlib, write_plots

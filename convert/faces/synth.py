@@ -31,6 +31,7 @@ from facepack.hashing import derive_seed, hash64
 from facepack.processors import usable_processors
 from facepack.progress import Progress
 from facepack.settings import Count, Fraction, Range, Settings, check
+from facepack.store.places import made_folder, require_writable
 from facepack.store.preview import Preview
 from facepack.store.target import Found, Target
 
@@ -155,8 +156,8 @@ def generate(
     _require_room(out, _reckon(options)[1])
     started = time.monotonic()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (mislabelled, outside), payload = _write_files(options, workers, targets, existing)
+        with made_folder(out):
+            (mislabelled, outside), payload = _write_files(options, workers, targets, existing)
     except OSError as error:
         raise FacepackError(f"{out}: cannot be written: {error.strerror or error}") from error
     return SynthResult(
@@ -288,8 +289,8 @@ def _require_room(out: Path, needed: int) -> Target:
     Raises:
         PackError: they cannot.
     """
+    require_writable(out)
     target = Target(out, finished="train.rec")
-    target.require_place()
     target.require_space(needed)
     return target
 

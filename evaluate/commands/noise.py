@@ -123,7 +123,7 @@ def noise(
     from facepack.evaluate.noise.page import write_noise_page
     from facepack.evaluate.sets.labelled import open_labelled
     from facepack.evaluate.sets.sources import open_faces
-    from facepack.output import require_writable
+    from facepack.store.output import require_writable
     from facepack.train.ranks.agreement import together
     from facepack.view.plot import write_plots
 

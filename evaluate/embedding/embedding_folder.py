@@ -28,6 +28,7 @@ from facepack.reading import read_json
 from facepack.store.files import write_errors, write_file
 from facepack.store.format import LOCK, PART
 from facepack.store.lock import hold_lock
+from facepack.store.places import made_folder
 
 PLAN, DONE = "plan.json", "done"
 
@@ -59,7 +60,8 @@ def begun(
     busy = EvaluationError(f"{shown}: another process is writing here; wait for it")
     with ExitStack() as stack:
         with write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            # Its own plan has the name of a pack's; what else a pack holds is told below.
+            stack.enter_context(made_folder(folder, itself=False))
             stack.enter_context(hold_lock(folder, busy))
         existing = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK)
         strangers = [name for name in existing if name not in _OWN and not PART.fullmatch(name)]

@@ -17,6 +17,7 @@ import numpy as np
 from facepack.convert.formats.benchmarks.megaface import SETS
 from facepack.errors import EvaluationError
 from facepack.reading import read_bytes
+from facepack.store.places import require_outside_packs
 
 _FEATURE = re.compile(r"(.+?\.(?:jpe?g|png|bmp|webp))(_.+)", re.IGNORECASE)  # image, and ending
 _HEADER = struct.Struct("<4i")
@@ -67,7 +68,9 @@ def write_features(
 
     Raises:
         EvaluationError: a path leads out of ``folder``.
+        PackError: ``folder`` lies in a pack.
     """
+    require_outside_packs(folder)
     made: set[Path] = set()
     for path, feature in zip(paths, features, strict=True):
         file = folder / f"{_inside(folder, path)}{ending}"

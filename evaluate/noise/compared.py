@@ -25,8 +25,8 @@ from facepack.evaluate.noise.people import (
     identity_means,
 )
 from facepack.loading.source import ImageSource
-from facepack.output import write_output
 from facepack.store.files import write_errors
+from facepack.store.output import write_output
 from facepack.store.pack import Pack
 from facepack.train.data import ImageTree
 

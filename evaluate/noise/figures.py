@@ -8,7 +8,7 @@ import numpy as np
 
 from facepack.errors import ConfigError
 from facepack.evaluate.noise.lists import is_other
-from facepack.output import require_writable
+from facepack.store.output import require_writable
 from facepack.view.plot import PICTURES, Axis, Line, Plot, require_matplotlib
 
 _POINTS = 400  # of a curve

@@ -24,9 +24,8 @@ from facepack.evaluate.noise.classifier import Classifier
 from facepack.evaluate.noise.lists import NoiseList, find_noise, is_other, write_lists
 from facepack.evaluate.noise.scores import NO_CLASS, score_rows
 from facepack.evaluate.sets.labelled import LabelledImages
-from facepack.output import write_output
 from facepack.settings import Fraction, check
-from facepack.store.files import write_errors
+from facepack.store.output import write_output
 from facepack.train.ranks.agreement import together
 from facepack.train.ranks.group import ALONE, Ranks
 
@@ -109,8 +108,6 @@ def look_for_noise(
                 f"{images.source.path} has a label {int(images.labels.max())}, beyond the "
                 f"{classifier.classes:,} classes that it states: reindex it"
             )
-        with write_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
     stated = {"model": classifier.name, "model_xxh3_128": classifier.checksum}
     embedded = embed_into(
         out / EMBEDDINGS,

@@ -12,7 +12,7 @@ import numpy as np
 
 from facepack.cells import csv_text
 from facepack.evaluate.noise.scores import NO_CLASS
-from facepack.output import write_output
+from facepack.store.output import write_output
 from facepack.train.data import TrainingData
 
 COLUMNS = (

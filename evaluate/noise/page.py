@@ -18,7 +18,7 @@ from facepack.evaluate.noise.find import Noise
 from facepack.evaluate.noise.lists import NoiseList
 from facepack.images import decode
 from facepack.loading.source import ImageSource
-from facepack.output import write_output
+from facepack.store.output import write_output
 from facepack.train.data import TrainingData
 from facepack.version import __version__
 from facepack.view.page import PageImage, render_page

@@ -10,8 +10,8 @@ from typing import Any
 from facepack.errors import EvaluationError
 from facepack.evaluate.results.pair_result import PairResult
 from facepack.evaluate.results.result import Result
-from facepack.output import write_output
 from facepack.reading import read_json
+from facepack.store.output import write_output
 
 RESULTS = "results.json"
 """Its name in a run's folder."""

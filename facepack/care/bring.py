@@ -24,10 +24,10 @@ from facepack.store.files import write_file
 from facepack.store.labelmap import apply_label_map, read_label_map
 from facepack.store.manifest import check_sizes, read_training_manifest, shard_file
 from facepack.store.pack_files import read_identity_names, read_stated_file
+from facepack.store.places import nearest
 from facepack.store.plan import check_source
 from facepack.store.selection import selected_keys, with_selection
 from facepack.store.shard import ShardInfo, WrittenShard
-from facepack.store.target import nearest
 
 _CHUNK = 8 << 20
 

@@ -22,9 +22,10 @@ from facepack.store.finish import finish_pack
 from facepack.store.labelmap import label_map_bytes
 from facepack.store.manifest import check_sizes, read_manifest
 from facepack.store.pack_files import read_quarantine
+from facepack.store.places import nearest
 from facepack.store.plan import PackPlan
 from facepack.store.preview import Preview
-from facepack.store.target import Found, Target, nearest
+from facepack.store.target import Found, Target
 
 
 class JoinedPack(NamedTuple):

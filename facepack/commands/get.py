@@ -32,7 +32,7 @@ def get(
     in the source and size, and whether it is still what was packed.
     """
     import facepack
-    from facepack.output import write_output
+    from facepack.store.output import write_output
     from facepack.terminal import printable
     from facepack.view.record_info import describe_record, find_record
     from facepack.view.summary import SWAPPED

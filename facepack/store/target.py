@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import shutil
 from contextlib import ExitStack
@@ -12,12 +10,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from facepack import system
 from facepack.errors import PackError
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.files import write_error, write_errors, write_file
+from facepack.store.files import write_errors, write_file
 from facepack.store.lock import hold_lock
+from facepack.store.places import made_folder, nearest, require_writable
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
 _KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.DUPLICATES, fmt.APPENDING)
@@ -36,7 +34,7 @@ class Target:
     """The folder that a pack is written into, locked from ``with`` to its end.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there; what was made and is left empty is removed at the end.
         overwrite: remove the pack (finished or not) that the folder holds.
         resume: go on with an unfinished pack whose plan is the same.
         finished: the file that is written last.
@@ -62,7 +60,7 @@ class Target:
         self._resume = resume
         self._finished = finished
         self._shown = shown or folder
-        self._lock = ExitStack()
+        self._held = ExitStack()
 
     def __enter__(self) -> Target:
         busy = PackError(
@@ -70,13 +68,15 @@ class Target:
         )
         if self._finished == fmt.MANIFEST:
             _require_openable(self.folder)
-        with write_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.enter_context(hold_lock(self.folder, busy))
+        with ExitStack() as stack:
+            with write_errors(self.folder):
+                stack.enter_context(made_folder(self.folder, itself=False))
+                stack.enter_context(hold_lock(self.folder, busy))
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._held.close()
 
     def look(self, plan: dict[str, Any]) -> Found:
         """What the folder, if it is there, holds for a run of ``plan``; nothing is changed.
@@ -209,7 +209,7 @@ class Target:
         """
         if self._finished == fmt.MANIFEST:
             _require_openable(self.folder)
-        require_writable(self.folder, self._shown)
+        require_writable(self.folder, self._shown, itself=False)
 
     def free_bytes(self) -> int:
         """Bytes that can be written, with those that overwriting will free."""
@@ -231,28 +231,6 @@ class Target:
                 f"{self._shown}: about {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB "
                 "are free: free some space or choose another target"
             )
-
-
-def nearest(folder: Path) -> Path:
-    """The folder, or the nearest thing above it that is there."""
-    folder = folder.absolute()
-    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-
-
-def require_writable(folder: Path, shown: Path | None = None) -> None:
-    """Make sure that files can be written in ``folder``, which may have to be made, by looking.
-
-    Args:
-        shown: what the message calls it, if not by its name.
-
-    Raises:
-        PackError: they cannot.
-    """
-    place = nearest(folder)
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        code = errno.EROFS if system.is_read_only(place) else errno.EACCES
-        code = code if place.is_dir() else errno.ENOTDIR
-        raise write_error(shown or folder, OSError(code, os.strerror(code)))
 
 
 def _short(value: Any) -> str:

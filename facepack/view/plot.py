@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from facepack.errors import ConfigError, MissingExtraError
-from facepack.output import write_output
+from facepack.store.output import write_output
 from facepack.view.chart import Chart, Curve, Tick
 
 PICTURES = (".png", ".svg", ".pdf")  # suffixes that write_plots takes

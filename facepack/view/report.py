@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from facepack.errors import ConfigError, DamageError, DecodeError
-from facepack.output import write_output
 from facepack.store.format import FORMAT_VERSION
+from facepack.store.output import write_output
 from facepack.store.pack import Pack
 from facepack.store.pack_files import read_quarantine
 from facepack.version import __version__

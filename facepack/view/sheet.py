@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from facepack.errors import ConfigError, DamageError, DecodeError, PackError
-from facepack.output import write_output
 from facepack.settings import Range, check
+from facepack.store.output import write_output
 from facepack.store.pack import Pack
 from facepack.view.sample import SampleOptions, SampleRow, sample_rows
 

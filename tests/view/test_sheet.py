@@ -12,7 +12,7 @@ from PIL import Image
 import facepack
 from facepack.commands.sheet import sheet
 from facepack.errors import ConfigError, PackError
-from facepack.output import require_writable, write_output
+from facepack.store.output import require_writable, write_output
 from facepack.view.sample import SampleOptions, sample_rows
 from facepack.view.sheet import _KEY_HEIGHT, _KEY_LINES, draw_sheet, thumbnail, write_sheet
 

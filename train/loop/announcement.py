@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from facepack.errors import PackError, TrainingError
-from facepack.store.target import nearest, require_writable
+from facepack.store.places import nearest, require_writable
 from facepack.train.config import CONFIG_FILE
 from facepack.train.loop.checkpoint import (
     CHECKPOINT_FILE,

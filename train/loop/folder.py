@@ -10,6 +10,7 @@ from pathlib import Path
 from facepack.errors import TrainingError
 from facepack.store.files import write_error
 from facepack.store.lock import hold_lock
+from facepack.store.places import made_folder
 from facepack.train.config import CONFIG_FILE
 from facepack.train.loop.checkpoint import (
     CHECKPOINT_FILE,
@@ -32,6 +33,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         TrainingError: another process holds it, or it cannot be made.
+        PackError: it lies in a pack.
     """
     busy = TrainingError(
         f"another process is training in {folder}: wait for it or end it (a launcher that is "
@@ -39,7 +41,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     )
     with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(made_folder(folder))
             stack.enter_context(hold_lock(folder, busy))
         except OSError as error:
             raise TrainingError(f"--out: {write_error(folder, error)}") from error

@@ -12,6 +12,7 @@ import torch
 
 from facepack.errors import TrainingError
 from facepack.loading.loader import Batch
+from facepack.store.places import require_outside_packs
 from facepack.train.config import CONFIG_FILE, TrainConfig, dump_config
 from facepack.train.loop.announcement import RunPreview, announce, preview_run
 from facepack.train.loop.batches import AgreedBatches
@@ -96,6 +97,7 @@ class Trainer:
         self._notify = notify or (lambda text: print(text, file=sys.stderr))
         self._overwrite = overwrite
         with together(ranks):
+            require_outside_packs(self.out)
             if not resume and not overwrite:
                 refuse_used(self.out)
             home = None if home is None else Path(home)

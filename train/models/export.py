@@ -19,6 +19,7 @@ from torch import nn
 
 from facepack.errors import ConfigError, DecodeError, MissingExtraError, TrainingError
 from facepack.loading.pixels import decode_checked
+from facepack.store.places import require_outside_packs
 from facepack.train.backbones import Backbone, build
 from facepack.train.models.checksums import tensors_digest
 from facepack.train.models.pretrained import DIGEST, SAFETENSORS, load_pretrained
@@ -157,7 +158,9 @@ def check_format(out: Path) -> None:
     Raises:
         ConfigError: it ends in neither ``.safetensors`` nor ``.onnx``.
         MissingExtraError: a package of the extra ``export`` is not installed.
+        PackError: it would lie in a pack.
     """
+    require_outside_packs(out)
     if out.suffix not in (SAFETENSORS, ONNX):
         raise ConfigError(
             f"{out}: the file's ending says what to write: {SAFETENSORS} or {ONNX}, not "

@@ -19,6 +19,7 @@ from facepack.convert.source import Source
 from facepack.errors import PackError, SourceError
 from facepack.store import format as fmt
 from facepack.store.files import write_errors
+from facepack.store.places import made_folder, require_outside_packs
 from facepack.store.preview import Preview
 from facepack.store.target import Found, Target
 
@@ -48,13 +49,14 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
     pairs = read_pair_set(source, options.check)
     note_changes(source, options, out)
     path = out if out.suffix == _SUFFIX else out / f"{source.groups()[0].stem}{_SUFFIX}"
+    require_outside_packs(path)
     if options.dry_run:
         return _preview(source, path, options, pairs)
-    with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with write_errors(path), made_folder(path.parent):
         if options.overwrite or options.resume:
             _remove_parts(path)
         if options.overwrite or not _is_written(path, pairs, options.resume):
+            Target(path.parent, finished=path.name).require_space(_needed(pairs))
             _write(path, pairs)
         size = path.stat().st_size
     payload = sum(map(len, pairs.images))
@@ -73,11 +75,16 @@ def _preview(source: Source, path: Path, options: ConvertOptions, pairs: PairSet
         options,
         found,
         out=path,
-        needed=sum(len(pairs.images[use]) for use in np.unique(pairs.uses).tolist()),
+        needed=_needed(pairs),
         files=[path.name],
         images=len(pairs.uses),
         payload=sum(map(len, pairs.images)),
     )
+
+
+def _needed(pairs: PairSet) -> int:
+    """Bytes of the images, each of which is stored once."""
+    return sum(len(pairs.images[use]) for use in np.unique(pairs.uses).tolist())
 
 
 def _is_written(path: Path, pairs: PairSet, resume: bool) -> bool:

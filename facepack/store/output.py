@@ -13,16 +13,19 @@ from tempfile import TemporaryFile
 from facepack import system
 from facepack.atomic import replacing
 from facepack.errors import PackError
+from facepack.store.places import made_folder, require_outside_packs
 
 
 def require_writable(path: Path) -> None:
     """Say at once, not after hours, that :func:`write_output` will not be able to write there.
 
     Raises:
-        PackError: no file can be made in its folder, or the folder not be made; says why.
+        PackError: no file can be made in its folder, or the folder not be made; or it lies in a
+            pack.
     """
     if path.exists() and not path.is_file():
         return
+    require_outside_packs(path)
     try:
         with TemporaryFile(dir=next(folder for folder in path.parents if folder.exists())):
             pass
@@ -36,7 +39,7 @@ def write_output(path: Path, data: bytes) -> None:
     A device or a pipe is written to as it is.
 
     Raises:
-        PackError: it cannot be written; says why.
+        PackError: it cannot be written, or lies in a pack; says why.
     """
     try:
         if path.exists() and not path.is_file():
@@ -46,9 +49,8 @@ def write_output(path: Path, data: bytes) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.with_name(f".{path.name[:100]}.part-{secrets.token_hex(4)}")
-        with replacing(path, hidden, durable=False) as part:
+        with made_folder(path.parent), replacing(path, hidden, durable=False) as part:
             part.write_bytes(data)
     except OSError as error:
         raise _unwritable(path, error) from error

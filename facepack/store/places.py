@@ -1,0 +1,86 @@
+"""Where results may be written: outside of packs; and folders that are made for them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from facepack import system
+from facepack.errors import PackError
+from facepack.store.files import write_error
+from facepack.store.format import MANIFEST, PLAN
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest thing above it that is there."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+def require_outside_packs(path: Path, *, itself: bool = True) -> None:
+    """Make sure that ``path`` lies in no pack: a pack's folder holds nothing but its own files.
+
+    Args:
+        path: a file or folder that is to be written.
+        itself: whether it may be no pack either; else one that is there may lie anywhere.
+
+    Raises:
+        PackError: it lies in one.
+    """
+    whole = Path(os.path.realpath(path))
+    if not itself and _holds_pack(whole):
+        return
+    for folder in filter(_holds_pack, (whole, *whole.parents)):
+        raise PackError(
+            f"{path} lies in the pack {folder}, whose folder is for its own files alone: choose "
+            "another target"
+        )
+
+
+def _holds_pack(folder: Path) -> bool:
+    with suppress(OSError):  # what may not be looked at is none
+        return (folder / MANIFEST).is_file() or (folder / PLAN).is_file()
+    return False
+
+
+def require_writable(folder: Path, shown: Path | None = None, *, itself: bool = True) -> None:
+    """Make sure that files can be written in ``folder``, which may have to be made, by looking.
+
+    Args:
+        folder: that files go to.
+        shown: what the message calls it, if not by its name.
+        itself: as :func:`require_outside_packs` takes it.
+
+    Raises:
+        PackError: they cannot, or may not.
+    """
+    require_outside_packs(folder, itself=itself)
+    place = nearest(folder)
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        code = errno.EROFS if system.is_read_only(place) else errno.EACCES
+        code = code if place.is_dir() else errno.ENOTDIR
+        raise write_error(shown or folder, OSError(code, os.strerror(code)))
+
+
+@contextmanager
+def made_folder(folder: Path, *, itself: bool = True) -> Iterator[None]:
+    """Within it ``folder`` is there; if it was made for this and nothing is in it, it goes again.
+
+    A full disk, or what is found wrong before anything is written, so leaves nothing behind.
+
+    Raises:
+        PackError: it lies in a pack.
+        OSError: it cannot be made.
+    """
+    require_outside_packs(folder, itself=itself)
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for place in new:
+            with suppress(OSError):  # of one that holds anything
+                place.rmdir()
