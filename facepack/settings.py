@@ -131,13 +131,9 @@ def make_settings(cls: type[SettingsType], values: Mapping[str, Any], owner: str
         raise ConfigError(f"{owner}: {error}") from None
 
 
+@cache
 def kinds(cls: Any) -> dict[str, Any]:
     """The type of each field of a dataclass, by its name."""
-    return _kinds(cls)
-
-
-@cache
-def _kinds(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
 

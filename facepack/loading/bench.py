@@ -145,8 +145,9 @@ def bench_load(
             "mirror": ("decoded and mirrored, images in memory", sample.mirror),
             "normalize": ("decoded, mirrored and normalized, images in memory", sample.normalize),
         }
-        gpu = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else None
-        if gpu is not None:
+        gpu = None
+        if torch.cuda.is_available():
+            gpu = torch.device("cuda", torch.cuda.current_device())
             loaders[f"loader {gpu}"] = loader(backend="cpu", dtype="uint8", device=gpu)
             measures[f"copy {gpu}"] = (
                 "uint8 batches from pinned memory",
@@ -331,7 +332,3 @@ def _time_loading(loader: Loader, batches: int) -> float:
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _has_gpu() -> bool:
-    return bool(torch.cuda.is_available())

@@ -11,8 +11,9 @@ import errno
 import mmap
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from io import FileIO
 
 from facepack.system import pass_the_cache, read_into
@@ -103,14 +104,7 @@ def _read(file: FileIO, block: memoryview, at: int) -> int:
     """Fill a block as far as the file goes; how many bytes that is."""
     done = 0
     while done < len(block):
-        try:
-            count = read_into(file.fileno(), block[done:], at + done)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            # Behind a short read, or of a file system of larger sectors.
-            pass_the_cache(file, False)
-            count = read_into(file.fileno(), block[done:], at + done)
+        count = _move(file, partial(read_into, file.fileno(), block[done:], at + done))
         if not count:
             break
         done += count
@@ -119,11 +113,16 @@ def _read(file: FileIO, block: memoryview, at: int) -> int:
 
 def _write(file: FileIO, data: memoryview) -> None:
     while data:
-        try:
-            count = file.write(data)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            pass_the_cache(file, False)
-            count = file.write(data)
-        data = data[count:]
+        data = data[_move(file, partial(file.write, data)) :]
+
+
+def _move(file: FileIO, move: Callable[[], int]) -> int:
+    """How many bytes ``move`` moves; by way of the cache where the system refuses to pass it."""
+    try:
+        return move()
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Behind a short read, or of a file system of larger sectors.
+        pass_the_cache(file, False)
+        return move()

@@ -92,7 +92,8 @@ class LmdbSink(SpanSink):
 
     def writer(self) -> KvWriter:
         """The database, to be opened for writing."""
-        return KvWriter(self.out / LMDB, map_size=_map_size(self.expected_bytes()))
+        # Room beyond what it should need costs nothing: it is address space.
+        return KvWriter(self.out / LMDB, map_size=2 * self.expected_bytes() + (64 << 20))
 
     def write(self) -> None:
         """Write the missing spans, and count the labels of all."""
@@ -231,11 +232,6 @@ def _needed_bytes(sizes: np.ndarray) -> int:
         # Keys that come in no order leave leaf pages half full.
         needed += 2 * int(node_costs(page_size, _KEY_BYTES, some).sum())
     return needed
-
-
-def _map_size(needed: int) -> int:
-    """Address space for the database: room beyond what it should need costs nothing."""
-    return 2 * needed + (64 << 20)
 
 
 def _stems(source: Source, spans: list[Span]) -> Iterator[str]:

@@ -7,7 +7,7 @@ the head. Others (Caffe) have none of these: all records count then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgpack
@@ -62,10 +62,11 @@ def read_own_index(name: str, tree: KvTree, value: Callable[[int], bytes]) -> Ow
     else:
         pickled = not begins_msgpack(listed)
         try:
-            keys = Keys.of(map(_as_key, _iterate_pickle(listed) if pickled else _iterate(listed)))
+            keys = Keys.of(map(_as_key, (iterate_list if pickled else _iterate)(listed)))
         except (ValueError, PickleError) as error:
+            reason = error.found if isinstance(error, PickleError) else error
             raise SourceError(
-                f"{name}: {KEYS.decode()}: {_reason(error)}; expected a list of keys in msgpack or "
+                f"{name}: {KEYS.decode()}: {reason}; expected a list of keys in msgpack or "
                 "pickled. What pyarrow.serialize wrote is not read, nor by pyarrow any more: have "
                 "the program that wrote the database write it again with pickle or msgpack"
             ) from None
@@ -125,10 +126,6 @@ def _iterate(listed: bytes) -> Iterator[object]:
         raise ValueError(str(error) or "it ends early") from error
 
 
-def _iterate_pickle(listed: bytes) -> Iterable[object]:
-    return iterate_list(listed)
-
-
 def _as_key(element: object) -> bytes:
     """The key that an element of the list stands for, as trainers look it up."""
     if isinstance(element, int) and not isinstance(element, bool):
@@ -149,7 +146,3 @@ def _number(value: bytes) -> int | None:
         except PickleError:
             return None
     return number if isinstance(number, int) and not isinstance(number, bool) else None
-
-
-def _reason(error: Exception) -> str:
-    return error.found if isinstance(error, PickleError) else str(error)

@@ -94,17 +94,13 @@ class TableFile(ABC):
             SourceError: the piece is damaged: the error names it.
         """
         rows = 0
-        with engine_errors(self.name_piece(piece)):
+        with engine_errors(f"{self.path}: {self.piece_name} {piece.number}"):
             for batch in self._batches(piece, columns):
                 batch.validate(full=True)
                 rows += batch.num_rows
                 yield batch
             if rows != piece.rows:
                 raise ValueError(f"{rows:,} rows, where {piece.rows:,} are stated")
-
-    def name_piece(self, piece: Piece) -> str:
-        """The piece, for messages."""
-        return f"{self.path}: {self.piece_name} {piece.number}"
 
     def was_read(self, piece: Piece) -> None:
         """Let the system forget a piece, and those that this was called for before it."""
