@@ -5,6 +5,7 @@ Source: the sums that InsightFace publishes beside the download (Partial FC).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from facepack.errors import SourceError
@@ -42,15 +43,31 @@ def check_pieces(names: Sequence[str]) -> None:
         )
 
 
-def check_sum(name: str, md5: str) -> None:
-    """Compare the sum of the file ``name`` with the published one, if there is one.
+class PublishedSum:
+    """Compares a file with its published MD5, as its bytes go by; one without any is not hashed.
 
-    Raises:
-        SourceError: they differ.
+    Args:
+        name: the file's.
     """
-    published = MD5.get(name, md5)
-    if md5 != published:
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._digest = hashlib.md5(usedforsecurity=False) if name in MD5 else None
+
+    def update(self, data: bytes) -> None:
+        """Take the next bytes."""
+        if self._digest is not None:
+            self._digest.update(data)
+
+    def check(self) -> None:
+        """Compare, once all bytes were taken.
+
+        Raises:
+            SourceError: they are not what was published.
+        """
+        if self._digest is None or self._digest.hexdigest() == MD5[self._name]:
+            return
         raise SourceError(
-            f"{name}: its MD5 is {md5}, the published one {published}: the file is damaged or not "
-            "complete; fetch this piece again"
+            f"{self._name}: its MD5 is {self._digest.hexdigest()}, the published one "
+            f"{MD5[self._name]}: the file is damaged or not complete; fetch this piece again"
         )

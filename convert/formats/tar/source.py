@@ -130,7 +130,7 @@ class TarSource(SourceView):
         self.parallel = isinstance(content, BinSource) or look.parallel
 
     def describe(self) -> dict[str, Any]:
-        """The files (the first 64 by name, size and MD5 if gzipped; a hash of all) and content."""
+        """The files (the first 64 by name, size and hash if gzipped; a hash of all) and content."""
         listed = [
             [name, size, self._sums.get(number)]
             for number, (name, size) in enumerate(
@@ -191,7 +191,7 @@ class _Look:
     """The first reading: what archives there are and what they hold.
 
     Attributes:
-        sums: the MD5 of each gzipped file.
+        sums: the XXH3-128 of each gzipped file.
         complete: whether all was read, so that all sums are known.
         notices: for the user.
         parallel: whether several processes can read the files at once.
@@ -225,7 +225,7 @@ class _Look:
         """
         total = sum(self._files.sizes)
         with (
-            open_stream(self._check_sum) as stream,
+            open_stream(self.sums.__setitem__) as stream,
             Progress(total >> 20, unit="MiB", label="looking") as progress,
         ):
             while self._set is None and self._find_archive(stream):
@@ -287,10 +287,6 @@ class _Look:
     def _stream(self) -> Stream | None:
         """The one stream of files that can only be read in order."""
         return self._readable.open() if self._readable.compressed else None
-
-    def _check_sum(self, number: int, md5: str) -> None:
-        self.sums[number] = md5
-        glint360k.check_sum(self._files.names[number], md5)
 
     def _find_archive(self, stream: Stream) -> bool:
         """Go to where the next archive begins; returns whether there is one.

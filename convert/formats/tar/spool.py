@@ -186,7 +186,7 @@ class GrowingStream(Stream):
 
     Args:
         files: the files.
-        sums: told the MD5 of each.
+        sums: told the XXH3-128 of each.
 
     Raises:
         SpoolError: there is no room for a spool; so does whatever reads.

@@ -19,7 +19,6 @@ five rounds, AMD EPYC, by ``benchmarks/inflate.py``); of one that inflates once 
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -31,7 +30,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from facepack.convert.formats.tar import glint360k
+import xxhash
+
+from facepack.convert.formats.tar.glint360k import MD5, PublishedSum
 from facepack.convert.formats.tar.headers import BLOCK, is_header
 from facepack.convert.read_ahead import ReadAhead
 from facepack.convert.source_file import SourceFile, file_name, require_file
@@ -46,7 +47,7 @@ _GZIP = b"\x1f\x8b\x08"
 _GZIP_WINDOW = 31  # zlib: a gzip header, any window
 
 Sums = Callable[[int, str], None]
-"""Told the number and the MD5 of each file, in hexadecimal, as soon as all of it was read."""
+"""Told the number and the XXH3-128 of each file, in hexadecimal, as soon as all of it was read."""
 
 
 class StreamEndError(SourceError):
@@ -479,11 +480,12 @@ def inflate(files: Files, sums: Sums | None, numbers: range | None = None) -> It
 
     Args:
         files: the files.
-        sums: told the MD5 of each.
+        sums: told the XXH3-128 of each.
         numbers: which files; an archive begins behind them, if any follow. None takes all.
 
     Raises:
-        SourceError: a file cannot be read on, or is damaged or cut short.
+        SourceError: a file cannot be read on, is damaged or cut short, or, where there are
+            ``sums``, differs from its published MD5.
     """
     numbers = range(len(files.paths)) if numbers is None else numbers
     return _inflate(files, numbers.stop, ReadAhead(_read(files, sums, numbers), _DEPTH))
@@ -491,16 +493,18 @@ def inflate(files: Files, sums: Sums | None, numbers: range | None = None) -> It
 
 def _read(files: Files, sums: Sums | None, numbers: range) -> Iterator[_Block]:
     for number in numbers:
-        digest = hashlib.md5(usedforsecurity=False)
+        digest, published = xxhash.xxh3_128(), PublishedSum(files.names[number])
         with files.source(number) as file:
             size = file.size
             for byte in range(0, size, _SQUEEZED):
                 data = file.read(min(_SQUEEZED, size - byte), byte)
                 if sums is not None:
                     digest.update(data)
+                    published.update(data)
                 yield _Block(number, byte, data)
             file.check()
         if sums is not None:
+            published.check()
             sums(number, digest.hexdigest())
 
 
@@ -571,12 +575,12 @@ def _damaged(files: Files, number: int, byte: int, error: zlib.error) -> SourceE
     """The error of data that do not inflate; a piece that differs from its sum is named so."""
     path = files.paths[number]
     name = files.names[number]
-    if name in glint360k.MD5:
-        digest = hashlib.md5(usedforsecurity=False)
+    if name in MD5:
+        published = PublishedSum(name)
         with path.open("rb", buffering=0) as file:
             while data := file.read(_SQUEEZED):
-                digest.update(data)
-        glint360k.check_sum(name, digest.hexdigest())
+                published.update(data)
+        published.check()
     words = str(error).removeprefix("Error ").partition(": ")[2] or str(error)
     return SourceError(
         f"{name}: the gzipped data are damaged in the {_SQUEEZED >> 10} KiB from byte {byte} on "

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from xxhash import xxh3_128_hexdigest
 
 from facepack.convert.formats.tar import glint360k
 from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError
@@ -76,7 +77,7 @@ def test_a_stream_is_the_files_joined(
         walk(stream, data, seed=len(places))
         assert stream.consumed() > 0
     if packed:
-        expected = {k: hashlib.md5(path.read_bytes()).hexdigest() for k, path in enumerate(paths)}
+        expected = {k: xxh3_128_hexdigest(path.read_bytes()) for k, path in enumerate(paths)}
         assert sums == expected
         again = pickle.loads(pickle.dumps(stream))
         assert again.read(len(data)) == data
@@ -195,10 +196,20 @@ def test_a_published_piece_that_differs_is_named(
 ) -> None:
     stored = gzip.compress(content(), 1)
     paths = cut(tmp_path, stored, 200_000, name="glint360k")
+    sums: dict[int, str] = {}
     for path in paths:
         monkeypatch.setitem(glint360k.MD5, path.name, hashlib.md5(path.read_bytes()).hexdigest())
-    with Files.look_at(paths).open() as stream:
+    with Files.look_at(paths).open(sums.__setitem__) as stream:
         assert stream.read(700_000) == content()
+        assert not stream.skip_zeros()
+    other = bytearray(stored[:200_000])
+    other[4:8] = b"time"  # of the gzip header: it inflates to the same
+    paths[0].write_bytes(other)
+    found = hashlib.md5(other).hexdigest()
+    with Files.look_at(paths).open(sums.__setitem__) as stream:
+        with pytest.raises(SourceError, match=f"glint360k_00: its MD5 is {found}, the published"):
+            stream.skip(700_000)
+            stream.skip_zeros()
     damaged = bytearray(paths[0].read_bytes())
     damaged[100_000:100_040] = bytes(40)
     paths[0].write_bytes(damaged)
