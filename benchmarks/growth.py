@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from multiprocessing.util import Finalize
+from multiprocessing.util import Finalize, register_after_fork
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,11 @@ def _note() -> None:
     counts.write_text(json.dumps([_bytes_read, CountingZlib.inflated]))
 
 
-if _COUNTS in os.environ:  # a trial, or a worker of one, which imports this file
+if _COUNTS in os.environ:  # a trial, or a worker of one that imports this file or is a fork
     stream.zlib = CountingZlib  # type: ignore[assignment]
     SourceFile.read = _count  # type: ignore[method-assign]
     Finalize(None, _note, exitpriority=0)
+    register_after_fork(_note, lambda note: Finalize(None, note, exitpriority=0))
 
 
 def trial(tars: list[Path], workers: int) -> dict[str, float]:

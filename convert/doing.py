@@ -8,7 +8,7 @@ memory that coordinator and workers share.
 from __future__ import annotations
 
 import os
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import BaseContext
 
 _LENGTH = 1024  # bytes of a line, the process's number and an end included
 
@@ -25,7 +25,7 @@ def say(what: str) -> None:
 class Lines:
     """The lines of ``count`` processes of ``context``, which it is given to when they start."""
 
-    def __init__(self, context: SpawnContext, count: int) -> None:
+    def __init__(self, context: BaseContext, count: int) -> None:
         self._memory = context.RawArray("B", _LENGTH * count)
         self._taken = context.Value("i", 0)
 

@@ -16,6 +16,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, TypeVar
 
+from facepack import system
 from facepack.convert.blocks import free_blocks
 from facepack.convert.doing import Lines
 from facepack.convert.options import ConvertOptions
@@ -43,7 +44,9 @@ def started_early(
 ) -> Iterator[None]:
     """Within, processes start at once, and the first :class:`Workers` that wants any takes them.
 
-    They import what they need while the source is looked through, which takes as long.
+    Where this thread is the only one, what they need is imported once, here, and they are forked:
+    no lock is held yet, and nothing open. Else they are fresh interpreters, each of which imports
+    it while the source is looked through.
 
     Args:
         paths: of the source. Where their files hold too little to pay for processes, or it cannot
@@ -57,7 +60,10 @@ def started_early(
     if min(count, pays) < 2:
         yield
         return
-    _early = early = _Processes(count)
+    if system.can_fork_safely():
+        _import(modules)
+    # What was imported may have begun threads of its own.
+    _early = early = _Processes(count, "fork" if system.can_fork_safely() else "spawn")
     try:
         for _ in range(count):
             early.executor.submit(_import, modules)
@@ -85,10 +91,15 @@ def _import(modules: Sequence[str]) -> None:
 
 
 class _Processes:
-    """An executor of fresh interpreters: a fork would inherit locks and open environments."""
+    """An executor of processes, as a rule fresh interpreters: forks inherit locks and open files.
 
-    def __init__(self, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
+    Args:
+        count: how many.
+        method: how they start; ``fork`` does so at the first task.
+    """
+
+    def __init__(self, count: int, method: str = "spawn") -> None:
+        context = multiprocessing.get_context(method)
         self.count = count
         self.began = context.Event()  # set by the first worker that runs
         self._lines = Lines(context, count)

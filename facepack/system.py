@@ -228,6 +228,17 @@ def at_fork(**calls: Callable[[], None]) -> None:
         os.register_at_fork(**calls)
 
 
+def can_fork_safely() -> bool:
+    """Whether a fork of this process is sure to find no lock held by a thread that it lacks.
+
+    Only Linux tells of all threads, those of libraries included.
+    """
+    try:
+        return hasattr(os, "fork") and len([*Path("/proc/self/task").iterdir()]) == 1
+    except OSError:
+        return False
+
+
 def physical_memory() -> int | None:
     """Bytes of memory that the machine has; None where the system does not say."""
     if not hasattr(os, "sysconf"):

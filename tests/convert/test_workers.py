@@ -111,16 +111,62 @@ def test_processes_that_were_started_early_are_taken(
             assert module._early is None
 
 
-def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+EARLY = """
+import sys, threading
+from pathlib import Path
+from facepack import cli
+from facepack.convert import workers
+method, *words = sys.argv[1:]
+workers._WORTH_A_PROCESS = 100
+take = workers._take_processes
+def told(count):
+    processes = take(count)
+    print(processes.executor._mp_context.get_start_method(), file=sys.stderr)
+    return processes
+if __name__ == "__main__":
+    if method == "spawn":  # as a library's thread, of whose locks nobody knows
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    workers._take_processes = told
+    sys.argv[1:] = words
+    cli.main()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_early_processes_are_forks_where_no_other_thread_runs(
+    make_rec: MakeRec, tmp_path: Path, method: str
+) -> None:
+    if method == "fork" and sys.platform != "linux":
+        pytest.skip("only Linux tells of all threads")
+    source = make_rec(300, bad={7: b"short"})
+    (tmp_path / "early.py").write_text(EARLY)
+    words = ["rec2lmdb", source, tmp_path / "out", "--workers", "2", "--shard-records", "40"]
+    done = subprocess.run(
+        [sys.executable, tmp_path / "early.py", method, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert method in done.stderr.splitlines()
+    convert_to_pack(RecSource(source), tmp_path / "here", PackOptions(shard_records=40))
+    assert contents(tmp_path / "out") == contents(tmp_path / "here")
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_workers_end_with_their_parent(tmp_path: Path, early: bool) -> None:
     program = tmp_path / "parent.py"
     program.write_text(
         "import os, sys, time\n"
-        "from facepack.convert.workers import Workers\n"
+        "from contextlib import nullcontext\n"
+        "from pathlib import Path\n"
+        "from facepack.convert import workers\n"
         "sys.path.insert(0, os.path.dirname(__file__))\n"
         "from task import work\n"
+        "workers._WORTH_A_PROCESS = 1\n"
         "if __name__ == '__main__':\n"
-        "    with Workers(2) as workers:\n"
-        "        for _, pid in workers.run(work, [(0,), (0,), (600,), (600,)]):\n"
+        "    start = workers.started_early([Path(__file__)], 2, ['task'])\n"
+        f"    with start if {early} else nullcontext(), workers.Workers(2) as pool:\n"
+        "        for _, pid in pool.run(work, [(0,), (0,), (600,), (600,)]):\n"
         "            print(pid, flush=True)\n"
     )
     (tmp_path / "task.py").write_text(
