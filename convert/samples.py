@@ -30,6 +30,7 @@ import numpy as np
 
 from facepack.convert.files import text
 from facepack.convert.names import Names
+from facepack.convert.whole_numbers import as_whole
 from facepack.errors import SourceError
 from facepack.reading import read_text
 from facepack.store import format as fmt
@@ -332,13 +333,11 @@ def read_class(content: bytes) -> Label | None:
 def read_object(content: bytes) -> Label | None:
     """The ``label`` of a JSON object, if it has one that is a class or names an identity."""
     try:
-        label = json.loads(content)["label"]
+        label = as_whole(json.loads(content)["label"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     if isinstance(label, str):
         return read_class(label.strip().encode("utf-8", "backslashreplace")[:LONGEST_CLS])
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)
     if isinstance(label, bool) or not isinstance(label, int):
         return None
     return label if NO_IDENTITY <= label <= MAX_LABEL else None

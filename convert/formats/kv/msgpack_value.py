@@ -1,10 +1,10 @@
 """Values ``[image, label]`` in msgpack, as face_analysis_pytorch and its descendants keep images.
 
-An image is a byte string (or, of msgpack before 1.0, a string), a label a whole number. Two parsers
-read them: :func:`read_msgpack` takes any value and tells every fault, and :func:`find_msgpack`
-takes usual ones by the thousand, and leaves the rest to the other. ``msgpack.unpackb``, which they
-replace, copies each image, and makes room for what an array's head claims before it looks whether
-that is there.
+An image is a byte string (or, of msgpack before 1.0, a string), a label a whole number, perhaps as
+a float. Two parsers read them: :func:`read_msgpack` takes any value and tells every fault, and
+:func:`find_msgpack` takes usual ones by the thousand, and leaves the rest to the other.
+``msgpack.unpackb``, which they replace, copies each image, and makes room for what an array's head
+claims before it looks whether that is there.
 
 Source: the msgpack specification; ``data/data_loader_train_lmdb.py`` of
 vitoralbiero/face_analysis_pytorch and HaiyuWu/SOTA-Face-Recognition-Train-and-Test.
@@ -12,11 +12,13 @@ vitoralbiero/face_analysis_pytorch and HaiyuWu/SOTA-Face-Recognition-Train-and-T
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import NamedTuple
 
 import msgpack
 import numpy as np
 
+from facepack.convert.whole_numbers import as_whole
 from facepack.errors import DecodeError
 from facepack.store.format import MAX_LABEL
 from facepack.store.record import Buffer
@@ -25,6 +27,7 @@ PAIR = 0x92  # an array of two elements
 _ARRAYS = range(0x90, 0xA0)
 _BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}  # bytes of their lengths
 _WHOLE = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+_FLOATS = {0xCA: Struct(">f"), 0xCB: Struct(">d")}
 _SIGNED = {0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 
 
@@ -85,7 +88,13 @@ def _read_whole(data: memoryview) -> int:
             return code if code <= 0x7F else code - 0x100
         if width:
             return int.from_bytes(data[1:], "big", signed=code in _SIGNED)
-    raise DecodeError(f"its label is no whole number of msgpack, but {bytes(data[:16])!r}")
+    found: object = bytes(data[:16])
+    if code in _FLOATS and len(data) == 1 + _FLOATS[code].size:
+        (found,) = _FLOATS[code].unpack(data[1:])
+        whole = as_whole(found)
+        if isinstance(whole, int):
+            return whole
+    raise DecodeError(f"its label is no whole number of msgpack, but {found!r}")
 
 
 def find_msgpack(data: memoryview, starts: np.ndarray, stops: np.ndarray) -> LabelledImages:

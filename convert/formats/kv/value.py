@@ -17,6 +17,7 @@ from facepack.convert.formats.pairs.pickle_stream import (
     describe,
     unpickle,
 )
+from facepack.convert.whole_numbers import as_whole
 from facepack.errors import DecodeError
 from facepack.images import image_format
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
@@ -79,6 +80,8 @@ def _read_pickle(value: bytes) -> LabelledImage:
         raise DecodeError(f"its image is {describe(image)}; expected encoded bytes")
     if isinstance(label, PickledArray) and label.content is not None and label.content.size == 1:
         label = label.content.item()  # a scalar is an array of no axes to some
-    if not isinstance(label, int):
-        raise DecodeError(f"its label is {describe(label)}; expected a whole number")
-    return LabelledImage(image, int(label))
+    whole = as_whole(label)
+    if not isinstance(whole, int):
+        shown = label if isinstance(label, float) else describe(label)
+        raise DecodeError(f"its label is {shown}; expected a whole number")
+    return LabelledImage(image, int(whole))

@@ -39,13 +39,13 @@ ENCODE_IMAGES = "encode each image as JPEG or PNG and write the set again"
 """What to do about images that are arrays of pixels."""
 
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "BINSTRING", "SHORT_BINSTRING"}
-_NUMBER_LINES = {"INT", "LONG", "PUT", "GET"}
+_NUMBER_LINES = {"INT", "LONG", "FLOAT", "PUT", "GET"}
 _ADMITTED = (
     _BYTES
     | _NUMBER_LINES
     | {
         *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE"),
-        *("LONG1", "BININT", "BININT1", "BININT2"),
+        *("LONG1", "BININT", "BININT1", "BININT2", "BINFLOAT"),
         *("STRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
         *("EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
         *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
@@ -67,7 +67,7 @@ _LENGTH_BYTES = {
 }
 _LONGEST_NUMBER = 24  # decimal characters; Python takes long over very long ones
 
-_DTYPE_CODE = re.compile(r"[<>=|]?(b1|[iu][1248])")
+_DTYPE_CODE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248])")
 _LATIN_1 = ("latin-1", "latin1")
 
 # Python 3 writes bytes as text for encode, under protocols 0 to 2; Python 2 has such text, and the
@@ -104,8 +104,8 @@ def load_pickle(path: Path, data: bytes) -> object:
 def unpickle(data: bytes, *, most: int | None = None) -> object:
     """The value of the pickle ``data``.
 
-    Made of lists, tuples, None, bool, int, str, bytes, ``memoryview`` (for bytes as well) and
-    :class:`PickledArray`.
+    Made of lists, tuples, None, bool, int, float, str, bytes, ``memoryview`` (for bytes as well)
+    and :class:`PickledArray`.
 
     Args:
         data: the pickle.

@@ -27,6 +27,7 @@ from facepack.convert.formats.pairs.pickle_stream import (
     describe,
     load_pickle,
 )
+from facepack.convert.whole_numbers import as_whole
 from facepack.errors import SourceError
 from facepack.limits import limit, too_large
 from facepack.reading import TABLE, read_bytes
@@ -167,9 +168,10 @@ def _flags(path: Path, values: object) -> np.ndarray:
             f"{path}: its flags are {describe(values)}; expected a list or an array of P "
             "booleans: write the set again so"
         )
+    values = list(map(as_whole, values))
     for pair, value in enumerate(values):
         if not isinstance(value, int) or value not in (0, 1):
-            shown = value if isinstance(value, int) else describe(value)
+            shown = value if isinstance(value, (int, float)) else describe(value)
             raise SourceError(
                 f"{path}: the flag of pair {pair} is {shown}; expected True or False, or 1 or 0: "
                 "write the set again so"

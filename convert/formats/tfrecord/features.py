@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from facepack.convert.files import text
 from facepack.convert.formats.tfrecord.example import Feature
+from facepack.convert.whole_numbers import as_whole
 from facepack.errors import DecodeError, SourceError
 from facepack.images import image_format
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
@@ -168,8 +169,7 @@ def read_label(feature: Feature) -> int:
         digits = bytes(value[: _DIGITS + 1])
         whole = digits.isdigit() and len(digits) <= _DIGITS
         value = int(digits) if whole else text(digits)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    value = as_whole(value)
     if not isinstance(value, int) or not NO_IDENTITY <= value <= MAX_LABEL:
         raise DecodeError(
             f"label {value!r}: allowed are whole numbers, 0 to {MAX_LABEL}, and -1 for no identity"

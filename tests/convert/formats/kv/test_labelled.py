@@ -245,6 +245,29 @@ def test_a_label_that_is_too_large_behind_others_is_refused(
         assert isinstance(none, SourceRecord) and none.label == -1
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(pickle.dumps((b"image", 3.0), protocol) for protocol in range(6)),
+        *(pickle.dumps((b"image", kind(3))) for kind in (np.float16, np.float32, np.float64)),
+        pickle.dumps([b"image", np.array([3.0], ">f8")]),
+        msgpack.packb([b"image", 3.0]),
+        msgpack.packb([b"image", 3.0], use_single_float=True),
+    ],
+)
+def test_a_whole_number_may_be_a_float(value: bytes) -> None:
+    found = read_value(memoryview(value), pickled=value[0] != 0x92)
+    assert (bytes(found.image), found.label) == (b"image", 3) and type(found.label) is int
+
+
+@pytest.mark.parametrize("dumps", [msgpack.packb, pickle.dumps])
+def test_labels_that_are_floats(tmp_path: Path, make_jpeg: MakeJpeg, dumps: Pack) -> None:
+    pairs = [(make_jpeg(k), label) for k, label in enumerate([0.0, 2.0, 2.0, -1.0])]
+    source = KvSource([make_labelled(tmp_path / "a.lmdb", pairs, dumps)])
+    assert [label for _, label, _ in told(source)] == [0, 2, 2, -1]
+    assert [entry.label for entry in source.part(0, 4).entries()] == [0, 2, 2, -1]
+
+
 # What is refused --------------------------------------------------------------------------------
 
 
@@ -263,13 +286,16 @@ class Harm:
             r"names posix\.system, which could run code .* nothing was run",
         ),
         (pickle.dumps((np.zeros((8, 8, 3), np.uint8), 1)), "an array of 3 axes"),
-        (pickle.dumps((np.zeros(8, np.float32), 1)), "an array of dtype"),
+        (pickle.dumps((np.zeros(8, np.float32), 1)), "its image is a float32 array"),
+        (pickle.dumps((np.zeros(8, np.complex64), 1)), "an array of dtype"),
         (pickle.dumps((np.zeros(8, np.uint16), 1)), "its image is a uint16 array"),
         (pickle.dumps({"image": b"x", "label": 1}), "opcode EMPTY_DICT"),
         (pickle.dumps([b"x"] * 3), "a list of 3 elements; expected a pair"),
         (pickle.dumps(("x", 1)), "its image is text"),
         (pickle.dumps((b"x", "Zoë")), "its label is text; expected a whole number"),
-        (pickle.dumps((b"x", 1.5)), "opcode BINFLOAT"),
+        (pickle.dumps((b"x", 1.5)), "its label is 1.5; expected a whole number"),
+        (pickle.dumps((b"x", np.float32(np.nan))), "its label is nan; expected a whole number"),
+        (pickle.dumps((b"x", np.array([np.inf]))), "its label is inf; expected a whole number"),
         (pickle.dumps((b"x", 10**30)), "its label is 1000000000000000000000000000000; allowed"),
         (pickle.dumps((b"x", -2)), "its label is -2; allowed are 0 to"),
         (pickle.dumps([[b"x"]] * 400), "more values than a file of this size should have"),
@@ -278,7 +304,10 @@ class Harm:
         (msgpack.packb([b"x"]), "not a msgpack array of two"),
         (msgpack.packb([[1], 1]), "whose first element is no byte string"),
         (msgpack.packb([b"x", "1"]), "its label is no whole number"),
-        (msgpack.packb([b"x", 1.0]), "its label is no whole number"),
+        (msgpack.packb([b"x", 1.5]), r"its label is no whole number of msgpack, but 1\.5"),
+        (msgpack.packb([b"x", np.nan]), "its label is no whole number of msgpack, but nan"),
+        (msgpack.packb([b"x", 1e30]), r"its label is 10{12}\d+; allowed"),
+        (msgpack.packb([b"x", -2.0]), "its label is -2; allowed"),
         (msgpack.packb([b"x", 2**64 - 1]), "its label is 18446744073709551615; allowed"),
         (msgpack.packb([b"x", 1]) + b"\0", "its label is no whole number"),
         (b"\x92\xc6\xff\xff\xff\xffxx", "its image claims 4,294,967,295 bytes, 2 are left"),
