@@ -131,9 +131,13 @@ def make_settings(cls: type[SettingsType], values: Mapping[str, Any], owner: str
         raise ConfigError(f"{owner}: {error}") from None
 
 
-@cache
 def kinds(cls: Any) -> dict[str, Any]:
     """The type of each field of a dataclass, by its name."""
+    return _kinds(cls)
+
+
+@cache  # which takes no class where types are checked
+def _kinds(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
 
