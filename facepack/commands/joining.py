@@ -1,0 +1,62 @@
+"""What commands have in common that make packs of other packs' shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facepack.terminal import printable
+
+if TYPE_CHECKING:
+    from facepack.care.joined import JoinedPack
+
+_OPTIONS = (
+    click.option("--copy", is_flag=True, help="Copy the shards even where links are possible."),
+    click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
+    click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Say what would be done and what it would take; write nothing.",
+    ),
+)
+
+
+def joining_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that :func:`join` takes."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def join(
+    packs: Sequence[JoinedPack],
+    *,
+    parts: Sequence[str] = (),
+    notes: Callable[[], Iterable[str]] = tuple,
+    as_json: bool,
+    dry_run: bool,
+    **how: bool,
+) -> None:
+    """Write packs, or look what that would do, and print it; JSON of several by their ``parts``."""
+    from facepack.care.joined import preview_packs, write_packs
+
+    previews = preview_packs(packs, **how) if dry_run else []
+    manifests = [] if dry_run else write_packs(packs, **how)
+    for note in notes():
+        click.echo(f"note: {printable(note)}", err=True)
+    if as_json:
+        told = manifests or list(map(vars, previews))
+        named: Any = dict(zip(parts, told, strict=True)) if parts else told[0]
+        click.echo(json.dumps(named, indent=1, sort_keys=True))
+        return
+    for preview in previews:
+        click.echo("\n".join(map(printable, preview.lines())))
+    for pack, made in zip(packs, manifests, strict=False):
+        click.echo(
+            f"{pack.out}: {made['records']:,} records, {made['identities']:,} identities of "
+            f"{made['classes']:,} classes, {len(made['shards'])} shards"
+        )
