@@ -6,10 +6,11 @@
 # What happens:    the seed is drawn once, at the start of the run, and each epoch begins with it anew: same shards, same order.
 #                  detshuffle counts epochs in the process that reads, and the DataLoader's workers are new ones in each
 #                  epoch: they all count to 0, unless workers persist. Shards are dealt to workers before they are
-#                  shuffled, so that a worker reads the same ones for ever; resampled=True alone mixes them.
+#                  shuffled, so that a worker reads the same ones in each.
 # Why it matters:  Face sets are packed identity by identity, and a buffer of 1,000 images reaches over a few people: which
-#                  identities meet in a batch is settled in the first epoch. Call .shuffle on shards before the split
-#                  oneself, or persistent_workers=True with detshuffle=True. The losses look as usual.
+#                  identities meet in a batch is settled in the first epoch, and the losses look as usual. Workers that
+#                  persist, with detshuffle=True, draw new orders; a DataPipeline with detshuffle before the splits deals
+#                  the shards anew, too.
 #
 # Seen when written (8 shards, 3 epochs; how many different orders of shards):
 #   shardshuffle=100                             1
