@@ -6,12 +6,14 @@ Trainers call them as they like. arcface-tf2 and its forks have ``image/encoded`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from facepack.convert.files import text
 from facepack.convert.formats.tfrecord.example import Feature
+from facepack.convert.list_lines import LineError
+from facepack.convert.list_lines import read_name as read_identity
 from facepack.convert.whole_numbers import as_whole
 from facepack.errors import DecodeError, SourceError
 from facepack.images import image_format
@@ -22,6 +24,10 @@ _LABELS = (
     b"image/source_id image/class/label image/label label class identity person id target".split()
 )
 _NAMES = b"image/filename filename image/source_id image/name name path key id".split()
+# Labels that may be names of identities; image/source_id and id are often those of images.
+_NAMED_LABELS = (
+    b"image/class/label image/label label class identity person image/class/text".split()
+)
 _NO_LABELS = b"width height channels size".split()  # numbers that are usual beside images
 _DIGITS = 12
 _SHOWN = 12  # features that a message lists
@@ -35,6 +41,7 @@ class Chosen(NamedTuple):
     image: bytes
     label: bytes
     name: bytes | None
+    named: bool = False  # whether labels are names of identities
 
 
 USUAL = Chosen(_IMAGE, b"image/source_id", b"image/filename")  # those of arcface-tf2
@@ -70,9 +77,12 @@ def choose_features(examples: Sequence[dict[bytes, Feature]], wanted: Wanted) ->
             raise SourceError(f"no record has the feature {text(name)!r}; {_listed(known)}")
     image = given.get("image") or _image(known)
     label = given.get("label") or _label(known, image)
+    labels = [example[label] for example in examples if label in example]
+    named = sum(_fits(read_label_name, each) and not _fits(read_label, each) for each in labels)
+    numbered = sum(_fits(read_label, each) for each in labels)
     others = [name for name in _NAMES if name not in (image, label)]
-    found = (name for name in others if name in known and _is_name(known[name]))
-    return Chosen(image, label, given.get("name") or next(found, None))
+    found = (name for name in others if name in known and _fits(read_name, known[name]))
+    return Chosen(image, label, given.get("name") or next(found, None), named > numbered)
 
 
 def _image(known: dict[bytes, Feature]) -> bytes:
@@ -96,15 +106,20 @@ def _label(known: dict[bytes, Feature], image: bytes) -> bytes:
     fitting = [
         name
         for name, feature in known.items()
-        if name != image and name.rpartition(b"/")[2] not in _NO_LABELS and _is_label(feature)
+        if name != image
+        and name.rpartition(b"/")[2] not in _NO_LABELS
+        and _fits(read_label, feature)
     ]
     for name in _LABELS:
         if name in fitting:
             return name
+    for name in _NAMED_LABELS:
+        if name != image and name in known and _fits(read_label_name, known[name]):
+            return name
     if len(fitting) != 1:
         raise SourceError(
             f"{len(fitting)} features may be the label; {_listed(known)}: choose one of whole "
-            f"numbers with {LABEL_OPTION}"
+            f"numbers, or of names of identities, with {LABEL_OPTION}"
         )
     return fitting[0]
 
@@ -114,17 +129,10 @@ def _is_image(feature: Feature) -> bool:
     return isinstance(value, memoryview) and image_format(value) is not None
 
 
-def _is_label(feature: Feature) -> bool:
+def _fits(read: Callable[[Feature], object], feature: Feature) -> bool:
+    """Whether ``read`` takes the feature, and finds something."""
     try:
-        read_label(feature)
-    except DecodeError:
-        return False
-    return True
-
-
-def _is_name(feature: Feature) -> bool:
-    try:
-        return read_name(feature) is not None
+        return read(feature) is not None
     except DecodeError:
         return False
 
@@ -175,6 +183,21 @@ def read_label(feature: Feature) -> int:
             f"label {value!r}: allowed are whole numbers, 0 to {MAX_LABEL}, and -1 for no identity"
         )
     return value
+
+
+def read_label_name(feature: Feature) -> bytes:
+    """The label of a set whose labels are names of identities: by the rule of lists.
+
+    Raises:
+        DecodeError: it is no such name.
+    """
+    value = _only(feature.values)
+    if not isinstance(value, memoryview):
+        raise DecodeError(f"label {value!r}: the names of identities are taken, as most are")
+    try:
+        return read_identity(bytes(value[: LONGEST_NAME + 1]).strip())
+    except LineError as error:
+        raise DecodeError(str(error)) from None
 
 
 def read_name(feature: Feature) -> str | None:

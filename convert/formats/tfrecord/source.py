@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from facepack.convert.formats.tfrecord.features import (
     choose_features,
     read_image,
     read_label,
+    read_label_name,
     read_name,
 )
 from facepack.convert.formats.tfrecord.files import open_records, reopened
@@ -62,6 +64,7 @@ class TfRecordPart(PartInRuns):
     start: int
     bounds: np.ndarray  # (n + 1,) where each begins in what is inflated, and where the last ends
     chosen: Chosen = USUAL  # the features that are taken
+    numbers: Mapping[bytes, int] = field(default_factory=dict)  # of labels that are names
 
     def __post_init__(self) -> None:
         self.stop = self.start + len(self.bounds) - 1
@@ -98,11 +101,11 @@ class TfRecordPart(PartInRuns):
         bounds = self.bounds[rows[0] : rows[-1] + 2] - begin
         starts, stops = bounds[:-1], bounds[1:]
         faults = check_records(np.frombuffer(block, np.uint8), starts, stops)
-        run = _Run(self.start, block)
+        run = _Run(self.start, block, self.chosen, self.numbers)
         for row, start, stop, fault in zip(
             rows.tolist(), starts.tolist(), stops.tolist(), faults, strict=True
         ):
-            if not fault and run.add(row, start + HEAD, stop - TAIL, self.chosen):
+            if not fault and run.add(row, start + HEAD, stop - TAIL):
                 continue
             yield from run.take()
             if fault:
@@ -119,10 +122,37 @@ class TfRecordPart(PartInRuns):
             if self.chosen.name in features:
                 name = _read(features, self.chosen.name, read_name)
             image = _read(features, self.chosen.image, read_image)
-            label = _read(features, self.chosen.label, read_label)
+            if self.chosen.named:
+                label = self.numbers[_read(features, self.chosen.label, read_label_name)]
+            else:
+                label = _read(features, self.chosen.label, read_label)
         except DecodeError as error:
             return self._refuse(row, name, str(error), self.remedy)
         return SourceRecord(self.start + row, image, label, name)
+
+    def label_names(self) -> set[bytes]:
+        """The different labels, where they are names."""
+        found = set()
+        with reopened(self.path, self.size, compressed=self.compressed) as file:
+            for some in self._stretches(np.arange(self.stop - self.start)):
+                bounds = self.bounds[some[0] : some[-1] + 2]
+                if len(some) == 1 and bounds[1] - bounds[0] > _longest():
+                    continue
+                block = file.read_block(int(bounds[-1] - bounds[0]), int(bounds[0]))
+                starts = bounds - bounds[0]
+                faults = check_records(np.frombuffer(block, np.uint8), starts[:-1], starts[1:])
+                for start, stop, fault in zip(
+                    starts[:-1].tolist(), starts[1:].tolist(), faults, strict=True
+                ):
+                    with suppress(DecodeError):  # it is refused when it is read
+                        data = block[start + HEAD : stop - TAIL]
+                        if not fault:
+                            found.add(_read(read_example(data), self.chosen.label, read_label_name))
+        return found
+
+    def identity_names(self) -> Mapping[int, str]:
+        """The names of all identities, where labels are names."""
+        return {number: text(name) for name, number in self.numbers.items()}
 
     def entries(self) -> Iterator[Entry]:
         """Label and name of each; -1 and None where it is damaged."""
@@ -167,8 +197,11 @@ def _read(features: dict[bytes, Feature], name: bytes, read: Callable[[Feature],
 class _Run:
     """Gathers usual records of a part, which begins at ``first``, that follow each other."""
 
-    def __init__(self, first: int, block: memoryview) -> None:
+    def __init__(
+        self, first: int, block: memoryview, chosen: Chosen, numbers: Mapping[bytes, int]
+    ) -> None:
         self._first, self._block = first, block
+        self._chosen, self._numbers = chosen, numbers
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -177,12 +210,19 @@ class _Run:
         self._labels: list[int] = []
         self._names: list[str] = []
 
-    def add(self, row: int, start: int, stop: int, chosen: Chosen) -> bool:
+    def add(self, row: int, start: int, stop: int) -> bool:
         """Add the record ``row`` whose data lie at ``[start, stop)``; False if it is unusual."""
+        chosen = self._chosen
         found = find_usual(self._block, start, stop)
         if found is None:
             return False
         image, label = found.get(chosen.image), found.get(chosen.label)
+        if chosen.named:  # by their bytes as they are; with blanks around them they are unusual
+            label = (
+                self._numbers.get(bytes(self._block[slice(*label)]))
+                if isinstance(label, tuple)
+                else None
+            )
         if not isinstance(image, tuple) or not isinstance(label, int) or label > MAX_LABEL:
             return False
         if chosen.name is not None:
@@ -296,6 +336,12 @@ class TfRecordSource(Source):
             raise SourceError(f"{files[0]}: {error}") from None
         if self._chosen != USUAL:
             self.notices.append(_told(self._chosen))
+        self._numbers: dict[bytes, int] = {}
+        if self._chosen.named:
+            wholes = (replace(each, chosen=self._chosen) for each in self._wholes.values())
+            names = set().union(*(each.label_names() for each in wholes))
+            self._numbers = {name: number for number, name in enumerate(sorted(names))}
+            self.classes = len(names)
 
     def _examples(self) -> Iterator[dict[bytes, Feature]]:
         """The features of the first records of each file that are sound."""
@@ -323,13 +369,14 @@ class TfRecordSource(Source):
         Raises:
             SourceError: a file cannot be read.
         """
-        names = self._chosen._asdict()
-        return {
+        features = zip(("image", "label", "name"), self._chosen, strict=False)
+        described = {
             "kind": self.kind,
             "images": len(self),
-            "features": {key: name and text(name) for key, name in names.items()},
+            "features": {key: name and text(name) for key, name in features},
             "files": [*map(_describe, self._wholes.values())],
         }
+        return described | ({"identities": len(self._numbers)} if self._chosen.named else {})
 
     def groups(self) -> list[Group]:
         """One for each file, called like it."""
@@ -350,6 +397,7 @@ class TfRecordSource(Source):
             start=start,
             bounds=whole.bounds[start - whole.start : stop - whole.start + 1],
             chosen=self._chosen,
+            numbers=self._numbers,
         )
 
 
@@ -381,6 +429,7 @@ def _longest() -> int:
 def _told(chosen: Chosen) -> str:
     named = "nothing" if chosen.name is None else repr(text(chosen.name))
     return (
-        f"images are the feature {text(chosen.image)!r}, labels {text(chosen.label)!r}, names "
+        f"images are the feature {text(chosen.image)!r}, labels {text(chosen.label)!r}"
+        f"{' (names of identities)' if chosen.named else ''}, names "
         f"{named}: --image-feature, --label-feature and --name-feature take others"
     )

@@ -500,3 +500,72 @@ def test_bounds_are_those_of_a_slow_walk(records: list[bytes], write: Callable[.
         expected.append(at)
     assert bounds == expected
     assert [stop - start for start, stop in pairwise(bounds)] == list(map(len, records))
+
+
+# Labels that are names ----------------------------------------------------------------------------
+
+
+def named(make_jpeg: Callable[..., bytes], labels: Sequence[Any], feature: str = "label") -> bytes:
+    """Records of these labels, beside which there is all that no label is taken from."""
+    beside = {"width": 112, "height": b"112", "filename": b"a.jpg", "image/format": b"jpeg"}
+    return b"".join(
+        tfrecord(
+            example({"image": make_jpeg(k)} | beside | ({} if label is None else {feature: label}))
+        )
+        for k, label in enumerate(labels)
+    )
+
+
+@pytest.mark.parametrize("feature", ["label", "image/class/text", "person"])
+def test_labels_may_be_names(
+    make_jpeg: Callable[..., bytes], write: Callable[..., Path], tmp_path: Path, feature: str
+) -> None:
+    labels = [b"zoe", b"ann", "Zoë".encode(), b" ann ", b"zoe"]
+    path = write(named(make_jpeg, labels, feature))
+    source, found = features_of(path)
+    assert [row[2] for row in found] == [2, 1, 0, 1, 2] and source.classes == 3
+    assert "(names of identities)" in source.notices[0] and f"{feature!r}" in source.notices[0]
+    assert source.part(0, 5).identity_names() == {0: "Zoë", 1: "ann", 2: "zoe"}
+    assert [entry.label for entry in source.part(1, 4).entries()] == [1, 0, 1]
+    facepack("tfrecord2lmdb", path, tmp_path / "pack")
+    assert (tmp_path / "pack" / "labels.txt").read_text(encoding="utf-8") == "Zoë\nann\nzoe\n"
+
+
+def test_names_of_several_files_are_one_set(
+    make_jpeg: Callable[..., bytes], write: Callable[..., Path]
+) -> None:
+    paths = [
+        write(named(make_jpeg, labels), name=f"{k}.tfrecord", compress=compress)
+        for k, (labels, compress) in enumerate(
+            [([b"c", b"a"], bytes), ([b"b", b"c"], gzip.compress)]
+        )
+    ]
+    source = TfRecordSource(paths)
+    assert [record.label for record in read(source)] == [2, 0, 1, 2]  # type: ignore[union-attr]
+
+
+def test_what_is_no_name_among_names_is_set_aside(
+    make_jpeg: Callable[..., bytes], write: Callable[..., Path]
+) -> None:
+    """A number that is text is a name, as in lists; most labels decide."""
+    labels = [b"ann", b"", 7, b"a\nb", b"x" * 5000, b"12", b"bob", None, b"ann", b"cy"]
+    data = named(make_jpeg, labels)
+    source, found = features_of(write(data[:-40] + bytes(1) + data[-39:]))
+    assert source.classes == 3  # of what is whole
+    assert [row[2] for row in found if row[0] in (0, 5, 6, 8)] == [1, 0, 2, 1]
+    for row, complaint in zip(
+        (row for row in found if row[0] not in (0, 5, 6, 8)),
+        ["a name of an identity", "label 7", "a name of", "a name of", "no feature", "checksum"],
+        strict=True,
+    ):
+        assert complaint in row[2]
+
+
+def test_texts_of_other_features_are_taken_where_they_are_asked_for(
+    make_jpeg: Callable[..., bytes], write: Callable[..., Path]
+) -> None:
+    path = write(named(make_jpeg, [b"ann", b"bob"], "who"))
+    with pytest.raises(SourceError, match=r"0 features may be the label; .* names of identities"):
+        TfRecordSource([path])
+    source, found = features_of(path, label_feature="who")
+    assert [row[2] for row in found] == [0, 1] and source.classes == 2
