@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from facepack.store.pack import Pack
 from facepack.terminal import printable
 
 _LISTS = ("noise", "images", "records")  # where a JSON object has its records
+_KEY = re.compile(r".+/\d{10}", re.ASCII)
 
 
 def read_record_list(path: Path, pack: Pack) -> np.ndarray:
@@ -39,6 +42,9 @@ def read_record_list(path: Path, pack: Pack) -> np.ndarray:
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"the list of records {path} cannot be read: {reason}") from error
+    by_name = next((key for key, *_ in rows if key is not None and not _KEY.fullmatch(key)), None)
+    if by_name is not None:
+        raise ConfigError(f"the list of records {path} has {_no_record(by_name, pack)}")
     positions = np.empty(len(rows), np.int64)
     for number, (key, position, label) in enumerate(rows, start=1):
         where = f"{path}: record {number}"
@@ -60,6 +66,15 @@ def read_record_list(path: Path, pack: Pack) -> np.ndarray:
 def _of_another(where: str, pack: Pack, why: str) -> ConfigError:
     return ConfigError(
         printable(f"{where}: {why} in {pack.path}: the list was made of another pack; make it anew")
+    )
+
+
+def _no_record(text: str, pack: Pack) -> str:
+    """That ``text`` names no record, and what takes names."""
+    return (
+        f"{printable(text)[:80]!r}: allowed are a key (SHARD/0000000012), a position, or label "
+        "record_index maxP P[label]; images and identities are left out by their names by: "
+        f"facepack lmdb2lmdb {pack.path} OUT --exclude LIST"
     )
 
 
@@ -86,10 +101,7 @@ def _rows(path: Path, pack: Pack) -> Iterator[_Row]:
         try:
             yield _of_fields(fields)
         except ValueError as error:
-            raise ValueError(
-                f"line {number} is {printable(line)[:80]!r}: allowed are a key, a position, or "
-                "label record_index maxP P[label]"
-            ) from error
+            raise ValueError(f"line {number} is {_no_record(line, pack)}") from error
 
 
 def _of_fields(fields: list[str]) -> _Row:
@@ -117,12 +129,11 @@ def _number(row: Mapping[str, Any], name: str) -> int | None:
     value = row.get(name)
     if value is None or value == "":
         return None
-    if (
-        type(value) is int
-        or isinstance(value, str)
-        or (isinstance(value, float) and value.is_integer())
-    ):
+    if type(value) is int or (isinstance(value, float) and value.is_integer()):
         return int(value)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return int(value)
     raise ValueError(f"the {name} {value!r:.80} is no whole number")
 
 
@@ -142,7 +153,10 @@ def _json_rows(value: Any, pack: Pack, path: Path) -> Iterator[_Row]:
         if isinstance(row, dict):
             yield _of_map(row)
         elif isinstance(row, str):
-            yield _of_fields([row])
+            try:
+                yield _of_fields([row])
+            except ValueError as error:
+                raise ValueError(f"it has {_no_record(row, pack)}") from error
         elif type(row) is int:
             yield None, row, None
         else:

@@ -432,6 +432,38 @@ def test_a_list_of_another_pack_is_refused(source: Path, tmp_path: Path, text: s
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("list.txt", "person-1/"),
+        ("list.txt", "0\nperson-1\n"),
+        ("list.txt", "person 1"),
+        ("list.txt", "person-1/7.jpg"),
+        ("list.json", '["person-1"]'),
+        ("list.json", '["person-1/"]'),
+        ("list.csv", "key\nperson-1/7.jpg\n"),
+    ],
+)
+def test_names_are_no_records_and_what_takes_them_is_said(
+    make_jpeg: MakeJpeg, tmp_path: Path, name: str, text: str
+) -> None:
+    with facepack.PackWriter(tmp_path / "p") as writer:
+        for label in (0, 0, 1, 1):
+            writer.add(make_jpeg(label), label, f"person-{label}/7.jpg", f"person-{label}")
+    (tmp_path / name).write_text(text)
+    arguments = ["select", tmp_path / "p", tmp_path / "out", "--exclude", tmp_path / name]
+    done = CliRunner().invoke(main, [*map(str, arguments)])
+    assert done.exit_code == 2 and "person" in done.stderr
+    assert "allowed are a key" in done.stderr and "another pack" not in done.stderr
+    assert f"facepack lmdb2lmdb {tmp_path / 'p'} OUT --exclude LIST" in done.stderr
+    (tmp_path / "names").write_text("person-1/\n")  # which it then does
+    arguments = ["lmdb2lmdb", tmp_path / "p", tmp_path / "out", "--exclude", tmp_path / "names"]
+    done = CliRunner().invoke(main, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    assert facepack.open(tmp_path / "out").identity_names == ["person-0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "position\nperson-1\n"),
         ("list.json", '[{"position": []}]'),
         ("list.json", '[{"position": Infinity}]'),
         ("list.json", '[{"position": 1.5}]'),
