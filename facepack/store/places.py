@@ -10,8 +10,11 @@ from pathlib import Path
 
 from facepack import system
 from facepack.errors import PackError
+from facepack.reading import read_json
 from facepack.store.files import write_error
 from facepack.store.format import MANIFEST, PLAN
+
+_STATED = {"format", "kind", "order", "seed", "source", "shards"}  # by manifests and plans alike
 
 
 def nearest(folder: Path) -> Path:
@@ -41,8 +44,12 @@ def require_outside_packs(path: Path, *, itself: bool = True) -> None:
 
 
 def _holds_pack(folder: Path) -> bool:
-    with suppress(OSError):  # what may not be looked at is none
-        return (folder / MANIFEST).is_file() or (folder / PLAN).is_file()
+    """Whether a folder holds a pack, or its beginning: others have files of these names, too."""
+    for name in (MANIFEST, PLAN):
+        with suppress(OSError, ValueError):  # what cannot be looked at is none
+            stated = read_json(folder / name)
+            if isinstance(stated, dict) and stated.keys() >= _STATED:
+                return True
     return False
 
 

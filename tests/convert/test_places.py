@@ -177,3 +177,10 @@ def test_a_pack_that_lies_in_another_is_still_one(pack: Path, tmp_path: Path) ->
     name = sorted(file.stem for file in (pack / "in").glob("*.mdb"))[0]
     add_set(pack / "in", facepack.open(pack / "in").shard_names, "few", [name])
     assert run("reindex", pack / "in").exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["{}", "not JSON", '{"kind": "a plan of the user\'s own"}'])
+@pytest.mark.parametrize("name", ["plan.json", "pack.json"])
+def test_other_files_of_these_names_make_no_pack(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    require_outside_packs(tmp_path / "results" / "out")
