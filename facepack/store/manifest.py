@@ -11,7 +11,7 @@ from facepack import lfs
 from facepack.errors import DamageError, PackError
 from facepack.reading import read_json
 from facepack.store import format as fmt
-from facepack.store.plan import check_channels, check_selection, require_fields
+from facepack.store.plan import check_channels, check_images, check_selection, require_fields
 from facepack.store.sets import split_set
 
 
@@ -121,12 +121,12 @@ def _check_shape(manifest: dict[str, Any]) -> None:
 
     require_fields("the manifest", manifest, _MANIFEST_SHAPE)
     check_channels("the manifest", manifest)
-    _check_images("the manifest", manifest["images"])
+    check_images("the manifest", manifest["images"])
     if not _ID.fullmatch(manifest["pack_id"]):
         raise ValueError(f"'pack_id' is {manifest['pack_id']!r}, not 32 hexadecimal digits")
     for number, shard in enumerate(manifest["shards"]):
         require_fields(f"shard {number}", shard, _SHARD_SHAPE)
-        _check_images(f"shard {number}", shard["images"])
+        check_images(f"shard {number}", shard["images"])
         label_map = shard.get("label_map", "")
         if label_map is not None and not (
             isinstance(label_map, str)
@@ -150,22 +150,6 @@ def _check_shape(manifest: dict[str, Any]) -> None:
         require_fields(f"the file {name!r}", stated, {"bytes": int, "xxh3_128": str})
         if not fmt.is_plain_name(name):
             raise ValueError(f"the file name {name!r} leads outside the pack")
-
-
-def _check_images(where: str, images: dict[str, Any]) -> None:
-    """Make sure that image statistics can be joined and shown; a ValueError says why not."""
-    for field in ("height", "width"):
-        span = images.get(field)
-        if not isinstance(span, list) or [type(bound) for bound in span] != [int, int]:
-            raise ValueError(f"{where}: 'images' has no {field!r} of two numbers")
-    for field in ("formats", "channels"):
-        counts = images.get(field)
-        if not isinstance(counts, dict) or {*map(type, counts.values())} - {int}:
-            raise ValueError(f"{where}: 'images' has no {field!r} of counts")
-    if type(images.get("oriented")) is not int:
-        raise ValueError(f"{where}: 'images' has no count 'oriented'")
-    if type(images.get("encoded", 0)) is not int:
-        raise ValueError(f"{where}: 'encoded' of 'images' is no count")
 
 
 def check_sizes(path: Path, manifest: dict[str, Any]) -> None:

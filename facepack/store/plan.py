@@ -227,9 +227,26 @@ def _check_joined(plan: dict[str, Any]) -> None:
 def check_selection(where: str, selection: Any) -> None:
     """Make sure that a description of a selection is one; a ValueError says why not."""
     require_fields(f"the selection of {where}", selection, _SELECTION_SHAPE)
+    check_images(f"the selection of {where}", selection["images"])
     if not selection["records"] <= selection["of"] <= fmt.MAX_SHARD_RECORDS:
         counts = f"{selection['records']} of {selection['of']} records"
         raise ValueError(f"the selection of {where} is of {counts}")
+
+
+def check_images(where: str, images: dict[str, Any]) -> None:
+    """Make sure that image statistics can be joined and shown; a ValueError says why not."""
+    for field in ("height", "width"):
+        span = images.get(field)
+        if not isinstance(span, list) or [type(bound) for bound in span] != [int, int]:
+            raise ValueError(f"{where}: 'images' has no {field!r} of two numbers")
+    for field in ("formats", "channels"):
+        counts = images.get(field)
+        if not isinstance(counts, dict) or {*map(type, counts.values())} - {int}:
+            raise ValueError(f"{where}: 'images' has no {field!r} of counts")
+    if type(images.get("oriented")) is not int:
+        raise ValueError(f"{where}: 'images' has no count 'oriented'")
+    if type(images.get("encoded", 0)) is not int:
+        raise ValueError(f"{where}: 'encoded' of 'images' is no count")
 
 
 def check_meta(meta: Any) -> None:
@@ -242,6 +259,7 @@ def check_meta(meta: Any) -> None:
         raise ValueError("__meta__ is not a map")
     fmt.require_known(meta, "the shard", version="version")
     require_fields("__meta__", meta, _META_SHAPE)
+    check_images("__meta__", meta["images"])
     for field, kind in (("shards", int), ("span", dict)):
         if meta.get(field) is not None:
             require_fields("__meta__", meta, {field: kind})

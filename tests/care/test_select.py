@@ -316,6 +316,24 @@ def test_figures_of_a_selection_are_not_believed(source: Path, tmp_path: Path) -
     assert any("figures" in str(damage) for damage in verify(head, deep=True).damage)
 
 
+@pytest.mark.parametrize("field", ["height", "formats", "oriented"])
+def test_figures_of_images_that_are_none_are_told(source: Path, tmp_path: Path, field: str) -> None:
+    head = tmp_path / "head"
+    split(source, head, tmp_path / "tail", copy=True)
+    both = [head, tmp_path / "tail"]
+    for name, use, words in (
+        (fmt.PLAN, lambda: reindex(head), "is lost or another one"),
+        (fmt.MANIFEST, lambda: merge(both, tmp_path / "both"), f"'images' has no .*{field}"),
+    ):
+        good = (head / name).read_text()
+        stated = json.loads(good)
+        del stated["shards"][0]["selection"]["images"][field]
+        (head / name).write_text(fmt.json_text(stated))
+        with pytest.raises(DamageError, match=words):
+            use()
+        (head / name).write_text(good)
+
+
 def test_salvage_takes_what_was_selected(source: Path, tmp_path: Path) -> None:
     head = tmp_path / "head"
     split(source, head, tmp_path / "tail", copy=True)
