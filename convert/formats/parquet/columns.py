@@ -24,6 +24,7 @@ _NAMES_OF_SAME = (*_SAME, "genuine", "mated", "positive", "true", "yes", "1")
 _INDEX = "index"
 _NO_LABELS = (_INDEX, "width", "height", "channels", "size")  # numbers that are usual beside images
 _OPTION = {"image": "--image-column", "label": "--label-column"}
+_OTHERS = f"{_OPTION['image']} and {_OPTION['label']} take others"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +100,18 @@ def find_columns(
     else:
         classes = [name for name in numbers if _kind(described, name) == "ClassLabel"]
         likely = [name for name in numbers if name not in _NO_LABELS]
-        label = _likely(classes) or _likely(likely)
+        named = [name for name in _LABELS if name in texts]
+        # What is called as labels are comes before a number that is alone; a text "id" may be that
+        # of an image, and no text tells whether two show one person.
+        called = [name for name in _LABELS if name in likely]
+        called += [name for name in named if name != "id" and len(found) == 1]
+        label = _likely(classes) or next(iter(called), None) or _likely(likely)
         if label is None and (len(classes) > 1 or len(likely) > 1):
             raise SourceError(
                 f"{file}: several columns may be the labels, of {_listed(schema)}: name one with "
                 "--label-column NAME"
             )
-        label = label or next((name for name in _LABELS if name in texts), None)
+        label = label or next(iter(named), None)
     for name in (*found, *filter(None, [label])):
         if schema.get_field_index(name) < 0:
             raise SourceError(f"{file}: several columns are called {name!r}; rename them")
@@ -134,7 +140,7 @@ def find_columns(
         names=None if pairs else names,
         index=_INDEX if in_order and _INDEX in numbers else None,
         pairs=pairs,
-        notice=f"{file}: {', '.join(told)} (of {_listed(schema)})",
+        notice=f"{file}: {', '.join(told)} (of {_listed(schema)}): {_OTHERS}",
     )
 
 

@@ -261,6 +261,12 @@ def test_columns_are_found(tmp_path: Path) -> None:
     )
     assert columns_of(tmp_path, pa.table({"a": image, "name": text}))[1] is None
     assert columns_of(tmp_path, pa.table({"a": image, "identity": text}))[1] == "identity"
+    for column, taken in (("label", "label"), ("id", "age"), ("name", "age")):
+        table = pa.table({"a": image, column: text, "age": [30]})
+        assert columns_of(tmp_path, table)[1] == taken
+    assert columns_of(tmp_path, pa.table({"x": image, "y": image, "label": text, "one": [1]})) == (
+        ("x", "y"), "one", True,
+    )  # fmt: skip
     struct = pa.array([{"bytes": b"x"}], pa.struct([("bytes", pa.binary())]))
     assert columns_of(tmp_path, pa.table({"mask": image, "face": struct}))[0] == ("face",)
     assert columns_of(tmp_path, pa.table({"x": image, "y": image, "label": [1]})) == (
@@ -274,6 +280,12 @@ def test_columns_are_found(tmp_path: Path) -> None:
     assert columns_of(tmp_path, sized.append_column("pid", [[5]]))[1] == "pid"
     classes = make_table([{"bytes": b"x", "path": None}], [1]).append_column("cls", [[5]])
     assert columns_of(tmp_path, classes) == (("image",), "label", False)
+
+
+def test_a_column_that_is_taken_is_told_with_how_to_take_another(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [b"x"], "age": [30]}), tmp_path / "faces.parquet")
+    (note,) = ParquetRows([tmp_path / "faces.parquet"]).notices
+    assert "labels from 'age'" in note and "--label-column" in note and "--image-column" in note
 
 
 @pytest.mark.parametrize(
