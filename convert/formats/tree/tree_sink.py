@@ -18,7 +18,7 @@ from facepack.convert.delivery import deliver
 from facepack.convert.file_target import STATE, has_size, write_image
 from facepack.convert.formats.pairs.folder_sink import convert_to_pair_folder
 from facepack.convert.options import ConvertOptions
-from facepack.convert.paths import INDEX, image_path, is_safe_path
+from facepack.convert.paths import ASIDE, INDEX, image_path, is_safe_path
 from facepack.convert.result import Result
 from facepack.convert.sink import ParallelSink
 from facepack.convert.source import Part, Source
@@ -165,6 +165,9 @@ class TreeSink(ParallelSink):
             "identities": len(labels - {fmt.NO_IDENTITY}),
             "classes": classes,
             "payload_bytes": sum(map(int, self.pieces(".bytes"))),
+            "renamed": sum(
+                (b"\n" + index).count(f"\n{ASIDE}/".encode()) for index in self.pieces(".kv")
+            ),
         }
 
     def remove(self) -> None:
@@ -190,7 +193,12 @@ class TreeSink(ParallelSink):
                 folder = folder.rpartition("/")[0]
 
     def result(self, done: dict[str, Any], began: float) -> Result:
-        """The result; images are files, too."""
+        """The result; images are files, too. A notice tells of names that could not be kept."""
+        if renamed := done.get("renamed", 0):  # not noted by earlier versions
+            self.source.notices.append(
+                f"{renamed:,} names of images are no safe paths (hidden, too long, or with odd "
+                f"characters): these images lie in {ASIDE}, called by number"
+            )
         result = super().result(done, began)
         return replace(result, file_bytes=result.file_bytes + result.payload_bytes)
 

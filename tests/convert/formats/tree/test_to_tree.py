@@ -20,6 +20,7 @@ from facepack.convert.formats.tree import tree_sink as to_tree
 from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
 from facepack.convert.formats.zip.source import ZipSource
+from facepack.convert.result import Result
 from facepack.errors import PackError, SourceError
 from facepack.train.data import open_training_data
 
@@ -221,11 +222,14 @@ def test_odd_names_are_kept_looked_at_and_removed(make_jpeg: MakeJpeg, tmp_path:
     names = ["a/\u2028\x85x.jpg", "a b/c d 7.jpg", "index.kv/1.jpg", "labels.txt/1.jpg"]
     images = {name: make_jpeg(k) for k, name in enumerate(names)}
     source, out = write_zip(tmp_path / "x.zip", images), tmp_path / "out"
-    assert convert_to_tree(ZipSource([source]), out, TreeOptions()).packed == 4
+    made = convert_to_tree(ZipSource([source]), out, TreeOptions())
+    assert isinstance(made, Result) and made.packed == 4
+    assert "2 names of images are no safe paths" in made.notices[-1]
     assert (out / names[0]).read_bytes() == images[names[0]]
     assert len(list((out / "_renamed").iterdir())) == 2
     before = (out / names[0]).stat().st_mtime_ns
-    convert_to_tree(ZipSource([source]), out, TreeOptions(resume=True))
+    again = convert_to_tree(ZipSource([source]), out, TreeOptions(resume=True))
+    assert isinstance(again, Result) and again.notices == made.notices
     assert (out / names[0]).stat().st_mtime_ns == before
     other = write_zip(tmp_path / "y.zip", {"b/1.jpg": make_jpeg(9)})
     convert_to_tree(ZipSource([other]), out, TreeOptions(overwrite=True))
