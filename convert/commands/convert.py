@@ -31,7 +31,7 @@ class _Size(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", str(value))
+        match = re.fullmatch(r"([1-9][0-9]{0,8})(?:x([1-9][0-9]{0,8}))?", str(value))
         if match is None:
             self.fail(f"{value!r} is no size such as 112 or 112x96", param, ctx)
         return int(match[2] or match[1]), int(match[1])

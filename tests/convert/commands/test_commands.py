@@ -294,7 +294,8 @@ def test_bins_of_a_folder_stay_files(make_jpeg: MakeJpeg, tmp_path: Path) -> Non
 
 def test_wrong_numbers_are_wrong_usage(make_rec: MakeRec, tmp_path: Path) -> None:
     source = make_rec(5)
-    for words in (("--seed", "-1"), ("--seed", 1 << 63), ("--sample", "inf")):
+    wrong = ("--seed", "-1"), ("--seed", 1 << 63), ("--sample", "inf"), ("--size", "0")
+    for words in wrong:
         assert run("rec2img", source, tmp_path / "out", *words).returncode == 2
 
 
