@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 _PROBES = 64  # records by which features are told
 _SAMPLE, _PIECE = 64, 4096  # pieces, and their bytes, that tell two files of equal lengths apart
-_BLOCK = 1 << 20  # bytes of records that are read together
+_BLOCK = 4 << 20  # bytes of records that are read together
 _BESIDE = 1 << 20  # bytes of a record beside its image, at most
 _SQUEEZED = r"(?:\.(?:gz|gzip|zlib|zz))?$"
 _OF_MANY = re.compile(r"-(\d+)-of-(\d+)(?:\.tfrec(?:ord)?s?)?" + _SQUEEZED, re.ASCII)

@@ -50,8 +50,8 @@ _NO_HEADER, _OTHER_NAME, _BEYOND = 1, 2, 3
 
 _DIRECTORY_BYTES = 1 << 20  # of the directory that are read at once
 _BATCH = 8192  # members that are looked at together: so many are decrypted at native speed
-_BATCH_BYTES = (2 << 20, 48 << 20)  # of members as they are, and of encrypted ones
-_RUN = 1 << 20  # about the bytes that are read at once
+_BATCH_BYTES = (4 << 20, 48 << 20)  # of members as they are, and of encrypted ones
+_RUN = 4 << 20  # about the bytes that are read at once
 _SLACK = 256  # for a local header without its name; where it has more, the member is reread
 
 _REASONS = samples.REASONS | archive_lists.REASONS
