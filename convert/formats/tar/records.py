@@ -341,7 +341,7 @@ class TarRecPart(RecordPart):
         begin = int(self.offsets[rows[0]])
         at = self.offsets[rows] - begin
         stream.seek(self.begin + begin)
-        block = memoryview(stream.read(int(at[-1]) + int(self.extents[rows[-1]])))
+        block = stream.read_block(int(at[-1]) + int(self.extents[rows[-1]]))
         starts, stops = find_payloads(block, at, len(rows))
         usual = len(starts)
         if usual:

@@ -13,6 +13,7 @@ or claims to hold much more than its size, is not kept, and inflated again inste
 
 from __future__ import annotations
 
+import mmap
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from facepack.convert.formats.tar.stream import (
     begins_archive,
     inflate,
 )
+from facepack.convert.read_ahead import ReadAhead
 from facepack.convert.source_file import SourceFile
 from facepack.memory import free_memory
 from facepack.processors import usable_processors
@@ -43,8 +46,9 @@ _BLOCK = 1 << 20  # bytes of the spool that are read at once while it grows
 _LOOK = 4096  # bytes of a file that tell whether an archive begins there
 _USUAL = 1.5  # bytes that a byte inflates to; images are compressed, headers and padding are not
 _MOST = 16  # the same; a file may have 1 MiB more
-_PAGE = 4096
+_PAGE = mmap.ALLOCATIONGRANULARITY  # regions begin where they can be mapped
 _THREADS = 16  # more than one reader follows
+_AHEAD = 2  # chunks that are inflated and not written yet, of each
 _LARGE = Path("/var/tmp")
 
 
@@ -120,8 +124,20 @@ class _Region(SourceFile):
         return super().read(count, self._begin + offset)
 
     def read_block(self, count: int, offset: int) -> memoryview:
-        """As :meth:`read`, into memory that suits what is kept."""
-        return super().read_block(count, self._begin + offset)
+        """As :meth:`read`, but the pages of the cache themselves: what is there does not change."""
+        if self._mapped is None:
+            return super().read_block(count, self._begin + offset)
+        return self._mapped[offset : offset + count]
+
+    @cached_property
+    def _mapped(self) -> memoryview | None:
+        """All of it; None where the file system maps no files."""
+        try:
+            return memoryview(
+                mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ, offset=self._begin)
+            )
+        except OSError:
+            return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,7 +371,8 @@ class _Inflating:
     def _inflate(self, numbers: range) -> None:
         number = numbers.start
         try:
-            for chunk in inflate(self._files, self._sums, numbers):
+            # What is inflated is written while the next is inflated.
+            for chunk in ReadAhead(inflate(self._files, self._sums, numbers), _AHEAD):
                 if self._stopped:
                     return
                 self._end(range(number, chunk.file))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import pickle
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +93,38 @@ def test_spooled_files_are_read_anywhere(
         with some.open() as stream:
             stream.seek(begin)
             assert stream.read(end - begin) == expected[begin:end]
+
+
+@pytest.mark.parametrize("maps", [True, False])
+def test_blocks_of_a_spool_are_its_bytes_mapped_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maps: bool
+) -> None:
+    paths, expected = pieces(tmp_path)
+    with GrowingStream(Files.look_at(paths), None) as stream:
+        stream.seek(len(expected))
+        spooled = stream.spooled()
+    mapped = []
+    real = spool.mmap.mmap
+
+    def mmap(*arguments: Any, **options: Any) -> Any:
+        if not maps:
+            raise OSError(19, "No such device")
+        mapped.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(spool.mmap, "mmap", mmap)
+    bounds = np.sort(np.random.default_rng(2).integers(0, len(expected), (40, 2))).tolist()
+    with spooled.open() as stream, spooled.open() as twin:
+        blocks = []
+        for begin, end in bounds:
+            stream.seek(begin)
+            twin.seek(begin)
+            blocks.append(stream.read_block(end - begin))
+            assert blocks[-1].readonly and blocks[-1] == twin.read(end - begin)
+    del stream, spooled  # the blocks outlive the file
+    gc.collect()
+    assert blocks == [expected[begin:end] for begin, end in bounds]
+    assert bool(mapped) == maps
 
 
 def test_nothing_is_left_of_a_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
