@@ -56,14 +56,9 @@ class IRBlock(nn.Module):
 
 
 class IR(Backbone):
-    """Stem, four stages, and an embedding layer on the flattened 512×7×7 map.
+    """Stem, four stages of ``depths`` blocks, an embedding layer on the flattened 512×7×7 map.
 
-    Args:
-        depths: number of blocks in each stage.
-        features: length of an embedding.
-        dropout: share of the flattened map set to zero in training; 0.4 in the published runs.
-        autocast: reduced precision of all layers up to dropout.
-        between: batch normalisation between the convolutions of a block.
+    ``between`` is as in :class:`IRBlock`; dropout is 0.4 in the published runs.
     """
 
     def __init__(

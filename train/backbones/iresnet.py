@@ -45,18 +45,21 @@ class IBlock(nn.Module):
         self.prelu = nn.PReLU(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width)
-        self.downsample = (
-            nn.Identity()
-            if stride == 1 and width_in == width
-            else nn.Sequential(
-                nn.Conv2d(width_in, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
-            )
-        )
+        self.downsample = shortcut(width_in, width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """N×C×H×W to N×C'×H/stride×W/stride."""
         out = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         return self.bn3(self.conv2(out)) + self.downsample(x)
+
+
+def shortcut(width_in: int, width: int, stride: int) -> nn.Module:
+    """What a block adds its input by: the input, or what 1×1 makes of it, where shapes differ."""
+    if stride == 1 and width_in == width:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(width_in, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
+    )
 
 
 def _stage(width_in: int, width: int, blocks: int) -> nn.Sequential:
@@ -66,15 +69,10 @@ def _stage(width_in: int, width: int, blocks: int) -> nn.Sequential:
 
 
 class IResNet(Backbone):
-    """Stem, four stages, and an embedding layer on the flattened 512×7×7 map.
+    """Stem, four stages of ``depths`` blocks, an embedding layer on the flattened 512×7×7 map.
 
-    Args:
-        depths: number of blocks in each stage.
-        features: length of an embedding.
-        dropout: share of the flattened map set to zero in training.
-        autocast: reduced precision of all layers up to dropout.
-        checkpointing: in training, keep the input of every eighth block alone and compute the
-            rest again when the backward pass needs it.
+    With ``checkpointing``, the input of every eighth block alone is kept in training, and the rest
+    computed again when the backward pass needs it.
     """
 
     def __init__(

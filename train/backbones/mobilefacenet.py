@@ -7,6 +7,8 @@ with ``strict=True``.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -113,9 +115,8 @@ class MobileFaceNet(Backbone):
             first one of length 1 is a grouped convolution instead.
         scale: the width, as a multiple of 64 channels at the stem and 128 from the second halving
             on. Inside a block the widths are the same at every scale.
-        features: length of an embedding.
-        dropout: share of the 512 pooled values set to zero in training.
-        autocast: reduced precision of all layers before ``conv_sep``.
+        features, dropout, autocast: as of :func:`~facepack.train.backbones.registry.build`; what
+            drops out are the 512 pooled values.
     """
 
     def __init__(
@@ -160,11 +161,5 @@ class MobileFaceNet(Backbone):
         return self.features(self.conv_sep(hidden))
 
 
-@register("mbf")
-def _mbf(features: int, dropout: float, autocast: torch.dtype | None) -> MobileFaceNet:
-    return MobileFaceNet((1, 4, 6, 2), 2, features, dropout, autocast)
-
-
-@register("mbf_large")
-def _mbf_large(features: int, dropout: float, autocast: torch.dtype | None) -> MobileFaceNet:
-    return MobileFaceNet((2, 8, 12, 4), 4, features, dropout, autocast)
+register("mbf")(partial(MobileFaceNet, (1, 4, 6, 2), 2))
+register("mbf_large")(partial(MobileFaceNet, (2, 8, 12, 4), 4))

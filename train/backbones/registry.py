@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from torch import nn
@@ -72,14 +72,15 @@ class Backbone(nn.Module):
 
 
 Builder = Callable[[int, float, "torch.dtype | None"], Backbone]
+OneBuilder = TypeVar("OneBuilder", bound=Builder)
 
 _BUILDERS: dict[str, Builder] = {}
 
 
-def register(name: str) -> Callable[[Builder], Builder]:
-    """Decorate ``builder(features, dropout, autocast) -> Backbone`` to serve under ``name``."""
+def register(name: str) -> Callable[[OneBuilder], OneBuilder]:
+    """Decorate ``builder(features, dropout, autocast) -> Backbone``, as a class is, for ``name``."""
 
-    def add(builder: Builder) -> Builder:
+    def add(builder: OneBuilder) -> OneBuilder:
         if name in _BUILDERS:
             raise ValueError(f"a backbone named {name!r} is registered already")
         _BUILDERS[name] = builder

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from facepack.train.backbones.iresnet import shortcut
 from facepack.train.backbones.registry import Backbone, register
 
 _EXPANSION = 4
@@ -30,13 +31,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
-        self.downsample = (
-            nn.Identity()
-            if stride == 1 and width_in == width
-            else nn.Sequential(
-                nn.Conv2d(width_in, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
-            )
-        )
+        self.downsample = shortcut(width_in, width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """N×C×H×W to N×C'×H/stride×W/stride."""
@@ -51,14 +46,9 @@ def _stage(width_in: int, inner: int, blocks: int, *, stride: int = 2) -> nn.Seq
     return nn.Sequential(Bottleneck(width_in, inner, stride), *rest)
 
 
+@register("r50_224")
 class ResNet50(Backbone):
-    """Stem to 64×56×56, four stages, and an embedding layer on the flattened 2048×7×7 map.
-
-    Args:
-        features: length of an embedding.
-        dropout: share of the flattened map set to zero in training.
-        autocast: reduced precision of all layers up to dropout.
-    """
+    """Stem to 64×56×56, four stages, and an embedding layer on the flattened 2048×7×7 map."""
 
     image_size = (224, 224)
 
@@ -88,8 +78,3 @@ class ResNet50(Backbone):
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """N×100352 to N×F."""
         return self.features(self.fc(hidden))
-
-
-@register("r50_224")
-def _r50_224(features: int, dropout: float, autocast: torch.dtype | None) -> ResNet50:
-    return ResNet50(features, dropout, autocast)

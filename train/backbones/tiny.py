@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from facepack.train.backbones.iresnet import frozen_scale_bn
+from facepack.train.backbones.iresnet import frozen_scale_bn, shortcut
 from facepack.train.backbones.registry import Backbone, register
 
 _STEM = 32
@@ -31,23 +31,16 @@ class TinyBlock(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
         )
-        self.shortcut = nn.Sequential(
-            nn.Conv2d(width_in, width, 1, stride=2, bias=False), nn.BatchNorm2d(width)
-        )
+        self.shortcut = shortcut(width_in, width, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """N×C×H×W to N×C'×H/2×W/2."""
         return self.residual(x) + self.shortcut(x)
 
 
+@register("tiny")
 class Tiny(Backbone):
-    """Stem to 32×28×28, blocks to 64×14×14 and 128×7×7, an embedding layer on the last map.
-
-    Args:
-        features: length of an embedding.
-        dropout: share of the flattened map set to zero in training.
-        autocast: reduced precision of all layers up to dropout.
-    """
+    """Stem to 32×28×28, blocks to 64×14×14 and 128×7×7, an embedding layer on the last map."""
 
     def __init__(self, features: int, dropout: float, autocast: torch.dtype | None) -> None:
         super().__init__(features, autocast)
@@ -73,8 +66,3 @@ class Tiny(Backbone):
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """N×6272 to N×F."""
         return self.features(self.fc(hidden))
-
-
-@register("tiny")
-def _tiny(features: int, dropout: float, autocast: torch.dtype | None) -> Tiny:
-    return Tiny(features, dropout, autocast)

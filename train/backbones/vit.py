@@ -9,6 +9,7 @@ keys of ``state_dict()`` are arcface_torch's, so that its published checkpoints 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -126,27 +127,25 @@ class VisionTransformer(Backbone):
     """Patches, blocks, and an embedding layer on all 144 tokens.
 
     Args:
-        width: length D of a token.
-        depth: number of blocks.
+        width: length D of a token; ``depth`` is the number of blocks.
         drop_path: probability that the last block is skipped; those before it less, in proportion.
         masked: share of the tokens that a sample goes without in training.
-        features: length of an embedding.
-        dropout: share of the last tokens' values set to zero in training.
-        autocast: reduced precision of the blocks; the sum that runs through them is float32.
+        features, dropout, autocast: as of :func:`~facepack.train.backbones.registry.build`; the
+            sum that runs through the blocks is float32.
         checkpointing: spend a second forward pass of the blocks in training for the memory of
             their activations.
     """
 
     def __init__(
         self,
+        features: int,
+        dropout: float,
+        autocast: torch.dtype | None,
         *,
         width: int,
         depth: int,
         drop_path: float,
         masked: float,
-        features: int,
-        dropout: float,
-        autocast: torch.dtype | None,
         checkpointing: bool,
     ) -> None:
         super().__init__(features, autocast)
@@ -207,19 +206,5 @@ class VisionTransformer(Backbone):
         return self.feature(hidden)
 
 
-def _register_variants() -> None:
-    for name, variant in _VARIANTS.items():
-
-        @register(name)
-        def build(
-            features: int,
-            dropout: float,
-            autocast: torch.dtype | None,
-            variant: _Variant = variant,
-        ) -> VisionTransformer:
-            return VisionTransformer(
-                **variant._asdict(), features=features, dropout=dropout, autocast=autocast
-            )
-
-
-_register_variants()
+for _name, _variant in _VARIANTS.items():
+    register(_name)(partial(VisionTransformer, **_variant._asdict()))
