@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -21,7 +20,7 @@ from facepack.evaluate.results.result import Result
 from facepack.evaluate.run import evaluate
 from facepack.evaluate.sets.pairs import find_pair_set
 from facepack.store.home import absolute, data_home, is_named
-from facepack.train.loop.verification import ACCURACY
+from facepack.train.loop.verification import ACCURACY, SetFigures
 
 _HEADLINES = (ACCURACY, "rank-1", "TAR@1e-4")
 
@@ -29,11 +28,8 @@ _HEADLINES = (ACCURACY, "rank-1", "TAR@1e-4")
 class Validator:
     """Evaluates a backbone on verification sets, which it keeps decoded in memory.
 
-    Args:
-        sets: name → target, as :func:`~facepack.evaluate.registry.find_target` takes it.
-        home: the data home.
-        image_size: (height, width) that the backbone takes.
-        batch_size: images a forward pass.
+    ``sets`` are name → target, as :func:`~facepack.evaluate.registry.find_target` takes it; the
+    rest is as :class:`~facepack.train.loop.verification.MakeValidator` has it.
 
     Raises:
         EvaluationError, SourceError, PackError, DecodeError: a set cannot be read.
@@ -61,47 +57,29 @@ class Validator:
         """Yield each set's figures; modes, buffers and random generators stay as they were."""
         for protocol in self._protocols:
             result = evaluate(backbone, protocol, batch_size=self._batch_size, on_bad_image="skip")
-            yield SetFigures.of(result)
+            yield _as_run_keeps_them(result)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SetFigures:
-    """A set's figures, as a run keeps them; None is undefined."""
-
-    target: str
-    """What the run calls the set."""
-    figure: str
-    """The figure that its best is told by: of pairs the accuracy, else rank 1 or the first TAR."""
-    value: float | None
-    std: float | None
-    """Of that figure, over folds."""
-    values: dict[str, float | None]
-    """What the log keeps, that figure first."""
+def _as_run_keeps_them(result: Result) -> SetFigures:
+    """A result's figures; of pairs accuracy is the first, else rank 1 or the first TAR."""
+    known = result.figures
+    name = next((name for name in _HEADLINES if name in known), next(iter(known)))
+    if name == ACCURACY:
+        rest = {"std": known[name].std, "auc": known["AUC"].value, "norm": known["norm"].value}
+    else:
+        rest = {other: figure.value for other, figure in known.items() if other != name}
     notices: tuple[str, ...] = ()
-    """What is to be said of the set: which images are not in its figures."""
-
-    @classmethod
-    def of(cls, result: Result) -> SetFigures:
-        """The figures of a result."""
-        known = result.figures
-        name = next((name for name in _HEADLINES if name in known), next(iter(known)))
-        if name == ACCURACY:
-            rest = {"std": known[name].std, "auc": known["AUC"].value, "norm": known["norm"].value}
-        else:
-            rest = {other: figure.value for other, figure in known.items() if other != name}
-        notices: tuple[str, ...] = ()
-        if bad := result.counts.get(BAD_IMAGES):
-            rest[BAD_IMAGES] = bad
-            notices = result.notices[:1]
-        value = known[name].value
-        return cls(
-            target=result.target,
-            figure=name,
-            value=value,
-            std=known[name].std,
-            values={name: value, **rest},
-            notices=notices,
-        )
+    if bad := result.counts.get(BAD_IMAGES):
+        rest[BAD_IMAGES] = bad
+        notices = result.notices[:1]  # which images are not in the figures
+    return SetFigures(
+        target=result.target,
+        figure=name,
+        value=known[name].value,
+        std=known[name].std,
+        values={name: known[name].value, **rest},
+        notices=notices,
+    )
 
 
 def _decoded(protocol: Protocol, name: str, image_size: tuple[int, int]) -> Protocol:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,32 +20,16 @@ ACCURACY = "accuracy"
 """The figure of pair sets, which lines about them do not name."""
 
 
-class SetResult(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class SetFigures:
     """A backbone's figures on a set; None is undefined."""
 
-    @property
-    def target(self) -> str:
-        """The set's name."""
-
-    @property
-    def figure(self) -> str:
-        """The name of the figure that a set's best is told by: ``accuracy`` of pairs."""
-
-    @property
-    def value(self) -> float | None:
-        """That figure, a share of one."""
-
-    @property
-    def std(self) -> float | None:
-        """Its deviation over folds, where it has one."""
-
-    @property
-    def values(self) -> Mapping[str, float | None]:
-        """All that the log keeps, that figure first."""
-
-    @property
-    def notices(self) -> Sequence[str]:
-        """What is to be said of the set, once in a run."""
+    target: str  # what the run calls the set
+    figure: str  # the one that the set's best is told by: accuracy of pairs
+    value: float | None  # that figure, a share of one
+    std: float | None  # its deviation over folds, where it has one
+    values: dict[str, float | None]  # all that the log keeps, that figure first
+    notices: tuple[str, ...] = ()  # what is to be said of the set, once in a run
 
 
 class Validator(Protocol):
@@ -54,12 +39,15 @@ class Validator(Protocol):
     def lasting(self) -> dict[str, str]:
         """The sets, name → path, in a form that finds them from any current folder."""
 
-    def __call__(self, backbone: Backbone) -> Iterator[SetResult]:
+    def __call__(self, backbone: Backbone) -> Iterator[SetFigures]:
         """Yield each set's figures."""
 
 
 class MakeValidator(Protocol):
-    """Reads verification sets; raises what says that one cannot be read."""
+    """Reads verification sets, name → path or name in the data home, for images of a size.
+
+    Raises what says that one cannot be read. The size is (height, width).
+    """
 
     def __call__(
         self,
@@ -69,14 +57,7 @@ class MakeValidator(Protocol):
         image_size: tuple[int, int],
         batch_size: int,
     ) -> Validator:
-        """Make the validator.
-
-        Args:
-            sets: name → path, or name in the data home.
-            home: the data home.
-            image_size: (height, width) that the backbone takes.
-            batch_size: images a forward pass.
-        """
+        """Make the validator, which takes ``batch_size`` images in a forward pass."""
 
 
 class Verification:
@@ -128,7 +109,7 @@ class Verification:
                 progress.notice(f"step {step:,}: not verified on {', '.join(left)}")
                 break
 
-    def _note_best(self, result: SetResult, value: float, step: int) -> str:
+    def _note_best(self, result: SetFigures, value: float, step: int) -> str:
         """Remember the value if it is a set's best so far; return a line about it."""
         best = self.best.setdefault(result.target, {})
         if value > best.get(result.figure, -1.0):  # a set of that name may have been another
