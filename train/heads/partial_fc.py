@@ -444,7 +444,6 @@ class PartialFC(nn.Module):
                 f"the head's state holds {', '.join(sorted(state))}; this head has "
                 f"{', '.join(sorted(expected))}: it was trained with another optimizer or margin"
             )
-        rows = slice(self._first, self._first + len(self.weight))
         for name in self._state_names:
             wanted = (self.classes, *self.get_buffer(name).shape[1:])
             if tuple(state[name].shape) != wanted:
@@ -452,8 +451,7 @@ class PartialFC(nn.Module):
                     f"the head's {name} is {tuple(state[name].shape)}; this head's is {wanted}: "
                     "the state is of other data or another length of embedding"
                 )
-        for name in self._state_names:
-            self.get_buffer(name).copy_(state[name][rows])
+        self.load_rows(0, {name: state[name] for name in self._state_names})
         for name in of_margin:
             self.get_buffer(name).copy_(state[name])
         self.set_extra_state(state["_extra_state"])

@@ -27,14 +27,12 @@ class RowOptimizer(Protocol):
 
     def state(self, weight: torch.Tensor) -> Rows:
         """Fresh state of a matrix, each with a first dimension of its rows."""
-        ...
 
     def update(self, rows: Rows, gradient: torch.Tensor, lr: float | torch.Tensor) -> Rows:
         """New values of all of ``rows`` from the gradient (n×F), which may be overwritten.
 
         They come in the gradient's type, whatever that of the state.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,9 @@ class RowStorage(Protocol):
         self, matrix: torch.Tensor, rows: torch.Tensor | slice, device: torch.device
     ) -> torch.Tensor:
         """The rows, on ``device``: a copy, or a view where ``rows`` is a slice."""
-        ...
 
     def put(self, matrix: torch.Tensor, rows: torch.Tensor | slice, values: torch.Tensor) -> None:
         """Replace the rows by ``values``, rounded to the matrix's type."""
-        ...
 
 
 class DeviceRows:

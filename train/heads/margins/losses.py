@@ -20,39 +20,31 @@ class ClassLoss(Protocol):
 
     def start(self, like: torch.Tensor) -> torch.Tensor:
         """The sum (B,) over no classes."""
-        ...
 
     def own_entry(self, own_logit: torch.Tensor) -> torch.Tensor:
         """What must stand in the own classes' columns where logits are added: (B,)."""
-        ...
 
     def add(self, total: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The sum (B,) with a part's logits (B×n) in it."""
-        ...
 
     def reduce(
         self, total: torch.Tensor, own_logit: torch.Tensor, ranks: Ranks
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Both over all ranks; ``own_logit`` (B,) is 0 but on the rank that has the class."""
-        ...
 
     def values(self, total: torch.Tensor, own_logit: torch.Tensor) -> torch.Tensor:
         """The loss of each face, (B,)."""
-        ...
 
     def gradient(
         self, logits: torch.Tensor, total: torch.Tensor, out: torch.Tensor
     ) -> torch.Tensor:
         """Of the faces' losses by the logits (B×n) of other classes; written to ``out``."""
-        ...
 
     def own_gradient(self, own_logit: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
         """Of the faces' losses by the logits of the own classes, (B,)."""
-        ...
 
     def mean(self, logits: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """The mean over faces where all classes (B×n) are here; ``own`` (B,) are the columns."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -132,19 +124,9 @@ class NoiseResistant:
         sums, largest, count = total
         here = logits.amax(1)
         counted = (logits == here.unsqueeze(1)).sum(1).to(count.dtype)
-        return self._join(sums, largest, count, torch.logsumexp(logits, 1), here, counted)
-
-    def _join(
-        self,
-        sums: torch.Tensor,
-        largest: torch.Tensor,
-        count: torch.Tensor,
-        *others: torch.Tensor,
-    ) -> torch.Tensor:
-        more_sums, here, counted = others
         both = torch.maximum(largest, here)
         count = torch.where(largest == both, count, 0.0) + torch.where(here == both, counted, 0.0)
-        return torch.stack([torch.logaddexp(sums, more_sums), both, count])
+        return torch.stack([torch.logaddexp(sums, torch.logsumexp(logits, 1)), both, count])
 
     def reduce(
         self, total: torch.Tensor, own_logit: torch.Tensor, ranks: Ranks
