@@ -20,11 +20,7 @@ from facepack.train.heads.margins.losses import ClassLoss
 
 @dataclass(frozen=True, kw_only=True)
 class LogitRule(Settings):
-    """What happens to cosines on their way to the loss.
-
-    Raises:
-        ConfigError: a setting is out of range.
-    """
+    """What happens to cosines on their way to the loss."""
 
     margin: Margin
     """Lowers the cosine to the own class."""

@@ -25,9 +25,6 @@ class AdaFace(Margin):
     z = h·(norm − mean)/deviation, within ±1; mean and deviation (that of a sample,
     with n − 1) are moving averages over batches, this one's included. z carries no gradient. Of a
     single face there is no deviation: the old one stays.
-
-    Raises:
-        ConfigError: a setting is out of range.
     """
 
     margin: Annotated[float, Range(low=0, below=1)] = 0.4

@@ -13,11 +13,7 @@ from facepack.train.heads.margins.registry import CosineMargin, register
 @register("arcface", m2="margin", margin_gradient="gradient")
 @dataclass(frozen=True, kw_only=True)
 class ArcFace(CosineMargin):
-    """cos(θ + margin).
-
-    Raises:
-        ConfigError: a setting is out of range.
-    """
+    """cos(θ + margin)."""
 
     margin: Radians = 0.5
     """Margin added to the angle, in radians, in [0, π/2)."""

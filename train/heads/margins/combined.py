@@ -28,11 +28,7 @@ LARGEST_COSINE = 1.0 - 1e-6
 @register("combined", m1="m1", m2="m2", m3="m3", margin_gradient="gradient")
 @dataclass(frozen=True, kw_only=True)
 class Combined(CosineMargin):
-    """cos(m1·θ + m2) − m3.
-
-    Raises:
-        ConfigError: a setting is out of range.
-    """
+    """cos(m1·θ + m2) − m3."""
 
     m1: Annotated[float, Range(above=0)] = 1.0
     """Factor on the angle, above 0."""

@@ -14,11 +14,7 @@ from facepack.train.heads.margins.registry import CosineMargin, register
 @register("cosface", m3="margin")
 @dataclass(frozen=True, kw_only=True)
 class CosFace(CosineMargin):
-    """cos θ − margin; its gradient passes to the cosine as it is.
-
-    Raises:
-        ConfigError: the margin is out of range.
-    """
+    """cos θ − margin; its gradient passes to the cosine as it is."""
 
     margin: Annotated[float, Range(low=0, below=2)] = 0.4
     """Margin taken from the cosine, in [0, 2)."""

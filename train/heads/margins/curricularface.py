@@ -24,9 +24,6 @@ class CurricularFace(ArcFace):
     """cos(θ + margin), and cos θⱼ·(t + cos θⱼ) for another class j with cos θⱼ > cos(θ + margin).
 
     t begins at 0 and follows the mean cosine to the own classes, this batch's included.
-
-    Raises:
-        ConfigError: a setting is out of range.
     """
 
     momentum: Annotated[float, Range(low=0, below=1)] = 0.99

@@ -19,9 +19,6 @@ class Elastic(Margin):
 
     The angle is not bounded, as in the published code: past π − m the value
     rises again.
-
-    Raises:
-        ConfigError: a setting is out of range.
     """
 
     kind: Literal["arcface", "cosface"] = "arcface"
@@ -52,9 +49,6 @@ class ElasticPlus(Elastic):
     That is ElasticFace+ as its paper has it, among the faces of a micro-batch of all ranks. The
     published code sorts both, but gives face i the margin of place p(i), where p(i) is the face at
     place i and not the place of face i: margins then have no relation to the cosines.
-
-    Raises:
-        ConfigError: a setting is out of range.
     """
 
     deviation: Annotated[float, Range(low=0, below=0.5)] = 0.0175

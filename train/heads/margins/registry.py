@@ -36,6 +36,7 @@ class Own:
 class Margin(Settings, ABC):
     """Base of the margins: a frozen dataclass whose fields are the options.
 
+    To make one of options that are not allowed is a :class:`ConfigError`, as of all settings.
     A margin that needs more than the cosine to the own class says in ``needs`` what that is; one
     that needs nothing else is a :class:`CosineMargin`. All methods are pure functions of tensors.
     """

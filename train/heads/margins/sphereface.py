@@ -30,9 +30,6 @@ class SphereFace(Margin):
     30: cos(min(mθ, π)) for the own class, or cos(θⱼ/m) for every other, either a constant that is
     added to the cosine ("characteristic gradient detachment"). Its published code multiplies the
     loss by 50/scale, which the learning rate can do as well.
-
-    Raises:
-        ConfigError: a setting is out of range.
     """
 
     variant: Literal["annealed", "r_v1", "r_v2"] = "annealed"

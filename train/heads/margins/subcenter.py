@@ -13,11 +13,7 @@ from facepack.train.heads.margins.registry import register
 @register("subcenter", m2="margin", margin_gradient="gradient")
 @dataclass(frozen=True, kw_only=True)
 class SubCenter(ArcFace):
-    """cos(θ + margin), θ being the angle to the nearest of a class's ``centres``.
-
-    Raises:
-        ConfigError: a setting is out of range.
-    """
+    """cos(θ + margin), θ being the angle to the nearest of a class's ``centres``."""
 
     centres: Count = 3
     """K, centres a class; the head's memory and products grow by it."""

@@ -22,9 +22,6 @@ class UniFace(CosFace):
     The unified cross-entropy. b is learned with the centres, momentum and decay
     included, from ln(10·C·r) for C classes of which a share r is sampled, as published. Exponents
     are held within ±s.
-
-    Raises:
-        ConfigError: a setting is out of range.
     """
 
     negatives: Annotated[float, Range(above=0)] = 1.0
