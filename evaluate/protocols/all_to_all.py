@@ -17,20 +17,18 @@ import numpy as np
 from facepack.errors import EvaluationError
 from facepack.evaluate.faces.faces import Faces
 from facepack.evaluate.protocol import Protocol, unusable_notice
-from facepack.evaluate.results.curves import thinned
-from facepack.evaluate.results.result import Curve, Figure, HardKind, HardPair, Result
-from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval, count_by_identity
+from facepack.evaluate.protocols.findings import HARDEST, hard_pairs, share_figure, tar_notices
+from facepack.evaluate.results.curves import roc_and_det
+from facepack.evaluate.results.result import Curve, Figure, HardPair, Result
+from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval
 from facepack.evaluate.scores.matching import Matching
 from facepack.evaluate.scores.nearest import NearestImages
-from facepack.evaluate.scores.operating_point import far_text, unmeasurable
-from facepack.evaluate.scores.verification import ScoredPairs, Verification, verify
+from facepack.evaluate.scores.operating_point import far_text
+from facepack.evaluate.scores.verification import Verification, verify
 from facepack.evaluate.sets.groups import Groups
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Of any images of one's own: at which TAR is told."""
-
-HARDEST = 50
-"""Pairs that a result names of each kind."""
 
 RANK_ONE = "rank-1"
 
@@ -205,36 +203,19 @@ class AllToAll(Protocol):
     def _undefined(self, group: str, found: Verification | None) -> list[str]:
         """What to say of images that leave TAR undefined, or too few to measure it."""
         mates, impostors = (found.mates, found.impostors) if found else (0, 0)
-        if not mates or not impostors:
-            return [
-                f"{group}{mates:,} pairs of one identity and {impostors:,} of two: TAR is undefined"
-            ]
-        if low := unmeasurable(self._fars, impostors):
-            return [
-                f"{group}{impostors:,} impostors cannot measure a FAR below {1 / impostors:.1e}: "
-                f"TAR at {', '.join(map(far_text, low))} is that without a single false accept"
-            ]
-        return []
+        notices = tar_notices(self._fars, mates, impostors, "identity")
+        return [f"{group}{notice}" for notice in notices]
 
     def _hardest(
         self, found: Verification | None, sides: Sequence[np.ndarray]
     ) -> tuple[HardPair, ...]:
         if found is None:
             return ()
-        first, second = sides[0], sides[-1]
-        kinds: tuple[tuple[HardKind, ScoredPairs], ...] = (
-            ("false accept", found.hardest_impostors),
-            ("false reject", found.hardest_mates),
-        )
-        return tuple(
-            HardPair(
-                kind=kind,
-                first=self.faces.key(int(first[a])),
-                second=self.faces.key(int(second[b])),
-                score=float(score),
-            )
-            for kind, pairs in kinds
-            for a, b, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
+        first, second, key = sides[0], sides[-1], self.faces.key
+        wrong, lost = found.hardest_impostors, found.hardest_mates
+        return (
+            *hard_pairs("false accept", key, first[wrong.first], second[wrong.second], wrong.scores),
+            *hard_pairs("false reject", key, first[lost.first], second[lost.second], lost.scores),
         )
 
 
@@ -259,15 +240,11 @@ class Identities(AllToAll):
 
 
 def _rank_one(nearest: NearestImages, verified: Verification) -> dict[str, Figure]:
-    hits, whose = nearest.found()
-    if not len(hits) or not verified.impostors:
-        return {RANK_ONE: Figure(value=None)}
-    interval = bootstrap_interval(*count_by_identity(hits, whose))
-    return {RANK_ONE: Figure(value=float(hits.mean()), interval=interval)}
+    found = nearest.found() if verified.impostors else (np.empty(0), np.empty(0))
+    return {RANK_ONE: share_figure(*found)}
 
 
 def _curves(found: Verification | None) -> dict[str, Curve]:
     if found is None or found.curve is None or not found.mates or not found.impostors:
         return {}
-    far, tar = (np.append(0.0, shares[::-1]) for shares in found.curve.roc())
-    return {"roc": thinned(far, tar), "det": thinned(far, 1 - tar)}
+    return roc_and_det(*(np.append(0.0, shares[::-1]) for shares in found.curve.roc()))

@@ -12,16 +12,15 @@ import numpy as np
 from facepack.errors import EvaluationError
 from facepack.evaluate.faces.faces import SourceFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.protocols.findings import HARDEST, hard_pairs, share_figure
 from facepack.evaluate.results.curves import thinned
-from facepack.evaluate.results.result import Figure, HardPair, Result
+from facepack.evaluate.results.result import HardPair, Result
 from facepack.evaluate.scores.identification import Searches, identify
-from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval, count_by_identity
+from facepack.evaluate.scores.intervals import NOTICE
 from facepack.evaluate.scores.matching import Matching
 from facepack.evaluate.sets.tinyface_set import TinyFaceSet
 
 RANKS = (1, 5, 20)
-HARDEST = 50
-"""Pairs that a result names."""
 
 
 class TinyFace(Protocol):
@@ -83,13 +82,7 @@ class TinyFace(Protocol):
                 "distractors": int(np.count_nonzero(gallery_labels < 0)),
                 "identities": len(np.unique(labels)),
             },
-            figures={
-                f"rank-{k}": Figure(
-                    value=found.share(k),
-                    interval=bootstrap_interval(*count_by_identity(found.ranks <= k, whose)),
-                )
-                for k in RANKS
-            },
+            figures={f"rank-{k}": share_figure(found.ranks <= k, whose) for k in RANKS},
             curves=cmc,
             hardest=self._hardest(found, probes, gallery),
             notices=tuple(notices),
@@ -101,27 +94,10 @@ class TinyFace(Protocol):
         """Of the probes that are not found first those of the worst ranks: the best wrong entry."""
         lost = np.flatnonzero(found.ranks > 1)
         lost = lost[np.argsort(-found.ranks[lost], kind="stable")][:HARDEST]
-        wrong = [
-            HardPair(
-                kind="false accept",
-                first=self.faces.key(int(probes[probe])),
-                second=self.faces.key(int(gallery[found.best_wrong_entry[probe]])),
-                score=float(found.best_wrong[probe]),
-            )
-            for probe in found.probes[lost].tolist()
-        ]
-        missed = [
-            HardPair(
-                kind="false reject",
-                first=self.faces.key(int(probes[probe])),
-                second=self.faces.key(int(gallery[mate])),
-                score=score,
-            )
-            for probe, mate, score in zip(
-                found.probes[lost].tolist(),
-                found.mates[lost].tolist(),
-                found.scores[lost].tolist(),
-                strict=True,
-            )
-        ]
-        return (*wrong, *missed)
+        searching, key = found.probes[lost], self.faces.key
+        first, wrong = probes[searching], gallery[found.best_wrong_entry[searching]]
+        mates = gallery[found.mates[lost]]
+        return (
+            *hard_pairs("false accept", key, first, wrong, found.best_wrong[searching]),
+            *hard_pairs("false reject", key, first, mates, found.scores[lost]),
+        )

@@ -20,13 +20,19 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.embed import normalize
 from facepack.evaluate.faces.faces import SourceFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.protocols.findings import (
+    HARDEST,
+    hard_pairs,
+    share_figure,
+    unmeasured_notice,
+)
 from facepack.evaluate.results.curves import thinned
-from facepack.evaluate.results.result import Curve, Figure, HardKind, HardPair, Result
+from facepack.evaluate.results.result import Curve, Figure, HardPair, Result
 from facepack.evaluate.scores.collectors import HardestPairs, LargestScores
 from facepack.evaluate.scores.identification import Identification, Searches
-from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval, count_by_identity
+from facepack.evaluate.scores.intervals import NOTICE
 from facepack.evaluate.scores.matching import Collector, Matching, Tile
-from facepack.evaluate.scores.operating_point import far_text, most_false_accepts, unmeasurable
+from facepack.evaluate.scores.operating_point import far_text, most_false_accepts
 from facepack.evaluate.scores.verification import ScoredPairs
 from facepack.evaluate.sets.megaface_set import (
     MegaFaceSet,
@@ -40,8 +46,6 @@ from facepack.train.ranks.group import Ranks
 
 FARS = (1e-6, 1e-5, 1e-4)
 RANKS = (1, 10)
-HARDEST = 50
-"""Pairs that a result names of each kind."""
 NOISE = 1e-3
 """What is added to each feature that replaces a noisy one lies within ± this."""
 
@@ -277,28 +281,14 @@ class MegaFace(Protocol):
         self, outcome: Outcome, positions: np.ndarray, in_play: np.ndarray
     ) -> tuple[HardPair, ...]:
         """The most similar distractors, and the least similar mates that were not found."""
-
-        def pairs(
-            kind: HardKind, first: np.ndarray, second: np.ndarray, scores: np.ndarray
-        ) -> list[HardPair]:
-            rows = zip(first.tolist(), second.tolist(), scores.tolist(), strict=True)
-            key = self.faces.key
-            return [
-                HardPair(kind=kind, first=key(a), second=key(b), score=score)
-                for a, b, score in rows
-            ]
-
-        wrong, searches = outcome.hardest, outcome.searches
+        wrong, searches, key = outcome.hardest, outcome.searches, self.faces.key
         lost = np.flatnonzero((searches.ranks > 1) & (searches.probes < searches.mates))
         lost = lost[np.argsort(searches.scores[lost], kind="stable")][:HARDEST]
+        first, second = positions[wrong.first], in_play[wrong.second]
+        probes, mates = positions[searches.probes[lost]], positions[searches.mates[lost]]
         return (
-            *pairs("false accept", positions[wrong.first], in_play[wrong.second], wrong.scores),
-            *pairs(
-                "false reject",
-                positions[searches.probes[lost]],
-                positions[searches.mates[lost]],
-                searches.scores[lost],
-            ),
+            *hard_pairs("false accept", key, first, second, wrong.scores),
+            *hard_pairs("false reject", key, probes, mates, searches.scores[lost]),
         )
 
 
@@ -331,13 +321,7 @@ def _undefined(persons: np.ndarray, outcome: Outcome) -> list[str]:
         )
     if not len(outcome.searches.ranks):
         notices.append("no person has two images: identification and TAR are undefined")
-    if low := unmeasurable(FARS[:1], outcome.impostors):
-        notices.append(
-            f"{outcome.impostors:,} impostors cannot measure a FAR below "
-            f"{1 / outcome.impostors:.1e}: TAR at {', '.join(map(far_text, low))} is that without "
-            "a single false accept"
-        )
-    return notices
+    return notices + unmeasured_notice(FARS[:1], outcome.impostors)
 
 
 def _figures(
@@ -346,13 +330,7 @@ def _figures(
     """The figures; ``whose`` (s,) is the person of each search."""
     hits = {f"rank-{k}": outcome.searches.ranks <= k for k in RANKS}
     hits |= {f"TAR@{far_text(far)}": outcome.accepted_at(far) for far in FARS}
-    figures = {
-        name: Figure(
-            value=float(of.mean()) if len(of) else None,
-            interval=bootstrap_interval(*count_by_identity(of, whose)),
-        )
-        for name, of in hits.items()
-    }
+    figures = {name: share_figure(of, whose) for name, of in hits.items()}
     for size, outcomes in fewer.items():
         shares = [share for each in outcomes if (share := each.searches.share(1)) is not None]
         figures[f"rank-1 of {size:,}"] = Figure(

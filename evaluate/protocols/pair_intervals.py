@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from facepack.evaluate.protocols.pair_metrics import Roc
-from facepack.evaluate.results.pair_result import TAR_FARS, far_text
+from facepack.evaluate.results.pair_result import TAR_FARS
 from facepack.evaluate.scores.intervals import LEVEL, join_people, percentile_interval
+from facepack.evaluate.scores.operating_point import far_text
 
 NOTICE = (
     f"intervals of TAR, AUC and EER hold {LEVEL:.0%}: a bootstrap over people, thresholds drawn "

@@ -17,11 +17,12 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.faces.faces import SourceFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.f2c_metrics import tar_of_bins
+from facepack.evaluate.protocols.findings import share_figure, tar_notices
 from facepack.evaluate.results.result import Figure, Result
 from facepack.evaluate.scores.collectors import LargestScores
-from facepack.evaluate.scores.intervals import NOTICE, bootstrap_interval, count_by_identity
+from facepack.evaluate.scores.intervals import NOTICE
 from facepack.evaluate.scores.matching import Collector, Matching, Tile
-from facepack.evaluate.scores.operating_point import far_text, most_false_accepts, unmeasurable
+from facepack.evaluate.scores.operating_point import far_text, most_false_accepts
 from facepack.evaluate.sets.named_images import NamedImages
 from facepack.train.ranks.group import Ranks
 
@@ -151,8 +152,8 @@ class ProbeGallery(Protocol):
         figures = {
             f"TAR@{far_text(far)}": _tar(mates, whose, highest, far, impostors) for far in FARS
         }
-        notices = [*unusable_notice(self.faces, norms)]
-        notices += _undefined(len(mates), impostors)
+        notices = unusable_notice(self.faces, norms)
+        notices += tar_notices(FARS, len(mates), impostors, "person")
         if self._published:
             counts = of_mates.counts
             counts[-1] -= len(probes)
@@ -228,17 +229,4 @@ def _tar(
 ) -> Figure:
     if not len(mates) or not impostors:
         return Figure(value=None)
-    accepted = mates > highest[most_false_accepts(far, impostors)]
-    interval = bootstrap_interval(*count_by_identity(accepted, whose))
-    return Figure(value=float(accepted.mean()), interval=interval)
-
-
-def _undefined(mates: int, impostors: int) -> list[str]:
-    if not mates or not impostors:
-        return [f"{mates:,} pairs of one person and {impostors:,} of two: TAR is undefined"]
-    if low := unmeasurable(FARS, impostors):
-        return [
-            f"{impostors:,} impostors cannot measure a FAR below {1 / impostors:.1e}: TAR at "
-            f"{', '.join(map(far_text, low))} is that without a single false accept"
-        ]
-    return []
+    return share_figure(mates > highest[most_false_accepts(far, impostors)], whose)

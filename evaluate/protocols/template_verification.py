@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from facepack.evaluate.results.curves import score_histogram, thinned
-from facepack.evaluate.results.result import Curve, Figure, HardKind, Histogram
+from facepack.evaluate.protocols.findings import hard_pairs, hardest_rows
+from facepack.evaluate.results.curves import roc_and_det, score_histogram
+from facepack.evaluate.results.result import Curve, Figure, HardPair, Histogram
 from facepack.evaluate.scores.collectors import Histogram as ScoreBins
 from facepack.evaluate.scores.intervals import (
     bootstrap_interval,
@@ -23,22 +23,11 @@ from facepack.evaluate.scores.pairs import pair_scores
 from facepack.evaluate.scores.pooling import Templates
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-HARDEST = 50
-"""Pairs that a result names of each kind."""
 
 _BELOW_ONE = {
     "exact": "without a false accept",
     "published": "of the nearest point, with a false accept or without",
 }
-
-
-class HardTemplates(NamedTuple):
-    """A pair of templates, by their rows, that is told wrong with most certainty."""
-
-    kind: HardKind
-    first: int
-    second: int
-    score: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,17 +38,20 @@ class Verified:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
-    hardest: tuple[HardTemplates, ...] = ()
+    hardest: tuple[HardPair, ...] = ()
     notices: tuple[str, ...] = ()
 
 
-def verify_templates(templates: Templates, pairs: np.ndarray | None, *, roc: str) -> Verified:
+def verify_templates(
+    templates: Templates, pairs: np.ndarray | None, *, roc: str, key: Callable[[int], str]
+) -> Verified:
     """Score the pairs, and read TAR off at each FAR.
 
     Args:
         templates: pooled.
         pairs: (P, 3) integers: two template ids, and 1 for the same person; None without a list.
         roc: a key of :data:`READINGS`.
+        key: what results call the template of a row.
     """
     if pairs is None:
         return Verified(notices=("there is no list of pairs: 1:1 is left out",))
@@ -88,6 +80,11 @@ def verify_templates(templates: Templates, pairs: np.ndarray | None, *, roc: str
             f"{impostors:,} pairs of two people cannot measure a FAR below {1 / impostors:.1e}: "
             f"{', '.join(f'TAR@{far_text(far)}' for far in rare)} is that {_BELOW_ONE[roc]}"
         )
+    hardest = [
+        pair
+        for kind, rows in hardest_rows(scores, same)
+        for pair in hard_pairs(kind, key, first[rows], second[rows], scores[rows])
+    ]
     return Verified(
         counts={"pairs": len(scores)},
         figures=_figures(
@@ -97,7 +94,7 @@ def verify_templates(templates: Templates, pairs: np.ndarray | None, *, roc: str
         ),
         curves=_curves(scores, same) if mates and impostors else {},
         histograms={"scores": score_histogram(scores, same)} if len(scores) else {},
-        hardest=_hardest(first, second, same, scores),
+        hardest=tuple(hardest),
         notices=tuple(notices),
     )
 
@@ -144,26 +141,4 @@ def _curves(scores: np.ndarray, same: np.ndarray) -> dict[str, Curve]:
         bins.add(torch.from_numpy(scores[kind]))
         counts = bins.counts[::-1]
         shares.append(np.append(0, counts.cumsum() / counts.sum()))
-    far, tar = shares
-    return {"roc": thinned(far, tar), "det": thinned(far, 1 - tar)}
-
-
-def _hardest(
-    first: np.ndarray, second: np.ndarray, same: np.ndarray, scores: np.ndarray
-) -> tuple[HardTemplates, ...]:
-    hardest = []
-    kinds: tuple[tuple[HardKind, np.ndarray, int], ...] = (
-        ("false accept", ~same, -1),
-        ("false reject", same, 1),
-    )
-    for kind, of, sign in kinds:
-        rows = np.flatnonzero(of)
-        keys = sign * scores[rows]
-        if len(rows) > HARDEST:  # ties with the last are told apart by their place in the list
-            rows = rows[keys <= np.partition(keys, HARDEST)[HARDEST]]
-        rows = rows[np.argsort(sign * scores[rows], kind="stable")[:HARDEST]]
-        hardest += [
-            HardTemplates(kind, int(first[row]), int(second[row]), float(scores[row]))
-            for row in rows
-        ]
-    return tuple(hardest)
+    return roc_and_det(*shares)

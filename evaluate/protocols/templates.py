@@ -16,7 +16,7 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.protocol import Protocol, unusable_notice
 from facepack.evaluate.protocols.template_identification import search_galleries
 from facepack.evaluate.protocols.template_verification import verify_templates
-from facepack.evaluate.results.result import HardPair, Result
+from facepack.evaluate.results.result import Result
 from facepack.evaluate.scores.intervals import NOTICE
 from facepack.evaluate.scores.pooling import Templates, pool_templates
 from facepack.evaluate.sets.ijb_set import IjbSet
@@ -78,13 +78,19 @@ class IjbProtocol(Protocol):
             *unusable_notice(self.faces, norms),
             *self._template_notices(templates),
         ]
-        verified = verify_templates(templates, ijb.pairs, roc=self._roc)
+        surest = np.where(usable, ijb.scores, -np.inf)
+
+        def key(row: int) -> str:
+            """That of the image that the detector was surest of stands for a template."""
+            images = np.flatnonzero(ijb.template_ids == templates.ids[row])
+            return ijb.faces.key(int(images[np.argmax(surest[images])]))
+
+        verified = verify_templates(templates, ijb.pairs, roc=self._roc, key=key)
         searched = search_galleries(templates, ijb.galleries, ijb.probes, device=self.device)
         figures = {**verified.figures, **searched.figures}
         notices += [*verified.notices, *searched.notices]
         if any(figure.interval for figure in figures.values()):
             notices.append(NOTICE)
-        image_of = _Keys(ijb, templates, np.where(usable, ijb.scores, -np.inf))
         return Result(
             target=self.target,
             protocol=self.name,
@@ -99,15 +105,7 @@ class IjbProtocol(Protocol):
             curves={**verified.curves, **searched.curves},
             histograms=verified.histograms,
             groups=searched.groups,
-            hardest=tuple(
-                HardPair(
-                    kind=pair.kind,
-                    first=image_of[pair.first],
-                    second=image_of[pair.second],
-                    score=pair.score,
-                )
-                for pair in verified.hardest
-            ),
+            hardest=verified.hardest,
             notices=tuple(notices),
         )
 
@@ -149,16 +147,3 @@ class IjbProtocol(Protocol):
                 "with a detector score of 0: their score with any other is 0"
             )
         return notices
-
-
-class _Keys:
-    """The key of the image that stands for a template: the one that the detector was surest of."""
-
-    def __init__(self, ijb: IjbSet, templates: Templates, scores: np.ndarray) -> None:
-        self._ijb = ijb
-        self._templates = templates
-        self._scores = scores
-
-    def __getitem__(self, position: int) -> str:
-        images = np.flatnonzero(self._ijb.template_ids == self._templates.ids[position])
-        return self._ijb.faces.key(int(images[np.argmax(self._scores[images])]))

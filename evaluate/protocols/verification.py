@@ -13,6 +13,7 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.embed import normalize
 from facepack.evaluate.faces.faces import EncodedFaces
 from facepack.evaluate.protocol import Protocol, unusable_notice
+from facepack.evaluate.protocols.findings import hard_pairs, hardest_rows, unmeasured_notice
 from facepack.evaluate.protocols.pair_intervals import NOTICE as INTERVAL_NOTICE
 from facepack.evaluate.protocols.pair_intervals import pair_intervals
 from facepack.evaluate.protocols.pair_metrics import (
@@ -22,14 +23,11 @@ from facepack.evaluate.protocols.pair_metrics import (
     fold_numbers,
     validation_rate,
 )
-from facepack.evaluate.results.curves import score_histogram, thinned
-from facepack.evaluate.results.pair_result import TAR_FARS, PairResult, far_text
-from facepack.evaluate.results.result import Curve, HardKind, HardPair, Result
+from facepack.evaluate.results.curves import roc_and_det, score_histogram
+from facepack.evaluate.results.pair_result import TAR_FARS, PairResult
+from facepack.evaluate.results.result import Curve, Result
 from facepack.evaluate.run import evaluate
 from facepack.evaluate.sets.pairs import PairSet
-
-HARDEST = 50
-"""Pairs that a result names of each kind: those that a page can show."""
 
 _PAIRS_AT_ONCE = 8192  # whose embeddings are held in double precision
 
@@ -96,12 +94,7 @@ def measure_pairs(
     else:
         roc = Roc.from_pairs(distances, issame)
         tar = {far: roc.tar_at(far) for far in TAR_FARS}
-        if unmeasurable := [far for far in TAR_FARS if far < 1 / (pairs - same)]:
-            notices.append(
-                f"{pairs - same:,} different pairs cannot measure a FAR below "
-                f"{1 / (pairs - same):.1e}: TAR at {', '.join(map(far_text, unmeasurable))} is "
-                "that without a single false accept"
-            )
+        notices += unmeasured_notice(TAR_FARS, pairs - same, "different pairs")
         auc, eer = roc.auc(), roc.eer()
         if members is not None:
             intervals = pair_intervals(distances, issame, members)
@@ -203,6 +196,11 @@ class PairVerification(Protocol):
             else:
                 notices.append(f"{name}: no pair is left of this group")
         scores = 1 - distances / 2
+        hardest = [
+            pair
+            for kind, rows in hardest_rows(scores, issame)
+            for pair in hard_pairs(kind, self.faces.key, *pairs[rows].T, scores[rows])
+        ]
         return Result(
             target=self.target,
             protocol=self.name,
@@ -211,27 +209,9 @@ class PairVerification(Protocol):
             curves=roc_curves(distances, issame),
             histograms={"scores": score_histogram(scores, issame)},
             groups=groups,
-            hardest=self._hardest(pairs, issame, scores),
+            hardest=tuple(hardest),
             notices=(*notices, *measured.notices, *interval_notice(measured)),
         )
-
-    def _hardest(
-        self, pairs: np.ndarray, issame: np.ndarray, scores: np.ndarray
-    ) -> tuple[HardPair, ...]:
-        """The different pairs of the highest scores, then the same pairs of the lowest."""
-        hardest = []
-        kinds: tuple[tuple[HardKind, np.ndarray, int], ...] = (
-            ("false accept", ~issame, -1),
-            ("false reject", issame, 1),
-        )
-        for kind, of, sign in kinds:
-            those = np.flatnonzero(of)
-            for row in those[np.argsort(sign * scores[those], kind="stable")[:HARDEST]].tolist():
-                first, second = map(self.faces.key, pairs[row].tolist())
-                hardest.append(
-                    HardPair(kind=kind, first=first, second=second, score=float(scores[row]))
-                )
-        return tuple(hardest)
 
 
 def squared_distances(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -254,10 +234,7 @@ def roc_curves(distances: np.ndarray, issame: np.ndarray) -> dict[str, Curve]:
     if issame.all() or not issame.any():
         return {}
     roc = Roc.from_pairs(distances, issame)
-    return {
-        "roc": thinned(roc.far, roc.tar),
-        "det": thinned(roc.far, 1 - roc.tar),
-    }
+    return roc_and_det(roc.far, roc.tar)
 
 
 def evaluate_pairs(

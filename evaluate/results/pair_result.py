@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from facepack.evaluate.results.result import Figure, Result
+from facepack.evaluate.scores.operating_point import far_text
 
 TAR_FARS = (1e-4, 1e-3, 1e-2)
 VAL, VAL_FAR = "VAL@1e-3", "FAR of VAL@1e-3"
@@ -143,8 +142,3 @@ class PairResult:
                 name: figure.interval for name, figure in figures.items() if figure.interval
             },
         )
-
-
-def far_text(far: float) -> str:
-    """``1e-4`` of 0.0001: how tables and JSON call a FAR."""
-    return np.format_float_scientific(far, trim="-", exp_digits=1)

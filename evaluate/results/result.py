@@ -98,9 +98,6 @@ class Histogram:
             )
 
 
-PairKind = Literal["false accept", "false reject"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class HardPair:
     """A pair that a model tells wrong with most certainty."""
@@ -115,7 +112,7 @@ class HardPair:
 
     def __post_init__(self) -> None:
         texts = isinstance(self.first, str) and isinstance(self.second, str)
-        if self.kind not in get_args(PairKind) or not texts or not math.isfinite(self.score):
+        if self.kind not in get_args(HardKind) or not texts or not math.isfinite(self.score):
             raise EvaluationError(f"{self.kind!r} of score {self.score!r} is no pair told wrong")
 
 

@@ -63,7 +63,7 @@ def threshold_above(score: float | np.float32) -> float:
 
 
 def far_text(far: float) -> str:
-    """A FAR as tables name it: 1e-6, 0.01."""
+    """``1e-4`` of 0.0001: how tables and JSON call a FAR."""
     return np.format_float_scientific(far, trim="-", exp_digits=1)
 
 
