@@ -8,7 +8,7 @@ For verification the same pairs are the mates, and every probe with every distra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from facepack.evaluate.results.result import Curve, Figure, HardPair, Result
 from facepack.evaluate.scores.collectors import HardestPairs, LargestScores
 from facepack.evaluate.scores.identification import Identification, Searches
 from facepack.evaluate.scores.intervals import NOTICE
-from facepack.evaluate.scores.matching import Collector, Matching, Tile
+from facepack.evaluate.scores.matching import Collector, Matching
 from facepack.evaluate.scores.operating_point import far_text, most_false_accepts
 from facepack.evaluate.scores.verification import ScoredPairs
 from facepack.evaluate.sets.megaface_set import (
@@ -42,7 +42,6 @@ from facepack.evaluate.sets.megaface_set import (
     write_kit,
 )
 from facepack.hashing import derive_seed, hash64
-from facepack.train.ranks.group import Ranks
 
 FARS = (1e-6, 1e-5, 1e-4)
 RANKS = (1, 10)
@@ -85,20 +84,6 @@ class Outcome:
         return thinned(accepted / self.impostors, tar)
 
 
-class _Shifted:
-    """Shows a collector the tiles of one block of distractors as part of all of them."""
-
-    def __init__(self, collector: Collector, begin: int) -> None:
-        self._collector = collector
-        self._begin = begin
-
-    def take(self, tile: Tile) -> None:
-        self._collector.take(tile._replace(column=tile.column + self._begin))
-
-    def merge(self, ranks: Ranks) -> None:
-        self._collector.merge(ranks)
-
-
 def search_among(
     probes: np.ndarray,
     persons: np.ndarray,
@@ -108,7 +93,6 @@ def search_among(
     hardest: int = 0,
     block: int = _BLOCK,
     device: str | torch.device = "cpu",
-    on_scores: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Search for every mate of every probe among distractors.
 
@@ -121,7 +105,6 @@ def search_among(
         block: distractors whose unit rows are in memory at a time: those of a million take as much
             as their embeddings.
         device: where scores are computed.
-        on_scores: called with the number of scores of each tile when it is done.
     """
     count = len(distractors)
     largest = LargestScores(most_false_accepts(max(FARS), len(probes) * count) + 1)
@@ -134,8 +117,9 @@ def search_among(
             identification = Identification(matching, each_mate=True)
         collectors: list[Collector] = [largest, *identification.collectors]
         if hardest:
-            collectors.append(_Shifted(best, start))
-        matching.scan(collectors, on_scores=on_scores)
+            best.begin = start
+            collectors.append(best)
+        matching.scan(collectors)
     return Outcome(
         distractors=count,
         searches=identification.searches(),

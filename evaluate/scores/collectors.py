@@ -83,17 +83,22 @@ def _largest(values: Tensor, k: int) -> Tensor:
 
 
 class HardestPairs:
-    """The ``k`` impostors of the largest scores, each with its rows; ties by row, then column."""
+    """The ``k`` impostors of the largest scores, each with its rows; ties by row, then column.
+
+    Of a second set that comes in blocks, ``begin`` is where the next one begins.
+    """
 
     def __init__(self, k: int) -> None:
         self.k = k
+        self.begin = 0
         self.rows = np.empty(0, np.int64)
         self.columns = np.empty(0, np.int64)
         self.scores = np.empty(0, np.float32)
 
     def take(self, tile: Tile) -> None:
         """Keep what is among the largest so far."""
-        self.add(*tile.reaching(tile.scores.new_tensor(self._floor)))
+        rows, columns, scores = tile.reaching(tile.scores.new_tensor(self._floor))
+        self.add(rows, columns + self.begin, scores)
 
     @property
     def _floor(self) -> float:

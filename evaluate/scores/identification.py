@@ -7,7 +7,7 @@ people; other mates neither help nor harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,19 +112,8 @@ def _best_of_rows(mates: MateScores) -> MateScores:
     return MateScores(*(part[first] for part in mates))
 
 
-def identify(
-    matching: Matching,
-    *,
-    each_mate: bool = False,
-    on_scores: Callable[[int], None] | None = None,
-) -> Searches:
-    """Search the gallery for every probe's best mate, or for each of its mates.
-
-    Args:
-        matching: probes and gallery.
-        each_mate: see :class:`Identification`.
-        on_scores: called with the number of scores of each tile when it is done.
-    """
+def identify(matching: Matching, *, each_mate: bool = False) -> Searches:
+    """Search the gallery for every probe's best mate, or for each: see :class:`Identification`."""
     identification = Identification(matching, each_mate=each_mate)
-    matching.scan(identification.collectors, on_scores=on_scores)
+    matching.scan(identification.collectors)
     return identification.searches()

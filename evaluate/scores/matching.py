@@ -8,7 +8,7 @@ Scores of mates, which are few, are computed apart from those of impostors, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.scores.unit_rows import CHUNK, UnitRows
+from facepack.evaluate.scores.unit_rows import CHUNK, UnitRows, filled
 from facepack.train.precision import float32_products
 from facepack.train.ranks.group import ALONE, Ranks
 
@@ -144,7 +144,6 @@ class Matching:
         distractors: np.ndarray | Tensor,
         *,
         device: torch.device | str = "cpu",
-        ranks: Ranks = ALONE,
         block: int | None = None,
     ) -> Matching:
         """Probes of one label are mates of each other; every distractor is an impostor.
@@ -155,7 +154,7 @@ class Matching:
         nobody = np.full(len(distractors), -1)
         second = UnitRows.from_embeddings(distractors, nobody, name="distractors", device=device)
         _check_width(first, second)
-        return cls(first, second, True, _block(block, first.units.device), ranks)
+        return cls(first, second, True, _block(block, first.units.device))
 
     @property
     def is_of_one_set(self) -> bool:
@@ -181,21 +180,12 @@ class Matching:
         mates = 0 if self.mates_within else self.mate_count
         return len(self.first) * len(self.second) - mates
 
-    def scan(
-        self, collectors: Sequence[Collector], *, on_scores: Callable[[int], None] | None = None
-    ) -> None:
-        """Show the impostors' scores of this rank's tiles to ``collectors``, and merge the ranks'.
-
-        Args:
-            collectors: what looks at each tile.
-            on_scores: called with the number of scores of each tile when it is done.
-        """
+    def scan(self, collectors: Sequence[Collector]) -> None:
+        """Show the impostors' scores of this rank's tiles to ``collectors``, and merge the ranks'."""
         with torch.inference_mode(), float32_products(tf32=False):
             for tile in self._tiles():
                 for collector in collectors:
                     collector.take(tile)
-                if on_scores is not None:
-                    on_scores(tile.scores.numel())
             for collector in collectors:
                 collector.merge(self.ranks)
 
@@ -257,10 +247,9 @@ class Matching:
         left, right = (torch.from_numpy(which).to(device) for which in (rows, columns))
         with torch.inference_mode(), float32_products(tf32=False):
             # Whole chunks, and on a GPU always as many of them: its kernels go by shape.
-            filled = device.type != "cpu"
+            sizes = (CHUNK, CHUNK) if device.type == "cpu" else (_MATE_ROWS, _MATE_COLUMNS)
             scores = torch.mm(
-                _filled(self.first.units[left], _MATE_ROWS if filled else CHUNK),
-                _filled(second.units[right], _MATE_COLUMNS if filled else CHUNK).T,
+                filled(self.first.units[left], sizes[0]), filled(second.units[right], sizes[1]).T
             )
             at, to = torch.from_numpy(same).to(device).nonzero(as_tuple=True)
             return MateScores(left[at], right[to], scores[at, to])
@@ -271,11 +260,6 @@ def _has_mate(labels: np.ndarray, others: np.ndarray, within: bool) -> np.ndarra
     found = np.searchsorted(others, labels, "right") - np.searchsorted(others, labels, "left")
     has: np.ndarray = (labels >= 0) & (found > within)
     return has
-
-
-def _filled(rows: Tensor, multiple: int) -> Tensor:
-    missing = -len(rows) % multiple
-    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
 def _block(block: int | None, device: torch.device) -> int:

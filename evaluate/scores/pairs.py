@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facepack.evaluate.scores.unit_rows import CHUNK
+from facepack.evaluate.scores.unit_rows import CHUNK, filled
 from facepack.train.precision import float32_products
 
 # A score of a tile costs a fiftieth of one whose two rows are fetched from memory for it alone.
@@ -62,13 +62,13 @@ def _pick(
     place_of: tuple[np.ndarray, np.ndarray],
     pairs: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    columns = _filled(units[torch.from_numpy(used[1])])
+    columns = filled(units[torch.from_numpy(used[1])])
     height = max(_TILE // len(columns) // CHUNK, 1) * CHUNK
     # Which tile a pair is in: a byte or two are compared quicker than four.
     kind = np.min_scalar_type(len(used[0]) // height)
     tile_of = look_up((place_of[0] // height).astype(kind), pairs[0])
     for tile, start in enumerate(range(0, len(used[0]), height)):
-        rows = _filled(units[torch.from_numpy(used[0][start : start + height])])
+        rows = filled(units[torch.from_numpy(used[0][start : start + height])])
         product = torch.mm(rows, columns.T).numpy()
         those = np.flatnonzero(tile_of == tile)
         row, column = (table[side[those]] for table, side in zip(place_of, pairs, strict=True))
@@ -88,9 +88,3 @@ def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
         some = slice(start, start + _LOOKED_UP)
         found[some] = table[index[some]]
     return found
-
-
-def _filled(rows: Tensor) -> Tensor:
-    """Rows of zeros up to whole chunks, for which a product gives any pair the same score."""
-    missing = -len(rows) % CHUNK
-    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

@@ -78,6 +78,12 @@ class UnitRows:
         return cls(units, labels[order], order)
 
 
+def filled(rows: Tensor, multiple: int = CHUNK) -> Tensor:
+    """Rows of zeros up to whole chunks, for which a product gives any pair the same score."""
+    missing = -len(rows) % multiple
+    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
 def _not_finite(name: str, embeddings: np.ndarray | Tensor) -> EvaluationError:
     count, first = 0, -1
     for start in range(0, len(embeddings), _ROWS):

@@ -7,7 +7,7 @@ mates that score more than s: pairs of equal score are accepted together or not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,7 +86,6 @@ def verify(
     hardest: int = 0,
     curve: bool = False,
     also: Sequence[Collector] = (),
-    on_scores: Callable[[int], None] | None = None,
 ) -> Verification:
     """Exact TAR at each of ``fars``, in one pass (two where more than 33 M accepts are allowed).
 
@@ -99,7 +98,6 @@ def verify(
         hardest: how many of the best impostors and of the worst mates to tell.
         curve: whether to count all scores, too: half the speed.
         also: collectors that look at the same pass.
-        on_scores: called with the number of scores of each tile when it is done.
     """
     impostors = matching.impostor_count
     allowed = {far: most_false_accepts(far, impostors) for far in fars}
@@ -113,10 +111,10 @@ def verify(
         collectors.append(best_impostors)
     if curve or many:
         collectors.append(histogram)
-    matching.scan(collectors, on_scores=on_scores)
+    matching.scan(collectors)
     kept = largest.descending()
     limits = {count: _limit_among(kept, count) for count in few}
-    limits |= _limits_in(histogram, many, matching, on_scores)
+    limits |= _limits_in(histogram, many, matching)
     seen = _Mates(matching, {limit.score for limit in limits.values()}, hardest, curve)
     for mates in matching.mates():
         seen.add(mates)
@@ -159,16 +157,13 @@ def _limit_among(descending: np.ndarray, count: int) -> _Limit:
 
 
 def _limits_in(
-    histogram: Histogram,
-    counts: Sequence[int],
-    matching: Matching,
-    on_scores: Callable[[int], None] | None,
+    histogram: Histogram, counts: Sequence[int], matching: Matching
 ) -> dict[int, _Limit]:
     """Limits by two histograms, of the scores' upper 16 bits and, of one bin, of the lower."""
     places = {count: _place(histogram.counts, count) for count in counts}
     within = {prefix: Histogram(prefix) for prefix, _ in places.values()}
     if within:
-        matching.scan(list(within.values()), on_scores=on_scores)
+        matching.scan(list(within.values()))
     limits = {}
     for count, (prefix, above) in places.items():
         which, more = _place(within[prefix].counts, count - above)
