@@ -109,7 +109,6 @@ def noise(
     """
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what --overwrite removes: give one")
-    from facepack.evaluate.embedding.embed_into import EmbedOptions
     from facepack.evaluate.noise.classifier import open_classifier
     from facepack.evaluate.noise.compared import (
         AGAINST,
@@ -160,15 +159,8 @@ def noise(
         remove_compared(out)
     compared = compare_neighbours(found, work.device) if neighbours else []
     if others is not None:
-        embedding = EmbedOptions(
-            flip=False,
-            batch_size=batch_size,
-            on_bad_image=on_bad_image,
-            resume=resume,
-            overwrite=overwrite,
-        )
         folder = out / AGAINST
-        compared.append(compare_against(found, folder, others, classifier, work.device, embedding))
+        compared.append(compare_against(found, folder, others, classifier, work.device, options))
     write_compared(out, compared, {"pack": Path(pack).name, "model": classifier.name})
     if page is not None:
         write_noise_page(page, found, classifier.name, compared)

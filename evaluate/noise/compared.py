@@ -93,7 +93,7 @@ def compare_neighbours(noise: Noise, device: torch.device) -> list[Compared]:
             ],
             sides=[
                 (
-                    Side(name=_called(data, each.label), source=data, positions=each.first),
+                    Side(name=class_name(data, each.label), source=data, positions=each.first),
                     Side(name="the other part", source=data, positions=each.second),
                 )
                 for each in mixed
@@ -126,7 +126,7 @@ def compare_against(
     names: Callable[[int], str] = others.key
     labels = np.arange(len(rows))
     if isinstance(source, Pack | ImageTree) and (source.labels >= 0).any():
-        names, labels = partial(_called, source), np.asarray(source.labels)
+        names, labels = partial(class_name, source), np.asarray(source.labels)
     there = identity_means(rows, labels)
     data = noise.images.source
     found = find_elsewhere(
@@ -163,7 +163,7 @@ def compare_against(
 def _side(noise: Noise, label: int) -> Side:
     data = noise.images.source
     positions = np.flatnonzero(noise.images.labels == label)[:5].tolist()
-    return Side(name=_called(data, label), source=data, positions=positions)
+    return Side(name=class_name(data, label), source=data, positions=positions)
 
 
 def identity_name(data: Pack | ImageTree, label: int) -> str:
@@ -172,7 +172,8 @@ def identity_name(data: Pack | ImageTree, label: int) -> str:
     return names[label] if names is not None and 0 <= label < len(names) else ""
 
 
-def _called(data: Pack | ImageTree, label: int) -> str:
+def class_name(data: Pack | ImageTree, label: int) -> str:
+    """What people call a class: its number, and its name where it has one."""
     return f"{label} {identity_name(data, label)}".rstrip()
 
 

@@ -19,12 +19,11 @@ import torch
 from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.embed_into import EmbedOptions, embed_into
 from facepack.evaluate.embedding.embeddings import open_embeddings
-from facepack.evaluate.faces.bad_images import OnBadImage
 from facepack.evaluate.noise.classifier import Classifier
 from facepack.evaluate.noise.lists import NoiseList, find_noise, is_other, write_lists
 from facepack.evaluate.noise.scores import NO_CLASS, score_rows
 from facepack.evaluate.sets.labelled import LabelledImages
-from facepack.settings import Fraction, check
+from facepack.settings import Fraction, Settings
 from facepack.store.output import write_output
 from facepack.train.ranks.agreement import together
 from facepack.train.ranks.group import ALONE, Ranks
@@ -33,20 +32,13 @@ EMBEDDINGS, SCORES_FILE = "embeddings", "scores.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseOptions:
-    """How noise is looked for."""
+class NoiseOptions(EmbedOptions, Settings):
+    """How noise is looked for, and images are embedded for it: those alone, not mirrored."""
 
-    threshold: float = 0.007  # images whose maxP is below it are of no class; 0.007 as published
+    flip: bool = False
+    threshold: Fraction = 0.007  # images whose maxP is below it are of no class; 0.007 as published
     # that P[argmax] reaches where it is not the label, for the label to be called wrong
-    confidence: float = 0.5
-    batch_size: int = 128  # images a forward pass
-    on_bad_image: OnBadImage = "raise"  # skip leaves images that do not decode without a score
-    resume: bool = False  # go on with what an interrupted run left, or with its embeddings
-    overwrite: bool = False  # replace what is there
-
-    def __post_init__(self) -> None:
-        check("threshold", self.threshold, Fraction)
-        check("confidence", self.confidence, Fraction)
+    confidence: Fraction = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,14 +76,8 @@ def look_for_noise(
 ) -> Noise | None:
     """Score every image, and write scores and lists into the folder ``out``: collective.
 
-    Args:
-        out: the folder; it is made if need be.
-        images: with labels that mean the classifier's classes.
-        classifier: the run's.
-        device: where to compute.
-        options: how.
-        ranks: the processes that share the forward passes; all must see ``out``.
-        progress: as :func:`~facepack.evaluate.embedding.embed_into.embed_into` takes it.
+    The labels must mean the classifier's classes. ``ranks`` and ``progress`` are as
+    :func:`~facepack.evaluate.embedding.embed_into.embed_into` takes them.
 
     Returns:
         What was found, on the first rank; None on others.
@@ -115,13 +101,7 @@ def look_for_noise(
         images.faces,
         stated=stated,
         device=device,
-        options=EmbedOptions(
-            flip=False,
-            batch_size=options.batch_size,
-            on_bad_image=options.on_bad_image,
-            resume=options.resume,
-            overwrite=options.overwrite,
-        ),
+        options=options,
         ranks=ranks,
         progress=progress,
     )

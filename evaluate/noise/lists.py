@@ -48,6 +48,7 @@ def find_noise(
     of_none = np.flatnonzero(scores["max_p"] < threshold)
     other = is_other(scores, labels)
     of_other = np.flatnonzero(other & (scores["predicted_p"] >= confidence))
+    nearer = scores["predicted_cosine"] - scores["cosine"]
     return (
         NoiseList(
             name="noise",
@@ -57,7 +58,8 @@ def find_noise(
         NoiseList(
             name="wrong_labels",
             rule=f"argmax is not the label, P[argmax] >= {confidence:g}",
-            positions=of_other[np.lexsort((-_gain(scores[of_other]), -_p(scores[of_other])))],
+            # Those whose P rounds to 1 by how much nearer the class of the argmax is.
+            positions=of_other[np.lexsort((-nearer[of_other], -scores["predicted_p"][of_other]))],
         ),
     )
 
@@ -67,17 +69,6 @@ def is_other(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     found: np.ndarray = (
         (labels >= 0) & (scores["predicted"] != NO_CLASS) & (scores["predicted"] != labels)
     )
-    return found
-
-
-def _p(scores: np.ndarray) -> np.ndarray:
-    found: np.ndarray = scores["predicted_p"]
-    return found
-
-
-def _gain(scores: np.ndarray) -> np.ndarray:
-    """How much nearer the class of the argmax is: tells those apart whose P rounds to 1."""
-    found: np.ndarray = scores["predicted_cosine"] - scores["cosine"]
     return found
 
 

@@ -12,14 +12,13 @@ import numpy as np
 from markupsafe import Markup
 
 from facepack.errors import FacepackError
-from facepack.evaluate.noise.compared import Compared
+from facepack.evaluate.noise.compared import Compared, class_name
 from facepack.evaluate.noise.figures import score_plots
 from facepack.evaluate.noise.find import Noise
 from facepack.evaluate.noise.lists import NoiseList
 from facepack.images import decode
 from facepack.loading.source import ImageSource
 from facepack.store.output import write_output
-from facepack.train.data import TrainingData
 from facepack.version import __version__
 from facepack.view.page import PageImage, render_page
 
@@ -191,13 +190,6 @@ def _side_by_side(compared: Compared) -> list[SideBySide]:
             )
         )
     return shown
-
-
-def class_name(data: TrainingData, label: int) -> str:
-    """What people call a class: its number, and its name where it has one."""
-    names = data.identity_names
-    known = names[label] if names is not None and 0 <= label < len(names) else ""
-    return f"{label} {known}".rstrip()
 
 
 def _said(scores: np.void) -> str:

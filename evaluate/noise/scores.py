@@ -27,10 +27,7 @@ from facepack.train.precision import float32_products
 SCORES = np.dtype(
     [
         ("predicted", "<i4"),
-        ("max_p", "<f4"),
-        ("own_p", "<f4"),
-        ("predicted_p", "<f4"),
-        ("cosine", "<f4"),
+        *((name, "<f4") for name in ("max_p", "own_p", "predicted_p", "cosine")),
         ("predicted_cosine", "<f4"),
     ]
 )
