@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ FACE_SIZE = (112, 112)  # height and width in pixels, of the sets as published
 
 _CHUNK = 16  # images a task: long enough to hide the hand-over, short enough to share out a batch
 _BATCHES_AHEAD = 2
+T = TypeVar("T")
 
 
 def decode_face(
@@ -23,14 +25,8 @@ def decode_face(
 ) -> np.ndarray:
     """The face in an encoded image: uint8 RGB (H, W, 3).
 
-    Args:
-        image: encoded.
-        size: (H, W) that it must have.
-        what: what errors call it.
-        channels: the order of the colours in it.
-
     Raises:
-        DecodeError: it does not decode, or not to ``size``; names it.
+        DecodeError: it does not decode, or not to ``size`` (H, W); calls it ``what``.
     """
     try:
         face = decode(image, channels)
@@ -44,24 +40,32 @@ def decode_face(
     return face
 
 
-def _decode_into(
-    out: np.ndarray,
-    images: Sequence[bytes | memoryview],
-    keys: Sequence[str],
-    name: str,
-    first: int,
-    bad: dict[int, str] | None,
-    channels: str,
-) -> None:
-    height, width = out.shape[1:3]
-    for position, (row, image, key) in enumerate(zip(out, images, keys, strict=True), first):
-        try:
-            row[...] = decode_face(image, (height, width), f"{name}: {key}", channels)
-        except DecodeError as error:
-            if bad is None:
-                raise
-            bad[position] = str(error)
-            row[...] = 0
+def in_threads(
+    begin: Callable[[int, int], Callable[[int, int], T]],
+    start: int,
+    stop: int,
+    batch_size: int,
+    threads: int | None = None,
+) -> Iterator[list[T]]:
+    """Make the batches of [start, stop) in threads, two ahead of the one that is handed out.
+
+    ``begin`` is given a batch's [first, end) and returns what makes a part of it, which is called
+    in a thread with the part's; what it makes of all of them is yielded in order. The threads are
+    as many as the process may use processors, at most 8, when None.
+    """
+    pending: deque[list[Future[T]]] = deque()
+    pool = ThreadPoolExecutor(threads or min(8, usable_processors()))
+    try:
+        for first in range(start, stop, batch_size):
+            end = min(first + batch_size, stop)
+            make, parts = begin(first, end), range(first, end, _CHUNK)
+            pending.append([pool.submit(make, at, min(at + _CHUNK, end)) for at in parts])
+            if len(pending) > _BATCHES_AHEAD:
+                yield [task.result() for task in pending.popleft()]
+        while pending:
+            yield [task.result() for task in pending.popleft()]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def decode_batches(
@@ -78,17 +82,14 @@ def decode_batches(
 ) -> Iterator[np.ndarray]:
     """Yield the faces in order: uint8 RGB arrays (n, H, W, 3), n = ``batch_size`` but the last.
 
-    Threads decode two batches ahead of the one that is handed out, so that the caller's network
-    need not wait. Each array is new and the caller's to keep.
+    They are made :func:`in_threads`, so that the caller's network need not wait. Each array is new
+    and the caller's to keep.
 
     Args:
-        images: encoded images.
-        keys: what errors call each image.
-        name: what errors call the set.
+        images: encoded images, of which ``keys`` are what errors call each, ``name`` all.
         batch_size: images a batch.
         size: (H, W) of the images in pixels; none is scaled.
-        threads: decoding threads; as many as the process may use processors, at most 8,
-            when None.
+        threads: decoding threads.
         first: the position of the first image, as ``bad`` counts.
         bad: takes the position of each image that does not decode, or not to ``size``, and why: it
             is black then. None raises.
@@ -97,35 +98,24 @@ def decode_batches(
     Raises:
         DecodeError: an image does not decode, or not to ``size``; names the set and the image.
     """
-    pending: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
-    pool = ThreadPoolExecutor(threads or min(8, usable_processors()))
-    try:
-        for start in range(0, len(images), batch_size):
-            stop = min(start + batch_size, len(images))
-            batch = np.empty((stop - start, *size, 3), np.uint8)
-            tasks = [
-                pool.submit(
-                    _decode_into,
-                    batch[at - start : at - start + _CHUNK],
-                    images[at : min(at + _CHUNK, stop)],
-                    keys[at : min(at + _CHUNK, stop)],
-                    name,
-                    first + at,
-                    bad,
-                    channels,
-                )
-                for at in range(start, stop, _CHUNK)
-            ]
-            pending.append((batch, tasks))
-            if len(pending) > _BATCHES_AHEAD:
-                yield _finished(*pending.popleft())
-        while pending:
-            yield _finished(*pending.popleft())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
+    def begin(start: int, stop: int) -> Callable[[int, int], np.ndarray]:
+        batch = np.empty((stop - start, *size, 3), np.uint8)
 
-def _finished(batch: np.ndarray, tasks: list[Future[None]]) -> np.ndarray:
-    for task in tasks:
-        task.result()
-    return batch
+        def decode_part(low: int, high: int) -> np.ndarray:
+            for at in range(low, high):
+                try:
+                    face = decode_face(images[at], size, f"{name}: {keys[at]}", channels)
+                except DecodeError as error:
+                    if bad is None:
+                        raise
+                    bad[first + at] = str(error)
+                    batch[at - start] = 0
+                else:
+                    batch[at - start] = face
+            return batch
+
+        return decode_part
+
+    for batch, *_ in in_threads(begin, 0, len(images), batch_size, threads):
+        yield batch

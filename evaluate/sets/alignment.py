@@ -8,11 +8,9 @@ the twin of :func:`warp_batch`.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,16 +20,14 @@ from torch import Tensor
 
 from facepack.convert.formats.tree.align import SIZE, TEMPLATE, warp
 from facepack.errors import DecodeError, EvaluationError
+from facepack.evaluate.faces.decode import in_threads
 from facepack.evaluate.faces.faces import pack_of
 from facepack.images import decode
 from facepack.loading.source import ImageSource
-from facepack.processors import usable_processors
 
 if TYPE_CHECKING:
     from facepack.evaluate.faces.faces import Pixels
 
-_CHUNK = 16  # images a task
-_BATCHES_AHEAD = 2
 _SMALLEST = 1e-5  # a face of ten million pixels
 
 
@@ -81,34 +77,15 @@ class LandmarkedFaces:
                 f"{image_size[1]}×{image_size[0]}: give one that takes {SIZE}×{SIZE}"
             )
         if torch.device(device).type == "cpu":
-            for faces in self._in_threads(partial(self._align, bad), start, stop, batch_size):
-                yield np.stack(faces)
+            align = partial(self._align, bad)
+            for parts in in_threads(lambda *_: align, start, stop, batch_size):
+                yield np.stack(list(chain(*parts)))
             return
-        at = start
-        for images in self._in_threads(partial(self._decode, bad), start, stop, batch_size):
+        at, decode_part = start, partial(self._decode, bad)
+        for parts in in_threads(lambda *_: decode_part, start, stop, batch_size):
+            images = list(chain(*parts))
             yield warp_batch(images, self._transforms[at : at + len(images)], device=device)
             at += len(images)
-
-    def _in_threads(
-        self, make: Callable[[int, int], list[np.ndarray]], start: int, stop: int, batch_size: int
-    ) -> Iterator[list[np.ndarray]]:
-        """What ``make`` gives for the images of each batch, in order, made ahead of its use."""
-        pending: deque[list[Future[list[np.ndarray]]]] = deque()
-        with ExitStack() as stack:
-            pool = ThreadPoolExecutor(min(usable_processors(), 8))
-            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-            for at in range(start, stop, batch_size):
-                end = min(at + batch_size, stop)
-                pending.append(
-                    [
-                        pool.submit(make, first, min(first + _CHUNK, end))
-                        for first in range(at, end, _CHUNK)
-                    ]
-                )
-                if len(pending) > _BATCHES_AHEAD:
-                    yield _results(pending.popleft())
-            while pending:
-                yield _results(pending.popleft())
 
     def _decode(self, bad: dict[int, str] | None, start: int, stop: int) -> list[np.ndarray]:
         decoded = []
@@ -132,10 +109,6 @@ class LandmarkedFaces:
 
 def _matrix(a: complex, b: complex) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
-
-
-def _results(tasks: Sequence[Future[list[np.ndarray]]]) -> list[np.ndarray]:
-    return [image for task in tasks for image in task.result()]
 
 
 def similarities(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
