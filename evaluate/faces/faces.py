@@ -13,7 +13,7 @@ import xxhash
 
 from facepack.errors import DecodeError, EvaluationError
 from facepack.evaluate.faces.decode import decode_batches, decode_face
-from facepack.loading.source import ImageSource
+from facepack.loading.source import ImageSource, pack_of
 from facepack.store.pack import Pack
 
 if TYPE_CHECKING:
@@ -67,11 +67,6 @@ class Faces(Protocol):
         Raises:
             DecodeError: an image does not decode, or not to that size; names it.
         """
-
-
-def pack_of(source: ImageSource) -> str:
-    """The ``pack_id`` of the pack that a source's keys number the records of; else empty."""
-    return str(getattr(source, "pack_id", ""))
 
 
 class SourceFaces:

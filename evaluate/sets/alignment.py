@@ -21,9 +21,8 @@ from torch import Tensor
 from facepack.convert.formats.tree.align import SIZE, TEMPLATE, warp
 from facepack.errors import DecodeError, EvaluationError
 from facepack.evaluate.faces.decode import in_threads
-from facepack.evaluate.faces.faces import pack_of
 from facepack.images import decode
-from facepack.loading.source import ImageSource
+from facepack.loading.source import ImageSource, pack_of
 
 if TYPE_CHECKING:
     from facepack.evaluate.faces.faces import Pixels

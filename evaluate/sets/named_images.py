@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,8 @@ from facepack.convert.formats.pair_list.by_name import find_by_name
 from facepack.convert.image_tree import images_below
 from facepack.convert.passed_over import PassedOver
 from facepack.errors import EvaluationError, FacepackError
-from facepack.evaluate.faces.faces import pack_of
 from facepack.images import read_header
-from facepack.loading.source import ImageSource
+from facepack.loading.source import ChosenImages, ImageSource
 from facepack.reading import IMAGE, read_bytes
 from facepack.store.format import NO_IDENTITY
 from facepack.store.home import is_pack
@@ -86,39 +85,6 @@ class FolderImages:
             f"{self.path}: none of {len(self)} images can be read"
             + (f", first {reasons[0]}" if reasons else "")
         )
-
-
-class ChosenImages:
-    """Some images of a source, in an order of their own.
-
-    Args:
-        source: the images.
-        positions: (n,) of them.
-    """
-
-    def __init__(self, source: ImageSource, positions: np.ndarray) -> None:
-        self._source = source
-        self._positions = positions
-        self.path = source.path
-        self.labels = source.labels[positions]
-        self.image_size, self.channels = source.image_size, source.channels
-        digest = xxhash.xxh3_128(source.content_id.encode())
-        digest.update(positions.astype("<i8").tobytes())
-        self.content_id = digest.hexdigest()
-        self.pack_id = pack_of(source)
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def key(self, position: int) -> str:
-        """The image's key in the source."""
-        return self._source.key(int(self._positions[position]))
-
-    def views(
-        self, positions: Sequence[int] | np.ndarray
-    ) -> AbstractContextManager[list[memoryview]]:
-        """As the source's."""
-        return self._source.views(self._positions[np.asarray(positions, np.int64)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import xxhash
 
 
 class ImageSource(Protocol):
@@ -42,3 +43,36 @@ class ImageSource(Protocol):
         self, positions: Sequence[int] | np.ndarray, /
     ) -> AbstractContextManager[list[memoryview]]:
         """The encoded images at ``positions``, valid inside the ``with``; for any thread."""
+
+
+def pack_of(source: ImageSource) -> str:
+    """The ``pack_id`` of the pack that a source's keys number the records of; else empty."""
+    return str(getattr(source, "pack_id", ""))
+
+
+class ChosenImages:
+    """Some images of a source, at ``positions`` (n,), in an order of their own: a source as well."""
+
+    def __init__(self, source: ImageSource, positions: np.ndarray) -> None:
+        self._source = source
+        self._positions = positions
+        self.path = source.path
+        self.labels = np.asarray(source.labels)[positions]
+        self.image_size, self.channels = source.image_size, source.channels
+        digest = xxhash.xxh3_128(source.content_id.encode())
+        digest.update(positions.astype("<i8").tobytes())
+        self.content_id = digest.hexdigest()
+        self.pack_id = pack_of(source)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def key(self, index: int) -> str:
+        """The image's key in the source."""
+        return self._source.key(int(self._positions[index]))
+
+    def views(
+        self, positions: Sequence[int] | np.ndarray
+    ) -> AbstractContextManager[list[memoryview]]:
+        """As the source's."""
+        return self._source.views(self._positions[np.asarray(positions, np.int64)])

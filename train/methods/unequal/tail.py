@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from facepack.errors import TrainingError
 from facepack.hashing import derive_seed
 from facepack.loading.loader import Batch, Loader
-from facepack.loading.source import ImageSource
+from facepack.loading.source import ChosenImages, ImageSource
 from facepack.train.data import TrainingData
 from facepack.train.methods.method import Setup, make_loader
 from facepack.train.methods.unequal.mining import Bags, choose_identities
@@ -24,36 +23,6 @@ from facepack.train.precision import float32_products
 from facepack.train.ranks.agreement import together
 
 _FOR_BAGS, _FOR_FLIPS = 0, 1
-
-
-class PickedImages:
-    """Some images of a pack in an order of one's own, as a source for a loader.
-
-    Args:
-        source: the pack.
-        positions: in it, int64 (n,), with repetitions or not.
-    """
-
-    def __init__(self, source: ImageSource, positions: np.ndarray) -> None:
-        self._source = source
-        self._positions = positions
-        self.path: Path = source.path
-        self.image_size, self.channels = source.image_size, source.channels
-        self.content_id = source.content_id
-        self.labels = np.asarray(source.labels)[positions]
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def key(self, index: int) -> str:
-        """That of the pack."""
-        return self._source.key(int(self._positions[index]))
-
-    def views(
-        self, positions: Sequence[int] | np.ndarray
-    ) -> AbstractContextManager[list[memoryview]]:
-        """The encoded images, as the pack has them."""
-        return self._source.views(self._positions[np.asarray(positions, np.int64)])
 
 
 class HardTail:
@@ -161,7 +130,7 @@ class HardTail:
 
     def _open(self) -> None:
         """A loader over the round's batches, at the place that is reached."""
-        source = PickedImages(self._tail, self._picked.ravel())
+        source = ChosenImages(self._tail, self._picked.ravel())
         self._loader = make_loader(
             replace(self._setup, data=cast(TrainingData, source)),
             batch_size=self.images,
@@ -198,7 +167,7 @@ class HardTail:
         if not bags:
             return
         config, ranks = self._setup.config, self._setup.ranks
-        source = PickedImages(self._tail, np.concatenate([bag.ravel() for bag in bags]))
+        source = ChosenImages(self._tail, np.concatenate([bag.ravel() for bag in bags]))
         size = bags[0].size
         # No more images in a pass than in one of training, for which memory is known to do.
         batch_size = min(size, config.batch_size // ranks.world)
