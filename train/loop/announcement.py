@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from facepack.errors import PackError, TrainingError
 from facepack.store.places import nearest, require_writable
 from facepack.train.config import CONFIG_FILE
-from facepack.train.loop.checkpoint import (
-    CHECKPOINT_FILE,
-    METRICS_FILE,
-    PREVIOUS_FILE,
-    TENSORBOARD_FOLDER,
-)
+from facepack.train.loop.checkpoint import TENSORBOARD_FOLDER
+from facepack.train.loop.folder import RUN_FILES
 from facepack.train.loop.parts import RunParts
-from facepack.train.models.pretrained import MODEL_FILE
-from facepack.train.ranks.group import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +46,8 @@ class RunPreview:
         yield "--dry-run writes nothing"
 
 
-def preview_run(parts: RunParts, out: Path, *, step: int, world: int) -> RunPreview:
-    """What a run of ``parts`` would hold and write, from ``step`` on, on ``world`` ranks.
+def preview_run(parts: RunParts, out: Path, *, step: int) -> RunPreview:
+    """What a run of ``parts`` would hold and write, from ``step`` on.
 
     Raises:
         TrainingError: it could not be written.
@@ -75,7 +69,8 @@ def preview_run(parts: RunParts, out: Path, *, step: int, world: int) -> RunPrev
     memory = {
         name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in sizes.items()
     }
-    whole = memory["network"] + memory["its optimizer"] + world * memory[parts.config.method]
+    heads = parts.ranks.world * memory[parts.config.method]
+    whole = memory["network"] + memory["its optimizer"] + heads
     board = [f"{TENSORBOARD_FOLDER}/"] if find_spec("tensorboard") else []
     begun = (out / CONFIG_FILE).exists()
     return RunPreview(
@@ -89,15 +84,16 @@ def preview_run(parts: RunParts, out: Path, *, step: int, world: int) -> RunPrev
         memory=memory,
         needed_bytes=2 * whole + memory["network"],  # of two checkpoints and the model
         free_bytes=shutil.disk_usage(nearest(out)).free,
-        files=[CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE, *board],
+        files=[*RUN_FILES, *board],
     )
 
 
-def announce(parts: RunParts, ranks: Ranks, notify: Callable[[str], None]) -> None:
+def announce(parts: RunParts, notify: Callable[[str], None]) -> None:
     """Say what is trained on what, and what about it may surprise."""
     config, data, loader = parts.config, parts.data, parts.method_run.loader
     parameters = sum(p.numel() for p in parts.backbone.parameters())
-    shared = f" on each of {ranks.world} ranks" if ranks.world > 1 else ""
+    world = parts.ranks.world
+    shared = f" on each of {world} ranks" if world > 1 else ""
     notify(
         f"training {config.backbone} ({parameters / 1e6:.1f} M parameters) on "
         f"{data.name}: {len(data):,} images, {data.classes:,} classes; "

@@ -12,7 +12,6 @@ from facepack.train.loop.interrupt import StopRequest
 from facepack.train.loop.parts import RunParts
 from facepack.train.loop.stopwatch import Stopwatch
 from facepack.train.ranks.agreement import tell
-from facepack.train.ranks.group import Ranks
 
 
 class AgreedBatch(NamedTuple):
@@ -26,16 +25,10 @@ class AgreedBatch(NamedTuple):
 
 
 class AgreedBatches:
-    """Takes batches from a run's loader.
+    """Takes batches from a run's loader."""
 
-    Args:
-        parts: of the run.
-        ranks: those of the run.
-    """
-
-    def __init__(self, parts: RunParts, ranks: Ranks) -> None:
+    def __init__(self, parts: RunParts) -> None:
         self._parts = parts
-        self._ranks = ranks
         self._seen_skipped = 0
 
     def endless(self, watch: Stopwatch, in_flight: StepsInFlight) -> Iterator[Batch]:
@@ -63,12 +56,12 @@ class AgreedBatches:
             batch = next(batches)
             self._check(batch, step)
         except Exception as caught:
-            if self._ranks.world == 1:
+            if self._parts.ranks.world == 1:
                 raise
             error = caught
         size = 0 if batch is None else len(batch.labels)
         skipped = self._parts.method_run.loader.skipped - self._seen_skipped
-        told = tell(self._ranks, [int(stop.requested), size, skipped], error=error)
+        told = tell(self._parts.ranks, [int(stop.requested), size, skipped], error=error)
         assert batch is not None
         stops, sizes, skips = zip(*told, strict=True)
         self._seen_skipped += skipped
@@ -82,7 +75,7 @@ class AgreedBatches:
         parts = self._parts
         if len(batch.labels) < parts.method.fewest_images(parts.config):
             keys = ", ".join(parts.method_run.loader.skipped_keys[-3:])
-            expected = parts.method.images_per_step(parts.config) // self._ranks.world
+            expected = parts.method.images_per_step(parts.config) // parts.ranks.world
             raise TrainingError(
                 f"step {step}: only {len(batch.labels)} of {expected} images of the batch decode "
                 f"(left out: {keys} …). Look at the data with: "

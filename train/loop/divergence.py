@@ -8,7 +8,6 @@ import torch
 
 from facepack.train.loop.parts import RunParts
 from facepack.train.ranks.agreement import fail_together
-from facepack.train.ranks.group import Ranks
 
 # From 2^16 the scale is halved 26 times to get there: gradients that overflow still are not finite
 # numbers too large for fp16, but NaN or infinite.
@@ -20,26 +19,20 @@ _REMEDY = "a lower lr, a warmup_epochs or another precision"
 class DivergenceGuard:
     """Looks whether losses and weights are still finite.
 
-    Args:
-        parts: of the run, whose losses, loss scale and weights are looked at.
-        checkpoint: where the run's last good state is, once it was written.
-        ranks: those of the run; each looks at its own rows of the head.
+    Each rank looks at its own rows of the head. ``checkpoint`` is where the run's last good state
+    is, once it was written.
 
     Attributes:
         good_step: the step of the last checkpoint; None if there is none.
     """
 
-    def __init__(self, parts: RunParts, checkpoint: Path, ranks: Ranks) -> None:
+    def __init__(self, parts: RunParts, checkpoint: Path) -> None:
         self.good_step: int | None = None
         self._parts = parts
         self._checkpoint = checkpoint
-        self._ranks = ranks
 
     def check_loss(self, step: int) -> None:
-        """Wait for the device and end the run if a loss was not finite.
-
-        Args:
-            step: how many are done.
+        """Wait for the device and end the run, of which ``step`` are done, if a loss is not finite.
 
         Raises:
             TrainingError: the run has diverged.
@@ -67,14 +60,12 @@ class DivergenceGuard:
             if value.is_floating_point()
         ]
         bad = ~torch.stack(largest).isfinite().all()
-        if self._ranks.all_reduce(bad.to(torch.int32), "max"):
+        if self._parts.ranks.all_reduce(bad.to(torch.int32), "max"):
             self._end(f"the weights are not finite after step {step:,}", _REMEDY)
 
     def _end(self, reason: str, remedy: str) -> None:
         good = "No checkpoint was written before"
         if self.good_step is not None:
             good = f"The last good checkpoint is {self._checkpoint}, of step {self.good_step:,}"
-        fail_together(
-            self._ranks,
-            f"{reason}: the run has diverged. {good}. Begin again with {remedy}",
-        )
+        text = f"{reason}: the run has diverged. {good}. Begin again with {remedy}"
+        fail_together(self._parts.ranks, text)

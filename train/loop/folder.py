@@ -21,7 +21,7 @@ from facepack.train.loop.checkpoint import (
 )
 from facepack.train.models.pretrained import MODEL_FILE
 
-_RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE)
+RUN_FILES = (CONFIG_FILE, METRICS_FILE, CHECKPOINT_FILE, PREVIOUS_FILE, MODEL_FILE)
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def refuse_used(out: Path) -> None:
     Raises:
         TrainingError: it holds a run, or is a file.
     """
-    held = [name for name in _RUN_FILES if (out / name).exists()]
+    held = [name for name in RUN_FILES if (out / name).exists()]
     if held:
         raise TrainingError(
             f"{out} holds a run already ({', '.join(held)}): go on with --resume, remove it with "
@@ -71,7 +71,7 @@ def remove_run(out: Path) -> None:
         TrainingError: the system does not let one go.
     """
     try:
-        for path in (out / name for name in _RUN_FILES):
+        for path in (out / name for name in RUN_FILES):
             path.unlink(missing_ok=True)
             part_of(path).unlink(missing_ok=True)
         shutil.rmtree(out / TENSORBOARD_FOLDER, ignore_errors=True)

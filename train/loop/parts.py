@@ -53,6 +53,7 @@ class RunParts:
     config: TrainConfig
     """The settings, with those decided that depend on the device or on others."""
     device: torch.device
+    ranks: Ranks
     data: TrainingData
     described_data: dict[str, Any]
     """What a checkpoint remembers of the data."""
@@ -116,17 +117,16 @@ def build_parts(
         say(f"note: {note}")
     optimizer = make_optimizer(config, backbone, chosen)
     scaler = LossScaler(chosen, enabled=config.precision == "fp16", ranks=ranks)
-    method_run = method.build(
-        Setup(
-            config=config,
-            device=chosen,
-            ranks=ranks,
-            data=data,
-            backbone=backbone,
-            optimizer=optimizer,
-            scaler=scaler,
-        )
+    setup = Setup(
+        config=config,
+        device=chosen,
+        ranks=ranks,
+        data=data,
+        backbone=backbone,
+        optimizer=optimizer,
+        scaler=scaler,
     )
+    method_run = method.build(setup)
     verification = Verification(
         _validator(make_validator, config, home, backbone.image_size, ranks)
         if ranks.is_first
@@ -136,17 +136,12 @@ def build_parts(
     # Dropout draws from here on, however many numbers the weights took.
     seed_dropout(config.seed, ranks)
     return RunParts(
-        config=config,
-        device=chosen,
-        data=data,
+        **vars(setup),
         described_data=described_data,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        backbone=backbone,
         method=method,
         method_run=method_run,
-        optimizer=optimizer,
-        scaler=scaler,
         schedule=schedule,
         meter=meter,
         verification=verification,
@@ -188,8 +183,9 @@ def make_paths_absolute(parts: RunParts, home: Path | None) -> None:
     parts.config = replace(config, shards=shards, exclude=exclude, val=val)
 
 
-def share_beginning(parts: RunParts, ranks: Ranks) -> None:
+def share_beginning(parts: RunParts) -> None:
     """Take rank 0's weights and order of images: machines of other kinds may choose others."""
+    ranks = parts.ranks
     for tensor in parts.backbone.state_dict().values():
         ranks.broadcast(tensor)
     loader = parts.method_run.loader

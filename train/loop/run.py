@@ -113,7 +113,7 @@ class Trainer:
             if begins:
                 begin_from_others(parts, self._say)
             make_paths_absolute(parts, home)
-        share_beginning(parts, ranks)
+        share_beginning(parts)
         if begins:
             with together(ranks):
                 parts.method_run.begin()
@@ -122,9 +122,9 @@ class Trainer:
         self.backbone, self.schedule = parts.backbone, parts.schedule
         self.head = parts.method_run.head
         self.total_steps, self.steps_per_epoch = parts.total_steps, parts.steps_per_epoch
-        self._state = RunState(parts, ranks)
-        self._batches = AgreedBatches(parts, ranks)
-        self._guard = DivergenceGuard(parts, self.out / CHECKPOINT_FILE, ranks)
+        self._state = RunState(parts)
+        self._batches = AgreedBatches(parts)
+        self._guard = DivergenceGuard(parts, self.out / CHECKPOINT_FILE)
         if resume:
             self._resume()
 
@@ -182,8 +182,8 @@ class Trainer:
     def preview(self) -> RunPreview:
         """What :meth:`run` would do, hold and write; gives notice of what is trained on what."""
         if self.ranks.is_first:
-            announce(self._parts, self.ranks, self._notify)
-        return preview_run(self._parts, self.out, step=self.step, world=self.ranks.world)
+            announce(self._parts, self._notify)
+        return preview_run(self._parts, self.out, step=self.step)
 
     def _say(self, text: str) -> None:
         if self.ranks.is_first:
@@ -230,7 +230,7 @@ class Trainer:
             self._overwrite = False
         text = dump_config(self.config).encode()
         save_atomic(self.out / CONFIG_FILE, lambda file: file.write(text))
-        announce(self._parts, self.ranks, self._notify)
+        announce(self._parts, self._notify)
         log = MetricsLog(
             self.out / METRICS_FILE,
             resume_step=self.step,

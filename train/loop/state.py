@@ -6,15 +6,10 @@ from typing import Any
 
 from facepack.train.loop.parts import RunParts
 from facepack.train.loop.randomness import random_state, reseed_dropout, set_random_state
-from facepack.train.ranks.group import Ranks
 
 
 class RunState:
-    """The state of a run on one rank.
-
-    Args:
-        parts: whose states are the run's.
-        ranks: those of the run.
+    """The state of a run on one rank, which is that of its parts and more.
 
     Attributes:
         step: optimizer steps done.
@@ -22,12 +17,11 @@ class RunState:
         last: loss and learning rate as last logged; empty before.
     """
 
-    def __init__(self, parts: RunParts, ranks: Ranks) -> None:
+    def __init__(self, parts: RunParts) -> None:
         self.step = 0
         self.skipped_images = 0
         self.last: dict[str, float] = {}
         self._parts = parts
-        self._ranks = ranks
 
     def state_dict(self) -> dict[str, Any]:
         """All that the steps to come depend on; waits for the device.
@@ -38,7 +32,7 @@ class RunState:
         return {
             "config": parts.config.as_dict(),
             "data": parts.described_data,
-            "ranks": self._ranks.world,
+            "ranks": parts.ranks.world,
             "step": self.step,
             "backbone": parts.backbone.state_dict(),
             "head": parts.method_run.head.whole_state(),
@@ -47,7 +41,7 @@ class RunState:
             "schedule": parts.schedule.state_dict(),
             "meter": parts.meter.state_dict(),
             "loader": parts.method_run.loader.state_dict(),
-            "random": self._ranks.gather_objects(random_state(parts.device)),
+            "random": parts.ranks.gather_objects(random_state(parts.device)),
             "skipped_images": self.skipped_images,
             "last": dict(self.last),
             "best": {name: dict(best) for name, best in parts.verification.best.items()},
@@ -71,10 +65,10 @@ class RunState:
         parts.schedule.load_state_dict(state["schedule"])
         parts.meter.load_state_dict(state["meter"])
         parts.method_run.loader.load_state_dict(state["loader"])
-        if state["ranks"] == self._ranks.world:
-            set_random_state(state["random"][self._ranks.rank], parts.device)
+        if state["ranks"] == parts.ranks.world:
+            set_random_state(state["random"][parts.ranks.rank], parts.device)
         else:
-            reseed_dropout(parts.config.seed, self._ranks, self.step)
+            reseed_dropout(parts.config.seed, parts.ranks, self.step)
         self.skipped_images = state["skipped_images"]
         self.last = state["last"]
         parts.verification.best = state["best"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,8 @@ class Reading:
 
     def since(self, earlier: Reading) -> Reading:
         """What came after ``earlier``."""
-        return Reading(
-            seconds=self.seconds - earlier.seconds,
-            waiting=self.waiting - earlier.waiting,
-            images=self.images - earlier.images,
-            paused=self.paused - earlier.paused,
-            verifying=self.verifying - earlier.verifying,
-        )
+        names = [field.name for field in fields(self)]
+        return Reading(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
 
     @property
     def images_per_second(self) -> float:
