@@ -306,19 +306,8 @@ class TrainConfig(Settings):
 # bit-for-bit equality with one that was not interrupted holds at equal thread counts.
 FREE_ON_RESUME = frozenset(
     {
-        "shards",
-        "exclude",
-        "loader",
-        "cache",
-        "loader_threads",
-        "threads",
-        "compile",
-        "chunk",
-        "head_storage",
-        "log_every",
-        "checkpoint_every",
-        "val_every",
-        "val",
+        *("shards", "exclude", "loader", "cache", "loader_threads", "threads", "compile", "chunk"),
+        *("head_storage", "log_every", "checkpoint_every", "val_every", "val"),
     }
 )
 

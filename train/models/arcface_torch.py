@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facepack import lfs
 from facepack.errors import EvaluationError
 from facepack.train.backbones import Backbone
 from facepack.train.heads import PartialFC
@@ -27,6 +26,7 @@ from facepack.train.ranks.group import Ranks
 # torch's names of an optimizer's state → those of the head's buffers.
 _SGD = {"momentum_buffer": "momentum"}
 _ADAMW = {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "steps"}
+_WANTED = "a GPU's part of the run, as arcface_torch wrote it"
 _MOST_RANKS = 4096  # among which a missing file is looked for
 
 
@@ -72,7 +72,7 @@ def continue_run(
     checkpoint: dict[str, Any] = {}
     for rank in range(ranks):
         path = folder / layout.centres.format(rank)
-        content = _load(path)
+        content = load_tensors(path, _WANTED)
         weight = _centres(path, content, head)
         state: Any = None
         if layout is _CHECKPOINTS:
@@ -81,7 +81,8 @@ def continue_run(
             state, last = _optimizer_state(content)
             state = state.get(last)
         elif layout.momentum and (folder / layout.momentum.format(rank)).is_file():
-            state = {"momentum_buffer": _load(folder / layout.momentum.format(rank))}
+            momentum = load_tensors(folder / layout.momentum.format(rank), _WANTED)
+            state = {"momentum_buffer": momentum}
         rows = _fitting(state, names, weight)
         has_momentum &= bool(rows)
         head.load_rows(sum(sizes), {"weight": weight, **rows})
@@ -127,11 +128,6 @@ def _find(folder: Path) -> tuple[_Layout, int]:
         f"{folder} holds no centres of arcface_torch ({names}): continues names the output folder "
         "of its run, which train_v2.py fills under save_all_states. A model alone is pretrained's"
     )
-
-
-def _load(path: Path) -> Any:
-    lfs.require_content(path, EvaluationError)
-    return load_tensors(path, "a GPU's part of the run, as arcface_torch wrote it")
 
 
 def _centres(path: Path, content: Any, head: PartialFC) -> Tensor:

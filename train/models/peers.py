@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facepack import lfs
 from facepack.errors import EvaluationError
 from facepack.train.backbones import Backbone
 from facepack.train.heads import PartialFC
@@ -28,6 +27,7 @@ _STATES = {
     "MagFace": {},
     "CurricularFace": {"t": "t"},
 }
+_WANTED = "a checkpoint with its head"
 _PAIR = re.compile(r"(Backbone|Head)_.+_Epoch_(\d{1,9})_Time_.+_checkpoint\.pth")
 
 
@@ -83,7 +83,7 @@ def continue_checkpoint(path: Path, backbone: Backbone, head: PartialFC) -> str:
 
 
 def _read_file(path: Path) -> _Checkpoint:
-    content = _load(path)
+    content = load_tensors(path, _WANTED)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if isinstance(state, dict):
         plain = {str(name).removeprefix("module."): value for name, value in state.items()}
@@ -119,7 +119,7 @@ def _read_pair(folder: Path) -> _Checkpoint:
             f"{folder} holds no Backbone_… and Head_…_checkpoint.pth of one epoch: both are needed"
         )
     files = pairs[max(whole)]
-    content = _load(files["Head"])
+    content = load_tensors(files["Head"], _WANTED)
     head = content.get("HEAD") if isinstance(content, dict) else None
     if not isinstance(head, dict):
         raise EvaluationError(
@@ -144,11 +144,6 @@ def _pairs(folder: Path) -> dict[int, dict[str, Path]]:
         if match := _PAIR.fullmatch(path.name):
             pairs.setdefault(int(match[2]), {})[match[1]] = path
     return pairs
-
-
-def _load(path: Path) -> Any:
-    lfs.require_content(path, EvaluationError)
-    return load_tensors(path, "a checkpoint with its head")
 
 
 def _rows(found: _Checkpoint, head: PartialFC) -> Tensor:

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from facepack import lfs
 from facepack.errors import EvaluationError
 from facepack.train.models.checksums import SumError, load_checked
 from facepack.train.models.numpy_scalars import scalars_allowed
@@ -17,13 +18,10 @@ _MAPPED_FROM = 8 << 30  # bytes; no backbone is as large, only checkpoints with 
 def load_tensors(path: Path, wanted: str) -> Any:
     """The content of ``path``, tensors on the CPU; NumPy's scalars come as Python's numbers.
 
-    Args:
-        path: the file.
-        wanted: what it should hold, for the error: ``the backbone's state_dict``.
-
     Raises:
-        EvaluationError: the file is damaged, or holds something else; says what.
+        EvaluationError: the file is damaged, or holds something else than is ``wanted``, in words.
     """
+    lfs.require_content(path, EvaluationError)
     try:
         # What is mapped into memory is read when it is used, as a large head never is.
         mapped = path.stat().st_size >= _MAPPED_FROM and zipfile.is_zipfile(path)

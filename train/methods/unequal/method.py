@@ -172,13 +172,7 @@ class Unequal(Method):
         """Make head, tail, step and loader."""
         head = make_head(setup.config, setup.data.classes, setup.device, setup.ranks)
         if self.stage != "head":
-            rule = head.logits
-            head.logits = NoiseResistantRule(
-                margin=rule.margin,
-                scale=rule.scale,
-                interclass_filter=rule.interclass_filter,
-                beta=self.beta,
-            )
+            head.logits = NoiseResistantRule(**vars(head.logits), beta=self.beta)
         tail = None
         if self.stage == "tail":
             pack = self._open_tail()

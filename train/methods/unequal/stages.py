@@ -11,13 +11,12 @@ from facepack.atomic import replacing
 from facepack.errors import TrainingError
 from facepack.reading import parse_json, read_text
 from facepack.train.config import CONFIG_FILE, TrainConfig
-from facepack.train.loop.checkpoint import CHECKPOINT_FILE
+from facepack.train.loop.checkpoint import CHECKPOINT_FILE, METRICS_FILE
 from facepack.train.loop.run import Trainer
 from facepack.train.loop.verification import MakeValidator
 from facepack.train.models.pretrained import MODEL_FILE
 
 BEST = "best"
-_METRICS = "metrics.jsonl"
 
 
 def train_until_it_stops_rising(
@@ -61,11 +60,11 @@ def train_until_it_stops_rising(
             notify=notify,
             validator=validator,
         )
-        figures = mean_figures(out / _METRICS, len(config.val))
+        figures = mean_figures(out / METRICS_FILE, len(config.val))
         verified = {step: value for step, value in figures.items() if step <= trainer.step}
         if not verified and trainer.step >= trainer.total_steps:
             raise TrainingError(
-                f"{out} is trained to its end, and its {_METRICS} has no step with a figure of "
+                f"{out} is trained to its end, and its {METRICS_FILE} has no step with a figure of "
                 "each verification set: name some to watch, remove the folder and start again"
             )
         best = max(verified, key=lambda step: (verified[step], -step), default=0)
