@@ -137,14 +137,10 @@ Declaration = Callable[..., "Opener"]
 
 
 class ProtocolCommand(click.Command):
-    """``facepack eval PROTOCOL``: its own arguments and options, and those of all evaluations.
+    """``facepack eval PROTOCOL``: ``own`` arguments and options, and those of all evaluations.
 
-    Args:
-        name: of the protocol.
-        find: takes the values of its own parameters, and ``data``, the data home; makes sure that
-            the target is there, and returns what opens it.
-        own: its own parameters.
-        text: its help.
+    ``find`` takes the values of its own, and ``data``, the data home; makes sure that the target is
+    there, and returns what opens it.
     """
 
     def __init__(
@@ -247,11 +243,8 @@ def run_evaluation(
 ) -> None:
     """Evaluate models, or embeddings, on targets in turn; print each result and keep them all.
 
-    Args:
-        find: finds the targets; called once the options are known to make sense.
-        models, embeddings, keys, backbone, channels, torchscript, device, batch_size,
-            on_bad_image, results, reports, as_json: the options.
-        names: what the targets are called, so that a table of pair sets is as wide as all need.
+    ``find`` finds the targets, once the options are known to make sense. ``names`` are what they
+    are called, so that a table of pair sets is as wide as all need; the rest are the options.
 
     Raises:
         click.UsageError: neither models nor embeddings are given, or both; or one file is to keep
@@ -277,9 +270,7 @@ def run_evaluation(
     entered = enter_device(device)
     done: list[Result] = []
     images: dict[Any, Any] = {}
-    load = partial(
-        _load, backbone=backbone, channels=channels, torchscript=torchscript, device=entered
-    )
+    load = {"backbone": backbone, "channels": channels, "torchscript": torchscript}
     measure = partial(
         _measure_model, device=entered, batch_size=batch_size, on_bad_image=on_bad_image
     )
@@ -313,7 +304,7 @@ def run_evaluation(
 
 def _subjects(
     models: Sequence[Path],
-    load: Callable[[Path], Any],
+    load: dict[str, Any],
     measure: Callable[[Any, str, Protocol], Result],
     embeddings: Path | None,
     keys: Path | None,
@@ -322,6 +313,7 @@ def _subjects(
 ) -> Iterator[Subject]:
     from facepack.evaluate.embedding.embed import model_image_size
     from facepack.evaluate.faces.decode import FACE_SIZE
+    from facepack.evaluate.models import open_model
     from facepack.evaluate.results.short_names import short_names
 
     if embeddings is not None:
@@ -339,7 +331,7 @@ def _subjects(
             results=results,
         )
     for model, name in zip(models, short_names(models), strict=True):
-        network = load(model)
+        network = open_model(model, **load).network.to(device)
         yield Subject(
             name=name,
             measure=partial(measure, network, name),
@@ -361,31 +353,9 @@ def _results_beside(model: Path) -> Path | None:
     return model / RESULTS
 
 
-def _load(model: Path, *, device: torch.device, **options: Any) -> Any:
-    from facepack.evaluate.models import open_model
-
-    return open_model(model, **options).network.to(device)
-
-
-def _measure_model(
-    network: Any,
-    name: str,
-    protocol: Protocol,
-    *,
-    device: torch.device,
-    batch_size: int,
-    on_bad_image: OnBadImage,
-) -> Result:
+def _measure_model(network: Any, name: str, protocol: Protocol, **options: Any) -> Result:
     from facepack.evaluate.run import evaluate
     from facepack.progress import Progress
 
     with Progress(len(protocol.faces), unit="images", label=protocol.target) as progress:
-        return evaluate(
-            network,
-            protocol,
-            name=name,
-            device=device,
-            batch_size=batch_size,
-            on_bad_image=on_bad_image,
-            on_batch=progress.update,
-        )
+        return evaluate(network, protocol, name=name, on_batch=progress.update, **options)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,30 +201,24 @@ def _embed_missing(
             device=device,
             bad=bad,
         )
-        store = _Numbered(writer, first, {} if bad is None else bad, batch_size)
+        store = partial(_write_next, writer, iter(range(first, behind)), bad, batch_size)
         embed_each(model, batches, store, device=device, flip=plan["flip"], on_batch=on_batch)
 
 
-class _Numbered:
-    """Writes the batches of a stretch under their numbers, which ascend."""
-
-    def __init__(
-        self, writer: BatchWriter, first: int, bad: dict[int, str], batch_size: int
-    ) -> None:
-        self._writer = writer
-        self._next = first
-        self._bad = bad
-        self._batch_size = batch_size
-
-    def __call__(self, rows: np.ndarray) -> None:
-        start = self._next * self._batch_size
-        of_batch = (
-            [row for row in range(len(rows)) if start + row in self._bad] if self._bad else []
-        )
-        if of_batch:
-            rows[of_batch] = np.nan
-        self._writer.write(self._next, rows, has_bad=bool(of_batch))
-        self._next += 1
+def _write_next(
+    writer: BatchWriter,
+    numbers: Iterator[int],
+    bad: dict[int, str] | None,
+    batch_size: int,
+    rows: np.ndarray,
+) -> None:
+    """Write a batch under the next of ``numbers``, rows of bad images as NaN."""
+    number = next(numbers)
+    start = number * batch_size
+    lost = [row for row in range(len(rows)) if start + row in bad] if bad else []
+    if lost:
+        rows[lost] = np.nan
+    writer.write(number, rows, has_bad=bool(lost))
 
 
 def _find_bad(folder: Path, plan: dict[str, Any], faces: Faces) -> dict[int, str]:

@@ -22,9 +22,16 @@ from typing import Any
 import numpy as np
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.embedding.embeddings import BAD, KEYS, META, NORMS, ROWS, encoded_key
+from facepack.evaluate.embedding.embeddings import (
+    BAD,
+    KEYS,
+    META,
+    NORMS,
+    ROWS,
+    encoded_key,
+    read_map,
+)
 from facepack.evaluate.faces.faces import Faces
-from facepack.reading import read_json
 from facepack.store.files import write_errors, write_file
 from facepack.store.format import LOCK, PART
 from facepack.store.lock import hold_lock
@@ -84,23 +91,13 @@ def begun(
         if stated is None:
             _begin(folder, plan)
         else:
-            compare_plans(_read_plan(stated), plan, shown)
+            compare_plans(read_map(stated, "use --overwrite"), plan, shown)
         yield
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the embeddings in ``folder`` are complete."""
     return (folder / META).exists()
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise ValueError("it is no map")
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}): use --overwrite") from error
-    return found
 
 
 def compare_plans(found: dict[str, Any], plan: dict[str, Any], shown: Path) -> None:

@@ -153,7 +153,7 @@ def open_embeddings(path: Path, keys: Path | None = None) -> Embeddings:
             name=str(path),
             rows=_map(path / ROWS),
             keys=_read_keys(path / KEYS),
-            meta=_read_meta(path / META),
+            meta=read_map(path / META, "embed the images again"),
             norms=_map(path / NORMS),
         )
     if path.suffix == SUFFIX:
@@ -220,14 +220,15 @@ def _read_keys(path: Path) -> np.ndarray:
     return np.array([encoded_key(line) for line in lines] or [b""])[: len(lines)]
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def read_map(path: Path, remedy: str) -> dict[str, Any]:
+    """What a file says of embeddings, as JSON; an EvaluationError, with a remedy, if it cannot."""
     try:
-        meta = read_json(path)
-        if not isinstance(meta, dict):
+        found = read_json(path)
+        if not isinstance(found, dict):
             raise ValueError("it is no map")
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}): embed the images again") from error
-    return meta
+        raise EvaluationError(f"{path} cannot be read ({error}): {remedy}") from error
+    return found
 
 
 def encoded_key(key: str) -> bytes:

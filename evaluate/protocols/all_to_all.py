@@ -211,11 +211,11 @@ class AllToAll(Protocol):
     ) -> tuple[HardPair, ...]:
         if found is None:
             return ()
-        first, second, key = sides[0], sides[-1], self.faces.key
-        wrong, lost = found.hardest_impostors, found.hardest_mates
+        key, first, second = self.faces.key, sides[0], sides[-1]
+        near, far = found.hardest_impostors, found.hardest_mates
         return (
-            *hard_pairs("false accept", key, first[wrong.first], second[wrong.second], wrong.scores),
-            *hard_pairs("false reject", key, first[lost.first], second[lost.second], lost.scores),
+            *hard_pairs("false accept", key, first[near.first], second[near.second], near.scores),
+            *hard_pairs("false reject", key, first[far.first], second[far.second], far.scores),
         )
 
 

@@ -1,4 +1,4 @@
-"""How protocols tell what they found: shares with intervals, the hardest pairs, what is undefined."""
+"""How protocols tell what they found: shares with intervals, hardest pairs, what is undefined."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class PairVerification(Protocol):
         hardest = [
             pair
             for kind, rows in hardest_rows(scores, issame)
-            for pair in hard_pairs(kind, self.faces.key, *pairs[rows].T, scores[rows])
+            for pair in hard_pairs(kind, self.faces.key, *pairs[rows].T, scores=scores[rows])
         ]
         return Result(
             target=self.target,

@@ -181,7 +181,7 @@ class Matching:
         return len(self.first) * len(self.second) - mates
 
     def scan(self, collectors: Sequence[Collector]) -> None:
-        """Show the impostors' scores of this rank's tiles to ``collectors``, and merge the ranks'."""
+        """Show the impostors' scores of this rank's tiles to ``collectors``; merge the ranks'."""
         with torch.inference_mode(), float32_products(tf32=False):
             for tile in self._tiles():
                 for collector in collectors:

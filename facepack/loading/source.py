@@ -51,7 +51,7 @@ def pack_of(source: ImageSource) -> str:
 
 
 class ChosenImages:
-    """Some images of a source, at ``positions`` (n,), in an order of their own: a source as well."""
+    """Some images of a source, at ``positions`` (n,), in an order of their own."""
 
     def __init__(self, source: ImageSource, positions: np.ndarray) -> None:
         self._source = source

@@ -78,7 +78,7 @@ _BUILDERS: dict[str, Builder] = {}
 
 
 def register(name: str) -> Callable[[OneBuilder], OneBuilder]:
-    """Decorate ``builder(features, dropout, autocast) -> Backbone``, as a class is, for ``name``."""
+    """Decorate ``builder(features, dropout, autocast) -> Backbone``, as a class is one."""
 
     def add(builder: OneBuilder) -> OneBuilder:
         if name in _BUILDERS:
