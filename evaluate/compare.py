@@ -29,9 +29,8 @@ class Comparison:
 def read_comparison(paths: Sequence[Path]) -> Comparison:
     """Read what is to be compared.
 
-    Args:
-        paths: each a run's folder, with ``results.json`` or ``metrics.jsonl`` or both; a file of
-            results, as ``facepack eval`` keeps and ``--json`` prints them; or a training log.
+    Each path is a run's folder, with ``results.json`` or ``metrics.jsonl`` or both; a file of
+    results, as ``facepack eval`` keeps and ``--json`` prints them; or a training log.
 
     Raises:
         EvaluationError: a path holds neither results nor a log.

@@ -91,11 +91,7 @@ def find_target(text: str, data: Path | None) -> Opener:
 
     A text is the name or path of a verification set or of a pack that has a protocol's tables; or
     a protocol's name and what follows it behind ``facepack eval``, such as
-    ``identities packs/faces --group race.csv``.
-
-    Args:
-        text: the target.
-        data: the data home.
+    ``identities packs/faces --group race.csv``. ``data`` is the data home.
 
     Raises:
         ConfigError: a protocol's words are not as its command takes them.

@@ -96,11 +96,9 @@ def write_report(
 ) -> None:
     """Write ``results`` as the suffix of ``out`` says: page, picture of the curves, or figures.
 
-    Args:
-        results: of any targets and models; those of one target are shown side by side.
-        out: ends in ``.html``, ``.png``, ``.svg``, ``.pdf`` or ``.csv``.
-        images: those of the hardest pairs, for a page; others are named by their keys alone.
-        runs: the training of these models, whose curves come first.
+    Those of one target are shown side by side. ``images`` are those of the hardest pairs, for a
+    page, which names others by their keys alone; ``runs`` the models' training, whose curves come
+    first.
 
     Raises:
         ConfigError: another suffix, or a picture without a curve.
@@ -191,13 +189,8 @@ def hard_pairs(result: Result, kind: str) -> list[HardPair]:
 def hard_images(protocol: Protocol, result: Result, image_size: tuple[int, int]) -> dict[Any, Any]:
     """The images of the hardest pairs, for a page, as the model saw them but for the mirror.
 
-    Args:
-        protocol: with its target open; it gave the result.
-        result: the result.
-        image_size: (height, width) in pixels that the model takes.
-
-    Returns:
-        (target, key) → :class:`PageImage`, but for keys that are no image's, such as a template's.
+    ``protocol`` gave the result; the model takes ``image_size``, (height, width) in pixels. Those
+    found are (target, key) → :class:`PageImage`; keys may be no image's, but a template's.
     """
     wanted = {
         key

@@ -40,9 +40,8 @@ def evaluate(
     of millions into a file, for :func:`evaluate_embeddings`.
 
     Args:
-        model: float32 (n, 3, H, W) → (n, F) embeddings.
+        model: float32 (n, 3, H, W) → (n, F) embeddings; ``name`` is what the result calls it.
         protocol: with its target open.
-        name: what the result calls the model.
         device: where the model is, and scores are computed; None asks its first parameter.
         batch_size: images a forward pass.
         on_bad_image: ``skip`` leaves images that do not decode without an embedding, with a notice
@@ -129,10 +128,7 @@ def evaluate_embeddings(
 ) -> Result:
     """Measure embeddings from elsewhere, found by the keys of the protocol's faces.
 
-    Args:
-        protocol: with its target open.
-        embeddings: theirs.
-        device: where scores are computed.
+    Scores are computed on ``device``.
 
     Raises:
         EvaluationError: they are not those of the protocol's faces, no embedding is finite, or

@@ -48,11 +48,8 @@ class ImageTree:
 
     Which folders are identities, and the order of images and labels, is the same as in a pack of
     the tree: :class:`facepack.convert.image_tree.TreeFiles` lists it for both. A pack is quicker to
-    open and to read: each image here is a file of its own.
-
-    Args:
-        path: the folder.
-        identity_level: of the folders that are identities; None chooses.
+    open and to read: each image here is a file of its own. ``identity_level`` is that of the
+    folders that are identities; None chooses.
 
     Attributes:
         notices: what was passed over, for the user.
@@ -140,11 +137,8 @@ def open_training_data(
 ) -> facepack.Pack | ImageTree:
     """Open the pack or image tree that :func:`find_training_data` finds.
 
-    Args:
-        shards: what to open.
-        home: the data home, if it is not the usual one.
-        identity_level: which folders of a tree are identities; None chooses.
-        exclude: a list of the records of a pack that are left out.
+    ``identity_level`` is as of :class:`ImageTree`; ``exclude`` is a list of the records of a pack
+    that are left out.
 
     Raises:
         TrainingError: nothing is there, or several are: names them; or ``identity_level`` is given
@@ -272,12 +266,9 @@ def check_training_data(
 ) -> None:
     """Make sure, before the first step, that ``data`` can train a classifier at all.
 
-    Args:
-        data: what is to be trained on.
-        batch_size: images in a step.
-        image_size: (height, width) that the backbone takes.
-        skip_others: images of other sizes are left out, so that some may be there; of a tree, whose
-            images are files of their own, the first may be one of them.
+    The backbone takes images of ``image_size``, (height, width). With ``skip_others`` those of
+    other sizes are left out, so that some may be there; of a tree, whose images are files of their
+    own, the first may be one of them.
 
     Raises:
         TrainingError: no images, fewer than a batch, images of another size, labels outside the

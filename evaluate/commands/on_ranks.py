@@ -26,10 +26,7 @@ class Work(NamedTuple):
 def on_ranks(ctx: click.Context, device: str | None, label: str) -> Iterator[Work]:
     """Enter the device and the group of ranks; an error of another rank ends this one quietly.
 
-    Args:
-        ctx: of the command.
-        device: as ``--device`` has it.
-        label: of the line of progress, which rank 0 alone shows.
+    ``label`` is that of the line of progress, which rank 0 alone shows.
     """
     from facepack.progress import Progress
     from facepack.train.build import enter_device

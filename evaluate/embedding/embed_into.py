@@ -95,11 +95,9 @@ def embed_into(
         out: a folder (``embeddings.npy`` float32 (n, F), ``norms.npy``, ``keys.npy``,
             ``meta.json``); or, by its ending, a ``.safetensors`` with the same in it, which is
             written from a folder beside it.
-        model: float32 (n, 3, H, W) → (n, F) embeddings.
-        faces: the images.
-        stated: what the model is: its name as ``model``, and the ``model_xxh3_128`` of its file.
-        device: where the model is.
-        options: how.
+        model: float32 (n, 3, H, W) → (n, F) embeddings, on ``device``; ``stated`` says which it
+            is: its name as ``model``, and the ``model_xxh3_128`` of its file.
+        faces, options: the images, and how.
         ranks: the processes that share the images; all must see ``out``.
         progress: takes the number of images that this rank is to embed, and gives what is called
             with those of each batch.

@@ -50,14 +50,11 @@ _OWN = (PLAN, DONE, ROWS, NORMS, KEYS, META)
 def begun(
     folder: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool, shown: Path
 ) -> Iterator[None]:
-    """Within it ``folder`` is this process's to write, and has a plan, rows and marks.
+    """Within it ``folder``, made if need be, is this process's, and has a plan, rows and marks.
 
-    Args:
-        folder: made if it is not there.
-        plan: what the embeddings are of, as JSON; a plan that is there must say the same.
-        resume: go on with what an interrupted run left.
-        overwrite: remove the embeddings, finished or not, that it holds.
-        shown: what messages call it.
+    A ``plan`` says what the embeddings are of, as JSON; one that is there must say the same.
+    ``resume`` goes on with what an interrupted run left, ``overwrite`` removes the embeddings,
+    finished or not, that it holds; messages call the folder ``shown``.
 
     Raises:
         EvaluationError: it holds something else, embeddings that neither option is given for, or

@@ -63,10 +63,7 @@ class Embeddings:
         """The embeddings of ``faces`` in their order: (n, F) float32, and notices.
 
         They are found by key. Without keys as many embeddings as faces are taken to be in order.
-
-        Args:
-            faces: whose embeddings are wanted.
-            flip: whether a mirror image's embedding is to be in the sum.
+        ``flip`` says whether a mirror image's embedding is to be in the sum.
 
         Raises:
             EvaluationError: some faces have no embedding, or several; or these were made otherwise.
@@ -129,12 +126,9 @@ class Embeddings:
 def open_embeddings(path: Path, keys: Path | None = None) -> Embeddings:
     """Open embeddings: a folder that ``facepack embed`` wrote, a ``.safetensors`` or a ``.npy``.
 
-    A folder of MegaFace's feature files, ``facescrub/`` and ``megaface/``, is read as well.
-
-    Args:
-        path: the folder or file.
-        keys: a text with a key a line, or a ``.npy`` of texts: the image of each row of a file.
-            None of a file ``E.npy`` takes ``E.keys.txt`` or ``E.keys.npy``, where that is there.
+    A folder of MegaFace's feature files, ``facescrub/`` and ``megaface/``, is read as well. The
+    image of each row of a file is told by ``keys``, a text with a key a line, or a ``.npy`` of
+    texts; None of ``E.npy`` takes ``E.keys.txt`` or ``E.keys.npy``, where that is there.
 
     Raises:
         EvaluationError: it cannot be read, is something else, or has not as many keys as rows.

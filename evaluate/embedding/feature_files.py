@@ -58,13 +58,9 @@ def parse_feature(data: bytes) -> np.ndarray:
 def write_features(
     folder: Path, paths: Sequence[str], features: np.ndarray, *, ending: str
 ) -> None:
-    """Write a feature file for each of ``paths``, which are relative and stay in ``folder``.
+    """Write features (n, F) to the paths (n,) of their images, as lists have them, in ``folder``.
 
-    Args:
-        folder: made, with what folders the paths need.
-        paths: (n,) of images, as the lists name them.
-        features: (n, F).
-        ending: what is appended to each path: ``_ALGORITHM.bin``.
+    Folders are made as they need them; ``ending``, ``_ALGORITHM.bin``, is appended to each path.
 
     Raises:
         EvaluationError: a path leads out of ``folder``.

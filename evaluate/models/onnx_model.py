@@ -23,9 +23,6 @@ class OnnxModel(nn.Module):
     followed by a Mul or Div as MXNet's exporter wrote them, gets pixels of 0 to 255, as InsightFace
     gives them to it.
 
-    Args:
-        path: the file.
-
     Attributes:
         image_size: (height, width) in pixels; 112×112 where the file leaves it open.
         takes_bytes: whether it normalises by itself.

@@ -40,9 +40,6 @@ class Rule:
 def check_submission(path: Path) -> list[Rule]:
     """Hold an ONNX file against every rule, whatever the others say of it.
 
-    Args:
-        path: the file.
-
     Raises:
         EvaluationError: it cannot be read as ONNX.
         MissingExtraError: onnx is not installed.

@@ -33,9 +33,7 @@ def require_writable_plot(out: Path | None) -> None:
 def score_plots(scores: np.ndarray, labels: np.ndarray) -> list[Plot]:
     """Cumulated shares of images by maxP, and by the cosine to the class of the label.
 
-    Args:
-        scores: (n,) of :data:`~facepack.evaluate.noise.scores.SCORES`.
-        labels: int64 (n,).
+    Of (n,) :data:`~facepack.evaluate.noise.scores.SCORES`, and int64 (n,) labels.
     """
     kinds = {
         "argmax is the label": (labels >= 0) & (scores["predicted"] == labels),

@@ -34,13 +34,10 @@ class NoiseList:
 def find_noise(
     scores: np.ndarray, labels: np.ndarray, *, threshold: float, confidence: float
 ) -> tuple[NoiseList, NoiseList]:
-    """Images of no class, and images of another class than their label's.
+    """Images of no class, with a maxP below ``threshold``, and of another than their label's.
 
-    Args:
-        scores: (n,) of :data:`~facepack.evaluate.noise.scores.SCORES`.
-        labels: int64 (n,); below zero, an image has no label that could be wrong.
-        threshold: images whose maxP is below it are of no class.
-        confidence: that P[argmax] reaches at least, of images of another class.
+    Of (n,) :data:`~facepack.evaluate.noise.scores.SCORES`, and int64 (n,) labels: below zero, an
+    image has none that could be wrong. Where it is, P[argmax] is at least ``confidence``.
 
     Returns:
         ``noise``, by maxP from the smallest; ``wrong_labels``, by P[argmax] from the largest.

@@ -100,13 +100,10 @@ class TypicalImages:
 def write_noise_page(
     out: Path, noise: Noise, model: str, compared: Sequence[Compared] = ()
 ) -> None:
-    """Write the page: each list's first images, at most 100 and 16 MiB in all.
+    """Write the page, HTML: each list's first images, at most 100 and 16 MiB in all.
 
-    Args:
-        out: an HTML file.
-        noise: what was found.
-        model: what scored it, in words.
-        compared: people who are shown side by side, at most 8 MiB of each table.
+    ``model`` is what scored them, in words; of people who are compared with each other, at most
+    8 MiB of each table are shown side by side.
 
     Raises:
         PackError: it cannot be written.

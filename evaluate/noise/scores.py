@@ -54,10 +54,9 @@ def score_rows(
     """Score embeddings: float32 products, as many images and classes at a time as fit in memory.
 
     Args:
-        classifier: whose.
+        classifier, device: whose, and where to compute.
         rows: (n, F) floating point, not normalised, perhaps mapped from a file.
         labels: int64 (n,), below zero for images without one.
-        device: where to compute.
         classes: centres that are compared at a time.
         on_images: called with the number of images of each block when it is scored.
 

@@ -58,15 +58,9 @@ class _Found(NamedTuple):
 
 
 class AllToAll(Protocol):
-    """Verification of all pairs.
+    """Verification of all pairs, as a track of :data:`TRACKS` has it, or at other FARs.
 
-    Args:
-        target: what results call the images.
-        faces: the images.
-        labels: (n,) identities; -1 is nobody's, who has no mate.
-        track: a name of :data:`TRACKS`.
-        groups: of the images; a track across groups needs two.
-        fars: at which TAR is told instead.
+    Labels (n,) are identities; -1 is nobody's, who has no mate. A track across groups needs two.
 
     Raises:
         EvaluationError: the track needs two groups, and there are others.
@@ -222,11 +216,7 @@ class AllToAll(Protocol):
 class Identities(AllToAll):
     """Any labelled images: TAR at many FARs, and rank 1 of each image among all others.
 
-    Args:
-        target: what results call the images.
-        faces: the images.
-        labels: (n,) identities; -1 is nobody's, who has no mate.
-        groups: of the images, each measured within itself.
+    Each group is measured within itself.
     """
 
     name = "identities"

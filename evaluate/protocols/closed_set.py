@@ -24,12 +24,7 @@ RANKS = (1, 5, 20)
 
 
 class TinyFace(Protocol):
-    """Rank 1, 5 and 20 among mates and distractors.
-
-    Args:
-        tinyface: probes and gallery.
-        target: what results call the set.
-    """
+    """Rank 1, 5 and 20 among mates and distractors."""
 
     name = "tinyface"
 

@@ -66,11 +66,7 @@ class Outcome:
         return self.distractors * len(self.searches.best_wrong)
 
     def accepted_at(self, far: float) -> np.ndarray:
-        """Which searches' mates the lowest threshold accepts whose FAR is at most ``far``.
-
-        Args:
-            far: one of :data:`FARS`.
-        """
+        """Which searches' mates the lowest threshold accepts whose FAR is at most one of FARS."""
         limit = self.highest[most_false_accepts(far, self.impostors)]
         accepted: np.ndarray = self.searches.scores > limit
         return accepted
@@ -97,8 +93,7 @@ def search_among(
     """Search for every mate of every probe among distractors.
 
     Args:
-        probes: (p, F).
-        persons: (p,) int64.
+        probes: (p, F), of ``persons`` (p,) int64.
         embeddings: (n, F) of any float type and length; perhaps mapped from a file.
         distractors: (d,) their positions in the embeddings, at least one.
         hardest: how many of the best impostors to tell.
@@ -134,8 +129,7 @@ class MegaFace(Protocol):
     """Identification and verification among distractors, all and fewer.
 
     Args:
-        megaface: probes, distractors, and which are noisy.
-        target: what results call it.
+        megaface, target: probes, distractors, and which are noisy; and what results call it.
         sizes: how many random distractors to search among, beside all.
         seed: of these, and of the noise in what replaces noisy probes.
         lists: a folder of the kit's lists, whose distractors are taken instead.

@@ -24,11 +24,8 @@ Choose = Callable[[np.ndarray, np.ndarray], float]
 def accuracy_by_fold(scores: np.ndarray, issame: np.ndarray, choose: Choose) -> np.ndarray:
     """Each fold's accuracy at the threshold that the nine others choose: (10,) float64.
 
-    Args:
-        scores: (P,) cosine similarities.
-        issame: (P,) bool.
-        choose: :func:`best_score` (the script's choice for YTF) or :func:`best_of_grid` (for LFW,
-            SLLFW and the like).
+    Of cosine similarities (P,) and ``issame`` (P,) bool. ``choose`` is :func:`best_score`, the
+    script's choice for YTF, or :func:`best_of_grid`, for LFW, SLLFW and the like.
 
     Raises:
         EvaluationError: P is below ten.
@@ -66,12 +63,8 @@ def best_of_grid(scores: np.ndarray, issame: np.ndarray) -> float:
 def tar_of_bins(mates: np.ndarray, impostors: np.ndarray, far: float) -> float:
     """TAR at ``far``, interpolated between the bins of two histograms of scores.
 
-    Where the largest step of FAR below it is still eight times too large, the script says 0.
-
-    Args:
-        mates: (b,) counts of scores of one person, the lowest bin first.
-        impostors: (b,) counts of scores of two.
-        far: wanted, above 0.
+    The counts (b,) begin with the lowest bin. Where the largest step of FAR below ``far``, which is
+    above 0, is still eight times too large, the script says 0.
     """
     fars = impostors[::-1].cumsum()[::-1] / impostors.sum()
     tars = mates[::-1].cumsum()[::-1] / mates.sum()

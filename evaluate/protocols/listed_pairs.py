@@ -68,11 +68,7 @@ def locate_pairs(images: NamedImages, pairs: PairList, *, target: str) -> Locate
 class ListedPairs(PairVerification):
     """Pairs of images by name, such as SLLFW's; with F2C's figures beside the field's.
 
-    Args:
-        images: the pack or folder that holds them.
-        pairs: by name.
-        target: what results call the set.
-        flip: whether the mirror image's embedding is added; F2C's script adds none.
+    ``flip`` says whether the mirror image's embedding is added; F2C's script adds none.
 
     Raises:
         EvaluationError: of no pair both images are there.
@@ -104,14 +100,8 @@ class ListedPairs(PairVerification):
 class TemplatePairs(Protocol):
     """Pairs of templates, such as YTF's: a template is the normalised mean of its embeddings.
 
-    Embeddings enter the mean with the lengths that the model gave them.
-
-    Args:
-        images: the pack or folder that holds them.
-        members: (m, 2) name of an image, and of the template that it belongs to.
-        pairs: of templates.
-        target: what results call the set.
-        flip: whether the mirror image's embedding is added; F2C's script adds none.
+    Embeddings enter the mean with the lengths that the model gave them. ``members`` (m, 2) are the
+    name of an image, and of the template that it belongs to. ``flip`` as in :class:`ListedPairs`.
 
     Raises:
         EvaluationError: of no pair both templates have images.

@@ -14,14 +14,9 @@ from facepack.evaluate.sets.named_images import NamedImages
 
 
 class OwnPairs(PairVerification):
-    """Verification of a user's own list.
+    """Verification of a user's own list of pairs by name.
 
-    Args:
-        images: the pack or folder that holds the images.
-        listed: the pairs by name.
-        target: what results call the list.
-        group: the column of the list whose texts are groups; None takes the only one, if there is
-            one alone.
+    ``group`` is the column whose texts are groups; None takes the only one, if there is one alone.
 
     Raises:
         EvaluationError: of no pair both images are there, or there is no such column, or several

@@ -36,15 +36,11 @@ def pair_intervals(
 ) -> dict[str, tuple[float, float]]:
     """The intervals of TAR at each FAR, AUC and EER, by the figures' names.
 
-    Replicates without a same or a different pair define nothing and are left out; there are no
-    intervals of one person's images.
+    Of squared L2 distances (P,), ``issame`` (P,) bool, not all alike, and pairs (P, 2) int64,
+    positions of images or templates. Replicates without a same or a different pair define nothing
+    and are left out; there are no intervals of one person's images.
 
-    Args:
-        distances: (P,) squared L2 distances.
-        issame: (P,) bool, not all alike.
-        pairs: (P, 2) int64, positions of images, or of templates.
-        seed: of the draws.
-        replicates: how often people are drawn again; None takes 1,000, of long lists fewer.
+    People are drawn again ``replicates`` times; None takes 1,000, of long lists fewer.
     """
     people = join_people(pairs[issame], int(pairs.max()) + 1)
     known, whose = np.unique(people[pairs], return_inverse=True)

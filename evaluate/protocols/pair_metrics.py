@@ -58,12 +58,8 @@ def accuracy_by_fold(
     """Each fold's accuracy at the threshold that the others choose: (10,) float64.
 
     The threshold is the first of 0, 0.01, … below 4 at which most pairs of the nine folds are
-    told right.
-
-    Args:
-        distances: (P,) squared L2 distances.
-        issame: (P,) bool, True for pairs of one person.
-        folds: (P,) the fold of each pair, from 0, none empty; None for ten in order.
+    told right. Of squared L2 distances (P,), ``issame`` (P,) bool, True for pairs of one person,
+    and the fold of each pair (P,), from 0, none empty; None for ten in order.
 
     Raises:
         EvaluationError: P is below ten.
@@ -108,13 +104,8 @@ def validation_rate(
     On nine folds the FAR is measured at the thresholds 0, 0.001, … below 4, and the threshold at
     the wanted FAR interpolated; where the FAR is never reached the threshold is 0. The rate is the
     tenth fold's share of same pairs below that threshold. A fold without same pairs gives no rate,
-    one without different pairs no FAR: each mean is over the folds that have one.
-
-    Args:
-        distances: (P,) squared L2 distances.
-        issame: (P,) bool.
-        folds: as in :func:`accuracy_by_fold`.
-        far: the wanted FAR.
+    one without different pairs no FAR: each mean is over the folds that have one. Arguments are as
+    in :func:`accuracy_by_fold`; ``far`` is the wanted FAR.
 
     Returns:
         Mean and population standard deviation of the rate, and the mean FAR that the tenth folds
@@ -167,12 +158,9 @@ class Roc:
     def from_pairs(
         cls, distances: np.ndarray, issame: np.ndarray, times: np.ndarray | None = None
     ) -> Roc:
-        """Build the curve of ``distances`` (P,) and ``issame`` (P,) bool.
+        """Build the curve of squared L2 ``distances`` (P,) and ``issame`` (P,) bool.
 
-        Args:
-            distances: squared L2 distances.
-            issame: True for pairs of one person.
-            times: (P,) integers, how often each pair counts; once, if None.
+        ``times`` (P,) integers, say how often each pair counts; once, if None.
 
         Raises:
             EvaluationError: there are no same pairs, or no different ones.

@@ -89,11 +89,7 @@ def find_probes_and_gallery(images: NamedImages, probe: str, gallery: str) -> Pr
 class ProbeGallery(Protocol):
     """TAR at low FARs of every probe with every gallery image.
 
-    Args:
-        found: probes and gallery.
-        target: what results call them.
-        published: whether to add the figures of F2C's script.
-        flip: whether the mirror image's embedding is added; the script adds none.
+    ``published`` adds the figures of F2C's script, which adds no mirror image's embedding.
     """
 
     name = "probe-gallery"

@@ -58,13 +58,7 @@ def search_galleries(
     A gallery's TPIR at an FPIR f is the share of its mated probes that rank 1 and whose score lies
     above the threshold: of n probes without a mate, their best scores descending, the one at index
     max(int(n·f) − 1, 0). All galleries' TPIR is the mean of theirs; ranks are over all mated
-    probes.
-
-    Args:
-        templates: pooled.
-        galleries: name → (t, 2) template ids and subjects.
-        probes: (t, 2) likewise.
-        device: where scores are computed.
+    probes. Galleries, by name, and probes are (t, 2) template ids and subjects.
     """
     if not galleries or not len(probes):
         lacking = "probes" if galleries else "a gallery"

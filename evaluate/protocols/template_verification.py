@@ -45,13 +45,10 @@ class Verified:
 def verify_templates(
     templates: Templates, pairs: np.ndarray | None, *, roc: str, key: Callable[[int], str]
 ) -> Verified:
-    """Score the pairs, and read TAR off at each FAR.
+    """Score the pairs, and read TAR off at each FAR as ``roc``, one of :data:`READINGS`, says.
 
-    Args:
-        templates: pooled.
-        pairs: (P, 3) integers: two template ids, and 1 for the same person; None without a list.
-        roc: a key of :data:`READINGS`.
-        key: what results call the template of a row.
+    Pairs (P, 3) are integers: two template ids, and 1 for the same person; None without a list.
+    ``key`` is what results call the template of a row.
     """
     if pairs is None:
         return Verified(notices=("there is no list of pairs: 1:1 is left out",))

@@ -26,7 +26,6 @@ class IjbProtocol(Protocol):
     """TAR at FAR of the listed pairs of templates, TPIR at FPIR and ranks in the galleries.
 
     Args:
-        ijb: the set.
         roc: how TAR is read, see :mod:`facepack.evaluate.scores.listed`.
         flip: whether an image's embedding has its mirror image's added (TestMode F).
         detector: whether it is weighted by its detector score (TestMode D).

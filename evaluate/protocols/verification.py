@@ -45,8 +45,7 @@ def measure_pairs(
 
     Args:
         target: the set's name.
-        distances: (P,) squared L2 distances of unit embeddings.
-        issame: (P,) bool.
+        distances, issame: (P,) squared L2 distances of unit embeddings, and (P,) bool.
         norm: the embeddings' mean norm, handed through.
         folds: (P,) the fold of each pair, whatever its number; None for ten in order.
         members: (P, 2) int64, which images or templates each pair is of, for intervals over the
@@ -133,11 +132,7 @@ def _folds_of_one_kind(issame: np.ndarray, folds: np.ndarray) -> list[int]:
 
 
 class PairVerification(Protocol):
-    """Ten-fold verification of a pair set.
-
-    Args:
-        pair_set: the set.
-    """
+    """Ten-fold verification of a pair set."""
 
     name = "pairs"
 
@@ -217,9 +212,7 @@ class PairVerification(Protocol):
 def squared_distances(embeddings: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Squared L2 distance of the unit embeddings of each pair: (P,) float64.
 
-    Args:
-        embeddings: (n, F), not normalised.
-        pairs: (P, 2) positions among them.
+    Of embeddings (n, F), not normalised, and pairs (P, 2) of positions among them.
     """
     distances = np.empty(len(pairs))
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
@@ -253,7 +246,6 @@ def evaluate_pairs(
     Args:
         model: float32 (n, 3, H, W) → (n, F) embeddings. The size is the ``image_size`` of the
             backbone, itself or wrapped; 112×112 for any other model.
-        pair_set: the set.
         device: where the model is; None asks its first parameter.
         batch_size: images a forward pass.
         on_batch: called with the images of each batch once it is under way.

@@ -25,11 +25,7 @@ _PAIRS = "pairs"
 
 
 class TablePrinter:
-    """Results as lines, one result at a time.
-
-    Args:
-        names: of all pair sets, whose one table is as wide as they need.
-    """
+    """Results as lines, one at a time; the one table of pair sets is as wide as all names need."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._names = names

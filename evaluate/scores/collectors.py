@@ -20,9 +20,6 @@ class LargestScores:
 
     After a few tiles hardly any score reaches the k-th largest so far, so that looking at the
     maximum of each chunk is nearly all the work.
-
-    Args:
-        k: how many.
     """
 
     def __init__(self, k: int) -> None:
@@ -145,9 +142,6 @@ class Histogram:
     Bins are exact, ordered, and finer the smaller the score (2⁻¹⁰ wide at 0.2, 2⁻⁸ at the widest),
     so each edge is a vertex of the ROC. Within one bin, ``prefix``, the lower 16 bits make a second
     histogram, that of single values: the two select any score of any number of them by its rank.
-
-    Args:
-        prefix: the bin to look into; None for the histogram of all.
     """
 
     BINS = 1 << 16
@@ -210,11 +204,7 @@ def _bin_of(score: float) -> int:
 
 
 class BestImpostors:
-    """Of each row of the first set the best impostor: its score and, at a tie, the first column.
-
-    Args:
-        length: rows of the first set.
-    """
+    """Of each row of the first set the best impostor: its score and, at a tie, the first column."""
 
     def __init__(self, length: int) -> None:
         self._scores = torch.full((-(-length // 64) * 64,), -torch.inf)

@@ -44,10 +44,8 @@ class Searches:
 class Identification:
     """Collects ranks in a pass over the impostors, alone or beside what else is collected.
 
-    Args:
-        matching: probes and gallery; not a set with itself, of which only one half is computed.
-        each_mate: a search for every mate of every probe, as MegaFace has it, and not only for the
-            best one.
+    Not of a set with itself, of which only one half is computed. ``each_mate`` is a search for
+    every mate of every probe, as MegaFace has it, and not only for the best one.
     """
 
     def __init__(self, matching: Matching, *, each_mate: bool = False) -> None:

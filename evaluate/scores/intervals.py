@@ -21,12 +21,7 @@ NOTICE = (
 
 
 def count_by_identity(hits: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hits and trials of each identity: two int64 (I,).
-
-    Args:
-        hits: bool (n,), of each trial.
-        identities: (n,) integers, whose trial it is.
-    """
+    """Hits and trials of each identity, int64 (I,), of trials (n,): bool, and whose they are."""
     _, whose, trials = np.unique(identities, return_inverse=True, return_counts=True)
     return np.bincount(whose, weights=hits, minlength=len(trials)).astype(np.int64), trials
 
@@ -34,12 +29,8 @@ def count_by_identity(hits: np.ndarray, identities: np.ndarray) -> tuple[np.ndar
 def join_people(pairs: np.ndarray, count: int) -> np.ndarray:
     """Whom each image or template shows, as far as pairs of one person tell: (count,) int64.
 
-    Lists of pairs name no people, but who is whose mate: a person is told by the first of all that
-    are mates in a chain.
-
-    Args:
-        pairs: (m, 2) int64, positions below ``count``, of one person each.
-        count: images or templates.
+    Lists of pairs (m, 2) of positions below ``count`` name no people, but who is whose mate: a
+    person is told by the first of all that are mates in a chain.
     """
     people = np.arange(count)
     first, second = pairs.T
@@ -56,13 +47,9 @@ def join_people(pairs: np.ndarray, count: int) -> np.ndarray:
 def bootstrap_interval(
     hits: np.ndarray, trials: np.ndarray, *, seed: int = 0, replicates: int = REPLICATES
 ) -> tuple[float, float] | None:
-    """The interval of the share of hits; None of fewer than two identities.
+    """The interval of the share of hits (I,) among trials (I,), both counts of each identity.
 
-    Args:
-        hits: (I,) integers, of each identity.
-        trials: (I,) integers, of each; an identity without a trial is left out.
-        seed: of the draws.
-        replicates: how often identities are drawn again.
+    None of fewer than two identities, of which one without a trial is none.
     """
     shares = bootstrap_shares(hits, trials, seed=seed, replicates=replicates)
     return None if shares is None else percentile_interval(shares)

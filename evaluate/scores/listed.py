@@ -19,12 +19,9 @@ Reading = Callable[[np.ndarray, np.ndarray, Sequence[float]], dict[float, Operat
 def exact_points(
     scores: np.ndarray, same: np.ndarray, fars: Sequence[float]
 ) -> dict[float, OperatingPoint]:
-    """The largest TAR of any threshold whose FAR is at most each of ``fars``.
+    """The largest TAR of any threshold whose FAR is at most each of ``fars``, shares of one.
 
-    Args:
-        scores: float32 (P,), finite.
-        same: bool (P,), True for mates.
-        fars: shares of one.
+    Of scores, float32 (P,), and bool (P,), True for mates.
 
     Raises:
         EvaluationError: a score is not finite.

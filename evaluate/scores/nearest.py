@@ -14,9 +14,6 @@ class NearestImages:
 
     Every image with a mate searches all others for it, itself left out. It is found where no image
     of another person scores at least as much as its best mate: a tie counts against it.
-
-    Args:
-        matching: a set with itself.
     """
 
     def __init__(self, matching: Matching) -> None:

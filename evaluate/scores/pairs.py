@@ -17,16 +17,11 @@ _LOOKED_UP = 1 << 20
 
 
 def pair_scores(units: Tensor, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The dot product of each pair's rows: float32 (P,).
+    """The dot product of each pair's rows of ``units``, float32 (n, F): float32 (P,).
 
     Lists of templates name a good part of all pairs of some rows with some others; then the product
     of these is computed in tiles, and what the list names is picked out. Which way is taken follows
-    from the list alone, and so does every score.
-
-    Args:
-        units: float32 (n, F).
-        first: (P,) integers, a row of each pair.
-        second: (P,) integers, the other.
+    from the list alone, and so does every score. ``first`` and ``second`` (P,) are the rows.
     """
     scores = np.empty(len(first), np.float32)
     if not len(first):
@@ -77,12 +72,7 @@ def _pick(
 
 
 def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """``table[index]`` of a long index, without the copy in int64 that NumPy makes of all of it.
-
-    Args:
-        table: (n,).
-        index: (m,) integers.
-    """
+    """``table[index]`` of a long index, without the copy in int64 that NumPy makes of all of it."""
     found = np.empty(len(index), table.dtype)
     for start in range(0, len(index), _LOOKED_UP):
         some = slice(start, start + _LOOKED_UP)

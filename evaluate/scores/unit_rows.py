@@ -39,13 +39,8 @@ class UnitRows:
         """Cast, check, normalise and sort: one float32 copy, in blocks.
 
         Values are cast to float32 before anything is computed, as half-precision squares overflow.
-        A row of zeros stays one: its score is 0 with every other.
-
-        Args:
-            embeddings: (n, F) of any float type, a memory map for instance.
-            labels: (n,) integers.
-            name: what errors call the set.
-            device: where the rows shall be.
+        A row of zeros stays one: its score is 0 with every other. Embeddings are (n, F) of any
+        float type, a memory map for instance, labels (n,) integers; errors call the set ``name``.
 
         Raises:
             EvaluationError: not two-dimensional, as many labels as rows are missing, or a value is

@@ -16,12 +16,8 @@ class WrongAbove:
     """For each of many scores, a mate's of some row, how many impostors of that row reach it.
 
     Of a good model few impostors reach any mate, and each of those is searched among the mates; of
-    a poor one most do, and each mate is searched in whole rows that are sorted.
-
-    Args:
-        rows: (m,) the row of each.
-        scores: (m,) float32.
-        length: rows of the first set.
+    a poor one most do, and each mate is searched in whole rows that are sorted. ``rows`` (m,) is
+    the row of each of ``scores`` (m,) float32, ``length`` the rows of the first set.
     """
 
     def __init__(self, rows: Tensor, scores: Tensor, length: int) -> None:

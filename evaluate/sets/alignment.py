@@ -33,10 +33,8 @@ _SMALLEST = 1e-5  # a face of ten million pixels
 class LandmarkedFaces:
     """Images, aligned by five landmarks each: :class:`facepack.evaluate.faces.faces.Faces`.
 
-    Args:
-        images: encoded, as they were found, of any sizes.
-        landmarks: (n, 5, 2) x and y in pixels of the image.
-        name: what messages call them.
+    The images are encoded, as they were found, of any sizes; landmarks (n, 5, 2) are x and y in
+    pixels of the image.
 
     Attributes:
         aligned: bool (n,), False where landmarks span no face: such an image is black.
@@ -113,8 +111,7 @@ def _matrix(a: complex, b: complex) -> np.ndarray:
 def similarities(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The least-squares similarity transform of each face's landmarks onto ArcFace's template.
 
-    Args:
-        landmarks: (n, 5, 2) x and y of each point.
+    Landmarks (n, 5, 2) are x and y of each point.
 
     Returns:
         complex128 (n, 2), a and b of z → a z + b with points as complex numbers; and bool (n,),
@@ -135,18 +132,11 @@ def similarities(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def warp_batch(
     images: Sequence[np.ndarray], transforms: np.ndarray, *, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """Warp images of any sizes: bilinear, black where there was no image.
+    """Warp images, uint8 (h, w, 3) of any sizes, to uint8 (n, 112, 112, 3) on ``device``.
 
+    Bilinear, black where there was no image, by the transforms that :func:`similarities` gives.
     Places are float64 and colours float32, so that a colour is that of the twin, or where that is
     half-way between two levels at most one level off.
-
-    Args:
-        images: uint8 (h, w, 3) each.
-        transforms: complex128 (n, 2), as :func:`similarities` gives them.
-        device: where the result shall be.
-
-    Returns:
-        uint8 (n, 112, 112, 3).
     """
     # One row of all images' pixels, so that one index reaches any pixel of any.
     pixels = torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images]))

@@ -42,10 +42,6 @@ class IjbSet:
 def open_ijb(path: Path, name: str) -> IjbSet:
     """Open the pack that ``facepack ijb2lmdb`` made, or the folder of ``loose_crop`` and ``meta``.
 
-    Args:
-        path: the pack or folder.
-        name: what messages call it.
-
     Raises:
         EvaluationError: the pack is of something else, or of some shards only.
         PackError: the pack cannot be opened, or a table is damaged.

@@ -11,12 +11,9 @@ _SHOWN = 80  # characters of a malformed line
 
 
 def read_rows(path: Path, columns: tuple[int, ...], expected: str) -> list[list[str]]:
-    """The fields of each line that is not empty.
+    """The fields of each line that is not empty: as many in all as one of ``columns`` says.
 
-    Args:
-        path: the text.
-        columns: how many fields a line may have; the same number in all.
-        expected: says in errors what a line holds.
+    Errors say what a line is ``expected`` to hold.
 
     Raises:
         EvaluationError: it cannot be read, is empty, or a line has another number of fields.

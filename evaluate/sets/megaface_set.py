@@ -63,9 +63,7 @@ class MegaFaceSet:
 def open_megaface(path: Path, noises: Sequence[Path] = ()) -> MegaFaceSet:
     """Open the pack that ``facepack megaface2lmdb`` wrote, or the folder that it reads.
 
-    Args:
-        path: the pack or folder.
-        noises: lists of noisy images instead of those that the pack or folder was marked by.
+    ``noises`` are lists of noisy images, instead of those that it was marked by.
 
     Raises:
         EvaluationError: the pack is none of MegaFace.
@@ -207,8 +205,6 @@ def write_kit(
     writes them.
 
     Args:
-        megaface: the set.
-        folder: made.
         algorithm: the feature files' ending is ``_ALGORITHM.bin``.
         probes: (k,) positions, and (k, F) their unit embeddings, noisy ones replaced.
         embeddings: (n, F) of all images, not normalised; those of distractors are written.
@@ -255,9 +251,7 @@ def split_marks(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Embeddings without the published extra dimension, and the distractors that it removes.
 
-    Args:
-        embeddings: (n, F), perhaps of feature files that the published script cleaned.
-        distractor: (n,) bool.
+    Of (n, F) embeddings, perhaps of feature files that the published script cleaned, and bool (n,).
 
     Returns:
         (n, F - 1) and (n,) bool, if the last dimension is 0 in all probes and 0 or 100 in

@@ -28,10 +28,7 @@ from facepack.store.sets import split_set
 class FolderImages:
     """Image files below a folder, as a source for the loader; nobody's, as far as it knows.
 
-    Args:
-        root: the folder.
-        names: paths below it, in the order wanted.
-        sizes: of the files, which tell those of today from others.
+    Their sizes, where given, tell those of today from others.
 
     Raises:
         EvaluationError: none of them has the header of an image.
@@ -131,9 +128,7 @@ class NamedImages:
 def open_named_images(path: Path, *, keys_suffice: bool = False) -> NamedImages:
     """Open the pack, or the folder of images, at ``path``.
 
-    Args:
-        path: of the pack or folder.
-        keys_suffice: take a pack without names as well: its images have keys.
+    ``keys_suffice`` takes a pack without names as well: its images have keys.
 
     Raises:
         EvaluationError: it is neither, holds no image, or is a pack whose source named none.
@@ -158,13 +153,7 @@ def open_named_images(path: Path, *, keys_suffice: bool = False) -> NamedImages:
 
 
 def missing_notice(what: str, wanted: Sequence[str], positions: np.ndarray) -> list[str]:
-    """What to say of wanted images that are not there; nothing where all are.
-
-    Args:
-        what: they are, in the plural.
-        wanted: (n,) names.
-        positions: (n,) what :meth:`NamedImages.find` made of them.
-    """
+    """What to say of wanted names (n,) that :meth:`NamedImages.find` did not find; else nothing."""
     lost = np.flatnonzero(positions < 0)
     if not len(lost):
         return []

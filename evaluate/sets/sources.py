@@ -20,11 +20,8 @@ def open_faces(target: str, data: Path | None) -> tuple[SourceFaces, list[str]]:
     """The images of the pack, shard set or folder that ``target`` names, and notices.
 
     Of a folder they are all images below it, in the order of their paths, which are their keys;
-    which folders are identities is not asked.
-
-    Args:
-        target: a name in the data home, a path, or ``PACK:SET``.
-        data: the data home.
+    which folders are identities is not asked. ``target`` is a name in the data home, a path, or
+    ``PACK:SET``.
 
     Raises:
         EvaluationError: there is none, or there is no image in it.

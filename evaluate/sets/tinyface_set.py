@@ -46,11 +46,8 @@ def open_tinyface(images: NamedImages, lists: Path | None = None) -> TinyFaceSet
     ``metadata.pt`` say which images are meant, where they are there; else the folders ``Probe`` and
     ``Gallery_Match`` do. A name is found whatever its suffix, in its folder or a folder below. The
     identity is what MATLAB's list says, or what is before the first ``_`` of the name; every image
-    in ``Gallery_Distractor`` is somebody of whom there is no probe.
-
-    Args:
-        images: all of them.
-        lists: the folder or file of the lists; None looks in that of the images.
+    in ``Gallery_Distractor`` is somebody of whom there is no probe. ``lists`` is the folder or file
+    of the lists; None looks in that of the images.
 
     Raises:
         EvaluationError: a list is missing or malformed, or there are no probes or no mates.

@@ -42,12 +42,8 @@ def recompute(blocks: Sequence[nn.Module], x: torch.Tensor, *, draws: bool) -> t
     """Run ``blocks`` in a row; in the backward pass they run again from ``x``, all that is kept.
 
     Outputs, gradients and the blocks' state after a step are bit for bit those of the plain run.
-
-    Args:
-        blocks: modules from one tensor to one tensor.
-        x: the first one's input.
-        draws: whether a block draws random numbers (dropout); then torch's generators are kept and
-            put back, so that the same are drawn again.
+    Where a block ``draws`` random numbers (dropout), torch's generators are kept and put back, so
+    that the same are drawn again.
     """
 
     def run(x: torch.Tensor) -> torch.Tensor:

@@ -16,13 +16,8 @@ _ROWS = 1024
 def fill_centres(weight: torch.Tensor, *, first: int, seed: int) -> None:
     """Fill ``weight`` (n×F) with rows ``first`` to ``first + n`` of the matrix that ``seed`` means.
 
-    Any part of it can be made without the rest, on any device, to the same bits: the numbers are
-    drawn on the CPU, by as many threads as torch computes with.
-
-    Args:
-        weight: float32, on any device.
-        first: which class the first row is the centre of.
-        seed: keys the values.
+    Any part of it, float32, can be made without the rest, on any device, to the same bits: the
+    numbers are drawn on the CPU, by as many threads as torch computes with.
     """
     stop = first + len(weight)
 

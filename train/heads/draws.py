@@ -11,14 +11,9 @@ _FOR_NORMALS = int.from_bytes(b"normals", "big")
 
 
 def draw_normals(seed: int, step: int, records: np.ndarray) -> np.ndarray:
-    """N(0, 1) for each record in that step: (n,) float64, a function of the three alone.
+    """N(0, 1) for each record (n,), a position in a pack, in that step: float64 (n,).
 
-    By the transform of Box and Muller (1958).
-
-    Args:
-        seed: keys the draws.
-        step: optimizer steps before.
-        records: (n,) integers, such as positions in a pack.
+    A function of the three alone, by the transform of Box and Muller (1958).
     """
     radius, angle = (
         ((hash64(derive_seed(seed, _FOR_NORMALS, step, part), records) >> np.uint64(11)) + 0.5)

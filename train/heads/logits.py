@@ -69,10 +69,7 @@ def margin_logits(
     """Logits B×n of unit embeddings (B×F) against classes (n×K·F) of centres of any norm.
 
     Args:
-        embeddings: of norm 1.
-        centres: made unit length here.
         own: (B,) int64, the row of each embedding's own class; 0 where it is not present.
-        rule: margin, scale and filter.
         present: (B,) bool, whose own class is among the rows; None: everyone's.
         known: what else the margin is told; its cosines are taken where the class is not present.
     """

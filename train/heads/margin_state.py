@@ -16,13 +16,7 @@ from facepack.train.ranks.group import Ranks
 class MarginState(nn.Module):
     """A margin's state: a scalar buffer for each number, and the optimizer's of learned ones.
 
-    Args:
-        margin: whose state it is.
-        rule: moves the learned numbers, each a matrix of one row and column to it.
-        classes: C.
-        sample_rate: the head's.
-        device: where the numbers are.
-        ranks: the processes that share the head.
+    ``rule`` moves the learned numbers, each a matrix of one row and column to it.
     """
 
     def __init__(

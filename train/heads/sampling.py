@@ -27,9 +27,8 @@ def sample_rows(labels: torch.Tensor, classes: int, size: int, seed: int) -> tor
 
     Args:
         labels: (B,) int64: those in [0, C) must be among the rows, all others are passed over.
-        classes: number of classes C.
+        classes, seed: the number of classes C; and what keys the draw.
         size: number of rows wanted, at most C; if the labels name more, all of those and no others.
-        seed: keys the draw.
 
     Returns:
         Sorted distinct class ids, int64, on the device of ``labels``.

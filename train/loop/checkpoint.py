@@ -40,12 +40,8 @@ def save_atomic(
 ) -> None:
     """Let ``write`` fill a new file and put it in the place of ``path`` once it is on the disk.
 
-    Whatever happens meanwhile, ``path`` holds the old content or the new, whole.
-
-    Args:
-        path: the file.
-        write: fills it.
-        previous: where the old content is kept.
+    Whatever happens meanwhile, ``path`` holds the old content or the new, whole; the old one is
+    kept as ``previous``.
 
     Raises:
         TrainingError: the file cannot be written; the old one, if any, is untouched.
@@ -115,12 +111,9 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
     """Read a run's state onto the CPU; no code in the file is run.
 
-    All of it is read once and compared with the file's checksums first.
-
-    Args:
-        path: the file.
-        lazily: leave tensors on the disk until they are used: ranks of one machine then share them,
-            and each takes its own rows of the head.
+    All of it is read once and compared with the file's checksums first. ``lazily`` leaves tensors
+    on the disk until they are used: ranks of one machine then share them, and each takes its own
+    rows of the head.
 
     Raises:
         TrainingError: the file is not there, damaged, no checkpoint, or of another version of the
@@ -183,9 +176,8 @@ def check_resumable(
     """Make sure that going on from ``state`` continues the same run.
 
     Args:
-        state: of the run.
+        state, data: of the run, and what it is to go on with.
         config: the settings it is to go on with; those of its course are looked at elsewhere.
-        data: what it is to go on with.
         ranks: their number; with another one than the run had, ``accumulate`` may be another too.
         data_options: those of ``method_options`` that say where data lie, which may be elsewhere.
 

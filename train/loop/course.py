@@ -26,10 +26,8 @@ def take_up_course(
 ) -> tuple[dict[str, Any], list[str]]:
     """Fit the schedule of a checkpoint to the settings that its run is to go on with.
 
-    Args:
-        state: of the run, as its checkpoint holds it.
-        config: the settings to go on with, which differ from the run's in its course at the most.
-        schedule: made by these settings, for the whole run.
+    They differ from the run's in its course at the most; ``schedule`` is made by them, for the
+    whole run.
 
     Returns:
         The state for ``schedule``, and notices of what changes.

@@ -26,10 +26,6 @@ class StepsInFlight:
 
     Without it the host would run on until the loader's memory of earlier batches is still in use,
     and time that the device needs for its steps would pass for waiting for data.
-
-    Args:
-        device: what the steps run on.
-        new_event: makes an event.
     """
 
     def __init__(

@@ -15,11 +15,9 @@ _NOTICE = b"\nstopping after this step, with a checkpoint; once more stops at on
 class StopRequest:
     """Within it the first SIGINT or SIGTERM sets :attr:`requested`; the second acts as usual.
 
-    Handlers belong to the main thread: in another one the signals are left as they are.
-
-    Args:
-        patient: those after the first change nothing. A launcher passes on what it is sent, and
-            sends it again when it tidies up; it kills what does not end by itself.
+    Handlers belong to the main thread: in another one the signals are left as they are. Where it is
+    ``patient``, those after the first change nothing: a launcher passes on what it is sent, and
+    sends it again when it tidies up; it kills what does not end by itself.
     """
 
     def __init__(self, *, patient: bool = False) -> None:

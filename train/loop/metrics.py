@@ -26,14 +26,11 @@ if TYPE_CHECKING:
 
 
 class MetricsLog:
-    """Appends a run's measurements.
+    """Appends a run's measurements to a ``metrics.jsonl`` and, if it is there, by TensorBoard.
 
-    Args:
-        path: the ``metrics.jsonl``.
-        resume_step: the step of the checkpoint that the run goes on from: later lines, and a line
-            cut short by a kill, are dropped. 0 starts an empty file. Damaged lines stay where
-            good ones follow; ``damaged_lines`` is their number.
-        tensorboard: folder for TensorBoard's files, written when the package is there.
+    The run goes on from a checkpoint of ``resume_step``: later lines, and a line cut short by a
+    kill, are dropped; 0 starts an empty file. Damaged lines stay where good ones follow;
+    ``damaged_lines`` is their number.
 
     Raises:
         TrainingError: from here on, the files cannot be written.

@@ -13,14 +13,7 @@ _PLAIN = 30.0  # seconds between two lines in a file
 
 
 class TrainProgress:
-    """Shows where a run is, how fast it goes and how long it still takes.
-
-    Args:
-        total_steps: the run's length.
-        steps_per_epoch: steps in an epoch.
-        batch_size: images in a step.
-        stream: where to write; stderr by default.
-    """
+    """Shows where a run is, how fast it goes and how long it still takes, by default on stderr."""
 
     def __init__(
         self,

@@ -63,8 +63,7 @@ class MakeValidator(Protocol):
 class Verification:
     """Verifies a run's backbone; logs the figures, and keeps the best of each set.
 
-    Args:
-        validator: what evaluates; None on ranks that leave it to another.
+    The validator is None on ranks that leave it to another.
 
     Attributes:
         best: set → the best value of its figure, by the figure's name, and the ``step``.

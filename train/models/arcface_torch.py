@@ -50,13 +50,10 @@ def continue_run(
 ) -> str:
     """Take backbone, centres and, where they are there, the momenta of both from ``folder``.
 
-    Collective in nothing: each rank reads all files, one at a time, and keeps its own rows.
-
-    Args:
-        folder: the output folder of the run, of any number of GPUs.
-        backbone: what to fill; of the same architecture.
-        optimizer: the backbone's, SGD or AdamW; keeps its own options.
-        head: of as many classes as theirs, with the same labels, under the same optimizer.
+    Collective in nothing: each rank reads all files of the run, which may have had any number of
+    GPUs, one at a time, and keeps its own rows. The backbone is of the same architecture; its
+    optimizer, SGD or AdamW, keeps its own options; the head is of as many classes as theirs, with
+    the same labels, under the same optimizer.
 
     Returns:
         Words on what was taken.

@@ -103,11 +103,7 @@ def count_cost(name: str, *, features: int = 512) -> ModelCost:
 
 
 def count_macs(net: Backbone) -> int:
-    """Multiply-accumulates of one image.
-
-    Args:
-        net: on the meta device; it is left without its elementwise layers.
-    """
+    """Multiply-accumulates of one image; ``net`` is left without its elementwise layers."""
     for module in list(net.modules()):
         for key, child in module.named_children():
             if isinstance(child, _ELEMENTWISE):

@@ -99,7 +99,6 @@ def export_model(
     images: int = 32,
     pack: Pack | None = None,
     tolerance: float = TOLERANCE,
-    seed: int = 0,
 ) -> Export:
     """Write a model in float32 and compare what was written with the original.
 
@@ -109,12 +108,10 @@ def export_model(
     weights of 2 GiB and more go into a second file, ``out`` + ``.data``.
 
     Args:
-        model: what to write; left as it is.
-        out: the file.
+        model, out: what to write, left as it is; and the file.
         images: how many images of each kind are compared: random pixels, and those of ``pack``.
         pack: real images to compare on, at even distances through the pack.
         tolerance: largest difference, as a share of the largest value of an embedding.
-        seed: of the random pixels.
 
     Raises:
         ConfigError: ``out`` ends in something else.
@@ -126,7 +123,7 @@ def export_model(
     model = copy.deepcopy(model).cpu().float().eval()
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.autocast = None
-    batches = {f"{images} images of random pixels": _random_pixels(model, images, seed)}
+    batches = {f"{images} images of random pixels": _random_pixels(model, images)}
     if pack is not None:
         batches[f"{min(images, len(pack))} images of {pack.path}"] = _pack_pixels(
             model, pack, images
@@ -196,8 +193,8 @@ def _folder_beside(out: Path) -> Iterator[Path]:
 # What is compared ---------------------------------------------------------------------------
 
 
-def _random_pixels(model: Backbone, count: int, seed: int) -> torch.Tensor:
-    pixels = np.random.default_rng(seed).integers(0, 256, (count, 3, *model.image_size), np.uint8)
+def _random_pixels(model: Backbone, count: int) -> torch.Tensor:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, *model.image_size), np.uint8)
     return _normalized(pixels)
 
 

@@ -54,13 +54,10 @@ def is_peers(path: Path) -> bool:
 def continue_checkpoint(path: Path, backbone: Backbone, head: PartialFC) -> str:
     """Take backbone, centres and, for the same margin, its state from ``path``.
 
-    Collective in nothing: each rank reads all and keeps its own rows.
-
-    Args:
-        path: a checkpoint of AdaFace or MagFace; or the folder of CurricularFace's, of which the
-            last epoch is taken that has both of its files.
-        backbone: what to fill, of the same architecture; takes the order of colours of theirs.
-        head: of as many classes as theirs, with the same labels.
+    Collective in nothing: each rank reads all and keeps its own rows. ``path`` is a checkpoint of
+    AdaFace or MagFace; or the folder of CurricularFace's, of which the last epoch is taken that has
+    both of its files. The backbone is of the same architecture, and takes the order of colours of
+    theirs; the head is of as many classes as theirs, with the same labels.
 
     Returns:
         Words on what was taken.

@@ -46,12 +46,10 @@ class Weights(NamedTuple):
 
 
 def load_pretrained(backbone: Backbone, path: str | Path) -> None:
-    """Copy weights into ``backbone``, whatever its device and precision.
+    """Copy weights into ``backbone``, whatever its device and precision, and the order of colours.
 
-    Args:
-        backbone: what to fill; its tensors must be those of the file in names and shapes. It takes
-            the order of colours that the file tells.
-        path: a folder that ``facepack train`` wrote, or a file as :func:`read_weights` takes it.
+    They are of a folder that ``facepack train`` wrote, or of a file as :func:`read_weights` takes
+    it, whose tensors must be the backbone's in names and shapes.
 
     Raises:
         EvaluationError: the file cannot be read or holds something else; says what differs, and

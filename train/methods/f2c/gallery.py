@@ -12,11 +12,8 @@ from torch.nn import functional as F
 class GalleryNetwork:
     """A copy of a network whose parameters are a moving average of the network's.
 
-    It runs in training mode, and keeps its own statistics of batch normalisation.
-
-    Args:
-        probe: the network that is trained.
-        momentum: α of θ_G ← α·θ_G + (1 − α)·θ_P.
+    It runs in training mode, and keeps its own statistics of batch normalisation. ``momentum`` is α
+    of θ_G ← α·θ_G + (1 − α)·θ_P, ``probe`` the network that is trained.
     """
 
     def __init__(self, probe: nn.Module, momentum: float) -> None:

@@ -24,15 +24,9 @@ _SV_FACTOR = 1.2
 def apply_margin(kind: MarginName, margin: float, cosines: Tensor, own: Tensor) -> Tensor:
     """Lower each probe's cosine to its own slot; of ``sv``, raise the hard ones to others.
 
-    Args:
-        kind: ``am``, cos θ − m; ``arc``, cos(θ + m); ``sv``: cos θ − m where that is above 0, and
-            a cosine to another slot above cos θ − m becomes 1.2·cos + 0.2.
-        margin: m.
-        cosines: n×K.
-        own: (n, 1) int64, each probe's slot.
-
-    Returns:
-        n×K, differentiable.
+    ``am`` is cos θ − m; ``arc``, cos(θ + m); ``sv``: cos θ − m where that is above 0, and a cosine
+    to another slot above cos θ − m becomes 1.2·cos + 0.2. Cosines, and what they become, are n×K,
+    differentiable; ``own`` (n, 1) int64, each probe's slot.
     """
     cosine = cosines.gather(1, own)
     if kind == "am":
@@ -70,9 +64,7 @@ def pool_loss(
         inside: (i,) int64, the probes whose identity is in the pool.
         own: (i,) int64, their slots.
         outside: (o,) int64, all others: outliers.
-        kind: of :func:`apply_margin`.
-        margin: its m.
-        scale: s, the factor on the cosines.
+        kind, margin: of :func:`apply_margin`; ``scale`` is s, the factor on the cosines.
 
     Returns:
         The mean cross-entropy of the ones, plus, of the others, the mean of max(0, cos) over the

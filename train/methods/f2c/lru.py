@@ -12,9 +12,6 @@ class LRU:
     Uses can be tried: after :meth:`try_get` everything looks as after :meth:`get`, until
     :meth:`rollback` makes it as it was. Tried uses lie over the map and leave it alone, so that
     taking them back costs nothing, and each call costs the same whatever the capacity.
-
-    Args:
-        capacity: the number of slots.
     """
 
     def __init__(self, capacity: int) -> None:

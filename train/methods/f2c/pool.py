@@ -34,14 +34,8 @@ class Pool:
 
     A feature of an identity that has no slot goes to row 0 of the one that it is given, of one that
     has, to the row that was not written last; the two rows then are features of two images. All
-    ranks make the same changes to pools of their own.
-
-    Args:
-        slots: K.
-        features: length F of a feature.
-        device: where the rows lie.
-        dtype: of the rows.
-        seed: keys the first rows: uniform in [0, 1), normalised, as released.
+    ranks make the same changes to pools of their own. The first rows, keyed by ``seed``, are
+    uniform in [0, 1), normalised, as released.
 
     Attributes:
         rows: 2×K×F, each of norm 1.

@@ -82,16 +82,8 @@ class F2CStep:
     With several ranks each has its own x and y; the gallery features of all go into every rank's
     pool. The loss, and the gradient, are the means of the ranks' own, as released.
 
-    Args:
-        probe: the backbone.
-        state: pool and gallery network.
-        optimizer: the backbone's.
-        scaler: fp16's loss scale.
-        kind: the margin; see :func:`apply_margin`.
-        margin: m.
-        scale: s.
-        clip_norm: largest norm of the backbone's gradient; 0 for no limit.
-        ranks: those that take the step together.
+    ``probe`` is the backbone, of whose gradient ``clip_norm`` is the largest norm; 0 for no limit.
+    Kind, margin and scale are as of :func:`pool_loss`.
     """
 
     def __init__(

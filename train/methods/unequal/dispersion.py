@@ -17,13 +17,8 @@ def centre_dispersion(
     2019, equation 7). The released code has a block on each of 8 GPUs, 15 identities that mining
     put next to each other: one matrix of all 120 would dilute the hard pairs eightfold.
 
-    Args:
-        embeddings: (I·K)×F of any norm, the K images of an identity behind each other.
-        images_per_identity: K.
-        block: identities in a block; the last may have fewer.
-
-    Returns:
-        The mean over the blocks: a scalar; 0 where there are no identities.
+    Of embeddings (I·K)×F of any norm, the K images of an identity behind each other; the last block
+    may have fewer identities. The mean over the blocks is a scalar; 0 where there are none.
     """
     if not len(embeddings):
         return embeddings.sum()

@@ -212,14 +212,7 @@ class Unequal(Method):
 
 
 class UnequalHead:
-    """The softmax over the head's identities, and the dispersion of the tail's.
-
-    Args:
-        softmax: the head's classifier.
-        method: the settings.
-        tail: gives the tail's images; None: there are none.
-        ranks: the processes of the run.
-    """
+    """The softmax over the head's identities, and the dispersion of the tail's, if there is one."""
 
     def __init__(
         self, softmax: PartialFC, method: Unequal, tail: HardTail | None, ranks: Ranks

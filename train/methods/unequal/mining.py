@@ -24,22 +24,15 @@ class Bags:
     In each pass over the tail every identity is in one bag, but those that are left over behind the
     last whole one; the next pass has another order, and draws other images.
 
-    Args:
-        labels: of the tail's records: int64 (n,); -1 is no identity.
-        identities: in a bag; fewer where the tail has fewer.
-        images: of each identity.
-        repeat: identities with fewer images are in, their images repeated; else they are left out.
-        seed: of the order and of the images.
-
     Raises:
         TrainingError: fewer than two identities can be in a bag.
     """
 
-    labels: np.ndarray
-    identities: int
-    images: int
-    repeat: bool
-    seed: int
+    labels: np.ndarray  # of the tail's records: int64 (n,); -1 is no identity
+    identities: int  # in a bag; fewer where the tail has fewer
+    images: int  # of each identity
+    repeat: bool  # identities with fewer are in, their images repeated; else they are left out
+    seed: int  # of the order and of the images
 
     def __post_init__(self) -> None:
         order = np.argsort(self.labels, kind="stable")
@@ -91,14 +84,9 @@ def hardest_identities(embeddings: np.ndarray, count: int) -> np.ndarray:
     A centre is the mean of an identity's unit embeddings, which is not made unit length again: its
     length says how alike the images are, as in the released code. Pairs are taken by ascending
     squared distance, each adding those of its two identities that are new, until there are
-    ``count``; of a pair that would add one too many, the second is left out.
+    ``count``, at most I; of a pair that would add one too many, the second is left out.
 
-    Args:
-        embeddings: (I, K, F) float32, of norm 1.
-        count: at most I.
-
-    Returns:
-        int64 (count,), indices into the first axis.
+    Of embeddings (I, K, F) float32, of norm 1; int64 (count,), indices into the first axis.
     """
     centres = embeddings.astype(np.float64).mean(1)
     squares = (centres**2).sum(1)
@@ -118,15 +106,8 @@ def hardest_identities(embeddings: np.ndarray, count: int) -> np.ndarray:
 def choose_identities(embeddings: np.ndarray, count: int) -> np.ndarray:
     """The hardest identities of a bag, of which some images may be missing.
 
-    Identities with a missing image are not compared; they come last, and only where the others are
-    too few.
-
-    Args:
-        embeddings: as :func:`hardest_identities` takes them; those of missing images are NaN.
-        count: at most I.
-
-    Returns:
-        int64 (count,), indices into the first axis.
+    As :func:`hardest_identities`; the embeddings of missing images are NaN. Identities with one are
+    not compared; they come last, and only where the others are too few.
     """
     whole = np.flatnonzero(~np.isnan(embeddings).any((1, 2)))
     hard = whole[hardest_identities(embeddings[whole], min(count, len(whole)))]

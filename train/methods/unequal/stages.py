@@ -34,14 +34,8 @@ def train_until_it_stops_rising(
     What counts is the mean of the sets' figures. All is read from the run's own log, so that a run
     that was killed goes on to the same end.
 
-    Args:
-        config: of the stage; its schedule is that of all its epochs, however early it ends.
-        out: the run's folder; ``best`` in it holds model and checkpoint of the best epoch.
-        patience: at least 1.
-        device: what to train on.
-        home: the data home.
-        notify: takes notices.
-        validator: reads the verification sets.
+    The schedule is that of all the stage's epochs, however early it ends; ``best`` in the folder
+    ``out`` holds model and checkpoint of the best epoch. The rest is as of :class:`Trainer`.
 
     Returns:
         The folder of the best epoch; None: the run was interrupted.

@@ -35,13 +35,8 @@ class HardTail:
     Where ``on_bad_image`` is ``skip``, identities with an image that does not decode are not mined;
     those that fill up a bag with too few others are left out of their batch, which then is shorter.
 
-    Args:
-        setup: of the run.
-        tail: the pack of identities with few images.
-        bags: of the tail.
-        hard: identities in a batch, of all ranks.
-        bags_per_round: bags that are mined at once.
-        passes: how often a round's batches are given.
+    ``hard`` is the number of identities in a batch, of all ranks; ``bags_per_round`` that of bags
+    which are mined at once.
 
     Attributes:
         given: images in the batch of this rank that was given last.
