@@ -45,16 +45,13 @@ class Protocol(ABC):
 
 def unusable_notice(faces: Faces, norms: np.ndarray) -> list[str]:
     """What to say of images whose embedding is not finite, or zero; nothing of all others."""
-    notices = []
-    lost, zero = np.flatnonzero(np.isnan(norms)), np.flatnonzero(norms == 0)
-    if len(lost):
-        notices.append(
-            f"the embeddings of {len(lost):,} of {len(norms):,} images are not finite, first of "
-            f"{faces.key(int(lost[0]))}: what needs them is left out"
-        )
-    if len(zero):
-        notices.append(
-            f"the embeddings of {len(zero):,} of {len(norms):,} images are zero, first of "
-            f"{faces.key(int(zero[0]))}: they have no direction, and score 0 with every image"
-        )
-    return notices
+    kinds = (
+        (np.isnan(norms), "not finite", "what needs them is left out"),
+        (norms == 0, "zero", "they have no direction, and score 0 with every image"),
+    )
+    return [
+        f"the embeddings of {np.count_nonzero(which):,} of {len(norms):,} images are {what}, first "
+        f"of {faces.key(int(np.argmax(which)))}: {then}"
+        for which, what, then in kinds
+        if which.any()
+    ]

@@ -189,8 +189,8 @@ def hard_pairs(result: Result, kind: str) -> list[HardPair]:
 def hard_images(protocol: Protocol, result: Result, image_size: tuple[int, int]) -> dict[Any, Any]:
     """The images of the hardest pairs, for a page, as the model saw them but for the mirror.
 
-    ``protocol`` gave the result; the model takes ``image_size``, (height, width) in pixels. Those
-    found are (target, key) → :class:`PageImage`; keys may be no image's, but a template's.
+    ``protocol`` gave the result; the model takes ``image_size``, (height, width) in pixels. Returns
+    (target, key) → :class:`PageImage`, but for keys that are no image's, such as a template's.
     """
     wanted = {
         key

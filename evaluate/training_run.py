@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,15 +127,8 @@ def training_table(runs: Sequence[TrainingRun]) -> tuple[list[str], list[list[st
         ["learning rate at the end", *(_last_rate(run.log) for run in runs)],
     ]
     for key in dict.fromkeys(key for run in runs for key in run.scores):
-        rows.append(
-            [f"{key[0]} {key[1]}, last", *(_score(run, key, lambda values: -1) for run in runs)]
-        )
-        rows.append(
-            [
-                f"{key[0]} {key[1]}, best",
-                *(_score(run, key, lambda values: int(values.argmax())) for run in runs),
-            ]
-        )
+        for which in ("last", "best"):
+            rows.append([f"{key[0]} {key[1]}, {which}", *(_score(run, key, which) for run in runs)])
     return ["training", *(f"#{run.name}" for run in runs)], rows
 
 
@@ -150,11 +143,11 @@ def _last_rate(log: TrainingLog) -> str:
     return f"{known[-1]:.3g}" if len(known) else "–"
 
 
-def _score(run: TrainingRun, key: tuple[str, str], choose: Callable[[np.ndarray], int]) -> str:
+def _score(run: TrainingRun, key: tuple[str, str], which: str) -> str:
     if key not in run.scores:
         return "–"
     steps, values = run.scores[key]
-    chosen = choose(values)
+    chosen = -1 if which == "last" else int(values.argmax())
     return f"{values[chosen]:.4f} (step {steps[chosen]:,})"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from facepack.settings import check_choice
 from facepack.store.digests import file_digest
 from facepack.train.backbones import Backbone, build, names
 from facepack.train.collect import read_settings
+from facepack.train.config import CONFIG_FILE
 from facepack.train.models.pretrained import (
     MODEL_FILE,
     Weights,
@@ -154,35 +154,31 @@ def load_model(
             f"{path} holds {len(state)} tensors ({', '.join(list(state)[:3])}, …), and "
             f"{describe_origin(state)}. Name a backbone to see what differs"
         )
-    features = embedding_length(name, state) or _last_length(state)
-    return _make(path, name, features, weights, channels)
-
-
-def _last_length(state: Mapping[str, Tensor]) -> int:
-    return [tensor.shape[0] for tensor in state.values() if tensor.ndim][-1]
+    last = [tensor.shape[0] for tensor in state.values() if tensor.ndim][-1]
+    return _make(path, name, embedding_length(name, state) or last, weights, channels)
 
 
 def _load_run(folder: Path, backbone: str | None, channels: str | None) -> Backbone:
-    for file in ("config.toml", "model.pt"):
+    for file in (CONFIG_FILE, MODEL_FILE):
         if not (folder / file).is_file():
             raise EvaluationError(
                 f"{folder} holds no {file}: it is not a finished run of `facepack train`. Give the "
                 "run's folder, or a file with a backbone's state_dict"
             )
-    settings = read_settings(str(folder / "config.toml"))
+    settings = read_settings(str(folder / CONFIG_FILE))
     missing = [name for name in ("backbone", "features") if name not in settings]
     if missing:
-        raise EvaluationError(f"{folder / 'config.toml'} does not set {' and '.join(missing)}")
+        raise EvaluationError(f"{folder / CONFIG_FILE} does not set {' and '.join(missing)}")
     name = settings["backbone"]
     if name not in names():
         raise EvaluationError(
-            f"{folder / 'config.toml'} names the backbone {name!r}; there are {', '.join(names())}"
+            f"{folder / CONFIG_FILE} names the backbone {name!r}; there are {', '.join(names())}"
         )
     if backbone not in (None, name):
         raise ConfigError(f"backbone {backbone!r} was asked for, but {folder} trained {name!r}")
-    weights = read_weights(folder / "model.pt")
+    weights = read_weights(folder / MODEL_FILE)
     channels = channels or settings.get("channels")
-    return _make(folder / "model.pt", name, settings["features"], weights, channels)
+    return _make(folder / MODEL_FILE, name, settings["features"], weights, channels)
 
 
 def _make(path: Path, name: str, features: int, weights: Weights, channels: str | None) -> Backbone:

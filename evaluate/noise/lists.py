@@ -37,7 +37,7 @@ def find_noise(
     """Images of no class, with a maxP below ``threshold``, and of another than their label's.
 
     Of (n,) :data:`~facepack.evaluate.noise.scores.SCORES`, and int64 (n,) labels: below zero, an
-    image has none that could be wrong. Where it is, P[argmax] is at least ``confidence``.
+    image has none that could be wrong. One is called wrong from P[argmax] = ``confidence`` on.
 
     Returns:
         ``noise``, by maxP from the smallest; ``wrong_labels``, by P[argmax] from the largest.

@@ -190,11 +190,11 @@ class PairVerification(Protocol):
                 notices += [f"{name}: {notice}" for notice in group.notices]
             else:
                 notices.append(f"{name}: no pair is left of this group")
-        scores = 1 - distances / 2
+        scores, (first, second) = 1 - distances / 2, pairs.T
         hardest = [
             pair
             for kind, rows in hardest_rows(scores, issame)
-            for pair in hard_pairs(kind, self.faces.key, *pairs[rows].T, scores=scores[rows])
+            for pair in hard_pairs(kind, self.faces.key, first[rows], second[rows], scores[rows])
         ]
         return Result(
             target=self.target,

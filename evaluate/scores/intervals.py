@@ -21,7 +21,7 @@ NOTICE = (
 
 
 def count_by_identity(hits: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hits and trials of each identity, int64 (I,), of trials (n,): bool, and whose they are."""
+    """Hits and trials of each identity, both int64 (I,), of hits bool (n,), and whose (n,)."""
     _, whose, trials = np.unique(identities, return_inverse=True, return_counts=True)
     return np.bincount(whose, weights=hits, minlength=len(trials)).astype(np.int64), trials
 
@@ -49,7 +49,7 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """The interval of the share of hits (I,) among trials (I,), both counts of each identity.
 
-    None of fewer than two identities, of which one without a trial is none.
+    None of fewer than two identities that have a trial.
     """
     shares = bootstrap_shares(hits, trials, seed=seed, replicates=replicates)
     return None if shares is None else percentile_interval(shares)

@@ -61,21 +61,20 @@ def _split(spec: Path) -> tuple[Path, str | None]:
 
 def _rows(path: Path, content: str, column: str | None) -> list[tuple[int, tuple[str, str]]]:
     """Line number, name and group."""
+    rows: list[tuple[int, tuple[str, str]]] = []
     header = content.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=header.count)
     if delimiter not in header:
-        lines = [line.split() for line in content.splitlines()]
-        for number, fields in enumerate(lines, start=1):
+        for number, line in enumerate(content.splitlines(), start=1):
+            fields = line.split()
             if len(fields) not in (0, 2) or column is not None:
                 raise EvaluationError(
-                    f"{path}: line {number} is {content.splitlines()[number - 1][:_SHOWN]!r}; "
-                    "expected NAME GROUP, or CSV with a header: correct it"
+                    f"{path}: line {number} is {line[:_SHOWN]!r}; expected NAME GROUP, or CSV with "
+                    "a header: correct it"
                 )
-        return [
-            (number, (fields[0], fields[1]))
-            for number, fields in enumerate(lines, start=1)
-            if fields
-        ]
+            if fields:
+                rows.append((number, (fields[0], fields[1])))
+        return rows
     try:
         table = list(csv.reader(io.StringIO(content), delimiter=delimiter))
     except csv.Error as error:
@@ -90,7 +89,6 @@ def _rows(path: Path, content: str, column: str | None) -> list[tuple[int, tuple
             f"{path} has no column {column!r}; behind the names it has {', '.join(names[1:])}"
         )
     place = 1 if column is None else names.index(column, 1)
-    rows = []
     for number, fields in enumerate(table[1:], start=2):
         if not fields:
             continue

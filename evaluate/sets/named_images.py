@@ -28,7 +28,7 @@ from facepack.store.sets import split_set
 class FolderImages:
     """Image files below a folder, as a source for the loader; nobody's, as far as it knows.
 
-    Their sizes, where given, tell those of today from others.
+    The files' sizes, where given, tell the images of today from others.
 
     Raises:
         EvaluationError: none of them has the header of an image.

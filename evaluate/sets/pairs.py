@@ -223,7 +223,7 @@ def _load_bin(name: str, path: Path) -> PairSet:
         name,
         content.images,
         keys=[f"image {i} ({key})" for i, key in enumerate(keys)],
-        pairs=_consecutive(len(content.issame)),
+        pairs=np.arange(2 * len(content.issame)).reshape(-1, 2),
         issame=np.asarray(content.issame, bool),
         records=keys,
         source_id=file_digest(path, cached=True)[0],
@@ -249,10 +249,6 @@ def _read(record: SourceRecord | Refusal) -> bytes:
     if isinstance(record, Refusal):  # only if it changed since the set was looked through
         raise EvaluationError(f"{record.file}: {record.reason}; {record.remedy}")
     return bytes(record.image)
-
-
-def _consecutive(pairs: int) -> np.ndarray:
-    return np.arange(2 * pairs).reshape(pairs, 2)
 
 
 def _check_positions(name: str, pairs: np.ndarray, images: int) -> None:

@@ -459,7 +459,7 @@ class PartialFC(nn.Module):
     def load_rows(self, first: int, rows: dict[str, torch.Tensor]) -> None:
         """Take those of the rows of class ``first`` and the following ones that this rank holds.
 
-        They are by the name of the buffer, all of one length.
+        ``rows`` are by the name of the buffer, all of one length.
         """
         held = range(self._first, self._first + len(self.weight))
         for name, values in rows.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 
 
@@ -50,9 +50,7 @@ class Stopwatch:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._start = clock()
-        self._paused = 0.0
-        self._verifying = 0.0
-        self._waiting = 0.0
+        self._spent = {"waiting": 0.0, "paused": 0.0, "verifying": 0.0}
         self._images = 0
 
     def count(self, images: int) -> None:
@@ -60,32 +58,24 @@ class Stopwatch:
         self._images += images
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def _spending(self, kind: str) -> Iterator[None]:
+        start = self._clock()
+        yield
+        self._spent[kind] += self._clock() - start
+
+    def waiting(self) -> AbstractContextManager[None]:
         """The block waits for data."""
-        start = self._clock()
-        yield
-        self._waiting += self._clock() - start
+        return self._spending("waiting")
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """The block is no training."""
-        start = self._clock()
-        yield
-        self._paused += self._clock() - start
+        return self._spending("paused")
 
-    @contextmanager
-    def verifying(self) -> Iterator[None]:
+    def verifying(self) -> AbstractContextManager[None]:
         """The block, inside one that is :meth:`paused`, is verification."""
-        start = self._clock()
-        yield
-        self._verifying += self._clock() - start
+        return self._spending("verifying")
 
     def read(self) -> Reading:
         """The totals so far."""
-        return Reading(
-            seconds=self._clock() - self._start - self._paused,
-            waiting=self._waiting,
-            images=self._images,
-            paused=self._paused,
-            verifying=self._verifying,
-        )
+        seconds = self._clock() - self._start - self._spent["paused"]
+        return Reading(seconds=seconds, images=self._images, **self._spent)
