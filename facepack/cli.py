@@ -164,4 +164,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if "_FACEPACK_COMPLETE" in os.environ:
+        import_module("facepack.completion")
     sys.exit(root(prog_name="facepack"))

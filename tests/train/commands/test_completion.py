@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,3 +91,44 @@ def test_shells_get_their_script(shell: str) -> None:
         text=True,
     )
     assert "_facepack_completion" in done.stdout
+
+
+TYPED = """
+eval "$(_FACEPACK_COMPLETE=bash_source facepack)"
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+compopt() { :; }
+_facepack_completion facepack
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="it is of bash")
+@pytest.mark.parametrize(
+    ("typed", "inserted"),
+    [
+        (["--shards", "my"], [r"my\ pack", r"my\ pack:few"]),
+        (["--shards", r"my\ p"], [r"my\ pack", r"my\ pack:few"]),
+        (["--shards", "f"], ["few"]),
+        (["--set", "margin=ad"], ["margin=adaface"]),
+        (["--config", "cpu_tiny_mag"], ["cpu_tiny_magface"]),
+    ],
+)
+def test_bash_inserts_names_with_blanks_as_one_word(
+    make_pack: MakePack, tmp_path: Path, typed: list[str], inserted: list[str]
+) -> None:
+    pack = make_pack(20)
+    shard = json.loads((pack / "pack.json").read_bytes())["shards"][0]["name"]
+    (pack / "sets.json").write_text(json.dumps({"few": [shard]}))
+    pack.rename(tmp_path / "my pack")
+    program = tmp_path / "bin" / "facepack"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m facepack "$@"\n')
+    program.chmod(0o755)
+    words = ["facepack", "train", "--data", str(tmp_path), *typed]
+    done = subprocess.run(
+        ["bash", "--norc", "-c", TYPED, "bash", *words],
+        env={"PATH": f"{program.parent}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split("\n")[:-1] == inserted, done.stderr
