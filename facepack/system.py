@@ -177,7 +177,10 @@ def hard_link(old: Path, new: Path) -> None:
 
 def is_read_only(folder: Path) -> bool:
     """Whether nothing can be written to the file system of ``folder``; False if nobody can tell."""
-    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    try:
+        return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:  # of a link that leads nowhere, for one
+        return False
 
 
 def open_new(path: Path | str) -> int:
