@@ -173,23 +173,6 @@ class _Listing:
     labelled: bool = True  # whether it is known that there are labels
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Set:
-    """One database, with its kv file if it has one; its records begin at ordinal ``start``."""
-
-    whole: KvPart
-    stem: str
-    told: dict[str, Any]  # what describes it
-
-    @property
-    def start(self) -> int:
-        return self.whole.start
-
-    @property
-    def stop(self) -> int:
-        return self.whole.stop
-
-
 class KvSource(Source):
     """The records of one or several databases, in the order of their kv files or own lists.
 
@@ -211,17 +194,18 @@ class KvSource(Source):
     def __init__(self, paths: Sequence[Path], *, offset_labels: bool = True) -> None:
         self.notices: list[str] = []
         self._offset_labels = offset_labels
-        self._sets: list[_Set] = []
+        self._wholes: dict[str, KvPart] = {}  # of each database all records, by their stem
+        self._told: list[dict[str, Any]] = []  # what describes each
         self._identities = 0
         self._stems: set[str] = set()
         pairs = find_pairs(paths)
         require_once(pair.data for pair in pairs)
         for number, pair in enumerate(pairs, start=1):
-            self._sets.append(self._look(pair, last=number == len(pairs)))
+            self._look(pair, last=number == len(pairs))
         if len(pairs) > 1:  # what one of them states is not of all
             self.classes = None
 
-    def _look(self, pair: KvPair, *, last: bool) -> _Set:
+    def _look(self, pair: KvPair, *, last: bool) -> None:
         """Find the records of a database, behind those of the databases before it."""
         data = KvData.look(pair.data)
         with data.open() as reader:
@@ -273,7 +257,8 @@ class KvSource(Source):
             "sample_xxh3_128": sample,
         }
         name = pair.kv.stem.removesuffix("_kv") if pair.kv else _stem(data)
-        return _Set(whole=part, stem=unused_stem(shard_stem(name), self._stems), told=told)
+        self._wholes[unused_stem(shard_stem(name), self._stems)] = part
+        self._told.append(told)
 
     def _look_over(self, data: KvData, tree: KvTree) -> None:
         if tree.faults and not len(tree):
@@ -329,7 +314,7 @@ class KvSource(Source):
         )
 
     def __len__(self) -> int:
-        return self._sets[-1].stop if self._sets else 0
+        return sum(len(whole.keys) for whole in self._wholes.values())
 
     def describe(self) -> dict[str, Any]:
         """Names, sizes and counts of all files, hashes of all keys or kv texts and of a sample."""
@@ -337,12 +322,12 @@ class KvSource(Source):
             "kind": self.kind,
             "images": len(self),
             "offset_labels": self._offset_labels,
-            "sets": [each.told for each in self._sets],
+            "sets": self._told,
         }
 
     def groups(self) -> list[Group]:
         """One for each database, called like its kv file, or like itself."""
-        return [Group(each.stem, each.start, each.stop) for each in self._sets]
+        return [Group(stem, whole.start, whole.stop) for stem, whole in self._wholes.items()]
 
     def sizes(self) -> np.ndarray:
         """Bytes of each value."""
@@ -350,11 +335,11 @@ class KvSource(Source):
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        return np.concatenate([each.whole.sizes for each in self._sets])
+        return np.concatenate([whole.sizes for whole in self._wholes.values()])
 
     def part(self, start: int, stop: int) -> KvPart:
         """The records ``[start, stop)``, which lie in one database."""
-        whole = next(each.whole for each in self._sets if start < each.stop)
+        whole = next(whole for whole in self._wholes.values() if start < whole.stop)
         rows = slice(start - whole.start, stop - whole.start)
         return replace(
             whole,
