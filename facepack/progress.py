@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
 
 _INTERVAL = 0.2  # seconds between redraws
 
@@ -17,21 +16,14 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts towards ``total`` (None: unknown) and draws ``label  done/total unit  rate  left``."""
+    """Counts towards ``total`` and draws ``label  done/total unit  rate  left``."""
 
-    def __init__(
-        self,
-        total: int | None,
-        *,
-        unit: str = "records",
-        label: str = "",
-        stream: TextIO | None = None,
-    ) -> None:
+    def __init__(self, total: int, *, unit: str = "records", label: str = "") -> None:
         self.total = total
         self.unit = unit
         self.label = label
         self.done = 0
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = sys.stderr
         self._visible = self._stream.isatty()
         self._start = self._drawn = time.monotonic()
         self._base = 0
@@ -53,13 +45,10 @@ class Progress:
         """The text shown at the monotonic time ``now``."""
         rate = (self.done - self._base) / max(now - self._start, 1e-9)
         parts = [self.label] if self.label else []
-        if self.total is None:
-            parts.append(f"{self.done:,} {self.unit}")
-        else:
-            share = self.done / self.total if self.total else 1.0
-            parts.append(f"{self.done:,}/{self.total:,} {self.unit} ({share:.0%})")
+        share = self.done / self.total if self.total else 1.0
+        parts.append(f"{self.done:,}/{self.total:,} {self.unit} ({share:.0%})")
         parts.append(f"{rate:,.0f}/s")
-        if self.total is not None and rate > 0:
+        if rate > 0:
             parts.append(f"{format_duration((self.total - self.done) / rate)} left")
         return "  ".join(parts)
 

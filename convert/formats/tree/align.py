@@ -17,6 +17,7 @@ from facepack.images import decode
 from facepack.store.record import Buffer
 
 SIZE = 112  # pixels, height and width
+# (5, 2) x and y, in pixels; a pixel's centre has whole coordinates
 TEMPLATE = np.array(
     [
         (38.2946, 51.6963),  # eye on the left of the picture
@@ -26,17 +27,11 @@ TEMPLATE = np.array(
         (70.7299, 92.2041),  # the other corner
     ]
 )
-"""(5, 2) x and y, in pixels; a pixel's centre has whole coordinates."""
-
 _SMALLEST = 1e-5  # a face of ten million pixels
 
 
-def similarity(points: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarray:
-    """The similarity transform that brings ``points`` nearest to ``template``.
-
-    Args:
-        points: (n, 2) x and y of each point.
-        template: (n, 2) where each should go.
+def similarity(points: np.ndarray) -> np.ndarray:
+    """The similarity transform that brings ``points``, (5, 2) x and y, nearest to the template.
 
     Returns:
         float64 (2, 3): a point (x, y) goes to ``matrix @ (x, y, 1)``.
@@ -45,7 +40,7 @@ def similarity(points: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarra
         DecodeError: the points are all the same, or not finite.
     """
     source = np.asarray(points, np.float64) @ (1, 1j)
-    target = np.asarray(template, np.float64) @ (1, 1j)
+    target = TEMPLATE @ (1, 1j)
     centered = source - source.mean()
     spread = np.vdot(centered, centered).real
     product = np.vdot(centered, target - target.mean())
