@@ -24,7 +24,6 @@ class SourceKind:
     #: module:class of what is its own on the command line
     own: str = "facepack.convert.command_line:SourceCommand"
     many: bool = False  #: whether the class takes a list of paths, else one
-    parallel: bool = True  #: whether several processes can read it, whatever it looks like
 
     @cached_property
     def command(self) -> SourceCommand:

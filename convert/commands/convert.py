@@ -213,7 +213,7 @@ def _workers(
     """Starts worker processes before the source is opened, where they will surely be wanted."""
     from facepack.convert.workers import started_early
 
-    if options["dask"] or options["dry_run"] or not (source.parallel and sink.parallel):
+    if options["dask"] or options["dry_run"] or not sink.parallel:
         return nullcontext()
     modules = [kind.location.partition(":")[0] for kind in (source, sink)]
     return started_early(paths, options["workers"], modules)
