@@ -369,11 +369,11 @@ class TfRecordSource(Source):
         Raises:
             SourceError: a file cannot be read.
         """
-        features = zip(("image", "label", "name"), self._chosen, strict=False)
+        features = {field: getattr(self._chosen, field) for field in ("image", "label", "name")}
         described = {
             "kind": self.kind,
             "images": len(self),
-            "features": {key: name and text(name) for key, name in features},
+            "features": {key: name and text(name) for key, name in features.items()},
             "files": [*map(_describe, self._wholes.values())],
         }
         return described | ({"identities": len(self._numbers)} if self._chosen.named else {})
