@@ -191,17 +191,19 @@ def _usual(headers: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
     usual &= (headers[:, 135] == 0) | (headers[:, 135] == ord(" "))
     usual &= (headers[:, 154] == 0) & (headers[:, 155] == ord(" "))
     # The checksum counts its own field as blanks.
-    field = headers[:, 148:156].sum(axis=1, dtype=np.int64)
+    field = headers[:, 148:156].sum(axis=1, dtype=np.uint32)
     stated = (headers[:, 148:154].astype(np.int64) - ord("0")) @ _OCTAL[-6:]
-    usual &= headers.sum(axis=1, dtype=np.int64) - field + 8 * ord(" ") == stated
-    usual &= np.isin(headers[:, 156], list(_REGULAR)) & (headers[:, 345] == 0)
-    names = np.ascontiguousarray(headers[:, :100]).view("S100").ravel().tolist()
-    for row, name in enumerate(names):
-        if b"\0" in name:
-            names[row] = name = name.split(b"\0", 1)[0]
-        if name[-1:] in b"/":  # a folder of a v7 tar, or no name
-            usual[row] = False
-    return usual, names
+    usual &= headers.sum(axis=1, dtype=np.uint32) - field + 8 * ord(" ") == stated
+    kinds = headers[:, 156]
+    usual &= (kinds == _REGULAR[0]) | (kinds == _REGULAR[1]) | (kinds == _REGULAR[2])
+    usual &= headers[:, 345] == 0
+    fields = np.ascontiguousarray(headers[:, :LONGEST_NAME])
+    names = fields.view(f"S{LONGEST_NAME}").ravel()
+    lengths = np.char.str_len(names)
+    usual &= lengths == (fields != 0).sum(axis=1)  # else something stands behind the name
+    # One that ends with a slash is a folder of a v7 tar; and a name there must be.
+    usual &= (lengths > 0) & (fields[np.arange(len(fields)), lengths - 1] != ord("/"))
+    return usual, names.tolist()
 
 
 def _sums(block: bytes) -> tuple[int, int]:

@@ -98,6 +98,32 @@ def test_a_byte_that_is_changed_makes_no_other_member(tmp_path: Path, byte: int)
         assert name is None or (name == b"1.jpg" or byte < 100)
 
 
+@pytest.mark.parametrize(
+    ("field", "usual"),
+    [
+        (b"a.jpg", True),
+        (b"n" * 100, True),
+        (b"n" * 99 + b"/", False),
+        (b"a/", False),
+        (b"", False),
+        (b"a.jpg\0behind", False),
+        (b"a.jpg\0" + b"b" * 94, False),
+        (b"\0a.jpg", False),
+    ],
+)
+def test_which_names_are_usual(tmp_path: Path, field: bytes, usual: bool) -> None:
+    block = bytearray(member_header("x", 5))
+    block[:100] = field.ljust(100, b"\0")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    (tmp_path / "a.tar").write_bytes(block + b"image".ljust(512, b"\0"))
+    (member,) = members_one_by_one(tmp_path / "a.tar")  # also where it is not usual
+    assert usual_names(np.frombuffer(block, np.uint8)[None], np.array([5])) == [
+        member.name if usual else None
+    ]
+    assert member.name == field.partition(b"\0")[0]
+
+
 @pytest.fixture
 def jpeg(make_jpeg: Callable[[int], bytes]) -> bytes:
     return make_jpeg(0)
