@@ -30,8 +30,15 @@ from facepack.convert.formats.tar.headers import (
 )
 from facepack.convert.formats.tar.images import Archive, ImageMembers, ImageSet
 from facepack.convert.formats.tar.records import Records, RecordSet, read_index, scan_records
-from facepack.convert.formats.tar.spool import GrowingStream, SpoolError
-from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError, Sums, cut_short
+from facepack.convert.formats.tar.spool import GrowingStream, SpooledFiles, SpoolError
+from facepack.convert.formats.tar.stream import (
+    Files,
+    GzipStream,
+    Stream,
+    StreamEndError,
+    Sums,
+    cut_short,
+)
 from facepack.convert.identity_folder import OPTION
 from facepack.convert.inputs import require_once, unused_stem
 from facepack.convert.names import Names
@@ -61,9 +68,11 @@ _SHOWN = 5
 _FEW = 64 << 10  # bytes in memory, about, of which to read members together does not pay
 _FETCH_AGAIN = "the archive is damaged; fetch it again, and give pieces in order"
 
+# Inflated again, an archive of up to so many bytes is one of a process: it makes a shard or two.
+_MOST_AGAIN = fmt.MAX_SHARD_BYTES
 _NO_ROOM = (
     "what the archives hold has no room inflated, in half of the memory that is free and of the "
-    "disk of TMPDIR (else /var/tmp): they are inflated twice, the second time by one process"
+    "disk of TMPDIR (else /var/tmp): they are inflated twice"
 )
 
 
@@ -72,9 +81,9 @@ class TarSource(SourceView):
 
     Files are joined: an archive goes on in the next file until its end marker is met, and another
     may follow in the same file, so that pieces of one archive, archives by themselves and archives
-    that were joined are all given as a list. Gzipped or not is
-    found by looking. Archives are read by several processes at once, but gzipped ones for which
-    there is no room once inflated: these are read in order by one, and inflated twice.
+    that were joined are all given as a list. Gzipped or not is found by looking. Archives are read
+    by several processes at once. Gzipped ones for which there is no room once inflated are inflated
+    twice, the second time in order by one process if any of them is large.
 
     Args:
         paths: the files; a folder stands for the tars in it, sorted by name, hidden ones aside. If
@@ -183,7 +192,8 @@ def _look(files: Files, member: str | None, names: Names) -> _Look:
     look = _Look(files, member, names)
     look.run(files.open)
     if files.compressed and look.complete:
-        look.notices.append(_NO_ROOM)
+        in_order = "" if look.parallel else ", the second time by one process"
+        look.notices.append(_NO_ROOM + in_order)
     return look
 
 
@@ -235,6 +245,10 @@ class _Look:
             if self.complete and isinstance(stream, GrowingStream):
                 self._readable = stream.spooled()
                 self.parallel = stream.spooled().shared
+            elif self.complete and isinstance(stream, GzipStream):
+                again = SpooledFiles.not_kept(stream)
+                if again.longest <= _MOST_AGAIN:
+                    self._readable, self.parallel = again, True
 
     def content(
         self, *, only_indexed: bool, identity_level: int | None, labelled: bool

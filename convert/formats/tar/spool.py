@@ -27,10 +27,13 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
 from facepack import system
 from facepack.convert.formats.tar.stream import (
     Chunk,
     Files,
+    GzipStream,
     PlainStream,
     Stream,
     Sums,
@@ -156,10 +159,31 @@ class SpooledFiles(Files):
     gzipped: Files
     begins: tuple[bool, ...]
 
+    @classmethod
+    def not_kept(cls, stream: GzipStream) -> SpooledFiles:
+        """Those of a stream that was read to its end: what is wanted of them is inflated again."""
+        files = stream.files
+        return cls(
+            paths=files.paths,
+            sizes=stream.inflated_sizes(),
+            base=files.base,
+            compressed=False,
+            spool=None,
+            regions=(0,) * len(files.paths),
+            gzipped=files,
+            begins=tuple(_begin_archives(files)),
+        )
+
     @property
     def shared(self) -> bool:
         """Whether other processes can open the spool, too."""
         return self.spool is not None and self.spool.path is not None
+
+    @property
+    def longest(self) -> int:
+        """The most bytes from where a file begins an archive to where the next one does."""
+        begins = np.flatnonzero(self.begins)
+        return int(np.add.reduceat(self.sizes, begins).max())
 
     def between(self, begin: int, end: int) -> Files:
         """The files that hold bytes ``[begin, end)`` of the stream."""

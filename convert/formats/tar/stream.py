@@ -30,6 +30,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import xxhash
 
 from facepack.convert.formats.tar.glint360k import MD5, PublishedSum
@@ -399,6 +400,7 @@ class GzipStream(Stream):
         self._base, self._chunk, self._at = self.files.base, b"", 0
         self._from = (0, 0)  # file and byte from which the chunk was inflated
         self._start = self.files.base
+        self._starts = [self.files.base]  # of the files that were reached
 
     def name_byte(self, position: int) -> str:
         """The byte of the inflated stream, and about where in the files the reading is."""
@@ -426,6 +428,11 @@ class GzipStream(Stream):
         number, byte = self._from
         return sum(self.files.sizes[:number]) + byte
 
+    def inflated_sizes(self) -> tuple[int, ...]:
+        """How many bytes each file inflated to, once the stream was read to its end."""
+        missing = len(self.files.paths) + 1 - len(self._starts)
+        return tuple(np.diff([*self._starts, *[self.position] * missing]).tolist())
+
     def close(self) -> None:
         """End the threads."""
         if self._chunks is not None:
@@ -452,6 +459,7 @@ class GzipStream(Stream):
         if chunk is not None:
             self._from = chunk.file, chunk.byte
             begin = self._base + len(self._chunk)
+            self._starts += [begin] * (chunk.file + 1 - len(self._starts))
             if chunk.starts:
                 self._start = begin
             if chunk.foreign:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from facepack.convert.formats.tar import source as source_module
 from facepack.convert.formats.tar import spool
 from facepack.convert.formats.tar.headers import member_header
 from facepack.convert.formats.tar.source import TarSource
@@ -167,11 +168,17 @@ def test_what_has_no_room_is_inflated_twice(
     with pytest.raises(SpoolError):
         with GrowingStream(Files.look_at(paths), None) as stream:
             stream.seek(2 * len(image))
-    source = TarSource(paths)
-    assert not source.parallel
-    assert "they are inflated twice" in " ".join(source.notices)  # as docs/conversion.md says
-    records = list(source.part(0, 2).read())
-    assert [r.image for r in records if isinstance(r, SourceRecord)] == [image] * 2
+    for most, alone in ((len(tree([image])), False), (len(tree([image])) - 1, True)):
+        monkeypatch.setattr(source_module, "_MOST_AGAIN", most)
+        source = TarSource(paths)
+        assert source.parallel == (not alone)
+        told = " ".join(source.notices)
+        assert "they are inflated twice" in told  # as docs/conversion.md says
+        assert ("the second time by one process" in told) == alone
+        for number in (1, 0):
+            part = source.part(number, number + 1)
+            (record,) = (part if alone else pickle.loads(pickle.dumps(part))).read()
+            assert isinstance(record, SourceRecord) and record.image == image
 
 
 def test_the_first_fault_of_all_is_told(tmp_path: Path) -> None:
