@@ -33,7 +33,9 @@ _STREAM = b"\xff\xff\xff\xff"  # begins each message of an Arrow stream
 _RECORD_BATCH = 3  # among the kinds of messages
 _HEAD = struct.Struct("<4si")  # of a message: the mark, and the size of what tells of it
 _OFFSET, _SIGNED, _SHORT = struct.Struct("<I"), struct.Struct("<i"), struct.Struct("<H")
-_BYTE, _LONG = struct.Struct("<B"), struct.Struct("<q")
+_BYTE, _LONG, _RANGE = struct.Struct("<B"), struct.Struct("<q"), struct.Struct("<qq")
+_FREE = 256 << 20  # inflated bytes that are not compared with the compressed ones
+_MOST = 100  # inflated bytes of one compressed, of what is no attack: images hardly shrink
 
 
 BYTES, PATH = "bytes", "path"  # the fields of an Image column
@@ -116,6 +118,14 @@ class TableFile(ABC):
                 "holds no images; fetch it again"
             )
 
+    def _require_honest(self, squeezed: int, inflated: int) -> None:
+        """Make sure that bytes that are compressed do not fill the memory."""
+        if inflated > _FREE and inflated > _MOST * squeezed:
+            raise SourceError(
+                f"{self.path}: {squeezed:,} bytes inflate to {inflated:,}, more than {_MOST} times "
+                "as many: these are no images; leave this file out"
+            )
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -151,13 +161,15 @@ class ParquetTable(TableFile):
         self._require_plausible(metadata.num_rows)
         least = self.size // max(metadata.num_rows, 1)  # some writers state no sizes
         pieces = []
-        end = 0
+        end = inflated = 0
         with engine_errors(str(self.path)):
             for number in range(metadata.num_row_groups):
                 group = metadata.row_group(number)
                 self._require_plausible(group.num_rows)
                 row_bytes = max(group.total_byte_size // max(group.num_rows, 1), least)
                 end = min(end + max(group.total_byte_size, 0), self.size)
+                inflated += max(group.total_byte_size, 0)
+                self._require_honest(self.size, inflated)
                 pieces.append(Piece(number, number, group.num_rows, row_bytes, end))
         return pieces
 
@@ -237,8 +249,30 @@ class ArrowTable(TableFile):
             raise ValueError("it reaches beyond the end of the file")
         rows = 0
         if kind == _RECORD_BATCH:
-            rows = _scalar(head, _table(head, _field(head, message, 2)), 0, _LONG)
+            batch = _table(head, _field(head, message, 2))
+            rows = _scalar(head, batch, 0, _LONG)
+            self._require_honest(end - at, self._inflated(head, batch, start + size))
         return kind, rows, end
+
+    def _inflated(self, head: bytes, batch: int, body: int) -> int:
+        """What the buffers of a record batch state that they inflate to; 0 if they are not to be.
+
+        Args:
+            head: what tells of the batch.
+            batch: where its table is there.
+            body: the byte of the file at which the buffers begin.
+        """
+        buffers = _field(head, batch, 2)
+        if not (buffers and _field(head, batch, 3)):
+            return 0
+        first = _table(head, buffers) + _OFFSET.size
+        count = int(_OFFSET.unpack_from(head, first - _OFFSET.size)[0])
+        stated = [
+            _LONG.unpack(self._plain.read(_LONG.size, body + offset))[0]
+            for offset, size in _RANGE.iter_unpack(head[first : first + _RANGE.size * count])
+            if size >= _LONG.size and 0 <= offset <= self.size - body - _LONG.size
+        ]
+        return sum(max(size, 0) for size in stated)  # -1: it is stored as it is
 
     def _batches(self, piece: Piece, columns: Fields) -> Iterator[Any]:
         self._file.seek(piece.at)

@@ -499,6 +499,29 @@ def test_mutated_files_raise_our_errors_alone(
             pass
 
 
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_bytes_that_inflate_beyond_measure_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool, compression: str
+) -> None:
+    """Some kilobytes can claim all memory."""
+    monkeypatch.setattr(tables, "_FREE", 1 << 20)
+    for size, refused in ((100_000, False), (4_000_000, True)):
+        table = pa.table({"image": pa.array([bytes(size)], pa.large_binary()), "label": [0]})
+        path = tmp_path / f"{size}.{'arrow' if saved else 'parquet'}"
+        if saved:
+            options = pa.ipc.IpcWriteOptions(compression=compression)
+            with pa.ipc.new_stream(str(path), table.schema, options=options) as stream:
+                stream.write_table(table)
+        else:
+            pq.write_table(table, path, compression=compression, use_dictionary=False)
+        if refused:
+            with pytest.raises(SourceError, match=r"inflate to 4,000,\d+, more than 100 times"):
+                ParquetSource([path])
+        else:
+            assert len(read(ParquetSource([path]))) == 1
+
+
 # Pairs -------------------------------------------------------------------------------------------
 
 
