@@ -41,21 +41,16 @@ from facepack.store.target import Found
 
 
 class Sink(ABC):
-    """A kind of target, a folder, and the source that is written into it.
+    """A kind of target, a folder, and the source that is written into it."""
 
-    Attributes:
-        kind: of the target, in its plan.
-        state: the folder in ``out`` for what is kept of an unfinished run.
-    """
-
-    kind: ClassVar[str]
+    kind: ClassVar[str]  #: of the target, in its plan
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         self.source = source
         self.out = out
         self.options = options.for_source(source)
         note_changes(source, self.options, out)
-        self.state = out / STATE
+        self.state = out / STATE  #: the folder for what is kept of an unfinished run
 
     @classmethod
     def convert(cls, source: Source, out: Path, options: Any) -> Result | Preview:
@@ -195,11 +190,7 @@ def _begin(sink: Sink, target: FileTarget, plan: dict[str, Any]) -> dict[str, An
 
 
 class SpanSink(Sink):
-    """A sink that writes the source span by span, and goes on behind the spans that are written.
-
-    Attributes:
-        spans: the source's, in order.
-    """
+    """A sink that writes the source span by span, and goes on behind the spans that are written."""
 
     span_records: int = 16_384  #: a span's greatest number of records
     span_bytes: int = fmt.MAX_SHARD_BYTES  #: a span's greatest sum of bytes
@@ -213,6 +204,7 @@ class SpanSink(Sink):
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)
+        #: the source's, in order
         self.spans = cut_spans(
             source,
             records=self.span_records,

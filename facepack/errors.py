@@ -38,12 +38,9 @@ class NewerFormatError(PackError):
 
 
 class DecodeError(FacepackError):
-    """An image does not decode, or not to the size that is expected: names its key.
+    """An image does not decode, or not to the size that is expected: names its key."""
 
-    Attributes:
-        remedy: what to do, where that does not depend on where the image came from; else None.
-    """
-
+    #: what to do, where that does not depend on where the image came from; else None
     remedy: str | None = None
 
 

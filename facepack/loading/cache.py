@@ -47,20 +47,16 @@ def check_fits(settings: StreamSettings, where: torch.device) -> None:
 
 
 class PixelCache:
-    """All images of a pack, decoded, in the memory of one device.
-
-    Attributes:
-        pixels: uint8 (records, H, W, 3), RGB; undefined where broken.
-        broken: bool (records,): those that do not decode.
-    """
+    """All images of a pack, decoded, in the memory of one device."""
 
     def __init__(self, settings: StreamSettings, where: torch.device, stream: Stream) -> None:
         """Fill it from an epoch of ``stream``, which has the ``settings`` to fill it with."""
         plan = settings.plan
+        # uint8 (records, H, W, 3), RGB; undefined where broken
         self.pixels = torch.empty(
             (plan.records, *settings.image_size, 3), dtype=torch.uint8, device=where
         )
-        self.broken = np.zeros(plan.records, bool)
+        self.broken = np.zeros(plan.records, bool)  # those that do not decode
         for _ in range(plan.batches):
             batch, skipped = stream.next()
             images = batch.images.permute(0, 2, 3, 1).to(where)

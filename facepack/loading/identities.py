@@ -32,18 +32,14 @@ class IdentityIndex:
     Args:
         labels: the label of each position, integers (N,); negative ones are no identity.
 
-    Attributes:
-        identities: how many identities have an image.
-        labels: int64 (identities,): their labels, ascending.
-
     Raises:
         ConfigError: no label is an identity.
     """
 
     def __init__(self, labels: np.ndarray) -> None:
         counts = _count(labels)
-        self.labels = np.flatnonzero(counts)
-        self.identities = len(self.labels)
+        self.labels = np.flatnonzero(counts)  # int64, of identities that have an image, ascending
+        self.identities = len(self.labels)  # how many
         if not self.identities:
             raise ConfigError(
                 f"pairs need identities, and none of the {len(labels)} images has one (label -1)"

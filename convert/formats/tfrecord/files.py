@@ -48,9 +48,6 @@ class InflatedFile:
 
     Reading goes on from where it was; before that, it begins anew. Blocks are the same whatever is
     asked for, so that damage ends the data always at the same byte.
-
-    Attributes:
-        fault: why nothing can be inflated behind the end; empty if all is, or not yet reached.
     """
 
     def __init__(self, path: Path, size: int | None = None) -> None:
@@ -65,6 +62,7 @@ class InflatedFile:
         self._squeezed = b""  # of these, those that the inflater has not had
         self._base, self._chunk = 0, b""  # inflated bytes, and where they begin
         self._ended = False
+        # why nothing can be inflated behind the end; empty if all is, or that is not yet reached
         self.fault = ""
 
     def read(self, count: int, offset: int) -> bytes:
