@@ -49,6 +49,7 @@ def write_output(path: Path, data: bytes) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
             return
+        require_outside_packs(path)
         hidden = path.with_name(f".{path.name[:100]}.part-{secrets.token_hex(4)}")
         with made_folder(path.parent), replacing(path, hidden, durable=False) as part:
             part.write_bytes(data)

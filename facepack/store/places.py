@@ -23,11 +23,12 @@ def nearest(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
 
 
-def require_outside_packs(path: Path, *, itself: bool = True) -> None:
+def require_outside_packs(path: Path, shown: Path | None = None, *, itself: bool = True) -> None:
     """Make sure that ``path`` lies in no pack: a pack's folder holds nothing but its own files.
 
     Args:
         path: a file or folder that is to be written.
+        shown: what the message calls it, if not by its name.
         itself: whether it may be no pack either; else one that is there may lie anywhere.
 
     Raises:
@@ -37,9 +38,10 @@ def require_outside_packs(path: Path, *, itself: bool = True) -> None:
     if not itself and _holds_pack(whole):
         return
     for folder in filter(_holds_pack, (whole, *whole.parents)):
+        lies = "is a pack" if folder == whole else f"lies in the pack {folder}"
         raise PackError(
-            f"{path} lies in the pack {folder}, whose folder is for its own files alone: choose "
-            "another target"
+            f"{shown or path} {lies}, whose folder is for its own files alone: choose another "
+            "target"
         )
 
 
@@ -64,7 +66,7 @@ def require_writable(folder: Path, shown: Path | None = None, *, itself: bool = 
     Raises:
         PackError: they cannot, or may not.
     """
-    require_outside_packs(folder, itself=itself)
+    require_outside_packs(folder, shown, itself=itself)
     place = nearest(folder)
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         code = errno.EROFS if system.is_read_only(place) else errno.EACCES
@@ -73,7 +75,7 @@ def require_writable(folder: Path, shown: Path | None = None, *, itself: bool = 
 
 
 @contextmanager
-def made_folder(folder: Path, *, itself: bool = True) -> Iterator[None]:
+def made_folder(folder: Path, shown: Path | None = None, *, itself: bool = True) -> Iterator[None]:
     """Within it ``folder`` is there; if it was made for this and nothing is in it, it goes again.
 
     A full disk, or what is found wrong before anything is written, so leaves nothing behind.
@@ -82,7 +84,7 @@ def made_folder(folder: Path, *, itself: bool = True) -> Iterator[None]:
         PackError: it lies in a pack.
         OSError: it cannot be made.
     """
-    require_outside_packs(folder, itself=itself)
+    require_outside_packs(folder, shown, itself=itself)
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ class Target:
             _require_openable(self.folder)
         with ExitStack() as stack:
             with write_errors(self.folder):
-                stack.enter_context(made_folder(self.folder, itself=False))
+                stack.enter_context(made_folder(self.folder, self._shown, itself=False))
                 stack.enter_context(hold_lock(self.folder, busy))
             self._held = stack.pop_all()
         return self
