@@ -13,8 +13,9 @@ knows no pieces, and ends in silence at the second gzip member.
 Inflated by zlib. JPEGs hardly repeat themselves, and are little but literals to inflate: zlib
 1.2.13 makes 371 MB/s of 40,000 drawn faces, isal 1.9.1 434 and zlib-ng 1.1.0 486, of real faces
 alike. Of the CPU time of a whole ``tar2lmdb`` that inflated twice they saved 4 and 8 % (medians of
-five rounds, AMD EPYC, by ``benchmarks/inflate.py``); of one that inflates once zlib-ng saves 6 to
-8 % (four rounds, a busy machine): too little for a dependency with errors and limits of its own.
+five rounds, AMD EPYC, by ``benchmarks/inflate.py``); of one that inflates once zlib-ng saves 10 %,
+where one archive lies in pieces 8 % (four rounds, a busy machine): too little for a dependency with
+errors and limits of its own.
 """
 
 from __future__ import annotations
