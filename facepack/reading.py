@@ -212,10 +212,27 @@ def parse_npy(data: bytes) -> np.ndarray:
     Raises:
         ValueError: it is none, or one of Python objects.
     """
+    array: np.ndarray = _load_npy(io.BytesIO(data))
+    return array
+
+
+def map_npy(path: Path) -> np.memmap:
+    """The array of a ``.npy`` file, mapped for reading.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is none, one of Python objects, or cut short.
+    """
+    open_regular(path).close()
+    array: np.memmap = _load_npy(path, mmap_mode="r")
+    return array
+
+
+def _load_npy(file: Path | io.BytesIO, **how: Any) -> Any:
     try:
         with warnings.catch_warnings():  # a header that Python 2 wrote is as good as another
             warnings.simplefilter("ignore", UserWarning)
-            array = np.load(io.BytesIO(data), allow_pickle=False)
+            array = np.load(file, allow_pickle=False, **how)
     except _NUMPY_ERRORS as error:
         raise ValueError(f"not an array: {error}") from error
     if not isinstance(array, np.ndarray):

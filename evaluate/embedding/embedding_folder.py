@@ -32,6 +32,7 @@ from facepack.evaluate.embedding.embeddings import (
     read_map,
 )
 from facepack.evaluate.faces.faces import Faces
+from facepack.reading import map_npy
 from facepack.store.files import write_errors, write_file
 from facepack.store.format import LOCK, PART
 from facepack.store.lock import hold_lock
@@ -157,10 +158,14 @@ class BatchWriter:
 
     def _open(self, name: str) -> tuple[FileIO, int]:
         """A file of an array, and where its numbers begin."""
-        file = self._files.enter_context(FileIO(self._folder / name, "r+"))
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        return file, file.tell()
+        path = self._folder / name
+        try:
+            start = map_npy(path).offset
+        except ValueError as error:
+            raise EvaluationError(
+                f"{path} is damaged ({error}): start anew with --overwrite"
+            ) from error
+        return self._files.enter_context(FileIO(path, "r+")), start
 
     def __exit__(self, *_: object) -> None:
         try:

@@ -12,7 +12,7 @@ from facepack.errors import EvaluationError
 from facepack.evaluate.embedding.feature_files import is_feature_folder, read_features
 from facepack.evaluate.embedding.tensor_file import SUFFIX, map_tensors
 from facepack.evaluate.faces.faces import Faces
-from facepack.reading import decode_text, open_regular, read_bytes, read_json
+from facepack.reading import decode_text, map_npy, read_bytes, read_json
 
 ROWS, NORMS, KEYS, META = "embeddings.npy", "norms.npy", "keys.npy", "meta.json"
 """The files of a folder of embeddings, as ``facepack embed`` writes it."""
@@ -187,16 +187,12 @@ def _open_tensors(path: Path, keys: Path | None) -> Embeddings:
 
 def _map(path: Path) -> np.ndarray:
     try:
-        open_regular(path).close()
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return map_npy(path)
+    except (OSError, ValueError) as error:
         raise EvaluationError(
             f"{path} is no array of embeddings ({error}): give a .npy of floating point (images, "
             "features), or a folder that `facepack embed` wrote"
         ) from error
-    if not isinstance(array, np.ndarray):
-        raise EvaluationError(f"{path} is an archive of arrays: give one array as .npy")
-    return array
 
 
 def _read_keys(path: Path) -> np.ndarray:

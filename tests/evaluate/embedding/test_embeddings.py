@@ -9,7 +9,8 @@ import pytest
 from torch import nn
 
 from facepack.errors import EvaluationError
-from facepack.evaluate.embedding.embeddings import open_embeddings
+from facepack.evaluate.embedding.embedding_folder import BatchWriter, begun
+from facepack.evaluate.embedding.embeddings import ROWS, open_embeddings
 from facepack.evaluate.faces.faces import EncodedFaces
 from facepack.evaluate.protocols.verification import PairVerification
 from facepack.evaluate.run import embed_faces, evaluate, evaluate_embeddings
@@ -81,6 +82,36 @@ def test_arrays_that_are_no_embeddings_are_told(tmp_path: Path, array: np.ndarra
     np.save(tmp_path / "E.npy", array)
     with pytest.raises(EvaluationError, match="floating point"):
         open_embeddings(tmp_path / "E.npy")
+
+
+def test_damaged_heads_of_arrays_are_told(tmp_path: Path, rows: np.ndarray) -> None:
+    """They are Python's syntax, of which NumPy lets any error out."""
+    path = tmp_path / "damaged.npy"
+    np.save(path, rows)
+    good = path.read_bytes()
+    for old, new in (
+        (b"{", b"("),
+        (b"}", b" "),
+        (b"'<f4'", b"'<f4 "),
+        (b"(", b"{"),
+        (b"4", b"\xff"),
+    ):
+        path.write_bytes(good.replace(old, new, 1))
+        with pytest.raises(EvaluationError, match=r"damaged\.npy is no array of embeddings"):
+            open_embeddings(path)
+
+
+def test_a_damaged_head_ends_no_resuming_in_a_traceback(tmp_path: Path) -> None:
+    plan = {"images": 4, "features": 5, "batch_size": 2}
+    for resume in (False, True):
+        with begun(tmp_path / "e", plan, resume=resume, overwrite=False, shown=tmp_path / "e"):
+            rows = tmp_path / "e" / ROWS
+            if not resume:
+                BatchWriter(tmp_path / "e", plan).__enter__().__exit__()
+                rows.write_bytes(rows.read_bytes().replace(b"{", b"(", 1))
+                continue
+            with pytest.raises(EvaluationError, match=r"is damaged .*--overwrite"):
+                BatchWriter(tmp_path / "e", plan).__enter__()
 
 
 def test_files_that_are_no_arrays_are_told(tmp_path: Path) -> None:
