@@ -100,7 +100,7 @@ class Target:
         if strangers:
             raise PackError(
                 f"{self.folder} is not empty and holds no pack (but {sorted(strangers)[0]!r}): "
-                "choose another target"
+                f"choose another target, such as a new folder {self._shown / 'NAME'}"
             )
         return Found.NOTHING
 

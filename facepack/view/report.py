@@ -15,7 +15,7 @@ import numpy as np
 
 from facepack.errors import ConfigError, DamageError, DecodeError
 from facepack.store.format import FORMAT_VERSION
-from facepack.store.output import write_output
+from facepack.store.output import require_writable, write_output
 from facepack.store.pack import Pack
 from facepack.store.pack_files import read_quarantine
 from facepack.version import __version__
@@ -136,6 +136,7 @@ def write_report(pack: Pack, out: Path, *, options: ReportOptions) -> Report:
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{out}: a report is an HTML page: call it {out.stem}.html")
+    require_writable(out)  # all images are read before it is written
     report = gather_report(pack, options=options)
     write_output(out, render_report(report).encode())
     return report

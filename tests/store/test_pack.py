@@ -626,7 +626,7 @@ def test_strange_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(PackError, match=r"not empty and holds no pack \(but 'thesis.tex'\)"):
+        with pytest.raises(PackError, match=r"holds no pack \(but 'thesis.tex'\).*mine/NAME"):
             facepack.PackWriter(tmp_path / "mine", overwrite=overwrite).__enter__()
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import facepack
 from facepack.commands.report import report
-from facepack.errors import ConfigError, DamageError
+from facepack.errors import ConfigError, DamageError, PackError
 from facepack.store import format as fmt
 from facepack.view.report import (
     QUICK_SAMPLE,
@@ -148,6 +148,17 @@ def test_the_same_pack_gives_the_same_page_wherever_it_is(evil: Path, tmp_path: 
         assert out.read_text(encoding="utf-8") == first and str(tmp_path) not in first
         other = ReportOptions(sample=SampleOptions(seed=1, identities=3))
         assert render_report(gather_report(pack, options=other)) != first
+
+
+def test_where_no_page_can_be_written_no_image_is_read(
+    evil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("facepack.view.report.survey")
+    (tmp_path / "file").touch()
+    with facepack.open(evil) as pack:
+        for place in (tmp_path / "file" / "a.html", evil / "a.html"):
+            with pytest.raises(PackError, match=str(place)):
+                write_report(pack, place, options=ReportOptions())
 
 
 def test_a_quick_report_looks_at_a_sample(

@@ -148,6 +148,7 @@ def train(
     from facepack.evaluate.validation import Validator
     from facepack.train.build import enter_device
     from facepack.train.collect import collect_settings, make_config
+    from facepack.train.loop.folder import refuse_used
     from facepack.train.loop.run import Trainer
     from facepack.train.ranks.agreement import OtherRankError, together
     from facepack.train.ranks.group import Ranks, keep_exit_code, rank_device
@@ -168,6 +169,8 @@ def train(
     try:
         with keep_exit_code(), Ranks.from_environment(entered) as ranks:
             with together(ranks):
+                if not resume and not overwrite:
+                    refuse_used(out)  # before settings are missed that the run there has
                 settings = make_config(
                     collect_settings(
                         source=config,

@@ -68,6 +68,8 @@ def test_train_prints_json_and_writes_the_run(
     again = invoke(arguments(pack_path, out))
     assert again.exit_code == 1
     assert again.stderr.startswith(f"facepack train: {out} holds a run already (")
+    forgotten = invoke(["train", "--out", str(out)])  # --resume
+    assert forgotten.stderr == again.stderr
 
 
 @pytest.mark.parametrize("method", ["softmax", "f2c"])

@@ -273,7 +273,9 @@ def test_one_identity_is_refused(small_config: MakeConfig, tmp_path: Path) -> No
 
 
 def test_small_and_large_pools_are_told_of(small_config: MakeConfig, tmp_path: Path) -> None:
-    for slots, words in ((3, "a pool of 3 slots for the 12 labels"), (9, "4 of them stay")):
+    few = "a pool of 3 slots for the 12 labels"
+    many = "4 of them stay as they were drawn; method_options.pool = 5 holds all"
+    for slots, words in ((3, few), (9, many)):
         said: list[str] = []
         config = small_config(**run_settings(method_options={"pool": slots}))
         Trainer(config, out=tmp_path / "run", device="cpu", notify=said.append)

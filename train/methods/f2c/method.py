@@ -95,7 +95,9 @@ class F2C(Method):
         if slots > data.identities:
             yield (
                 f"a pool of {slots:,} slots for {data.identities:,} identities: "
-                f"{slots - data.identities:,} of them stay as they were drawn"
+                f"{slots - data.identities:,} of them stay as they were drawn; "
+                f"method_options.pool = {data.identities} holds all, "
+                "method_options.share = 0.1 a tenth"
             )
 
     def build(self, setup: Setup) -> MethodRun:
