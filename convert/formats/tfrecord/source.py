@@ -123,7 +123,13 @@ class TfRecordPart(PartInRuns):
                 name = _read(features, self.chosen.name, read_name)
             image = _read(features, self.chosen.image, read_image)
             if self.chosen.named:
-                label = self.numbers[_read(features, self.chosen.label, read_label_name)]
+                identity = _read(features, self.chosen.label, read_label_name)
+                if identity not in self.numbers:
+                    raise SourceError(
+                        f"{self.path}: has other identities now: it changed since the conversion "
+                        "began; start anew with --overwrite"
+                    )
+                label = self.numbers[identity]
             else:
                 label = _read(features, self.chosen.label, read_label)
         except DecodeError as error:

@@ -569,3 +569,12 @@ def test_texts_of_other_features_are_taken_where_they_are_asked_for(
         TfRecordSource([path])
     source, found = features_of(path, label_feature="who")
     assert [row[2] for row in found] == [0, 1] and source.classes == 2
+
+
+def test_identities_that_come_later_are_told(
+    make_jpeg: Callable[..., bytes], write: Callable[..., Path]
+) -> None:
+    source = TfRecordSource([write(named(make_jpeg, [b"ann", b"bob"]))])
+    write(named(make_jpeg, [b"ann", b"eve"]))
+    with pytest.raises(SourceError, match="has other identities now"):
+        read(source)
