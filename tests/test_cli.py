@@ -39,7 +39,12 @@ def test_every_command_has_help_and_documentation(name: str) -> None:
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.name} has no help"
-    assert re.search(rf"^\| `facepack {name}[ `]", (ROOT / "README.md").read_text(), re.M)
+    readme = (ROOT / "README.md").read_text()
+    row = re.search(rf"^\| `facepack {name}(`| .*?`)", readme, re.M)
+    assert row is not None, f"README has no row for {name}"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.required:
+            assert parameter.opts[-1] in row[1], f"README leaves {parameter.opts[-1]} out"
     page = (ROOT / "docs" / "commands.md").read_text()
     assert f"## facepack {name}\n" in page
     section = page.split(f"## facepack {name}\n")[1].split("\n## ")[0]
