@@ -2,10 +2,11 @@
 # ncnn 1.0.20261020 (NumPy 2.4.6, Python 3.11): a face cut out of a frame, or an image moved to planes by transpose, is another picture.
 #
 # One would guess: ncnn.Mat.from_pixels and ncnn.Mat take any array of the right type and shape as it is, or refuse a view.
-# What happens:    they take the address, shape and element type of the array, and pass over its strides. frame[y:y+112, x:x+112] is so
-#                  many bytes of the frame from the crop's corner on, a few full rows folded up. (image − 127.5) / 127.5 with
-#                  .transpose(2, 0, 1), the usual last line before a network, stays in the order of pixels: three
-#                  planes that each hold a third of the picture in three colours. Shape, mean and deviation are right.
+# What happens:    they take the address, shape and element type of the array, and pass over its strides. A crop such as
+#                  frame[y:y+112, x:x+112] is so many bytes of the frame from the crop's corner on, a few full rows folded
+#                  up. (image − 127.5) / 127.5 with .transpose(2, 0, 1), the usual last line before a network, stays in the
+#                  order of pixels: three planes that each hold a third of the picture in three colours. Shape, mean and
+#                  deviation are right.
 # Why it matters:  this is where an exported face model meets a camera or a test set, and a detector's box is always such a crop.
 #                  The network answers with an embedding, only a bad one; a check on a whole image, or on one read from
 #                  a file of the right size, is right. Use from_pixels_roi, or numpy.ascontiguousarray(…), and keep what
