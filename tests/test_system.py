@@ -117,6 +117,14 @@ with pack, facepack.Loader(pack, batch_size=8, seed=1, order="blocks", backend="
     assert run(lacking, "-c", code) == run(dict(os.environ), "-c", code)
 
 
+def test_where_nobody_can_tell_a_folder_counts_as_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not system.is_read_only(tmp_path)
+    monkeypatch.delattr(os, "statvfs")
+    assert not system.is_read_only(tmp_path)
+
+
 @pytest.mark.parametrize("missing", [(), ("preadv",), ("pread", "preadv")])
 def test_reading_at_an_offset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
