@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +353,8 @@ def test_a_lost_database_is_written_again_on_resume(
 def test_a_map_that_is_too_small_grows(
     make_jpeg: MakeJpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lmdb_sink, "_map_size", lambda needed: 1)
+    small = partial(kv_writer.KvWriter, map_size=1)
+    monkeypatch.setattr(lmdb_sink, "KvWriter", lambda folder, map_size: small(folder))
     monkeypatch.setattr(kv_writer, "_ROUND", 4096 * 16)
     monkeypatch.setattr(lmdb_sink, "_BATCH_RECORDS", 30)
     sizes: list[int] = []
