@@ -155,9 +155,9 @@ def test_sizes_that_are_not_square(tree: Path, tmp_path: Path) -> None:
     with facepack.open(tmp_path / "pack") as pack:
         assert pack.source_name(0) == "b/4.jpg" and pack.image_size == (32, 24)
         assert pack.manifest["quarantined"] == 6
-    for size in ("0", "1000000"):
+    for size, code in (("0", 2), ("1000000", 1)):
         result = run("img2lmdb", tree, tmp_path / "no", "--resize", size)
-        assert result.exit_code == 1 and "resize" in result.stderr
+        assert result.exit_code == code and "resize" in result.stderr
         assert not (tmp_path / "no").exists()
 
 

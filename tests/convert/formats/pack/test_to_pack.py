@@ -271,10 +271,8 @@ def test_the_engine_s_map_plays_no_part(
     """Bytes depend on records and plan alone: how the writer cuts its output changes nothing."""
     source = make_rec(60)
     pack_rec(source, tmp_path / "one")
-    from facepack.store import direct, files
+    from facepack.store import direct
 
-    monkeypatch.setattr(files, "_TOGETHER", 3)
-    monkeypatch.setattr(files, "_LONGEST_TOGETHER", 1000)
     monkeypatch.setattr(direct, "BLOCK", 4096)
     pack_rec(source, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

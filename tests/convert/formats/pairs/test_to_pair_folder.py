@@ -62,9 +62,9 @@ def test_a_bin_becomes_a_pair_folder(
 def test_a_pack_of_a_bin_becomes_the_same_pair_folder(source: BinSource, tmp_path: Path) -> None:
     convert_to_pack(source, tmp_path / "pack", PackOptions(shard_records=3))
     for name, pairs in (("bin", source), ("pack", PackSource(tmp_path / "pack"))):
-        convert_to_pair_folder(pairs, tmp_path / name / "out", ConvertOptions())
+        convert_to_pair_folder(pairs, tmp_path / "out" / name, ConvertOptions())
     found = [
-        {file: data for file, (_, data) in contents(tmp_path / name / "out").items()}
+        {file: data for file, (_, data) in contents(tmp_path / "out" / name).items()}
         for name in ("bin", "pack")
     ]
     for written in found:
