@@ -14,7 +14,7 @@ from typing import Any
 
 from facepack import system
 from facepack.convert.options import ConvertOptions
-from facepack.errors import PackError
+from facepack.errors import PackError, SourceError
 from facepack.images import SUFFIXES
 from facepack.reading import read_json
 from facepack.store import format as fmt
@@ -43,6 +43,23 @@ def state_target(out: Path, options: ConvertOptions) -> FileTarget:
     return FileTarget(
         state, overwrite=options.overwrite, resume=options.resume, finished=DONE, shown=out
     )
+
+
+def require_finished(path: Path) -> None:
+    """Make sure that ``path`` is not, and does not lie in, what a conversion has only begun.
+
+    Such a target may be read as a source like any other, without the images that it lacks.
+
+    Raises:
+        SourceError: it is, or does.
+    """
+    for folder in (path, path.parent):
+        state = folder / STATE
+        if os.path.lexists(state / fmt.PLAN) and not os.path.lexists(state / DONE):
+            raise SourceError(
+                f"{folder} is what a conversion that was not finished has written: complete it by "
+                f"the same command with --resume, or remove {state} to take what is there"
+            )
 
 
 class FileTarget(Target):

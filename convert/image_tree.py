@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from facepack.convert.file_target import require_finished
 from facepack.convert.files import (
     CLUTTER_NAMES,
     FileList,
@@ -105,6 +106,7 @@ class _Found:
 
 def images_below(root: Root, passed: PassedOver) -> Iterator[tuple[bytes, int]]:
     """Path and size of every image below ``root``, in no order; counts what it passes over."""
+    require_finished(root.path)
     folders = [b""]
     while folders:
         folder = folders.pop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -31,7 +32,15 @@ class SourceKind:
         return cast("SourceCommand", _load(self.own)())
 
     def open(self, paths: list[Any], options: dict[str, Any]) -> Any:
-        """The source at ``paths``."""
+        """The source at ``paths``.
+
+        Raises:
+            SourceError: it is an unfinished conversion, or cannot be read.
+        """
+        from facepack.convert.file_target import require_finished
+
+        for path in paths:
+            require_finished(Path(path))
         return _load(self.location)(paths if self.many else paths[0], **options)
 
 

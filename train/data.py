@@ -122,7 +122,8 @@ class ImageTree:
 
 def _instead(path: Path) -> str:
     """What to say behind the reason why a folder is no tree."""
-    if packs := sorted(entry.name for entry in path.iterdir() if is_pack(entry)):
+    entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))
+    if packs := sorted(entry.name for entry in entries if is_pack(entry)):
         return f". It is a folder of packs, of which name one: {', '.join(packs)}"
     if next(path.glob("*.rec"), None):
         return f". It holds a .rec, which is packed by: facepack rec2lmdb {path} PACK"

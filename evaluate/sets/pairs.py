@@ -163,7 +163,8 @@ def find_pair_set(target: str | Path, data: str | Path | None = None) -> Path:
     raise EvaluationError(
         f"no verification set {str(target)!r}: looked for {', '.join(map(str, looked_for))}. Give "
         "the path of a pack, of a .bin or of a folder with imgs/ and pair_label.npy, or the name "
-        f"of one in the data folder ({home.resolve()}), such as {', '.join(KNOWN_SETS)}"
+        f"of one in the data folder (--data; it is {home.resolve()}), such as "
+        f"{', '.join(KNOWN_SETS)}"
     )
 
 

@@ -10,16 +10,21 @@ from typing import Any
 
 import pytest
 
+from facepack.convert.file_target import require_finished
 from facepack.convert.formats.kv.sink import convert_to_kv
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.rec.sink import convert_to_rec
 from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tar.wds_sink import WdsOptions, convert_to_wds
 from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
+from facepack.convert.image_tree import TreeFiles
 from facepack.convert.options import ConvertOptions
+from facepack.convert.registry import SOURCES
 from facepack.convert.result import Result
 from facepack.errors import PackError, SourceError
+from facepack.evaluate.sets.sources import open_faces
 from facepack.store.checks import ImageCheck
+from facepack.train.data import ImageTree
 
 MakeRec = Callable[..., Path]
 Convert = Callable[..., Result]
@@ -188,3 +193,31 @@ def test_a_damaged_file_of_a_finished_tree_is_named(
         with pytest.raises(PackError, match=rf"cannot be read .*: remove {out} yourself or choose"):
             convert_to_tree(source, out, TreeOptions(**options))
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("name", ["out", "out/0", "out/faces.lmdb", "out/out-000000.tar"])
+def test_what_was_only_begun_is_no_source(
+    convert: Convert, tmp_path: Path, unfolded: Unfolded, name: str
+) -> None:
+    convert()
+    require_finished(tmp_path / name)
+    (unfolded(tmp_path / "out") / "done.json").unlink()
+    with pytest.raises(SourceError, match=f"{tmp_path / 'out'} is what .* not finished.*--resume"):
+        require_finished(tmp_path / name)
+
+
+def test_half_a_tree_is_neither_packed_nor_trained_on_nor_embedded(
+    make_rec: MakeRec, tmp_path: Path, unfolded: Unfolded
+) -> None:
+    out = tmp_path / "out"
+    convert_to_tree(RecSource(make_rec(20)), out, TreeOptions())
+    assert len(TreeFiles(out).files) == 20
+    (unfolded(out) / "done.json").unlink()
+    next(out.glob("*/*.jpg")).unlink()
+    (out / "index.kv").unlink()
+    with pytest.raises(SourceError, match="not finished"):
+        SOURCES["img"].open([out], {})
+    with pytest.raises(SourceError, match=r"not finished.*\.facepack to take what is there$"):
+        ImageTree(out)
+    with pytest.raises(SourceError, match="not finished"):
+        open_faces(str(out), None)
