@@ -43,9 +43,10 @@ def pair_intervals(
     People are drawn again ``replicates`` times; None takes 1,000, of long lists fewer.
     """
     people = join_people(pairs[issame], int(pairs.max()) + 1)
-    known, whose = np.unique(people[pairs], return_inverse=True)
+    known, met, whose = np.unique(people[pairs].ravel(), return_index=True, return_inverse=True)
     if len(known) < 2:
         return {}
+    whose = np.argsort(np.argsort(met))[whose]  # as pairs come: positions differ from pack to .bin
     order = np.argsort(distances, kind="stable")
     distances, issame = distances[order], issame[order]
     first, second = whose.reshape(-1, 2)[order].T

@@ -225,6 +225,9 @@ def read_property(path: Path | str) -> tuple[int | None, tuple[int, int] | None]
 def _find_rec(source: Path) -> Path:
     if not source.is_dir():
         require_file(source)
+        if source.suffix == ".idx":
+            rec = source.with_suffix(".rec")
+            raise SourceError(f"{source}: is the index of a .rec: pass {rec}, or its folder")
         return source
     rec = source / "train.rec"
     if rec.exists():

@@ -281,6 +281,12 @@ def test_a_blank_record_hidden_by_a_gap_is_met_when_it_is_read(tmp_path: Path) -
     assert images == [True, False, True]
 
 
+def test_an_index_is_not_taken_for_its_rec(tmp_path: Path) -> None:
+    folder = write(tmp_path, [HEADER, *IMAGES, *IDENTITIES])
+    with pytest.raises(SourceError, match=r"is the index of a \.rec: pass .*train\.rec, or its"):
+        read_layout(folder / "train.idx")
+
+
 def test_keys_that_repeat_are_noticed(tmp_path: Path) -> None:
     layout = read_layout(write(tmp_path, [*IMAGES, *IMAGES[:2]]))
     assert len(layout) == 7
