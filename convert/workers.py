@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -60,10 +61,10 @@ def started_early(
     if min(count, pays) < 2:
         yield
         return
-    if system.can_fork_safely():
+    if _can_fork():
         _import(modules)
     # What was imported may have begun threads of its own.
-    _early = early = _Processes(count, "fork" if system.can_fork_safely() else "spawn")
+    _early = early = _Processes(count, "fork" if _can_fork() else "spawn")
     try:
         for _ in range(count):
             early.executor.submit(_import, modules)
@@ -72,6 +73,12 @@ def started_early(
         if _early is early:
             early.end(kill=True)
         _early = None
+
+
+def _can_fork() -> bool:
+    """Whether an executor may fork its processes now."""
+    # Before 3.10.5, it forked the second one beside a thread of its own (CPython's gh-90622).
+    return sys.version_info >= (3, 10, 5) and system.can_fork_safely()
 
 
 def _file_bytes(path: Path) -> int:

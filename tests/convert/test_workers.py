@@ -136,8 +136,8 @@ if __name__ == "__main__":
 def test_early_processes_are_forks_where_no_other_thread_runs(
     make_rec: MakeRec, tmp_path: Path, method: str
 ) -> None:
-    if method == "fork" and sys.platform != "linux":
-        pytest.skip("only Linux tells of all threads")
+    if method == "fork" and not (sys.platform == "linux" and sys.version_info >= (3, 10, 5)):
+        pytest.skip("only Linux tells of all threads, and executors of 3.10.4 fork beside one")
     source = make_rec(300, bad={7: b"short"})
     (tmp_path / "early.py").write_text(EARLY)
     words = ["rec2lmdb", source, tmp_path / "out", "--workers", "2", "--shard-records", "40"]
