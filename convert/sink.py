@@ -137,8 +137,6 @@ def convert_into(sink: Sink) -> Result:
     target = state_target(sink.out, sink.options)
     plan = sink.plan()
     with target, write_errors(sink.out):
-        if target.look(plan) in (Found.NOTHING, Found.REPLACED):  # nothing is begun, nor removed
-            target.require_space(sink.expected_bytes())
         done = _begin(sink, target, plan)
         if done is None:
             target.require_space(sink.expected_bytes() - sink.left_bytes())
