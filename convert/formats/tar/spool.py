@@ -351,9 +351,13 @@ class _Inflating:
         self._reader = _Region(self.spool, files.paths[0], 0, 0)
         firsts = [number for number, begins in enumerate(self.begins) if begins]
         self._archives = map(range, firsts, [*firsts[1:], count])
+        processors = usable_processors()
+        # Where each processor has an archive of its own, threads that read ahead and write behind
+        # would only take turns with those that inflate.
+        self._ahead = len(firsts) < processors
         self._threads = [
             threading.Thread(target=self._work, daemon=True)
-            for _ in range(min(len(firsts), usable_processors(), _THREADS))
+            for _ in range(min(len(firsts), processors, _THREADS))
         ]
         for thread in self._threads:
             thread.start()
@@ -395,8 +399,9 @@ class _Inflating:
     def _inflate(self, numbers: range) -> None:
         number = numbers.start
         try:
+            chunks = inflate(self._files, self._sums, numbers, ahead=self._ahead)
             # What is inflated is written while the next is inflated.
-            for chunk in ReadAhead(inflate(self._files, self._sums, numbers), _AHEAD):
+            for chunk in ReadAhead(chunks, _AHEAD) if self._ahead else chunks:
                 if self._stopped:
                     return
                 self._end(range(number, chunk.file))

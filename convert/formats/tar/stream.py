@@ -42,9 +42,9 @@ from facepack.errors import SourceError
 
 _BLOCK = 128 << 10  # bytes of an uncompressed file read at once, after a jump
 _MOST = 1 << 20  # the same, of blocks that follow each other
-_SQUEEZED = 256 << 10  # bytes of a compressed file read at once
-_INFLATED = 1 << 20  # bytes inflated at once
-_DEPTH = 8  # blocks between two threads
+_SQUEEZED = 1 << 20  # bytes of a compressed file read at once
+_INFLATED = 2 << 20  # bytes inflated at once
+_DEPTH = 4  # blocks between two threads
 _GZIP = b"\x1f\x8b\x08"
 _GZIP_WINDOW = 31  # zlib: a gzip header, any window
 
@@ -484,20 +484,24 @@ class Chunk(NamedTuple):
     foreign: bool = False  # whether data that are not gzipped begin here, behind such as are
 
 
-def inflate(files: Files, sums: Sums | None, numbers: range | None = None) -> Iterator[Chunk]:
-    """Inflate what is gzipped, and pass on what is not, while a thread reads on.
+def inflate(
+    files: Files, sums: Sums | None, numbers: range | None = None, *, ahead: bool = True
+) -> Iterator[Chunk]:
+    """Inflate what is gzipped, and pass on what is not.
 
     Args:
         files: the files.
         sums: told the XXH3-128 of each.
         numbers: which files; an archive begins behind them, if any follow. None takes all.
+        ahead: have a thread read and hash what comes next meanwhile.
 
     Raises:
         SourceError: a file cannot be read on, is damaged or cut short, or, where there are
             ``sums``, differs from its published MD5.
     """
     numbers = range(len(files.paths)) if numbers is None else numbers
-    return _inflate(files, numbers.stop, ReadAhead(_read(files, sums, numbers), _DEPTH))
+    blocks = _read(files, sums, numbers)
+    return _inflate(files, numbers.stop, ReadAhead(blocks, _DEPTH) if ahead else blocks)
 
 
 def _read(files: Files, sums: Sums | None, numbers: range) -> Iterator[_Block]:

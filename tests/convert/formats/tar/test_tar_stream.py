@@ -19,9 +19,16 @@ import pytest
 from xxhash import xxh3_128_hexdigest
 
 from facepack.convert.formats.tar import glint360k
+from facepack.convert.formats.tar import stream as tar_stream
 from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError
 from facepack.convert.read_ahead import ReadAhead
 from facepack.errors import SourceError
+
+
+@pytest.fixture(autouse=True)
+def _several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_stream, "_SQUEEZED", 128 << 10)
+    monkeypatch.setattr(tar_stream, "_INFLATED", 256 << 10)
 
 
 def content(count: int = 700_000, seed: int = 0) -> bytes:
@@ -154,7 +161,7 @@ def test_damage_is_named_by_file_and_byte(tmp_path: Path) -> None:
     stored[400_000:400_040] = bytes(40)
     paths = cut(tmp_path, bytes(stored), 200_000)
     with Files.look_at(paths).open() as stream:
-        with pytest.raises(SourceError, match=r"piece_0\d: .*damaged in the 256 KiB from byte"):
+        with pytest.raises(SourceError, match=r"piece_0\d: .*damaged in the 128 KiB from byte"):
             stream.skip(700_000)
             stream.skip_zeros()
 
