@@ -193,7 +193,7 @@ def train(
                 validator=Validator,
             )
             if dry_run:
-                preview = trainer.preview()
+                preview = trainer.preview(max_steps=max_steps)
                 for line in () if as_json or not ranks.is_first else preview.lines():
                     say(line)
                 if as_json and ranks.is_first:

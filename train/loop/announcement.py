@@ -16,6 +16,7 @@ from facepack.train.config import CONFIG_FILE
 from facepack.train.loop.checkpoint import TENSORBOARD_FOLDER
 from facepack.train.loop.folder import RUN_FILES
 from facepack.train.loop.parts import RunParts
+from facepack.train.models.pretrained import MODEL_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +24,14 @@ class RunPreview:
     """What a run would hold and write; it has done neither."""
 
     out: str
-    target: str  # new, replaced or resumed
+    target: str  # new, replaced, resumed, or finished if no step is left to be taken
     step: int  # at which it would go on
     total_steps: int
     steps_per_epoch: int
     images: int
     classes: int
     memory: dict[str, int]  # bytes of a rank, of what stays there from step to step
-    needed_bytes: int  # about, of the run's files
+    needed_bytes: int  # about, of the files that would be written
     free_bytes: int  # of the file system they lie on
     files: list[str]
     dry_run: bool = True
@@ -39,15 +40,18 @@ class RunPreview:
         """The same for people to read."""
         listed = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in self.memory.items())
         yield (f"memory of a rank: {listed}; beside them what a step computes with, and the loader")
-        yield (
-            f"would be written to {self.out} ({self.target}): {', '.join(self.files)}; about "
-            f"{self.needed_bytes / 1e6:,.1f} MB, {self.free_bytes / 1e6:,.1f} MB are free"
-        )
+        if self.target == "finished":
+            yield f"{self.out}: step {self.step:,} is done already; no step would be taken"
+        if self.files:
+            yield (
+                f"would be written to {self.out} ({self.target}): {', '.join(self.files)}; about "
+                f"{self.needed_bytes / 1e6:,.1f} MB, {self.free_bytes / 1e6:,.1f} MB are free"
+            )
         yield "--dry-run writes nothing"
 
 
-def preview_run(parts: RunParts, out: Path, *, step: int) -> RunPreview:
-    """What a run of ``parts`` would hold and write, from ``step`` on.
+def preview_run(parts: RunParts, out: Path, *, step: int, last: int) -> RunPreview:
+    """What a run of ``parts`` would hold and write, from ``step`` to ``last``.
 
     Raises:
         TrainingError: it could not be written.
@@ -71,20 +75,25 @@ def preview_run(parts: RunParts, out: Path, *, step: int) -> RunPreview:
     }
     heads = parts.ranks.world * memory[parts.config.method]
     whole = memory["network"] + memory["its optimizer"] + heads
-    board = [f"{TENSORBOARD_FOLDER}/"] if find_spec("tensorboard") else []
-    begun = (out / CONFIG_FILE).exists()
+    needed = 2 * whole + memory["network"]  # of two checkpoints and the model
+    files = [*RUN_FILES, *([f"{TENSORBOARD_FOLDER}/"] if find_spec("tensorboard") else [])]
+    target = "resumed" if step else "replaced" if (out / CONFIG_FILE).exists() else "new"
+    if step >= last:  # of which the model alone is made up for
+        is_there = (out / MODEL_FILE).exists()
+        target, needed = "finished", 0 if is_there else memory["network"]
+        files = [] if is_there else [MODEL_FILE]
     return RunPreview(
         out=str(out),
-        target="resumed" if step else "replaced" if begun else "new",
+        target=target,
         step=step,
         total_steps=parts.total_steps,
         steps_per_epoch=parts.steps_per_epoch,
         images=len(parts.data),
         classes=parts.data.classes,
         memory=memory,
-        needed_bytes=2 * whole + memory["network"],  # of two checkpoints and the model
+        needed_bytes=needed,
         free_bytes=shutil.disk_usage(nearest(out)).free,
-        files=[*RUN_FILES, *board],
+        files=files,
     )
 
 

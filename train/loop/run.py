@@ -179,11 +179,14 @@ class Trainer:
         """Optimizer steps done since the run began."""
         return self._state.step
 
-    def preview(self) -> RunPreview:
+    def preview(self, *, max_steps: int | None = None) -> RunPreview:
         """What :meth:`run` would do, hold and write; gives notice of what is trained on what."""
         if self.ranks.is_first:
             announce(self._parts, self._notify)
-        return preview_run(self._parts, self.out, step=self.step)
+        return preview_run(self._parts, self.out, step=self.step, last=self._last(max_steps))
+
+    def _last(self, max_steps: int | None) -> int:
+        return min(self.total_steps, max_steps or self.total_steps)
 
     def _say(self, text: str) -> None:
         if self.ranks.is_first:
@@ -203,7 +206,7 @@ class Trainer:
             TrainingError: the loss is not finite, or the disk takes no checkpoint.
             DecodeError: an image does not decode, under ``on_bad_image = raise``.
         """
-        last = min(self.total_steps, max_steps or self.total_steps)
+        last = self._last(max_steps)
         if self.step >= last:
             self._say(f"{self.out}: step {self.step:,} is done already; nothing to do")
             with together(self.ranks):

@@ -110,6 +110,22 @@ def test_dry_run_tells_what_is_in_the_folder(
     assert sorted(out.iterdir()) == files
 
 
+@pytest.mark.parametrize("more", [["--max-steps=1"], []])
+def test_dry_run_of_what_is_done_already_would_write_nothing(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path, more: list[str]
+) -> None:
+    out = tmp_path / "run"
+    assert invoke(arguments(pack_path, out, *more, steps=2)).exit_code == 0
+    words = arguments(pack_path, out, "--resume", "--dry-run", *more, steps=2)
+    result = invoke(words)
+    assert "no step would be taken" in result.stderr and "would be written" not in result.stderr
+    told = json.loads(invoke([*words, "--json"]).stdout)
+    assert (told["target"], told["files"], told["needed_bytes"]) == ("finished", [], 0)
+    (out / "model.pt").unlink()  # which the run makes up for
+    told = json.loads(invoke([*words, "--json"]).stdout)
+    assert (told["files"], told["needed_bytes"]) == (["model.pt"], told["memory"]["network"])
+
+
 def test_dry_run_refuses_a_folder_that_cannot_be_made(
     invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path
 ) -> None:
