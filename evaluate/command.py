@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ from facepack.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from facepack.evaluate.embedding.preview import EmbedPreview
     from facepack.evaluate.faces.bad_images import OnBadImage
+    from facepack.evaluate.noise.preview import NoisePreview
     from facepack.evaluate.protocol import Protocol
     from facepack.evaluate.registry import Opener
     from facepack.evaluate.results.result import Result
@@ -81,6 +83,9 @@ DATA_OPTION = click.option(
     metavar="DIR",
     help="Where sets are looked for by name: FACEPACK_HOME, or else the current folder, if unset.",
 )
+DRY_RUN_OPTION = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done and what it would take; write nothing."
+)
 GROUP_OPTION = click.option(
     "--group",
     type=click.Path(path_type=Path),
@@ -131,6 +136,17 @@ def with_options(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any
         return function
 
     return apply
+
+
+def tell_preview(preview: EmbedPreview | NoisePreview, as_json: bool) -> None:
+    """Print what would be done."""
+    from facepack.terminal import printable
+
+    if as_json:
+        click.echo(json.dumps(asdict(preview)))
+        return
+    click.echo("\n".join(map(printable, preview.lines())))
+    click.echo("nothing was written (--dry-run)")
 
 
 Declaration = Callable[..., "Opener"]

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from facepack.evaluate.command import DATA_OPTION, FORWARD_OPTIONS, MODEL_OPTION, with_options
+from facepack.evaluate.command import (
+    DATA_OPTION,
+    DRY_RUN_OPTION,
+    FORWARD_OPTIONS,
+    MODEL_OPTION,
+    tell_preview,
+    with_options,
+)
 from facepack.evaluate.commands.on_ranks import on_ranks
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--no-flip", is_flag=True, help="Leave the mirror image's embedding out of the sum.")
 @click.option("--resume", is_flag=True, help="Complete what an interrupted run left.")
 @click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+@DRY_RUN_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @click.pass_context
 def embed(
@@ -49,6 +57,7 @@ def embed(
     no_flip: bool,
     resume: bool,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Embed images into a file.
@@ -64,6 +73,7 @@ def embed(
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what --overwrite removes: give one")
     from facepack.evaluate.embedding.embed_into import EmbedOptions, embed_into
+    from facepack.evaluate.embedding.preview import preview_embedding
     from facepack.evaluate.models import open_model
     from facepack.train.ranks.agreement import together
 
@@ -73,23 +83,26 @@ def embed(
                 model, backbone=backbone, channels=channels, torchscript=torchscript
             )
             faces = _open_faces(target, data, say=work.ranks.is_first)
-        result = embed_into(
-            out,
-            opened.network.to(work.device),
-            faces,
-            stated={"model": model.name, "model_xxh3_128": opened.checksum}
+        how: dict[str, Any] = {
+            "stated": {"model": model.name, "model_xxh3_128": opened.checksum}
             | ({} if channels is None else {"channels": channels}),
-            device=work.device,
-            options=EmbedOptions(
+            "device": work.device,
+            "options": EmbedOptions(
                 flip=not no_flip,
                 batch_size=batch_size,
                 on_bad_image=on_bad_image,
                 resume=resume,
                 overwrite=overwrite,
             ),
-            ranks=work.ranks,
-            progress=work.progress,
-        )
+        }
+        network = opened.network.to(work.device)
+        if dry_run:
+            with together(work.ranks):
+                preview = preview_embedding(out, network, faces, **how)
+            if work.ranks.is_first:
+                tell_preview(preview, as_json)
+            return
+        result = embed_into(out, network, faces, ranks=work.ranks, progress=work.progress, **how)
     if work.ranks.is_first:
         _tell(result, as_json)
 

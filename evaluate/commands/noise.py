@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepack.evaluate.command import BATCH_SIZE_OPTION, DATA_OPTION, ON_BAD_IMAGE_OPTION
+from facepack.evaluate.command import (
+    BATCH_SIZE_OPTION,
+    DATA_OPTION,
+    DRY_RUN_OPTION,
+    ON_BAD_IMAGE_OPTION,
+    tell_preview,
+)
 from facepack.evaluate.commands.on_ranks import on_ranks
 
 if TYPE_CHECKING:
@@ -74,6 +80,7 @@ if TYPE_CHECKING:
 @DATA_OPTION
 @click.option("--resume", is_flag=True, help="Go on with the embeddings that are in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+@DRY_RUN_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.pass_context
 def noise(
@@ -94,6 +101,7 @@ def noise(
     data: Path | None,
     resume: bool,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Find images that are not what their labels say.
@@ -112,6 +120,8 @@ def noise(
     from facepack.evaluate.noise.classifier import open_classifier
     from facepack.evaluate.noise.compared import (
         AGAINST,
+        ALIKE,
+        MIXED,
         compare_against,
         compare_neighbours,
         remove_compared,
@@ -120,6 +130,7 @@ def noise(
     from facepack.evaluate.noise.figures import require_writable_plot, score_plots
     from facepack.evaluate.noise.find import NoiseOptions, look_for_noise
     from facepack.evaluate.noise.page import write_noise_page
+    from facepack.evaluate.noise.preview import preview_noise
     from facepack.evaluate.sets.labelled import open_labelled
     from facepack.evaluate.sets.sources import open_faces
     from facepack.store.output import require_writable
@@ -142,6 +153,24 @@ def noise(
             images = open_labelled(pack, data)
             classifier = open_classifier(model)
             others = None if against is None else open_faces(against, data)[0]
+            if dry_run:
+                preview = preview_noise(
+                    out,
+                    images,
+                    classifier,
+                    others,
+                    device=work.device,
+                    options=options,
+                    tables=[
+                        *([ALIKE, MIXED] if neighbours else []),
+                        *([AGAINST] if against else []),
+                    ],
+                    files=[str(path) for path in (plot, page) if path is not None],
+                )
+        if dry_run:
+            if work.ranks.is_first:
+                tell_preview(preview, as_json)
+            return
         found = look_for_noise(
             out,
             images,

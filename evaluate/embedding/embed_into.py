@@ -21,6 +21,7 @@ from facepack.evaluate.embedding.embedding_folder import (
     begun,
     compare_plans,
     finish,
+    images_in,
     is_finished,
     remove,
     runs,
@@ -111,15 +112,14 @@ def embed_into(
         PackError: the file cannot be written.
     """
     with together(ranks):
-        plan = _plan(model, faces, stated, device, options)
-    single = out.suffix == SUFFIX
-    folder = out.with_name(f"{out.name}.part") if single else out
+        plan = embedding_plan(model, faces, stated, device, options)
+    single, folder = written_into(out)
     new = np.zeros(0, np.int64)
     with ExitStack() as lock:
         with together(ranks):
             is_there = single and out.exists() and not options.overwrite
             if is_there:
-                _compare_file(out, plan, options)
+                require_same_file(out, plan, options)
             elif ranks.is_first:
                 lock.enter_context(
                     begun(
@@ -148,7 +148,13 @@ def embed_into(
     return _summary(out, plan, faces, new)
 
 
-def _plan(
+def written_into(out: Path) -> tuple[bool, Path]:
+    """Whether ``out`` is a single file; and the folder that embeddings are written into."""
+    single = out.suffix == SUFFIX
+    return single, out.with_name(f"{out.name}.part") if single else out
+
+
+def embedding_plan(
     model: nn.Module,
     faces: Faces,
     stated: dict[str, str],
@@ -188,8 +194,7 @@ def _embed_missing(
     bad: dict[int, str] | None,
 ) -> None:
     batch_size = plan["batch_size"]
-    total = int(_images_in(missing, plan))
-    on_batch = progress(total)
+    on_batch = progress(images_in(missing, plan))
     for first, behind in runs(missing):
         batches = faces.batches(
             first * batch_size,
@@ -242,13 +247,12 @@ def _find_bad(folder: Path, plan: dict[str, Any], faces: Faces) -> dict[int, str
     return bad
 
 
-def _images_in(batches: np.ndarray, plan: dict[str, Any]) -> int:
-    start = batches * plan["batch_size"]
-    return int((np.minimum(start + plan["batch_size"], plan["images"]) - start).sum())
+def require_same_file(out: Path, plan: dict[str, Any], options: EmbedOptions) -> None:
+    """Make sure that the finished file that is there is the one that would be written.
 
-
-def _compare_file(out: Path, plan: dict[str, Any], options: EmbedOptions) -> None:
-    """Make sure that the finished file that is there is the one that would be written."""
+    Raises:
+        EvaluationError: it is not, or nothing may be done with it.
+    """
     if not options.resume:
         raise EvaluationError(f"{out} is there already: --overwrite replaces it")
     compare_plans(map_tensors(out)[1], plan, out)
@@ -276,7 +280,7 @@ def _summary(out: Path, plan: dict[str, Any], faces: Faces, new: np.ndarray) -> 
         out=str(out),
         images=plan["images"],
         features=plan["features"],
-        new=_images_in(new, plan),
+        new=images_in(new, plan),
         bad_images=sorted(bad),
         not_finite=len(lost),
         first=faces.key(int(lost[0])) if len(lost) else None,

@@ -36,7 +36,8 @@ from facepack.reading import map_npy
 from facepack.store.files import write_errors, write_file
 from facepack.store.format import LOCK, PART
 from facepack.store.lock import hold_lock
-from facepack.store.places import made_folder
+from facepack.store.places import made_folder, nearest
+from facepack.store.target import Found
 
 PLAN, DONE = "plan.json", "done"
 
@@ -68,29 +69,79 @@ def begun(
             # Its own plan has the name of a pack's; what else a pack holds is told below.
             stack.enter_context(made_folder(folder, itself=False))
             stack.enter_context(hold_lock(folder, busy))
-        existing = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK)
-        strangers = [name for name in existing if name not in _OWN and not PART.fullmatch(name)]
-        if strangers:
-            raise EvaluationError(
-                f"{shown} holds {strangers[0]!r}, which is no file of embeddings: choose another "
-                "folder"
-            )
-        done = (PLAN, DONE) if META in existing else ()  # left by a kill at the very end
-        for name in existing:
-            if overwrite or name in done or PART.fullmatch(name):
+        found = look(folder, plan, resume=resume, overwrite=overwrite, shown=shown)
+        is_new = found in (Found.NOTHING, Found.REPLACED)
+        if is_new:  # before anything is removed
+            require_room(shown, rows_bytes(plan), free_bytes(folder, found))
+        done = (PLAN, DONE) if found is Found.FINISHED else ()  # left by a kill at the very end
+        for name in _entries(folder):
+            if is_new or name in done or PART.fullmatch(name):
                 (folder / name).unlink()
-        if overwrite:
-            existing = []
-        elif existing and not resume:
-            raise EvaluationError(
-                f"{shown} holds embeddings: --resume completes them, --overwrite replaces them"
-            )
-        stated = next((folder / name for name in (META, PLAN) if (folder / name).exists()), None)
-        if stated is None:
+        if is_new:
             _begin(folder, plan)
-        else:
-            compare_plans(read_map(stated, "use --overwrite"), plan, shown)
         yield
+
+
+def look(
+    folder: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool, shown: Path
+) -> Found:
+    """What ``folder``, if it is there, holds for embeddings of ``plan``; nothing is changed.
+
+    Arguments and errors are those of :func:`begun`.
+    """
+    existing = _entries(folder)
+    strangers = [name for name in existing if name not in _OWN and not PART.fullmatch(name)]
+    if strangers:
+        raise EvaluationError(
+            f"{shown} holds {strangers[0]!r}, which is no file of embeddings: choose another folder"
+        )
+    if not existing:
+        return Found.NOTHING
+    if overwrite:
+        return Found.REPLACED
+    if not resume:
+        raise EvaluationError(
+            f"{shown} holds embeddings: --resume completes them, --overwrite replaces them"
+        )
+    stated = next((name for name in (META, PLAN) if name in existing), None)
+    if stated is None:  # a kill came before the plan
+        return Found.REPLACED
+    compare_plans(read_map(folder / stated, "use --overwrite"), plan, shown)
+    return Found.FINISHED if stated == META else Found.UNFINISHED
+
+
+def _entries(folder: Path) -> list[str]:
+    there = folder.iterdir() if folder.is_dir() else ()
+    return sorted(entry.name for entry in there if entry.name != LOCK)
+
+
+def rows_bytes(plan: dict[str, Any], images: int | None = None) -> int:
+    """Bytes of the embeddings and norms of so many images of a plan; of all, if it is not said."""
+    count = plan["images"] if images is None else images
+    return int(count) * (int(plan["features"]) + 1) * 4
+
+
+def free_bytes(folder: Path, found: Found) -> int:
+    """Bytes that can be written in ``folder``, with those that replacing what is there frees."""
+    free = shutil.disk_usage(nearest(folder)).free
+    if found is not Found.REPLACED:
+        return free
+    stats = [(folder / name).stat() for name in _entries(folder)]
+    # Rows that are not written yet take no room on most systems, which tell it.
+    return free + sum(min(at.st_size, 512 * getattr(at, "st_blocks", at.st_size)) for at in stats)
+
+
+def require_room(shown: Path, size: int, free: int) -> None:
+    """Make sure that ``size`` bytes fit into ``free``, those of the disk of ``shown``.
+
+    Raises:
+        EvaluationError: they do not.
+    """
+    if size > free:
+        raise EvaluationError(
+            f"{shown}: {size / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free: free "
+            "some space or choose another disk"
+        )
 
 
 def is_finished(folder: Path) -> bool:
@@ -114,11 +165,6 @@ def compare_plans(found: dict[str, Any], plan: dict[str, Any], shown: Path) -> N
 
 def _begin(folder: Path, plan: dict[str, Any]) -> None:
     images, features = plan["images"], plan["features"]
-    size = images * (features + 1) * 4
-    if size > shutil.disk_usage(folder).free:
-        raise EvaluationError(
-            f"{folder}: {size / 1e6:,.1f} MB are needed: free some space or choose another disk"
-        )
     with write_errors(folder):
         for name, shape in ((ROWS, (images, features)), (NORMS, (images,))):
             with (folder / name).open("wb") as file:
@@ -175,13 +221,7 @@ class BatchWriter:
 
     def missing(self) -> np.ndarray:
         """The numbers of the batches that are not there yet: int64, ascending."""
-        marks = np.fromfile(self._folder / DONE, np.uint8)
-        if len(marks) != self._batches:
-            raise EvaluationError(
-                f"{self._folder / DONE} marks {len(marks)} batches of {self._batches}: it is "
-                "damaged; begin again with --overwrite"
-            )
-        return np.flatnonzero(marks == 0)
+        return missing_batches(self._folder, self._batches)
 
     def write(self, batch: int, rows: np.ndarray, *, has_bad: bool = False) -> None:
         """Write a batch: (n, F) float32; ``has_bad`` if rows are NaN as images do not decode.
@@ -211,6 +251,27 @@ class BatchWriter:
             os.fsync(self._marks.fileno())
         self._written.clear()
         self._synced = time.monotonic()
+
+
+def missing_batches(folder: Path, batches: int) -> np.ndarray:
+    """The numbers of the batches, of so many, that are not there yet: int64, ascending.
+
+    Raises:
+        EvaluationError: the marks are of another number of batches.
+    """
+    marks = np.fromfile(folder / DONE, np.uint8)
+    if len(marks) != batches:
+        raise EvaluationError(
+            f"{folder / DONE} marks {len(marks)} batches of {batches}: it is damaged; begin again "
+            "with --overwrite"
+        )
+    return np.flatnonzero(marks == 0)
+
+
+def images_in(batches: np.ndarray, plan: dict[str, Any]) -> int:
+    """How many images batches of a plan have, by their numbers: int64 (n,)."""
+    start = batches * plan["batch_size"]
+    return int((np.minimum(start + plan["batch_size"], plan["images"]) - start).sum())
 
 
 def batches_with_bad(folder: Path) -> np.ndarray:

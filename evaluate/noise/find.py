@@ -64,6 +64,20 @@ class Noise:
         }
 
 
+def require_labels(images: LabelledImages, classifier: Classifier) -> None:
+    """Make sure that the labels mean the classifier's classes.
+
+    Raises:
+        EvaluationError: they do not, or lie beyond them.
+    """
+    classifier.require_classes_of(images.source)
+    if int(images.labels.max()) >= classifier.classes:
+        raise EvaluationError(
+            f"{images.source.path} has a label {int(images.labels.max())}, beyond the "
+            f"{classifier.classes:,} classes that it states: reindex it"
+        )
+
+
 def look_for_noise(
     out: Path,
     images: LabelledImages,
@@ -88,12 +102,7 @@ def look_for_noise(
         PackError: a file cannot be written.
     """
     with together(ranks):
-        classifier.require_classes_of(images.source)
-        if int(images.labels.max()) >= classifier.classes:
-            raise EvaluationError(
-                f"{images.source.path} has a label {int(images.labels.max())}, beyond the "
-                f"{classifier.classes:,} classes that it states: reindex it"
-            )
+        require_labels(images, classifier)
     stated = {"model": classifier.name, "model_xxh3_128": classifier.checksum}
     embedded = embed_into(
         out / EMBEDDINGS,

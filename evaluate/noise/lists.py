@@ -15,6 +15,8 @@ from facepack.evaluate.noise.scores import NO_CLASS
 from facepack.store.output import write_output
 from facepack.train.data import TrainingData
 
+NOISE, WRONG_LABELS = LISTS = ("noise", "wrong_labels")  #: names of the lists
+
 COLUMNS = (
     *("key", "position", "label", "max_p", "own_p"),
     *("predicted", "predicted_p", "cosine", "predicted_cosine"),
@@ -48,12 +50,12 @@ def find_noise(
     nearer = scores["predicted_cosine"] - scores["cosine"]
     return (
         NoiseList(
-            name="noise",
+            name=NOISE,
             rule=f"maxP < {threshold:g}",
             positions=of_none[np.argsort(scores["max_p"][of_none], kind="stable")],
         ),
         NoiseList(
-            name="wrong_labels",
+            name=WRONG_LABELS,
             rule=f"argmax is not the label, P[argmax] >= {confidence:g}",
             # Those whose P rounds to 1 by how much nearer the class of the argmax is.
             positions=of_other[np.lexsort((-nearer[of_other], -scores["predicted_p"][of_other]))],

@@ -9,12 +9,13 @@ from typing import Any
 from facepack.encoding import WORDS
 from facepack.store.target import Found
 
-_DOES = {
+DOES = {
     Found.NOTHING: "would be made",
     Found.UNFINISHED: "would be completed",
     Found.FINISHED: "is finished, and nothing would be done",
     Found.REPLACED: "would be replaced",
 }
+"""What a run would do about each, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Preview:
             if self.pairs is None
             else f"{self.pairs:,} pairs"
         )
-        does = _DOES[Found(self.target)]
+        does = DOES[Found(self.target)]
         if self.appended and self.target == Found.NOTHING.value:
             does = "would grow"
         yield f"{self.out} {does}: {self.found:,} images, {whose}"

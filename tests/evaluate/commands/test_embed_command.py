@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,10 +141,15 @@ def test_what_an_error_leaves_is_completed_from_there(
             raise KeyboardInterrupt
         write(self, batch, rows, **options)
 
+    dry = (*own, "--dry-run", "--json")
+    new = json.loads(facepack_embed(*dry).stdout)
     monkeypatch.setattr(BatchWriter, "write", fail)
     stopped = facepack_embed(*own)
     assert stopped.exit_code == 130 and "--resume" in stopped.stderr
     monkeypatch.undo()
+    left = json.loads(facepack_embed(*dry, "--resume").stdout)
+    assert (left["target"], left["new"]) == ("resumed", IMAGES - 24)
+    assert new["needed_bytes"] - left["needed_bytes"] == 24 * (16 + 1) * 4
     with pytest.raises(facepack.errors.EvaluationError):
         open_embeddings(tmp_path / name)
     assert "--resume completes" in facepack_embed(*own).stderr
@@ -292,6 +298,67 @@ def test_what_was_embedded_is_evaluated_in_the_models_place(
 def test_runs_are_the_stretches_of_ascending_numbers() -> None:
     assert list(runs(np.array([0, 1, 2, 5, 7, 8]))) == [(0, 3), (5, 6), (7, 9)]
     assert list(runs(np.array([], int))) == []
+
+
+@pytest.mark.parametrize("name", ["E", "E.safetensors"])
+def test_dry_run_says_what_would_be_written_and_writes_nothing(
+    pack: Path, run: Path, tmp_path: Path, name: str
+) -> None:
+    own = [pack, "--model", run, "--out", tmp_path / name]
+    before = sorted(tmp_path.iterdir())
+    result = facepack_embed(*own, "--dry-run")
+    assert result.exit_code == 0 and "would be made: 50 × 16" in result.stdout
+    new = json.loads(facepack_embed(*own, "--dry-run", "--json").stdout)
+    assert (new["target"], new["images"], new["new"], new["refused"]) == ("new", IMAGES, IMAGES, [])
+    assert sorted(tmp_path.iterdir()) == before
+    assert facepack_embed(*own).exit_code == 0
+    files = [tmp_path / name] if "." in name else sorted((tmp_path / name).iterdir())
+    assert sorted(new["files"]) == [file.name for file in files]
+    size = sum(file.stat().st_size for file in files) * (2 if "." in name else 1)
+    assert 0.7 < new["needed_bytes"] / size <= 1
+    assert "--overwrite replaces" in facepack_embed(*own, "--dry-run").stderr
+    for option, target, count in (("--resume", "finished", 0), ("--overwrite", "replaced", IMAGES)):
+        told = json.loads(facepack_embed(*own, "--dry-run", "--json", option).stdout)
+        assert (told["target"], told["new"]) == (target, count)
+        assert (told["needed_bytes"], told["files"]) == (
+            (0, []) if not count else (new["needed_bytes"], new["files"])
+        )
+
+
+def test_dry_run_refuses_what_a_run_would(
+    make_pack: Callable[..., Path], run: Path, tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(40):
+        jpeg = make_jpeg(i, size=112)
+        (tmp_path / "images" / f"{i:02}.jpg").write_bytes(jpeg[:900] if i in (3, 5) else jpeg)
+    own = ["--model", run, "--out", tmp_path / "E", "--dry-run"]
+    told = facepack_embed(tmp_path / "images", *own)
+    assert "of 40 images that were looked at, 2 cannot be decoded" in told.stdout
+    assert "03.jpg" in told.stdout and "05.jpg" in told.stdout
+    refused = facepack_embed(tmp_path / "images", *own, "--on-bad-image", "raise")
+    assert refused.exit_code == 1 and "03.jpg" in refused.stderr
+    refused = facepack_embed(make_pack(), *own)
+    assert refused.exit_code == 1 and "images of 32×32 pixels" in refused.stderr
+    own[3] = tmp_path / "images" / "00.jpg" / "E"
+    refused = facepack_embed(tmp_path / "images", *own)
+    assert refused.exit_code == 1 and "cannot write" in refused.stderr
+    assert not (tmp_path / "E").exists()
+
+
+def test_a_run_that_finds_no_room_removes_nothing(
+    pack: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [pack, "--model", run, "--out", tmp_path / "E"]
+    assert facepack_embed(*own).exit_code == 0
+    before = content(tmp_path / "E")
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: SimpleNamespace(total=0, used=0, free=-1_000_000)
+    )
+    for dry in ([], ["--dry-run"]):
+        refused = facepack_embed(*own, "--overwrite", *dry)
+        assert refused.exit_code == 1 and "are needed" in refused.stderr
+    assert content(tmp_path / "E") == before
 
 
 @pytest.mark.parametrize("suffix", ["", ".safetensors"])

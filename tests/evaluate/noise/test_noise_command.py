@@ -102,6 +102,29 @@ def test_another_threshold_takes_the_embeddings_that_are_there(
     assert (out / "scores.npy").read_bytes() == (found / "scores.npy").read_bytes()
 
 
+def test_dry_run_says_what_would_be_written_and_writes_nothing(
+    pack_path: Path, run_path: Path, run_cli, tmp_path: Path
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    words = ("noise", pack_path, "--model", run_path, "--out", out, "--device", "cpu")
+    words = (*words, "--neighbours", "--against", pack_path, "--page", page)
+    result = run_cli(*words, "--dry-run")
+    assert result.exit_code == 0 and "48 images to score by 6 classes" in result.output
+    told = json.loads(run_cli(*words, "--dry-run", "--json").stdout)
+    assert not list(tmp_path.iterdir())
+    assert run_cli(*words).exit_code == 0
+    embedded = [Path(each["out"]) for each in told["embedded"]]
+    assert embedded == [out / "embeddings", out / "against"]
+    written = {entry.name for entry in out.iterdir()} | {str(page)}
+    assert {*told["files"]} == written - {"embeddings", "against"}
+    again = json.loads(run_cli(*words, "--dry-run", "--json", "--resume").stdout)
+    assert [each["target"] for each in again["embedded"]] == ["finished", "finished"]
+    assert again["needed_bytes"] < told["needed_bytes"] / 2
+    assert "--resume" in run_cli(*words, "--dry-run").output
+    other = (*words[:1], run_path.parent / "none", *words[2:])
+    assert run_cli(*other, "--dry-run").exit_code == 1
+
+
 KILLED = """
 import os, signal
 from facepack.cli import root
