@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from facepack.evaluate.command import DRY_RUN_OPTION
 from facepack.train.commands.completion import complete_config, complete_setting
 
 F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
+    import torch
+
+    from facepack.care.joined import JoinedPack
     from facepack.train.config import TrainConfig
 
 _PATH = click.Path(path_type=Path)
@@ -58,6 +62,7 @@ def _setting(*names: str, text: str) -> Callable[[F], F]:
     help="Epochs without a new best that end a stage.",
 )
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="Default: cuda if it is there, else cpu.")
+@DRY_RUN_OPTION
 @click.pass_context
 def unequal(
     ctx: click.Context,
@@ -74,6 +79,7 @@ def unequal(
     interweights: str,
     patience: int,
     device: str | None,
+    dry_run: bool,
 ) -> None:
     """Train on long-tailed, noisy data in three stages.
 
@@ -82,7 +88,7 @@ def unequal(
     no longer rises, and the next one starts from its best epoch. Given again, the same command goes
     on where it was.
     """
-    from facepack.care.select import split
+    from facepack.care.select import plan_split, split
     from facepack.errors import ConfigError
     from facepack.evaluate.noise.classifier import open_classifier
     from facepack.evaluate.noise.find import NoiseOptions, look_for_noise
@@ -140,7 +146,12 @@ def unequal(
             exclude=out / "noise" / "noise.txt",
             **options,
         )
-    split(pack, head, tail, min_images=min_images, resume=(out / "packs").exists())
+    is_begun = (out / "packs").exists()
+    if dry_run:
+        halves = plan_split(pack, head, tail, min_images=min_images)
+        _preview(pack, out, halves, stages, device=enter_device(device), resume=is_begun)
+        return
+    split(pack, head, tail, min_images=min_images, resume=is_begun)
 
     def say(text: str) -> None:
         click.echo(text, err=True)
@@ -167,3 +178,49 @@ def unequal(
             ctx.exit(130)
         best = kept
     click.echo(f"{best}: the model after all stages")
+
+
+def _preview(
+    pack: Path,
+    out: Path,
+    halves: Sequence[JoinedPack],
+    stages: dict[str, TrainConfig],
+    *,
+    device: torch.device,
+    resume: bool,
+) -> None:
+    """Say what packs, lists and runs would be made of ``pack``; write nothing."""
+    import shutil
+
+    from facepack.care.joined import preview_packs
+    from facepack.evaluate.noise.scores import SCORES
+    from facepack.evaluate.validation import Validator
+    from facepack.store.pack import open as open_pack
+    from facepack.store.places import nearest
+    from facepack.terminal import printable
+    from facepack.train.methods.unequal.preview import preview_stages
+
+    packs = preview_packs(halves, copy=False, overwrite=False, resume=resume)
+    with open_pack(pack) as data:
+        runs = preview_stages(
+            stages,
+            out,
+            data,
+            labels=halves[0].labels(),
+            classes=packs[0].classes,
+            tail_labels=halves[1].labels(),
+            device=device,
+            validator=Validator,
+        )
+    per_image = 4 * (stages["head"].features + 1) + SCORES.itemsize
+    of_noise = 0 if any(run.target != "new" for run in runs[1:]) else packs[0].found * per_image
+    noise = f"{out / 'noise'}: {packs[0].found:,} images to score; about {of_noise / 1e6:,.1f} MB"
+    needed = of_noise + sum(each.needed_bytes for each in packs)
+    needed += sum(run.needed_bytes for run in runs)
+    lines = [line for each in packs for line in each.lines()]
+    lines += [runs[0].line(), noise if of_noise else f"{out / 'noise'}: finished"]
+    lines += [run.line() for run in runs[1:]]
+    free = shutil.disk_usage(nearest(out)).free
+    lines.append(f"about {needed / 1e6:,.1f} MB to write in all, {free / 1e6:,.1f} MB free")
+    click.echo("\n".join(map(printable, lines)))
+    click.echo("nothing was written (--dry-run)")

@@ -86,6 +86,10 @@ class JoinedPack(NamedTuple):
         )
         return cls(out, plan, sources, shards, label_maps, names, with_refused)
 
+    def labels(self) -> np.ndarray:
+        """Of all its records: int64 (n,)."""
+        return np.concatenate([brought_labels(shard)[0] for shard in self.shards])
+
     def write(self, *, copy: bool, overwrite: bool, resume: bool) -> dict[str, Any]:
         """Write it; returns its manifest."""
         with Target(self.out, overwrite=overwrite, resume=resume) as target:

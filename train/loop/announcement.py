@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from facepack.errors import PackError, TrainingError
 from facepack.store.places import nearest, require_writable
@@ -16,6 +17,7 @@ from facepack.train.config import CONFIG_FILE
 from facepack.train.loop.checkpoint import TENSORBOARD_FOLDER
 from facepack.train.loop.folder import RUN_FILES
 from facepack.train.loop.parts import RunParts
+from facepack.train.methods import Head
 from facepack.train.models.pretrained import MODEL_FILE
 
 
@@ -60,20 +62,9 @@ def preview_run(parts: RunParts, out: Path, *, step: int, last: int) -> RunPrevi
         require_writable(out)
     except PackError as error:
         raise TrainingError(f"--out: {error}") from error
-    head = parts.method_run.head
-    held = list(head.buffers()) if isinstance(head, nn.Module) else head.weights
-    network = list(parts.backbone.state_dict().values())
-    moments = [
-        value
-        for state in parts.optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    ]
-    sizes = {"network": network, "its optimizer": moments, parts.config.method: held}
-    memory = {
-        name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in sizes.items()
-    }
-    heads = parts.ranks.world * memory[parts.config.method]
+    method = parts.config.method
+    memory = held_bytes(parts.backbone, parts.optimizer, parts.method_run.head, method)
+    heads = parts.ranks.world * memory[method]
     whole = memory["network"] + memory["its optimizer"] + heads
     needed = 2 * whole + memory["network"]  # of two checkpoints and the model
     files = [*RUN_FILES, *([f"{TENSORBOARD_FOLDER}/"] if find_spec("tensorboard") else [])]
@@ -95,6 +86,24 @@ def preview_run(parts: RunParts, out: Path, *, step: int, last: int) -> RunPrevi
         free_bytes=shutil.disk_usage(nearest(out)).free,
         files=files,
     )
+
+
+def held_bytes(
+    backbone: nn.Module, optimizer: Optimizer, head: Head, method: str
+) -> dict[str, int]:
+    """Bytes of what a rank holds from step to step, the head under the name of its ``method``."""
+    network = list(backbone.state_dict().values())
+    moments = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+    held = list(head.buffers()) if isinstance(head, nn.Module) else head.weights
+    sizes = {"network": network, "its optimizer": moments, method: held}
+    return {
+        name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in sizes.items()
+    }
 
 
 def announce(parts: RunParts, notify: Callable[[str], None]) -> None:

@@ -155,7 +155,7 @@ class Unequal(Method):
         if self.stage != "tail":
             return
         tail = self._open_tail()
-        bags = self._bags(config, tail.labels)
+        bags = self.make_bags(config, tail.labels)
         if left_out := tail.identities - bags.usable:
             yield (
                 f"{left_out:,} of the tail's {tail.identities:,} identities have fewer than "
@@ -184,7 +184,7 @@ class Unequal(Method):
             tail = HardTail(
                 setup,
                 pack,
-                self._bags(setup.config, pack.labels),
+                self.make_bags(setup.config, pack.labels),
                 hard=self.hard_identities,
                 bags_per_round=self.bags,
                 passes=self.passes,
@@ -201,7 +201,12 @@ class Unequal(Method):
         assert self.tail is not None
         return open_training_data(self.tail)
 
-    def _bags(self, config: TrainConfig, labels: np.ndarray) -> Bags:
+    def make_bags(self, config: TrainConfig, labels: np.ndarray) -> Bags:
+        """The bags of a tail of these labels: int64 (n,).
+
+        Raises:
+            TrainingError: it has too few identities that can be in one.
+        """
         return Bags(
             np.asarray(labels),
             identities=self.bag_identities,

@@ -120,9 +120,34 @@ def test_the_command_runs_all_stages_and_goes_on(
         arguments += ["--set", f"{key}={value}"]
     for key, value in of_tail.items():
         arguments += ["--set-tail", f"method_options.{key}={value}"]
+    out = tmp_path / "out"
+    before = sorted(tmp_path.iterdir())
+    told = CliRunner().invoke(root, [*arguments, "--dry-run"])
+    assert told.exit_code == 0 and sorted(tmp_path.iterdir()) == before
+    for words, message in (
+        (["--val", "v=none"], "no verification set 'none'"),
+        (["--set", "batch_size=41"], "the head, which has 40 images"),
+        (["--set-tail", "method_options.images_per_identity=9"], "the tail has 0 identities"),
+    ):
+        refused = CliRunner().invoke(root, [*arguments, *words, "--dry-run"])
+        assert refused.exit_code == 1 and message in refused.stderr
     done = CliRunner().invoke(root, arguments)
     assert done.exit_code == 0, done.output
-    out = tmp_path / "out"
+    lines = told.stdout.splitlines()
+    written = [entry for entry in out.iterdir() if entry.name != "packs"]
+    for folder in written:
+        (line,) = (line for line in lines if line.startswith(f"{folder}:"))
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        if folder.name == "noise":
+            assert line.startswith(f"{folder}: 40 images to score;")
+            continue
+        assert f"{folder}: new; 40 images of 4 classes" in line and "at most 10 steps, 5 an" in line
+        assert ("6 identities of the tail" in line) == folder.name.startswith("tail-")
+        stated = float(line.rpartition("about ")[2].removesuffix(" MB"))
+        assert stated - 0.1 < size / 1e6 < stated + 0.2
+    again = CliRunner().invoke(root, [*arguments, "--dry-run"]).stdout
+    assert all(f"{out / name}: finished" in again for name in ("head", "noise", "denoise"))
+    assert f"{out / 'tail-5'}: resumed" in again
     for name in ("head", "denoise", "tail-1", "tail-5"):
         assert (out / name / "best" / "model.pt").is_file(), name
     assert (out / "noise" / "noise.txt").is_file()
@@ -140,6 +165,7 @@ def test_the_command_runs_all_stages_and_goes_on(
         (["--set-tail", "method_options.hard_identities=9000"], "bag_identities"),
         (["--set-denoise", "method_options.bata=1"], "'bata'"),
         (["--interweights", "1,5,1.0"], "name 1 once"),
+        (["--dry-run", "--min-images", "9"], "choose another --min-images"),
     ],
 )
 def test_settings_of_all_stages_are_checked_before_the_first(
