@@ -8,6 +8,7 @@ for the next shard.
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 
@@ -17,7 +18,7 @@ from facepack import system
 
 _BLOCK = 16 << 20
 _FORGET_EVERY = 8 << 20
-_ALIGNED = 64  # a line of the cache
+_LINE = 64  # bytes of a line of a core's cache
 
 _blocks: list[np.ndarray] = []
 _lock = threading.Lock()
@@ -27,26 +28,40 @@ class Blocks:
     """Gives out pieces of memory, each there until nothing refers to it; threads may share it."""
 
     def __init__(self) -> None:
-        self._free = memoryview(b"")
+        self._block = memoryview(b"")
+        self._used = 0
 
-    def take(self, count: int) -> memoryview:
-        """``count`` bytes to write to, of any content, where numbers of any kind may begin."""
+    def take(self, count: int, alignment: int = _LINE) -> memoryview:
+        """``count`` bytes to write to, of any content, from a multiple of ``alignment`` on.
+
+        Args:
+            count: how many.
+            alignment: a power of two, up to the size of a page of memory.
+        """
         with _lock:
-            if count > len(self._free):
-                self._free = _block(count).data
-            piece, self._free = self._free[:count], self._free[count + -count % _ALIGNED :]
-        return piece
+            begin = self._used + -self._used % alignment
+            if begin + count > len(self._block):
+                self._block, begin = _block(count).data, 0
+            self._used = begin + count
+            return self._block[begin : self._used]
 
 
 def _block(count: int) -> np.ndarray:
     """A block that nothing else refers to, of ``count`` bytes or more."""
     if count > _BLOCK:
-        return np.empty(count, np.uint8)
+        return _pages(count)
     for number in range(len(_blocks)):
         if sys.getrefcount(_blocks[number]) == _UNUSED:
             return _blocks[number]
-    _blocks.append(np.empty(_BLOCK, np.uint8))
+    _blocks.append(_pages(_BLOCK))
     return _blocks[-1]
+
+
+def _pages(count: int) -> np.ndarray:
+    """``count`` bytes that begin where a page of memory does."""
+    memory = np.empty(count + mmap.PAGESIZE, np.uint8)
+    begin = -memory.ctypes.data % mmap.PAGESIZE
+    return memory[begin : begin + count]
 
 
 _blocks.append(np.empty(0, np.uint8))

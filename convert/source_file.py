@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from facepack import lfs, system
 from facepack.convert.blocks import Blocks, ReadOnce
+from facepack.convert.sweep import Sweep
 from facepack.errors import SourceError
 
 S = TypeVar("S", bound="SourceFile")
@@ -81,6 +82,7 @@ class SourceFile:
     def __init__(self, path: Path | str, size: int | None = None) -> None:
         self._descriptor = -1
         self._blocks = Blocks()
+        self._sweep: Sweep | None = None
         self.path = Path(path)
         try:
             self._descriptor = self._open()
@@ -129,6 +131,10 @@ class SourceFile:
 
     def read_blocks(self, ranges: Sequence[tuple[int, int]]) -> memoryview:
         """As :meth:`read_block`, of several ranges (count, offset), one behind the other."""
+        if self._sweep is not None and len(ranges) == 1:
+            swept = self._sweep.read(*ranges[0])
+            if swept is not None:
+                return swept
         block = self._blocks.take(sum(count for count, _ in ranges))
         done = 0
         for count, offset in ranges:
@@ -149,8 +155,18 @@ class SourceFile:
             system.will_read(self._descriptor, offset, count)
 
     def once(self, start: int) -> ReadOnce:
-        """Lets the system forget what a sweep from byte ``start`` on has read."""
+        """Lets the system forget what is read from byte ``start`` on by others than this."""
         return ReadOnce(self._descriptor, start)
+
+    def sweep(self, begin: int, end: int) -> None:
+        """From now on blocks are read in order, for the last time, of bytes ``[begin, end)``."""
+        self._end_sweep()
+        self._sweep = Sweep(self._descriptor, begin, min(end, self.size), self._blocks)
+
+    def _end_sweep(self) -> None:
+        if self._sweep is not None:
+            self._sweep.close()
+            self._sweep = None
 
     def _unreadable(self, offset: int, error: OSError) -> ReadError:
         return ReadError(
@@ -166,6 +182,7 @@ class SourceFile:
 
     def close(self) -> None:
         """Close the file; bytes that were read stay valid."""
+        self._end_sweep()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -100,6 +100,37 @@ def send(target: int, descriptor: int, offset: int, count: int) -> int:
     return os.sendfile(target, descriptor, offset, count)
 
 
+def open_past_cache(descriptor: int) -> int:
+    """Another descriptor of an open file, which reads it past the page cache; -1 if there is none.
+
+    Only file systems on block devices have one: others have ways of their own to read ahead.
+    """
+    if not _DIRECT or not os.major(os.fstat(descriptor).st_dev):
+        return -1
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", READ | _DIRECT)
+    except OSError:
+        return -1
+
+
+def is_cached(descriptor: int, offset: int) -> bool:
+    """Whether the page cache holds a byte of an open file, as far as the system tells."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
+    try:
+        probe = os.open(f"/proc/self/fd/{descriptor}", READ)
+    except OSError:
+        return False
+    try:
+        # Else the system would read on from there.
+        os.posix_fadvise(probe, 0, 0, os.POSIX_FADV_RANDOM)
+        return os.preadv(probe, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except OSError:
+        return False
+    finally:
+        os.close(probe)
+
+
 def pass_the_cache(file: FileIO, yes: bool) -> None:
     """Read and write a file past the page cache from now on, if the system can; or no longer."""
     if not _DIRECT:

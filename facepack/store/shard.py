@@ -271,7 +271,7 @@ class ShardBuilder:
         }
         if self.encoded:
             meta["images"][ENCODED] = self.encoded
-        reserved = self._reserved(arranged, keys, values, meta)
+        reserved = self._reserved(arranged, keys, meta)
 
         kv = fmt.kv_bytes(labels[arranged])
         kv_path, mdb_path = folder / f"{name}.kv", folder / f"{name}.mdb"
@@ -297,11 +297,7 @@ class ShardBuilder:
         return WrittenShard(info, ordinals[arranged], self.identity_names, self.refused)
 
     def _reserved(
-        self,
-        arranged: np.ndarray,
-        keys: list[bytes],
-        values: list[Buffer],
-        meta: dict[str, Any],
+        self, arranged: np.ndarray, keys: list[bytes], meta: dict[str, Any]
     ) -> dict[bytes, bytes]:
         """The reserved records, in ascending order of their keys."""
         labels = np.asarray(self.labels, np.int64)[arranged]
@@ -313,11 +309,13 @@ class ShardBuilder:
             "ordinal": fmt.pack_column(fmt.number_column(ordinals - first)),
             "columns": {key: fmt.pack_column(columns[key][arranged]) for key in sorted(columns)},
         }
-        checksums = np.fromiter(fmt.record_checksums(keys, values), np.uint64, len(keys))
+        # Images lie in memory in the order in which they came: so each is there when it is wanted.
+        came = [keys[position] for position in np.argsort(arranged).tolist()]
+        checksums = np.fromiter(fmt.record_checksums(came, self.images), np.uint64, len(came))
         bodies: dict[bytes, Any] = {
             fmt.META: meta,
             fmt.LABEL_COLUMN: fmt.pack_column(labels.astype("<i4")),
-            fmt.CHECKSUMS: fmt.pack_column(checksums),
+            fmt.CHECKSUMS: fmt.pack_column(checksums[arranged]),
             fmt.EXTRA: extra,
         }
         if any(name is not None for name in self.names):

@@ -11,7 +11,8 @@ import warnings
 _NAMES = """
     fork forkpty register_at_fork pread preadv pwrite pwritev posix_fadvise posix_fallocate
     sendfile link sched_getaffinity sysconf set_blocking O_NOFOLLOW O_DIRECT O_DIRECTORY
-    O_NONBLOCK O_CLOEXEC POSIX_FADV_WILLNEED POSIX_FADV_DONTNEED getuid getgid geteuid mkfifo
+    RWF_NOWAIT O_NONBLOCK O_CLOEXEC POSIX_FADV_WILLNEED POSIX_FADV_DONTNEED
+    getuid getgid geteuid mkfifo
 """
 
 

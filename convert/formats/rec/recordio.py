@@ -35,6 +35,7 @@ from facepack.convert.formats.rec.framing import (
     walk_parts,
 )
 from facepack.convert.source_file import SourceFile
+from facepack.convert.sweep import MAX_BLOCK
 from facepack.errors import SourceError
 
 MAX_CLASS = (1 << 24) - 1
@@ -42,9 +43,8 @@ MAX_CLASS = (1 << 24) - 1
 
 IR_HEADER = struct.Struct("<IfQQ")
 
-# A block is the unit of sequential reading. Records are views into it, so it must not be reused;
-# what is done once for each block takes next to nothing at this size.
-_BLOCK = 4 << 20
+# A block is the unit of sequential reading. Records are views into it, so it must not be reused.
+_BLOCK = MAX_BLOCK
 # How much is read after the start of the last wanted record, whose length is not known yet.
 _TAIL = 64 << 10
 
@@ -255,11 +255,10 @@ class RecordReader(SourceFile):
         """
         count = len(offsets)
         done = 0
-        behind = self.once(int(offsets[0])) if once and count else None
+        if once and count:
+            self.sweep(int(offsets[0]), int(offsets[-1]) + _TAIL)
         while done < count:
             start = int(offsets[done])
-            if behind is not None:
-                behind.reached(start)
             upto = int(np.searchsorted(offsets, start + _BLOCK))
             stop = min(int(offsets[upto - 1]) + _TAIL, start + _BLOCK, self.size)
             if 0 <= start <= stop - PART.size:

@@ -33,6 +33,7 @@ from facepack.convert.formats.tfrecord.framing import HEAD, TAIL, check_records,
 from facepack.convert.inputs import files_below, require_once, unused_stem
 from facepack.convert.source import Entry, Group, PartInRuns, Refusal, Source, shard_stem
 from facepack.convert.source_file import SourceFile, file_name, require_file
+from facepack.convert.sweep import MAX_BLOCK
 from facepack.errors import DecodeError, SourceError
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 _PROBES = 64  # records by which features are told
 _SAMPLE, _PIECE = 64, 4096  # pieces, and their bytes, that tell two files of equal lengths apart
-_BLOCK = 4 << 20  # bytes of records that are read together
+_BLOCK = MAX_BLOCK  # bytes of records that are read together
 _BESIDE = 1 << 20  # bytes of a record beside its image, at most
 _SQUEEZED = r"(?:\.(?:gz|gzip|zlib|zz))?$"
 _OF_MANY = re.compile(r"-(\d+)-of-(\d+)(?:\.tfrec(?:ord)?s?)?" + _SQUEEZED, re.ASCII)
@@ -73,12 +74,10 @@ class TfRecordPart(PartInRuns):
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
         with reopened(self.path, self.size, compressed=self.compressed) as file:
-            behind = None
+            if once and isinstance(file, SourceFile) and len(rows):
+                file.sweep(int(self.bounds[rows[0]]), int(self.bounds[rows[-1] + 1]))
             for some in self._stretches(rows):
                 begin, end = int(self.bounds[some[0]]), int(self.bounds[some[-1] + 1])
-                if once and isinstance(file, SourceFile):
-                    behind = behind or file.once(begin)
-                    behind.reached(begin)
                 if len(some) == 1 and end - begin > _longest():
                     yield self._overlong(int(some[0]))
                 else:

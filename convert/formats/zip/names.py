@@ -42,6 +42,15 @@ def name_text(name: bytes, flags: int) -> str:
     return name.decode("cp437")
 
 
+def name_texts(names: Sequence[bytes], flags: np.ndarray) -> list[str]:
+    """The :func:`name_text` of each member, in less time where none of them holds anything odd."""
+    together = b"\0".join(names)
+    plain = together.isascii() and b"\\" not in together
+    if plain and together.count(b"\0") == len(names) - 1:
+        return together.decode("ascii").split("\0")
+    return list(map(name_text, names, flags.tolist()))
+
+
 def with_slashes(name: bytes, flags: int) -> bytes:
     """``name`` with slashes for backslashes, which older .NET writes between folders.
 

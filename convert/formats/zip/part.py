@@ -15,10 +15,11 @@ from facepack import images
 from facepack.convert import archive_lists, samples
 from facepack.convert.formats.zip.crypto import HEADER, Keys, decrypt
 from facepack.convert.formats.zip.directory import Directory, Members, read_members
-from facepack.convert.formats.zip.names import NameRefusedError, folder_of, name_text
+from facepack.convert.formats.zip.names import NameRefusedError, folder_of, name_texts
 from facepack.convert.identity_folder import folder_at, why_none
 from facepack.convert.source import Entry, PartInRuns, Refusal
 from facepack.convert.source_file import SourceFile, file_name, require_file
+from facepack.convert.sweep import MAX_BLOCK
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import Buffer, RecordRun, SourceRecord
 
@@ -50,8 +51,8 @@ _NO_HEADER, _OTHER_NAME, _BEYOND = 1, 2, 3
 
 _DIRECTORY_BYTES = 1 << 20  # of the directory that are read at once
 _BATCH = 8192  # members that are looked at together: so many are decrypted at native speed
-_BATCH_BYTES = (4 << 20, 48 << 20)  # of members as they are, and of encrypted ones
-_RUN = 4 << 20  # about the bytes that are read at once
+_BATCH_BYTES = (MAX_BLOCK * 15 // 16, 48 << 20)  # of members as they are, and of encrypted ones
+_RUN = MAX_BLOCK  # about the bytes that are read at once
 _SLACK = 256  # for a local header without its name; where it has more, the member is reread
 
 _REASONS = samples.REASONS | archive_lists.REASONS
@@ -92,14 +93,13 @@ class ZipPart(PartInRuns):
     def _sweep(
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        behind = None
         with self._open() as file:
             for chosen, members in self._members(file, rows):
+                if once:
+                    first = int(members.offset[0]) + self.zip.directory.shift
+                    file.sweep(min(max(first, 0), file.size), file.size)
+                    once = False
                 for start, stop in _batches(members):
-                    if once:
-                        offset = max(int(members.offset[start]) + self.zip.directory.shift, 0)
-                        behind = behind or file.once(offset)
-                        behind.reached(offset)
                     yield from self._read_batch(file, chosen[start:stop], members[start:stop])
 
     def entries(self) -> Iterator[Entry]:
@@ -175,7 +175,7 @@ class ZipPart(PartInRuns):
 
     def _names(self, chosen: np.ndarray, members: Members) -> list[str]:
         """What the records ``chosen`` of this part, which are ``members``, are called."""
-        names = list(map(name_text, members.names, members.flags.tolist()))
+        names = name_texts(members.names, members.flags)
         if self.suffixes is None:
             return names
         counts = self.suffixes[chosen].tolist()
