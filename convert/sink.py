@@ -82,6 +82,13 @@ class Sink(ABC):
         """How many of these an earlier run left; looks only. :meth:`write` comes after it."""
         return 0
 
+    def look_ahead(self) -> None:  # noqa: B027
+        """Make sure, before anything is written or removed, that what can be known is in order.
+
+        Raises:
+            SourceError: the end of the run would be an error.
+        """
+
     @abstractmethod
     def outcome(self) -> dict[str, Any]:
         """What would be written: what :func:`~facepack.convert.preview.preview` takes of it."""
@@ -154,6 +161,8 @@ def _preview(sink: Sink) -> Preview:
     found = target.look(sink.plan())
     if found is Found.FINISHED and not sink.is_whole(target.done() or {}):
         found = Found.UNFINISHED
+    if found in (Found.NOTHING, Found.REPLACED):
+        sink.look_ahead()
     needed = sink.expected_bytes()
     if found is Found.UNFINISHED:
         needed -= sink.left_bytes()
@@ -175,6 +184,7 @@ def _begin(sink: Sink, target: FileTarget, plan: dict[str, Any]) -> dict[str, An
     found = target.look(plan)
     if found in (Found.NOTHING, Found.REPLACED):  # before a plan is written, or anything removed
         target.require_space(sink.expected_bytes())
+        sink.look_ahead()
     if found is Found.REPLACED:
         target.forget()
         sink.remove()

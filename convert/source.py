@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -52,6 +52,14 @@ class Entry(NamedTuple):
     name: str | None
 
 
+class RecordNames(NamedTuple):
+    """What the records of a part are called, as columns."""
+
+    labels: np.ndarray  #: int64 (n,), -1 for none
+    names: Sequence[str | None] | None  #: the source's; None where it has none at all
+    numbers: np.ndarray  #: int64 (n,), those of the source, or else ordinals
+
+
 class Part(ABC):
     """The records ``[start, stop)`` of a source, as a worker process needs them to read them.
 
@@ -79,6 +87,14 @@ class Part(ABC):
         Raises:
             SourceError: the source itself cannot be read on.
         """
+
+    def record_names(self) -> RecordNames | None:
+        """What the records are called, refused ones among them; None where it must be read.
+
+        Raises:
+            SourceError: the source itself cannot be read on.
+        """
+        return None
 
     @abstractmethod
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
@@ -256,6 +272,19 @@ class PartView(Part):
         entries = list(self._inner.entries())
         for row in self._kept:
             yield entries[row]._replace(label=self._label(entries[row].label))
+
+    def record_names(self) -> RecordNames | None:
+        """Those of the other part, under new labels."""
+        inner = self._inner.record_names()
+        if inner is None:
+            return None
+        kept, names = np.asarray(self._kept), inner.names
+        labels = [self._label(label) for label in inner.labels[kept].tolist()]
+        return RecordNames(
+            np.array(labels, np.int64),
+            None if names is None else [names[row] for row in kept.tolist()],
+            inner.numbers[kept],
+        )
 
     def refuse(self, record: SourceRecord, reason: str) -> Refusal:
         """The refusal of a record; its key and offset are those in the source."""

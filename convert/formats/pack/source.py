@@ -14,7 +14,7 @@ import numpy as np
 from facepack import images
 from facepack.convert.formats.pack.shard import PackShard, StatedShard
 from facepack.convert.formats.pack.tables import is_known, move_tables
-from facepack.convert.source import Entry, Group, OwnPart, Refusal, Source
+from facepack.convert.source import Entry, Group, OwnPart, RecordNames, Refusal, Source
 from facepack.errors import DamageError
 from facepack.reading import parse_npy
 from facepack.store import format as fmt
@@ -100,6 +100,21 @@ class PackPart(OwnPart):
             chosen = (names[key] for key in keys.tolist()) if names else repeat(None)
             for label, name in zip(shard.labels[keys].tolist(), chosen, strict=False):
                 yield Entry(label, name)
+
+    def record_names(self) -> RecordNames:
+        """From the columns of the shards."""
+        labels, numbers = [], []
+        names: list[str | None] = []
+        for k, first in enumerate(self._bounds[:-1]):
+            shard, keys = self._open(k)
+            known, column = shard.names, shard.columns.get("key")
+            labels.append(shard.labels[keys])
+            names += [known[key] for key in keys.tolist()] if known else [None] * len(keys)
+            ordinals = np.arange(first, self._bounds[k + 1])
+            if column is not None:  # NaN stands for missing
+                ordinals = np.where(np.isnan(column[keys]), ordinals, column[keys]).astype(np.int64)
+            numbers.append(ordinals)
+        return RecordNames(np.concatenate(labels), names, np.concatenate(numbers))
 
     def identity_names(self) -> dict[int, str]:
         """The names of the identities in these shards."""

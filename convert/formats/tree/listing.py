@@ -34,7 +34,7 @@ from facepack.convert.list_lines import (
     find_form,
 )
 from facepack.convert.names import Names, little_endian
-from facepack.convert.source import Entry, Group, OwnPart, Refusal, shard_stem
+from facepack.convert.source import Entry, Group, OwnPart, RecordNames, Refusal, shard_stem
 from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import DecodeError, SourceError
 from facepack.reading import read_text
@@ -353,6 +353,12 @@ class ListingPart(OwnPart):
             else:
                 name = self.root.locate(image.path)
                 yield Entry(self._label(row, image), None if name is None else text(name))
+
+    def record_names(self) -> RecordNames:
+        """Labels and paths, from the lines."""
+        labels, names = zip(*self.entries(), strict=True)
+        ordinals = np.arange(self.start, self.start + len(labels))
+        return RecordNames(np.array(labels, np.int64), names, ordinals)
 
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         reason = f"line {self.line + row}: {reason}"

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ import xxhash
 from facepack.convert.delivery import deliver
 from facepack.convert.file_target import STATE, has_size, write_image
 from facepack.convert.formats.pairs.folder_sink import convert_to_pair_folder
+from facepack.convert.formats.tree.distinct import (
+    path_in,
+    require_distinct,
+    require_distinct_ahead,
+)
 from facepack.convert.options import ConvertOptions
 from facepack.convert.paths import ASIDE, INDEX, image_path, is_safe_path
 from facepack.convert.result import Result
@@ -66,6 +72,12 @@ class TreeSink(ParallelSink):
     def plan(self) -> dict[str, Any]:
         """What the target is a function of, the naming of files among it."""
         return super().plan() | {"naming": self.options.naming}
+
+    def look_ahead(self) -> None:
+        """Make sure, as far as names are known, that no two records want one file."""
+        if self.options.naming == "source":
+            path_of = partial(_path_of, "source")
+            require_distinct_ahead(self.out, self.source, self.options.check, path_of)
 
     def outcome(self) -> dict[str, Any]:
         """The images, and what stands beside them."""
@@ -120,14 +132,7 @@ class TreeSink(ParallelSink):
         def accept(record: SourceRecord) -> None:
             nonlocal size
             image, header = options.check.look(record.image)
-            keeps_names = options.naming == "source"
-            number = record.extra.get("key") if record.extra and keeps_names else None
-            path = image_path(
-                record.name if keeps_names else None,
-                record.label,
-                record.ordinal if number is None else int(number),
-                SUFFIXES[header.format],
-            )
+            path = _path_of(options.naming, record, SUFFIXES[header.format])
             batch.append((path, image))
             labels.add(record.label)
             lines.append(f"{path} {record.label}\n")
@@ -151,7 +156,7 @@ class TreeSink(ParallelSink):
         refused = b"".join(self.pieces(".jsonl"))
         paths, labels = _look_through(self.pieces(".kv"))
         self.require_usable(len(paths), refused)
-        _require_distinct(self.out, paths, self.pieces(".kv"))
+        require_distinct(self.out, paths, self.pieces(".kv"))
         names: dict[int, str] = {}
         for identities in self.pieces(".identities"):
             names |= {int(label): name for label, name in json.loads(identities).items()}
@@ -212,6 +217,15 @@ def convert_to_img(source: Source, out: Path, options: TreeOptions) -> Result | 
     return write(source, out, options)
 
 
+def _path_of(naming: str, record: SourceRecord, suffix: str) -> str:
+    """Where the image of a record goes; ``suffix`` is that of its format."""
+    if naming == "number":
+        return image_path(None, record.label, record.ordinal, suffix)
+    number = record.extra.get("key") if record.extra else None
+    ordinal = record.ordinal if number is None else int(number)
+    return image_path(record.name, record.label, ordinal, suffix)
+
+
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a file that was written here, one by one: a name may hold other line ends."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -232,31 +246,12 @@ def _bytes_of(out: Path, index: Path) -> int | None:
         return None
 
 
-def _path_of(line: bytes) -> bytes:
-    return line.rsplit(b" ", 1)[0]
-
-
 def _look_through(indices: Iterable[bytes]) -> tuple[np.ndarray, set[int]]:
     """The XXH3-64 of each path, uint64 (n,), and the labels that there are."""
     hashes, labels = [np.empty(0, np.uint64)], set()
     for index in indices:
         lines = index.split(b"\n")[:-1]
-        sums = (xxhash.xxh3_64_intdigest(_path_of(line)) for line in lines)
+        sums = (xxhash.xxh3_64_intdigest(path_in(line)) for line in lines)
         hashes.append(np.fromiter(sums, np.uint64, len(lines)))
         labels |= {int(line.rsplit(b" ", 1)[1]) for line in lines}
     return np.concatenate(hashes), labels
-
-
-def _require_distinct(out: Path, paths: np.ndarray, indices: Iterable[bytes]) -> None:
-    """Make sure that no file was written twice: the second would have replaced the first."""
-    ordered = np.sort(paths)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(twice):
-        return
-    lines = (line for index in indices for line in index.split(b"\n")[:-1])
-    first = int(np.flatnonzero(paths == twice[0])[0])
-    path = _path_of(next(islice(lines, first, None))).decode()
-    raise SourceError(
-        f"{out}: {len(twice)} names occur more than once in the source, {path!r} for one: start "
-        "anew with --overwrite --naming number"
-    )

@@ -11,17 +11,20 @@ from PIL import Image
 
 import facepack
 from facepack.care.merge import merge
+from facepack.convert.choose import Choice, choose
 from facepack.convert.formats.benchmarks.megaface import MegaFaceSource
 from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.pack.source import PackSource
 from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tree import tree_sink as to_tree
+from facepack.convert.formats.tree.list_source import LstSource
 from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
 from facepack.convert.formats.zip.source import ZipSource
 from facepack.convert.result import Result
 from facepack.errors import PackError, SourceError
+from facepack.store.writer import PackWriter
 from facepack.train.data import open_training_data
 
 MakeRec = Callable[..., Path]
@@ -257,10 +260,58 @@ def test_numbers_that_repeat_in_the_source(make_jpeg: MakeJpeg, tmp_path: Path) 
         convert_to_pack(RecSource(tmp_path / f"{k}.rec"), tmp_path / f"pack{k}", PackOptions())
     merge([tmp_path / "pack0", tmp_path / "pack1"], tmp_path / "both")
     source, out = PackSource(tmp_path / "both"), tmp_path / "out"
-    with pytest.raises(SourceError, match=r"1 names occur more.*'-1/5.jpg'.*--naming number"):
-        convert_to_tree(source, out, TreeOptions())
-    convert_to_tree(source, out, TreeOptions(overwrite=True, naming="number"))
+    for dry_run in (True, False):
+        with pytest.raises(SourceError, match=r"1 names occur more.*'-1/5.jpg'.*--naming number"):
+            convert_to_tree(source, out, TreeOptions(dry_run=dry_run))
+        assert not out.exists()
+    convert_to_tree(source, out, TreeOptions(naming="number"))
     assert [(out / "-1" / f"{k}.jpg").read_bytes() for k in (0, 1)] == [make_jpeg(0), make_jpeg(1)]
+
+
+def test_names_that_repeat_are_told_before_anything_is_written_or_removed(
+    make_jpeg: MakeJpeg, tmp_path: Path
+) -> None:
+    out, image, buffer = tmp_path / "out", make_jpeg(0), io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+
+    def source(name: str, *records: tuple[bytes, int, str | None]) -> PackSource:
+        with PackWriter(tmp_path / name, classes=3, shard_records=2) as writer:
+            for data, label, own in records:
+                writer.add(data, label, name=own)
+        return PackSource(tmp_path / name)
+
+    # Without a suffix of their own they are two files; so are those of two identities.
+    convert_to_tree(
+        source(
+            "fine", (image, 0, "x"), (buffer.getvalue(), 0, "x"), (image, 1, "x"), (image, 1, None)
+        ),
+        out,
+        TreeOptions(),
+    )
+    before = contents(out)
+    fine = ((image, 0, "x"), (image, 0, "y"), (image, 1, "x.jpg"), (image, 0, "a/x.jpg"))
+    for name, further in (("path", (image, 1, "a/x.jpg")), ("plain", (image, 0, "x"))):
+        repeated = source(name, *fine, further)
+        for overwrite in (True, False):
+            options = TreeOptions(overwrite=overwrite)
+            target = out if overwrite else tmp_path / "new"
+            with pytest.raises(SourceError, match=r"occur more than once .*records"):
+                convert_to_tree(repeated, target, options)
+        assert contents(out) == before and not (tmp_path / "new").exists()
+        chosen = choose(repeated, Choice(identities="1:2"))
+        convert_to_tree(chosen, out, TreeOptions(overwrite=True))
+        convert_to_tree(repeated, out, TreeOptions(overwrite=True, naming="number"))
+        before = contents(out)
+
+
+def test_a_list_that_has_an_image_twice(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    (tmp_path / "tree/a").mkdir(parents=True)
+    (tmp_path / "tree/a/0.jpg").write_bytes(make_jpeg(0))
+    (tmp_path / "all.lst").write_text("0\t0\ta/0.jpg\n1\t1\ta/0.jpg\n")
+    source = LstSource([tmp_path / "all.lst"], root=tmp_path / "tree")
+    with pytest.raises(SourceError, match=r"'a/0.jpg' for one, of its records 0 and 1"):
+        convert_to_tree(source, tmp_path / "out", TreeOptions())
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_killed_run_wrote_is_known_after_the_next(
