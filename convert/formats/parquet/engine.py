@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -16,15 +18,22 @@ _LONGEST = 200  # characters of a message
 def arrow() -> ModuleType:
     """``pyarrow``, with its ``ipc`` and ``parquet``.
 
+    Where nobody else uses it, it takes its memory from the system's allocator: mimalloc, its own
+    choice, takes memory that was not touched before for the images of each shard (a tenth of the
+    CPU time of ``parquet2lmdb``; pyarrow 26.0.1).
+
     Raises:
         MissingExtraError: it is not installed.
     """
+    first = "pyarrow" not in sys.modules
     try:
         import pyarrow
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet") from error
+    if first and "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
+        pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     module: ModuleType = pyarrow
     return module
 

@@ -1,0 +1,34 @@
+"""Arrow's library as it is had: whose memory it takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("pyarrow")
+
+POOL = "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+OURS = "from facepack.convert.formats.parquet.engine import arrow; arrow(); "
+
+
+def run(program: str, **environment: str) -> str:
+    given = {k: v for k, v in os.environ.items() if k != "ARROW_DEFAULT_MEMORY_POOL"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, env=given | environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_memory_is_the_systems_where_nobody_else_uses_the_library() -> None:
+    assert run(OURS + POOL) == "system"
+
+
+def test_another_user_of_the_library_keeps_its_choice() -> None:
+    own = run(POOL)
+    assert run(f"import pyarrow; {OURS}{POOL}") == own
+    other = "mimalloc" if own != "mimalloc" else "jemalloc"
+    for pool in (own, other):
+        assert run(OURS + POOL, ARROW_DEFAULT_MEMORY_POOL=pool) == pool
