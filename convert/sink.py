@@ -25,6 +25,7 @@ from facepack.convert.file_target import (
     remove_parts,
     state_target,
 )
+from facepack.convert.left_out import Keeps, note_left_out
 from facepack.convert.options import ConvertOptions
 from facepack.convert.preview import preview
 from facepack.convert.result import Result
@@ -44,12 +45,14 @@ class Sink(ABC):
     """A kind of target, a folder, and the source that is written into it."""
 
     kind: ClassVar[str]  #: of the target, in its plan
+    keeps: ClassVar[Keeps] = Keeps()  #: of a record, beside image and label
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         self.source = source
         self.out = out
         self.options = options.for_source(source)
         note_changes(source, self.options, out)
+        note_left_out(source, self.keeps)
         self.state = out / STATE  #: the folder for what is kept of an unfinished run
 
     @classmethod

@@ -8,6 +8,7 @@ from facepack.convert.formats.kv.lmdb_sink import LmdbSink
 from facepack.convert.formats.kv.msgpack_value import pack_msgpack
 from facepack.convert.formats.kv.own_index import CLASSES, KEYS, LENGTH
 from facepack.convert.formats.kv.writer import KvItem
+from facepack.convert.left_out import Keeps, none
 from facepack.store.record import Buffer, SourceRecord
 
 
@@ -20,6 +21,7 @@ class MsgpackSink(LmdbSink):
     """
 
     kind = "msgpack"
+    keeps = Keeps(identities=False, names=none)
 
     def item(self, record: SourceRecord, image: Buffer, stem: str) -> KvItem:
         """Image and label under the next number."""

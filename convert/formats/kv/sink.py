@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from facepack.convert.formats.kv.datum import pack_datum
+from facepack.convert.formats.kv.index import is_plain_key
 from facepack.convert.formats.kv.lmdb_sink import LmdbSink
 from facepack.convert.formats.kv.writer import KvItem
+from facepack.convert.left_out import Keeps
 from facepack.store.files import write_file
 from facepack.store.record import Buffer, SourceRecord
 
@@ -22,6 +24,7 @@ class KvSink(LmdbSink):
     """
 
     kind = "kv"
+    keeps = Keeps(identities=False, names=is_plain_key)
     written = (INDEX,)
 
     def item(self, record: SourceRecord, image: Buffer, stem: str) -> KvItem:

@@ -11,6 +11,7 @@ import numpy as np
 from facepack.atomic import replacing
 from facepack.convert.formats.pairs.pair_set import PairSet, read_pair_set
 from facepack.convert.formats.pairs.pickles import read_bin, write_bin
+from facepack.convert.left_out import Keeps, none, note_left_out
 from facepack.convert.options import ConvertOptions
 from facepack.convert.preview import preview
 from facepack.convert.result import Result
@@ -48,6 +49,7 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
     options = options.for_source(source)
     pairs = read_pair_set(source, options.check)
     note_changes(source, options, out)
+    note_left_out(source, Keeps(names=none))
     path = out if out.suffix == _SUFFIX else out / f"{source.groups()[0].stem}{_SUFFIX}"
     require_outside_packs(path)
     if options.dry_run:

@@ -7,6 +7,7 @@ from typing import Any
 
 from facepack.convert.file_target import has_size, remove_images, write_image
 from facepack.convert.formats.pairs.pair_set import read_pair_set
+from facepack.convert.left_out import Keeps, none
 from facepack.convert.result import Result
 from facepack.convert.sink import Sink
 from facepack.progress import Progress
@@ -27,6 +28,7 @@ class PairFolderSink(Sink):
     """
 
     kind = "pair-folder"
+    keeps = Keeps(names=none)
 
     def plan(self) -> dict[str, Any]:
         """What the target is a function of. The set is read here: a bad one leaves no folder."""

@@ -21,6 +21,7 @@ from facepack.convert.file_target import STATE
 from facepack.convert.formats.rec.framing import MAX_PAYLOAD
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.recordio import MAX_CLASS, RecordWriter, pack_header
+from facepack.convert.left_out import Keeps, none
 from facepack.convert.sink import SpanSink
 from facepack.convert.source import Source
 from facepack.convert.spans import payload_bytes
@@ -80,6 +81,7 @@ class RecSink(SpanSink):
     """
 
     kind = "rec"
+    keeps = Keeps(identities=False, names=none, numbers=rf"id2|{_LABEL.pattern}")
     span_records, span_bytes = 65_536, 256 << 20
     written = (REC, INDEX, PROPERTY)
 

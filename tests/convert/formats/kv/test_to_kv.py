@@ -291,9 +291,10 @@ def test_resuming_writes_no_finished_span_again(
     part, read = source.part, []
 
     def noting(start: int, stop: int) -> ListSource:
-        read.append(start)
-        if len(read) == 4:
-            raise SourceError("the source vanished")
+        if stop - start > 1:  # single records are looked at beforehand
+            read.append(start)
+            if len(read) == 4:
+                raise SourceError("the source vanished")
         return part(start, stop)
 
     monkeypatch.setattr(source, "part", noting)
@@ -476,7 +477,7 @@ def test_a_database_in_msgpack(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     assert [(record.label, bytes(record.image)) for record in part.read()] == kept
     nobody = ListSource([("a", -1, make_jpeg(1))])
     convert_to_msgpack(nobody, tmp_path / "nobody", ConvertOptions())
-    assert "1 of 1 records have no identity: they have the label -1" in nobody.notices[0]
+    assert "1 of 1 records have no identity: they have the label -1" in nobody.notices[-1]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5, 9, 11])

@@ -1,0 +1,75 @@
+"""What records have that a target has no place for: told before it is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from facepack.convert.source import Part, Source
+from facepack.errors import FacepackError
+from facepack.store.record import SourceRecord
+
+_PLACES = 32  # where a record is looked at
+_ALWAYS = {"key", "flag", "id"}  # of every .rec, made again from what is written or from nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeps:
+    """What a target keeps of a record beside image and label."""
+
+    identities: bool = True  # their names
+    names: Callable[[str], bool] = bool  # whether it keeps the name of an image
+    numbers: str = "(?!)"  # a pattern of the names of those that it keeps
+
+
+def none(name: str) -> bool:
+    """Of a target that has no place for names of images."""
+    return False
+
+
+def note_left_out(source: Source, keeps: Keeps) -> None:
+    """Tell, by some records spread over the source, what of them a target does not keep."""
+    names: list[str] = []
+    identities: list[str] = []
+    numbers: dict[str, None] = {}
+    for part in _places(source):
+        if not identities:
+            identities += [name for name in part.identity_names().values() if name][:1]
+        for record in _first(part):
+            if not names and record.name and not keeps.names(record.name):
+                names.append(record.name)
+            numbers |= dict.fromkeys(
+                name
+                for name, value in (record.extra or {}).items()
+                if name not in _ALWAYS and value and not re.fullmatch(keeps.numbers, name)
+            )
+    lost = [f"names of images (such as {name!r})" for name in names]
+    if not keeps.identities:
+        lost += [f"names of identities (such as {name!r})" for name in identities]
+    if numbers:
+        lost.append(f"numbers beside the label ({_listed([*numbers])})")
+    if lost:
+        source.notices.append(
+            f"the target has no place for {' or '.join(lost)}, which are left out: a pack keeps "
+            "them"
+        )
+
+
+def _places(source: Source) -> Iterator[Part]:
+    """A record here and there; of a stream, which must be read to get there, the first."""
+    starts = [start for _, first, last in source.groups() for start in (first, (first + last) // 2)]
+    for start in sorted({*starts})[:: -(-len(starts) // _PLACES)] if source.parallel else [0]:
+        yield source.part(start, start + 1)
+
+
+def _first(part: Part) -> Iterator[SourceRecord]:
+    """The record of a part, if it can be read: what cannot is told when it is converted."""
+    try:
+        yield from (each for each in part.read() if isinstance(each, SourceRecord))
+    except FacepackError:
+        return
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names if len(names) < 4 else [*names[:2], "…", names[-1]])
