@@ -20,6 +20,9 @@ _MARGIN = 64 << 10
 """How far before the end of a block the next one may begin, and how much longer it may be: more
 than what is cut there, or lies between two blocks."""
 
+_LEAST = 1 << 20
+"""Bytes of a block that is read past the cache; of less, the system reads ahead better."""
+
 MAX_BLOCK = (4 << 20) - 2 * _MARGIN - 2 * _ALIGNED
 """Bytes of a block that are best asked for at once: with its margins, four fit into what
 :class:`~facepack.convert.blocks.Blocks` keeps."""
@@ -50,7 +53,7 @@ class Sweep:
 
     def read(self, count: int, offset: int) -> memoryview | None:
         """``count`` bytes from ``offset`` on; None: they are to be read by way of the cache."""
-        if self._thread is None:
+        if self._thread is None or count < _LEAST:
             self._behind.reached(offset)
             return None
         start, block = self._find(count, offset)
@@ -58,7 +61,7 @@ class Sweep:
         if end > len(block):  # the file has an end, or an error, which others tell
             return None
         # What comes next begins behind this block, or with the record that this one cuts.
-        following = max(offset + count - _MARGIN, offset)
+        following = offset + count - _MARGIN
         following -= following % _ALIGNED
         if offset + count < self._end:
             length = min(count + 2 * _MARGIN, self._end - following)
