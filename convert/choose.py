@@ -54,6 +54,12 @@ class Choice:
         return ", ".join(words)
 
     @property
+    def is_by_identity(self) -> bool:
+        """Whether it depends on who the images show."""
+        conditions = (self.identities, self.min_images, self.fewer_than, self.max_images)
+        return any(condition is not None for condition in conditions)
+
+    @property
     def is_everything(self) -> bool:
         """Whether nothing is left out."""
         return replace(self, seed=0) == Choice()
@@ -78,13 +84,19 @@ def choose(source: Source, choice: Choice) -> Source:
     """The records of ``source`` that ``choice`` takes, labels numbered anew without gaps.
 
     Raises:
-        NothingChosenError: nothing is left, or no pair of a verification set.
+        NothingChosenError: nothing is left, or no pair of a verification set; or none of the images
+            has an identity that it could go by.
         SourceError: a part of the source cannot be read.
         ConfigError: a condition cannot be understood.
     """
     if choice.is_everything:
         return source
     labels, excluded, named = _look(source, choice.exclude)
+    if choice.is_by_identity and not (labels >= 0).any():
+        raise NothingChosenError(
+            f"none of the {len(source):,} images has an identity, by which they would be chosen "
+            f"({choice}): leave that out"
+        )
     keep = ~excluded
     if choice.exclude:
         source.notices.append(
@@ -100,6 +112,11 @@ def choose(source: Source, choice: Choice) -> Source:
     if choice.identities is not None:
         keep &= np.isin(labels, _identities(source, labels, choice.identities))
     if choice.sample is not None:
+        if choice.sample > (left := np.count_nonzero(keep)):
+            source.notices.append(
+                f"--sample {int(choice.sample)}: there are {left:,} images to draw from, and all "
+                "are taken"
+            )
         keep &= _sampled(keep, choice.sample, choice.seed)
     if choice.min_images is not None or choice.fewer_than is not None:
         images = _images_of(labels, keep)
@@ -150,9 +167,17 @@ def _identities(source: Source, labels: np.ndarray, wanted: str) -> np.ndarray:
     present = np.unique(labels[labels >= 0])
     if match := re.fullmatch(r"(\d{0,9}):(\d{0,9})", wanted):
         low, high = (int(bound) if bound else None for bound in match.groups())
+        if high is not None and high - 1 > present[-1]:
+            source.notices.append(
+                f"--identities {wanted}: the labels of the source end at {present[-1]}"
+            )
         above = present[present >= (low or 0)]
         return above if high is None else above[above < high]
     if re.fullmatch(r"\d{1,9}", wanted):
+        if int(wanted) > len(present):
+            source.notices.append(
+                f"--identities {wanted}: the source has {len(present):,}, and all are taken"
+            )
         return present[: int(wanted)]
     if not os.path.lexists(wanted):  # that of a Path raises where the name is too long
         raise ConfigError(

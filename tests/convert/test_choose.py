@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tree.source import ImgSource
 from facepack.convert.source import Refusal, Source
 from facepack.convert.spans import cut_spans
-from facepack.errors import ConfigError, SourceError
+from facepack.errors import ConfigError, NothingChosenError, SourceError
 from facepack.hashing import hash64
 
 MakeRec = Callable[..., Path]
@@ -222,3 +223,37 @@ def test_who_has_no_name_is_excluded_by_none(make_rec: MakeRec) -> None:
     source = make_rec(10)
     chosen = choose(RecSource(source), Choice(exclude=frozenset({"None/", "-1/", "1"})))
     assert len(chosen) == 9
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        ({"identities": "9"}, "--identities 9: the source has 4, and all are taken"),
+        ({"identities": "4"}, None),
+        ({"identities": "2:9"}, "--identities 2:9: the labels of the source end at 3"),
+        ({"identities": "2:4"}, None),
+        ({"identities": "2:"}, None),
+        ({"identities": "2:3", "sample": 9}, "--sample 9: there are 5 images to draw from"),
+        ({"sample": 20}, None),
+    ],
+)
+def test_fewer_than_were_asked_for_are_told(
+    make_rec: MakeRec, choice: dict[str, Any], told: str | None
+) -> None:
+    source = RecSource(make_rec(20))
+    choose(source, Choice(**choice))
+    said = [notice for notice in source.notices if notice.startswith("--")]
+    assert len(said) == (told is not None) and (told is None or said[0].startswith(told))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{"min_images": 2}, {"fewer_than": 5}, {"max_images": 3}, {"identities": "0:5"}],
+)
+def test_pairs_are_not_chosen_by_identities(
+    make_jpeg: MakeJpeg, tmp_path: Path, choice: dict[str, Any]
+) -> None:
+    write_bin(tmp_path / "v.bin", [make_jpeg(k) for k in range(4)], [True, False])
+    with pytest.raises(NothingChosenError, match=r"none of the 4 images has an identity.*leave"):
+        choose(BinSource(tmp_path / "v.bin"), Choice(**choice))
+    assert len(choose(BinSource(tmp_path / "v.bin"), Choice(sample=9))) == 4

@@ -122,6 +122,7 @@ def scaled(shot: Shot) -> Shot:
     return replace(shot, image=image, side=SIDE)
 
 
+BY_IDENTITY = {"--identities", "--min-images", "--max-images", "--head-tail"}
 ALL: dict[str, Choose | None] = {"": None}
 CASES = {
     "exclude": Case(words="--exclude {exclude} --decode", parts={"": without_excluded}),
@@ -572,7 +573,10 @@ def test_chosen(
     options = [word.format(**{name: tmp_path / name for name in lists}) for word in case.options]
     words = command(made, source, sink, out, *options)
     left = {part: what_is_left(truth, choose) for part, choose in case.parts.items()}
-    if not any(left.values()):
+    nobody = all(face.label < 0 for face in truth.faces)
+    if nobody and BY_IDENTITY & {*case.options}:
+        check_refusal(words, 1, "has an identity", typed=made.typed)
+    elif not any(left.values()):
         check_refusal(words, 1, "choose more loosely", typed=made.typed)
     elif holds_pairs(truth, sink) and any(case.refuse(face.shot) for face in truth.faces):
         check_refusal(words, 1, "or pack the set", typed=made.typed)
