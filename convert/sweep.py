@@ -17,8 +17,8 @@ from facepack.convert.blocks import Blocks, ReadOnce
 _ALIGNED = mmap.PAGESIZE  # of which direct reads are multiples, in files and in memory
 _PROBES = 8  # bytes of the part that tell whether the page cache holds it
 _MARGIN = 64 << 10
-"""How far before the end of a block the next one may begin, and how much longer it may be: more
-than what is cut there, or lies between two blocks."""
+"""How far before or behind the end of a block the next one may begin: more than what is cut there,
+or lies between two blocks."""
 
 _LEAST = 1 << 20
 """Bytes of a block that is read past the cache; of less, the system reads ahead better."""
@@ -50,6 +50,7 @@ class Sweep:
         self._direct = -1 if cached else system.open_past_cache(descriptor)
         self._thread = None if self._direct < 0 else ThreadPoolExecutor(1)
         self._ahead: tuple[int, Future[memoryview]] | None = None  # with its first byte
+        self._longest = 0  # block until now, which the next one may be as long as
 
     def read(self, count: int, offset: int) -> memoryview | None:
         """``count`` bytes from ``offset`` on; None: they are to be read by way of the cache."""
@@ -64,7 +65,8 @@ class Sweep:
         following = offset + count - _MARGIN
         following -= following % _ALIGNED
         if offset + count < self._end:
-            length = min(count + 2 * _MARGIN, self._end - following)
+            self._longest = max(self._longest, count)
+            length = min(self._longest + 2 * _MARGIN, self._end - following)
             self._ahead = following, self._thread.submit(self._read, length, following)
         return block[begin:end].toreadonly()
 

@@ -91,12 +91,13 @@ def test_blocks_that_follow_each_other_are_read_once(
         return count
 
     monkeypatch.setattr(system, "read_into", counting)
-    bounds = [*range(1000, SIZE, step), SIZE]
+    steps = np.random.default_rng(step).integers(step * 3 // 4, step, SIZE // step * 2)
+    bounds = [k for k in np.cumsum([1000, *steps]).tolist() if k < SIZE] + [SIZE]
     with SourceFile(path) as file:
         file.sweep(bounds[0], SIZE)
         for begin, end in pairwise(bounds):
             file.read_block(end - begin, begin)
-    assert SIZE - 1000 <= read <= 1.2 * SIZE
+    assert SIZE - 1000 <= read <= 1.35 * SIZE  # blocks of unequal length cost a part of the longest
 
 
 def test_a_file_that_shrinks_is_named(path: Path, way: str) -> None:
