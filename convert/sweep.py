@@ -23,6 +23,10 @@ or lies between two blocks."""
 _LEAST = 1 << 20
 """Bytes of a block that is read past the cache; of less, the system reads ahead better."""
 
+_WASTE = 16 << 20
+"""Bytes that may be read without being asked for, beside a quarter of those that are: more of them
+show that blocks do not follow each other, or differ much in length."""
+
 MAX_BLOCK = (4 << 20) - 2 * _MARGIN - 2 * _ALIGNED
 """Bytes of a block that are best asked for at once: with its margins, four fit into what
 :class:`~facepack.convert.blocks.Blocks` keeps."""
@@ -31,8 +35,8 @@ MAX_BLOCK = (4 << 20) - 2 * _MARGIN - 2 * _ALIGNED
 class Sweep:
     """Gives blocks of the bytes ``[begin, end)`` of a file, each behind the one before.
 
-    Where that is not possible past the page cache, or the cache holds them already, the file is to
-    be read by way of it, and the cache forgets what was read.
+    Where that is not possible past the page cache, the cache holds them already, or too many bytes
+    are read more than once, the file is to be read by way of it, and it forgets what was read.
 
     Args:
         descriptor: the file, open for reading.
@@ -51,6 +55,7 @@ class Sweep:
         self._thread = None if self._direct < 0 else ThreadPoolExecutor(1)
         self._ahead: tuple[int, Future[memoryview]] | None = None  # with its first byte
         self._longest = 0  # block until now, which the next one may be as long as
+        self._wasted = 0  # bytes that were read without being asked for, as far as not allowed
 
     def read(self, count: int, offset: int) -> memoryview | None:
         """``count`` bytes from ``offset`` on; None: they are to be read by way of the cache."""
@@ -58,15 +63,20 @@ class Sweep:
             self._behind.reached(offset)
             return None
         start, block = self._find(count, offset)
+        self._wasted -= count + count // 4
         begin, end = offset - start, offset - start + count
         if end > len(block):  # the file has an end, or an error, which others tell
+            self.close()
             return None
         # What comes next begins behind this block, or with the record that this one cuts.
         following = offset + count - _MARGIN
         following -= following % _ALIGNED
-        if offset + count < self._end:
-            self._longest = max(self._longest, count)
+        if self._wasted > _WASTE:
+            self.close()
+        elif offset + count < self._end:
+            self._longest = min(max(self._longest, count), MAX_BLOCK)
             length = min(self._longest + 2 * _MARGIN, self._end - following)
+            self._wasted += length
             self._ahead = following, self._thread.submit(self._read, length, following)
         return block[begin:end].toreadonly()
 
@@ -79,6 +89,7 @@ class Sweep:
             if start <= offset and offset + count <= start + len(block):
                 return start, block
         start = offset - offset % _ALIGNED
+        self._wasted += count
         return start, self._read(offset - start + count, start)
 
     def _read(self, count: int, start: int) -> memoryview:

@@ -78,26 +78,60 @@ def test_blocks_are_what_the_file_holds(path: Path, way: str, seed: int) -> None
         assert block == data[offset : offset + len(block)]
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets the bytes of each piece that is read."""
+    reads = []
+
+    def counting(descriptor: int, block: memoryview, offset: int) -> int:
+        reads.append(os.preadv(descriptor, [block], offset))
+        return reads[-1]
+
+    monkeypatch.setattr(system, "read_into", counting)
+    return reads
+
+
 @pytest.mark.parametrize("step", [3_000, 100_000, 500_000])
 def test_blocks_that_follow_each_other_are_read_once(
     path: Path, way: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = 0
-
-    def counting(descriptor: int, block: memoryview, offset: int) -> int:
-        nonlocal read
-        count = os.preadv(descriptor, [block], offset)
-        read += count
-        return count
-
-    monkeypatch.setattr(system, "read_into", counting)
+    reads = count_reads(monkeypatch)
     steps = np.random.default_rng(step).integers(step * 3 // 4, step, SIZE // step * 2)
     bounds = [k for k in np.cumsum([1000, *steps]).tolist() if k < SIZE] + [SIZE]
     with SourceFile(path) as file:
         file.sweep(bounds[0], SIZE)
         for begin, end in pairwise(bounds):
             file.read_block(end - begin, begin)
-    assert SIZE - 1000 <= read <= 1.35 * SIZE  # blocks of unequal length cost a part of the longest
+    # Blocks of unequal length cost a part of the longest.
+    assert SIZE - 1000 <= sum(reads) <= 1.35 * SIZE
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [(300_000, begin) for begin in range(0, SIZE - 300_000, 200_000)],
+        [(300_000, begin) for begin in range(0, SIZE - 300_000, 400_000)],
+        [(300_000, begin) for begin in range(0, SIZE - 300_000, 10_000)],
+        [
+            (2_000_000, 0),
+            *((100_000, begin) for begin in range(2_000_000, SIZE - 100_000, 110_000)),
+        ],
+    ],
+    ids=["each cut by the next", "others between", "begun anew", "one that is longer"],
+)
+def test_blocks_that_do_not_follow_each_other_are_not_read_twice_for_long(
+    path: Path, way: str, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waste, longest = 256 << 10, 300_000
+    monkeypatch.setattr(sweep, "_WASTE", waste)
+    monkeypatch.setattr(sweep, "MAX_BLOCK", longest)
+    data = path.read_bytes()
+    reads = count_reads(monkeypatch)
+    with SourceFile(path) as file:
+        file.sweep(0, SIZE)
+        for count, offset in asked:
+            assert file.read_block(count, offset) == data[offset : offset + count]
+    wanted = sum(count for count, _ in asked)
+    assert wanted <= sum(reads) <= 1.25 * wanted + waste + 2 * longest
 
 
 def test_a_file_that_shrinks_is_named(path: Path, way: str) -> None:
@@ -114,10 +148,13 @@ def test_what_cannot_be_read_directly_is_read_by_way_of_the_cache(
     path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = path.read_bytes()
+    failed = 0
     with SourceFile(path) as file:
 
         def only_cached(descriptor: int, block: memoryview, offset: int) -> int:
+            nonlocal failed
             if descriptor != file._descriptor:
+                failed += 1
                 raise OSError(22, "Invalid argument")
             return os.preadv(descriptor, [block], offset)
 
@@ -126,6 +163,7 @@ def test_what_cannot_be_read_directly_is_read_by_way_of_the_cache(
         for begin in range(0, SIZE, 1 << 20):
             count = min(1 << 20, SIZE - begin)
             assert file.read_block(count, begin) == data[begin : begin + count]
+    assert failed <= 1  # it is not tried for each block anew
 
 
 def test_nothing_is_left_of_a_sweep(path: Path, way: str) -> None:
