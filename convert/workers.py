@@ -75,6 +75,23 @@ def started_early(
         _early = None
 
 
+def run_early(function: Callable[..., R], tasks: Sequence[tuple[Any, ...]]) -> list[R]:
+    """``function(*task)`` of each of ``tasks``, by the processes of :func:`started_early`.
+
+    They look at the files of a source, and write what is planned then. Where none were started,
+    or one task is all there is, this process does it.
+
+    Raises:
+        WorkerError: a worker process died.
+    """
+    if _early is None or len(tasks) < 2:
+        return [function(*task) for task in tasks]
+    try:
+        return list(_early.executor.map(function, *zip(*tasks, strict=True)))
+    except BrokenProcessPool as error:
+        raise _death(_early) from error
+
+
 def _can_fork() -> bool:
     """Whether an executor may fork its processes now."""
     # Before 3.10.5, it forked the second one beside a thread of its own (CPython's gh-90622).
@@ -224,23 +241,7 @@ class Workers:
                 for future in done:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
-            if self._processes is not None and not self._processes.began.is_set():
-                raise WorkerError(
-                    "no worker process could start; the lines above should tell why. A script that "
-                    "uses workers must do so below `if __name__ == '__main__':`, because each "
-                    "worker imports it"
-                ) from error
-            if self._processes is not None and (crash := self._processes.crash()) is not None:
-                raise WorkerError(
-                    f"{crash}: the file may be damaged, or the library that reads it at fault, or "
-                    "memory wanting: fetch the file again or leave it out, then run the command "
-                    "again, with --resume where it has that option"
-                ) from error
-            raise WorkerError(
-                "a worker process died: the system may have killed it for want of memory; "
-                "run the command again, with --resume where it has that option, and perhaps with "
-                "fewer --workers"
-            ) from error
+            raise _death(self._processes) from error
         except Exception as error:
             # An OSError without a number is Dask's own, of a connection that was closed.
             known = isinstance(error, FacepackError) or getattr(error, "errno", None) is not None
@@ -253,6 +254,27 @@ class Workers:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _death(processes: _Processes | None) -> WorkerError:
+    """The error of a worker process that died, one of ``processes`` if it is of this machine."""
+    if processes is not None and not processes.began.is_set():
+        return WorkerError(
+            "no worker process could start; the lines above should tell why. A script that "
+            "uses workers must do so below `if __name__ == '__main__':`, because each "
+            "worker imports it"
+        )
+    if processes is not None and (crash := processes.crash()) is not None:
+        return WorkerError(
+            f"{crash}: the file may be damaged, or the library that reads it at fault, or "
+            "memory wanting: fetch the file again or leave it out, then run the command "
+            "again, with --resume where it has that option"
+        )
+    return WorkerError(
+        "a worker process died: the system may have killed it for want of memory; "
+        "run the command again, with --resume where it has that option, and perhaps with "
+        "fewer --workers"
+    )
 
 
 def write_spans(

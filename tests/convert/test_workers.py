@@ -19,7 +19,7 @@ from facepack.convert.formats.pack.sink import PackOptions, convert_to_pack
 from facepack.convert.formats.rec.recordio import pack_header
 from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
-from facepack.convert.workers import Workers, started_early, suitable_count
+from facepack.convert.workers import Workers, run_early, started_early, suitable_count
 from facepack.errors import PackError, SourceError, WorkerError
 from facepack.processors import usable_processors
 
@@ -109,6 +109,47 @@ def test_processes_that_were_started_early_are_taken(
     for paths, count in (([tmp_path / "none"], 2), ([tmp_path], 1)):
         with started_early(paths, count, ["json"]):
             assert module._early is None
+
+
+def pid_or_fault(x: float) -> tuple[float, int]:
+    time.sleep(0.02)
+    if x < 0:
+        raise SourceError(f"file {x} is damaged")
+    return x, os.getpid()
+
+
+def test_files_are_looked_at_by_the_processes_that_were_started_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WORTH_A_PROCESS", 100)
+    (tmp_path / "source.zip").write_bytes(bytes(1000))
+    tasks = [(float(x),) for x in range(12)]
+    here = run_early(pid_or_fault, tasks)
+    assert here == [(x, os.getpid()) for (x,) in tasks]
+    with started_early([tmp_path], 2, ["json"]):
+        assert run_early(pid_or_fault, tasks[:1]) == here[:1]  # one is not worth the way
+        assert module._early is not None
+        early = set(module._early.executor._processes)
+        there = run_early(pid_or_fault, tasks)
+        assert [x for x, _ in there] == [x for (x,) in tasks]
+        assert {pid for _, pid in there} <= early
+        with pytest.raises(SourceError, match=r"file -3\.0 is damaged"):
+            run_early(pid_or_fault, [(1.0,), (-3.0,), (2.0,), (-5.0,)])
+        with Workers(2) as workers:  # they are still there for what is planned then
+            pids = {pid for _, pid in workers.run(pid_after, ((0.05,) for _ in range(20)))}
+        assert pids <= early
+
+
+def test_a_death_while_files_are_looked_at_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WORTH_A_PROCESS", 100)
+    (tmp_path / "source.zip").write_bytes(bytes(1000))
+    with (
+        started_early([tmp_path], 2, ["json"]),
+        pytest.raises(WorkerError, match="a worker process died"),
+    ):
+        run_early(os._exit, [(3,), (3,)])
 
 
 EARLY = """

@@ -34,6 +34,7 @@ from facepack.convert.inputs import files_below, require_once, unused_stem
 from facepack.convert.source import Entry, Group, PartInRuns, Refusal, Source, shard_stem
 from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.convert.sweep import MAX_BLOCK
+from facepack.convert.workers import run_early
 from facepack.errors import DecodeError, SourceError
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
@@ -308,22 +309,12 @@ class TfRecordSource(Source):
         self._wholes: dict[str, TfRecordPart] = {}  # of each file all records, by their stem
         taken: set[str] = set()
         count = 0
-        for path in files:
-            require_file(path)
-            with open_records(path) as file:
-                bounds = find_bounds(file)
-                if len(bounds) == 1:
-                    self.notices.append(f"{file_name(path)}: has no records")
-                    continue
-                stem = unused_stem(shard_stem(_SUFFIX.sub("", path.name)), taken)
-                self._wholes[stem] = TfRecordPart(
-                    path=path,
-                    size=file.size,
-                    compressed=not isinstance(file, SourceFile),
-                    fault=file.fault,
-                    start=count,
-                    bounds=bounds,
-                )
+        for whole in run_early(_look_at, [(path,) for path in files]):
+            if not whole.stop:
+                self.notices.append(f"{file_name(whole.path)}: has no records")
+                continue
+            stem = unused_stem(shard_stem(_SUFFIX.sub("", whole.path.name)), taken)
+            self._wholes[stem] = replace(whole, start=count)
             count = self._wholes[stem].stop
         self._count = count
         if not count:
@@ -343,8 +334,8 @@ class TfRecordSource(Source):
             self.notices.append(_told(self._chosen))
         self._numbers: dict[bytes, int] = {}
         if self._chosen.named:
-            wholes = (replace(each, chosen=self._chosen) for each in self._wholes.values())
-            names = set().union(*(each.label_names() for each in wholes))
+            wholes = [(replace(each, chosen=self._chosen),) for each in self._wholes.values()]
+            names = set().union(*run_early(TfRecordPart.label_names, wholes))
             self._numbers = {name: number for number, name in enumerate(sorted(names))}
             self.classes = len(names)
 
@@ -403,6 +394,25 @@ class TfRecordSource(Source):
             bounds=whole.bounds[start - whole.start : stop - whole.start + 1],
             chosen=self._chosen,
             numbers=self._numbers,
+        )
+
+
+def _look_at(path: Path) -> TfRecordPart:
+    """All records of a file, numbered from 0.
+
+    Raises:
+        SourceError: it is no TFRecord file, or cannot be read.
+    """
+    require_file(path)
+    with open_records(path) as file:
+        bounds = find_bounds(file)
+        return TfRecordPart(
+            path=path,
+            size=file.size,
+            compressed=not isinstance(file, SourceFile),
+            fault=file.fault,
+            start=0,
+            bounds=bounds,
         )
 
 

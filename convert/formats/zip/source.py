@@ -23,6 +23,7 @@ from facepack.convert.passed_over import PassedOver
 from facepack.convert.samples import NO_LABEL, names_beside
 from facepack.convert.source import Group, Refusal, Source, shard_stem
 from facepack.convert.source_file import file_name
+from facepack.convert.workers import run_early
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
 
@@ -63,9 +64,12 @@ class ZipSource(Source):
         files = list(zip_files(paths))
         require_once(files)
         passed, labels, lists = PassedOver(), PassedOver(), PassedOver()
-        passed_by_code = {OTHER: passed, LABEL: labels, LIST: lists}
         has_password = password is not None
-        archives = [read_archive(path, passed_by_code, has_password=has_password) for path in files]
+        archives = []
+        for archive, found in run_early(_look_at, [(path, has_password) for path in files]):
+            archives.append(archive)
+            for kind, code in ((passed, OTHER), (labels, LABEL), (lists, LIST)):
+                kind.add_all(found[code])
         for archive in archives:
             self._try_password(archive)
         samples = find_samples(archives, self._keys) if labelled else None
@@ -220,6 +224,12 @@ class ZipSource(Source):
                 "images; give the right one with --password-file FILE, or type it at the prompt "
                 "(--password)"
             )
+
+
+def _look_at(path: Path, has_password: bool) -> tuple[Archive, dict[int, PassedOver]]:
+    """A zip's directory, and by code the members that are no images, for :func:`read_archive`."""
+    passed = {code: PassedOver() for code in (OTHER, LABEL, LIST)}
+    return read_archive(path, passed, has_password=has_password), passed
 
 
 def zip_files(paths: Sequence[Path]) -> Iterator[Path]:

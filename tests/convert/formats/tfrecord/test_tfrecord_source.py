@@ -17,6 +17,7 @@ from matrix.command import facepack, invoke
 from matrix.makers import example, masked_crc32c, submessage, tfrecord
 
 from facepack import images
+from facepack.convert import workers
 from facepack.convert.formats.tfrecord import files, framing
 from facepack.convert.formats.tfrecord import source as tfrecord_source
 from facepack.convert.formats.tfrecord.files import InflatedFile
@@ -542,6 +543,27 @@ def test_names_of_several_files_are_one_set(
     ]
     source = TfRecordSource(paths)
     assert [record.label for record in read(source)] == [2, 0, 1, 2]  # type: ignore[union-attr]
+
+
+def test_files_that_several_processes_look_at_are_the_same(
+    make_jpeg: Callable[..., bytes], write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [[b"eve", b"ann"], [b"bob"], [b"ann", b"zoe", b"bob"]]
+    ways: list[Compress] = [bytes, gzip.compress, zlib.compress]
+    paths = [
+        write(named(make_jpeg, labels), way, f"{k}.tfrecord")
+        for k, (labels, way) in enumerate(zip(people, ways, strict=True))
+    ]
+    paths.append(write(b"", name="3.tfrecord"))
+
+    def found() -> object:
+        source = TfRecordSource(paths)
+        return source.describe(), source.notices, source.classes, [*map(told, read(source))]
+
+    here = found()
+    monkeypatch.setattr(workers, "_WORTH_A_PROCESS", 1)
+    with workers.started_early(paths, 2, [TfRecordSource.__module__]):
+        assert found() == here
 
 
 def test_what_is_no_name_among_names_is_set_aside(

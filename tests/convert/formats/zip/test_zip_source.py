@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from facepack import images
+from facepack.convert import workers
 from facepack.convert.formats.zip import directory as zip_directory
 from facepack.convert.formats.zip import part as zip_part
 from facepack.convert.formats.zip.source import ZipSource
@@ -258,6 +259,30 @@ def test_what_is_no_image_is_counted(face_zip: FaceZip) -> None:
         "passed over, first '__MACOSX/set/p0/._0.jpg'",
     ]
     assert source.passed_over == 3
+
+
+def test_zips_that_several_processes_look_at_are_the_same(
+    face_zip: FaceZip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = []
+    for number in range(5):
+        others = {f"README{number}.txt": b"", "__MACOSX/a.jpg": b"x"}
+        members = faces(4 + number, prefix=f"set/{number % 2}p") | others
+        paths.append(face_zip(members, f"{number}.zip"))
+
+    def told() -> object:
+        source = ZipSource(paths)
+        records = [r for r in read_all(source) if isinstance(r, SourceRecord)]
+        found = [(r.name, bytes(r.image), r.label) for r in records]
+        return source.describe(), source.notices, source.passed_over, found
+
+    here = told()
+    monkeypatch.setattr(workers, "_WORTH_A_PROCESS", 1)
+    with workers.started_early(paths, 2, [ZipSource.__module__]):
+        assert told() == here
+        paths[3].write_bytes(b"no zip")
+        with pytest.raises(SourceError, match=r"3\.zip"):
+            ZipSource(paths)
 
 
 def test_what_systems_leave_is_no_identity(face_zip: FaceZip) -> None:
