@@ -70,8 +70,7 @@ def evaluate(
     result = replace(protocol.measure(embeddings, norms), model=name)
     if bad:
         prefix = f"{protocol.faces.name}: "
-        bad = {at: why.removeprefix(prefix) for at, why in bad.items()}
-        notice = bad_notice(bad, len(norms))
+        notice = bad_notice([bad[at].removeprefix(prefix) for at in sorted(bad)], len(norms))
         result = replace(
             result,
             counts={**result.counts, BAD_IMAGES: len(bad)},

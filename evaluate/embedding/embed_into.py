@@ -26,9 +26,16 @@ from facepack.evaluate.embedding.embedding_folder import (
     remove,
     runs,
 )
-from facepack.evaluate.embedding.embeddings import BAD, KEYS, NORMS, ROWS, open_embeddings
+from facepack.evaluate.embedding.embeddings import (
+    BAD,
+    KEYS,
+    NORMS,
+    REASONS,
+    ROWS,
+    open_embeddings,
+)
 from facepack.evaluate.embedding.tensor_file import SUFFIX, map_tensors, write_tensors
-from facepack.evaluate.faces.bad_images import OnBadImage, require_one_image
+from facepack.evaluate.faces.bad_images import OnBadImage, bad_notice, require_one_image
 from facepack.evaluate.faces.faces import Faces
 from facepack.train.ranks.agreement import tell, together
 from facepack.train.ranks.group import ALONE, Ranks
@@ -57,17 +64,16 @@ class Embedded:
     features: int  # length of one
     new: int  # how many of them this run made, of all processes
     bad_images: list[str]  # the keys of those that could not be decoded, whose rows are NaN
+    bad_reasons: list[str]  # why, of each; empty of what earlier versions wrote
     not_finite: int  # how many of the others hold NaN or infinity
     first: str | None  # the key of the first of these
 
     def notices(self) -> list[str]:
         """What the user should know of images without an embedding."""
         notices = []
-        if bad := self.bad_images:
-            notices.append(
-                f"{len(bad):,} of {self.images:,} images could not be decoded, first {bad[0]}: "
-                "their rows are NaN, and bad_images of its meta.json lists them"
-            )
+        if self.bad_images:
+            told = bad_notice(self.bad_reasons or self.bad_images, self.images)
+            notices.append(f"{told}; their rows are NaN, and {BAD} of its meta.json lists them")
         if self.not_finite:
             notices.append(
                 f"{self.not_finite:,} of {self.images:,} embeddings are not finite, first of "
@@ -273,7 +279,8 @@ def _write_file(out: Path, folder: Path) -> None:
 def _summary(out: Path, plan: dict[str, Any], faces: Faces, new: np.ndarray) -> Embedded:
     written = open_embeddings(out)
     assert written.norms is not None
-    bad = set(written.meta.get(BAD, []))
+    keys, reasons = written.meta.get(BAD, []), written.meta.get(REASONS, [])
+    bad = set(keys)
     not_finite = np.flatnonzero(~np.isfinite(written.norms)).tolist()
     lost = [at for at in not_finite if faces.key(at) not in bad]
     return Embedded(
@@ -281,7 +288,8 @@ def _summary(out: Path, plan: dict[str, Any], faces: Faces, new: np.ndarray) -> 
         images=plan["images"],
         features=plan["features"],
         new=images_in(new, plan),
-        bad_images=sorted(bad),
+        bad_images=keys,
+        bad_reasons=reasons,
         not_finite=len(lost),
         first=faces.key(int(lost[0])) if len(lost) else None,
     )

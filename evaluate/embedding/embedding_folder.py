@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from itertools import pairwise
@@ -27,6 +27,7 @@ from facepack.evaluate.embedding.embeddings import (
     KEYS,
     META,
     NORMS,
+    REASONS,
     ROWS,
     encoded_key,
     read_map,
@@ -43,7 +44,7 @@ PLAN, DONE = "plan.json", "done"
 
 _SYNC_EVERY = 5.0  # seconds of work that a kill costs at most
 _KEYS_AT_ONCE = 1 << 16
-_APART = ("source", "model", BAD)  # of which a plan need not say the same
+_APART = ("source", "model", BAD, REASONS)  # of which a plan need not say the same
 _WHOLE, _HAS_BAD = 1, 2
 _OWN = (PLAN, DONE, ROWS, NORMS, KEYS, META)
 
@@ -285,10 +286,11 @@ def _write_all(file: FileIO, array: np.ndarray) -> None:
         left = left[file.write(left) :]
 
 
-def finish(folder: Path, plan: dict[str, Any], faces: Faces, bad: Iterable[int]) -> None:
+def finish(folder: Path, plan: dict[str, Any], faces: Faces, bad: Mapping[int, str]) -> None:
     """Write the keys and, last, the file that says what the embeddings are.
 
-    All batches are marked by then; ``bad`` are the positions of images without an embedding.
+    All batches are marked by then; ``bad`` are the positions of images without an embedding, and
+    why they have none.
     """
     with write_errors(folder):
         longest = max(len(encoded_key(faces.key(i))) for i in range(len(faces)))
@@ -299,7 +301,12 @@ def finish(folder: Path, plan: dict[str, Any], faces: Faces, bad: Iterable[int])
             stop = min(start + _KEYS_AT_ONCE, len(faces))
             keys[start:stop] = [encoded_key(faces.key(i)) for i in range(start, stop)]
         keys.flush()
-    stated = {**plan, BAD: [faces.key(at) for at in sorted(bad)]}
+    positions, prefix = sorted(bad), f"{faces.name}: "  # which may be a path
+    stated = {
+        **plan,
+        BAD: [faces.key(at) for at in positions],
+        REASONS: [bad[at].removeprefix(prefix) for at in positions],
+    }
     write_file(folder / META, [json.dumps(stated, indent=1).encode(), b"\n"])
     with write_errors(folder):
         for name in (PLAN, DONE):

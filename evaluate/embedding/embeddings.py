@@ -17,8 +17,9 @@ from facepack.reading import decode_text, map_npy, read_bytes, read_json
 ROWS, NORMS, KEYS, META = "embeddings.npy", "norms.npy", "keys.npy", "meta.json"
 """The files of a folder of embeddings, as ``facepack embed`` writes it."""
 
-BAD = "bad_images"
-"""In the last of these, the keys of images that could not be decoded: their rows are NaN."""
+BAD, REASONS = "bad_images", "bad_reasons"
+"""In the last of these, the keys of images that could not be decoded, whose rows are NaN, and why
+each could not."""
 
 _SHOWN = 3  # keys that an error quotes
 _TAKEN = 1 << 16  # rows that are put in order at a time

@@ -160,6 +160,7 @@ def test_what_an_error_leaves_is_completed_from_there(
         "features": 16,
         "new": IMAGES - 24,
         "bad_images": [],
+        "bad_reasons": [],
         "not_finite": 0,
         "first": None,
     }
@@ -390,7 +391,9 @@ def test_an_image_that_does_not_decode_is_named_and_marked(
     assert told.exit_code == 0, told.output
     stated = json.loads(told.stdout)
     assert stated["bad_images"] == ["03.jpg", "17.jpg"] and stated["not_finite"] == 0
-    assert "2 of 20 images could not be decoded, first 03.jpg" in told.stderr
+    assert "2 of 20 images cannot be decoded and have no embedding, first 03.jpg: " in told.stderr
+    assert [why.partition(": ")[0] for why in stated["bad_reasons"]] == stated["bad_images"]
+    assert str(tmp_path) not in json.dumps(stated["bad_reasons"])
     found = open_embeddings(out)
     assert np.flatnonzero(np.isnan(found.rows).all(axis=1)).tolist() == bad
     assert np.isfinite(np.delete(found.rows, bad, axis=0)).all()
@@ -399,6 +402,21 @@ def test_an_image_that_does_not_decode_is_named_and_marked(
     assert again.exit_code == 0 and "(0 of them new)" in again.stdout
     refused = facepack_embed(*own, "--out", tmp_path / "F", "--on-bad-image", "raise")
     assert refused.exit_code and "03.jpg" in refused.stderr
+
+
+def test_images_that_are_refused_for_several_reasons(
+    tmp_path: Path, run: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(9):
+        image = make_jpeg(i, size=112 if i < 7 else 50)
+        image = {1: image[:900], 3: b"no image", 5: image[:800]}.get(i, image)
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(image)
+    own = [tmp_path / "images", "--model", run, "--out", tmp_path / "E"]
+    for more in ([], ["--resume"]):
+        said = facepack_embed(*own, *more).stderr
+        assert "5 of 9 images cannot be decoded and have no embedding: 2 such as 1.jpg: " in said
+        assert "; 1 such as 3.jpg: " in said and "; 2 such as 7.jpg is " in said, said
 
 
 def test_where_no_image_decodes_it_is_an_error(

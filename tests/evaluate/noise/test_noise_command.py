@@ -209,7 +209,7 @@ def test_images_that_do_not_decode_have_no_score(
     done = run_cli(*words, "--out", tmp_path / "out", *others, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["without_score"] == 2
-    assert done.stderr.count("2 of 48 images could not be decoded") == 2
+    assert done.stderr.count("2 of 48 images cannot be decoded") == 2
     scores = np.load(tmp_path / "out/scores.npy")
     assert {*np.flatnonzero(scores["predicted"] < 0).tolist()} == bad
     assert run_cli("noise", pack_path, *words[2:], "--out", tmp_path / "whole").exit_code == 0
