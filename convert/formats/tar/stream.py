@@ -40,7 +40,7 @@ from facepack.convert.read_ahead import ReadAhead
 from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.errors import SourceError
 
-_BLOCK = 128 << 10  # bytes of an uncompressed file read at once, after a jump
+_BLOCK = 128 << 10  # bytes of an uncompressed file read at once, after a jump farther than that
 _MOST = 1 << 20  # the same, of blocks that follow each other
 _SQUEEZED = 1 << 20  # bytes of a compressed file read at once
 _INFLATED = 2 << 20  # bytes inflated at once
@@ -366,8 +366,10 @@ class PlainStream(Stream):
 
     def _go(self, position: int) -> None:
         end = self._starts[-1]
+        # Past what little is left of a member, reading goes on; a jump may want little there.
+        if not 0 <= position - self._base - len(self._chunk) < _BLOCK:
+            self._block = _BLOCK
         self._base, self._chunk, self._at = min(position, end), b"", 0
-        self._block = _BLOCK
         if position > end:
             self._advance()
 

@@ -22,6 +22,7 @@ from facepack.convert.formats.tar import glint360k
 from facepack.convert.formats.tar import stream as tar_stream
 from facepack.convert.formats.tar.stream import Files, Stream, StreamEndError
 from facepack.convert.read_ahead import ReadAhead
+from facepack.convert.source_file import SourceFile
 from facepack.errors import SourceError
 
 
@@ -138,6 +139,29 @@ def test_data_behind_gzipped_ones_that_are_none_are_passed_on(tmp_path: Path, pa
         assert stream.read(3) == b"one" and stream.foreign == -1
         assert stream.read(9) == b"\x1ftwothree" and stream.foreign == 3
         assert stream.start == 7 and stream.number == 1
+
+
+@pytest.mark.parametrize(("member", "reads"), [(7_000, 12), (400_000, 20)])
+def test_members_that_follow_each_other_take_few_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: int, reads: int
+) -> None:
+    asked: list[int] = []
+    read = SourceFile.read
+
+    def counting(file: SourceFile, count: int, offset: int) -> bytes:
+        asked.append(count)
+        return read(file, count, offset)
+
+    monkeypatch.setattr(SourceFile, "read", counting)
+    data = content(8 << 20)
+    files = Files.look_at(cut(tmp_path, data))
+    asked.clear()
+    with files.open() as stream:
+        for begin in range(0, len(data) - 512, member):
+            stream.seek(begin)
+            assert stream.peek(512) == data[begin : begin + 512]
+    assert len(asked) <= reads or sum(asked) < len(data) // 2  # large members are not read
+    assert max(asked) <= 1 << 20
 
 
 def test_an_inflating_bomb_takes_no_memory(tmp_path: Path) -> None:
