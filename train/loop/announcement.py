@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from facepack.errors import PackError, TrainingError
 from facepack.store.places import nearest, require_writable
@@ -99,6 +99,8 @@ def held_bytes(
         for value in state.values()
         if isinstance(value, Tensor)
     ]
+    if isinstance(optimizer, AdamW):  # which makes its two in the first step
+        moments = 2 * [each for group in optimizer.param_groups for each in group["params"]]
     held = list(head.buffers()) if isinstance(head, nn.Module) else head.weights
     sizes = {"network": network, "its optimizer": moments, method: held}
     return {

@@ -110,6 +110,17 @@ def test_dry_run_tells_what_is_in_the_folder(
     assert sorted(out.iterdir()) == files
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_dry_run_knows_before_the_first_step_how_large_a_checkpoint_is(
+    invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path, optimizer: str
+) -> None:
+    words = arguments(pack_path, tmp_path / "run", optimizer=optimizer, steps=1)
+    told = json.loads(invoke([*words, "--dry-run", "--json"]).stdout)
+    assert invoke(words).exit_code == 0
+    checkpoint = (told["needed_bytes"] - told["memory"]["network"]) / 2
+    assert 0.9 < (tmp_path / "run" / "checkpoint.pt").stat().st_size / checkpoint < 1.1
+
+
 @pytest.mark.parametrize("more", [["--max-steps=1"], []])
 def test_dry_run_of_what_is_done_already_would_write_nothing(
     invoke: Callable[[Sequence[str]], Result], pack_path: Path, tmp_path: Path, more: list[str]
