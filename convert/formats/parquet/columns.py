@@ -24,6 +24,10 @@ _NAMES_OF_SAME = (*_SAME, "genuine", "mated", "positive", "true", "yes", "1")
 _INDEX = "index"
 _NO_LABELS = (_INDEX, "width", "height", "channels", "size")  # numbers that are usual beside images
 _OPTION = {"image": "--image-column", "label": "--label-column"}
+_TAKEN = {
+    "image": "images are binary, or an Image of datasets: write the column anew so",
+    "label": "labels are whole numbers or texts: cast the column to these",
+}
 _OTHERS = f"{_OPTION['image']} and {_OPTION['label']} take others"
 
 
@@ -131,7 +135,9 @@ def find_columns(
         )
     columns = f"column{'s' * (len(found) > 1)} {' and '.join(map(repr, found))}"
     told = [f"images are taken from the {columns}"] * (not images)
-    told += [f"labels from {label!r}" if label else "no column has labels"]
+    others = [name for name in _LABELS if name in schema.names and name not in numbers + texts]
+    without = f"no column has labels (not {', '.join(map(repr, others))}: {_TAKEN['label']})"
+    told += [f"labels from {label!r}" if label else without if others else "no column has labels"]
     return Columns(
         images=tuple(found),
         fields=tuple(_fields_of(schema.field(name).type) for name in found),
@@ -146,8 +152,9 @@ def find_columns(
 
 def _take(name: str, allowed: Sequence[str], what: str, schema: Any, file: str) -> str:
     if name not in allowed:
+        why = f"is of another type ({_TAKEN[what]})" if name in schema.names else "is not there"
         raise ConfigError(
-            f"{_OPTION[what]} {name}: {file} has no such column of {what}s; its columns: "
+            f"{_OPTION[what]} {name}: the column of {what}s {why}; those of {file}: "
             f"{_listed(schema)}"
         )
     return name

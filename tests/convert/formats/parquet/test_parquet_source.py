@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import datetime
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +290,14 @@ def test_a_column_that_is_taken_is_told_with_how_to_take_another(tmp_path: Path)
     assert "labels from 'age'" in note and "--label-column" in note and "--image-column" in note
 
 
+def test_a_column_that_is_called_as_labels_are_and_holds_none_is_told(tmp_path: Path) -> None:
+    dates = [datetime.date(2020, 1, day) for day in (1, 2)]
+    for name, values in (("label", [Decimal(1), Decimal(2)]), ("id", dates)):
+        pq.write_table(pa.table({"a": [b"x", b"y"], name: values}), tmp_path / "faces.parquet")
+        (note,) = ParquetRows([tmp_path / "faces.parquet"]).notices
+        assert f"no column has labels (not {name!r}: labels are whole numbers or texts" in note
+
+
 @pytest.mark.parametrize(
     ("columns", "options", "error", "text"),
     [
@@ -299,9 +309,9 @@ def test_a_column_that_is_taken_is_told_with_how_to_take_another(tmp_path: Path)
             {"a": [b"x"]},
             {"image_column": ["b"]},
             ConfigError,
-            "--image-column b: faces.parquet has",
+            "--image-column b: the column of images is not there; those of faces.parquet: 'a' b",
         ),
-        ({"a": [b"x"]}, {"label_column": "a"}, ConfigError, "no such column of labels"),
+        ({"a": [b"x"]}, {"label_column": "a"}, ConfigError, "labels is of another type .* cast"),
     ],
 )
 def test_columns_that_cannot_be_told(
