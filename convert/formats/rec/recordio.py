@@ -63,6 +63,9 @@ class Header(NamedTuple):
     image: memoryview
 
 
+_NOWHERE = (None, None, None)  # path, offset and key: whoever read the payload knows them
+
+
 def pack_header(label: float | Sequence[float], id: int, id2: int = 0) -> bytes:
     """The bytes before the image: a scalar ``label`` is flag 0, a sequence is stored as a vector.
 
@@ -76,22 +79,14 @@ def pack_header(label: float | Sequence[float], id: int, id2: int = 0) -> bytes:
     return IR_HEADER.pack(labels.size, 0.0, id, id2) + labels.tobytes()
 
 
-def unpack_header(
-    payload: bytes | memoryview,
-    *,
-    path: Path | None = None,
-    offset: int | None = None,
-    key: int | None = None,
-) -> Header:
-    """Take ``payload`` apart without copying the image; the keywords name the record in an error.
+def unpack_header(payload: bytes | memoryview) -> Header:
+    """Take ``payload`` apart without copying the image.
 
     Raises :class:`RecordError` when the payload is too short for its own header.
     """
     if len(payload) < IR_HEADER.size:
         raise RecordError(
-            path,
-            offset,
-            key,
+            *_NOWHERE,
             f"its payload has {len(payload)} bytes, an image record has at least "
             f"{IR_HEADER.size} (the IRHeader)",
             FETCH_AGAIN,
@@ -100,9 +95,7 @@ def unpack_header(
     start = IR_HEADER.size + 4 * flag
     if start > len(payload):
         raise RecordError(
-            path,
-            offset,
-            key,
+            *_NOWHERE,
             f"its flag announces {flag} labels, its payload of {len(payload)} bytes has room for "
             f"{(len(payload) - IR_HEADER.size) // 4}",
             FETCH_AGAIN,
@@ -111,13 +104,7 @@ def unpack_header(
     return Header(flag, labels, id_, id2, memoryview(payload)[start:])
 
 
-def class_label(
-    header: Header,
-    *,
-    path: Path | None = None,
-    offset: int | None = None,
-    key: int | None = None,
-) -> int:
+def class_label(header: Header) -> int:
     """The class of an image: its scalar label, or the first element of a vector ``[class, …]``.
 
     A label of -1 means that the image has no class. Raises :class:`RecordError` for a label that is
@@ -128,9 +115,7 @@ def class_label(
     if -1 <= label <= MAX_CLASS and label.is_integer():
         return int(label)
     raise RecordError(
-        path,
-        offset,
-        key,
+        *_NOWHERE,
         f"its label is {label!r}, a class is a whole number from 0 to {MAX_CLASS}, or -1 for none",
         "correct the label in the source's list and write the .rec again, or leave the record out",
     )
