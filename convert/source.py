@@ -66,6 +66,7 @@ class Part(ABC):
     A part pickles small: it knows its own records and not the whole source.
     """
 
+    waits_for_disk: ClassVar[bool] = False  #: whether reading it is hardly any work besides
     start: int  #: ordinal of the first
     stop: int  #: ordinal behind the last
 

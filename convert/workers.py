@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Event, Semaphore
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from facepack.convert.doing import Lines
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
+from facepack.convert.turns import take_part
 from facepack.errors import FacepackError, MissingExtraError, WorkerError
 from facepack.processors import usable_processors
 from facepack.progress import Progress
@@ -127,8 +128,9 @@ class _Processes:
         self.count = count
         self.began = context.Event()  # set by the first worker that runs
         self._lines = Lines(context, count)
+        turns = context.Semaphore(max(count // 2, 1))
         self.executor = ProcessPoolExecutor(
-            count, mp_context=context, initializer=_begin, initargs=(self.began, self._lines)
+            count, mp_context=context, initializer=_begin, initargs=(self.began, self._lines, turns)
         )
 
     def end(self, *, kill: bool) -> None:
@@ -299,13 +301,14 @@ def write_spans(
             progress.update(spans[k].stop - spans[k].start)
 
 
-def _begin(began: Event, lines: Lines) -> None:
+def _begin(began: Event, lines: Lines, turns: Semaphore) -> None:
     """Set a worker up: it ends when the coordinator is gone, for nobody would wait for its result.
 
     Ctrl-C reaches the whole group of processes; it is the coordinator's to handle.
     """
     began.set()
     lines.take()
+    take_part(turns)
     # A shard's images are many objects in no cycles: the collector need not look at them often.
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY)

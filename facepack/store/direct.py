@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,9 +81,16 @@ class BlockWriter:
         if self._writing is None:
             pass_the_cache(self._file, True)
         self._wait()
-        self._writing = self._writer.submit(_write, self._file, self._block)
+        begun = threading.Event()
+        self._writing = self._writer.submit(self._write_one, begun, self._block)
+        # Python would let the other thread wait for some ms, as long as a disk takes for a block.
+        begun.wait()
         self._block, self._other = self._other, self._block
         self._filled = 0
+
+    def _write_one(self, begun: threading.Event, block: memoryview) -> None:
+        begun.set()
+        _write(self._file, block)
 
     def _wait(self) -> None:
         if self._writing is not None:

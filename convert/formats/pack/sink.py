@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from facepack.convert.preview import preview
 from facepack.convert.result import Result
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span, cut_spans, payload_bytes
+from facepack.convert.turns import reading_turn
 from facepack.convert.workers import Workers
 from facepack.encoding import WORDS
 from facepack.errors import DamageError, PackError, SourceError
@@ -198,7 +200,10 @@ def _make_shard(
     if written is not None:
         return written, False
     builder = ShardBuilder(check=options.check)
-    builder.refused = deliver(part, builder.add, accept_run=builder.add_run, strict=options.strict)
+    with reading_turn() if part.waits_for_disk else nullcontext():
+        builder.refused = deliver(
+            part, builder.add, accept_run=builder.add_run, strict=options.strict
+        )
     names = part.identity_names()
     builder.identity_names = {k: names[k] for k in set(builder.labels) if k in names}
     return builder.write(out, name, order=options.order, seed=options.seed, meta=meta), True

@@ -110,6 +110,7 @@ class RecordPart(PartInRuns):
 class RecPart(RecordPart):
     """Images of a ``.rec`` that follow each other in the file."""
 
+    waits_for_disk = True
     file_size: int  # bytes of the file when it was looked at
     # offsets of all records between and behind them, the last of them the next image or the end of
     # the file; None: records that are not known of are meant to be left out
