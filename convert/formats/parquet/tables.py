@@ -24,9 +24,9 @@ from facepack.convert.formats.parquet.engine import arrow, engine_errors
 from facepack.convert.source_file import SourceFile, require_file
 from facepack.errors import SourceError
 
-_BATCH_BYTES = 8 << 20  # of images that are read together
+_BATCH_BYTES = 2 << 20  # of images that are read together; of more, each takes memory anew
 _BATCH_ROWS = 4096
-_BUFFER = 1 << 20
+_BUFFER = 512 << 10
 _PARQUET, _ENCRYPTED = b"PAR1", b"PARE"
 _ARROW_FILE = b"ARROW1"
 _STREAM = b"\xff\xff\xff\xff"  # begins each message of an Arrow stream
