@@ -72,6 +72,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 _UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+_NO_THREAD = "can't start new thread"  # as CPython words it
 
 
 class LazyGroup(click.Group):
@@ -131,6 +132,16 @@ class LazyGroup(click.Group):
             name = f"facepack {ctx.invoked_subcommand}"
             click.echo(f"{name}: {path}: {error.strerror}: choose another path", err=True)
             ctx.exit(1)
+        except RuntimeError as error:
+            if not _lacks_a_thread(error):
+                raise
+            click.echo(
+                f"facepack {ctx.invoked_subcommand}: this process may start no further thread: "
+                "raise the limit (ulimit -u, or that of the container or job), or run fewer "
+                "processes beside it",
+                err=True,
+            )
+            ctx.exit(1)
         except KeyboardInterrupt:
             name = str(ctx.invoked_subcommand)
             command = self.get_command(ctx, name)
@@ -138,6 +149,15 @@ class LazyGroup(click.Group):
             hint = "; run it again with --resume to go on" if resumable else ""
             click.echo(f"facepack {name}: interrupted{hint}", err=True)
             ctx.exit(130)
+
+
+def _lacks_a_thread(error: BaseException | None) -> bool:
+    """Whether it came to this because no thread could be started."""
+    while error is not None:
+        if str(error) == _NO_THREAD:
+            return True
+        error = error.__context__
+    return False
 
 
 def _require_current_folder() -> None:

@@ -189,6 +189,22 @@ def test_a_deleted_current_folder_is_told(tmp_path: Path) -> None:
     assert done.stderr.startswith("facepack: the current folder is gone")
 
 
+def test_a_system_that_allows_no_more_threads(tmp_path: Path) -> None:
+    program = (
+        "import sys, threading\n"
+        'def refuse(*_, **__): raise RuntimeError("can\'t start new thread")\n'
+        "threading._start_new_thread = threading._start_joinable_thread = refuse\n"
+        "from facepack.cli import main; main()"
+    )
+    words = ["synth", "faces", "--identities", "2", "--workers", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "no further thread: raise the limit" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_names_of_other_letters_in_a_locale_that_has_none(
     tmp_path: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
