@@ -12,6 +12,7 @@ Source: POSIX.1-2017 ``pax``, "pax Interchange Format"; the GNU tar manual, "Bas
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zlib
 from typing import NamedTuple, Protocol
@@ -27,6 +28,10 @@ LONGEST_NAME = 100  # bytes of a name that fits into a header
 _MOST_PREFACE = 1 << 20  # bytes of a pax record or a long name
 _MOST_BEFORE = 4 << 20  # bytes of all of them before a member
 _REGULAR = b"0\x007"
+_KINDS = (b"0", b"\0", b"7")  # the same, one by one
+_PAX = b"x"
+_TIMES = re.compile(rb"(?:[0-9]{2} [acm]time=-?[0-9]{1,12}(?:\.[0-9]{1,20})?\n)+")
+_FEW = 16  # members that are walked at once, at first
 _BARE = b"123456"  # links, devices, folders, pipes: no data follow, whatever the size says
 _ADLER = 65521
 _DIGITS = [*range(124, 135), *range(148, 154)]  # of the size and the checksum
@@ -138,39 +143,92 @@ def read_member(reader: Reader) -> Member | None:
 
 
 class Members(NamedTuple):
-    """Files of a tar that follow each other in a piece of memory, under a header block each."""
+    """Files of a tar that follow each other in a piece of memory.
+
+    Each has one header block, and perhaps a pax record of times before it.
+    """
 
     names: list[bytes]  # as the archive has them
-    begins: list[int]  # where each one's header begins in the memory
+    begins: list[int]  # where the first header of each begins in the memory
+    headers: list[int]  # where its own header does
     sizes: list[int]  # bytes of each one's data
+
+    @classmethod
+    def none(cls) -> Members:
+        """No files."""
+        return cls([], [], [], [])
 
 
 def usual_members(data: bytes, start: int, stop: int) -> Members:
     """The members from byte ``start`` of ``data`` on, as far as they are usual.
 
     That is as long as they are files, end before ``stop``, and have one header block, whose fields
-    are written as all tars of today write them.
+    are written as all tars of today write them. Before it may be what Python's ``tarfile`` and GNU
+    tar's ``posix`` format write where times have fractions: a pax record of times alone.
     """
-    begins, sizes = [], []
+    found = Members.none()
+    most = _FEW
+    # No more are walked at once than were usual before: else each call would go to the end of the
+    # memory, and where unusual members stand among the others, there are as many calls.
+    while True:
+        begins, headers, sizes, after = _walk(data, start, stop, most)
+        if not begins:
+            return found
+        memory = np.frombuffer(data, np.uint8, (after - start) // BLOCK * BLOCK, start)
+        blocks = memory.reshape(-1, BLOCK)
+        first, own = ((np.array(at) - start) // BLOCK for at in (begins, headers))
+        usual, names = _usual(blocks[own])
+        for row in np.flatnonzero(first != own).tolist():
+            usual[row] &= is_header(blocks[first[row]].tobytes())
+        count = len(usual) if usual.all() else int(usual.argmin())
+        for members, more in zip(found, (names, begins, headers, sizes), strict=True):
+            members += more[:count]
+        if count < most:
+            return found
+        start, most = after, 4 * most
+
+
+def _walk(
+    data: bytes, start: int, stop: int, most: int
+) -> tuple[list[int], list[int], list[int], int]:
+    """Up to ``most`` members that may be usual, as their sizes and kinds tell.
+
+    Returns:
+        Where the first header of each begins, and where its own does; its size; and where the next
+        one begins.
+    """
+    begins: list[int] = []
+    headers: list[int] = []
+    sizes: list[int] = []
     at = start
     try:
-        while (after := at + BLOCK) <= stop:
-            size = int(data[at + 124 : at + 135], 8)
-            after += size + (-size & (BLOCK - 1))
+        while len(begins) < most and at + BLOCK <= stop:
+            own = at
+            if data[at + 156] == _PAX[0]:
+                length = _number(data[at + 124 : at + 136]) or 0
+                if length > BLOCK or not _are_times(data[at + BLOCK : at + BLOCK + length]):
+                    break
+                own = at + 2 * BLOCK
+            if data[own + 156 : own + 157] not in _KINDS or data[own + 345 : own + 346] != b"\0":
+                break
+            size = int(data[own + 124 : own + 135], 8)
+            after = own + BLOCK + size + (-size & (BLOCK - 1))
             if size < 0 or after > stop:
                 break
             begins.append(at)
+            headers.append(own)
             sizes.append(size)
             at = after
     except ValueError:
         pass
-    if not begins:
-        return Members([], [], [])
-    blocks = np.frombuffer(data, np.uint8, (stop - start) // BLOCK * BLOCK, start)
-    headers = blocks.reshape(-1, BLOCK)[(np.array(begins) - start) // BLOCK]
-    usual, names = _usual(headers)
-    count = len(usual) if usual.all() else int(usual.argmin())
-    return Members(names[:count], begins[:count], sizes[:count])
+    return begins, headers, sizes, at
+
+
+def _are_times(record: bytes) -> bool:
+    """Whether a pax record holds nothing but times, each line as long as it states."""
+    return _TIMES.fullmatch(record) is not None and all(
+        int(line.partition(b" ")[0]) == len(line) + 1 for line in record.split(b"\n")[:-1]
+    )
 
 
 def usual_names(headers: np.ndarray, sizes: np.ndarray) -> list[bytes | None]:

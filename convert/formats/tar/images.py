@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,21 +142,15 @@ class ImageMembers:
         name = member.name
         cut = name.rfind(b"/") + 1
         base = name[cut:]
-        if name[:cut] != self._folder:
-            self._folder = name[:cut]
-            self._in_clutter = lies_in_clutter(self._folder)
-            self._number = -1
+        self._enter(name[:cut])
         if self._in_clutter or is_clutter(base):
             return False
         if is_image(base):
             self.first = self.first or name
-            if self._number < 0:
-                path = _path(name[:cut])
-                self._number = self._numbers.setdefault(path, len(self._numbers))
             self._offsets.append(member.data)
             self._sizes.append(min(member.size, _LARGEST))
             self._headers.append((member.data - member.begin) // BLOCK)
-            self._folders.append(self._number)
+            self._folders.append(self._number_folder())
             self._samples.add_image(name)
             if self._paths is not None:
                 self._paths.append(path_hash(name))
@@ -179,11 +173,12 @@ class ImageMembers:
         """Whether the member of this header goes on with the last sample, as far as it tells."""
         return self._samples.is_open(header)
 
-    def add_pairs(self, members: Members, data: bytes, begin: int) -> int:
-        """Take usual samples: an image and its ``.cls``, in either order, in the last folder.
+    def add_pairs(self, members: Members, first: int, data: bytes, begin: int) -> int:
+        """Take usual samples: an image and its ``.cls``, in either order.
 
         Args:
-            members: of the archive, in order, the next one first.
+            members: of the archive, in order.
+            first: which of them is the next one.
             data: the memory that they lie in.
             begin: where it begins in the stream.
 
@@ -191,15 +186,20 @@ class ImageMembers:
             How many members were taken: those of all usual samples up to the first other member,
             but the last one, for that may go on behind it.
         """
-        folder = self._folder
-        if folder is None or self._in_clutter or self._number < 0:
-            return 0
-        cut = len(folder)
-        rows, stems, labels = [], [], []
-        before = None
         names = members.names
-        for k in range(0, len(names) - 1, 2):
+        if not self.first or first == len(names) or self._samples.is_open(names[first]):
+            return 0
+        folder = b"" if self._in_clutter else self._folder or b""
+        cut = len(folder)
+        rows, stems, labels, folders = [], [], [], []
+        before = None
+        for k in range(first, len(names) - 1, 2):
             name, other = names[k], names[k + 1]
+            if not name.startswith(folder) or b"/" in name[cut:]:
+                cut = name.rfind(b"/") + 1
+                folder = name[:cut]
+                if lies_in_clutter(folder):
+                    break
             dot = name.find(b".", cut)
             stem = name[:dot]
             row, class_row = (k, k + 1) if other.endswith(b".cls") else (k + 1, k)
@@ -209,12 +209,10 @@ class ImageMembers:
                 or other[:dot] != stem
                 or names[row][dot:] not in _SUFFIXES
                 or names[class_row][dot:] != b".cls"
-                or name[:cut] != folder
-                or b"/" in name[cut:]
                 or members.sizes[class_row] > LONGEST_CLS
             ):
                 break
-            at = members.begins[class_row] + BLOCK
+            at = members.headers[class_row] + BLOCK
             content = data[at : at + members.sizes[class_row]].strip()
             if not content.isdigit() or len(content) > _DIGITS:
                 break
@@ -222,19 +220,38 @@ class ImageMembers:
             rows.append(row)
             stems.append(stem)
             labels.append(int(content))
-        del rows[-1:], stems[-1:], labels[-1:]  # whose sample may go on
-        if not rows or self._samples.is_open(names[0]):
+            folders.append(folder)
+        for taken in (rows, stems, labels, folders):
+            del taken[-1:]  # whose sample may go on
+        if not rows:
             return 0
         self._samples.add_pairs(stems, labels)
         self._paths = None
         sizes = [members.sizes[row] for row in rows]
-        self._offsets.extend([begin + members.begins[row] + BLOCK for row in rows])
+        self._offsets.extend([begin + members.headers[row] + BLOCK for row in rows])
         self._sizes.extend([min(size, _LARGEST) for size in sizes])
-        self._headers.extend([1] * len(rows))
-        self._folders.extend([self._number] * len(rows))
+        lengths = (members.headers[row] - members.begins[row] for row in rows)
+        self._headers.extend([length // BLOCK + 1 for length in lengths])
+        for folder, group in groupby(folders):
+            self._enter(folder)
+            self._folders.extend([self._number_folder()] * len([*group]))
         lines = zip(sizes, (names[row] for row in rows), strict=True)
         self._digest.update(b"".join([b"%d %b\n" % line for line in lines]))
         return 2 * len(rows)
+
+    def _enter(self, folder: bytes) -> None:
+        """The next member lies in this folder."""
+        if folder != self._folder:
+            self._folder = folder
+            self._in_clutter = lies_in_clutter(folder)
+            self._number = -1
+
+    def _number_folder(self) -> int:
+        """The number of the folder, in which there is an image."""
+        if self._number < 0:
+            path = _path(self._folder or b"")
+            self._number = self._numbers.setdefault(path, len(self._numbers))
+        return self._number
 
     def finish(
         self,

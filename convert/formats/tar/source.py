@@ -9,6 +9,7 @@ converted. What is gzipped is inflated once for both, if there is room to keep i
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from facepack.convert.formats.tar import glint360k
 from facepack.convert.formats.tar.headers import (
     BLOCK,
     Member,
+    Members,
     is_header,
     read_member,
     usual_members,
@@ -219,6 +221,8 @@ class _Look:
         self._archives: list[tuple[Archive, int]] = []
         self._stems: set[str] = set()
         self._images = ImageMembers()
+        self._memory = b""  # a piece of the stream, and the usual members that were found in it
+        self._usual = Members.none()
         self._records: Records | None = None
         self._set: BinSource | None = None
         self._indexes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -390,10 +394,14 @@ class _Look:
         position = stream.position
         ends = stream.ends()
         stop = len(data) if ends is None else min(len(data), ends - position + at)
-        members = usual_members(data, at, stop)
-        count = self._images.add_pairs(members, data, position - at)
+        if data is not self._memory:
+            self._memory, self._usual = data, Members.none()
+        first = bisect_left(self._usual.begins, at)
+        if self._usual.begins[first : first + 1] != [at]:
+            self._usual, first = usual_members(data, at, stop), 0
+        count = self._images.add_pairs(self._usual, first, data, position - at)
         if count:
-            stream.seek(position - at + members.begins[count])
+            stream.seek(position - at + self._usual.begins[first + count])
 
     def _pass_boundary(self, member: Member, stream: Stream) -> None:
         """Make sure that a member that reaches over a file's end has its rest in the next one."""
