@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import io
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -156,6 +158,29 @@ class Bench:
                         file.write(bytes(2 * BLOCK))
             making.rename(folder)
         return sorted(folder.iterdir())
+
+    def samples(self) -> Path:
+        """The same images as samples in ten tars, with times as webdataset's writer has them."""
+        folder = self.folder / f"samples-{self.records}"
+        if not folder.exists():
+            making = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            layout = read_layout(self.rec)
+            number = 0
+            with RecordReader(layout.rec) as reader:
+                for k, offsets in enumerate(np.array_split(layout.offsets, 10)):
+                    with tarfile.open(making / f"train-{k:04d}.tar", "w") as file:
+                        for payload in reader.iter_at(offsets):
+                            header = unpack_header(payload)
+                            label = b"%d" % header.labels[0]
+                            for suffix, data in (("cls", label), ("jpg", bytes(header.image))):
+                                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                                member.size, member.mtime = len(data), 1.7e9 + number / 7
+                                file.addfile(member, io.BytesIO(data))
+                            number += 1
+            making.rename(folder)
+        return folder
 
     def gzipped_pieces(self) -> list[Path]:
         """The ``.rec`` and its index in one gzipped tar that is cut in seven by bytes."""
@@ -325,6 +350,17 @@ def zip2lmdb(bench: Bench) -> dict[str, object]:
         lambda: bench.timed(["cp", "-r", zips, bench.out("copy")]),
         lambda: bench.timed(
             [*FACEPACK, "zip2lmdb", zips, bench.out("pack"), "--workers", bench.workers]
+        ),
+    )
+
+
+def samples(bench: Bench) -> dict[str, object]:
+    """Tars of samples, against cp of them."""
+    tars = bench.samples()
+    return bench.compare(
+        lambda: bench.timed(["cp", "-r", tars, bench.out("copy")]),
+        lambda: bench.timed(
+            [*FACEPACK, "tar2lmdb", tars, bench.out("pack"), "--workers", bench.workers]
         ),
     )
 
@@ -532,6 +568,7 @@ TRIALS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "zip2lmdb": zip2lmdb,
     "parquet2lmdb": parquet2lmdb,
     "lmdb2parquet": lmdb2parquet,
+    "samples": samples,
     "tar2lmdb": tar2lmdb,
     "pieces": pieces,
     "kv2lmdb": kv2lmdb,

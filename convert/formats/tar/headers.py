@@ -24,6 +24,7 @@ from facepack.errors import SourceError
 BLOCK = 512
 ZEROS = bytes(BLOCK)
 LONGEST_NAME = 100  # bytes of a name that fits into a header
+TIMED = 3  # header blocks of a member behind a pax record of times
 
 _MOST_PREFACE = 1 << 20  # bytes of a pax record or a long name
 _MOST_BEFORE = 4 << 20  # bytes of all of them before a member
@@ -205,10 +206,9 @@ def _walk(
         while len(begins) < most and at + BLOCK <= stop:
             own = at
             if data[at + 156] == _PAX[0]:
-                length = _number(data[at + 124 : at + 136]) or 0
-                if length > BLOCK or not _are_times(data[at + BLOCK : at + BLOCK + length]):
+                if not _has_times(data, at):
                     break
-                own = at + 2 * BLOCK
+                own = at + (TIMED - 1) * BLOCK
             if data[own + 156 : own + 157] not in _KINDS or data[own + 345 : own + 346] != b"\0":
                 break
             size = int(data[own + 124 : own + 135], 8)
@@ -224,10 +224,20 @@ def _walk(
     return begins, headers, sizes, at
 
 
-def _are_times(record: bytes) -> bool:
-    """Whether a pax record holds nothing but times, each line as long as it states."""
-    return _TIMES.fullmatch(record) is not None and all(
-        int(line.partition(b" ")[0]) == len(line) + 1 for line in record.split(b"\n")[:-1]
+def is_record_of_times(data: memoryview, at: int) -> bool:
+    """Whether byte ``at`` of ``data`` begins a sound pax record that holds nothing but times."""
+    block = bytes(data[at : at + BLOCK])
+    return block[156:157] == _PAX and is_header(block) and _has_times(data, at)
+
+
+def _has_times(data: bytes | memoryview, at: int) -> bool:
+    """Whether the record behind the pax header at a byte holds times alone, in one block."""
+    length = _number(bytes(data[at + 124 : at + 136])) or 0
+    record = bytes(data[at + BLOCK : at + BLOCK + min(length, BLOCK)])
+    return (
+        length <= BLOCK
+        and _TIMES.fullmatch(record) is not None
+        and all(int(line.partition(b" ")[0]) == len(line) + 1 for line in record[:-1].split(b"\n"))
     )
 
 

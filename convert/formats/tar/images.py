@@ -32,8 +32,10 @@ from facepack.convert.files import (
 )
 from facepack.convert.formats.tar.headers import (
     BLOCK,
+    TIMED,
     Member,
     Members,
+    is_record_of_times,
     read_member,
     usual_names,
 )
@@ -467,7 +469,7 @@ class TarImagePart(PartInRuns):
         # Read together is what lies within a MiB and has nothing out of the usual.
         few = self.rows.take(rows)
         alone = (
-            (few.headers > 1)
+            ((few.headers > 1) & (few.headers != TIMED))
             | (few.labels < fmt.NO_IDENTITY)
             | (few.sizes > min(images.MAX_BYTES, _TOGETHER))
         )
@@ -484,12 +486,15 @@ class TarImagePart(PartInRuns):
         self, stream: Stream, rows: np.ndarray
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
         few = self.rows.take(rows)
-        begin = int(few.offsets[0]) - BLOCK
+        begin = int(few.offsets[0]) - BLOCK * int(few.headers[0])
         stream.seek(begin)
         data = stream.read_block(int(few.offsets[-1]) + int(few.sizes[-1]) - begin)
         starts = few.offsets - begin
         blocks = np.frombuffer(data, np.uint8, len(data) // BLOCK * BLOCK).reshape(-1, BLOCK)
         names = usual_names(blocks[starts // BLOCK - 1], few.sizes)
+        for k in np.flatnonzero(few.headers == TIMED).tolist():
+            if not is_record_of_times(data, int(starts[k]) - TIMED * BLOCK):
+                names[k] = None  # perhaps another name stands there
         unusual = [k for k, name in enumerate(names) if name is None]
         piece = Piece(data, begin, stream)
         first = 0

@@ -166,8 +166,11 @@ def samples(seed: int, image: bytes) -> bytes:
         if rng.random() < odd:
             pair.pop(int(rng.integers(2)))
         for name, content in pair:
-            if rng.random() < odd:
+            if rng.random() < (odd or 0.5):
                 data += times(b"mtime=%d.%d" % (number, seed))
+            elif rng.random() < odd:
+                data += times(b"path=" + name.encode())
+                name = "cut.jpg"
             data += member_header(name, len(content)) + content + bytes(-len(content) % BLOCK)
     return data + bytes(1024)
 
