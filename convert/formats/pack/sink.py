@@ -200,7 +200,8 @@ def _make_shard(
     if written is not None:
         return written, False
     builder = ShardBuilder(check=options.check)
-    with reading_turn() if part.waits_for_disk else nullcontext():
+    computes = options.check.decode or options.check.encodes
+    with reading_turn() if part.waits_for_disk and not computes else nullcontext():
         builder.refused = deliver(
             part, builder.add, accept_run=builder.add_run, strict=options.strict
         )
