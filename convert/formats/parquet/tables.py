@@ -24,7 +24,7 @@ from facepack.convert.formats.parquet.engine import arrow, engine_errors
 from facepack.convert.source_file import SourceFile, require_file
 from facepack.errors import SourceError
 
-_BATCH_BYTES = 2 << 20  # of images that are read together; of more, each takes memory anew
+_BATCH_BYTES = 2 << 20  # of images that are read together; for more, Arrow takes new memory
 _BATCH_ROWS = 4096
 _BUFFER = 512 << 10
 _PARQUET, _ENCRYPTED = b"PAR1", b"PARE"
