@@ -182,8 +182,10 @@ def usual_members(data: bytes, start: int, stop: int) -> Members:
         for row in np.flatnonzero(first != own).tolist():
             usual[row] &= is_header(blocks[first[row]].tobytes())
         count = len(usual) if usual.all() else int(usual.argmin())
-        for members, more in zip(found, (names, begins, headers, sizes), strict=True):
-            members += more[:count]
+        found.names.extend(names[:count])
+        found.begins.extend(begins[:count])
+        found.headers.extend(headers[:count])
+        found.sizes.extend(sizes[:count])
         if count < most:
             return found
         start, most = after, 4 * most
