@@ -26,7 +26,9 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise, starmap
 from pathlib import Path
 
 import lmdb
@@ -119,83 +121,66 @@ class Bench:
         """The same images in four stored zips, in WebFace260M's layout."""
         folder = self.folder / f"zips-{self.records}"
         if not folder.exists():
-            making = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
-            layout = read_layout(self.rec)
-            parts = np.array_split(layout.offsets, 4)
-            number = 0
-            with RecordReader(layout.rec) as reader:
-                for k, offsets in enumerate(parts):
+            with _making(folder) as making:
+                for k, faces in enumerate(self._faces(4)):
                     with zipfile.ZipFile(making / f"0_{k}.zip", "w") as file:
-                        for payload in reader.iter_at(offsets):
-                            header = unpack_header(payload)
+                        for number, _, image in faces:
                             name = f"WebFace260M/0_{k}_{number // 20:07d}/0_{number}.jpg"
-                            file.writestr(name, bytes(header.image))
-                            number += 1
-            making.rename(folder)
+                            file.writestr(name, image)
+        return folder
+
+    def samples(self) -> Path:
+        """The same images as samples in ten tars, with times as webdataset's writer has them."""
+        folder = self.folder / f"samples-{self.records}"
+        if not folder.exists():
+            with _making(folder) as making:
+                for k, faces in enumerate(self._faces(10)):
+                    with tarfile.open(making / f"train-{k:04d}.tar", "w") as file:
+                        for number, label, image in faces:
+                            for suffix, data in (("cls", b"%d" % label), ("jpg", image)):
+                                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                                member.size, member.mtime = len(data), 1.7e9 + number / 7
+                                file.addfile(member, io.BytesIO(data))
         return folder
 
     def gzipped_tars(self, count: int) -> list[Path]:
         """The same images as samples in so many gzipped tars that are archives by themselves."""
         folder = self.folder / f"tars-{self.records}-{count}"
         if not folder.exists():
-            making = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
-            layout = read_layout(self.rec)
-            number = 0
-            with RecordReader(layout.rec) as reader:
-                for k, offsets in enumerate(np.array_split(layout.offsets, count)):
+            with _making(folder) as making:
+                for k, faces in enumerate(self._faces(count)):
                     with gzip.open(making / f"train-{k:04d}.tar.gz", "wb", 6) as file:
-                        for payload in reader.iter_at(offsets):
-                            header = unpack_header(payload)
-                            label = b"%d" % header.labels[0]
-                            for suffix, data in (("jpg", bytes(header.image)), ("cls", label)):
+                        for number, label, image in faces:
+                            for suffix, data in (("jpg", image), ("cls", b"%d" % label)):
                                 file.write(member_header(f"{number:08d}.{suffix}", len(data)))
                                 file.write(data.ljust(padded(len(data)), b"\0"))
-                            number += 1
                         file.write(bytes(2 * BLOCK))
-            making.rename(folder)
         return sorted(folder.iterdir())
-
-    def samples(self) -> Path:
-        """The same images as samples in ten tars, with times as webdataset's writer has them."""
-        folder = self.folder / f"samples-{self.records}"
-        if not folder.exists():
-            making = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
-            layout = read_layout(self.rec)
-            number = 0
-            with RecordReader(layout.rec) as reader:
-                for k, offsets in enumerate(np.array_split(layout.offsets, 10)):
-                    with tarfile.open(making / f"train-{k:04d}.tar", "w") as file:
-                        for payload in reader.iter_at(offsets):
-                            header = unpack_header(payload)
-                            label = b"%d" % header.labels[0]
-                            for suffix, data in (("cls", label), ("jpg", bytes(header.image))):
-                                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
-                                member.size, member.mtime = len(data), 1.7e9 + number / 7
-                                file.addfile(member, io.BytesIO(data))
-                            number += 1
-            making.rename(folder)
-        return folder
 
     def gzipped_pieces(self) -> list[Path]:
         """The ``.rec`` and its index in one gzipped tar that is cut in seven by bytes."""
         folder = self.folder / f"pieces-{self.records}"
         if not folder.exists():
-            making = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
-            whole = making / "whole"
-            rec = self.rec_file
-            run(["tar", "czf", whole, "-C", rec.parent, rec.name, rec.with_suffix(".idx").name])
-            run(["split", "-n", "7", "-d", whole, making / "faces_"])
-            whole.unlink()
-            making.rename(folder)
+            with _making(folder) as making:
+                whole = making / "whole"
+                rec = self.rec_file
+                run(["tar", "czf", whole, "-C", rec.parent, rec.name, rec.with_suffix(".idx").name])
+                run(["split", "-n", "7", "-d", whole, making / "faces_"])
+                whole.unlink()
         return sorted(folder.iterdir())
+
+    def _faces(self, parts: int) -> Iterator[Iterator[tuple[int, int, bytes]]]:
+        """Number, label and image of each record, in so many parts one behind the other."""
+        layout = read_layout(self.rec)
+        bounds = np.linspace(0, len(layout), parts + 1).astype(int).tolist()
+
+        def part(start: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
+            payloads = reader.iter_at(layout.offsets[start:stop])
+            for number, header in enumerate(map(unpack_header, payloads), start):
+                yield number, int(header.labels[0]), bytes(header.image)
+
+        with RecordReader(layout.rec) as reader:
+            yield from starmap(part, pairwise(bounds))
 
     def msgpack(self) -> Path:
         """The same images in an LMDB, as trainers that keep image and label together write it."""
@@ -290,6 +275,16 @@ class Bench:
             figures[f"{name}_ratio"] = ratio
             text += f"; {name} {ratio:.2f}"
         return {**figures, "text": text}
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[Path]:
+    """Within, a folder is filled that is called ``folder`` once it is whole."""
+    making = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir()
+    yield making
+    making.rename(folder)
 
 
 def run(command: list[object]) -> None:
