@@ -29,8 +29,7 @@ TIMED = 3  # header blocks of a member behind a pax record of times
 _MOST_PREFACE = 1 << 20  # bytes of a pax record or a long name
 _MOST_BEFORE = 4 << 20  # bytes of all of them before a member
 _REGULAR = b"0\x007"
-_KINDS = (b"0", b"\0", b"7")  # the same, one by one
-_PAX = b"x"
+_PAX = ord("x")
 _TIMES = re.compile(rb"(?:[0-9]{2} [acm]time=-?[0-9]{1,12}(?:\.[0-9]{1,20})?\n)+")
 _FEW = 16  # members that are walked at once, at first
 _BARE = b"123456"  # links, devices, folders, pipes: no data follow, whatever the size says
@@ -207,11 +206,9 @@ def _walk(
     try:
         while len(begins) < most and at + BLOCK <= stop:
             own = at
-            if data[at + 156] == _PAX[0]:
-                if not _has_times(data, at):
-                    break
+            if data[at + 156] == _PAX and _has_times(data, at):
                 own = at + (TIMED - 1) * BLOCK
-            if data[own + 156 : own + 157] not in _KINDS or data[own + 345 : own + 346] != b"\0":
+            if own + BLOCK > stop or data[own + 156] not in _REGULAR or data[own + 345]:
                 break
             size = int(data[own + 124 : own + 135], 8)
             after = own + BLOCK + size + (-size & (BLOCK - 1))
@@ -229,7 +226,7 @@ def _walk(
 def is_record_of_times(data: memoryview, at: int) -> bool:
     """Whether byte ``at`` of ``data`` begins a sound pax record that holds nothing but times."""
     block = bytes(data[at : at + BLOCK])
-    return block[156:157] == _PAX and is_header(block) and _has_times(data, at)
+    return block[156] == _PAX and is_header(block) and _has_times(data, at)
 
 
 def _has_times(data: bytes | memoryview, at: int) -> bool:

@@ -191,6 +191,7 @@ class ImageMembers:
         names = members.names
         if not self.first or first == len(names) or self._samples.is_open(names[first]):
             return 0
+        # Where the last folder was clutter, that of the next member is looked at as a new one.
         folder = b"" if self._in_clutter else self._folder or b""
         cut = len(folder)
         rows, stems, labels, folders = [], [], [], []
