@@ -140,13 +140,13 @@ def with_options(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any
 
 def tell_preview(preview: EmbedPreview | NoisePreview, as_json: bool) -> None:
     """Print what would be done."""
-    from facepack.terminal import printable
+    from facepack.terminal import NOTHING_WRITTEN, printable
 
     if as_json:
         click.echo(json.dumps(asdict(preview)))
         return
     click.echo("\n".join(map(printable, preview.lines())))
-    click.echo("nothing was written (--dry-run)")
+    click.echo(NOTHING_WRITTEN)
 
 
 Declaration = Callable[..., "Opener"]

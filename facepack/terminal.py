@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 _PLAIN = str.maketrans({"×": "x", "–": "-", "−": "-", "…": "...", "·": "-"})
 _DRAWN = "▏█×–…·"
 _WIDTH = 100  # where the output is no terminal
+NOTHING_WRITTEN = "nothing was written (--dry-run)"
+"""Ends what a command says under ``--dry-run``, of however many data sets."""
 
 
 def can_draw() -> bool:

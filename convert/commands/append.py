@@ -14,7 +14,7 @@ from facepack.convert.command_line import PATH, apply_options, parameter_names, 
 from facepack.convert.commands.convert import DRY_RUN, LOOK, target_options
 from facepack.convert.formats.pack.command import PackSinkCommand
 from facepack.convert.registry import SOURCES
-from facepack.terminal import printable
+from facepack.terminal import NOTHING_WRITTEN, printable
 
 if TYPE_CHECKING:
     from facepack.convert.result import Result
@@ -85,6 +85,8 @@ def append(
             click.echo("\n".join(map(printable, result.lines())))
     if as_json:
         click.echo(json.dumps([vars(result) for result in results], indent=1))
+    elif options["dry_run"]:
+        click.echo(NOTHING_WRITTEN)
 
 
 def _refuse_options_of_others(ctx: click.Context, options: dict[str, Any]) -> None:

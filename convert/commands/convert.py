@@ -15,7 +15,7 @@ import click
 from facepack.convert.command_line import PATH, Option, apply_options, take
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES, SinkKind, SourceKind, summary
 from facepack.errors import NothingChosenError
-from facepack.terminal import printable
+from facepack.terminal import NOTHING_WRITTEN, printable
 
 if TYPE_CHECKING:
     from facepack.convert.result import Result
@@ -162,6 +162,8 @@ def _convert(
                 click.echo(_summary(result))
     if as_json:
         click.echo(_json([vars(r) for r in listed] if several else vars(listed[0])))
+    elif options["dry_run"]:
+        click.echo(NOTHING_WRITTEN)
 
 
 def _require_parallel(sink: SinkKind, options: dict[str, Any]) -> None:

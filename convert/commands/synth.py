@@ -113,13 +113,13 @@ def synth(
     same options give the same bytes.
     """
     from facepack.convert.faces.synth import SynthOptions, generate, preview
-    from facepack.terminal import printable
+    from facepack.terminal import NOTHING_WRITTEN, printable
 
     settings = SynthOptions(**options)
     if dry_run:
         told = preview(out, settings, overwrite=overwrite)
-        as_text = json.dumps(vars(told), indent=1) if as_json else None
-        click.echo(as_text or "\n".join(map(printable, told.lines())))
+        as_text = "\n".join([*map(printable, told.lines()), NOTHING_WRITTEN])
+        click.echo(json.dumps(vars(told), indent=1) if as_json else as_text)
         return
     result = generate(out, settings, workers=workers, overwrite=overwrite)
     if as_json:

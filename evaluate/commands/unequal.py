@@ -197,7 +197,7 @@ def _preview(
     from facepack.evaluate.validation import Validator
     from facepack.store.pack import open as open_pack
     from facepack.store.places import nearest
-    from facepack.terminal import printable
+    from facepack.terminal import NOTHING_WRITTEN, printable
     from facepack.train.methods.unequal.preview import preview_stages
 
     packs = preview_packs(halves, copy=False, overwrite=False, resume=resume)
@@ -222,5 +222,4 @@ def _preview(
     lines += [run.line() for run in runs[1:]]
     free = shutil.disk_usage(nearest(out)).free
     lines.append(f"about {needed / 1e6:,.1f} MB to write in all, {free / 1e6:,.1f} MB free")
-    click.echo("\n".join(map(printable, lines)))
-    click.echo("nothing was written (--dry-run)")
+    click.echo("\n".join(map(printable, [*lines, NOTHING_WRITTEN])))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facepack.terminal import printable
+from facepack.terminal import NOTHING_WRITTEN, printable
 
 if TYPE_CHECKING:
     from facepack.care.joined import JoinedPack
@@ -55,6 +55,8 @@ def join(
         return
     for preview in previews:
         click.echo("\n".join(map(printable, preview.lines())))
+    if dry_run:
+        click.echo(NOTHING_WRITTEN)
     for pack, made in zip(packs, manifests, strict=False):
         click.echo(
             f"{pack.out}: {made['records']:,} records, {made['identities']:,} identities of "

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from facepack.terminal import NOTHING_WRITTEN
+
 
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
@@ -44,4 +46,4 @@ def salvage(
         f"({len(result.doubtful):,} of them in doubt), {result.lost:,} lost"
     )
     if dry_run:
-        click.echo("nothing was written (--dry-run)")
+        click.echo(NOTHING_WRITTEN)

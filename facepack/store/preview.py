@@ -43,7 +43,7 @@ class Preview:
     dry_run: bool = True
 
     def lines(self) -> Iterator[str]:
-        """The same for people to read."""
+        """The same for people to read; the command ends it with ``NOTHING_WRITTEN``."""
         whose = (
             f"{self.identities:,} identities of {self.classes:,} classes"
             if self.pairs is None
@@ -72,4 +72,3 @@ class Preview:
             yield f"  of {self.looked_at:,} images that were looked at, {aside}{anew}"
         for entry in self.refused[:3]:
             yield f"  {entry['file']}: record {entry['ordinal']}: {entry['reason']}"
-        yield "nothing was written (--dry-run)"

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import facepack
 from facepack.cli import root
 from facepack.evaluate.validation import Validator
+from facepack.terminal import NOTHING_WRITTEN
 from facepack.train.config import TrainConfig
 from facepack.train.loop.checkpoint import load_checkpoint
 from facepack.train.loop.run import Trainer
@@ -124,6 +125,7 @@ def test_the_command_runs_all_stages_and_goes_on(
     before = sorted(tmp_path.iterdir())
     told = CliRunner().invoke(root, [*arguments, "--dry-run"])
     assert told.exit_code == 0 and sorted(tmp_path.iterdir()) == before
+    assert told.stdout.count(NOTHING_WRITTEN) == 1
     for words, message in (
         (["--val", "v=none"], "no verification set 'none'"),
         (["--set", "batch_size=41"], "the head, which has 40 images"),
