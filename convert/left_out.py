@@ -10,7 +10,8 @@ from facepack.convert.source import Part, Source
 from facepack.errors import FacepackError
 from facepack.store.record import SourceRecord
 
-_PLACES = 32  # where a record is looked at
+_GROUPS = 32  # of which records are looked at
+_TOGETHER = 8  # how many of each: the first may be one of few that lack something
 _ALWAYS = {"key", "flag", "id"}  # of every .rec, made again from what is written or from nothing
 
 
@@ -29,14 +30,14 @@ def none(name: str) -> bool:
 
 
 def note_left_out(source: Source, keeps: Keeps) -> None:
-    """Tell, by some records spread over the source, what of them a target does not keep."""
+    """Tell, by the first records of groups, what of them a target does not keep."""
     names: list[str] = []
     identities: list[str] = []
     numbers: dict[str, None] = {}
     for part in _places(source):
         if not identities:
             identities += [name for name in part.identity_names().values() if name][:1]
-        for record in _first(part):
+        for record in _readable(part):
             if not names and record.name and not keeps.names(record.name):
                 names.append(record.name)
             numbers |= dict.fromkeys(
@@ -57,14 +58,18 @@ def note_left_out(source: Source, keeps: Keeps) -> None:
 
 
 def _places(source: Source) -> Iterator[Part]:
-    """A record here and there; of a stream, which must be read to get there, the first."""
-    starts = [start for _, first, last in source.groups() for start in (first, (first + last) // 2)]
-    for start in sorted({*starts})[:: -(-len(starts) // _PLACES)] if source.parallel else [0]:
-        yield source.part(start, start + 1)
+    """The first records of groups spread over the source: others may be dear to reach.
+
+    Of a compressed file, all before them must be inflated; of a row group of Parquet, read.
+    """
+    groups = source.groups()
+    thinned = groups[:: -(-len(groups) // _GROUPS) or 1] if source.parallel else groups[:1]
+    for _, first, last in thinned:
+        yield source.part(first, min(first + _TOGETHER, last))
 
 
-def _first(part: Part) -> Iterator[SourceRecord]:
-    """The record of a part, if it can be read: what cannot is told when it is converted."""
+def _readable(part: Part) -> Iterator[SourceRecord]:
+    """The records of a part that can be read: what cannot is told when it is converted."""
     try:
         yield from (each for each in part.read() if isinstance(each, SourceRecord))
     except FacepackError:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from matrix.command import converted
 
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.left_out import Keeps, none, note_left_out
+from facepack.convert.source import Part, SourceView
 from facepack.store.writer import PackWriter
 
 TOLD = "the target has no place for "
@@ -70,6 +73,31 @@ def test_numbers_of_a_list(make_jpeg: Callable[..., bytes], tmp_path: Path) -> N
         out = tmp_path / sink
         told = told_by([f"lst2{sink}", tmp_path / "all.lst", *words], out)
         assert ("numbers beside the label (label_1)" in told) == lost, sink
+
+
+def test_a_number_that_the_first_record_lacks(
+    make_jpeg: Callable[..., bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "0.jpg").write_bytes(make_jpeg(0))
+    lines = [f"{k}\t3\t{7.5 * (k == 1)}\t0\t0.jpg\n" for k in range(40)]
+    (tmp_path / "all.lst").write_text("".join(lines))
+    told = told_by(["lst2kv", tmp_path / "all.lst", "--root", tmp_path], tmp_path / "out")
+    assert "numbers beside the label (label_1)" in told
+
+
+def test_no_record_behind_the_first_ones_of_a_group_is_looked_at(
+    make_rec: Callable[..., Path],
+) -> None:
+    """To reach one may take reading all before it."""
+    asked = []
+
+    class Watched(SourceView):
+        def part(self, start: int, stop: int) -> Part:
+            asked.append((start, stop))
+            return super().part(start, stop)
+
+    note_left_out(Watched(RecSource(make_rec(100))), Keeps(names=none))
+    assert asked == [(0, 8)]
 
 
 def test_numbers_of_every_rec_are_not_worth_a_word(
