@@ -186,9 +186,14 @@ def remove_parts(out: Path) -> None:
             path.unlink()
 
 
-def write_image(path: Path | str, image: Buffer) -> None:
-    """Write ``path``, without waiting for the disk and never through a link; raises OSError."""
-    descriptor = system.open_new(path)
+def write_image(path: Path | str, image: Buffer, *, replace: bool = True) -> None:
+    """Write ``path``, without waiting for the disk and never through a link.
+
+    Raises:
+        FileExistsError: not to ``replace`` what is there, and something is.
+        OSError: it cannot be written.
+    """
+    descriptor = system.open_new(path, replace=replace)
     try:
         view = memoryview(image)
         while view:

@@ -26,7 +26,7 @@ NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
 _FOLDER: int = getattr(os, "O_DIRECTORY", 0)
 _NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW | _BINARY
+_WRITE = os.O_WRONLY | os.O_CREAT | _NO_FOLLOW | _BINARY
 
 _positions = threading.Lock()  # of descriptors, which threads share
 
@@ -214,11 +214,15 @@ def is_read_only(folder: Path) -> bool:
         return False
 
 
-def open_new(path: Path | str) -> int:
-    """A descriptor of an empty file for writing; one that is there is emptied, a link refused."""
+def open_new(path: Path | str, *, replace: bool = True) -> int:
+    """A descriptor of an empty file for writing; one that is there is emptied, a link refused.
+
+    Raises:
+        FileExistsError: not to ``replace`` it, and something is there.
+    """
     if not _NO_FOLLOW and os.path.islink(path):  # noqa: PTH114
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
-    return os.open(path, _WRITE, 0o666)
+    return os.open(path, _WRITE | (os.O_TRUNC if replace else os.O_EXCL), 0o666)
 
 
 class OpenFolder:

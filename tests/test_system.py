@@ -156,6 +156,9 @@ def test_a_new_file_is_never_written_through_a_link(
     with pytest.raises(OSError, match="symbolic links"):
         system.open_new(tmp_path / "link")
     assert (tmp_path / "kept").read_text() == "kept"
+    with pytest.raises(FileExistsError):
+        system.open_new(tmp_path / "kept", replace=False)
+    assert (tmp_path / "kept").read_text() == "kept"
     os.close(system.open_new(tmp_path / "kept"))
     assert (tmp_path / "kept").read_text() == ""
 

@@ -109,6 +109,8 @@ class TreeSink(ParallelSink):
         batch: list[tuple[str, Buffer]] = []
         size = 0
         state = out / STATE
+        written = state / f"{name}.names"
+        again = options.resume or written.exists()  # so that some images may be there
         root = os.fspath(out)  # joining strings is a tenth of the work of joining paths
 
         def flush() -> None:
@@ -120,13 +122,10 @@ class TreeSink(ParallelSink):
                     if folder not in folders:
                         (out / folder).mkdir(parents=True, exist_ok=True)
                         folders.add(folder)
-                    if not (options.resume and has_size(out / path, len(image))):
-                        write_image(f"{root}/{path}", image)
+                    if not (again and has_size(out / path, len(image))):
+                        write_image(f"{root}/{path}", image, replace=again)
                 except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-                    raise SourceError(
-                        f"{out}: {path!r} cannot be written because a name in the source is a file "
-                        "here and a folder there: start anew with --overwrite --naming number"
-                    ) from error
+                    raise SourceError(f"{out}: {path!r} {_obstacle(out / path)}") from error
             batch.clear()
 
         def accept(record: SourceRecord) -> None:
@@ -140,7 +139,7 @@ class TreeSink(ParallelSink):
             if len(batch) == _BATCH:
                 flush()
 
-        with write_errors(out), (state / f"{name}.names").open("a", encoding="utf-8") as log:
+        with write_errors(out), written.open("a", encoding="utf-8") as log:
             log.write("\n")  # ends what a killed run may have left of a line
             refused = deliver(part, accept, strict=options.strict)
             flush()
@@ -224,6 +223,19 @@ def _path_of(naming: str, record: SourceRecord, suffix: str) -> str:
     number = record.extra.get("key") if record.extra else None
     ordinal = record.ordinal if number is None else int(number)
     return image_path(record.name, record.label, ordinal, suffix)
+
+
+def _obstacle(path: Path) -> str:
+    """Why ``path`` could not be written, where something is in the way, and what to do."""
+    if path.is_file():
+        return (
+            "is there already: either its name occurs more than once in the source (start anew "
+            "with --overwrite --naming number), or someone else wrote it (choose another target)"
+        )
+    return (
+        "cannot be written because a name in the source is a file here and a folder there: start "
+        "anew with --overwrite --naming number"
+    )
 
 
 def _lines(path: Path) -> Iterator[str]:

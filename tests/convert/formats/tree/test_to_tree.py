@@ -69,13 +69,13 @@ def test_an_interrupted_tree_is_completed(
     convert_to_tree(source, tmp_path / "whole", TreeOptions())
     write, calls = to_tree.write_image, 0
 
-    def stop_at_fifteen(path: str, data: bytes) -> None:
+    def stop_at_fifteen(path: str, data: bytes, **how: bool) -> None:
         nonlocal calls
         calls += 1
         if calls == 15:
             Path(path).write_bytes(b"half")
             raise KeyboardInterrupt
-        write(path, data)
+        write(path, data, **how)
 
     monkeypatch.setattr(to_tree, "write_image", stop_at_fifteen)
     with pytest.raises(KeyboardInterrupt):
@@ -120,9 +120,9 @@ def test_resuming_a_finished_tree_redoes_what_is_missing(
     written = []
     write = to_tree.write_image
 
-    def note(path: str, data: bytes) -> None:
+    def note(path: str, data: bytes, **how: bool) -> None:
         written.append(Path(path).name)
-        write(path, data)
+        write(path, data, **how)
 
     monkeypatch.setattr(to_tree, "write_image", note)
     convert_to_tree(source, out, TreeOptions(resume=True))
@@ -304,6 +304,44 @@ def test_names_that_repeat_are_told_before_anything_is_written_or_removed(
         before = contents(out)
 
 
+def test_a_name_that_comes_again_is_told_where_it_does(
+    make_jpeg: MakeJpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a source that does not know beforehand what its records are called."""
+    write, written = to_tree.write_image, []
+
+    def note(path: str, data: bytes, **how: bool) -> None:
+        written.append(path)
+        write(path, data, **how)
+
+    monkeypatch.setattr(to_tree, "write_image", note)
+    out = tmp_path / "out"
+    zips = [
+        write_zip(tmp_path / f"{k}.zip", {f"a/{i}.jpg": make_jpeg(k) for i in range(k, 20)})
+        for k in range(2)
+    ]
+    with pytest.raises(SourceError, match=r"'a/1.jpg' is there already.*--naming number"):
+        convert_to_tree(ZipSource(zips), out, TreeOptions())
+    assert len(written) == 20 + 1
+    assert (out / "a/1.jpg").read_bytes() == make_jpeg(0)
+    with pytest.raises(SourceError, match=r"19 names occur more than once.*--naming number"):
+        convert_to_tree(ZipSource(zips), out, TreeOptions(resume=True))
+    convert_to_tree(ZipSource(zips), out, TreeOptions(overwrite=True, naming="number"))
+    assert len(list(out.rglob("*.jpg"))) == 39
+
+
+def test_a_file_of_someone_else_is_not_overwritten(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    source = ZipSource([write_zip(tmp_path / "x.zip", {"a/0.jpg": make_jpeg(0)})])
+    convert_to_tree(source, out, TreeOptions())
+    (out / "b").mkdir()
+    (out / "b/0.jpg").write_text("mine")
+    source = ZipSource([write_zip(tmp_path / "y.zip", {"b/0.jpg": make_jpeg(0)})])
+    with pytest.raises(SourceError, match="choose another target"):
+        convert_to_tree(source, out, TreeOptions(overwrite=True))
+    assert (out / "b/0.jpg").read_text() == "mine"
+
+
 def test_a_list_that_has_an_image_twice(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     (tmp_path / "tree/a").mkdir(parents=True)
     (tmp_path / "tree/a/0.jpg").write_bytes(make_jpeg(0))
@@ -324,12 +362,12 @@ def test_what_a_killed_run_wrote_is_known_after_the_next(
     write = to_tree.write_image
     left = [400, 1]
 
-    def stop(path: str, data: bytes) -> None:
+    def stop(path: str, data: bytes, **how: bool) -> None:
         left[0] -= 1
         if left[0] < 0:
             left.pop(0)
             raise KeyboardInterrupt
-        write(path, data)
+        write(path, data, **how)
 
     monkeypatch.setattr(to_tree, "write_image", stop)
     for resume in (False, True):
