@@ -49,7 +49,10 @@ class Sweep:
         self._end = end
         self._blocks = blocks
         self._behind = ReadOnce(descriptor, begin)
-        places = range(begin, end, max((end - begin) // _PROBES, 1))
+        # At random: a page that is asked for is read, and one run must not answer for the next.
+        step = max((end - begin) // _PROBES, 1)
+        first = begin + int.from_bytes(os.urandom(4), "little") % step
+        places = range(first, end, step)
         cached = all(system.is_cached(descriptor, place) for place in places)
         self._direct = -1 if cached else system.open_past_cache(descriptor)
         self._thread = None if self._direct < 0 else ThreadPoolExecutor(1)

@@ -114,7 +114,10 @@ def open_past_cache(descriptor: int) -> int:
 
 
 def is_cached(descriptor: int, offset: int) -> bool:
-    """Whether the page cache holds a byte of an open file, as far as the system tells."""
+    """Whether the page cache holds a byte of an open file, as far as the system tells.
+
+    Where it does not, the system may read that page of the file, and hold it from then on.
+    """
     if not hasattr(os, "RWF_NOWAIT"):
         return False
     try:

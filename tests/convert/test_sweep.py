@@ -13,7 +13,7 @@ import pytest
 
 from facepack import system
 from facepack.convert import sweep
-from facepack.convert.blocks import free_blocks
+from facepack.convert.blocks import Blocks, free_blocks
 from facepack.convert.source_file import ReadError, SourceFile
 
 SIZE = (5 << 20) + 123
@@ -185,6 +185,27 @@ def test_a_part_without_bytes_is_swept(path: Path, way: str) -> None:
     with SourceFile(path) as file:
         file.sweep(SIZE, SIZE)
         assert file.read_block(0, SIZE) == b""
+
+
+def test_what_is_asked_once_does_not_answer_for_the_next_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that reads each page that it is asked for, of a file that it does not hold."""
+    held = set()
+
+    def is_cached(descriptor: int, offset: int) -> bool:
+        page = offset // 4096
+        was_held = page in held
+        held.add(page)
+        return was_held
+
+    monkeypatch.setattr(system, "is_cached", is_cached)
+    monkeypatch.setattr(system, "open_past_cache", os.dup)
+    for _ in range(30):
+        with SourceFile(path) as file:
+            swept = sweep.Sweep(file._descriptor, 0, SIZE, Blocks())
+            assert swept.read(1 << 20, 0) is not None
+            swept.close()
 
 
 def test_the_cache_is_asked_whether_it_holds_a_byte(path: Path) -> None:
