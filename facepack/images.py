@@ -151,10 +151,11 @@ def known_headers(
         if not len(left) or size > len(octets):
             continue
         long = np.flatnonzero(stops[left] - starts[left] >= size)
-        # Element n of the windows is what begins at byte n: each is taken and compared as a whole.
-        windows = np.ndarray(len(octets) - size + 1, f"V{size}", octets, strides=(1,))
+        # Row n of the windows are the bytes from byte n on.
+        windows = np.ndarray((len(octets) - size + 1, size), np.uint8, octets, strides=(1, 1))
         same = np.zeros(len(left), bool)
-        same[long] = windows[starts[left[long]]] == np.void(beginning)
+        expected = np.frombuffer(beginning, np.uint8)
+        same[long] = (windows[starts[left[long]]] == expected).all(axis=1)
         for row in left[same].tolist():
             found[row] = header
         left = left[~same]
