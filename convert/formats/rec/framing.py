@@ -6,7 +6,7 @@ magic at a multiple of four is cut there: the parts have cflag 1, 2 … 2, 3, an
 between them are not stored.
 
 Two parsers read them: :func:`walk_parts` takes any record and tells every fault, and
-:func:`find_payloads` takes whole records by the thousand, and leaves the rest to the other. MXNet,
+:func:`find_usual` takes whole records by the thousand, and leaves the rest to the other. MXNet,
 which this replaces, ended with NumPy 1.23 and Python 3.11, and reads one record at a time.
 
 Source: dmlc-core ``include/dmlc/recordio.h``, as of MXNet 1.9.1.
@@ -185,7 +185,16 @@ def read_record(read: Read, size: int, offset: int, path: Path) -> tuple[memoryv
 def find_payloads(
     block: memoryview, offsets: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the payloads of the first records in a block begin and end, as far as all is usual.
+    """As :func:`find_usual`, of the first records as far as all are usual."""
+    begins, ends, usual = find_usual(block, offsets, count)
+    taken = count if usual.all() else int(np.argmin(usual))
+    return begins[:taken], ends[:taken]
+
+
+def find_usual(
+    block: memoryview, offsets: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the payloads of usual records in a block begin and end.
 
     Usual are whole records that end in the block, where the next one, or another record, begins.
 
@@ -194,7 +203,13 @@ def find_payloads(
         offsets: int64, where ``count`` records begin in it; and one more, unless these are the last
             of all, behind which nothing is known.
         count: how many to look at.
+
+    Returns:
+        Begin and end of each payload, int64 (count,), and which records are usual, bool (count,):
+        of others, begin and end may be anything.
     """
+    if len(block) < PART.size:
+        return offsets[:count], offsets[:count], np.zeros(count, bool)
     # Heads are multiples of four, so that each is two numbers of this view. An index that an odd
     # record would take out of the view is held at its end; ``good`` then leaves that record out.
     words = np.frombuffer(block, "<u4", len(block) >> 2)
@@ -213,5 +228,4 @@ def find_payloads(
     following = offsets[1 : count + 1]
     known = len(following)
     good[:known] &= (after[:known] == following) | ((after[:known] < following) & another[:known])
-    taken = count if good.all() else int(np.argmin(good))
-    return begins[:taken], ends[:taken]
+    return begins, ends, good

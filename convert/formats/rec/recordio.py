@@ -14,6 +14,7 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from facepack.convert.formats.rec.framing import (
     WRONG_INDEX,
     FramingError,
     RecordError,
-    find_payloads,
+    find_usual,
     frame,
     padded,
     read_record,
@@ -222,6 +223,8 @@ class RecordReader(SourceFile):
         for item in self.iter_blocks(offsets):
             if isinstance(item, memoryview):
                 yield item
+            elif isinstance(item, FramingError):
+                raise item
             else:
                 block, begins, ends = item
                 for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
@@ -229,10 +232,11 @@ class RecordReader(SourceFile):
 
     def iter_blocks(
         self, offsets: np.ndarray, *, once: bool = False
-    ) -> Iterator[memoryview | tuple[memoryview, np.ndarray, np.ndarray]]:
+    ) -> Iterator[memoryview | FramingError | tuple[memoryview, np.ndarray, np.ndarray]]:
         """As :meth:`iter_at`, but usual records that follow each other come together.
 
         Of these: memory that holds them, and where each payload begins and ends in it, int64 (n,).
+        Of a record that is refused: the error.
 
         Args:
             offsets: of the records.
@@ -246,18 +250,43 @@ class RecordReader(SourceFile):
             start = int(offsets[done])
             upto = int(np.searchsorted(offsets, start + _BLOCK))
             stop = min(int(offsets[upto - 1]) + _TAIL, start + _BLOCK, self.size)
-            if 0 <= start <= stop - PART.size:
-                block = self.read_block(stop - start, start)
-                begins, ends = find_payloads(block, offsets[done : upto + 1] - start, upto - done)
-                if len(begins):
-                    yield block, begins, ends
-                    done += len(begins)
+            inside = 0 <= start <= stop - PART.size
+            block = self.read_block(stop - start, start) if inside else memoryview(b"")
+            at = offsets[done : upto + 1] - start
+            begins, ends, usual = find_usual(block, at, upto - done)
+            # The last one may go on behind the block: then it begins the next one.
+            if not usual[-1] and len(usual) > 1:
+                usual = usual[:-1]
+            for first, last in pairwise((0, *np.flatnonzero(np.diff(usual)) + 1, len(usual))):
+                if usual[first]:
+                    yield block, begins[first:last], ends[first:last]
                     continue
-            payload, after = read_record(self.read, self.size, start, self.path)
-            if done + 1 < count:
-                self._check_following(start, after, int(offsets[done + 1]))
-            yield payload
-            done += 1
+                for k in range(done + first, done + last):
+                    yield self._read_unusual(offsets[k : k + 2].tolist(), block, start)
+            done += len(usual)
+
+    def _read_unusual(
+        self, offsets: Sequence[int], block: memoryview, start: int
+    ) -> memoryview | FramingError:
+        """The payload of any record, or why it is refused.
+
+        Args:
+            offsets: of the record, and of the next one if any follows.
+            block: the bytes from ``start`` on, as many as were read.
+            start: the offset of the block.
+        """
+
+        def read(count: int, offset: int) -> bytes | memoryview:
+            at = offset - start
+            return block[at : at + count] if at + count <= len(block) else self.read(count, offset)
+
+        try:
+            payload, after = read_record(read, self.size, offsets[0], self.path)
+            for following in offsets[1:]:
+                self._check_following(offsets[0], after, following)
+        except FramingError as error:
+            return error
+        return payload
 
     def offsets(self) -> np.ndarray:
         """Find every record by walking from part to part: int64 byte offsets, increasing.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from facepack.convert.formats.rec.framing import PART, RecordError, padded
+from facepack.convert.formats.rec.framing import PART, FramingError, RecordError, padded
 from facepack.convert.formats.rec.layout import read_layout
 from facepack.convert.formats.rec.recordio import (
     IR_HEADER,
@@ -119,26 +119,23 @@ class RecPart(RecordPart):
     def _sweep(
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        offsets = self.offsets[rows]
+        done = 0
         with RecordReader(self.rec, self.file_size) as reader:
-            done = 0
-            while done < len(rows):
-                try:
-                    for item in reader.iter_blocks(offsets[done:], once=once):
-                        if isinstance(item, memoryview):
-                            row = int(rows[done])
-                            self._require_known_end(reader, row, len(item))
-                            yield self._record(row, item)
-                            done += 1
-                        else:
-                            data, starts, stops = item
-                            some = rows[done : done + len(starts)]
-                            self._require_known_ends(reader, some, stops - starts)
-                            yield from self._runs(some, data, starts, stops)
-                            done += len(some)
-                except RecordError as error:
-                    yield self._broken(reader, int(rows[done]), error)
-                    done += 1
+            for item in reader.iter_blocks(self.offsets[rows], once=once):
+                if isinstance(item, tuple):
+                    data, starts, stops = item
+                    some = rows[done : done + len(starts)]
+                    self._require_known_ends(reader, some, stops - starts)
+                    yield from self._runs(some, data, starts, stops)
+                    done += len(some)
+                    continue
+                row = int(rows[done])
+                if isinstance(item, FramingError):
+                    yield self._broken(reader, row, item)
+                else:
+                    self._require_known_end(reader, row, len(item))
+                    yield self._record(row, item)
+                done += 1
 
     def _require_known_ends(
         self, reader: RecordReader, rows: np.ndarray, lengths: np.ndarray
@@ -183,7 +180,7 @@ class RecPart(RecordPart):
             label = NO_IDENTITY if isinstance(record, Refusal) else record.label
             yield Entry(label, str(self.keys[row]) if self.keys_unique else None)
 
-    def _broken(self, reader: RecordReader, row: int, error: RecordError) -> Refusal:
+    def _broken(self, reader: RecordReader, row: int, error: FramingError) -> Refusal:
         """The refusal of a record that cannot be read, if the file is still the same."""
         reader.check()
         reason = error.reason

@@ -15,11 +15,10 @@ import simplejpeg
 from PIL import Image
 
 from facepack.convert.delivery import deliver
-from facepack.convert.formats.rec import recordio
+from facepack.convert.formats.rec import framing, recordio
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.recordio import RecordReader, pack_header
 from facepack.convert.formats.rec.source import RecSource
-from facepack.convert.formats.tar import records as tar_records
 from facepack.convert.formats.tar.source import TarSource
 from facepack.convert.formats.zip.part import ZipPart
 from facepack.convert.formats.zip.source import ZipSource
@@ -64,12 +63,12 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Any]]:
     """``slowly(part)``: its records, each by the parser that takes any record."""
 
     def find_none(block: memoryview, offsets: np.ndarray, count: int) -> Any:
-        return offsets[:0], offsets[:0]
+        return offsets[:count], offsets[:count], np.zeros(count, bool)
 
     def read(part: Any) -> list[Any]:
         with monkeypatch.context() as patch:
-            for module in (recordio, tar_records):
-                patch.setattr(module, "find_payloads", find_none)
+            for module in (recordio, framing):  # the latter for records in tars
+                patch.setattr(module, "find_usual", find_none)
             items = list(part.read())
         assert not any(isinstance(item, RecordRun) for item in items)
         return flat(items)
@@ -166,6 +165,34 @@ def test_payloads_together_are_those_one_by_one(make_rec: MakeRec) -> None:
                 data, starts, stops = item
                 found += [bytes(data[a:b]) for a, b in zip(starts, stops, strict=True)]
             assert found == [bytes(reader.read_at(offset)) for offset in chosen.tolist()]
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_unusual_records_are_read_with_those_around_them(
+    make_rec: MakeRec, make_jpeg: MakeJpeg, once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several parts, or broken: the block that holds them is not read again for each."""
+    parts = {k: pack_header(1, k) + MAGIC + make_jpeg(k) for k in range(1, 400, 4)}
+    folder = make_rec(400, bad=parts)
+    rec = folder / "train.rec"
+    offsets = read_index(folder / "train.idx")[1]
+    data = bytearray(rec.read_bytes())
+    for offset in offsets[2:399:4].tolist():
+        data[offset] ^= 0xFF
+    rec.write_bytes(bytes(data))
+    part = RecSource(folder).part(0, 400)
+    counts = []
+    for name in ("read", "read_block"):
+        read = getattr(RecordReader, name)
+
+        def count(self: RecordReader, size: int, offset: int, read: Any = read) -> Any:
+            counts.append(size)
+            return read(self, size, offset)
+
+        monkeypatch.setattr(RecordReader, name, count)
+    items = flat(part.read_runs() if once else part.read())
+    assert sum(isinstance(item, Refusal) for item in items) == 100
+    assert sum(counts) < 1.1 * len(data) + (64 << 10)
 
 
 def test_runs_of_a_zip_are_its_images(
