@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from facepack.convert.source import Part, Source
@@ -12,6 +12,7 @@ from facepack.store.record import SourceRecord
 
 _GROUPS = 32  # of which records are looked at
 _TOGETHER = 8  # how many of each: the first may be one of few that lack something
+_LONGEST_NUMBER = 20  # digits
 _ALWAYS = {"key", "flag", "id"}  # of every .rec, made again from what is written or from nothing
 
 
@@ -37,9 +38,10 @@ def note_left_out(source: Source, keeps: Keeps) -> None:
     for part in _places(source):
         if not identities:
             identities += [name for name in part.identity_names().values() if name][:1]
-        for record in _readable(part):
-            if not names and record.name and not keeps.names(record.name):
-                names.append(record.name)
+        records = [*_readable(part)]
+        if not names and not _are_counted(records):
+            names += [r.name for r in records if r.name and not keeps.names(r.name)][:1]
+        for record in records:
             numbers |= dict.fromkeys(
                 name
                 for name, value in (record.extra or {}).items()
@@ -74,6 +76,14 @@ def _readable(part: Part) -> Iterator[SourceRecord]:
         yield from (each for each in part.read() if isinstance(each, SourceRecord))
     except FacepackError:
         return
+
+
+def _are_counted(records: Sequence[SourceRecord]) -> bool:
+    """Whether names are but running numbers, as keys of a database: the order says the same."""
+    names = [record.name or "" for record in records]
+    if not all(name.isdecimal() and len(name) <= _LONGEST_NUMBER for name in names):
+        return False
+    return len({int(name) - r.ordinal for name, r in zip(names, records, strict=True)}) < 2
 
 
 def _listed(names: list[str]) -> str:

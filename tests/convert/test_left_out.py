@@ -100,6 +100,16 @@ def test_no_record_behind_the_first_ones_of_a_group_is_looked_at(
     assert asked == [(0, 8)]
 
 
+@pytest.mark.parametrize(("count", "told"), [(lambda k: k, False), (lambda k: 7 * k + 4, True)])
+def test_running_numbers_are_no_names(
+    make_jpeg: Callable[..., bytes], tmp_path: Path, count: Callable[[int], int], told: bool
+) -> None:
+    with PackWriter(tmp_path / "pack", classes=2, order="source") as writer:
+        for k in range(20):
+            writer.add(make_jpeg(k), k % 2, name=f"{count(k):08}")
+    assert bool(told_by(["lmdb2rec", tmp_path / "pack"], tmp_path / "out")) == told
+
+
 def test_numbers_of_every_rec_are_not_worth_a_word(
     make_rec: Callable[..., Path], tmp_path: Path
 ) -> None:
