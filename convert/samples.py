@@ -103,10 +103,26 @@ class Samples:
         self._classes: dict[bytes, int] = {}  # label by stem, of .cls
         self._objects: dict[bytes, int] = {}  # and of .json
 
-    def begin_archive(self) -> None:
-        """The next member is the first of an archive: no sample goes on in it."""
+    def end_archive(self) -> None:
+        """No sample goes on in the next archive."""
         self._end_run()
         self._key = None
+
+    def extend(self, other: Samples) -> None:
+        """Take what another gathered of the archives that come next."""
+        labels = np.array(other._labels, np.int32)
+        texts = labels <= _TEXT
+        if texts.any():
+            numbers = np.array([self._number(label) for label in other._texts], np.int32)
+            labels[texts] = numbers[_TEXT - labels[texts]]
+        self._labels.frombytes(labels.tobytes())
+        self._suffixes.extend(other._suffixes)
+        self._run = len(self._labels)
+        self.found |= other.found
+        self._strays += other._strays
+        self._first_stray = self._first_stray or other._first_stray
+        self._repeats += other._repeats
+        self._first_repeat = self._first_repeat or other._first_repeat
 
     def add_image(self, name: bytes) -> None:
         """The next member is an image."""

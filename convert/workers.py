@@ -76,8 +76,13 @@ def started_early(
         _early = None
 
 
-def run_early(function: Callable[..., R], tasks: Sequence[tuple[Any, ...]]) -> list[R]:
-    """``function(*task)`` of each of ``tasks``, by the processes of :func:`started_early`.
+def can_run_early() -> bool:
+    """Whether :func:`run_early` has more than this process."""
+    return _early is not None
+
+
+def run_early(function: Callable[..., R], tasks: Sequence[tuple[Any, ...]]) -> Iterator[R]:
+    """Yield ``function(*task)`` of each of ``tasks``, by the processes of :func:`started_early`.
 
     They look at the files of a source, and write what is planned then. Where none were started,
     or one task is all there is, this process does it.
@@ -86,9 +91,11 @@ def run_early(function: Callable[..., R], tasks: Sequence[tuple[Any, ...]]) -> l
         WorkerError: a worker process died.
     """
     if _early is None or len(tasks) < 2:
-        return [function(*task) for task in tasks]
+        for task in tasks:
+            yield function(*task)
+        return
     try:
-        return list(_early.executor.map(function, *zip(*tasks, strict=True)))
+        yield from _early.executor.map(function, *zip(*tasks, strict=True))
     except BrokenProcessPool as error:
         raise _death(_early) from error
 

@@ -20,6 +20,9 @@ _BINARY: int = getattr(os, "O_BINARY", 0)  # else Windows changes the ends of li
 READ: int = os.O_RDONLY | _BINARY
 """Flags of :func:`os.open` for a file that is read. Descriptors are not inherited anyway."""
 
+READ_AND_WRITE: int = os.O_RDWR | _BINARY
+"""The same, for one that is written as well."""
+
 NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)
 """A flag of :func:`os.open`: a pipe without anybody at its other end is not waited for."""
 

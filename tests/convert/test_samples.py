@@ -18,7 +18,6 @@ Member = tuple[str, bytes]  # name and content; of images empty
 def gather(archives: Sequence[Sequence[Member]]) -> Samples:
     samples = Samples()
     for members in archives:
-        samples.begin_archive()
         for name, content in members:
             if name.lower().endswith(".cls"):
                 samples.add_class(name.encode(), read_class(content))
@@ -26,6 +25,7 @@ def gather(archives: Sequence[Sequence[Member]]) -> Samples:
                 samples.add_object(name.encode(), read_object(content))
             else:
                 samples.add_image(name.encode())
+        samples.end_archive()
     return samples
 
 

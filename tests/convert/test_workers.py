@@ -124,17 +124,17 @@ def test_files_are_looked_at_by_the_processes_that_were_started_early(
     monkeypatch.setattr(module, "_WORTH_A_PROCESS", 100)
     (tmp_path / "source.zip").write_bytes(bytes(1000))
     tasks = [(float(x),) for x in range(12)]
-    here = run_early(pid_or_fault, tasks)
+    here = list(run_early(pid_or_fault, tasks))
     assert here == [(x, os.getpid()) for (x,) in tasks]
     with started_early([tmp_path], 2, ["json"]):
-        assert run_early(pid_or_fault, tasks[:1]) == here[:1]  # one is not worth the way
+        assert list(run_early(pid_or_fault, tasks[:1])) == here[:1]  # one is not worth the way
         assert module._early is not None
         early = set(module._early.executor._processes)
-        there = run_early(pid_or_fault, tasks)
+        there = list(run_early(pid_or_fault, tasks))
         assert [x for x, _ in there] == [x for (x,) in tasks]
         assert {pid for _, pid in there} <= early
         with pytest.raises(SourceError, match=r"file -3\.0 is damaged"):
-            run_early(pid_or_fault, [(1.0,), (-3.0,), (2.0,), (-5.0,)])
+            list(run_early(pid_or_fault, [(1.0,), (-3.0,), (2.0,), (-5.0,)]))
         with Workers(2) as workers:  # they are still there for what is planned then
             pids = {pid for _, pid in workers.run(pid_after, ((0.05,) for _ in range(20)))}
         assert pids <= early
@@ -149,7 +149,7 @@ def test_a_death_while_files_are_looked_at_is_told(
         started_early([tmp_path], 2, ["json"]),
         pytest.raises(WorkerError, match="a worker process died"),
     ):
-        run_early(os._exit, [(3,), (3,)])
+        list(run_early(os._exit, [(3,), (3,)]))
 
 
 EARLY = """

@@ -29,8 +29,11 @@ TIMED = 3  # header blocks of a member behind a pax record of times
 _MOST_PREFACE = 1 << 20  # bytes of a pax record or a long name
 _MOST_BEFORE = 4 << 20  # bytes of all of them before a member
 _REGULAR = b"0\x007"
-_PAX = ord("x")
-_TIMES = re.compile(rb"(?:[0-9]{2} [acm]time=-?[0-9]{1,12}(?:\.[0-9]{1,20})?\n)+")
+_PAX = b"x"
+# Lines that state their own length, as _pax reads them, which asks no more of times either.
+_TIMES = re.compile(
+    b"(?:%b)+" % b"|".join(b"%d [acm]time=[-.0-9]{%d}\n" % (n, n - 10) for n in range(11, 50))
+)
 _FEW = 16  # members that are walked at once, at first
 _BARE = b"123456"  # links, devices, folders, pipes: no data follow, whatever the size says
 _ADLER = 65521
@@ -177,9 +180,9 @@ def usual_members(data: bytes, start: int, stop: int) -> Members:
         memory = np.frombuffer(data, np.uint8, (after - start) // BLOCK * BLOCK, start)
         blocks = memory.reshape(-1, BLOCK)
         first, own = ((np.array(at) - start) // BLOCK for at in (begins, headers))
-        usual, names = _usual(blocks[own])
-        for row in np.flatnonzero(first != own).tolist():
-            usual[row] &= is_header(blocks[first[row]].tobytes())
+        usual, names, _ = _usual(blocks[own], _REGULAR)
+        timed = first != own
+        usual[timed] &= are_times(blocks, first[timed])
         count = len(usual) if usual.all() else int(usual.argmin())
         found.names.extend(names[:count])
         found.begins.extend(begins[:count])
@@ -205,9 +208,7 @@ def _walk(
     at = start
     try:
         while len(begins) < most and at + BLOCK <= stop:
-            own = at
-            if data[at + 156] == _PAX and _has_times(data, at):
-                own = at + (TIMED - 1) * BLOCK
+            own = at + (TIMED - 1) * BLOCK if data[at + 156] == _PAX[0] else at
             if own + BLOCK > stop or data[own + 156] not in _REGULAR or data[own + 345]:
                 break
             size = int(data[own + 124 : own + 135], 8)
@@ -223,21 +224,21 @@ def _walk(
     return begins, headers, sizes, at
 
 
-def is_record_of_times(data: memoryview, at: int) -> bool:
-    """Whether byte ``at`` of ``data`` begins a sound pax record that holds nothing but times."""
-    block = bytes(data[at : at + BLOCK])
-    return block[156] == _PAX and is_header(block) and _has_times(data, at)
+def are_times(blocks: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Which of the blocks ``at``, (n,), begin a pax record that holds nothing but times.
 
+    Args:
+        blocks: uint8 (m, 512); behind each in question is another.
+        at: their rows.
 
-def _has_times(data: bytes | memoryview, at: int) -> bool:
-    """Whether the record behind the pax header at a byte holds times alone, in one block."""
-    length = _number(bytes(data[at + 124 : at + 136])) or 0
-    record = bytes(data[at + BLOCK : at + BLOCK + min(length, BLOCK)])
-    return (
-        length <= BLOCK
-        and _TIMES.fullmatch(record) is not None
-        and all(int(line.partition(b" ")[0]) == len(line) + 1 for line in record[:-1].split(b"\n"))
-    )
+    Returns:
+        Whether the block is a usual header of such a record, which the next one holds: bool (n,).
+    """
+    times, _, sizes = _usual(blocks[at], _PAX)
+    for k in np.flatnonzero(times).tolist():
+        record = blocks[at[k] + 1, : sizes[k]].tobytes()
+        times[k] = sizes[k] <= BLOCK and _TIMES.fullmatch(record) is not None
+    return times
 
 
 def usual_names(headers: np.ndarray, sizes: np.ndarray) -> list[bytes | None]:
@@ -245,14 +246,16 @@ def usual_names(headers: np.ndarray, sizes: np.ndarray) -> list[bytes | None]:
 
     None stands for one that is not written as all tars of today write it, or is another.
     """
-    usual, names = _usual(headers)
-    digits = headers[:, 124:135].astype(np.int64) - ord("0")
-    usual &= digits @ _OCTAL == sizes
+    usual, names, stated = _usual(headers, _REGULAR)
+    usual &= stated == sizes
     return [name if is_usual else None for name, is_usual in zip(names, usual, strict=True)]
 
 
-def _usual(headers: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
-    """Which header blocks are those of files, of the usual form, bool (n,); names of these."""
+def _usual(headers: np.ndarray, kinds: bytes) -> tuple[np.ndarray, list[bytes], np.ndarray]:
+    """Which header blocks are of these kinds and the usual form, bool (n,); names, sizes of these.
+
+    Sizes are int64 (n,).
+    """
     digits = headers[:, _DIGITS]
     usual = ((digits >= ord("0")) & (digits <= ord("7"))).all(axis=1)
     usual &= (headers[:, 135] == 0) | (headers[:, 135] == ord(" "))
@@ -261,8 +264,7 @@ def _usual(headers: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
     field = headers[:, 148:156].sum(axis=1, dtype=np.uint32)
     stated = (headers[:, 148:154].astype(np.int64) - ord("0")) @ _OCTAL[-6:]
     usual &= headers.sum(axis=1, dtype=np.uint32) - field + 8 * ord(" ") == stated
-    kinds = headers[:, 156]
-    usual &= (kinds == _REGULAR[0]) | (kinds == _REGULAR[1]) | (kinds == _REGULAR[2])
+    usual &= (headers[:, 156, None] == np.frombuffer(kinds, np.uint8)).any(axis=1)
     usual &= headers[:, 345] == 0
     fields = np.ascontiguousarray(headers[:, :LONGEST_NAME])
     names = fields.view(f"S{LONGEST_NAME}").ravel()
@@ -270,7 +272,8 @@ def _usual(headers: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
     usual &= lengths == (fields != 0).sum(axis=1)  # else something stands behind the name
     # One that ends with a slash is a folder of a v7 tar; and a name there must be.
     usual &= (lengths > 0) & (fields[np.arange(len(fields)), lengths - 1] != ord("/"))
-    return usual, names.tolist()
+    sizes = (headers[:, 124:135].astype(np.int64) - ord("0")) @ _OCTAL
+    return usual, names.tolist(), sizes
 
 
 def _sums(block: bytes) -> tuple[int, int]:

@@ -35,7 +35,7 @@ from facepack.convert.formats.tar.headers import (
     TIMED,
     Member,
     Members,
-    is_record_of_times,
+    are_times,
     read_member,
     usual_names,
 )
@@ -129,15 +129,47 @@ class ImageMembers:
         self._folder: bytes | None = None
         self._number = 0
         self._in_clutter = False
-        self._digest = xxhash.xxh3_128()
+        self._listings = b""  # hashes of names and sizes, of each archive
 
     def __len__(self) -> int:
         return len(self._offsets)
 
+    @property
+    def has_list(self) -> bool:
+        """Whether there is a list of images."""
+        return bool(self._lists.first)
+
     def begin_archive(self) -> None:
-        """The next member is the first of an archive: no sample goes on in it."""
-        self._samples.begin_archive()
+        """The next member is the first of an archive."""
         self._archives.append(len(self))
+        self._digest = xxhash.xxh3_128()
+
+    def end_archive(self) -> None:
+        """No sample goes on in the next archive."""
+        self._samples.end_archive()
+        self._listings += self._digest.digest()
+        del self._digest  # which cannot be sent to another process
+
+    def extend(self, other: ImageMembers, begin: int) -> None:
+        """Take the images that another gathered of the next archives, where there is no list.
+
+        Args:
+            other: it, between archives.
+            begin: the byte of this one's stream at which that of the other begins.
+        """
+        self._archives.extend([len(self) + row for row in other._archives])
+        offsets = np.array(other._offsets, np.int64) + begin
+        numbers = self._numbers
+        of_folder = [numbers.setdefault(path, len(numbers)) for path in other._numbers]
+        folders = np.array(of_folder, np.int32)[np.array(other._folders, np.int32)]
+        self.first = self.first or other.first
+        self._offsets.frombytes(offsets.tobytes())
+        self._sizes.extend(other._sizes)
+        self._headers.extend(other._headers)
+        self._folders.frombytes(folders.tobytes())
+        self._samples.extend(other._samples)
+        self._paths = None
+        self._listings += other._listings
 
     def add(self, member: Member, stream: Stream) -> bool:
         """Take a file, if it is an image or the label of one; its data may be read thereby."""
@@ -319,7 +351,7 @@ class ImageMembers:
             labels,
             suffixes,
         )
-        listing = self._digest.hexdigest()
+        listing = xxhash.xxh3_128_hexdigest(self._listings)
         starts = np.array(bounds)
         return ImageSet(archives, starts, rows, names, layout, listing, notices, files, shared)
 
@@ -493,9 +525,9 @@ class TarImagePart(PartInRuns):
         starts = few.offsets - begin
         blocks = np.frombuffer(data, np.uint8, len(data) // BLOCK * BLOCK).reshape(-1, BLOCK)
         names = usual_names(blocks[starts // BLOCK - 1], few.sizes)
-        for k in np.flatnonzero(few.headers == TIMED).tolist():
-            if not is_record_of_times(data, int(starts[k]) - TIMED * BLOCK):
-                names[k] = None  # perhaps another name stands there
+        timed = np.flatnonzero(few.headers == TIMED)
+        for k in timed[~are_times(blocks, starts[timed] // BLOCK - TIMED)].tolist():
+            names[k] = None  # perhaps another name stands there
         unusual = [k for k, name in enumerate(names) if name is None]
         piece = Piece(data, begin, stream)
         first = 0

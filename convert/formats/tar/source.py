@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,11 @@ from facepack.convert.formats.tar.headers import (
 )
 from facepack.convert.formats.tar.images import Archive, ImageMembers, ImageSet
 from facepack.convert.formats.tar.records import Records, RecordSet, read_index, scan_records
-from facepack.convert.formats.tar.spool import GrowingStream, SpooledFiles, SpoolError
+from facepack.convert.formats.tar.spool import Spool, SpooledFiles, SpoolError, SpoolingStream
 from facepack.convert.formats.tar.stream import (
     Files,
-    GzipStream,
     Stream,
     StreamEndError,
-    Sums,
     cut_short,
 )
 from facepack.convert.identity_folder import OPTION
@@ -48,7 +47,9 @@ from facepack.convert.passed_over import PassedOver
 from facepack.convert.samples import names_beside
 from facepack.convert.source import SourceView, shard_stem
 from facepack.convert.source_file import file_name, read_errors
+from facepack.convert.workers import can_run_early, run_early
 from facepack.errors import SourceError
+from facepack.processors import usable_processors
 from facepack.progress import Progress
 from facepack.store import format as fmt
 
@@ -119,11 +120,13 @@ class TarSource(SourceView):
             )
         files, passed_over = _find(paths)
         glint360k.check_pieces(files.names)
-        look = _look(files, member, names_beside(paths))
+        look = _look_at(files, member)
         self._files = files
         self._sums = look.sums if look.complete else {}
         content = look.content(
-            only_indexed=only_indexed, identity_level=identity_level, labelled=labelled
+            names_beside(paths) if labelled else None,
+            only_indexed=only_indexed,
+            identity_level=identity_level,
         )
         if only_indexed and not isinstance(content, RecordSet):
             raise SourceError(
@@ -184,40 +187,92 @@ def _find(paths: Sequence[Path]) -> tuple[Files, list[str]]:
     return Files.look_at(files), notices
 
 
-def _look(files: Files, member: str | None, names: Names) -> _Look:
+def _look_at(files: Files, member: str | None) -> _Look:
     """Look at the files, and keep what is inflated where there is room."""
     if files.compressed:
-        look = _Look(files, member, names)
         with suppress(SpoolError):
-            look.run(lambda sums: GrowingStream(files, sums))
-            return look
-    look = _Look(files, member, names)
-    look.run(files.open)
-    if files.compressed and look.complete:
-        in_order = "" if look.parallel else ", the second time by one process"
-        look.notices.append(_NO_ROOM + in_order)
+            return _look_with(files, member, Spool.new(files))
+    return _look_with(files, member, None)
+
+
+def _look_with(files: Files, member: str | None, spool: Spool | None) -> _Look:
+    """Look at the files, which if they are gzipped are inflated into ``spool``.
+
+    Raises:
+        SpoolError: there is no room in it.
+    """
+    with Progress(sum(files.sizes) >> 20, unit="MiB", label="looking") as progress:
+        look = None if member is not None else _look_side_by_side(files, spool, progress)
+        if look is None:
+            look = _Look(files, member)
+            look.run(spool, progress)
+    look.plan_second(spool)
     return look
+
+
+def _look_side_by_side(files: Files, spool: Spool | None, progress: Progress) -> _Look | None:
+    """Look at archives by several processes; None where one must look at all of them in order.
+
+    Raises:
+        SpoolError: there is no room in the spool.
+    """
+    streams = files.apart()
+    kept = not files.compressed or (spool is not None and spool.shared)
+    if len(streams) < 2 or not kept or not can_run_early():
+        return None
+    ahead = len(streams) < usable_processors()
+    firsts = accumulate((len(some.paths) for some in streams), initial=0)
+    tasks = [
+        (some, spool and spool.some(first, len(some.paths)), ahead)
+        for some, first in zip(streams, firsts, strict=False)
+    ]
+    look = _Look(files, None)
+    for some, found in zip(streams, run_early(_look_apart, tasks), strict=True):
+        if found is None:
+            return None
+        look.extend(found)
+        progress.update(sum(some.sizes) >> 20)
+    return look
+
+
+def _look_apart(files: Files, spool: Spool | None, ahead: bool) -> _Look | None:
+    """Look at files by themselves; None if anything about them is unusual, or wrong.
+
+    Raises:
+        SpoolError: there is no room in the spool.
+    """
+    look = _Look(files, None)
+    try:
+        look.run(spool, ahead=ahead)
+    except SourceError:  # told when all are looked at in order
+        return None
+    return look if look.is_usual else None
 
 
 class _Look:
     """The first reading: what archives there are and what they hold.
 
+    Args:
+        files: what is read.
+        member: the one that is asked for.
+
     Attributes:
+        sizes: how many bytes each file has in the stream.
         sums: the XXH3-128 of each gzipped file.
         complete: whether all was read, so that all sums are known.
         notices: for the user.
         parallel: whether several processes can read the files at once.
     """
 
-    def __init__(self, files: Files, member: str | None, names: Names) -> None:
+    def __init__(self, files: Files, member: str | None) -> None:
+        self.sizes: tuple[int, ...] = ()
         self.sums: dict[int, str] = {}
-        self.complete = False
+        self.complete = True
         self.notices: list[str] = []
         self.parallel = not files.compressed
         self._files = files
         self._readable = files  # in the second reading
         self._member = member
-        self._names = names
         self._archives: list[tuple[Archive, int]] = []
         self._stems: set[str] = set()
         self._images = ImageMembers()
@@ -230,34 +285,73 @@ class _Look:
         self._choices: list[str] = []  # what --member could name
         self._passed = PassedOver()
 
-    def run(self, open_stream: Callable[[Sums], Stream]) -> None:
+    def run(
+        self, spool: Spool | None, progress: Progress | None = None, *, ahead: bool = True
+    ) -> None:
         """Read the archives through; a set that is asked for ends the reading.
+
+        Args:
+            spool: what is inflated is kept in it.
+            progress: told the MiB of the files that were read.
+            ahead: have threads read and inflate what comes next.
 
         Raises:
             SourceError: a file cannot be read, or is damaged.
-            SpoolError: the stream is a growing one, and there is no room.
+            SpoolError: there is no room in the spool.
         """
-        total = sum(self._files.sizes)
-        with (
-            open_stream(self.sums.__setitem__) as stream,
-            Progress(total >> 20, unit="MiB", label="looking") as progress,
-        ):
+        sums = self.sums.__setitem__
+        stream = (
+            self._files.open(sums)
+            if spool is None
+            else SpoolingStream(self._files, sums, spool, ahead=ahead)
+        )
+        with stream:
             while self._set is None and self._find_archive(stream):
                 self._run_archive(stream, progress)
-                progress.update((stream.consumed() >> 20) - progress.done)
+                _tell(progress, stream)
             self.complete = self._set is None
-            if self.complete and isinstance(stream, GrowingStream):
-                self._readable = stream.spooled()
-                self.parallel = stream.spooled().shared
-            elif self.complete and isinstance(stream, GzipStream):
-                again = SpooledFiles.not_kept(stream)
-                if again.longest <= _MOST_AGAIN:
-                    self._readable, self.parallel = again, True
+            self.sizes = stream.sizes()
+        self._memory, self._usual = b"", Members.none()
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether nothing but images and their samples was found, and nothing to tell."""
+        found = self._records or self._indexes or self._classes or self._choices or self.notices
+        return not found and not self._images.has_list
+
+    def extend(self, other: _Look) -> None:
+        """Take what another look found, nothing unusual, in the files that come next."""
+        number, begin, row = len(self.sizes), sum(self.sizes), len(self._images)
+        for archive, first in other._archives:
+            stem = unused_stem(_stem(archive.file), self._stems)
+            moved = Archive(stem, archive.file, begin + archive.begin)
+            self._archives.append((moved, row + first))
+        self._images.extend(other._images, begin)
+        self._passed.add_all(other._passed)
+        self.sums |= {number + k: digest for k, digest in other.sums.items()}
+        self.sizes += other.sizes
+
+    def plan_second(self, spool: Spool | None) -> None:
+        """Decide how the files are read the second time, all of which were inflated once."""
+        if not self._files.compressed or not self.complete:
+            return
+        again = SpooledFiles.of(self._files, self.sizes, spool)
+        self.parallel = again.longest <= _MOST_AGAIN if spool is None else spool.shared
+        if spool is not None or self.parallel:
+            self._readable = again
+        if spool is None:
+            in_order = "" if self.parallel else ", the second time by one process"
+            self.notices.append(_NO_ROOM + in_order)
 
     def content(
-        self, *, only_indexed: bool, identity_level: int | None, labelled: bool
+        self, names: Names | None, *, only_indexed: bool, identity_level: int | None
     ) -> RecordSet | ImageSet | BinSource:
-        """What was found, in the order of preference; see :class:`TarSource` for the arguments.
+        """What was found, in the order of preference.
+
+        Args:
+            names: of the identities of samples; None: images have no identities.
+            only_indexed: as of :class:`TarSource`.
+            identity_level: the same.
 
         Raises:
             SourceError: nothing was, or it is in doubt what.
@@ -297,7 +391,6 @@ class _Look:
                     else "pass archives that do"
                 )
             )
-        names = self._names if labelled else None
         return self._images.finish(
             self._archives, names, identity_level, self._readable, self._stream()
         )
@@ -350,7 +443,7 @@ class _Look:
             "and were passed over: if nobody put them there, it is damaged: fetch it again"
         )
 
-    def _run_archive(self, stream: Stream, progress: Progress) -> None:
+    def _run_archive(self, stream: Stream, progress: Progress | None) -> None:
         name = self._files.names[stream.number]
         begin = stream.position
         self._images.begin_archive()
@@ -361,11 +454,11 @@ class _Look:
             self._take_pairs(stream, begin)
             member = read_member(stream)
             if member is None:
-                return
+                break
             try:
                 self._take(member, stream)
                 if self._set is not None:
-                    return
+                    break
                 self._pass_boundary(member, stream)
                 stream.seek(member.end)
                 if begin < stream.foreign < member.end:
@@ -377,10 +470,12 @@ class _Look:
                 raise SourceError(f"{text(member.name)} is not complete: {error}") from error
             members += 1
             if members % 1024 == 0:
-                progress.update((stream.consumed() >> 20) - progress.done)
-        self.notices.append(
-            f"{name}: ends without the mark that ends an archive: it may be cut short"
-        )
+                _tell(progress, stream)
+        else:
+            self.notices.append(
+                f"{name}: ends without the mark that ends an archive: it may be cut short"
+            )
+        self._images.end_archive()
 
     def _take_pairs(self, stream: Stream, begin: int) -> None:
         """Take the usual samples of the archive at ``begin`` that lie in memory."""
@@ -477,6 +572,12 @@ class _Look:
                     f"{name} was passed over: a verification set, packed by `facepack tar2lmdb "
                     f"{source} OUT --member {name}`"
                 )
+
+
+def _tell(progress: Progress | None, stream: Stream) -> None:
+    """How far the reading is."""
+    if progress is not None:
+        progress.update((stream.consumed() >> 20) - progress.done)
 
 
 def _read_set(name: str, member: Member, stream: Stream) -> BinSource:

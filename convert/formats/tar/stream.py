@@ -23,11 +23,11 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ _MOST = 1 << 20  # the same, of blocks that follow each other
 _SQUEEZED = 1 << 20  # bytes of a compressed file read at once
 _INFLATED = 2 << 20  # bytes inflated at once
 _DEPTH = 4  # blocks between two threads
+_LOOK = 4096  # bytes of a file that tell whether an archive begins there
 _GZIP = b"\x1f\x8b\x08"
 _GZIP_WINDOW = 31  # zlib: a gzip header, any window
 
@@ -63,12 +64,14 @@ class Files:
     Attributes:
         paths: the files, in order.
         sizes: bytes of each, when they were looked at.
+        begins: whether each begins with an archive, or a gzipped one; of the first, nobody asks.
         base: where the first begins in the stream of all files of which these are some.
         compressed: whether any is gzipped; ``base`` is that of the inflated stream.
     """
 
     paths: tuple[Path, ...]
     sizes: tuple[int, ...]
+    begins: tuple[bool, ...]
     base: int
     compressed: bool
 
@@ -79,15 +82,17 @@ class Files:
         Raises:
             SourceError: one is no regular file, is empty, or cannot be read.
         """
-        sizes, compressed = [], False
+        sizes, begins, compressed = [], [], False
         for path in paths:
             require_file(path)
             with SourceFile(path) as file:
                 if not file.size:
                     raise SourceError(f"{path}: the file is empty; fetch it again")
-                compressed |= file.read(min(len(_GZIP), file.size), 0) == _GZIP
+                data = file.read(min(_LOOK, file.size), 0)
+                compressed |= data.startswith(_GZIP)
                 sizes.append(file.size)
-        return cls(tuple(paths), tuple(sizes), 0, compressed)
+                begins.append(is_header(data[:BLOCK]) or begins_archive(data))
+        return cls(tuple(paths), tuple(sizes), tuple(begins), 0, compressed)
 
     @cached_property
     def names(self) -> list[str]:
@@ -109,7 +114,21 @@ class Files:
         starts = self.starts
         first = bisect_right(starts, begin) - 1
         last = max(bisect_right(starts, end - 1), first + 1)
-        return Files(self.paths[first:last], self.sizes[first:last], starts[first], False)
+        return self._some(first, last, starts[first])
+
+    def apart(self) -> list[Files]:
+        """The files that begin with an archive, each with those behind it that do not.
+
+        Each is a stream of its own.
+        """
+        firsts = [number for number, begins in enumerate(self.begins) if begins or not number]
+        return [self._some(first, stop, 0) for first, stop in pairwise([*firsts, len(self.paths)])]
+
+    def _some(self, first: int, stop: int, base: int) -> Files:
+        which = slice(first, stop)
+        return Files(
+            self.paths[which], self.sizes[which], self.begins[which], base, self.compressed
+        )
 
     def open(self, sums: Sums | None = None) -> Stream:
         """The stream, at its beginning; ``sums`` is called only where files are compressed."""
@@ -240,6 +259,10 @@ class Stream(ABC):
         """About how many bytes of the files lie before the next byte of the stream."""
 
     @abstractmethod
+    def sizes(self) -> tuple[int, ...]:
+        """How many bytes each file gives, once the stream was read to its end."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close files and threads."""
 
@@ -338,6 +361,10 @@ class PlainStream(Stream):
         """The bytes before the next."""
         return self.position - self.files.base
 
+    def sizes(self) -> tuple[int, ...]:
+        """The bytes of each file."""
+        return self.files.sizes
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
@@ -399,7 +426,7 @@ class GzipStream(Stream):
         return GzipStream, (self.files,)
 
     def _begin(self) -> None:
-        self._chunks: ReadAhead[Chunk] | None = None
+        self._chunks: ReadAhead[Chunk] | Generator[Chunk, None, None] | None = None
         self._base, self._chunk, self._at = self.files.base, b"", 0
         self._from = (0, 0)  # file and byte from which the chunk was inflated
         self._start = self.files.base
@@ -431,7 +458,7 @@ class GzipStream(Stream):
         number, byte = self._from
         return sum(self.files.sizes[:number]) + byte
 
-    def inflated_sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> tuple[int, ...]:
         """How many bytes each file inflated to, once the stream was read to its end."""
         missing = len(self.files.paths) + 1 - len(self._starts)
         return tuple(np.diff([*self._starts, *[self.position] * missing]).tolist())
@@ -445,7 +472,6 @@ class GzipStream(Stream):
     def _go(self, position: int) -> None:
         if position < self._base:
             self.close()
-            self._sums = None  # they were told, as far as anyone wanted them
             self._begin()
         while position > self._base + len(self._chunk):
             self._advance()
@@ -455,9 +481,12 @@ class GzipStream(Stream):
         chunk = self._next()
         return b"" if chunk is None else chunk.data
 
+    def _inflate(self) -> ReadAhead[Chunk] | Generator[Chunk, None, None]:
+        return ReadAhead(inflate(self.files, self._sums), _DEPTH)
+
     def _next(self) -> Chunk | None:
         if self._chunks is None:
-            self._chunks = ReadAhead(inflate(self.files, self._sums), _DEPTH)
+            self._chunks = self._inflate()
         chunk = next(self._chunks, None)
         if chunk is not None:
             self._from = chunk.file, chunk.byte
@@ -486,29 +515,25 @@ class Chunk(NamedTuple):
     foreign: bool = False  # whether data that are not gzipped begin here, behind such as are
 
 
-def inflate(
-    files: Files, sums: Sums | None, numbers: range | None = None, *, ahead: bool = True
-) -> Iterator[Chunk]:
+def inflate(files: Files, sums: Sums | None, *, ahead: bool = True) -> Iterator[Chunk]:
     """Inflate what is gzipped, and pass on what is not.
 
     Args:
         files: the files.
         sums: told the XXH3-128 of each.
-        numbers: which files; an archive begins behind them, if any follow. None takes all.
         ahead: have a thread read and hash what comes next meanwhile.
 
     Raises:
         SourceError: a file cannot be read on, is damaged or cut short, or, where there are
             ``sums``, differs from its published MD5.
     """
-    numbers = range(len(files.paths)) if numbers is None else numbers
-    blocks = _read(files, sums, numbers)
-    return _inflate(files, numbers.stop, ReadAhead(blocks, _DEPTH) if ahead else blocks)
+    blocks = _read(files, sums)
+    return _inflate(files, ReadAhead(blocks, _DEPTH) if ahead else blocks)
 
 
-def _read(files: Files, sums: Sums | None, numbers: range) -> Iterator[_Block]:
-    for number in numbers:
-        digest, published = xxhash.xxh3_128(), PublishedSum(files.names[number])
+def _read(files: Files, sums: Sums | None) -> Iterator[_Block]:
+    for number, name in enumerate(files.names):
+        digest, published = xxhash.xxh3_128(), PublishedSum(name)
         with files.source(number) as file:
             size = file.size
             for byte in range(0, size, _SQUEEZED):
@@ -523,7 +548,7 @@ def _read(files: Files, sums: Sums | None, numbers: range) -> Iterator[_Block]:
             sums(number, digest.hexdigest())
 
 
-def _inflate(files: Files, stop: int, blocks: Iterator[_Block]) -> Iterator[Chunk]:
+def _inflate(files: Files, blocks: Iterator[_Block]) -> Iterator[Chunk]:
     inflater = None
     gzipped = False  # whether the file is, or the one before of which it is a continuation
     for number, byte, data in blocks:
@@ -556,8 +581,6 @@ def _inflate(files: Files, stop: int, blocks: Iterator[_Block]) -> Iterator[Chun
             if inflater.eof:
                 data, inflater = inflater.unused_data, None
     if inflater is not None:
-        if stop < len(files.paths):
-            raise cut_short(files, stop)
         last = len(files.paths) - 1
         raise StreamEndError(
             f"{files.names[last]}: byte {files.sizes[last]}: the file ends inside the gzipped "

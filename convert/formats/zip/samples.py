@@ -135,7 +135,6 @@ def read_contents(
 
 def _add(names: list[bytes], labels: dict[int, Label | None], samples: Samples) -> np.ndarray:
     """Hand a zip's members to ``samples``; returns the order of its images there: int64 (n,)."""
-    samples.begin_archive()
     rows = list(range(len(names)))
     if len(set(names)) == len(names):
         rows.sort(key=lambda row: sample_key(names[row]))
@@ -149,4 +148,5 @@ def _add(names: list[bytes], labels: dict[int, Label | None], samples: Samples) 
             samples.add_class(names[row], labels[row])
         else:
             samples.add_object(names[row], labels[row])
+    samples.end_archive()
     return np.array(order, np.int64)

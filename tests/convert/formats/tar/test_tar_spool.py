@@ -17,7 +17,12 @@ from facepack.convert.formats.tar import source as source_module
 from facepack.convert.formats.tar import spool
 from facepack.convert.formats.tar.headers import member_header
 from facepack.convert.formats.tar.source import TarSource
-from facepack.convert.formats.tar.spool import GrowingStream, SpooledFiles, SpoolError
+from facepack.convert.formats.tar.spool import (
+    Spool,
+    SpooledFiles,
+    SpoolError,
+    SpoolingStream,
+)
 from facepack.convert.formats.tar.stream import Files, StreamEndError
 from facepack.errors import SourceError
 from facepack.store.record import SourceRecord
@@ -48,18 +53,33 @@ def pieces(folder: Path) -> tuple[list[Path], bytes]:
     return write(folder, *whole, two, tars[3], gzip.compress(tars[4])), b"".join(tars)
 
 
-def test_a_growing_stream_is_the_files_joined(tmp_path: Path) -> None:
+def spooled(paths: Sequence[Path]) -> SpooledFiles:
+    files = Files.look_at(paths)
+    kept = Spool.new(files)
+    with SpoolingStream(files, None, kept, ahead=False) as stream:
+        while stream.peek(1):
+            stream.skip(len(stream.buffered()[0]))
+        return SpooledFiles.of(files, stream.sizes(), kept)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_stream_is_the_files_joined_and_kept(tmp_path: Path, ahead: bool) -> None:
     paths, expected = pieces(tmp_path)
     files = Files.look_at(paths)
     sums: dict[int, str] = {}
-    with GrowingStream(files, sums.__setitem__) as stream, files.open(sums.__setitem__) as twin:
+    kept = Spool.new(files)
+    told = sums.__setitem__
+    with (
+        SpoolingStream(files, told, kept, ahead=ahead) as stream,
+        files.open(told) as twin,
+    ):
         at = 0
         rng = np.random.default_rng(0)
         while at < len(expected):
             step = min(int(rng.integers(1, 9000)), len(expected) - at)
             assert stream.read(step) == twin.read(step) == expected[at : at + step]
             at += step
-            if at % 7 == 0:  # back again, perhaps into a file before
+            if at % 97 == 0:  # back again, perhaps into a file before
                 back = max(0, at - 200_000)
                 stream.seek(back)
                 assert stream.read(100) == expected[back : back + 100]
@@ -67,9 +87,34 @@ def test_a_growing_stream_is_the_files_joined(tmp_path: Path) -> None:
         assert stream.peek(1) == twin.peek(1) == b"" and stream.position == len(expected)
         assert stream.foreign == twin.foreign == -1
         assert 0 < stream.consumed() <= sum(files.sizes)
+        assert stream.sizes() == twin.sizes() and sum(stream.sizes()) == len(expected)
         with pytest.raises(StreamEndError, match="the data end here"):
             stream.read(1)
+        again = SpooledFiles.of(files, stream.sizes(), kept)
     assert len(sums) == len(paths)
+    with again.open() as plain:
+        assert plain.read(len(expected)) == expected
+
+
+def test_a_spool_is_filled_by_several(tmp_path: Path) -> None:
+    paths, expected = pieces(tmp_path)
+    files = Files.look_at(paths)
+    assert files.begins == (True, False, False, False, True, True, True)
+    kept, sizes, first = Spool.new(files), (), 0
+    for some in files.apart():
+        own = pickle.loads(pickle.dumps(kept.some(first, len(some.paths))))  # another process's
+        with SpoolingStream(some, None, own, ahead=False) as stream:
+            while stream.peek(1):
+                stream.skip(len(stream.buffered()[0]))
+            sizes += stream.sizes()
+        first += len(some.paths)
+    with SpooledFiles.of(files, sizes, kept).open() as whole:
+        assert whole.read(len(expected)) == expected
+    assert isinstance(kept.file, spool.SpoolFile)
+    kept.file.path = Path("/proc/self/fd/0")
+    with pytest.raises(SpoolError):
+        lost = pickle.loads(pickle.dumps(kept))
+        SpoolingStream(files, None, lost, ahead=False).peek(1)
 
 
 @pytest.mark.parametrize("elsewhere", ["here", "another process", "another machine"])
@@ -77,20 +122,19 @@ def test_spooled_files_are_read_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str
 ) -> None:
     paths, expected = pieces(tmp_path)
-    with GrowingStream(Files.look_at(paths), None) as stream:
-        stream.seek(len(expected))
-        spooled = stream.spooled()
-    assert sum(spooled.sizes) == len(expected) and spooled.shared
+    files = spooled(paths)
+    kept = files.spool
+    assert sum(files.sizes) == len(expected) and kept is not None and kept.shared
     for begin, end in np.sort(
         np.random.default_rng(1).integers(0, len(expected), (40, 2))
     ).tolist():
-        some = spooled.between(begin, end).between(begin, end)
+        some = files.between(begin, end).between(begin, end)
         if elsewhere != "here":
             if elsewhere == "another machine":
-                monkeypatch.setattr(spooled.spool, "path", Path("/proc/self/fd/0"))
+                monkeypatch.setattr(kept.file, "path", Path("/proc/self/fd/0"))
             some = pickle.loads(pickle.dumps(some))
-        assert isinstance(some, SpooledFiles)
-        assert (some.spool is None) == (elsewhere == "another machine")
+        assert isinstance(some, SpooledFiles) and some.spool is not None
+        assert (some.spool.file is None) == (elsewhere == "another machine")
         with some.open() as stream:
             stream.seek(begin)
             assert stream.read(end - begin) == expected[begin:end]
@@ -101,9 +145,7 @@ def test_blocks_of_a_spool_are_its_bytes_mapped_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maps: bool
 ) -> None:
     paths, expected = pieces(tmp_path)
-    with GrowingStream(Files.look_at(paths), None) as stream:
-        stream.seek(len(expected))
-        spooled = stream.spooled()
+    files = spooled(paths)
     mapped = []
     real = spool.mmap.mmap
 
@@ -115,14 +157,14 @@ def test_blocks_of_a_spool_are_its_bytes_mapped_or_not(
 
     monkeypatch.setattr(spool.mmap, "mmap", mmap)
     bounds = np.sort(np.random.default_rng(2).integers(0, len(expected), (40, 2))).tolist()
-    with spooled.open() as stream, spooled.open() as twin:
+    with files.open() as stream, files.open() as twin:
         blocks = []
         for begin, end in bounds:
             stream.seek(begin)
             twin.seek(begin)
             blocks.append(stream.read_block(end - begin))
             assert blocks[-1].readonly and blocks[-1] == twin.read(end - begin)
-    del stream, spooled  # the blocks outlive the file
+    del stream, files  # the blocks outlive the file
     gc.collect()
     assert blocks == [expected[begin:end] for begin, end in bounds]
     assert bool(mapped) == maps
@@ -134,14 +176,14 @@ def test_nothing_is_left_of_a_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(spool.tempfile, "tempdir", None)
     threads = {*threading.enumerate()}
-    with GrowingStream(Files.look_at(pieces(tmp_path)[0]), None) as stream:
+    files = Files.look_at(pieces(tmp_path)[0])
+    with SpoolingStream(files, None, Spool.new(files), ahead=True) as stream:
         stream.read(10)
         assert list(folder.iterdir()) == []
-    assert not [
-        thread
-        for thread in {*threading.enumerate()} - threads
-        if thread.is_alive() and thread.name.endswith("(_work)")
-    ]
+    del stream
+    for thread in {*threading.enumerate()} - threads:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def tree(images: Sequence[bytes], name: str = "p") -> bytes:
@@ -166,8 +208,7 @@ def test_what_has_no_room_is_inflated_twice(
 
         monkeypatch.setattr(spool.SpoolFile, "write", full)
     with pytest.raises(SpoolError):
-        with GrowingStream(Files.look_at(paths), None) as stream:
-            stream.seek(2 * len(image))
+        spooled(paths)
     for most, alone in ((len(tree([image])), False), (len(tree([image])) - 1, True)):
         monkeypatch.setattr(source_module, "_MOST_AGAIN", most)
         source = TarSource(paths)
