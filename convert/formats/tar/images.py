@@ -129,7 +129,7 @@ class ImageMembers:
         self._folder: bytes | None = None
         self._number = 0
         self._in_clutter = False
-        self._listings = b""  # hashes of names and sizes, of each archive
+        self._listings = bytearray()  # hashes of names and sizes, of each archive
 
     def __len__(self) -> int:
         return len(self._offsets)

@@ -226,11 +226,12 @@ def _look_side_by_side(files: Files, spool: Spool | None, progress: Progress) ->
         (some, spool and spool.some(first, len(some.paths)), ahead)
         for some, first in zip(streams, firsts, strict=False)
     ]
-    look = _Look(files, None)
+    look, begin = _Look(files, None), 0
     for some, found in zip(streams, run_early(_look_apart, tasks), strict=True):
         if found is None:
             return None
-        look.extend(found)
+        look.extend(found, begin)
+        begin += sum(found.sizes)
         progress.update(sum(some.sizes) >> 20)
     return look
 
@@ -265,7 +266,7 @@ class _Look:
     """
 
     def __init__(self, files: Files, member: str | None) -> None:
-        self.sizes: tuple[int, ...] = ()
+        self.sizes: list[int] = []
         self.sums: dict[int, str] = {}
         self.complete = True
         self.notices: list[str] = []
@@ -310,7 +311,7 @@ class _Look:
                 self._run_archive(stream, progress)
                 _tell(progress, stream)
             self.complete = self._set is None
-            self.sizes = stream.sizes()
+            self.sizes += stream.sizes()
         self._memory, self._usual = b"", Members.none()
 
     @property
@@ -319,9 +320,14 @@ class _Look:
         found = self._records or self._indexes or self._classes or self._choices or self.notices
         return not found and not self._images.has_list
 
-    def extend(self, other: _Look) -> None:
-        """Take what another look found, nothing unusual, in the files that come next."""
-        number, begin, row = len(self.sizes), sum(self.sizes), len(self._images)
+    def extend(self, other: _Look, begin: int) -> None:
+        """Take what another look found, nothing unusual, in the next files.
+
+        Args:
+            other: it.
+            begin: the byte of the stream at which they begin.
+        """
+        number, row = len(self.sizes), len(self._images)
         for archive, first in other._archives:
             stem = unused_stem(_stem(archive.file), self._stems)
             moved = Archive(stem, archive.file, begin + archive.begin)
@@ -335,7 +341,7 @@ class _Look:
         """Decide how the files are read the second time, all of which were inflated once."""
         if not self._files.compressed or not self.complete:
             return
-        again = SpooledFiles.of(self._files, self.sizes, spool)
+        again = SpooledFiles.of(self._files, tuple(self.sizes), spool)
         self.parallel = again.longest <= _MOST_AGAIN if spool is None else spool.shared
         if spool is not None or self.parallel:
             self._readable = again

@@ -456,7 +456,7 @@ class GzipStream(Stream):
     def consumed(self) -> int:
         """The compressed bytes from which those before were inflated."""
         number, byte = self._from
-        return sum(self.files.sizes[:number]) + byte
+        return self.files.starts[number] - self.files.base + byte
 
     def sizes(self) -> tuple[int, ...]:
         """How many bytes each file inflated to, once the stream was read to its end."""
