@@ -180,7 +180,7 @@ def usual_members(data: bytes, start: int, stop: int) -> Members:
         memory = np.frombuffer(data, np.uint8, (after - start) // BLOCK * BLOCK, start)
         blocks = memory.reshape(-1, BLOCK)
         first, own = ((np.array(at) - start) // BLOCK for at in (begins, headers))
-        usual, names, _ = _usual(blocks[own], _REGULAR)
+        usual, names, _ = _files(blocks[own])
         timed = first != own
         usual[timed] &= are_times(blocks, first[timed])
         count = len(usual) if usual.all() else int(usual.argmin())
@@ -234,11 +234,13 @@ def are_times(blocks: np.ndarray, at: np.ndarray) -> np.ndarray:
     Returns:
         Whether the block is a usual header of such a record, which the next one holds: bool (n,).
     """
-    times, _, sizes = _usual(blocks[at], _PAX)
-    for k in np.flatnonzero(times).tolist():
-        record = blocks[at[k] + 1, : sizes[k]].tobytes()
-        times[k] = sizes[k] <= BLOCK and _TIMES.fullmatch(record) is not None
-    return times
+    usual, sizes = _sound(blocks[at], _PAX)
+    usual &= sizes <= BLOCK
+    records = blocks[at + 1].tobytes()
+    ends = (np.arange(len(at)) * BLOCK + sizes).tolist()
+    for k in np.flatnonzero(usual).tolist():
+        usual[k] = _TIMES.fullmatch(records, k * BLOCK, ends[k]) is not None
+    return usual
 
 
 def usual_names(headers: np.ndarray, sizes: np.ndarray) -> list[bytes | None]:
@@ -246,34 +248,41 @@ def usual_names(headers: np.ndarray, sizes: np.ndarray) -> list[bytes | None]:
 
     None stands for one that is not written as all tars of today write it, or is another.
     """
-    usual, names, stated = _usual(headers, _REGULAR)
+    usual, names, stated = _files(headers)
     usual &= stated == sizes
     return [name if is_usual else None for name, is_usual in zip(names, usual, strict=True)]
 
 
-def _usual(headers: np.ndarray, kinds: bytes) -> tuple[np.ndarray, list[bytes], np.ndarray]:
-    """Which header blocks are of these kinds and the usual form, bool (n,); names, sizes of these.
+def _files(headers: np.ndarray) -> tuple[np.ndarray, list[bytes], np.ndarray]:
+    """Which header blocks, uint8 (n, 512), are those of files, of the usual form.
 
-    Sizes are int64 (n,).
+    Returns:
+        Whether each is, bool (n,); and of those that are the names, and the sizes, int64 (n,).
     """
-    digits = headers[:, _DIGITS]
-    usual = ((digits >= ord("0")) & (digits <= ord("7"))).all(axis=1)
-    usual &= (headers[:, 135] == 0) | (headers[:, 135] == ord(" "))
-    usual &= (headers[:, 154] == 0) & (headers[:, 155] == ord(" "))
-    # The checksum counts its own field as blanks.
-    field = headers[:, 148:156].sum(axis=1, dtype=np.uint32)
-    stated = (headers[:, 148:154].astype(np.int64) - ord("0")) @ _OCTAL[-6:]
-    usual &= headers.sum(axis=1, dtype=np.uint32) - field + 8 * ord(" ") == stated
-    usual &= (headers[:, 156, None] == np.frombuffer(kinds, np.uint8)).any(axis=1)
-    usual &= headers[:, 345] == 0
+    usual, sizes = _sound(headers, _REGULAR)
     fields = np.ascontiguousarray(headers[:, :LONGEST_NAME])
     names = fields.view(f"S{LONGEST_NAME}").ravel()
     lengths = np.char.str_len(names)
     usual &= lengths == (fields != 0).sum(axis=1)  # else something stands behind the name
     # One that ends with a slash is a folder of a v7 tar; and a name there must be.
     usual &= (lengths > 0) & (fields[np.arange(len(fields)), lengths - 1] != ord("/"))
-    sizes = (headers[:, 124:135].astype(np.int64) - ord("0")) @ _OCTAL
     return usual, names.tolist(), sizes
+
+
+def _sound(headers: np.ndarray, kinds: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Which header blocks are of these kinds, with sums that are right: bool (n,); their sizes."""
+    digits = headers[:, _DIGITS]
+    sound = ((digits >= ord("0")) & (digits <= ord("7"))).all(axis=1)
+    sound &= (headers[:, 135] == 0) | (headers[:, 135] == ord(" "))
+    sound &= (headers[:, 154] == 0) & (headers[:, 155] == ord(" "))
+    # The checksum counts its own field as blanks.
+    field = headers[:, 148:156].sum(axis=1, dtype=np.uint32)
+    stated = (headers[:, 148:154].astype(np.int64) - ord("0")) @ _OCTAL[-6:]
+    sound &= headers.sum(axis=1, dtype=np.uint32) - field + 8 * ord(" ") == stated
+    sound &= (headers[:, 156, None] == np.frombuffer(kinds, np.uint8)).any(axis=1)
+    sound &= headers[:, 345] == 0
+    sizes = (headers[:, 124:135].astype(np.int64) - ord("0")) @ _OCTAL
+    return sound, sizes
 
 
 def _sums(block: bytes) -> tuple[int, int]:

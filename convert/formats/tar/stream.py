@@ -41,7 +41,7 @@ from facepack.convert.source_file import SourceFile, file_name, require_file
 from facepack.errors import SourceError
 
 _BLOCK = 128 << 10  # bytes of an uncompressed file read at once, after a jump farther than that
-_MOST = 1 << 20  # the same, of blocks that follow each other
+_MOST = 2 << 20  # the same, of blocks that follow each other
 _SQUEEZED = 1 << 20  # bytes of a compressed file read at once
 _INFLATED = 2 << 20  # bytes inflated at once
 _DEPTH = 4  # blocks between two threads
