@@ -14,6 +14,7 @@ times the bytes of the images for CFP and 1.66 times for LFW, these 1.02 times
 from __future__ import annotations
 
 import itertools
+import operator
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def lmdb_pages(
         raise ValueError(f"page size {page_size}; allowed are {mdb.PAGE_SIZES}")
     if not keys or len(keys) != len(values):
         raise ValueError(f"{len(keys)} keys for {len(values)} values; both must be there, in pairs")
-    if any(a >= b for a, b in itertools.pairwise(keys)):
+    if any(map(operator.ge, keys, keys[1:])):
         raise ValueError("the keys are not in ascending order")
     key_sizes = np.fromiter(map(len, keys), np.int64, len(keys))
     sizes = np.fromiter(map(len, values), np.int64, len(values))

@@ -340,6 +340,8 @@ class ShardBuilder:
                 name: fmt.number_column(np.concatenate([extra[name] for extra in runs]))
                 for name in names
             }
+        if not runs and not any(self.extras):
+            return {}
         extras = [values or {} for values in self.extras]
         for start, extra in self._run_extras:
             rows = zip(*(values.tolist() for values in extra.values()), strict=True)
