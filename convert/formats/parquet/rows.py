@@ -366,8 +366,11 @@ def numbers(column: Any, missing: int) -> np.ndarray:
         return np.where(held, whole, np.where(np.isnan(real), missing, _NO_WHOLE))
     if types.is_boolean(column.type):
         column = column.cast(arrow().uint8())
-    nulls = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-    values: np.ndarray = column.fill_null(0).to_numpy(zero_copy_only=False)
+    nulls = None
+    if column.null_count:  # these two import pyarrow.compute, which takes a while
+        nulls = column.is_null().to_numpy(zero_copy_only=False)
+        column = column.fill_null(0)
+    values: np.ndarray = column.to_numpy(zero_copy_only=False)
     if values.dtype == np.uint64:  # what is too large stays so
         values = np.minimum(values, np.uint64(np.iinfo(np.int64).max))
     values = values.astype(np.int64)
@@ -416,7 +419,10 @@ def _texts(table: TableFile, piece: Piece, columns: Columns) -> set[str]:
 
 def _sample(path: Path, size: int) -> str:
     digest = xxhash.xxh3_128()
+    offsets = np.linspace(0, max(size - _SAMPLED, 0), _SAMPLE).astype(np.int64).tolist()
     with SourceFile(path, size) as file:
-        for offset in np.linspace(0, max(size - _SAMPLED, 0), _SAMPLE).astype(np.int64).tolist():
+        for offset in offsets:  # so that the disk seeks them together
+            file.will_read(_SAMPLED, offset)
+        for offset in offsets:
             digest.update(file.read(min(_SAMPLED, size), offset))
     return digest.hexdigest()

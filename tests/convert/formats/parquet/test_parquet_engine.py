@@ -32,3 +32,12 @@ def test_another_user_of_the_library_keeps_its_choice() -> None:
     other = "mimalloc" if own != "mimalloc" else "jemalloc"
     for pool in (own, other):
         assert run(OURS + POOL, ARROW_DEFAULT_MEMORY_POOL=pool) == pool
+
+
+def test_columns_without_nulls_import_no_more_of_the_library() -> None:
+    program = (
+        OURS + "import sys, pyarrow; from facepack.convert.formats.parquet.rows import numbers; "
+        "print(numbers(pyarrow.array([2, -1]), -7), 'pyarrow.compute' in sys.modules, "
+        "numbers(pyarrow.array([2, None]), -7))"
+    )
+    assert run(program) == "[ 2 -1] False [ 2 -7]"
