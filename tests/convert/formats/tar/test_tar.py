@@ -21,7 +21,7 @@ from facepack.convert.formats.pairs.pickles import write_bin
 from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.rec.recordio import RecordWriter, pack_header
 from facepack.convert.formats.rec.source import RecSource
-from facepack.convert.formats.tar import source as tar_source
+from facepack.convert.formats.tar import look as tar_look
 from facepack.convert.formats.tar import spool
 from facepack.convert.formats.tar.headers import Member, member_header, padded, read_member
 from facepack.convert.formats.tar.source import TarSource
@@ -212,7 +212,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param != "kept":
         monkeypatch.setattr(spool, "room", lambda folder: 0)
     if request.param == "inflated again in order":
-        monkeypatch.setattr(tar_source, "_MOST_AGAIN", 0)
+        monkeypatch.setattr(tar_look, "_MOST_AGAIN", 0)
     return str(request.param)
 
 

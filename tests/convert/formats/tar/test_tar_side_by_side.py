@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from facepack.convert import workers
-from facepack.convert.formats.tar import source as tar_source
+from facepack.convert.formats.tar import look as tar_look
 from facepack.convert.formats.tar import spool
 from facepack.convert.formats.tar.headers import BLOCK, member_header
 from facepack.convert.formats.tar.source import TarSource
@@ -76,7 +76,7 @@ def write(folder: Path, contents: Sequence[bytes], *, squeezed: bool) -> list[Pa
 def looked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Side by side in one process, what is sent to others and back pickled; whether it did."""
     did: list[bool] = []
-    look = tar_source._look_side_by_side
+    look = tar_look._look_side_by_side
 
     def early(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         for task in tasks:
@@ -87,9 +87,9 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
         did.append(found is not None)
         return found
 
-    monkeypatch.setattr(tar_source, "can_run_early", lambda: True)
-    monkeypatch.setattr(tar_source, "run_early", early)
-    monkeypatch.setattr(tar_source, "_look_side_by_side", watched)
+    monkeypatch.setattr(tar_look, "can_run_early", lambda: True)
+    monkeypatch.setattr(tar_look, "run_early", early)
+    monkeypatch.setattr(tar_look, "_look_side_by_side", watched)
     yield did
 
 
@@ -119,7 +119,7 @@ def told(source: TarSource) -> dict[str, Any]:
 def in_order(paths: Sequence[Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the archives give, or are refused for, looked at in order."""
     with monkeypatch.context() as patch:
-        patch.setattr(tar_source, "can_run_early", lambda: False)
+        patch.setattr(tar_look, "can_run_early", lambda: False)
         return given(paths)
 
 
@@ -224,14 +224,14 @@ def test_processes_look(
     paths = write(tmp_path, [*map(tar, archives("names", 6, jpeg))], squeezed=squeezed)
     expected = given(paths)
     run: list[int] = []
-    early = tar_source.run_early
+    early = tar_look.run_early
 
     def counted(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         run.append(len(tasks))
         return early(function, tasks)
 
     monkeypatch.setattr(workers, "_WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(tar_source, "run_early", counted)
+    monkeypatch.setattr(tar_look, "run_early", counted)
     with workers.started_early(paths, 2, [TarSource.__module__]):
         assert given(paths) == expected
     assert run == [6]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from facepack.convert.formats.tar import source as source_module
+from facepack.convert.formats.tar import look as tar_look
 from facepack.convert.formats.tar import spool
 from facepack.convert.formats.tar.headers import member_header
 from facepack.convert.formats.tar.source import TarSource
@@ -210,7 +210,7 @@ def test_what_has_no_room_is_inflated_twice(
     with pytest.raises(SpoolError):
         spooled(paths)
     for most, alone in ((len(tree([image])), False), (len(tree([image])) - 1, True)):
-        monkeypatch.setattr(source_module, "_MOST_AGAIN", most)
+        monkeypatch.setattr(tar_look, "_MOST_AGAIN", most)
         source = TarSource(paths)
         assert source.parallel == (not alone)
         told = " ".join(source.notices)

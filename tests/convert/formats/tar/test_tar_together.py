@@ -14,7 +14,7 @@ import pytest
 
 from facepack.convert.formats.tar import headers
 from facepack.convert.formats.tar import images as tar_images
-from facepack.convert.formats.tar import source as tar_source
+from facepack.convert.formats.tar import look as tar_look
 from facepack.convert.formats.tar.headers import (
     BLOCK,
     Member,
@@ -233,7 +233,7 @@ def test_no_member_is_looked_at_again_and_again(
         walked.append(len(found[0]))
         return found
 
-    monkeypatch.setattr(tar_source, "_FEW", 1)
+    monkeypatch.setattr(tar_look, "_FEW", 1)
     monkeypatch.setattr(headers, "_walk", counting)
     assert len(TarSource([tmp_path / "a.tar"])) == count
     assert sum(walked) < 3 * 3 * count
@@ -267,10 +267,10 @@ def test_samples_are_those_of_members_one_by_one(
         runs.append(taken(*arguments))  # type: ignore[arg-type]
         return runs[-1]
 
-    monkeypatch.setattr(tar_source, "_FEW", 1)
+    monkeypatch.setattr(tar_look, "_FEW", 1)
     monkeypatch.setattr(tar_images.ImageMembers, "add_pairs", counting)
     together = TarSource([path])
-    monkeypatch.setattr(tar_source, "_FEW", 1 << 60)
+    monkeypatch.setattr(tar_look, "_FEW", 1 << 60)
     alone = TarSource([path])
     assert sum(runs) > (560 if seed == 0 else 80)
     assert together.describe() == alone.describe() and together.notices == alone.notices
