@@ -80,13 +80,16 @@ def plan_split(
     keep = _kept(len(labels), exclude)
     counts = np.bincount(labels[keep & (labels >= 0)], minlength=classes)
     is_head, is_tail = counts >= min_images, (counts > 0) & (counts < min_images)
+    present = counts[counts > 0]
+    if not len(present):
+        raise PackError(f"{path}: no image in it has an identity: there is nothing to part")
+    least, most = present.min(), present.max()
     for side, other, words in (
         (is_head, "tail", f"at least {min_images}"),
         (is_tail, "head", f"fewer than {min_images}"),
     ):
         if not side.any():
-            present = counts[counts > 0]
-            spread = f"{present.min()} to {present.max()}" if len(present) else "no"
+            spread = f"{least} to {most}" if least < most else f"{most}"
             raise PackError(
                 f"{path}: none of its {len(present)} identities has {words} images, so all would "
                 f"be {other}; they have {spread} images each: choose another --min-images"

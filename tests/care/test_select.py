@@ -29,6 +29,7 @@ from facepack.convert.options import ConvertOptions
 from facepack.errors import DamageError, NewerFormatError, PackError
 from facepack.loading.extents import Extents
 from facepack.store import format as fmt
+from facepack.store.writer import PackWriter
 from facepack.view.listing import list_shards
 from facepack.view.record_info import describe_record, find_record
 from facepack.view.summary import summarize
@@ -369,6 +370,19 @@ def test_no_head_or_no_tail_is_said(source: Path, tmp_path: Path, fewest: int, w
     with pytest.raises(PackError, match=r"none of its 6 identities .* 1 to 12 images"):
         split(source, tmp_path / "head", tmp_path / "tail", min_images=fewest)
     assert not (tmp_path / "head").exists() and not (tmp_path / "tail").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "words"), [(0, "they have 3 images each"), (-1, "no image in it has an identity")]
+)
+def test_identities_that_are_alike_or_none_are_not_parted(
+    tmp_path: Path, make_jpeg: MakeJpeg, label: int, words: str
+) -> None:
+    with PackWriter(tmp_path / "pack") as writer:
+        for k in range(3):
+            writer.add(make_jpeg(k), label)
+    with pytest.raises(PackError, match=words):
+        split(tmp_path / "pack", tmp_path / "head", tmp_path / "tail", min_images=9)
 
 
 def test_targets_are_looked_at(source: Path, tmp_path: Path, make_jpeg: MakeJpeg) -> None:
