@@ -28,6 +28,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -428,13 +429,14 @@ class GzipStream(Stream):
     def _begin(self) -> None:
         self._chunks: ReadAhead[Chunk] | Generator[Chunk, None, None] | None = None
         self._base, self._chunk, self._at = self.files.base, b"", 0
-        self._from = (0, 0)  # file and byte from which the chunk was inflated
+        # where bytes begin that come from another block of a file; that file, and the block's byte
+        self._origins = [(self.files.base, 0, 0)]
         self._start = self.files.base
         self._starts = [self.files.base]  # of the files that were reached
 
     def name_byte(self, position: int) -> str:
-        """The byte of the inflated stream, and about where in the files the reading is."""
-        number, byte = self._from
+        """The byte of the inflated stream, and about where in the files it comes from."""
+        number, byte = self._origin(position)
         return (
             f"{self.files.names[number]}: near byte {byte} (byte {position} of the inflated data)"
         )
@@ -447,7 +449,7 @@ class GzipStream(Stream):
     @property
     def number(self) -> int:
         """The file of the next byte."""
-        return self._from[0]
+        return self._origin(self.position)[0]
 
     def ends(self) -> int | None:
         """None: how much there is only shows when it is inflated."""
@@ -455,7 +457,7 @@ class GzipStream(Stream):
 
     def consumed(self) -> int:
         """The compressed bytes from which those before were inflated."""
-        number, byte = self._from
+        number, byte = self._origin(self.position)
         return self.files.starts[number] - self.files.base + byte
 
     def sizes(self) -> tuple[int, ...]:
@@ -468,6 +470,10 @@ class GzipStream(Stream):
         if self._chunks is not None:
             self._chunks.close()
             self._chunks = None
+
+    def _origin(self, position: int) -> tuple[int, int]:
+        """The file that a byte of the stream comes from, and about its byte there."""
+        return self._origins[bisect_right(self._origins, position, key=itemgetter(0)) - 1][1:]
 
     def _go(self, position: int) -> None:
         if position < self._base:
@@ -489,8 +495,9 @@ class GzipStream(Stream):
             self._chunks = self._inflate()
         chunk = next(self._chunks, None)
         if chunk is not None:
-            self._from = chunk.file, chunk.byte
             begin = self._base + len(self._chunk)
+            if self._origins[-1][1:] != (chunk.file, chunk.byte):
+                self._origins.append((begin, chunk.file, chunk.byte))
             self._starts += [begin] * (chunk.file + 1 - len(self._starts))
             if chunk.starts:
                 self._start = begin

@@ -313,3 +313,19 @@ def test_a_dropped_stream_leaves_no_thread(tmp_path: Path) -> None:
     while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_bytes_are_told_of_the_file_that_they_come_from(tmp_path: Path) -> None:
+    first, second = content(300_000), content(400_000, 1)
+    paths = [tmp_path / "first", tmp_path / "second"]
+    for path, data in zip(paths, (first, second), strict=True):
+        path.write_bytes(gzip.compress(data))
+    with Files.look_at(paths).open() as stream:
+        stream.seek(len(first) - 100)
+        assert stream.peek(512) == first[-100:] + second[:412]  # it reaches into the next file
+        assert stream.number == 0
+        assert stream.name_byte(stream.position).startswith("first: near byte ")
+        assert 0 < stream.consumed() < paths[0].stat().st_size
+        stream.seek(len(first) + len(second))
+        assert stream.name_byte(0).startswith("first: near byte 0 (byte 0 ")
+        assert stream.name_byte(len(first)).startswith("second: near byte 0 ")
