@@ -76,6 +76,11 @@ def path_of_open_file(descriptor: int) -> Path | None:
     return path if path.exists() else None
 
 
+def block_bytes(folder: Path) -> int:
+    """Bytes of a block, of which a file in ``folder`` takes whole ones, if the system tells."""
+    return os.statvfs(folder).f_frsize if hasattr(os, "statvfs") else 4096
+
+
 def will_read(descriptor: int, offset: int, length: int) -> None:
     """Have the system begin to read a part of a file, if it can be asked to.
 

@@ -12,6 +12,9 @@ from click.testing import CliRunner, Result
 import facepack
 from facepack.cli import root
 from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.convert.formats.rec.source import RecSource
+from facepack.convert.formats.tree import tree_sink
+from facepack.convert.formats.tree.tree_sink import TreeOptions, TreeSink
 from facepack.errors import PackError
 from facepack.evaluate.embedding.embedding_folder import begun
 from facepack.evaluate.embedding.feature_files import write_features
@@ -81,6 +84,26 @@ def test_what_does_not_fit_replaces_nothing(
     result = run(f"rec2{sink}", make_rec(60, name="more"), tmp_path / "out", "--overwrite")
     assert result.exit_code == 1 and "MB are needed" in result.stderr
     assert content(tmp_path / "out") == before
+
+
+def test_files_of_a_tree_take_whole_blocks(
+    make_rec: MakeRec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_sink, "block_bytes", lambda folder: 4096)
+    source = make_rec(20)
+    sizes = RecSource(source).sizes()
+    blocks = int((-(-sizes.astype(int) // 4096)).sum())
+    usage = shutil.disk_usage(tmp_path)
+    for free in (int(sizes.sum()) + 1000, blocks * 4096 - 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, n=free: usage._replace(free=n))
+        result = run("rec2img", source, tmp_path / "out")
+        assert result.exit_code == 1 and "MB are needed" in result.stderr
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=blocks * 4096))
+    assert run("rec2img", source, tmp_path / "out").exit_code == 0
+    sink = TreeSink(RecSource(source), tmp_path / "new", TreeOptions())
+    assert (sink.expected_bytes(), sink.left_bytes()) == (blocks * 4096, 0)
+    monkeypatch.setattr(sink, "written_bytes", lambda span: 5)
+    assert sink.left_bytes() == blocks * 4096  # what is there needs no room again
 
 
 def test_a_run_that_is_refused_leaves_no_folder(make_pack: MakePack, tmp_path: Path) -> None:

@@ -33,8 +33,10 @@ from facepack.errors import PackError, SourceError
 from facepack.images import SUFFIXES
 from facepack.store import format as fmt
 from facepack.store.files import write_errors, write_file
+from facepack.store.places import nearest
 from facepack.store.preview import Preview
 from facepack.store.record import Buffer, SourceRecord
+from facepack.system import block_bytes
 
 NAMING = ("source", "number")
 _BATCH = 256  # files that are named in the state before they are written
@@ -78,6 +80,22 @@ class TreeSink(ParallelSink):
         if self.options.naming == "source":
             path_of = partial(_path_of, "source")
             require_distinct_ahead(self.out, self.source, self.options.check, path_of)
+
+    def expected_bytes(self) -> int:
+        """About how many bytes the images take, each of them whole blocks of the disk."""
+        return int(self._disk_bytes().sum())
+
+    def left_bytes(self) -> int:
+        """Bytes that the images of the spans that are there take."""
+        super().left_bytes()
+        taken = self._disk_bytes()
+        missing = sum(int(taken[span.start : span.stop].sum()) for span in self._missing)
+        return int(taken.sum()) - missing
+
+    def _disk_bytes(self) -> np.ndarray:
+        sizes = self.source.sizes().astype(np.int64)
+        block = block_bytes(nearest(self.out))
+        return -(-sizes // block) * block
 
     def outcome(self) -> dict[str, Any]:
         """The images, and what stands beside them."""
