@@ -81,6 +81,11 @@ def block_bytes(folder: Path) -> int:
     return os.statvfs(folder).f_frsize if hasattr(os, "statvfs") else 4096
 
 
+def disk_bytes(descriptor: int) -> int:
+    """Bytes that an open file takes, its holes aside; 0 where the system does not tell."""
+    return 512 * getattr(os.fstat(descriptor), "st_blocks", 0)
+
+
 def will_read(descriptor: int, offset: int, length: int) -> None:
     """Have the system begin to read a part of a file, if it can be asked to.
 

@@ -103,13 +103,14 @@ def _look_side_by_side(files: Files, spool: Spool | None, progress: Progress) ->
         (some, spool and spool.some(first, len(some.paths)), ahead)
         for some, first in zip(streams, firsts, strict=False)
     ]
-    look, begin = Look(files, None), 0
+    look, begin, done = Look(files, None), 0, 0
     for some, found in zip(streams, run_early(_look_apart, tasks), strict=True):
         if found is None:
             return None
         look.extend(found, begin)
         begin += sum(found.sizes)
-        progress.update(sum(some.sizes) >> 20)
+        done += sum(some.sizes)
+        progress.update((done >> 20) - progress.done)
     return look
 
 
@@ -215,7 +216,7 @@ class Look:
         self.sizes += other.sizes
 
     def plan_second(self, spool: Spool | None) -> None:
-        """Decide how the files are read the second time, all of which were inflated once."""
+        """Decide how gzipped files are read the second time, if all were read the first."""
         if not self._files.compressed or not self.complete:
             return
         again = SpooledFiles.of(self._files, tuple(self.sizes), spool)

@@ -81,14 +81,11 @@ class TarSource(SourceView):
             )
         files, passed_over = _find(paths)
         glint360k.check_pieces(files.names)
+        names = names_beside(paths) if labelled else None
         look = look_at(files, member)
         self._files = files
         self._sums = look.sums if look.complete else {}
-        content = look.content(
-            names_beside(paths) if labelled else None,
-            only_indexed=only_indexed,
-            identity_level=identity_level,
-        )
+        content = look.content(names, only_indexed=only_indexed, identity_level=identity_level)
         if only_indexed and not isinstance(content, RecordSet):
             raise SourceError(
                 f"--only-indexed is for a .rec and its .idx, and there is no .rec in "

@@ -6,9 +6,8 @@ Several processes may fill a spool, for each file has a region of its own in it.
 
 The spool lies in ``TMPDIR``, or else where large temporary files do. It has no name, so that
 nothing is left of it when the process that made it ends, in whatever way. It takes no more than
-half of the memory that is free, so that the page cache holds it, and half of that disk, of which
-each file has its share: what would take more, or claims to hold much more than its size, is not
-kept, and inflated again instead.
+half of the memory that is free, so that the page cache holds it, and half of that disk: what would
+take more, or claims to hold much more than its size, is not kept, and inflated again instead.
 """
 
 from __future__ import annotations
@@ -107,10 +106,12 @@ class Spool:
     Attributes:
         file: where it lies; None where it cannot be had.
         regions: where that of each file begins in it, and where the last ends.
+        room: bytes that all files may take together.
     """
 
     file: SpoolFile | None
     regions: tuple[int, ...]
+    room: int
 
     @classmethod
     def new(cls, files: Files) -> Spool:
@@ -121,13 +122,11 @@ class Spool:
         """
         folder = None if "TMPDIR" in os.environ or not _LARGE.is_dir() else _LARGE
         free = room(folder or Path(tempfile.gettempdir()))
-        share = free / sum(files.sizes)
-        if share < _USUAL:
+        if sum(files.sizes) * _USUAL > free:
             raise SpoolError
-        most = (min(size * _MOST + (1 << 20), int(size * share)) for size in files.sizes)
-        pages = (count // _PAGE * _PAGE for count in most)
+        most = ((size * _MOST + (1 << 20)) // _PAGE * _PAGE for size in files.sizes)
         try:
-            return cls(SpoolFile.new(folder), tuple(accumulate(pages, initial=_PAGE)))
+            return cls(SpoolFile.new(folder), tuple(accumulate(most, initial=_PAGE)), free)
         except OSError as error:
             raise SpoolError from error
 
@@ -138,7 +137,7 @@ class Spool:
 
     def some(self, first: int, count: int) -> Spool:
         """That of ``count`` of the files."""
-        return Spool(self.file, self.regions[first : first + count + 1])
+        return Spool(self.file, self.regions[first : first + count + 1], self.room)
 
 
 class SpoolingStream(GzipStream):
@@ -169,13 +168,18 @@ class SpoolingStream(GzipStream):
         if self._spool.file is None:
             raise SpoolError
         regions, number, at = self._spool.regions, 0, self._spool.regions[0]
+        kept = 0
         for chunk in chunks:
             if chunk.file != number:
                 number, at = chunk.file, regions[chunk.file]
-            if at + len(chunk.data) > regions[number + 1]:
+            kept += len(chunk.data)
+            if at + len(chunk.data) > regions[number + 1] or kept > self._spool.room:
                 raise SpoolError
             try:
                 self._spool.file.write(chunk.data, at)
+                # Others fill it as well, where they can: then the system tells how full it is.
+                if system.disk_bytes(self._spool.file.descriptor) > self._spool.room:
+                    raise SpoolError
             except OSError as error:
                 raise SpoolError from error
             at += len(chunk.data)

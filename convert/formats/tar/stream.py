@@ -65,7 +65,8 @@ class Files:
     Attributes:
         paths: the files, in order.
         sizes: bytes of each, when they were looked at.
-        begins: whether each begins with an archive, or a gzipped one; of the first, nobody asks.
+        begins: whether each begins with an archive, a gzipped one where any is; of the first,
+            nobody asks.
         base: where the first begins in the stream of all files of which these are some.
         compressed: whether any is gzipped; ``base`` is that of the inflated stream.
     """
@@ -83,7 +84,7 @@ class Files:
         Raises:
             SourceError: one is no regular file, is empty, or cannot be read.
         """
-        sizes, begins, compressed = [], [], False
+        sizes, plain, gzipped, compressed = [], [], [], False
         for path in paths:
             require_file(path)
             with SourceFile(path) as file:
@@ -92,7 +93,10 @@ class Files:
                 data = file.read(min(_LOOK, file.size), 0)
                 compressed |= data.startswith(_GZIP)
                 sizes.append(file.size)
-                begins.append(is_header(data[:BLOCK]) or begins_archive(data))
+                plain.append(is_header(data[:BLOCK]))
+                gzipped.append(begins_archive(data))
+        # What looks like a header among gzipped files may lie in a block that is stored as it is.
+        begins = gzipped if compressed else plain
         return cls(tuple(paths), tuple(sizes), tuple(begins), 0, compressed)
 
     @cached_property

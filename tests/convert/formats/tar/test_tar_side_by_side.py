@@ -235,3 +235,14 @@ def test_processes_look(
     with workers.started_early(paths, 2, [TarSource.__module__]):
         assert given(paths) == expected
     assert run == [6]
+
+
+def test_names_that_cannot_be_read_are_told_before_all_is_looked_at(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    contents = [*map(tar, archives("samples", 2, jpeg))]
+    contents[1] = contents[1][:-3000]
+    write(tmp_path, contents, squeezed=False)
+    (tmp_path / "labels.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(SourceError, match=r"labels\.txt: cannot be read"):
+        TarSource([tmp_path])

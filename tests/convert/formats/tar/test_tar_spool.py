@@ -99,7 +99,7 @@ def test_a_stream_is_the_files_joined_and_kept(tmp_path: Path, ahead: bool) -> N
 def test_a_spool_is_filled_by_several(tmp_path: Path) -> None:
     paths, expected = pieces(tmp_path)
     files = Files.look_at(paths)
-    assert files.begins == (True, False, False, False, True, True, True)
+    assert files.begins == (True, False, False, False, True, False, True)
     kept, sizes, first = Spool.new(files), (), 0
     for some in files.apart():
         own = pickle.loads(pickle.dumps(kept.some(first, len(some.paths))))  # another process's
@@ -220,6 +220,29 @@ def test_what_has_no_room_is_inflated_twice(
             part = source.part(number, number + 1)
             (record,) = (part if alone else pickle.loads(pickle.dumps(part))).read()
             assert isinstance(record, SourceRecord) and record.image == image
+
+
+def test_files_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    images = [[rng.bytes(300_000) for _ in range(3)], [rng.bytes(300_000) + bytes(900_000)] * 3]
+    tars = [bytes(1024), *map(tree, images, "ab")]
+    paths = write(tmp_path, *(gzip.compress(data) for data in tars))
+    inflated = sum(map(len, tars))
+    for room, kept in ((inflated + (1 << 16), True), (inflated - (1 << 20), False)):
+        monkeypatch.setattr(spool, "room", lambda folder, most=room: most)
+        assert any("twice" in notice for notice in TarSource(paths).notices) == (not kept)
+        files = Files.look_at(paths)
+        whole, first, full = Spool.new(files), 0, False
+        for some in files.apart():  # as several processes, none of which has too much
+            own = pickle.loads(pickle.dumps(whole.some(first, len(some.paths))))
+            first += len(some.paths)
+            with SpoolingStream(some, None, own, ahead=False) as stream:
+                try:
+                    while stream.peek(1):
+                        stream.skip(len(stream.buffered()[0]))
+                except SpoolError:
+                    full = True
+        assert full == (not kept)
 
 
 def test_the_first_fault_of_all_is_told(tmp_path: Path) -> None:
