@@ -38,6 +38,15 @@ def arrow() -> ModuleType:
     return module
 
 
+def arrow_compute() -> ModuleType:
+    """``pyarrow.compute``, which takes a while to import, and which few columns want."""
+    arrow()
+    import pyarrow.compute
+
+    module: ModuleType = pyarrow.compute
+    return module
+
+
 @contextmanager
 def engine_errors(where: str) -> Iterator[None]:
     """Within, what the library raises is an error of the source, at the place ``where``.

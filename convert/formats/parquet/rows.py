@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from facepack.convert.formats.parquet.columns import Columns, are_numbers, find_columns
-from facepack.convert.formats.parquet.engine import arrow, engine_errors
+from facepack.convert.formats.parquet.engine import arrow, arrow_compute, engine_errors
 from facepack.convert.formats.parquet.folders import find_files, set_name
 from facepack.convert.formats.parquet.tables import BYTES, PATH, Piece, TableFile, open_table
 from facepack.convert.inputs import require_once
@@ -148,9 +148,8 @@ class RowsPart(PartInRuns):
         column = batch.column(self.columns.label)
         if not self.columns.texts:
             return numbers(column, NO_IDENTITY)
-        compute = arrow().compute
         texts = arrow().array(self.identities, arrow().string())
-        found = compute.index_in(column.cast(arrow().string()), value_set=texts)
+        found = arrow_compute().index_in(column.cast(arrow().string()), value_set=texts)
         return numbers(found, NO_IDENTITY)
 
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:

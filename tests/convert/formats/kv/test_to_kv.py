@@ -291,7 +291,7 @@ def test_resuming_writes_no_finished_span_again(
     part, read = source.part, []
 
     def noting(start: int, stop: int) -> ListSource:
-        if stop - start > 1:  # single records are looked at beforehand
+        if stop - start != 8:  # so many records are looked at beforehand
             read.append(start)
             if len(read) == 4:
                 raise SourceError("the source vanished")
