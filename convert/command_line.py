@@ -7,19 +7,15 @@ a file imports nothing heavy at once: help must be quick.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from facepack.command_options import PATH, Option, with_options
+
 if TYPE_CHECKING:
     from facepack.convert.source import Source
-
-F = TypeVar("F", bound=Callable[..., Any])
-Option = Callable[[Any], Any]
-
-PATH = click.Path(path_type=Path)
 
 
 class _Level(click.ParamType):
@@ -53,20 +49,9 @@ LABEL_COLUMN = click.option(
 )
 
 
-def apply_options(options: tuple[Option, ...]) -> Callable[[F], F]:
-    """A decorator that adds ``options``, the first one first."""
-
-    def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
 def parameter_names(options: tuple[Option, ...]) -> list[str]:
     """What ``options`` are called in Python."""
-    command = click.command()(apply_options(options)(lambda: None))
+    command = click.command()(with_options(options)(lambda: None))
     return [str(parameter.name) for parameter in command.params]
 
 

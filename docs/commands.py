@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from facepack.cli import COMMANDS, root
-from facepack.convert.command_line import apply_options
+from facepack.command_options import with_options
 from facepack.convert.registry import SINKS, SOURCES
 from facepack.evaluate.registry import PROTOCOLS
 
@@ -65,7 +65,7 @@ def _context(command: click.Command, name: str) -> click.Context:
 
 
 def _options(options: tuple[Callable[[Any], Any], ...]) -> str:
-    command = click.command(add_help_option=False)(apply_options(options)(lambda: None))
+    command = click.command(add_help_option=False)(with_options(options)(lambda: None))
     return _options_of(command)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from facepack.command_options import BACKBONE, FILE, MODEL_CHANNELS, PATH, with_options
 from facepack.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _MODEL = "A run's folder, a file with a backbone's state_dict, or an .onnx"
 MODEL_OPTION = click.option(
     "--model",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="RUN_OR_FILE",
     help=f"{_MODEL}.",
 )
@@ -38,7 +39,7 @@ MODELS_OPTION = click.option(
     "--model",
     "models",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="RUN_OR_FILE",
     help=f"{_MODEL}; repeatable.",
 )
@@ -58,12 +59,8 @@ ON_BAD_IMAGE_OPTION = click.option(
     help="An image that cannot be decoded is left out, told and counted; or is an error.",
 )
 FORWARD_OPTIONS = (
-    click.option("--backbone", metavar="NAME", help="What a file is of; else its tensors tell."),
-    click.option(
-        "--channels",
-        type=click.Choice(["rgb", "bgr"]),
-        help="Order of the colours that the model takes; else its file tells, or it is rgb.",
-    ),
+    BACKBONE,
+    MODEL_CHANNELS,
     click.option(
         "--torchscript",
         is_flag=True,
@@ -79,16 +76,13 @@ FORWARD_OPTIONS = (
 )
 DATA_OPTION = click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Where sets are looked for by name: FACEPACK_HOME, or else the current folder, if unset.",
 )
-DRY_RUN_OPTION = click.option(
-    "--dry-run", is_flag=True, help="Say what would be done and what it would take; write nothing."
-)
 GROUP_OPTION = click.option(
     "--group",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE[:COLUMN]",
     help="Groups, by image or identity: CSV with a header, or lines of NAME GROUP.",
 )
@@ -97,20 +91,20 @@ EVALUATION_OPTIONS = (
     *FORWARD_OPTIONS,
     click.option(
         "--embeddings",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="E",
         help="Evaluate these, not a model: what `facepack embed` wrote, or a .npy.",
     ),
     click.option(
         "--keys",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="FILE",
         help="The image of each row of a .npy: one key a line, or a .npy of texts.",
     ),
     DATA_OPTION,
     click.option(
         "--results",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="FILE",
         help="Keep results here, those of other targets too. Default: RUN/results.json of a run.",
     ),
@@ -118,24 +112,13 @@ EVALUATION_OPTIONS = (
         "--report",
         "reports",
         multiple=True,
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         metavar="OUT",
         help="Write a page (.html), its curves (.png, .svg, .pdf) or its figures (.csv); "
         "repeatable.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print a list of objects, shares of one."),
 )
-
-
-def with_options(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    """Decorate with several of click's options, in their order."""
-
-    def apply(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return apply
 
 
 def tell_preview(preview: EmbedPreview | NoisePreview, as_json: bool) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from facepack.convert.command_line import PATH, apply_options, parameter_names, take
-from facepack.convert.commands.convert import DRY_RUN, LOOK, target_options
+from facepack.command_options import DRY_RUN, PATH, RESUME, with_options
+from facepack.convert.command_line import parameter_names, take
+from facepack.convert.commands.convert import LOOK, target_options
 from facepack.convert.formats.pack.command import PackSinkCommand
 from facepack.convert.registry import SOURCES
 from facepack.terminal import NOTHING_WRITTEN, printable
@@ -44,7 +45,7 @@ _OPTIONS = (
         is_flag=True,
         help="Delete each zip or .rec once the pack has been read again and holds it.",
     ),
-    click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
+    RESUME,
     click.option("--discard", is_flag=True, help="Remove what an interrupted run left first."),
     DRY_RUN,
     click.option("--json", "as_json", is_flag=True, help="Print the results as a JSON list."),
@@ -52,7 +53,7 @@ _OPTIONS = (
 
 
 @click.command()
-@apply_options(_OPTIONS)
+@with_options(_OPTIONS)
 @click.pass_context
 def append(
     ctx: click.Context, pack: Path, src: tuple[Path, ...], as_json: bool, **options: Any

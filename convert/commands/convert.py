@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facepack.convert.command_line import PATH, Option, apply_options, take
+from facepack.command_options import (
+    DRY_RUN,
+    OVERWRITE,
+    PATH,
+    RESUME,
+    Option,
+    with_options,
+)
+from facepack.convert.command_line import take
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES, SinkKind, SourceKind, summary
 from facepack.errors import NothingChosenError
 from facepack.terminal import NOTHING_WRITTEN, printable
@@ -37,9 +45,6 @@ class _Size(click.ParamType):
         return int(match[2] or match[1]), int(match[1])
 
 
-DRY_RUN = click.option(
-    "--dry-run", is_flag=True, help="Say what would be done and what it would take; write nothing."
-)
 LOOK: tuple[Option, ...] = (
     click.option("--decode", is_flag=True, help="Decode every image, not only its header."),
     click.option("--size", type=_Size(), help="Set aside images of another size, e.g. 112."),
@@ -90,8 +95,8 @@ _RUN: tuple[Option, ...] = (
         help="Processes; by default as many as CPUs, if it pays.",
     ),
     click.option("--dask", metavar="ADDRESS", help="Let a Dask cluster do the work."),
-    click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
-    click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
+    RESUME,
+    OVERWRITE,
     DRY_RUN,
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
@@ -116,7 +121,7 @@ def conversion(name: str) -> click.Command:
         *_RUN,
     )
     text = f"{summary(name)}\n\n{read.src} {written.out}"
-    return click.command(name=name, help=text)(apply_options(options)(run))
+    return click.command(name=name, help=text)(with_options(options)(run))
 
 
 def _convert(

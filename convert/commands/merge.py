@@ -8,14 +8,13 @@ from typing import Any
 
 import click
 
+from facepack.command_options import PATH
 from facepack.commands.joining import join, joining_options
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("packs", type=_PATH, nargs=-1, required=True, metavar="PACK...")
-@click.argument("out", type=_PATH)
+@click.argument("packs", type=PATH, nargs=-1, required=True, metavar="PACK...")
+@click.argument("out", type=PATH)
 @click.option("--by-name", is_flag=True, help="Give identities of the same name the same label.")
 @joining_options
 @click.option("--json", "as_json", is_flag=True, help="Print the new manifest as JSON.")

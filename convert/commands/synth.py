@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from facepack.command_options import DRY_RUN, OVERWRITE, PATH
+
 
 class _Count(click.ParamType):
     """A number, or text that names a distribution, which the options look at."""
@@ -27,7 +29,7 @@ _COUNT = _Count()
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option(
     "--identities", type=click.IntRange(min=1), default=1000, show_default=True, help="People."
 )
@@ -97,10 +99,8 @@ _COUNT = _Count()
     default=None,
     help="Processes; one a CPU by default. The files do not depend on it.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote.")
-@click.option(
-    "--dry-run", is_flag=True, help="Say what would be done and what it would take; write nothing."
-)
+@OVERWRITE
+@DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def synth(
     out: Path, workers: int | None, overwrite: bool, dry_run: bool, as_json: bool, **options: Any

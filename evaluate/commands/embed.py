@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facepack.evaluate.command import (
-    DATA_OPTION,
-    DRY_RUN_OPTION,
-    FORWARD_OPTIONS,
-    MODEL_OPTION,
-    tell_preview,
-    with_options,
-)
+from facepack.command_options import DRY_RUN, PATH, RESUME, with_options
+from facepack.evaluate.command import DATA_OPTION, FORWARD_OPTIONS, MODEL_OPTION, tell_preview
 from facepack.evaluate.commands.on_ranks import on_ranks
 
 if TYPE_CHECKING:
@@ -30,15 +24,15 @@ if TYPE_CHECKING:
 @with_options(FORWARD_OPTIONS)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Folder for embeddings.npy, norms.npy, keys.npy, meta.json; or a .safetensors.",
 )
 @DATA_OPTION
 @click.option("--no-flip", is_flag=True, help="Leave the mirror image's embedding out of the sum.")
-@click.option("--resume", is_flag=True, help="Complete what an interrupted run left.")
+@RESUME
 @click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
-@DRY_RUN_OPTION
+@DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @click.pass_context
 def embed(

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from facepack.evaluate.command import EVALUATION_OPTIONS, run_evaluation, with_options
+from facepack.command_options import with_options
+from facepack.evaluate.command import EVALUATION_OPTIONS, run_evaluation
 from facepack.evaluate.registry import PROTOCOLS, find_target
 
 

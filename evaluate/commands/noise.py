@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from facepack.command_options import DRY_RUN, FILE, PATH
 from facepack.evaluate.command import (
     BATCH_SIZE_OPTION,
     DATA_OPTION,
-    DRY_RUN_OPTION,
     ON_BAD_IMAGE_OPTION,
     tell_preview,
 )
@@ -28,16 +28,11 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="RUN",
     help="The run that was trained on it: its folder, or a checkpoint.pt.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for scores, lists and embeddings.",
-)
+@click.option("--out", type=PATH, required=True, help="Folder for scores, lists and embeddings.")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -54,13 +49,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="OUT",
     help="Draw how the scores are distributed (.png, .svg, .pdf).",
 )
 @click.option(
     "--page",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="OUT.html",
     help="Write a page to judge the worst images by eye, on which they can be marked.",
 )
@@ -80,7 +75,7 @@ if TYPE_CHECKING:
 @DATA_OPTION
 @click.option("--resume", is_flag=True, help="Go on with the embeddings that are in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
-@DRY_RUN_OPTION
+@DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.pass_context
 def noise(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from facepack.evaluate.command import DRY_RUN_OPTION
+from facepack.command_options import DRY_RUN, PATH
 from facepack.train.commands.completion import complete_config, complete_setting
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from facepack.care.joined import JoinedPack
     from facepack.train.config import TrainConfig
 
-_PATH = click.Path(path_type=Path)
-
 
 def _setting(*names: str, text: str) -> Callable[[F], F]:
     return click.option(
@@ -28,8 +26,8 @@ def _setting(*names: str, text: str) -> Callable[[F], F]:
 
 
 @click.command()
-@click.argument("pack", type=_PATH)
-@click.option("--out", type=_PATH, required=True, help="Folder for packs, lists and runs.")
+@click.argument("pack", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Folder for packs, lists and runs.")
 @click.option(
     "--config",
     metavar="NAME|FILE.toml",
@@ -62,7 +60,7 @@ def _setting(*names: str, text: str) -> Callable[[F], F]:
     help="Epochs without a new best that end a stage.",
 )
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="Default: cuda if it is there, else cpu.")
-@DRY_RUN_OPTION
+@DRY_RUN
 @click.pass_context
 def unequal(
     ctx: click.Context,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from facepack.command_options import PATH
 from facepack.evaluate.command import find_images, protocol_command
 
 if TYPE_CHECKING:
@@ -19,10 +20,7 @@ _PAIRS = "pair_SLLFW.txt"
 @protocol_command("sllfw")
 @click.argument("target", metavar="PACK_OR_FOLDER")
 @click.option(
-    "--pairs",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help=f"The list of pairs. Default: {_PAIRS} in TARGET.",
+    "--pairs", type=PATH, metavar="FILE", help=f"The list of pairs. Default: {_PAIRS} in TARGET."
 )
 @click.option("--flip/--no-flip", default=True, show_default=True, help="Add mirror images.")
 def command(

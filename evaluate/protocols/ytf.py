@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from facepack.command_options import PATH
 from facepack.evaluate.command import find_images, protocol_command
 
 if TYPE_CHECKING:
@@ -21,15 +22,12 @@ _LIST, _PAIRS = "ytf_list.txt", "pairs_ytf.txt"
 @click.option(
     "--list",
     "members",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help=f"Images and their templates. Default: {_LIST} in TARGET.",
 )
 @click.option(
-    "--pairs",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help=f"Pairs of templates. Default: {_PAIRS} in TARGET.",
+    "--pairs", type=PATH, metavar="FILE", help=f"Pairs of templates. Default: {_PAIRS} in TARGET."
 )
 @click.option("--flip/--no-flip", default=True, show_default=True, help="Add mirror images.")
 def command(

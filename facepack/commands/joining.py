@@ -8,28 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from facepack.command_options import DRY_RUN, OVERWRITE, RESUME, with_options
 from facepack.terminal import NOTHING_WRITTEN, printable
 
 if TYPE_CHECKING:
     from facepack.care.joined import JoinedPack
 
-_OPTIONS = (
-    click.option("--copy", is_flag=True, help="Copy the shards even where links are possible."),
-    click.option("--resume", is_flag=True, help="Complete what an interrupted run left."),
-    click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
-    click.option(
-        "--dry-run",
-        is_flag=True,
-        help="Say what would be done and what it would take; write nothing.",
-    ),
+joining_options = with_options(
+    (
+        click.option("--copy", is_flag=True, help="Copy the shards even where links are possible."),
+        RESUME,
+        OVERWRITE,
+        DRY_RUN,
+    )
 )
-
-
-def joining_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that :func:`join` takes."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+"""Adds the options that :func:`join` takes."""
 
 
 def join(

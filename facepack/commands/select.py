@@ -7,16 +7,15 @@ from typing import Any
 
 import click
 
+from facepack.command_options import PATH
 from facepack.commands.joining import join, joining_options
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("pack", type=_PATH)
-@click.argument("out", type=_PATH)
+@click.argument("pack", type=PATH)
+@click.argument("out", type=PATH)
 @click.option(
-    "--exclude", type=_PATH, metavar="LIST", required=True, help="Records that are left out."
+    "--exclude", type=PATH, metavar="LIST", required=True, help="Records that are left out."
 )
 @joining_options
 @click.option("--json", "as_json", is_flag=True, help="Print the new manifest as JSON.")

@@ -7,15 +7,14 @@ from typing import Any
 
 import click
 
+from facepack.command_options import PATH
 from facepack.commands.joining import join, joining_options
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("pack", type=_PATH)
-@click.argument("head", type=_PATH)
-@click.argument("tail", type=_PATH)
+@click.argument("pack", type=PATH)
+@click.argument("head", type=PATH)
+@click.argument("tail", type=PATH)
 @click.option(
     "--min-images",
     type=click.IntRange(min=1),
@@ -25,7 +24,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--exclude",
-    type=_PATH,
+    type=PATH,
     metavar="LIST",
     help="Leave the records of this list out first (see facepack select).",
 )

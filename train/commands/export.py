@@ -7,21 +7,15 @@ from pathlib import Path
 
 import click
 
+from facepack.command_options import BACKBONE, MODEL_CHANNELS, PATH
+
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), metavar="RUN_OR_MODEL")
-@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.{safetensors,onnx}")
-@click.option("--backbone", metavar="NAME", help="What a file is of; else its tensors tell.")
-@click.option(
-    "--channels",
-    type=click.Choice(["rgb", "bgr"]),
-    help="Order of the colours that the model takes; else its file tells, or it is rgb.",
-)
-@click.option(
-    "--pack",
-    type=click.Path(path_type=Path),
-    help="Compare on images of this pack, too.",
-)
+@click.argument("model", type=PATH, metavar="RUN_OR_MODEL")
+@click.argument("out", type=PATH, metavar="OUT.{safetensors,onnx}")
+@BACKBONE
+@MODEL_CHANNELS
+@click.option("--pack", type=PATH, help="Compare on images of this pack, too.")
 @click.option(
     "--images",
     type=click.IntRange(min=1),

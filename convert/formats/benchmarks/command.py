@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from facepack.convert.command_line import PATH, SourceCommand
+from facepack.command_options import PATH
+from facepack.convert.command_line import SourceCommand
 
 
 class MegaFaceCommand(SourceCommand):

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from facepack.convert.command_line import PATH, ROOT, SourceCommand
+from facepack.command_options import PATH
+from facepack.convert.command_line import ROOT, SourceCommand
 
 
 class ListCommand(SourceCommand):

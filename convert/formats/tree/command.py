@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from facepack.command_options import PATH
 from facepack.convert.command_line import (
     IDENTITY_LEVEL,
     LABEL_COLUMN,
-    PATH,
     ROOT,
     SinkCommand,
     SourceCommand,

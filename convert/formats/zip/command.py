@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from facepack.convert.command_line import IDENTITY_LEVEL, PATH, SourceCommand
+from facepack.command_options import PATH
+from facepack.convert.command_line import IDENTITY_LEVEL, SourceCommand
 
 
 class ZipCommand(SourceCommand):
