@@ -15,6 +15,7 @@ import xxhash
 from facepack.convert.formats.parquet.columns import Columns, are_numbers, find_columns
 from facepack.convert.formats.parquet.engine import arrow, arrow_compute, engine_errors
 from facepack.convert.formats.parquet.folders import find_files, set_name
+from facepack.convert.formats.parquet.plain import Images
 from facepack.convert.formats.parquet.tables import BYTES, PATH, Piece, TableFile, open_table
 from facepack.convert.inputs import require_once
 from facepack.convert.source import Entry, PartInRuns, Refusal, Source
@@ -44,6 +45,7 @@ class Stretch(NamedTuple):
 class RowsPart(PartInRuns):
     """Rows that follow each other, in whatever files."""
 
+    waits_for_disk = True
     remedy = "fetch the file again, or go on without this row"
     start: int
     columns: Columns  # which are read
@@ -58,8 +60,12 @@ class RowsPart(PartInRuns):
     def _sweep(
         self, rows: np.ndarray, *, once: bool
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        for first, batch in self.batches(rows, once=once):
-            yield from self._records(first, batch, _between(rows, first, batch.num_rows))
+        for table, stretch, begin in self._stretches_of(rows):
+            for at, batch, images in _with_images(table, stretch, self.columns, once=once):
+                first = begin + at
+                some = _between(rows, first, batch.num_rows)
+                if len(some):
+                    yield from self._records(first, batch, images, some)
 
     def entries(self) -> Iterator[Entry]:
         """Label and path of each; -1 where the label is none."""
@@ -74,49 +80,44 @@ class RowsPart(PartInRuns):
         """The names of all identities."""
         return dict(enumerate(self.identities))
 
-    def batches(
-        self, rows: np.ndarray | None = None, *, images: bool = True, once: bool = False
-    ) -> Iterator[tuple[int, Any]]:
+    def batches(self, *, images: bool = True) -> Iterator[tuple[int, Any]]:
         """Read batches of rows, each with its first row in the part.
 
         Args:
-            rows: of this part, int64 and increasing, all of which are wanted; None: all.
             images: whether the images are wanted.
-            once: nobody will read them again, so that the system may forget what was read.
 
         Raises:
             SourceError: a file cannot be read on, or is no longer the one that was looked at.
         """
-        if rows is None:
-            rows = np.arange(self.stop - self.start)
         wanted = self.columns.wanted(images=images)
-        opened: TableFile | None = None
+        for table, stretch, begin in self._stretches_of(np.arange(self.stop - self.start)):
+            for at, batch in _cut(table.batches(stretch.piece, wanted), stretch):
+                yield begin + at, batch
+
+    def _stretches_of(self, rows: np.ndarray) -> Iterator[tuple[TableFile, Stretch, int]]:
+        """The stretches in which any of ``rows`` are, each in its file, open until the next one is
+        asked for, and with the row of the part that the first row of its piece would be."""
+        table: TableFile | None = None
         begin = 0
         try:
             for stretch, end in zip(self.stretches, self._ends.tolist(), strict=True):
                 if len(_between(rows, begin, end - begin)):
-                    if opened is None or opened.path != stretch.path:
-                        if opened is not None:
-                            opened.close()
-                        opened = open_table(stretch.path, stretch.size)
-                    at = begin - stretch.start
-                    for batch in _cut(opened.batches(stretch.piece, wanted), stretch):
-                        first = at + batch[0]
-                        if len(_between(rows, first, batch[1].num_rows)):
-                            yield first, batch[1]
-                    if once and stretch.stop - stretch.start == stretch.piece.rows:
-                        opened.was_read(stretch.piece)  # by nobody else
+                    if table is None or table.path != stretch.path:
+                        if table is not None:
+                            table.close()
+                        table = open_table(stretch.path, stretch.size)
+                    yield table, stretch, begin - stretch.start
                 begin = end
         finally:
-            if opened is not None:
-                opened.close()
+            if table is not None:
+                table.close()
 
     def _records(
-        self, first: int, batch: Any, rows: np.ndarray
+        self, first: int, batch: Any, images: Images, rows: np.ndarray
     ) -> Iterator[RecordRun | SourceRecord | Refusal]:
-        """The ``rows`` of this part, all of which lie in ``batch``."""
-        images, paths = picture(batch, self.columns.images[0])
-        data, starts, stops = image_bytes(images)
+        """The ``rows`` of this part, all of which lie in ``batch``, whose first row is given."""
+        _, paths = picture(batch, self.columns.images[0])
+        data, starts, stops = images
         names = None if paths is None else paths.to_pylist()
         labels = self._labels(batch)
         inside = rows - first
@@ -325,12 +326,8 @@ def _no_label(label: int) -> tuple[str, str]:
     return f"label {label}: allowed are 0 to {MAX_LABEL}, and -1 for no identity", _OTHER_LABELS
 
 
-def image_bytes(column: Any) -> tuple[memoryview, np.ndarray, np.ndarray]:
-    """Where the values of a binary column are, without a copy.
-
-    Returns:
-        The memory, and where each value begins and ends in it: int64 (n,), the same where it is
-        null.
+def image_bytes(column: Any) -> Images:
+    """Where the values of a binary column are, without a copy; one that is null has no bytes.
 
     Raises:
         SourceError: the column's own account of that is wrong.
@@ -349,7 +346,7 @@ def image_bytes(column: Any) -> tuple[memoryview, np.ndarray, np.ndarray]:
     starts, stops = bounds[:-1], bounds[1:].copy()
     if column.null_count:
         stops = np.where(column.is_null().to_numpy(zero_copy_only=False), starts, stops)
-    return data, starts, stops
+    return Images(data, starts, stops)
 
 
 def numbers(column: Any, missing: int) -> np.ndarray:
@@ -391,6 +388,38 @@ def picture(batch: Any, name: str) -> tuple[Any, Any]:
 def _between(rows: np.ndarray, first: int, count: int) -> np.ndarray:
     """Which of ``rows``, which ascend, are among the ``count`` from ``first`` on."""
     return rows[slice(*np.searchsorted(rows, (first, first + count)))]
+
+
+def _with_images(
+    table: TableFile, stretch: Stretch, columns: Columns, *, once: bool
+) -> Iterator[tuple[int, Any, Images]]:
+    """Batches of a stretch, each with its first row in the piece and its images.
+
+    Images that lie in the file as they are are read from there, and not in the batches.
+    """
+    name, fields = columns.images[0], columns.fields[0]
+    row, batch, used = stretch.start, None, 0
+    others = _cut(table.batches(stretch.piece, columns.wanted(images=False)), stretch)
+    leaf = f"{name}.{BYTES}" if fields else name
+    for data, starts, stops in table.plain_images(
+        stretch.piece, leaf, stretch.start, stretch.stop, once=once
+    ):
+        done = 0
+        while done < len(starts):
+            if batch is None or used == batch.num_rows:
+                (_, batch), used = next(others), 0
+            count = min(batch.num_rows - used, len(starts) - done)
+            some = slice(done, done + count)
+            yield row, batch.slice(used, count), Images(data, starts[some], stops[some])
+            row, used, done = row + count, used + count, done + count
+    if row < stretch.stop:
+        wanted = columns.wanted(images=True)
+        rest = stretch._replace(start=row)
+        for row, batch in _cut(table.batches(stretch.piece, wanted), rest):
+            images, _ = picture(batch, name)
+            yield row, batch, image_bytes(images)
+        if once and stretch.stop - stretch.start == stretch.piece.rows:
+            table.was_read(stretch.piece)  # by nobody else
 
 
 def _cut(batches: Iterator[Any], stretch: Stretch) -> Iterator[tuple[int, Any]]:

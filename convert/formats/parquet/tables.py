@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from facepack.convert.blocks import ReadOnce
 from facepack.convert.formats.parquet.engine import arrow, engine_errors
+from facepack.convert.formats.parquet.plain import Images, PlainChunk, find_chunks, read_images
 from facepack.convert.source_file import SourceFile, require_file
 from facepack.errors import SourceError
 
@@ -104,6 +105,23 @@ class TableFile(ABC):
             if rows != piece.rows:
                 raise ValueError(f"{rows:,} rows, where {piece.rows:,} are stated")
 
+    def plain_images(
+        self, piece: Piece, column: str, start: int, stop: int, *, once: bool
+    ) -> Iterator[Images]:
+        """Read the images of a piece's rows ``[start, stop)`` as far as they lie there as they are.
+
+        Args:
+            piece: it.
+            column: the path of the column in the schema.
+            start: the first row.
+            stop: the row behind the last.
+            once: nobody will read them again.
+
+        Raises:
+            SourceError: the file cannot be read on.
+        """
+        return iter(())
+
     def was_read(self, piece: Piece) -> None:
         """Let the system forget a piece, and those that this was called for before it."""
         if self._behind is None:
@@ -152,6 +170,7 @@ class ParquetTable(TableFile):
             arrow_extensions_enabled=False,
         )
         self.schema = self._parquet.schema_arrow
+        self._plain_chunks: dict[str, tuple[int, list[PlainChunk | None]]] = {}
 
     def pieces(self, images: Sequence[str]) -> list[Piece]:
         """The row groups."""
@@ -184,6 +203,22 @@ class ParquetTable(TableFile):
             rows, row_groups=[piece.at], columns=leaves, use_threads=False
         )
         return batches
+
+    def plain_images(
+        self, piece: Piece, column: str, start: int, stop: int, *, once: bool
+    ) -> Iterator[Images]:
+        """Read the images of some rows as far as they lie in the file as they are."""
+        if column not in self._plain_chunks:
+            leaves = self._parquet.schema
+            number = [leaves.column(k).path for k in range(len(leaves))].index(column)
+            leaf = leaves.column(number)
+            chunks = [] if leaf.max_repetition_level else find_chunks(self._plain, number)
+            self._plain_chunks[column] = leaf.max_definition_level, chunks
+        level, chunks = self._plain_chunks[column]
+        chunk = chunks[piece.number] if piece.number < len(chunks) else None
+        if chunk is None:
+            return iter(())
+        return read_images(self._plain, chunk, level, start, stop, once=once)
 
 
 class ArrowTable(TableFile):
