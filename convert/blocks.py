@@ -34,9 +34,7 @@ class Blocks:
     def take(self, count: int, alignment: int = _LINE) -> memoryview:
         """``count`` bytes to write to, of any content, from a multiple of ``alignment`` on.
 
-        Args:
-            count: how many.
-            alignment: a power of two, up to the size of a page of memory.
+        That is a power of two, up to the size of a page of memory.
         """
         with _lock:
             begin = self._used + -self._used % alignment
@@ -76,14 +74,10 @@ def free_blocks() -> None:
 
 
 class ReadOnce:
-    """Lets the system forget what was read of a file, behind a sweep over it.
+    """Lets the system forget what was read of a file, behind a sweep over it from ``start`` on.
 
     The page cache then takes that memory for what is written; else it would ask for memory that
     was not touched before, and push out what others read.
-
-    Args:
-        descriptor: the file.
-        start: the byte at which the sweep begins.
     """
 
     def __init__(self, descriptor: int, start: int) -> None:

@@ -237,13 +237,9 @@ def _capped(labels: np.ndarray, keep: np.ndarray, most: int, seed: int) -> np.nd
 
 
 class Chosen(SourceView):
-    """The records of ``source`` at the ordinals ``kept``.
+    """The records of ``source`` at the ordinals ``kept``, int64 (m,), ascending.
 
-    Args:
-        source: where they come from.
-        kept: ascending ordinals, int64 (m,).
-        labels: of all records of the source, int32 (n,).
-        choice: how they came to be chosen.
+    ``labels`` are those of all its records, int32 (n,).
     """
 
     def __init__(

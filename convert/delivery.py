@@ -25,10 +25,8 @@ def deliver(
     """Hand each record of ``part`` to ``accept``.
 
     Args:
-        part: the records.
         accept: takes a record, or raises DecodeError or PackError to refuse it. A failure to write
             must be another error.
-        strict: stop at the first refusal.
         progress: counts records, refused ones too; in a worker process there is none.
         accept_run: takes records many at a time, and yields those that ``accept`` must take.
 

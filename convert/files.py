@@ -87,10 +87,7 @@ def require_folder(path: Path) -> None:
 
 
 class Root:
-    """A folder that files are taken from, and whether names and links stay in it.
-
-    Args:
-        path: the folder; it may itself be a link.
+    """A folder, or a link to one, that files are taken from; and whether names and links stay in.
 
     Raises:
         SourceError: it is no folder.

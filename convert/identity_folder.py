@@ -78,11 +78,8 @@ def why_none(level: int) -> tuple[str, str]:
 def find_identities(files: Sequence[ImageFolders], level: int | None = None) -> Identities:
     """Number the identities of a source by their names, sorted by bytes over all ``files``.
 
-    Folders of one name are one identity, wherever they are.
-
-    Args:
-        files: what the source consists of.
-        level: of the folders that are identities; None chooses.
+    Folders of one name are one identity, wherever they are. ``level`` is that of the folders that
+    are identities; None chooses.
 
     Raises:
         SourceError: no level can be chosen without doubt, or no image has the one that is given.

@@ -40,10 +40,6 @@ class TreeFiles:
     :mod:`facepack.convert.identity_folder` says. Files are told to be images by their suffix.
     Links are followed where they stay in the tree, links to folders at its top only.
 
-    Args:
-        path: the folder.
-        identity_level: of the folders that are identities; None chooses.
-
     Raises:
         SourceError: the folder cannot be read, no image is in the folder of an identity, or it is
             in doubt which folders these are.

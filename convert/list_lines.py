@@ -304,10 +304,7 @@ def find_form(
 ) -> ListForm | None:
     """The form of most of the first ``lines`` of a list; None if none, or several are.
 
-    Args:
-        lines: of which the first one has something in it.
-        kinds: that it may have.
-        columns: that the user named.
+    The first line has something in it. ``columns`` are those that the user named.
 
     Raises:
         LineError: the first line has no such columns, or is of no list that can be read.

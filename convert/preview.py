@@ -48,8 +48,8 @@ def preview(
         needed: bytes that are still to be written.
         shards: file and records of each.
         files: what else is written.
-        image_files: images that become a file each.
-        images: that are written; None: as many as the source has.
+        image_files, images: that become a file each; that are written at all, None being as many as
+            the source has.
         payload: bytes of images that are written, counted in ``needed``; None: as many as the
             source has, and where some are encoded anew, as those tell that were looked at.
 

@@ -143,9 +143,7 @@ class Samples:
     def add_pairs(self, stems: list[bytes], labels: list[int]) -> None:
         """The next members are images, each with a ``.cls`` beside it, which holds its label.
 
-        Args:
-            stems: their names, of which each differs from the one before, up to their only dot.
-            labels: of each.
+        ``stems`` are their names, of which each differs from the one before, up to their only dot.
         """
         self._end_run()
         self.found = True

@@ -74,8 +74,7 @@ class Part(ABC):
     def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
         """Read each record, in order: it, or why it cannot be had.
 
-        Args:
-            keep: bool (stop - start,); records that are False are passed over.
+        Of ``keep``, bool (stop - start,), records that are False are passed over.
 
         Raises:
             SourceError: the source itself cannot be read on.
@@ -230,7 +229,6 @@ class PartView(Part):
     """Records of another part, all or some, under ordinals and labels of their own.
 
     Args:
-        inner: the part.
         start: the ordinal of the first record here.
         kept: which of its records these are, ascending, counted from its first.
         labels: the new labels of identities; there is none for -1, which stays.

@@ -69,11 +69,8 @@ def read_errors(path: Path | str) -> Iterator[None]:
 class SourceFile:
     """Reads byte ranges of one file; a context manager.
 
-    Reading keeps no position, so that threads may share it.
-
-    Args:
-        path: the file.
-        size: the bytes that it had when it was looked at first; None the first time.
+    Reading keeps no position, so that threads may share it. ``size`` is the bytes that the file had
+    when it was looked at first; None the first time.
 
     Raises:
         SourceError: it cannot be opened, or has another size now.

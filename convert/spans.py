@@ -51,14 +51,10 @@ def cut_spans(
 
 
 def cut(stem: str, sizes: np.ndarray, *, records: int, size: int, first: int = 0) -> list[Span]:
-    """Cut records of these sizes into spans; one record may exceed ``size`` by itself.
+    """Cut records of these sizes, from the ordinal ``first`` on, into spans called after ``stem``.
 
-    Args:
-        stem: what the spans are called.
-        sizes: bytes of each record.
-        records: a span's greatest number of records.
-        size: a span's greatest sum of bytes.
-        first: the ordinal of the first record.
+    A span has at most so many ``records``, and ``size`` bytes, which one record may exceed by
+    itself.
     """
     before = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     bounds = [0]

@@ -37,12 +37,6 @@ class Sweep:
 
     Where that is not possible past the page cache, the cache holds them already, or too many bytes
     are read more than once, the file is to be read by way of it, and it forgets what was read.
-
-    Args:
-        descriptor: the file, open for reading.
-        begin: the first byte.
-        end: the byte behind the last.
-        blocks: gives memory.
     """
 
     def __init__(self, descriptor: int, begin: int, end: int, blocks: Blocks) -> None:

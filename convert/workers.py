@@ -54,7 +54,6 @@ def started_early(
         paths: of the source. Where their files hold too little to pay for processes, or it cannot
             be told at once, none are started.
         count: how many processes; None for as many as pay.
-        modules: what they import.
     """
     global _early
     pays = suitable_count(sum(map(_file_bytes, paths)))
@@ -125,9 +124,7 @@ def _import(modules: Sequence[str]) -> None:
 class _Processes:
     """An executor of processes, as a rule fresh interpreters: forks inherit locks and open files.
 
-    Args:
-        count: how many.
-        method: how they start; ``fork`` does so at the first task.
+    By the method ``fork`` they start at the first task.
     """
 
     def __init__(self, count: int, method: str = "spawn") -> None:
@@ -173,11 +170,9 @@ def _take_processes(count: int) -> _Processes:
 
 
 class Workers:
-    """Runs tasks side by side; with one worker, here and in order.
+    """Runs tasks side by side in ``count`` processes; with one, here and in order.
 
-    Args:
-        count: processes.
-        dask: address of a Dask scheduler; its workers do the work, and must see the same paths.
+    ``dask`` is the address of a scheduler whose workers do the work; they must see the same paths.
 
     Raises:
         MissingExtraError: Dask is asked for and not installed.

@@ -18,10 +18,8 @@ def replacing(path: Path, part: Path | None = None, *, durable: bool = True) -> 
     removed, and what was at ``path`` stays; what a kill leaves matches
     :data:`facepack.store.format.PART`.
 
-    Args:
-        path: the file that is wanted.
-        part: the name to use; None chooses one that is free.
-        durable: also sync the folder, so that the renaming survives a power cut.
+    ``part`` is the name to use; None chooses one that is free. To be ``durable`` is to sync the
+    folder, too, so that the renaming survives a power cut.
     """
     if part is None:
         part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")

@@ -136,11 +136,8 @@ def known_headers(
 ) -> list[ImageHeader | None]:
     """What :func:`check_image` gives of images in one piece of memory, where it is quickly told.
 
-    That is where an image begins as another one did and ends as JPEGs end; else None.
-
-    Args:
-        starts: (n,), where each image begins in it.
-        stops: (n,), where it ends.
+    That is where an image begins as another one did and ends as JPEGs end; else None. They lie
+    from ``starts`` (n,) to ``stops`` (n,).
     """
     octets = np.frombuffer(data, np.uint8)
     found: list[ImageHeader | None] = [None] * len(starts)
@@ -278,9 +275,7 @@ def empty_pixels(*shape: int) -> np.ndarray:
 def decode(data: bytes | bytearray | memoryview, channels: str = "rgb") -> np.ndarray:
     """Decode to RGB: a uint8 array (height, width, 3), the caller's to keep and to write to.
 
-    Args:
-        data: the encoded image.
-        channels: the order of the colours in it; of ``bgr``, red and blue are swapped back.
+    ``channels`` is the order of the colours in ``data``; of ``bgr``, red and blue are swapped back.
 
     Raises:
         DecodeError: the bytes are no image, are damaged or truncated, or claim too many pixels.

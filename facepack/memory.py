@@ -22,11 +22,7 @@ class Memory(NamedTuple):
 
 
 def memory_limit(root: Path = Path("/")) -> Memory:
-    """The machine's memory, or the least limit of the control groups that this process is in.
-
-    Args:
-        root: where ``proc`` and ``sys`` lie.
-    """
+    """The machine's memory, or the least limit of the control groups that this process is in."""
     memory = Memory(_physical(root), "this machine's memory")
     limits = [limit for file in _limit_files(root) if (limit := _read_number(file)) is not None]
     if limits and min(limits) < memory.size:
@@ -37,10 +33,7 @@ def memory_limit(root: Path = Path("/")) -> Memory:
 def free_memory(root: Path = Path("/")) -> int:
     """Bytes that this process could take now, on the machine and in each of its control groups.
 
-    Page cache counts as free.
-
-    Args:
-        root: where ``proc`` and ``sys`` lie.
+    Page cache counts as free. ``root`` is where ``proc`` and ``sys`` lie.
     """
     free = [_physical(root, "MemAvailable")]
     for file in _limit_files(root):

@@ -154,7 +154,6 @@ def collect_settings(
         shards: what to train on, on top of those.
         val: verification sets, on top of those.
         run: folder of a run to resume, whose own settings lie below all others.
-        notify: takes notices.
 
     Raises:
         ConfigError: as :func:`read_settings` and :func:`parse_overrides`; ``run`` holds no settings

@@ -76,12 +76,10 @@ class LossScaler:
     """The dynamic loss scale of fp16: grows after 100 good steps, halves after an overflow.
 
     The verdict on a step is the backbone's alone. The head's gradient is fp32 and comes first in
-    the backward pass: it is non-finite only where the backbone's is too.
+    the backward pass: it is non-finite only where the backbone's is too. A step that overflowed on
+    one of the ``ranks`` is skipped on all.
 
-    Args:
-        device: where the loss is.
-        enabled: False under fp32 and bf16: nothing is scaled and no step is skipped.
-        ranks: those that take the step together: it is skipped on all if it overflowed on one.
+    It is not ``enabled`` under fp32 and bf16: nothing is scaled and no step is skipped.
     """
 
     def __init__(self, device: torch.device, *, enabled: bool, ranks: Ranks = ALONE) -> None:

@@ -87,9 +87,7 @@ def decode_batches(
 
     Args:
         images: encoded images, of which ``keys`` are what errors call each, ``name`` all.
-        batch_size: images a batch.
         size: (H, W) of the images in pixels; none is scaled.
-        threads: decoding threads.
         first: the position of the first image, as ``bad`` counts.
         bad: takes the position of each image that does not decode, or not to ``size``, and why: it
             is black then. None raises.

@@ -70,12 +70,7 @@ class Faces(Protocol):
 
 
 class SourceFaces:
-    """The images of a pack or a tree, in its own order, by the loader that training uses.
-
-    Args:
-        source: a pack, or anything else that :class:`facepack.Loader` takes.
-        name: what messages call it.
-    """
+    """The images of a pack or a tree, in its own order, by the loader that training uses."""
 
     def __init__(self, source: ImageSource, name: str) -> None:
         self.source = source
@@ -147,9 +142,7 @@ class EncodedFaces:
     """Encoded images in memory, or arrays that were decoded before.
 
     Args:
-        name: what messages call them.
         images: encoded; or decoded, uint8 RGB (n, H, W, 3).
-        keys: of each image.
         labels: what errors call each image; the keys, if None.
         source_id: of what the keys number; empty where they are file names.
         bad: position → why, of decoded images that are black because they could not be decoded.
@@ -191,11 +184,9 @@ class EncodedFaces:
         return digest.hexdigest()
 
     def decoded(self, size: tuple[int, int], bad: dict[int, str] | None = None) -> EncodedFaces:
-        """The same faces decoded, for those that are embedded again and again.
+        """The same faces decoded, of ``size`` (H, W), for those that are embedded again and again.
 
-        Args:
-            size: (H, W) of the images in pixels.
-            bad: as :meth:`batches` takes it; such an image stays bad.
+        ``bad`` is as :meth:`batches` takes it; such an image stays bad.
 
         Raises:
             DecodeError: an image does not decode to ``size``; names it.

@@ -57,11 +57,8 @@ def preview_noise(
 ) -> NoisePreview:
     """What :func:`~facepack.evaluate.noise.find.look_for_noise` and comparing would do.
 
-    Args:
-        out, images, classifier, device, options: as of :func:`look_for_noise`.
-        others: the images that they are compared with.
-        tables: names of the tables of people who are compared.
-        files: what else would be written.
+    ``others`` are the images that they are compared with, ``tables`` the names of the tables of
+    people who are compared, ``files`` what else would be written.
 
     Raises:
         EvaluationError, DecodeError, PackError: what those would raise before their first step.

@@ -54,7 +54,6 @@ def score_rows(
     """Score embeddings: float32 products, as many images and classes at a time as fit in memory.
 
     Args:
-        classifier, device: whose, and where to compute.
         rows: (n, F) floating point, not normalised, perhaps mapped from a file.
         labels: int64 (n,), below zero for images without one.
         classes: centres that are compared at a time.

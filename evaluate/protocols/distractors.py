@@ -99,7 +99,6 @@ def search_among(
         hardest: how many of the best impostors to tell.
         block: distractors whose unit rows are in memory at a time: those of a million take as much
             as their embeddings.
-        device: where scores are computed.
     """
     count = len(distractors)
     largest = LargestScores(most_false_accepts(max(FARS), len(probes) * count) + 1)
@@ -129,13 +128,10 @@ class MegaFace(Protocol):
     """Identification and verification among distractors, all and fewer.
 
     Args:
-        megaface, target: probes, distractors, and which are noisy; and what results call it.
         sizes: how many random distractors to search among, beside all.
         seed: of these, and of the noise in what replaces noisy probes.
         lists: a folder of the kit's lists, whose distractors are taken instead.
-        keep_noisy: take noisy images as they are.
-        kit: where to write feature files and lists.
-        algorithm: what ends the feature files' names.
+        kit: where to write feature files, whose names end with ``algorithm``, and lists.
 
     Raises:
         EvaluationError, SourceError: the lists cannot be used.

@@ -44,7 +44,6 @@ def measure_pairs(
     """All figures of a set, with a notice for each that its pairs leave undefined.
 
     Args:
-        target: the set's name.
         distances, issame: (P,) squared L2 distances of unit embeddings, and (P,) bool.
         norm: the embeddings' mean norm, handed through.
         folds: (P,) the fold of each pair, whatever its number; None for ten in order.

@@ -92,8 +92,9 @@ def verify(
     Memory is that of the embeddings, a tile, and 8 to 24 bytes for each false accept that the
     largest FAR allows.
 
+    Of several ranks all call this.
+
     Args:
-        matching: which pairs there are; of several ranks all call this.
         fars: shares of one.
         hardest: how many of the best impostors and of the worst mates to tell.
         curve: whether to count all scores, too: half the speed.

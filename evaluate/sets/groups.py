@@ -112,7 +112,6 @@ def group_images(
     """The group of each image: what is said of it, else what is said of its identity.
 
     Args:
-        column: what :func:`read_column` found.
         keys: tells an image's key by its position.
         labels: (n,) of the images, -1 for no identity.
         identity_names: by label; an identity may be named by its label as well.

@@ -162,11 +162,7 @@ def write_packs(
 ) -> list[dict[str, Any]]:
     """Write packs, none before it is known that all can be: one alone would be in the way later.
 
-    Args:
-        packs: planned.
-        copy: copy the shards, so that no file is shared.
-        overwrite: replace the packs that the targets hold.
-        resume: complete what an interrupted run left.
+    To ``copy`` shards is to share no file.
 
     Returns:
         Their manifests.

@@ -35,12 +35,8 @@ def merge(
     those of the next begin at its ``classes``, and so on.
 
     Args:
-        packs: the folders of at least two packs.
-        out: a new or empty folder.
         by_name: identities of equal names share a label; new ones are numbered on.
         copy: copy the shards, so that no file is shared.
-        overwrite: replace the pack that ``out`` holds.
-        resume: complete what an interrupted run left.
 
     Returns:
         The new pack's manifest.

@@ -29,11 +29,8 @@ def reindex(path: Path, *, partial: bool = False) -> dict[str, Any]:
 
     Tables of an evaluation set and the label maps of a merged pack are not in the shards: they must
     still be there, and of a merged pack or a selection the plan too. They must have the digests
-    that the old manifest, where it can be read, or the plan states.
-
-    Args:
-        path: the folder that holds the ``.mdb`` files.
-        partial: make a pack of what is there though shards are missing.
+    that the old manifest, where it can be read, or the plan states. ``partial`` makes a pack of
+    what is there though shards are missing.
 
     Returns:
         The new manifest.

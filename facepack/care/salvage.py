@@ -61,13 +61,8 @@ def salvage(
 ) -> Salvaged:
     """Copy what is good out of the damaged pack ``path`` into the new pack ``out``.
 
-    Args:
-        path: a folder with shards; whatever else it holds helps.
-        out: a new or empty folder.
-        decode: decode every image, and lose those that are damaged though nothing has changed since
-            they were packed.
-        overwrite: replace the pack that ``out`` holds.
-        dry_run: read all, and write nothing.
+    ``path`` is a folder with shards; whatever else it holds helps. To ``decode`` every image is to
+    lose those that are damaged though nothing has changed since they were packed.
 
     Raises:
         PackError: no shards are there, or the target cannot be written.

@@ -43,11 +43,8 @@ def split(
         path: a training pack, or ``PACK:SET``.
         head: a new or empty folder, for identities with at least ``min_images``.
         tail: a new or empty folder, for the others.
-        min_images: of the head.
         exclude: positions in ``path`` of records that are left out and not counted, int64 (n,).
         copy: copy the shards, so that no file is shared.
-        overwrite: replace the packs that the folders hold.
-        resume: complete what an interrupted run left.
 
     Returns:
         The manifests of head and tail.
@@ -120,11 +117,8 @@ def exclude(
 
     Args:
         path: a training pack, or ``PACK:SET``.
-        out: a new or empty folder.
         positions: in ``path``, of the records that are left out: int64 (n,).
         copy: copy the shards, so that no file is shared.
-        overwrite: replace the pack that ``out`` holds.
-        resume: complete what an interrupted run left.
 
     Returns:
         The new pack's manifest.

@@ -131,7 +131,6 @@ def check_shard(
     The key-label index is not looked at; :func:`check_index` compares it with the labels.
 
     Args:
-        decode: also decode every image.
         canonical: also write the file anew, in memory, and compare every byte: it tells what
             changed outside the records where no digest from elsewhere is at hand.
         deep: look at every record whatever the digest.
@@ -289,9 +288,7 @@ def check_index(
 ) -> Iterator[Damage]:
     """Compare the key-label index ``name.kv`` with the labels that the shard itself holds.
 
-    Args:
-        labels: of the records that the index should list: int64 (n,).
-        keys: of these records, (n,); None: 0 to n - 1.
+    It should list records of these ``labels``, int64 (n,), and ``keys``, (n,); None: 0 to n - 1.
     """
     if keys is None:
         keys = range(len(labels))

@@ -26,11 +26,9 @@ _PIECE_BITS = np.uint64(20)
 class IdentityIndex:
     """The positions of each identity, of a pack of any order: its labels, sorted by counting.
 
-    It is made from the labels each time a loader with pairs is made, and kept in memory only: 4
-    bytes an image (8 from 2³² images on) and 16 an identity.
-
-    Args:
-        labels: the label of each position, integers (N,); negative ones are no identity.
+    It is made from the labels, integers (N,), of which negative ones are no identity, each time a
+    loader with pairs is made, and kept in memory only: 4 bytes an image (8 from 2³² images on) and
+    16 an identity.
 
     Raises:
         ConfigError: no label is an identity.

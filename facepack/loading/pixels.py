@@ -52,11 +52,8 @@ def plain_jpeg_size(data: memoryview | bytes) -> tuple[int, int] | None:
 def is_common_jpeg(data: memoryview | bytes, size: tuple[int, int]) -> bool:
     """Whether every JPEG decoder makes the same of an image: an undamaged face of ``size`` pixels.
 
-    It is whole, grey or YCbCr by what libjpeg-turbo makes of its markers, and has no more about it
-    than decoders agree on.
-
-    Args:
-        size: (height, width).
+    It is (height, width), whole, grey or YCbCr by what libjpeg-turbo makes of its markers, and has
+    no more about it than decoders agree on.
     """
     if plain_jpeg_size(data) != size:
         return False
@@ -135,11 +132,7 @@ def reverse_rows(pixels: np.ndarray, reverse: np.ndarray) -> None:
     """Turn the bytes of each row around, in index, in those images that ``reverse`` marks.
 
     NumPy turns machine words around an order of magnitude faster than it copies single bytes
-    backwards.
-
-    Args:
-        pixels: contiguous uint8 (n, height, width, 3).
-        reverse: bool (n,).
+    backwards. ``pixels`` are contiguous uint8 (n, height, width, 3), ``reverse`` is bool (n,).
     """
     _, height, width, _ = pixels.shape
     word = next(size for size in (WORD, 4, 2, 1) if width * 3 % size == 0)

@@ -206,9 +206,7 @@ class PairDraws:
     def beside(self, batches: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions and keys of batches with their pairs, one after the other, int64.
 
-        Args:
-            batches: positions without the pairs: (n, batch size).
-            index: of the first.
+        ``batches`` are their positions without the pairs, (n, batch size), from ``index`` on.
         """
         halves = batches.reshape(len(batches), 2, -1)
         positions, keys = (

@@ -97,11 +97,8 @@ def read_ahead(
 class PartsAhead(Ahead, ABC):
     """Reads the parts of an order one after the other, up to ``ahead`` before they are needed.
 
-    What is a part, and where in the pack its records lie, says a class derived from it.
-
-    Args:
-        first: the index of the first batch.
-        ahead: parts to read ahead.
+    What is a part, and where in the pack its records lie, says a class derived from it. ``first``
+    is the index of the first batch.
     """
 
     def __init__(self, pack: Pack, first: int, ahead: int) -> None:
@@ -255,10 +252,8 @@ class WholePackAhead(Ahead):
 
     Pages that are missing all the same are read by themselves: the maps are marked for it as long
     as the thread lives. Memory may be short beside other work, or the pack larger than it; each
-    such page would else have the system read megabytes around it, and drop as much for them.
-
-    Args:
-        whole: whether to read it; else its maps are marked, and that is all.
+    such page would else have the system read megabytes around it, and drop as much for them. If not
+    the ``whole`` pack is to be read, this is all that is done.
     """
 
     def __init__(self, pack: Pack, *, whole: bool = True) -> None:

@@ -145,10 +145,7 @@ class ImageCheck:
     ) -> list[ImageHeader | None]:
         """The header of each image that :meth:`look` would take as it is, where quickly told.
 
-        Args:
-            data: memory that holds the images.
-            starts: (n,), where each begins in it.
-            stops: (n,), where it ends.
+        They lie in ``data`` from ``starts`` (n,) to ``stops`` (n,).
         """
         if self.decode or self._swaps or (stops - starts).max(initial=0) > images.MAX_BYTES:
             return [None] * len(starts)

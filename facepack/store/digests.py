@@ -22,10 +22,8 @@ def file_digest(path: Path, *, cached: bool = False) -> tuple[str, int]:
     """The XXH3-128 of a file and its size in bytes.
 
     The file is read, not mapped: a bad sector is an OSError here, and a crash in a map. Where the
-    system allows, a large file is read past the page cache: the digest is of what the disk holds.
-
-    Args:
-        cached: read it by way of the page cache, for who reads it next.
+    system allows, a large file is read past the page cache, unless it is to be ``cached`` for who
+    reads it next: the digest is of what the disk holds.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size <= BLOCK:

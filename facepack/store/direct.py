@@ -27,9 +27,7 @@ _IN_FLIGHT = 2  # reads that a disk has before it: it never waits for the next
 def read_blocks(file: FileIO, *, cached: bool = False) -> Iterator[memoryview]:
     """The bytes that a file has now; each piece is there until the next one is asked for.
 
-    Args:
-        file: open for reading.
-        cached: read it by way of the page cache all the same, for who reads it next.
+    To have it ``cached`` is to read by way of the page cache all the same, for who reads it next.
     """
     if not cached:
         pass_the_cache(file, True)

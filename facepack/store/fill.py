@@ -19,11 +19,9 @@ _SHIFT = 32  # an entry is cost << 32 | record: integers compare faster than tup
 
 
 def fill_pages(costs: np.ndarray, room: int) -> tuple[np.ndarray, list[int]]:
-    """Choose an order that fills pages.
+    """Choose an order of records that fills pages of ``room`` usable bytes.
 
-    Args:
-        costs: bytes of a page that each record takes; none more than ``room``.
-        room: usable bytes of a page.
+    ``costs`` (n,) are the bytes that each record takes, none more than ``room``.
 
     Returns:
         The order (an int64 permutation) and the index in it at which each page begins.

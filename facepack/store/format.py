@@ -132,12 +132,9 @@ def file_digest() -> Any:
 
 
 def require_known(stated: Mapping[str, Any], where: str, *, version: str = "format") -> None:
-    """Make sure that this facepack understands what ``stated`` describes.
+    """Make sure that this facepack understands what a manifest, a plan or a shard has ``stated``.
 
-    Args:
-        stated: a manifest, a plan or what a shard says of itself.
-        where: what to call it in an error.
-        version: the key of its format version.
+    Its format version stands under the key ``version``.
 
     Raises:
         NewerFormatError: it is of another version, or requires what is not known.
@@ -298,9 +295,7 @@ def check_pairs(pairs: np.ndarray, records: int, name: str) -> None:
 def kv_bytes(labels: np.ndarray, keys: np.ndarray | None = None) -> bytes:
     """The lines ``0000000012 00000345`` of a shard's key-label index; no identity is -0000001.
 
-    Args:
-        labels: of the records, int64 (n,).
-        keys: of the records, int64 (n,), where they are a selection; else 0 to n - 1.
+    ``labels`` are int64 (n,), as are the ``keys`` of a selection; else these are 0 to n - 1.
     """
     count = len(labels)
     lines = np.empty((count, KV_LINE), np.uint8)
@@ -322,9 +317,7 @@ def _write_digits(columns: np.ndarray, values: np.ndarray) -> None:
 def kv_labels(data: bytes, name: str, *, check_keys: bool = False) -> np.ndarray:
     """The labels (int64) of a key-label index, read as a matrix of bytes.
 
-    Args:
-        name: what to call it in an error.
-        check_keys: also make sure that the keys run 0, 1, 2, ….
+    To ``check_keys`` is to make sure that they run 0, 1, 2, ….
 
     Raises:
         DamageError: a line that is not of the fixed form, with its number.
@@ -384,11 +377,9 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def labels_text(names: Mapping[int, str], classes: int) -> str:
-    """``labels.txt``: line n is the source's name of identity n, line breaks escaped.
+    """``labels.txt`` of ``classes`` lines: line n is the source's name of identity n.
 
-    Args:
-        names: by label; others have an empty line.
-        classes: how many lines there are; nearly all may be empty.
+    Line breaks are escaped. Identities without a name have an empty line, as nearly all may be.
     """
     lines = []
     following = 0

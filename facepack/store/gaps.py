@@ -7,12 +7,7 @@ _FEW = 1000  # classes too many, some 6 MB of a head and its optimizer: not wort
 
 
 def note_on_gaps(identities: int, classes: int) -> str | None:
-    """What to say if a head over ``classes`` is far wider than ``identities`` need; else None.
-
-    Args:
-        identities: how many labels occur.
-        classes: one more than the greatest of them, or what the source states.
-    """
+    """What to say if a head over ``classes`` is far wider than ``identities`` need; else None."""
     if not identities or classes - identities <= _FEW or classes <= 2 * identities:
         return None
     size = 4 * _SIZE * classes

@@ -54,11 +54,7 @@ def read_label_map(data: bytes, name: str) -> np.ndarray:
 
 
 class LabelNames:
-    """Which label an identity has by its name.
-
-    Args:
-        names: the name of each label, as in ``labels.txt``; an empty one is none.
-    """
+    """Which label an identity has by its name, as in ``labels.txt``; an empty name is none."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._labels: dict[str, int] = {}

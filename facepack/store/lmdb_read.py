@@ -228,10 +228,7 @@ def leaf_numbers(data: memoryview, page_size: int) -> Iterator[int]:
 def leaves_from(data: memoryview, page_size: int, key: bytes) -> list[int]:
     """The numbers of the leaf pages that may hold keys not below ``key``, found by the branches.
 
-    Args:
-        data: the file, of two pages or more.
-        page_size: one of :data:`mdb.PAGE_SIZES`.
-        key: the least key that is looked for.
+    The file has two pages or more.
 
     Raises:
         ScanError: the tree leads to what is no branch or leaf, or to a page again.

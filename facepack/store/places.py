@@ -26,10 +26,7 @@ def nearest(folder: Path) -> Path:
 def require_outside_packs(path: Path, shown: Path | None = None, *, itself: bool = True) -> None:
     """Make sure that ``path`` lies in no pack: a pack's folder holds nothing but its own files.
 
-    Args:
-        path: a file or folder that is to be written.
-        shown: what the message calls it, if not by its name.
-        itself: whether it may be no pack either; else one that is there may lie anywhere.
+    With ``itself`` it may be no pack either; without, a pack that is there may lie anywhere.
 
     Raises:
         PackError: it lies in one.
@@ -57,11 +54,6 @@ def _holds_pack(folder: Path) -> bool:
 
 def require_writable(folder: Path, shown: Path | None = None, *, itself: bool = True) -> None:
     """Make sure that files can be written in ``folder``, which may have to be made, by looking.
-
-    Args:
-        folder: that files go to.
-        shown: what the message calls it, if not by its name.
-        itself: as :func:`require_outside_packs` takes it.
 
     Raises:
         PackError: they cannot, or may not.

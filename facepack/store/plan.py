@@ -120,11 +120,9 @@ class PackPlan:
         return [PackPlan(self.fields, first), *map(PackPlan.of, appended)]
 
     def shard_meta(self, number: int, *, last: bool = False) -> dict[str, Any]:
-        """What shard ``number`` says of its pack, so that this can be rebuilt from its shards.
+        """What shard ``number``, from 0, says of its pack, so that this can be rebuilt from shards.
 
-        Args:
-            number: from 0.
-            last: no shard follows; a plan with a list of shards knows that by itself.
+        A plan with a list of shards knows by itself which is the ``last``.
         """
         header = {key: value for key, value in self.fields.items() if key != "shards"}
         spans = self.fields["shards"]

@@ -28,9 +28,7 @@ def describe_selection(data: memoryview, keys: np.ndarray) -> dict[str, Any]:
     ``of`` is how many records the shard has, ``xxh3_128`` the digest of the keys as ``<u4``; the
     others are the figures of the records that are selected.
 
-    Args:
-        data: the shard's file.
-        keys: of the records, ascending: int64 (n,).
+    These have the ``keys``, int64 (n,), ascending.
 
     Raises:
         DamageError: the shard lacks one of them, or it is no image.
@@ -75,10 +73,7 @@ def with_selection(info: ShardInfo, selection: dict[str, Any] | None) -> ShardIn
 def select_entry(entry: dict[str, Any], keys: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """A shard's entry in a manifest, narrowed to some of its records without a look at an image.
 
-    Args:
-        entry: the shard's.
-        keys: of the records that stay, ascending: int64 (n,).
-        labels: of these records: int64 (n,).
+    Those that stay have the ``keys``, ascending, and ``labels``: int64 (n,).
     """
     index = fmt.kv_bytes(labels, keys)
     file = {"bytes": len(index), "xxh3_128": xxhash.xxh3_128_hexdigest(index)}
@@ -108,10 +103,7 @@ def shard_records(entry: Mapping[str, Any]) -> int:
 def selected_keys(data: bytes, entry: Mapping[str, Any], name: str) -> Sequence[int] | np.ndarray:
     """The keys of a pack's records in a shard, ascending; a range where these are all it has.
 
-    Args:
-        data: the key-label index, whose lines are of the fixed form.
-        entry: the shard's in the manifest.
-        name: what to call the index in an error.
+    ``data`` is the key-label index, whose lines are of the fixed form.
 
     Raises:
         DamageError: they are not those that were selected.

@@ -243,10 +243,7 @@ class ShardBuilder:
     ) -> WrittenShard:
         """Write and commit ``name.kv`` and ``name.mdb`` in ``folder``.
 
-        Args:
-            order: ``shuffled``, ``source`` or ``identity``.
-            seed: of the shuffled order.
-            meta: what ``__meta__`` says beside the shard's own figures.
+        ``meta`` is what ``__meta__`` says beside the shard's own figures.
 
         Raises:
             PackError: the disk is full, or the files cannot be written.

@@ -38,11 +38,8 @@ def shard_nodes(data: memoryview) -> tuple[int, Nodes]:
 def is_canonical(data: memoryview, page_size: int, nodes: Nodes) -> bool:
     """Whether a shard is, byte for byte, what facepack makes of its records.
 
-    Then its B+tree is sound: safe to hand to the engine, whoever wrote the file.
-
-    Args:
-        page_size: as :func:`shard_nodes` gives it.
-        nodes: as :func:`shard_nodes` gives them.
+    Then its B+tree is sound: safe to hand to the engine, whoever wrote the file. Page size and
+    nodes are what :func:`shard_nodes` gives.
     """
     if nodes.errors or nodes.overlap.any() or not len(nodes):
         return False

@@ -35,8 +35,6 @@ class Target:
 
     Args:
         folder: made if it is not there; what was made and is left empty is removed at the end.
-        overwrite: remove the pack (finished or not) that the folder holds.
-        resume: go on with an unfinished pack whose plan is the same.
         finished: the file that is written last.
         shown: what messages call the target, if it is not the folder that the user named.
 

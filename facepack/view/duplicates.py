@@ -63,11 +63,8 @@ class Duplicates:
 def find_duplicates(pack: Pack, *, hashes: np.ndarray | None = None) -> Duplicates:
     """Find all groups of byte-identical images.
 
-    Every image is hashed once; those whose 64-bit hashes agree are compared byte by byte. Takes 16
-    bytes of memory a record, and what is found.
-
-    Args:
-        hashes: of all images, if they are known: ``facepack.view.survey.Survey.hashes``.
+    Every image is hashed once, if its hash is not known from a survey; those whose 64-bit hashes
+    agree are compared byte by byte. Takes 16 bytes of memory a record, and what is found.
 
     Raises:
         DamageError: a record is missing.

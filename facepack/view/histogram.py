@@ -54,11 +54,7 @@ def histogram(values: np.ndarray, *, most: int, times: np.ndarray | None = None)
 
     Narrow ranges get bins of equal width, wide ones bins of about equal ratio, each with edges such
     as 1, 2, 5, 10 or 1, 1.5, 2, 3, 5, 7, 10: the finest series that needs no more than ``most``.
-
-    Args:
-        values: integers (n,).
-        most: how many bins there may be.
-        times: how often each value occurs, integers (n,); once each when None.
+    Each value, integers (n,), counts as many ``times``, integers (n,); once each when None.
 
     Raises:
         ValueError: ``most`` is below 1.
@@ -117,11 +113,9 @@ def _log_edges(low: int, high: int, series: Sequence[float]) -> list[int]:
 
 
 def bar_lines(found: Histogram, *, width: int, unicode: bool = True) -> list[str]:
-    """The histogram as lines of text, one a bin: range, bar, count.
+    """The histogram as lines of text of ``width`` characters, one a bin: range, bar, count.
 
-    Args:
-        width: characters a line may take; a bar keeps 8 at least.
-        unicode: whether the output can show block characters; else bars are of ``#``.
+    A bar keeps 8 at least; where the output cannot show block characters, bars are of ``#``.
     """
     dash = "–" if unicode else "-"
     rows = [

@@ -27,11 +27,9 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def render_page(template: Path, **values: Any) -> str:
-    """The page that ``template`` makes of ``values``.
+    """The page that ``template`` makes of ``values``; a name that these lack is an error.
 
-    Args:
-        template: extends ``base.html``, whose folder it may take other templates from.
-        values: what it names; a name that it lacks is an error.
+    It extends ``base.html``, whose folder it may take other templates from.
     """
     environment = Environment(
         loader=FileSystemLoader([template.parent, _TEMPLATES]),

@@ -37,11 +37,10 @@ class RecordInfo:
 
 
 def find_record(pack: Pack, words: str, *, by_name: bool = False) -> int:
-    """The position of the record that ``words`` mean.
+    """The position of the record that ``words`` mean: ``shard/0000000012``, ``shard/12`` or ``12``.
 
-    Args:
-        words: ``shard/0000000012``, ``shard/12`` or a position, ``12``; or the source's name.
-        by_name: take ``words`` as the source's name, which is looked for in every shard.
+    The last is a position. Or they are the source's name for it (``by_name``), which is looked for
+    in every shard.
 
     Raises:
         PackError: no record is meant, or several of that name; says what is allowed.

@@ -32,10 +32,7 @@ class ListedRecord:
 
 
 def find_identity(pack: Pack, words: str) -> np.ndarray:
-    """The positions of the records of an identity: int64 (n,), ascending.
-
-    Args:
-        words: the identity's name, or else its label.
+    """The positions of the records of an identity, by name or else label: int64 (n,), ascending.
 
     Raises:
         ConfigError: there is none, or the label has no record.

@@ -40,8 +40,7 @@ _Box = tuple[int, int, int, int]
 def write_sheet(pack: Pack, out: Path, *, options: SampleOptions, size: int = 112) -> None:
     """Draw a contact sheet of ``pack`` and write it to ``out``, as the format of its suffix.
 
-    Args:
-        size: the side of the square that each image is fitted into, in pixels.
+    ``size`` is the side of the square that each image is fitted into, in pixels.
 
     Raises:
         ConfigError: an unknown suffix, a size or a label out of range, a sheet beyond memory.

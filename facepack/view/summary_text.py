@@ -17,12 +17,7 @@ _HEAD = 20  # columns
 def summary_lines(
     figures: Summary, *, sizes: Survey | None = None, all_shards: bool = False
 ) -> Iterator[str]:
-    """Yield the lines.
-
-    Args:
-        sizes: a look at all its images, if the distribution of their sizes is to be shown.
-        all_shards: list every shard of a long pack, not only the first and last few.
-    """
+    """Yield the lines; of a long pack, the first and last few shards unless ``all_shards``."""
     for name, text in _facts(figures):
         yield printable(f"{name:<{_HEAD}} {text}")
     if figures.images_per_identity:

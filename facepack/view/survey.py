@@ -52,9 +52,7 @@ class Survey:
 def survey(pack: Pack, *, sample: int | None = None, hashes: bool = False) -> Survey:
     """Read the header of every image, in the order in which the shards hold them.
 
-    Args:
-        sample: look at no more than so many images, evenly spaced; None is all.
-        hashes: also hash each image, which reads all of it.
+    Of a ``sample``, so many images at the most, evenly spaced; for ``hashes`` all of it is read.
 
     Raises:
         DamageError: a record is missing.

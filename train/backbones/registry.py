@@ -18,12 +18,9 @@ class Backbone(nn.Module):
     """An image network in two halves: :meth:`trunk`, under autocast if asked, and :meth:`head`.
 
     The model itself decides its precision: an autocast context around a call changes nothing, so a
-    head in full precision cannot be lost by accident.
-
-    Args:
-        embedding_size: length F of an embedding.
-        autocast: ``torch.bfloat16`` or ``torch.float16`` for the trunk; ``None`` computes it in the
-            precision of the weights.
+    head in full precision cannot be lost by accident. ``autocast`` is ``torch.bfloat16`` or
+    ``torch.float16`` for the trunk; ``None`` computes it in the precision of the weights.
+    ``embedding_size`` is the length F of an embedding.
     """
 
     name: str = ""  #: under which build() made it; empty where it was made otherwise
@@ -54,14 +51,9 @@ class Backbone(nn.Module):
         return images.flip(1) if self.channels == "bgr" else images
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed a batch.
+        """Embed a batch: N×F embeddings, not normalised; float32 for float32 weights.
 
-        Args:
-            images: N×3×H×W of :attr:`image_size`, floating point, (x − 127.5) / 127.5 of RGB
-                values.
-
-        Returns:
-            N×F embeddings, not normalised; float32 for float32 weights.
+        Images are N×3×H×W of :attr:`image_size`, floating point, (x − 127.5) / 127.5 of RGB values.
         """
         device = images.device.type
         reduced = self.autocast is not None

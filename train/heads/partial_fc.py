@@ -352,7 +352,6 @@ class PartialFC(nn.Module):
         the centres lie on the host.
 
         Args:
-            lr: learning rate.
             grad_scale: factor on the gradients, to be divided out (``torch.amp.GradScaler``).
             found_inf: scalar; where it is not 0, the gradients are dropped and nothing changes.
                 The same on all ranks.

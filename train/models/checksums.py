@@ -28,11 +28,9 @@ def load_checked(path: Path, *, mapped: bool = False) -> Any:
 
     Since torch 1.6 ``torch.save`` writes a zip of members that are stored as they are, each with
     its CRC-32. Files from before have no sums, nor have those written with ``save.compute_crc32``
-    off: they are loaded with a warning. A zip takes no more memory than it has bytes.
-
-    Args:
-        path: the file, which is read once more for it; from memory, where it fits there.
-        mapped: leave tensors on the disk until they are used.
+    off: they are loaded with a warning. A zip takes no more memory than it has bytes. It is read
+    once more for this; from memory, where it fits there. ``mapped`` tensors stay on the disk until
+    they are used.
 
     Raises:
         SumError: the file is damaged.

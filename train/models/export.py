@@ -108,7 +108,6 @@ def export_model(
     weights of 2 GiB and more go into a second file, ``out`` + ``.data``.
 
     Args:
-        model, out: what to write, left as it is; and the file.
         images: how many images of each kind are compared: random pixels, and those of ``pack``.
         pack: real images to compare on, at even distances through the pack.
         tolerance: largest difference, as a share of the largest value of an embedding.

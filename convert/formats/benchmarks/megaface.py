@@ -39,7 +39,6 @@ class MegaFaceSource(FilesSource):
     the protocol needs their positions.
 
     Args:
-        path: the folder.
         noises: lists of noisy images; default are ``facescrub_noises.txt`` and
             ``megaface_noises.txt`` in the folder, where they are there. A line is a file name of
             FaceScrub or ``a1/a2/file`` of MegaFace, a column before it and a tab are passed over,
@@ -200,11 +199,8 @@ def mark_noisy(
 ) -> tuple[np.ndarray, list[str]]:
     """Whether each image is in one of the lists of noisy ones: (n,) bool, and notices.
 
-    Args:
-        names: paths of the images.
-        distractor: (n,) bool: MegaFace's images, which are told by two folders and the file's stem;
-            FaceScrub's by the stem alone.
-        noises: the lists.
+    ``names`` are paths. Those of the ``distractor`` images, (n,) bool, MegaFace's, are told by two
+    folders and the file's stem; FaceScrub's by the stem alone.
 
     Raises:
         SourceError: a list cannot be read.

@@ -62,8 +62,7 @@ class LmdbSink(SpanSink):
     def write_list(self, figures: dict[str, int]) -> dict[str, int]:
         """Write what lists the records, which readers go by; bytes of the files that it makes.
 
-        Args:
-            figures: of all records, as :meth:`LabelCounts.summary` gives them.
+        ``figures`` are those of all records, by :meth:`LabelCounts.summary`.
         """
 
     @abstractmethod

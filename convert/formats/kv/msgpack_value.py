@@ -98,13 +98,7 @@ def _read_whole(data: memoryview) -> int:
 
 
 def find_msgpack(data: memoryview, starts: np.ndarray, stops: np.ndarray) -> LabelledImages:
-    """The values that lie in ``data`` and are as such trainers write them.
-
-    Args:
-        data: memory, not empty.
-        starts: where each value begins in it: int64 (n,).
-        stops: where it ends.
-    """
+    """The values in ``data``, which is not empty, at ``starts`` to ``stops``, both int64 (n,)."""
     octets = np.frombuffer(data, np.uint8)
 
     def at(places: np.ndarray) -> np.ndarray:

@@ -38,7 +38,6 @@ def read_value(
     """The image that a value holds, and its label if it has one of its own.
 
     Args:
-        value: the value.
         pickled: whether the database is known to hold pickles: those of protocols 0 and 1 do not
             begin in a way of their own.
         unstated: the label of a Datum that states none.

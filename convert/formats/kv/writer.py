@@ -33,11 +33,9 @@ class KvWriter:
 
     A batch is a transaction: it is there as a whole or not at all, whenever the process ends. Its
     pages are synced before it counts, so that a power cut takes the newest batches and breaks
-    nothing. The caller sees to it that nobody else writes.
+    nothing. The caller sees to it that nobody else writes. Records that are there stay.
 
-    Args:
-        folder: made if it is not there; records in it stay.
-        map_size: bytes that the data file may grow to; it is raised when they do not suffice.
+    ``map_size`` is the bytes that the data file may grow to; it is raised when they do not suffice.
 
     Raises:
         OSError: the folder or its files cannot be written.

@@ -40,12 +40,8 @@ def append(
     numbered from its ``classes`` up. Until its manifest is replaced, the pack is the one that it
     was; from then on it is the new one, killed or not.
 
-    Args:
-        path: the pack's folder.
-        source: a training set.
-        options: how shards are made; ``resume`` completes an interrupted append, and finds nothing
-            to do where the source is in the pack.
-        discard: remove first what an interrupted append left.
+    ``resume`` completes an interrupted append, and finds nothing to do where the source is in the
+    pack; ``discard`` first removes what an interrupted append left.
 
     Returns:
         Figures of what was appended; ``identities`` and ``classes`` are those of the pack.

@@ -78,10 +78,7 @@ def delete_source(path: Path, source: Source, files: Mapping[Path, Stamp]) -> st
     must be what was written, byte for byte. So is the source: an earlier run may have packed it,
     since when an image or a label may have changed that neither its size nor its index tells.
 
-    Args:
-        path: the pack's folder, to which ``source`` was appended.
-        source: as it was opened for that.
-        files: all that it consists of, as :func:`source_files` gave them before it was opened.
+    ``files`` are what :func:`source_files` gave before ``source`` was opened to be appended.
 
     Returns:
         What was done, in words: that the files are deleted, or why they are kept.

@@ -39,11 +39,7 @@ class GrowingPack:
 
     @classmethod
     def read(cls, path: Path, *, mend: bool = True) -> GrowingPack:
-        """The pack in ``path``.
-
-        Args:
-            mend: do what an append left to do behind its commit.
-        """
+        """The pack in ``path``; to ``mend`` is to do what an append left behind its commit."""
         manifest = read_training_manifest(path, "it does not grow; convert into a new pack")
         if manifest["partial"]:
             raise PackError(

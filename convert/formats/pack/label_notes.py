@@ -20,10 +20,7 @@ def notes_on_labels(
 ) -> list[str]:
     """Notes on gaps between the labels of a pack, and on labels that look like boxes.
 
-    Args:
-        path: the pack's folder.
-        manifest: the pack's.
-        made: the entries of the shards that were just made.
+    These are looked for in a shard that was just ``made``.
     """
     notes = []
     if gaps := note_on_gaps(manifest["identities"], manifest["classes"]):
@@ -54,9 +51,7 @@ def looks_like_boxes(labels: np.ndarray) -> bool:
 
     Such a vector is the width A of its header, the width B of an object, A - 2 more numbers, and
     objects: class, left, top, right, bottom as shares of the image, and B - 5 more numbers.
-
-    Args:
-        labels: (n,) the numbers behind the first, which may have been numbered anew.
+    ``labels`` (n,) are those behind the first, which may have been numbered anew.
     """
     if len(labels) < 6 or labels[0] < 5 or labels[0] % 1:
         return False

@@ -19,12 +19,8 @@ class Relabelled(SourceView):
     the order of the source's labels, and labels without a name come behind them. Where there are
     no names, every label is a new one: ``first`` is added to it.
 
-    Args:
-        source: a training set.
-        first: the label from which new identities are numbered: the pack's ``classes``.
-        names: of the pack's identities.
-        prefix: is put before the names of the groups, so that shards do not get names that the
-            pack has.
+    ``first`` is the pack's ``classes``, ``names`` are those of its identities; ``prefix`` is put
+    before the names of the groups, so that shards do not get names that the pack has.
 
     Raises:
         PackError: two identities of the pack have a name that occurs in the source.
@@ -69,11 +65,9 @@ class Relabelled(SourceView):
 
 
 def _behind(offset: int, named: np.ndarray, label: int) -> int:
-    """The new label of an identity without a name, which those with one are not counted for.
+    """The new label of an identity without a name, of which the first one's is ``offset``.
 
-    Args:
-        offset: the new label of the first identity without a name.
-        named: (m,) all labels of the source that have a name, ascending.
+    Those that have a name, ``named`` (m,), ascending, are not counted.
     """
     return offset + label - int(np.searchsorted(named, label))
 

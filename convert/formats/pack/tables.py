@@ -113,11 +113,9 @@ def _arrange(name: str, table: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def arrange(table: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The rows of ``table``, one of each record, in the order of ``positions``.
+    """The rows of ``table`` (n, …), one of each record, in the order of ``positions`` (n,).
 
-    Args:
-        table: (n, …).
-        positions: (n,) of each record in the pack, -1 for those whose rows are left out.
+    Those at -1 are left out.
     """
     there = positions >= 0
     moved = np.empty((np.count_nonzero(there), *table.shape[1:]), table.dtype)

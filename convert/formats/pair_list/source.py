@@ -48,7 +48,6 @@ class ListSource(PairSource):
     memory: 13,000 of LFW's take some 100 MB.
 
     Args:
-        path: the list.
         root: the folder, zip, tar or pack that holds the images; default is the list's own folder.
         landmarks: a list of five landmarks an image (see :class:`Landmarks`), by which faces are
             warped to 112×112 pixels; images without any are refused.
@@ -158,12 +157,7 @@ class ListSource(PairSource):
 class ListedPart(OwnPart):
     """Some images of a list of pairs; they have no identity, and bear the names of the list.
 
-    Args:
-        start: ordinal of the first.
-        file: the list.
-        names: of the images.
-        images: these, without what the list says of them.
-        landmarks: to align by, or None.
+    They are aligned by ``landmarks``, if there are any.
     """
 
     remedy = "mend it, or do without"

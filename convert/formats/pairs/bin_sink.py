@@ -31,13 +31,8 @@ def convert_to_bin(source: Source, out: Path, options: ConvertOptions) -> Result
     """Write a verification set as the pickle of ``(images, issame)``.
 
     Pair i is images 2i and 2i + 1. An image that is used again is stored once. The file is
-    complete or not there; resuming keeps one that holds the same set.
-
-    Args:
-        source: of content ``pairs``.
-        out: the file, if its name ends in ``.bin``; else a folder, and the file is called after
-            the source (``OUT/lfw.bin``).
-        options: how.
+    complete or not there; resuming keeps one that holds the same set. ``out`` is the file, if its
+    name ends in ``.bin``; else a folder, and the file is called after the source (``OUT/lfw.bin``).
 
     Raises:
         SourceError: the source is no verification set, or an image of it cannot be used.

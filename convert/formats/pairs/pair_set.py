@@ -38,11 +38,7 @@ class PairSource(Source):
     """A verification set: its distinct images, in the order of their first use, and its pairs.
 
     Verification sets repeat images (lfw.bin has 7,701 different ones among 12,000); each is stored,
-    and embedded, once.
-
-    Args:
-        name: what notices call the set.
-        issame: (P,), whether both images of a pair show one person.
+    and embedded, once. ``issame`` (P,) says whether both images of a pair show one person.
     """
 
     content = "pairs"

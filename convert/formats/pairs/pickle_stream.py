@@ -107,9 +107,7 @@ def unpickle(data: bytes, *, most: int | None = None) -> object:
     Made of lists, tuples, None, bool, int, float, str, bytes, ``memoryview`` (for bytes as well)
     and :class:`PickledArray`.
 
-    Args:
-        data: the pickle.
-        most: how many opcodes it may have; by default, as many as a file of its size should have.
+    It may have ``most`` opcodes; by default, as many as a file of its size should have.
 
     Raises:
         PickleError: it is no sound pickle, or holds anything else.

@@ -15,10 +15,8 @@ from facepack.convert.source_file import file_name, require_file
 class BinSource(PairSource):
     """The distinct images of a ``.bin``, in the order of their first use, and its pairs.
 
-    Args:
-        path: the ``.bin`` file.
-        data: its content, where it is no file of its own but, say, in an archive; ``path`` then
-            only names it.
+    ``data`` is its content where it is no file of its own but, say, in an archive; ``path`` then
+    only names it.
 
     Raises:
         SourceError: the file is malformed, or asks for what a pickle of images has no need of.

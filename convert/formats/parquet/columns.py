@@ -59,13 +59,7 @@ class Columns:
 def find_columns(
     schema: Any, images: Sequence[str] = (), label: str | None = None, *, file: str
 ) -> Columns:
-    """Find the columns of the images and labels.
-
-    Args:
-        schema: a ``pyarrow.Schema``.
-        images: their names, where they are given.
-        label: the same of the labels.
-        file: what errors call the file.
+    """Find the columns of the images and labels, by their names where these are given.
 
     Raises:
         ConfigError: a column that was given is not there, or cannot be one.

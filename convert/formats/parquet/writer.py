@@ -35,11 +35,8 @@ def classes(names: Sequence[str]) -> dict[str, Any]:
 class TableWriter:
     """Takes rows, and writes them in groups of at most :data:`GROUP_BYTES`, if a row fits.
 
-    A larger row has a group by itself.
-
-    Args:
-        file: where to.
-        features: of each column, in the terms of ``datasets``: images, or integers.
+    A larger row has a group by itself. ``features`` are those of each column, in the terms of
+    ``datasets``: images, or integers.
     """
 
     def __init__(self, file: FileWriter, features: Mapping[str, dict[str, Any]]) -> None:

@@ -109,11 +109,7 @@ def frame(payload: bytes) -> Iterator[bytes]:
 def walk_parts(read: Read, size: int, offset: int, path: Path) -> Iterator[tuple[int, int]]:
     """Yield ``(start, length)`` of the payload of each part of the record at ``offset``.
 
-    Args:
-        read: reads them.
-        size: bytes of all the records.
-        offset: where the record begins.
-        path: what errors call the file.
+    ``size`` is the bytes of all records.
 
     Raises:
         FramingError: the record is damaged, or none begins there.
@@ -202,7 +198,6 @@ def find_usual(
         block: begins where a record begins, at a multiple of four in memory.
         offsets: int64, where ``count`` records begin in it; and one more, unless these are the last
             of all, behind which nothing is known.
-        count: how many to look at.
 
     Returns:
         Begin and end of each payload, int64 (count,), and which records are usual, bool (count,):

@@ -25,13 +25,8 @@ def find_omitted(
     """The byte offset of each record that no line names, int64 and increasing.
 
     The ends of the file are always looked at, and the gaps between lines if one of those tried
-    shows any.
-
-    Args:
-        reader: the ``.rec``.
-        keys: (n,) of the lines, in the order of their offsets.
-        offsets: (n,) int64, increasing.
-        thorough: look behind every line.
+    shows any, or all is to be ``thorough``. Lines have ``keys`` (n,) and ``offsets`` (n,) int64,
+    which increase.
     """
     shown = any(_is_gap(_end(reader, row), after) for row, after in _suspects(keys, offsets))
     inner = range(len(offsets) - 1 if thorough or shown else 0)
@@ -47,10 +42,7 @@ def number_on(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets of all records, by offset: those without a key are numbered behind the last.
 
-    Args:
-        keys: (n,) int64, of the lines of the index.
-        offsets: (n,) int64, of the same.
-        omitted: (m,) int64, the others' offsets, increasing.
+    The index has ``keys`` and ``offsets``, int64 (n,); ``omitted`` are the others', int64 (m,).
     """
     following = int(keys.max(initial=-1)) + 1
     keys = np.concatenate([keys, np.arange(following, following + len(omitted))])

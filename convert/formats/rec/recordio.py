@@ -125,12 +125,8 @@ def class_label(header: Header) -> int:
 class RecordWriter:
     """Writes a ``.rec`` and its ``.idx`` as MXNet 1.9.1 does, byte for byte.
 
-    A context manager. Both files are replaced if they exist, but for the bytes that are kept.
-
-    Args:
-        path: the ``.rec``.
-        index_path: the ``.idx``.
-        keep: bytes of both, as an earlier :meth:`sync` gave them, behind which to go on.
+    A context manager. Both files are replaced if they exist, but for the bytes to ``keep`` of both,
+    as an earlier :meth:`sync` gave them.
     """
 
     def __init__(
@@ -236,11 +232,7 @@ class RecordReader(SourceFile):
         """As :meth:`iter_at`, but usual records that follow each other come together.
 
         Of these: memory that holds them, and where each payload begins and ends in it, int64 (n,).
-        Of a record that is refused: the error.
-
-        Args:
-            offsets: of the records.
-            once: nobody will read the file again, so that the system may forget what was read.
+        Of a record that is refused: the error. What is read ``once`` the system may forget.
         """
         count = len(offsets)
         done = 0
@@ -270,10 +262,8 @@ class RecordReader(SourceFile):
     ) -> memoryview | FramingError:
         """The payload of any record, or why it is refused.
 
-        Args:
-            offsets: of the record, and of the next one if any follows.
-            block: the bytes from ``start`` on, as many as were read.
-            start: the offset of the block.
+        ``offsets`` are its own and that of the next one, if any follows; ``block`` holds the bytes
+        from ``start`` on, as many as were read.
         """
 
         def read(count: int, offset: int) -> bytes | memoryview:

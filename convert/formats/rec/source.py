@@ -190,11 +190,9 @@ class RecPart(RecordPart):
 
 
 class RecSource(Source):
-    """The images of a ``.rec``, in the physical order of the file.
+    """The images of a ``.rec``, or of ``train.rec`` in a folder, in the physical order of the file.
 
-    Args:
-        path: a ``.rec``, or a folder that holds ``train.rec``.
-        only_indexed: leave out the images that no line of the ``.idx`` names.
+    With ``only_indexed``, images are left out that no line of the ``.idx`` names.
 
     Raises:
         SourceError: the files are malformed or hold no image.

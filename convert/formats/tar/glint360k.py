@@ -44,11 +44,7 @@ def check_pieces(names: Sequence[str]) -> None:
 
 
 class PublishedSum:
-    """Compares a file with its published MD5, as its bytes go by; one without any is not hashed.
-
-    Args:
-        name: the file's.
-    """
+    """Compares a file with its published MD5, as its bytes go by; one without any is not hashed."""
 
     def __init__(self, name: str) -> None:
         self._name = name

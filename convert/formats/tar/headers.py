@@ -225,14 +225,9 @@ def _walk(
 
 
 def are_times(blocks: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Which of the blocks ``at``, (n,), begin a pax record that holds nothing but times.
+    """Which of the blocks ``at`` begin a pax record that holds nothing but times: bool (n,).
 
-    Args:
-        blocks: uint8 (m, 512); behind each in question is another.
-        at: their rows.
-
-    Returns:
-        Whether the block is a usual header of such a record, which the next one holds: bool (n,).
+    ``blocks`` is uint8 (m, 512); behind a usual header of such a record, the next one holds it.
     """
     usual, sizes = _sound(blocks[at], _PAX)
     usual &= sizes <= BLOCK

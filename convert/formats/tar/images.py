@@ -153,9 +153,7 @@ class ImageMembers:
     def extend(self, other: ImageMembers, begin: int) -> None:
         """Take the images that another gathered of the next archives, where there is no list.
 
-        Args:
-            other: it, between archives.
-            begin: the byte of this one's stream at which that of the other begins.
+        Its stream begins at byte ``begin`` of this one's.
         """
         self._archives.extend([len(self) + row for row in other._archives])
         offsets = np.array(other._offsets, np.int64) + begin
@@ -210,11 +208,8 @@ class ImageMembers:
     def add_pairs(self, members: Members, first: int, data: bytes, begin: int) -> int:
         """Take usual samples: an image and its ``.cls``, in either order.
 
-        Args:
-            members: of the archive, in order.
-            first: which of them is the next one.
-            data: the memory that they lie in.
-            begin: where it begins in the stream.
+        The next one of ``members`` is the ``first``; all lie in ``data``, which begins at ``begin``
+        in the stream.
 
         Returns:
             How many members were taken: those of all usual samples up to the first other member,

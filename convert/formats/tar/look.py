@@ -59,9 +59,7 @@ _NO_ROOM = (
 def look_at(files: Files, member: str | None) -> Look:
     """Look at the files, and keep what is inflated where there is room.
 
-    Args:
-        files: what is read.
-        member: the name of a ``.rec`` or ``.bin`` that is taken alone; None takes what there is.
+    ``member`` is the name of a ``.rec`` or ``.bin`` that is taken alone; None takes what there is.
 
     Raises:
         SourceError: a file cannot be read, or is damaged.
@@ -129,11 +127,7 @@ def _look_apart(files: Files, spool: Spool | None, ahead: bool) -> Look | None:
 
 
 class Look:
-    """The first reading: what archives there are and what they hold.
-
-    Args:
-        files: what is read.
-        member: the one that is asked for.
+    """The first reading: what archives there are and what they hold, or the one ``member`` of them.
 
     Attributes:
         sizes: how many bytes each file has in the stream.
@@ -199,12 +193,7 @@ class Look:
         return not found and not self._images.has_list
 
     def extend(self, other: Look, begin: int) -> None:
-        """Take what another look found, nothing unusual, in the next files.
-
-        Args:
-            other: it.
-            begin: the byte of the stream at which they begin.
-        """
+        """Take what another look found, nothing unusual, in the next files, from ``begin`` on."""
         number, row = len(self.sizes), len(self._images)
         for archive, first in other._archives:
             stem = unused_stem(_stem(archive.file), self._stems)
@@ -230,12 +219,9 @@ class Look:
     def content(
         self, names: Names | None, *, only_indexed: bool, identity_level: int | None
     ) -> RecordSet | ImageSet | BinSource:
-        """What was found, in the order of preference.
+        """What was found, in the order of preference; without ``names``, images have no identities.
 
-        Args:
-            names: of the identities of samples; None: images have no identities.
-            only_indexed: as of :class:`TarSource`.
-            identity_level: the same.
+        The other arguments are those of :class:`TarSource`.
 
         Raises:
             SourceError: nothing was, or it is in doubt what.

@@ -299,13 +299,7 @@ class Stream(ABC):
 
 
 class Piece:
-    """Bytes of a stream that are in memory, to read headers from.
-
-    Args:
-        data: the bytes.
-        begin: where they begin in the stream.
-        stream: it.
-    """
+    """Bytes of a stream, from ``begin`` on, that are in memory, to read headers from."""
 
     def __init__(self, data: memoryview, begin: int, stream: Stream) -> None:
         self._data = data
@@ -527,12 +521,9 @@ class Chunk(NamedTuple):
 
 
 def inflate(files: Files, sums: Sums | None, *, ahead: bool = True) -> Iterator[Chunk]:
-    """Inflate what is gzipped, and pass on what is not.
+    """Inflate what is gzipped, and pass on what is not; a thread reads and hashes ``ahead``.
 
-    Args:
-        files: the files.
-        sums: told the XXH3-128 of each.
-        ahead: have a thread read and hash what comes next meanwhile.
+    ``sums`` are told the XXH3-128 of each file.
 
     Raises:
         SourceError: a file cannot be read on, is damaged or cut short, or, where there are

@@ -39,10 +39,8 @@ _BATCH = 1 << 20  # bytes of messages that are looked at together: they stay in 
 def crc32c(data: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     """The CRC-32C of each message ``data[start:stop]``: uint32 (n,).
 
-    Args:
-        data: uint8, one axis.
-        starts: integers (n,).
-        stops: integers (n,), none below its start.
+    ``data`` is uint8, of one axis; ``starts`` and ``stops`` are integers (n,), none of which ends
+    before it starts.
     """
     lengths = stops - starts
     sums = np.empty(len(lengths), np.uint32)

@@ -130,12 +130,8 @@ def _signed(value: int) -> int:
 def find_usual(data: memoryview, at: int, end: int) -> dict[bytes, tuple[int, int] | int] | None:
     """The features of an ``Example`` that has one value, bytes or a number, for each.
 
-    As :func:`read_example`, where there is nothing odd; None where there might be.
-
-    Args:
-        data: holds the message, and perhaps others.
-        at: where it begins.
-        end: where it ends.
+    As :func:`read_example`, where there is nothing odd; None where there might be. The message lies
+    in ``data`` from ``at`` to ``end``.
 
     Returns:
         By name, the bounds of bytes in ``data``, or the number.

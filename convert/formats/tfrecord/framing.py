@@ -138,10 +138,8 @@ def _are_whole(heads: np.ndarray) -> np.ndarray:
 def check_records(block: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> list[str]:
     """What is wrong with each record; empty texts for those that are whole.
 
-    Args:
-        block: uint8, holds them.
-        starts: integers (n,), where each begins in it.
-        stops: integers (n,), where each ends, as :func:`find_bounds` has it.
+    They lie in ``block``, uint8, from ``starts`` to ``stops``, integers (n,), which
+    :func:`find_bounds` found.
     """
     faults = np.full(len(starts), CUT, object)
     known = np.flatnonzero(stops - starts >= HEAD)

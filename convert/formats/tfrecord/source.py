@@ -280,12 +280,7 @@ class TfRecordSource(Source):
     are those of arcface-tf2, or are found (:mod:`facepack.convert.formats.tfrecord.features`); all
     others are left out. Files may be plain, or compressed as TensorFlow does (ZLIB, GZIP); a
     process inflates such a file once. Each file is a group, so that no shard holds images of two.
-
-    Args:
-        paths: the files, or folders of which all are taken that are called like TFRecords.
-        image_feature: that holds the image.
-        label_feature: that holds the label.
-        name_feature: that holds the name.
+    Of folders, all files are taken that are called like TFRecords.
 
     Raises:
         SourceError: a file is no TFRecord file or cannot be read, or there is no record, or none

@@ -54,13 +54,8 @@ def similarity(points: np.ndarray) -> np.ndarray:
 def warp(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
     """Warp ``image`` by a similarity transform: bilinear, black where there was no image.
 
-    Args:
-        image: uint8 (height, width, 3).
-        matrix: (2, 3), from points of the image to points of the result.
-        size: pixels, height and width of the result.
-
-    Returns:
-        uint8 (size, size, 3).
+    It is uint8 (height, width, 3), the result uint8 (size, size, 3); ``matrix`` (2, 3) takes points
+    of the one to points of the other.
     """
     rows, columns = np.mgrid[:size, :size]
     a, b = complex(matrix[0, 0], matrix[1, 0]), complex(matrix[0, 2], matrix[1, 2])
@@ -82,9 +77,7 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
 def align_face(image: Buffer, landmarks: np.ndarray) -> bytes:
     """An encoded image as an aligned face of 112×112 pixels, a JPEG.
 
-    Args:
-        image: the encoded image.
-        landmarks: (5, 2) x and y of eyes, nose and corners of the mouth, in pixels.
+    ``landmarks`` (5, 2) are x and y of eyes, nose and corners of the mouth, in pixels.
 
     Raises:
         DecodeError: the image does not decode, or the landmarks span no face.

@@ -81,10 +81,8 @@ def _hashes(known: RecordNames) -> np.ndarray:
 def require_distinct(out: Path, hashes: np.ndarray, indices: Iterable[bytes]) -> None:
     """Make sure of it once all is written.
 
-    Args:
-        out: the tree.
-        hashes: XXH3-64 of each path, uint64 (n,).
-        indices: the lines ``<path> <label>`` that have them, piece by piece.
+    ``hashes`` are the XXH3-64 of all paths, uint64 (n,), in the lines ``<path> <label>`` of
+    ``indices``.
 
     Raises:
         SourceError: a file was written twice.

@@ -34,7 +34,6 @@ class LstSource(Source):
     are kept, never used.
 
     Args:
-        paths: the lists.
         root: the folder that paths are relative to, and that files are taken from; default is each
             list's own.
         align: warp the images of lines with ``aligned`` 0 and landmarks to 112×112 pixels, onto

@@ -111,12 +111,8 @@ class Listing:
     Of each, where its line ends and its bytes are held; lines are read again with the images. A
     line that is malformed, names a missing file or leads out of the folder is a refused record.
 
-    Args:
-        file: the list.
-        root: the folder that paths are relative to.
-        kinds: what lines it may have: some of
-            :data:`~facepack.convert.list_lines.KINDS`.
-        columns: of a CSV, that the user named.
+    Paths are relative to ``root``; ``kinds`` are the lines that it may have, some of
+    :data:`~facepack.convert.list_lines.KINDS`.
 
     Raises:
         SourceError: it is no list of those kinds, names no image, or none that is there.

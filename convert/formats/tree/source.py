@@ -50,8 +50,6 @@ class ImgSource(SourceView):
     and 2i + 1. Each distinct image is taken once, in the order of their first use.
 
     Args:
-        path: the folder.
-        index: the list of its files.
         identity_level: of the folders of a tree that are identities; None chooses.
         path_column: of an ``index`` that is a CSV, the name of the column that has the paths;
             found by default.

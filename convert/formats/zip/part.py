@@ -384,13 +384,9 @@ def _why(
 def _runs(
     rows: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, file_size: int
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Join members, by increasing offset, into byte ranges that are read at once.
+    """Join the members ``rows``, by increasing offset, into byte ranges that are read at once.
 
-    Args:
-        rows: which members, in the order of their offsets.
-        offsets: (n,) of all members.
-        lengths: (n,) bytes that each may take.
-        file_size: bytes of the file.
+    ``offsets`` (n,) are those of all members, ``lengths`` (n,) the bytes that each may take.
 
     Yields:
         First byte and end of a range, and the members that begin in it.

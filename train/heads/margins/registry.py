@@ -106,9 +106,8 @@ class Margin(Settings, ABC):
     def observe(self, own: Own, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """What changes in the state, before it is used, with a micro-batch that is trained on.
 
-        Args:
-            own: cosines and norms, without gradient, and the state so far.
-            weights: (B,): 1 over the number of faces, and 0 for rows that are none.
+        Cosines and norms are without gradient, ``weights`` (B,) 1 over the number of faces, and 0
+        for rows that are none.
         """
         return {}
 

@@ -26,7 +26,6 @@ class TrainStep:
     Args:
         backbone: images (N×3×H×W, fp32) → embeddings (N×F, fp32); applies its own autocast.
         head: embeddings, labels, records → mean loss; keeps its own gradients and optimizer state.
-        optimizer, scaler: the backbone's, and fp16's loss scale.
         accumulate: k, the number of micro-batches.
         clip_norm: largest norm of the backbone's gradient, after unscaling; 0 for no limit.
         ranks: those that take the step together, each on its slice of the batch; the head's too.

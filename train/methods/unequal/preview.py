@@ -68,14 +68,8 @@ def preview_stages(
 ) -> list[StagePreview]:
     """What each of ``stages``, by its folder in ``out``, would do.
 
-    Args:
-        stages: their settings, in order.
-        out: the folder of all.
-        pack: whose identities are parted.
-        labels, classes: the head's: int64 (n,) below ``classes``.
-        tail_labels: int64 (m,).
-        device: what is trained on.
-        validator: reads the verification sets, which are the same of all stages.
+    ``pack`` is the one whose identities are parted; ``labels`` int64 (n,), below ``classes``, are
+    the head's, ``tail_labels`` int64 (m,) the tail's. Verification sets are the same of all stages.
 
     Raises:
         ConfigError, TrainingError: a stage could not be trained.
