@@ -1,14 +1,16 @@
 #!/bin/bash
 # opencv-python-headless 5.0.0.93 (beside onnxruntime 1.32.0, onnx 1.23.2; Python 3.11): cv2.dnn pads SAME_UPPER on the other side.
 #
-# One would guess: auto_pad=SAME_UPPER puts the odd row and column of padding at the end, as ONNX defines it, so that
-#                  a file gives in cv2.dnn what it gives in onnxruntime.
-# What happens:    the new engine, which readNetFromONNX takes first since 5.0, puts them at the beginning: an even side with stride 2 is padded with pads=[1, 1, 0, 0] in place of
-#                  [0, 0, 1, 1]. Convolutions, depthwise ones and pooling are alike. ENGINE_CLASSIC pads as defined; odd sides, which
-#                  are padded alike on both, are right in each engine, and so is auto_pad spelt out in pads.
-# Why it matters:  SAME with stride 2 over 112, 128 or 160 is what every network out of TensorFlow or Keras does (BlazeFace, FaceMesh,
-#                  FaceNet), and files say it by auto_pad where sides are not fixed. No shape changes and nothing is said. Each such layer
-#                  looks one of its pixels up and left: after five of them a cell sees what lies 31 pixels of the image beside its place.
+# One would guess: auto_pad=SAME_UPPER puts the odd row and column of padding at the end, as ONNX defines it, so that a file gives
+#                  in cv2.dnn what it gives in onnxruntime.
+# What happens:    the new engine, which readNetFromONNX takes first since 5.0, puts them at the beginning: an even side with
+#                  stride 2 is padded with pads=[1, 1, 0, 0] in place of [0, 0, 1, 1]. Convolutions, depthwise ones and pooling are
+#                  alike. ENGINE_CLASSIC pads as defined; odd sides, which are padded alike on both, are right in each engine, and
+#                  so is auto_pad spelt out in pads.
+# Why it matters:  SAME with stride 2 over 112, 128 or 160 is what every network out of TensorFlow or Keras does (BlazeFace,
+#                  FaceMesh, FaceNet), and files say it by auto_pad where sides are not fixed. No shape changes and nothing is
+#                  said. Each such layer looks one of its pixels up and left: after five of them a cell sees what lies 31 pixels of
+#                  the image beside its place.
 #
 # Seen when written:
 #   against onnxruntime, greatest difference          engine: new    classic
