@@ -24,7 +24,7 @@ import numpy as np
 from facepack.convert.formats.rec.framing import FramingError, RecordError
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.omitted import find_omitted, number_on
-from facepack.convert.formats.rec.recordio import RecordReader, unpack_header
+from facepack.convert.formats.rec.recordio import RecordReader, are_blank, unpack_header
 from facepack.convert.source_file import read_errors, require_file
 from facepack.errors import SourceError
 
@@ -310,21 +310,16 @@ def _blank_records(
     blank = np.zeros(len(offsets), bool)
     rows = np.flatnonzero(likely)
     done = 0
-    while done < len(rows):
-        try:
-            for payload in reader.iter_at(offsets[rows[done:]]):
-                blank[rows[done]] = _is_blank(payload)
-                done += 1
-        except FramingError:  # refused, with its offset, when the images are read
-            done += 1
+    for item in reader.iter_blocks(offsets[rows]):
+        if isinstance(item, tuple):
+            found = are_blank(*item)
+        elif isinstance(item, FramingError):  # refused, with its offset, when the images are read
+            found = np.zeros(1, bool)
+        else:
+            found = are_blank(item, np.zeros(1, np.int64), np.array([len(item)]))
+        blank[rows[done : done + len(found)]] = found
+        done += len(found)
     return blank
-
-
-def _is_blank(payload: memoryview) -> bool:
-    try:
-        return not unpack_header(payload).image
-    except RecordError:  # refused, as above
-        return False
 
 
 def _find_header(

@@ -105,6 +105,21 @@ def unpack_header(payload: bytes | memoryview) -> Header:
     return Header(flag, labels, id_, id2, memoryview(payload)[start:])
 
 
+def are_blank(data: memoryview, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Which payloads hold a header and no image: bool (n,).
+
+    Args:
+        data: the memory that holds them.
+        starts: where each begins in it, at a multiple of four: int64 (n,).
+        stops: where each ends: int64 (n,).
+    """
+    sizes = stops - starts
+    blank = sizes >= IR_HEADER.size
+    flags = np.frombuffer(data, "<u4", len(data) >> 2)[starts[blank] >> 2]
+    blank[blank] = sizes[blank] == IR_HEADER.size + 4 * flags.astype(np.int64)
+    return blank
+
+
 def class_label(header: Header) -> int:
     """The class of an image: its scalar label, or the first element of a vector ``[class, …]``.
 

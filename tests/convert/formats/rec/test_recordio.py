@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facepack.convert.formats.rec import recordio
-from facepack.convert.formats.rec.framing import FramingError, RecordError
+from facepack.convert.formats.rec.framing import FramingError, RecordError, padded
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.recordio import (
     RecordReader,
     RecordWriter,
+    are_blank,
     class_label,
     pack_header,
     unpack_header,
@@ -496,3 +497,25 @@ class TestFuzz:
         path = tmp_path / "a.rec"
         path.write_bytes(data)
         self.outcome(path)
+
+
+def test_payloads_without_an_image_are_told_as_one_by_one() -> None:
+    random = np.random.default_rng(0)
+    payloads = []
+    for _ in range(400):
+        flag = int(random.choice([0, 1, 2, 3, 2**32 - 1]))
+        size = int(random.choice([0, 3, 20, 23, 24, 28, 32, 36, 40, 41]))
+        payloads.append(struct.pack("<I", flag).ljust(size, b"\0")[:size])
+    starts = np.cumsum([0, *(padded(len(payload)) for payload in payloads)])[:-1]
+    stops = starts + [len(payload) for payload in payloads]
+    data = b"".join(payload.ljust(padded(len(payload)), b"\xff") for payload in payloads)
+
+    def is_blank(payload: bytes) -> bool:
+        try:
+            return not unpack_header(payload).image
+        except RecordError:
+            return False
+
+    found = are_blank(memoryview(data), starts, stops)
+    assert found.tolist() == [is_blank(payload) for payload in payloads]
+    assert 20 < found.sum() < 200
