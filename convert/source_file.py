@@ -9,14 +9,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from facepack import lfs, system
+from facepack.closing import Closing
 from facepack.convert.blocks import Blocks, ReadOnce
 from facepack.convert.sweep import Sweep
 from facepack.errors import SourceError
-
-S = TypeVar("S", bound="SourceFile")
 
 
 class ReadError(SourceError):
@@ -66,7 +64,7 @@ def read_errors(path: Path | str) -> Iterator[None]:
         raise cannot_read(path, error) from error
 
 
-class SourceFile:
+class SourceFile(Closing):
     """Reads byte ranges of one file; a context manager.
 
     Reading keeps no position, so that threads may share it. ``size`` is the bytes that the file had
@@ -183,12 +181,6 @@ class SourceFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def __enter__(self: S) -> S:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()

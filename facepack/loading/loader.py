@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from facepack import system
+from facepack.closing import Closing
 from facepack.errors import ConfigError, MissingExtraError
 from facepack.loading.augment import PRESETS, Augment
 from facepack.loading.cache import (
@@ -42,7 +43,7 @@ DTYPES = ("uint8", "float32")
 ON_ERROR = ("raise", "skip")
 
 
-class Loader:
+class Loader(Closing):
     """Yields an epoch's batches; what they are depends on (seed, epoch, batch) alone.
 
     >>> with facepack.Loader(pack, batch_size=128, device="cuda") as loader:
@@ -410,12 +411,6 @@ class Loader:
         if self._cache is not None and self._cache.pixels.is_cuda:
             keep_for_good(self._cache)
             self._cache = None
-
-    def __enter__(self) -> Loader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _close(ahead: Ahead, stream: Stream) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast, overload
 import lmdb
 import numpy as np
 
+from facepack.closing import Closing
 from facepack.errors import DamageError, DecodeError, PackError
 from facepack.images import decode
 from facepack.reading import parse_npy
@@ -54,7 +55,7 @@ def open(path: str | os.PathLike[str], *, shards: str | Sequence[str] | None = N
     return Pack(folder, shards if shard_set is None else shard_set)
 
 
-class Pack:
+class Pack(Closing):
     """A finished pack, for reading; a sequence of :class:`Record`.
 
     A pack may be used from many threads, is safe across ``fork``, and pickles as its path and the
@@ -389,12 +390,6 @@ class Pack:
     def close(self) -> None:
         """Close the shards; they open again on the next use."""
         self._held.release_all()
-
-    def __enter__(self) -> Pack:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         shards = self._names if self._chosen else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+from facepack.closing import Closing
 from facepack.progress import format_duration
 from facepack.train.loop.stopwatch import Reading
 
@@ -12,7 +13,7 @@ _REDRAW = 0.2  # seconds of training between two drawings on a terminal
 _PLAIN = 30.0  # seconds between two lines in a file
 
 
-class TrainProgress:
+class TrainProgress(Closing):
     """Shows where a run is, how fast it goes and how long it still takes, by default on stderr."""
 
     def __init__(
@@ -73,12 +74,6 @@ class TrainProgress:
         self.close()
         self._stream.write(f"{text}\n")
         self._stream.flush()
-
-    def __enter__(self) -> TrainProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the drawn line, so that what follows starts on one of its own."""

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from facepack.closing import Closing
 from facepack.convert.formats.rec.framing import (
     FETCH_AGAIN,
     MAGIC,
@@ -137,7 +138,7 @@ def class_label(header: Header) -> int:
     )
 
 
-class RecordWriter:
+class RecordWriter(Closing):
     """Writes a ``.rec`` and its ``.idx`` as MXNet 1.9.1 does, byte for byte.
 
     A context manager. Both files are replaced if they exist, but for the bytes to ``keep`` of both,
@@ -185,12 +186,6 @@ class RecordWriter:
     def close(self) -> None:
         """Flush and close both files."""
         self._files.close()
-
-    def __enter__(self) -> RecordWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class RecordReader(SourceFile):

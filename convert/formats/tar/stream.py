@@ -21,7 +21,7 @@ errors and limits of its own.
 from __future__ import annotations
 
 import zlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -35,6 +35,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from facepack.closing import Closing
 from facepack.convert.formats.tar.glint360k import MD5, PublishedSum
 from facepack.convert.formats.tar.headers import BLOCK, is_header
 from facepack.convert.read_ahead import ReadAhead
@@ -144,7 +145,7 @@ class Files:
         return SourceFile(self.paths[number], self.sizes[number])
 
 
-class Stream(ABC):
+class Stream(Closing):
     """Bytes of files joined; ``position`` counts from the beginning of the stream.
 
     A context manager.
@@ -270,12 +271,6 @@ class Stream(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close files and threads."""
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @abstractmethod
     def _more(self) -> bytes:

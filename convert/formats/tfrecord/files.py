@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from facepack.closing import Closing
 from facepack.convert.formats.tfrecord.framing import HEAD, find_head, stated_length
 from facepack.convert.source_file import SourceFile, read_errors
 from facepack.errors import SourceError
@@ -43,7 +44,7 @@ class PlainFile(SourceFile):
         return self.size
 
 
-class InflatedFile:
+class InflatedFile(Closing):
     """A compressed file, whose gzip members or zlib streams are read as one; a context manager.
 
     Reading goes on from where it was; before that, it begins anew. Blocks are the same whatever is
@@ -114,12 +115,6 @@ class InflatedFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> InflatedFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _more(self) -> bytes:
         """The inflated bytes that follow; none at the end."""
