@@ -13,11 +13,10 @@ import numpy as np
 import xxhash
 
 from facepack.convert.source import Group, PartView, Source, SourceView
+from facepack.convert.spans import parts_of
 from facepack.errors import ConfigError, NothingChosenError, SourceError
 from facepack.hashing import hash64
 from facepack.reading import read_text
-
-_STEP = 1 << 16  # records whose labels are looked at in one part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,19 +145,18 @@ def _look(source: Source, exclude: frozenset[str]) -> tuple[np.ndarray, np.ndarr
     named = False
     labels = np.empty(len(source), np.int32)
     excluded = np.zeros(len(source), bool)
-    for _, first, last in source.groups():
-        for start in range(first, last, _STEP):
-            part = source.part(start, min(start + _STEP, last))
-            entries = list(part.entries())
-            labels[start : start + len(entries)] = [entry.label for entry in entries]
-            if exclude:
-                named |= any(entry.name is not None for entry in entries)
-                identities = part.identity_names()
-                excluded[start : start + len(entries)] = [
-                    entry.name in exclude
-                    or (entry.label in identities and f"{identities[entry.label]}/" in exclude)
-                    for entry in entries
-                ]
+    for part in parts_of(source):
+        here = slice(part.start, part.stop)
+        entries = list(part.entries())
+        labels[here] = [entry.label for entry in entries]
+        if exclude:
+            named |= any(entry.name is not None for entry in entries)
+            identities = part.identity_names()
+            excluded[here] = [
+                entry.name in exclude
+                or (entry.label in identities and f"{identities[entry.label]}/" in exclude)
+                for entry in entries
+            ]
     return labels, excluded, named
 
 
@@ -186,10 +184,8 @@ def _identities(source: Source, labels: np.ndarray, wanted: str) -> np.ndarray:
         )
     lines = read_exclude_list(Path(wanted))
     named: dict[str, int] = {}
-    for _, first, last in source.groups():
-        for start in range(first, last, _STEP):
-            part = source.part(start, min(start + _STEP, last))
-            named.update((name, label) for label, name in part.identity_names().items())
+    for part in parts_of(source):
+        named.update((name, label) for label, name in part.identity_names().items())
     if not any(name.isdecimal() for name in named):
         named |= {str(label): label for label in present.tolist()}
     there = set(present.tolist())

@@ -15,7 +15,7 @@ import numpy as np
 from facepack.convert.delivery import deliver
 from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Part, Source
-from facepack.convert.spans import Span, payload_bytes
+from facepack.convert.spans import Span, parts_of, payload_bytes
 from facepack.store import format as fmt
 from facepack.store.preview import Preview
 from facepack.store.record import SourceRecord
@@ -23,7 +23,6 @@ from facepack.store.target import Found, Target
 
 _PLACES = 16  # where records are read
 _TOGETHER = 16  # how many at each
-_STEP = 1 << 16  # records whose labels are looked at in one part
 
 
 def preview(
@@ -116,11 +115,9 @@ def preview(
 def _labels(source: Source) -> np.ndarray:
     """The different labels of the source, -1 for none: int64, ascending."""
     present = np.empty(0, np.int64)
-    for _, first, last in source.groups():
-        for start in range(first, last, _STEP):
-            part = source.part(start, min(start + _STEP, last))
-            labels = np.fromiter((entry.label for entry in part.entries()), np.int64)
-            present = np.union1d(present, labels)
+    for part in parts_of(source):
+        labels = np.fromiter((entry.label for entry in part.entries()), np.int64)
+        present = np.union1d(present, labels)
     return present
 
 

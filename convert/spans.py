@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
 
-from facepack.convert.source import Source
+from facepack.convert.source import Part, Source
 from facepack.errors import SourceError
+
+_STEP = 1 << 16  # records of a part whose labels or names are looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,13 @@ class Span:
     name: str
     start: int
     stop: int
+
+
+def parts_of(source: Source) -> Iterator[Part]:
+    """All of ``source``, in parts small enough to hold in memory what each record says."""
+    for _, first, last in source.groups():
+        for start in range(first, last, _STEP):
+            yield source.part(start, min(start + _STEP, last))
 
 
 def payload_bytes(source: Source) -> int:

@@ -166,7 +166,8 @@ def _convert(
             if not as_json:
                 click.echo(_summary(result))
     if as_json:
-        click.echo(_json([vars(r) for r in listed] if several else vars(listed[0])))
+        told = [vars(r) for r in listed] if several else vars(listed[0])
+        click.echo(_printable(json.dumps(told, indent=1, ensure_ascii=False)))
     elif options["dry_run"]:
         click.echo(NOTHING_WRITTEN)
 
@@ -306,10 +307,6 @@ def _summary(result: Result | Preview) -> str:
         f"{_printable(result.out)}: {result.packed:,} images, {what}, {result.file_bytes:,} bytes "
         f"({ratio:.4f} × payload), {result.seconds:.1f} s"
     )
-
-
-def _json(value: object) -> str:
-    return _printable(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _printable(text: str) -> str:

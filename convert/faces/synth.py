@@ -230,11 +230,6 @@ def _starts(options: SynthOptions) -> np.ndarray:
     return np.concatenate([[0], counts.cumsum()])
 
 
-def _noise_shares(options: SynthOptions) -> tuple[float, float]:
-    """The share of each of the files of ``_NOISE_FILES``."""
-    return options.label_noise, options.outside_noise
-
-
 def pair_pictures(options: SynthOptions, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Say what images ``numbers`` (n,) of the verification set show: identity and picture.
 
@@ -260,9 +255,8 @@ def _look(out: Path, options: SynthOptions, *, overwrite: bool) -> tuple[list[Pa
     bins = (f"{options.bin_name}.bin",) if options.pairs else ()
     paths = [out / name for name in (*bins, *_FILES)]
     existing = [path for path in paths if path.exists()]
-    unwanted = {
-        name for name, share in zip(_NOISE_FILES, _noise_shares(options), strict=True) if not share
-    }
+    shares = (options.label_noise, options.outside_noise)
+    unwanted = {name for name, share in zip(_NOISE_FILES, shares, strict=True) if not share}
     if existing and not overwrite:
         raise FacepackError(
             f"{existing[0]} exists; choose another folder, or replace it with --overwrite"

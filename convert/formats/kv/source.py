@@ -256,7 +256,8 @@ class KvSource(Source):
             **({} if part.unstated is None else {"unstated_label": part.unstated}),
             "sample_xxh3_128": sample,
         }
-        name = pair.kv.stem.removesuffix("_kv") if pair.kv else _stem(data)
+        own = data.name.removesuffix(".lmdb").removesuffix(".mdb")
+        name = pair.kv.stem.removesuffix("_kv") if pair.kv else own
         self._wholes[unused_stem(shard_stem(name), self._stems)] = part
         self._told.append(told)
 
@@ -379,10 +380,6 @@ def _states_zero(part: KvPart) -> bool:
 def _database(data: KvData) -> Path:
     """The database as a user calls it: the folder of a ``data.mdb``."""
     return data.path.parent if data.path.name == DATA else data.path
-
-
-def _stem(data: KvData) -> str:
-    return data.name.removesuffix(".lmdb").removesuffix(".mdb")
 
 
 def _offset(labels: np.ndarray, identities: int, kv: Path) -> int:

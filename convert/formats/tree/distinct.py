@@ -15,13 +15,13 @@ import numpy as np
 from facepack.convert.delivery import deliver
 from facepack.convert.names import later_occurrences
 from facepack.convert.source import RecordNames, Source
+from facepack.convert.spans import parts_of
 from facepack.errors import SourceError
 from facepack.hashing import hash64
 from facepack.images import SUFFIXES
 from facepack.store.checks import ImageCheck
 from facepack.store.record import SourceRecord
 
-_STEP = 1 << 16  # records that are looked at in one part
 _LOOKED_AT = 100  # repeated names whose images are; of those behind them the index tells
 
 _LABELS, _NUMBERS = 0, 1  # seeds
@@ -39,13 +39,11 @@ def require_distinct_ahead(out: Path, source: Source, check: ImageCheck, path_of
         SourceError: two records want one file.
     """
     hashes = np.empty(len(source), np.uint64)
-    for _, first, last in source.groups():
-        for start in range(first, last, _STEP):
-            part = source.part(start, min(start + _STEP, last))
-            names = part.record_names()
-            if names is None:
-                return
-            hashes[part.start : part.stop] = _hashes(names)
+    for part in parts_of(source):
+        names = part.record_names()
+        if names is None:
+            return
+        hashes[part.start : part.stop] = _hashes(names)
     repeated = np.unique(hashes[later_occurrences(hashes)])
     for value in repeated[:_LOOKED_AT]:
         ordinals: dict[str, int] = {}  # by path
