@@ -68,18 +68,13 @@ def search_galleries(
     }
     each = list(searched.values())
     ranks = np.concatenate([gallery.ranks for gallery in each])
-    subjects = np.concatenate([gallery.subjects for gallery in each])
-    figures = {
-        **{_tpir(fpir): _mean([g.positive.get(fpir) for g in each], each) for fpir in FPIRS},
-        **_rank_figures(ranks, subjects),
-    }
     values, counts = np.unique(ranks, return_counts=True)
     cmc = {"cmc": thinned(values.astype(float), counts.cumsum() / len(ranks))}
     return Searched(
         counts={"probes": len(probes)},
-        figures=figures,
+        figures=_figures(each),
         curves=cmc if len(ranks) else {},
-        groups={name: _figures(gallery) for name, gallery in searched.items()},
+        groups={name: _figures([gallery]) for name, gallery in searched.items()},
         notices=tuple(notice for gallery in each for notice in gallery.notices),
     )
 
@@ -132,23 +127,22 @@ def _search(
     return _Gallery(subjects[found.probes], found.ranks, positive, tuple(dict.fromkeys(notices)))
 
 
-def _figures(gallery: _Gallery) -> dict[str, Figure]:
+def _figures(galleries: Sequence[_Gallery]) -> dict[str, Figure]:
+    """TPIR, the mean of the galleries', and ranks over the probes of all."""
+    ranks = np.concatenate([gallery.ranks for gallery in galleries])
+    subjects = np.concatenate([gallery.subjects for gallery in galleries])
     return {
-        **{_tpir(fpir): _mean([gallery.positive.get(fpir)], [gallery]) for fpir in FPIRS},
-        **_rank_figures(gallery.ranks, gallery.subjects),
+        **{_tpir(fpir): _mean(fpir, galleries) for fpir in FPIRS},
+        **{f"rank-{k}": _share([ranks <= k], [subjects]) for k in RANKS},
     }
 
 
-def _rank_figures(ranks: np.ndarray, subjects: np.ndarray) -> dict[str, Figure]:
-    return {f"rank-{k}": _share([ranks <= k], [subjects]) for k in RANKS}
-
-
-def _mean(hits: Sequence[np.ndarray | None], galleries: Sequence[_Gallery]) -> Figure:
+def _mean(fpir: float, galleries: Sequence[_Gallery]) -> Figure:
     """The mean of the galleries' shares; undefined where one of them is."""
-    defined = [each for each in hits if each is not None]
-    if len(defined) < len(hits):
+    hits = [gallery.positive[fpir] for gallery in galleries if fpir in gallery.positive]
+    if len(hits) < len(galleries):
         return Figure(value=None)
-    return _share(defined, [gallery.subjects for gallery in galleries])
+    return _share(hits, [gallery.subjects for gallery in galleries])
 
 
 def _share(hits: Sequence[np.ndarray], subjects: Sequence[np.ndarray]) -> Figure:
