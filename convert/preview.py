@@ -59,7 +59,7 @@ def preview(
     """
     target.require_place()
     to_write = 0 if found is Found.FINISHED else max(needed, 0)
-    target.require_space(to_write)
+    target.require_space(to_write, image_files if found is Found.NOTHING else 0)
     present = _labels(source)
     sizes = source.sizes()
     looked_at = encoded = read_bytes = stored_bytes = 0

@@ -186,7 +186,8 @@ def _begin(sink: Sink, target: FileTarget, plan: dict[str, Any]) -> dict[str, An
     """
     found = target.look(plan)
     if found in (Found.NOTHING, Found.REPLACED):  # before a plan is written, or anything removed
-        target.require_space(sink.expected_bytes())
+        images = sink.outcome().get("image_files", 0) if found is Found.NOTHING else 0
+        target.require_space(sink.expected_bytes(), images)
         sink.look_ahead()
     if found is Found.REPLACED:
         target.forget()

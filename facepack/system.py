@@ -81,6 +81,14 @@ def block_bytes(folder: Path) -> int:
     return os.statvfs(folder).f_frsize if hasattr(os, "statvfs") else 4096
 
 
+def free_files(folder: Path) -> int | None:
+    """How many more files the disk of ``folder`` takes; None where no limit is told."""
+    if not hasattr(os, "statvfs"):
+        return None
+    disk = os.statvfs(folder)
+    return disk.f_favail if disk.f_files else None
+
+
 def disk_bytes(descriptor: int) -> int:
     """Bytes that an open file takes, its holes aside; 0 where the system does not tell."""
     return 512 * getattr(os.fstat(descriptor), "st_blocks", 0)

@@ -183,3 +183,12 @@ def test_windows_locks_serve_where_there_is_no_flock(
         with hold_lock(tmp_path, busy):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_how_many_files_a_disk_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "statvfs"):
+        assert system.free_files(tmp_path) is None
+        return
+    for disk, free in (({"f_files": 9, "f_favail": 4}, 4), ({"f_files": 0, "f_favail": 0}, None)):
+        monkeypatch.setattr(os, "statvfs", lambda folder, disk=disk: SimpleNamespace(**disk))
+        assert system.free_files(tmp_path) == free

@@ -16,6 +16,7 @@ from facepack.store import format as fmt
 from facepack.store.files import write_errors, write_file
 from facepack.store.lock import hold_lock
 from facepack.store.places import made_folder, nearest, require_writable
+from facepack.system import free_files
 
 _SHARD_SUFFIXES = (".mdb", ".kv", ".jsonl", ".bytes")
 _KNOWN_NAMES = (fmt.PLAN, fmt.LABELS, fmt.QUARANTINE, fmt.DUPLICATES, fmt.APPENDING)
@@ -217,12 +218,18 @@ class Target:
     def _freed_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.written_files())
 
-    def require_space(self, size: int) -> None:
-        """Make sure that ``size`` bytes fit, counting what overwriting will free.
+    def require_space(self, size: int, files: int = 0) -> None:
+        """Make sure that ``size`` bytes fit, with what overwriting will free, and new ``files``.
 
         Raises:
             PackError: they do not; says how much is missing.
         """
+        allowed = free_files(nearest(self.folder)) if files else None
+        if allowed is not None and files > allowed:
+            raise PackError(
+                f"{self._shown}: {files:,} files would be made and the disk takes {allowed:,} more "
+                "(df -i): choose another target, or a format of few files, such as a pack"
+            )
         free = self.free_bytes()
         if size > free:
             raise PackError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from facepack.convert.formats.tree.tree_sink import TreeOptions, TreeSink
 from facepack.errors import PackError
 from facepack.evaluate.embedding.embedding_folder import begun
 from facepack.evaluate.embedding.feature_files import write_features
+from facepack.store import target
 from facepack.store.places import made_folder, require_outside_packs
 from facepack.store.sets import add_set
 
@@ -104,6 +106,28 @@ def test_files_of_a_tree_take_whole_blocks(
     assert (sink.expected_bytes(), sink.left_bytes()) == (blocks * 4096, 0)
     monkeypatch.setattr(sink, "written_bytes", lambda span: 5)
     assert sink.left_bytes() == blocks * 4096  # what is there needs no room again
+
+
+@pytest.mark.parametrize("kind", ["rec", "bin"])
+def test_trees_of_more_files_than_the_disk_takes_are_refused(
+    make_rec: MakeRec, make_jpeg: MakeJpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:  # fmt: skip
+    source = make_rec(20) if kind == "rec" else tmp_path / "lfw.bin"
+    if kind == "bin":
+        write_bin(source, [make_jpeg(k) for k in range(8)], [True, False, True, False])
+    sink = run(f"{kind}2img", source, tmp_path / "some", "--dry-run", "--json")
+    files = json.loads(sink.stdout)["image_files"]
+    for words in ([], ["--dry-run"]):
+        monkeypatch.setattr(target, "free_files", lambda folder: files - 1)
+        result = run(f"{kind}2img", source, tmp_path / "out", *words)
+        assert result.exit_code == 1
+        assert f"{files} files would be made and the disk takes {files - 1} more" in result.stderr
+        assert not (tmp_path / "out").exists()
+    assert run(f"{kind}2lmdb", source, tmp_path / "pack").exit_code == 0  # of few files
+    for allowed in (files, None):
+        monkeypatch.setattr(target, "free_files", lambda folder, n=allowed: n)
+        assert run(f"{kind}2img", source, tmp_path / f"out-{allowed}").exit_code == 0
 
 
 def test_a_run_that_is_refused_leaves_no_folder(make_pack: MakePack, tmp_path: Path) -> None:
