@@ -177,7 +177,7 @@ class LmdbSink(SpanSink):
         """The result, with a notice of records that readers cannot use."""
         if done["no_identity"]:
             self.source.notices.append(
-                f"{done['no_identity']} of {done['packed']} records have no identity: "
+                f"{done['no_identity']:,} of {done['packed']:,} records have no identity: "
                 f"{self.without_identity(done['no_identity'])}"
             )
         return super().result({**done, "classes": self.classes(done)}, began)

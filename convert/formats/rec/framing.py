@@ -37,7 +37,8 @@ Read = Callable[[int, int], bytes | memoryview]
 
 FETCH_AGAIN = "fetch or copy the file again and compare its size and checksum with the publisher's"
 WRONG_INDEX = (
-    "if the .idx was made for another file, remove it and the .rec will be scanned; "
+    "if an .idx lies beside it that was made for another file, remove that, and the .rec will be "
+    "scanned; "
     f"else {FETCH_AGAIN}"
 )
 

@@ -75,8 +75,8 @@ _REASONS = {
         NO_LABEL: (
             "it lies in no folder, whose name would be its identity, and no KEY.cls or KEY.json "
             "beside it has its label",
-            "put its label, a number or a name, into a KEY.cls, or it into a folder that has the "
-            "identity's name",
+            "put its label, a number or a name, into a KEY.cls, or the image into a folder that "
+            "has the identity's name",
         ),
         _SHALLOW: (
             "none of its folders is of the level that identities are taken from",
