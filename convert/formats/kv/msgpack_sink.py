@@ -48,7 +48,7 @@ class MsgpackSink(LmdbSink):
 
     def without_identity(self, count: int) -> str:
         """No loss can use them."""
-        return "they have the label -1, which such trainers cannot use: label or remove them in the source"
+        return "they have the label -1, of no use to such trainers: label them in the source"
 
 
 convert_to_msgpack = MsgpackSink.convert

@@ -38,8 +38,7 @@ Read = Callable[[int, int], bytes | memoryview]
 FETCH_AGAIN = "fetch or copy the file again and compare its size and checksum with the publisher's"
 WRONG_INDEX = (
     "if an .idx lies beside it that was made for another file, remove that, and the .rec will be "
-    "scanned; "
-    f"else {FETCH_AGAIN}"
+    f"scanned; else {FETCH_AGAIN}"
 )
 
 

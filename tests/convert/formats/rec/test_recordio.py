@@ -297,7 +297,7 @@ class TestFaults:
     def test_an_offset_outside_the_file(self, rec: Path, offset: int) -> None:
         message = self.refusal(rec, offset)
         assert f"byte {offset}: lies outside the file, which has 52 bytes" in message
-        assert "remove it and the .rec will be scanned" in message
+        assert "remove that, and the .rec will be scanned" in message
 
     def test_an_offset_that_is_no_record(self, rec: Path) -> None:
         assert "not the start of a record" in self.refusal(rec, 4)
