@@ -32,6 +32,7 @@ import numpy as np
 
 from facepack.convert.files import has_image_suffix, text
 from facepack.convert.identity_folder import LONGEST
+from facepack.convert.label_names import LABEL_NAMES
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
 
 _LABEL = re.compile(rb"-?[0-9]{1,12}(?:\.0*)?")
@@ -43,13 +44,11 @@ _BLANKS = b" \t"
 
 # Columns by which a header is known, lower case; of several, the first that is there.
 _PATHS = (
-    "path file filename file_name filepath file_path image image_path image_name image_file "
-    "imagepath imagename img img_path img_name image_id name id"
+    *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
+    *("image_name", "image_file", "imagepath", "imagename", "img", "img_path", "img_name"),
+    *("image_id", "name", "id"),
 )
-_LABELS = (
-    "label identity person subject class target identity_id person_id subject_id class_id label_id "
-    "id name"
-)
+_LABELS = (*LABEL_NAMES, "id", "name")
 
 
 class ListedImage(NamedTuple):
@@ -238,9 +237,9 @@ def find_table(first: bytes, columns: Columns) -> Table | None:
     return None
 
 
-def _find(known: str, names: Sequence[str], taken: int | None) -> int | None:
+def _find(known: Sequence[str], names: Sequence[str], taken: int | None) -> int | None:
     """The first of ``known`` names that a column other than ``taken`` bears."""
-    found = (names.index(name) for name in known.split() if name in names)
+    found = (names.index(name) for name in known if name in names)
     return next((place for place in found if place != taken), None)
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from facepack.convert.formats.parquet.engine import arrow
 from facepack.convert.formats.parquet.tables import BYTES, PATH, Fields
+from facepack.convert.label_names import LABEL_NAMES
 from facepack.errors import ConfigError, SourceError
 
 _SAME = ("is_same", "issame", "same", "is_match", "match")
-_LABELS = ("label", "labels", "cls", "class", "target", "identity", "identity_id", "id", *_SAME)
+_LABELS = (*LABEL_NAMES, "id", *_SAME)
 _NAMES_OF_SAME = (*_SAME, "genuine", "mated", "positive", "true", "yes", "1")
 _INDEX = "index"
 _NO_LABELS = (_INDEX, "width", "height", "channels", "size")  # numbers that are usual beside images
@@ -75,7 +76,7 @@ def find_columns(
     numbers = all_that(lambda kind: types.is_integer(kind) or types.is_boolean(kind))
     # Whole numbers and nulls are floats where they went through pandas.
     floats = all_that(types.is_floating)
-    numbers += [name for name in floats if name in _LABELS or name == label]
+    numbers += [name for name in floats if name.lower() in _LABELS or name == label]
     texts = all_that(_is_text)
     found = [_take(name, pictures, "image", schema, file) for name in images]
     if not found:
@@ -97,12 +98,12 @@ def find_columns(
         _take(label, numbers + texts, "label", schema, file)
     else:
         classes = [name for name in numbers if _kind(described, name) == "ClassLabel"]
-        likely = [name for name in numbers if name not in _NO_LABELS]
-        named = [name for name in _LABELS if name in texts]
+        likely = [name for name in numbers if name.lower() not in _NO_LABELS]
+        named = _called(_LABELS, texts)
         # What is called as labels are comes before a number that is alone; a text "id" may be that
         # of an image, and no text tells whether two show one person.
-        called = [name for name in _LABELS if name in likely]
-        called += [name for name in named if name != "id" and len(found) == 1]
+        called = _called((*_SAME, *_LABELS) if len(found) == 2 else _LABELS, likely)
+        called += [name for name in named if name.lower() != "id" and len(found) == 1]
         label = _likely(classes) or next(iter(called), None) or _likely(likely)
         if label is None and (len(classes) > 1 or len(likely) > 1):
             raise SourceError(
@@ -113,7 +114,7 @@ def find_columns(
     for name in (*found, *filter(None, [label])):
         if schema.get_field_index(name) < 0:
             raise SourceError(f"{file}: several columns are called {name!r}; rename them")
-    in_order = len(found) == 1 and label in _SAME
+    in_order = len(found) == 1 and label is not None and label.lower() in _SAME
     pairs = len(found) == 2 or in_order
     if pairs and (label is None or label in texts):
         raise SourceError(
@@ -129,7 +130,7 @@ def find_columns(
         )
     columns = f"column{'s' * (len(found) > 1)} {' and '.join(map(repr, found))}"
     told = [f"images are taken from the {columns}"] * (not images)
-    others = [name for name in _LABELS if name in schema.names and name not in numbers + texts]
+    others = [name for name in _called(_LABELS, schema.names) if name not in numbers + texts]
     without = f"no column has labels (not {', '.join(map(repr, others))}: {_TAKEN['label']})"
     told += [f"labels from {label!r}" if label else without if others else "no column has labels"]
     return Columns(
@@ -156,8 +157,13 @@ def _take(name: str, allowed: Sequence[str], what: str, schema: Any, file: str) 
 
 def _likely(names: Sequence[str]) -> str | None:
     """The one of ``names`` that labels are called by, or the only one."""
-    known = [name for name in _LABELS if name in names]
+    known = _called(_LABELS, names)
     return known[0] if known else names[0] if len(names) == 1 else None
+
+
+def _called(known: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that are called so, in whatever case, in the order of ``known``."""
+    return [name for each in known for name in names if name.lower() == each]
 
 
 def _holds_images(kind: Any) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from facepack.convert.files import is_clutter
+from facepack.convert.label_names import LABEL_NAMES
 from facepack.convert.source_file import read_errors
 from facepack.errors import SourceError
 from facepack.reading import read_json
@@ -39,6 +40,7 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
                 files.append(path)
                 continue
             found = _in_folder(path)
+        _refuse_labels_of_folders(path, found)
         splits = sorted({split for file in found if (split := _split_of(file, path))})
         if len(splits) > 1:
             notices.append(
@@ -107,9 +109,21 @@ def _listed(path: Path, take: Any) -> list[str]:
     return names
 
 
+def _refuse_labels_of_folders(path: Path, files: Sequence[Path]) -> None:
+    """Refuse a set cut by label, as Hive has it: the column is in no file, but in their paths."""
+    for file in files:
+        for part in file.relative_to(path).parts[:-1]:
+            if (column := part.partition("=")[0]) != part and column.lower() in LABEL_NAMES:
+                raise SourceError(
+                    f"{path}: the files lie in folders such as {part!r} (Hive's partitions), which "
+                    "hold their labels and are not read: write the set anew with the column "
+                    f"{column!r} in its files, as pyarrow.dataset reads it with partitioning='hive'"
+                )
+
+
 def _split_of(file: Path, folder: Path) -> str | None:
     """The split that the name of a file, or of a folder on the way to it, speaks of."""
     for part in file.relative_to(folder).parts:
-        if match := _SPLIT.fullmatch(part.removesuffix(file.suffix)):
+        if match := _SPLIT.fullmatch(part.removesuffix(file.suffix).removeprefix("split=")):
             return match[1].lower()
     return None

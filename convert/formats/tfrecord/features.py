@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from facepack.convert.files import text
 from facepack.convert.formats.tfrecord.example import Feature
+from facepack.convert.label_names import LABEL_NAMES
 from facepack.convert.list_lines import LineError
 from facepack.convert.list_lines import read_name as read_identity
 from facepack.convert.whole_numbers import as_whole
@@ -20,14 +21,14 @@ from facepack.images import image_format
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
 
 _IMAGE = b"image/encoded"
-_LABELS = (
-    b"image/source_id image/class/label image/label label class identity person id target".split()
-)
+_LABEL_NAMES = [
+    *(b"image/class/label", b"image/label"),
+    *(name.encode() for name in LABEL_NAMES),
+]
+_LABELS = [b"image/source_id", *_LABEL_NAMES, b"id"]
 _NAMES = b"image/filename filename image/source_id image/name name path key id".split()
 # Labels that may be names of identities; image/source_id and id are often those of images.
-_NAMED_LABELS = (
-    b"image/class/label image/label label class identity person image/class/text".split()
-)
+_NAMED_LABELS = [*_LABEL_NAMES, b"image/class/text"]
 _NO_LABELS = b"width height channels size".split()  # numbers that are usual beside images
 _DIGITS = 12
 _SHOWN = 12  # features that a message lists

@@ -299,6 +299,21 @@ def test_a_column_that_is_called_as_labels_are_and_holds_none_is_told(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("columns", "label"),
+    [
+        ({"Image": [b"x"], "ID": [7], "Label": [3]}, "Label"),
+        ({"a": [b"x"], "LABEL": ["Ann"]}, "LABEL"),
+        ({"a": [b"x"], "person": ["Ann"], "age": [30], "pose": [2]}, "person"),
+        ({"a": [b"x"], "subject_id": [5], "age": [30]}, "subject_id"),
+        ({"a": [b"x"], "Person": [5.0]}, "Person"),
+        ({"a": [b"x"], "b": [b"y"], "person": [5], "Is_Same": [1]}, "Is_Same"),
+    ],
+)
+def test_labels_are_known_by_usual_names(tmp_path: Path, columns: Any, label: str) -> None:
+    assert columns_of(tmp_path, pa.table(columns))[1] == label
+
+
+@pytest.mark.parametrize(
     ("columns", "options", "error", "text"),
     [
         ({"a": [1]}, {}, SourceError, "no column holds images, of 'a' int64"),
@@ -367,6 +382,22 @@ def test_a_folder_of_splits(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     alone = ParquetSource([tmp_path / "set/data/train-00000-of-00001.parquet"])
     assert alone.groups()[0].stem == "train"
     assert not any("splits" in note for note in alone.notices)
+
+
+def test_labels_that_only_the_names_of_folders_have_are_not_lost(
+    make_jpeg: MakeJpeg, tmp_path: Path
+) -> None:
+    faces = rows_of(make_jpeg, 4)
+    pq.write_to_dataset(faces, tmp_path / "set", partition_cols=["label"])
+    with pytest.raises(SourceError, match=r"such as 'label=0' .* write the set anew .*'label'"):
+        ParquetSource([tmp_path / "set"])
+    parts = pa.array(["train", "train", "train", "test"])
+    pq.write_to_dataset(
+        faces.append_column("split", parts), tmp_path / "splits", partition_cols=["split"]
+    )
+    source = ParquetSource([tmp_path / "splits"])
+    assert len(source) == 4
+    assert any("holds the splits test, train" in note for note in source.notices)
 
 
 def test_folders_of_save_to_disk(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
