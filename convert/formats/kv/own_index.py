@@ -67,8 +67,8 @@ def read_own_index(name: str, tree: KvTree, value: Callable[[int], bytes]) -> Ow
             reason = error.found if isinstance(error, PickleError) else error
             raise SourceError(
                 f"{name}: {KEYS.decode()}: {reason}; expected a list of keys in msgpack or "
-                "pickled. What pyarrow.serialize wrote is not read, nor by pyarrow any more: have "
-                "the program that wrote the database write it again with pickle or msgpack"
+                "pickled by protocol 3 or later. What pyarrow.serialize wrote is not read, nor by "
+                "pyarrow any more: have the program that wrote the database write it again"
             ) from None
         if len(keys) < len(ordinary):
             notices.append(

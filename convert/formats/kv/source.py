@@ -272,6 +272,8 @@ class KvSource(Source):
                 f"{data.name}: {tree.faults:,} of its pages and records are damaged and were "
                 f"passed over, the first: {tree.fault}"
             )
+        if tree.named:
+            self.notices.append(f"{data.name}: named databases in it ({tree.named}) are not read")
         if tree.keys.row_of(META) is not None:
             raise SourceError(
                 f"{_database(data)}: is a shard of a pack: convert the pack's folder with an "

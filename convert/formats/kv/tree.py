@@ -37,6 +37,7 @@ class KvTree:
     shared: np.ndarray
     faults: int  # how many pages and records are not what they must be, and were left out
     fault: str  # what is wrong with the first of them
+    named: int  # how many databases with names of their own are in the file, of which none is read
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -174,8 +175,9 @@ class _Walk:
                 most=len(data),
                 within=(some, self._file.size),
             )
-            self._tell(*nodes.errors)
-            self._named += sum(isinstance(error, NamedDatabaseError) for error in nodes.errors)
+            faults = [e for e in nodes.errors if not isinstance(e, NamedDatabaseError)]
+            self._tell(*faults)
+            self._named += len(nodes.errors) - len(faults)
             # What lies in a leaf lies where the leaf does, of which only a copy was looked at.
             page = nodes.key_starts // self._page_size
             moved = np.where(nodes.large, 0, (some[page] - page) * self._page_size)
@@ -199,6 +201,7 @@ class _Walk:
             shared=_shared(offsets, sizes),
             faults=self._faults,
             fault=self._first_fault,
+            named=self._named,
         )
 
 

@@ -422,6 +422,14 @@ def test_named_databases_are_told_from_damage(tmp_path: Path, make_jpeg: MakeJpe
             transaction.put(b"0", msgpack.packb((make_jpeg(0), 3)), db=inner)
     with pytest.raises(SourceError, match=r"a\.lmdb: its records lie in named databases.*mdb_dump"):
         KvSource([path])
+    with (
+        lmdb.open(str(path), subdir=False, map_size=1 << 20) as database,
+        database.begin(write=True) as transaction,
+    ):
+        transaction.put(b"0", msgpack.packb((make_jpeg(0), 3)))
+    source = KvSource([path])
+    assert source.notices == ["a.lmdb: named databases in it (1) are not read"]
+    assert len(source) == 1
 
 
 def test_a_tree_that_leads_nowhere_is_refused(make_pair: Callable[..., Path]) -> None:
