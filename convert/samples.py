@@ -20,6 +20,7 @@ for an error.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from array import array
@@ -74,7 +75,7 @@ REASONS = {
 }
 """Why a label below -1 is none, and what to do."""
 
-_CLASS = re.compile(rb"(tensor\()?(\[)?\s*(-1|[0-9]{1,8})(?:\.0*)?\s*(?(2)\])(?(1)\))")
+_CLASS = re.compile(rb"(tensor\()?(\[)?\s*(-1|0*[0-9]{1,8})(?:\.0*)?\s*(?(2)\])(?(1)\))")
 _NUMBER = rb"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?"
 _NO_NAME = re.compile(
     rb"(?:%b[\s,]+)*%b[\s,]*|[\[(].*|tensor\(.*|.*[\0-\x1f\x7f].*|" % (_NUMBER, _NUMBER), re.DOTALL
@@ -337,7 +338,7 @@ def sample_key(name: bytes) -> bytes:
 
 def read_class(content: bytes) -> Label | None:
     """The class in a ``.cls``, or the text that names an identity; None if it is neither."""
-    content = content.strip()
+    content = content.removeprefix(codecs.BOM_UTF8).strip()
     match = _CLASS.fullmatch(content)
     if match:
         return int(match[3])

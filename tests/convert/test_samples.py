@@ -116,6 +116,8 @@ def test_a_sample_ends_where_the_key_changes_or_the_archive_ends() -> None:
         (b"tensor(3)", 3),
         (b"tensor([3])", 3),
         (b"99999999", 99_999_999),
+        (b"0000000012", 12),
+        (b"\xef\xbb\xbf12", 12),
         (b"Anna Low", "Anna Low"),
         ("Zoë".encode(), "Zoë"),
         (b"m.01abc", "m.01abc"),
