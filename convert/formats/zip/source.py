@@ -70,6 +70,15 @@ class ZipSource(Source):
             archives.append(archive)
             for kind, code in ((passed, OTHER), (labels, LABEL), (lists, LIST)):
                 kind.add_all(found[code])
+        if not any(len(archive.entry_offsets) for archive in archives):
+            kinds = (passed, labels, lists)
+            members = "; ".join(notice for kind in kinds for notice in kind.notices())
+            raise SourceError(
+                f"{', '.join(map(str, paths))}: no image by its name in {len(archives)} zips"
+                f"{members and f' ({members})'}: members need names like identity/image.jpg, or "
+                "labels KEY.cls beside KEY.jpg; unpack zips of a .rec, of .bin files or of other "
+                "archives, and convert what they hold (rec2lmdb, bin2lmdb, …)"
+            )
         for archive in archives:
             self._try_password(archive)
         samples = find_samples(archives, self._keys) if labelled else None

@@ -220,6 +220,15 @@ def test_a_zip_without_images_makes_an_empty_group(face_zip: FaceZip) -> None:
     assert list(source.part(0, 0).read()) == list(source.part(3, 3).read()) == []
 
 
+def test_zips_of_other_things_than_images(face_zip: FaceZip) -> None:
+    path = face_zip({"faces_emore/": b"", "faces_emore/train.rec": b"x"})
+    found = r"no image by its name in 1 zips \(1 members .* first 'faces_emore/train\.rec'\)"
+    with pytest.raises(SourceError, match=rf"0_0\.zip: {found}.*unpack .*rec2lmdb"):
+        ZipSource([path])
+    with pytest.raises(SourceError, match=r"no image by its name in 1 zips: members need names"):
+        ZipSource([face_zip({})])
+
+
 def test_one_zip_given_twice(face_zip: FaceZip) -> None:
     path = face_zip(faces(3))
     with pytest.raises(SourceError, match=r"0_0\.zip: is given twice; pass each file once"):
