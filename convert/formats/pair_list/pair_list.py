@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from facepack.convert.files import has_image_suffix
 from facepack.convert.list_lines import path_with_slashes
 from facepack.errors import SourceError
 from facepack.reading import read_text
@@ -19,6 +20,7 @@ _TRUTHS = {
 }
 _SAME = ("same", "issame", "is_same", "label", "match", "truth")
 _FOLD = ("fold", "split")
+_KAGGLE = ["name", "imagenum1"]  # how the header begins
 _SHOWN = 80  # characters of a malformed line
 
 Row = tuple[int, list[str]]  # number of a line, and its fields
@@ -43,10 +45,12 @@ def read_pair_list(path: Path) -> PairList:
     A line is ``first,second,same`` and perhaps ``,fold`` and ``,group``, with commas, semicolons,
     tabs or blanks between. ``same`` is 1 or 0, true or false, yes or no. A header names
     columns in any order: one of them ``same``, perhaps ``fold``; of the others the first two are
-    the images, and the rest are groups. LFW's own ``pairs.txt`` is read as well, and lists of one
-    image a line, lines 2i and 2i + 1 a pair: ``image flag`` (CPLFW's, CALFW's; 0 for two people) or
-    ``person/file`` (SLLFW's; of one person where the folders are the same). Backslashes in the
-    names of images are slashes, as in lists of images.
+    the images (those that end as images do, where two or more do), and the rest are groups. LFW's
+    own ``pairs.txt`` is read as well, also without its first line (RFW's) or with names of columns
+    in its place (LFW's on Kaggle), and lists of one image a line, lines 2i and 2i + 1 a pair:
+    ``image flag`` (CPLFW's, CALFW's; 0 for two people) or ``person/file`` (SLLFW's; of one person
+    where the folders are the same). Backslashes in the names of images are slashes, as in lists of
+    images.
 
     Raises:
         SourceError: it cannot be read, is empty, or a line is anything else.
@@ -65,6 +69,10 @@ def read_pair_list(path: Path) -> PairList:
     head = rows[0][1]
     if len(head) <= 2 and all(map(_is_count, head)):
         return _read_lfw(path, [int(number) for number in head], rows[1:])
+    if _is_of_shots(head):
+        return _read_shots(path, rows)
+    if [name.lower() for name in head[:2]] == _KAGGLE and rows[1:]:
+        return _read_shots(path, rows[1:])
     if len(head) < 3:
         return _read_alternating(path, rows)
     if head[2].lower() in _TRUTHS:
@@ -94,7 +102,11 @@ def _read_columns(path: Path, names: list[str], rows: list[Row]) -> PairList:
         next((lower.index(name) for name in known if name in lower), None)
         for known in (_SAME, _FOLD)
     )
-    images = [place for place in range(len(names)) if place not in (same, fold)][:2]
+    images = [place for place in range(len(names)) if place not in (same, fold)]
+    if rows and len(rows[0][1]) == len(names):  # numbers of pairs may come first
+        suffixed = [place for place in images if has_image_suffix(rows[0][1][place].encode())]
+        images = suffixed if len(suffixed) >= 2 else images
+    images = images[:2]
     if same is None or len(images) < 2 or len(set(lower)) < len(lower):
         raise SourceError(
             f"{path} has the columns {', '.join(names)[:_SHOWN]}; two of images, one called 'same' "
@@ -114,7 +126,7 @@ def _read_columns(path: Path, names: list[str], rows: list[Row]) -> PairList:
         second=list(map(image_name, columns[names[images[1]]])),
         issame=np.array([_TRUTHS[truth.lower()] for truth in columns[names[same]]]),
         folds=None if fold is None else _numbered(columns[names[fold]]),
-        columns={names[place]: columns[names[place]] for place in sorted(others)},
+        columns={names[place]: columns[names[place]] for place in sorted(others) if names[place]},
     )
 
 
@@ -124,14 +136,34 @@ def _numbered(texts: list[str]) -> np.ndarray:
 
 
 def _read_lfw(path: Path, head: list[int], rows: list[Row]) -> PairList:
-    """``pairs.txt`` of LFW: of each fold so many ``name n m``, then as many ``name n name m``."""
+    """``pairs.txt`` of LFW: of each fold so many pairs of one person, then as many of two."""
     each = head[-1]
     folds = head[0] if len(head) == 2 else 1
+    pairs = _read_shots(path, rows)
+    if not len(rows) == 2 * each * folds > 0:
+        raise SourceError(
+            f"{path}: its first line tells of {2 * each * folds} pairs, and it has {len(rows)}: "
+            "fetch it again, or correct that line"
+        )
+    numbers = np.arange(len(rows)) // (2 * each)
+    return replace(pairs, folds=numbers if folds > 1 else None)
+
+
+def _is_of_shots(fields: list[str]) -> bool:
+    """Whether a line is ``name n m``, or ``name n name m``."""
+    match fields:
+        case [name, one, other] | [name, one, _, other]:
+            return _is_count(one) and _is_count(other) and not _is_count(name)
+    return False
+
+
+def _read_shots(path: Path, rows: list[Row]) -> PairList:
+    """Pairs as LFW calls them: ``name n m`` of one person, ``name n name m`` of two."""
     first: list[str] = []
     second: list[str] = []
     issame = []
     for number, fields in rows:
-        match fields:
+        match [cell for cell in fields if cell]:  # the last is empty in Kaggle's
             case [name, one, other] if _is_count(one) and _is_count(other):
                 names, shots = (name, name), (one, other)
             case [name, one, another, other] if _is_count(one) and _is_count(other):
@@ -141,19 +173,8 @@ def _read_lfw(path: Path, head: list[int], rows: list[Row]) -> PairList:
                 raise _malformed(path, (number, fields), expected)
         for side, name, shot in zip((first, second), names, shots, strict=True):
             side.append(f"{name}/{name}_{int(shot):04d}.jpg")
-        issame.append(len(fields) == 3)
-    if not len(rows) == 2 * each * folds > 0:
-        raise SourceError(
-            f"{path}: its first line tells of {2 * each * folds} pairs, and it has {len(rows)}: "
-            "fetch it again, or correct that line"
-        )
-    numbers = np.arange(len(rows)) // (2 * each)
-    return PairList(
-        first=first,
-        second=second,
-        issame=np.array(issame),
-        folds=numbers if folds > 1 else None,
-    )
+        issame.append(names[0] == names[1])
+    return PairList(first=first, second=second, issame=np.array(issame))
 
 
 def _read_alternating(path: Path, rows: list[Row]) -> PairList:

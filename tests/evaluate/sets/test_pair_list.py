@@ -57,6 +57,14 @@ def test_folds_and_groups_are_columns(tmp_path: Path) -> None:
     assert listed.columns == {"b": ["2", "4"], "sex": ["f", "m"]}
 
 
+def test_numbers_of_pairs_are_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(",img1,img2,label\n0,a/1.jpg,a/2.jpg,1\n1,a/1.jpg,b/1.jpg,0\n")
+    listed = read_pair_list(path)
+    assert listed.first == ["a/1.jpg"] * 2 and listed.second == ["a/2.jpg", "b/1.jpg"]
+    assert listed.columns == {}
+
+
 def test_lfw_own_form(tmp_path: Path) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text("2\t1\nAda\t1\t2\nAda\t1\tBo\t3\nCy\t2\t4\nCy\t2\tDi\t12\n")
@@ -67,6 +75,24 @@ def test_lfw_own_form(tmp_path: Path) -> None:
     path.write_text("2\t1\nAda\t1\t2\nAda\t1\tBo\t3\n")
     with pytest.raises(SourceError, match="tells of 4 pairs, and it has 2"):
         read_pair_list(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "m.0a\t1\t3\nm.0a\t2\tm.0b\t1\n",  # RFW's have no first line
+        "name,imagenum1,imagenum2,\nm.0a,1,3,\nm.0a,2,m.0b,1\n",  # LFW's on Kaggle
+        "name,imagenum1,name,imagenum2\nm.0a,1,m.0a,3\nm.0a,2,m.0b,1\n",
+    ],
+)
+def test_lfws_lines_without_its_first_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(text)
+    listed = read_pair_list(path)
+    assert listed.first == ["m.0a/m.0a_0001.jpg", "m.0a/m.0a_0002.jpg"]
+    assert listed.second == ["m.0a/m.0a_0003.jpg", "m.0b/m.0b_0001.jpg"]
+    assert listed.folds is None
+    assert listed.issame.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
