@@ -38,10 +38,18 @@ class SourceKind:
             SourceError: it is an unfinished conversion, or cannot be read.
         """
         from facepack.convert.file_target import require_finished
+        from facepack.convert.first_bytes import tell_other_format
+        from facepack.errors import SourceError
 
         for path in paths:
             require_finished(Path(path))
-        return _load(self.location)(paths if self.many else paths[0], **options)
+        try:
+            return _load(self.location)(paths if self.many else paths[0], **options)
+        except SourceError as error:
+            name = next((name for name, kind in SOURCES.items() if kind is self), "")
+            if told := tell_other_format(list(map(Path, paths)), name):
+                raise SourceError(f"{told} ({error})") from error
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
