@@ -24,7 +24,7 @@ from facepack.convert.options import ConvertOptions
 from facepack.convert.source import Part, Source
 from facepack.convert.spans import Span
 from facepack.convert.turns import take_part
-from facepack.errors import FacepackError, MissingExtraError, WorkerError
+from facepack.errors import FacepackError, WorkerError, needs_extra
 from facepack.processors import usable_processors
 from facepack.progress import Progress
 
@@ -326,11 +326,9 @@ def _begin(began: Event, lines: Lines, turns: Semaphore) -> None:
 
 
 def _connect(address: str) -> tuple[Any, int]:
-    try:
+    with needs_extra("distributed", "dask"):
         from distributed import Client
         from distributed.comm.addressing import get_address_host_port
-    except ImportError as error:
-        raise MissingExtraError("distributed", "dask") from error
     client = None
     try:
         get_address_host_port(address, strict=True)  # of none, a client would not get rid again

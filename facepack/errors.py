@@ -6,7 +6,8 @@ Each says what was received, what is allowed and what to do next. The command li
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class FacepackError(Exception):
@@ -81,6 +82,15 @@ class MissingExtraError(FacepackError):
         super().__init__(
             f"{package} is not installed; install it with: pip install 'facepack[{extra}]'"
         )
+
+
+@contextmanager
+def needs_extra(package: str, extra: str) -> Iterator[None]:
+    """Within, an import that fails means that ``package`` is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(package, extra) from error
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facepack.errors import FacepackError, MissingExtraError
+from facepack.errors import FacepackError, needs_extra
 from facepack.train.replay import Replay, TrainingLog
 
 _SMOOTHING_SHARE = 0.005  # of the run
@@ -29,10 +29,8 @@ def draw_replay(log: TrainingLog, replay: Replay, path: Path) -> None:
     ``path`` ends in a picture format that matplotlib writes (.png, .svg, .pdf). Raises
     :class:`MissingExtraError` without matplotlib, :class:`FacepackError` where it cannot write.
     """
-    try:
+    with needs_extra("matplotlib", "plot"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot") from None
 
     figure = Figure(figsize=(10, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from facepack.errors import EvaluationError, MissingExtraError
+from facepack.errors import EvaluationError, needs_extra
 from facepack.evaluate.faces.decode import FACE_SIZE
 
-_EXTRA = "export"
 _CHANNELS = 3
 
 
@@ -34,10 +33,8 @@ class OnnxModel(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        try:
+        with needs_extra("onnxruntime", "export"):
             import onnxruntime
-        except ImportError:
-            raise MissingExtraError("onnxruntime", _EXTRA) from None
         self._path = path
         self._runtime = onnxruntime
         self._device = torch.device("cpu")
@@ -100,10 +97,8 @@ class OnnxModel(nn.Module):
 
 def _normalises(path: Path, name: str) -> bool:
     """Whether the graph takes pixels of 0 to 255: its input goes to a Sub, and that to a Mul."""
-    try:
+    with needs_extra("onnx", "export"):
         import onnx
-    except ImportError:
-        raise MissingExtraError("onnx", _EXTRA) from None
     nodes = onnx.load(path, load_external_data=False).graph.node
     readers = [node for node in nodes if name in node.input]
     if len(readers) != 1 or readers[0].op_type != "Sub":

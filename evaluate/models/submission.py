@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from facepack.errors import EvaluationError, MissingExtraError
+from facepack.errors import EvaluationError, needs_extra
 
 MOST_BYTES = 1024 << 20
 SIZE = (3, 112, 112)
 
-_EXTRA = "export"
 _PARSED = (1 << 31) - 1  # bytes that protobuf takes
 _LEAST_BYTES = 4  # of a weight: halves would make the file look like that of a smaller model
 _BATCH = 2
@@ -44,10 +43,8 @@ def check_submission(path: Path) -> list[Rule]:
         EvaluationError: it cannot be read as ONNX.
         MissingExtraError: onnx is not installed.
     """
-    try:
+    with needs_extra("onnx", "export"):
         import onnx
-    except ImportError:
-        raise MissingExtraError("onnx", _EXTRA) from None
     try:
         size = path.stat().st_size
         if size > _PARSED:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from facepack.errors import ConfigError, MissingExtraError
+from facepack.errors import ConfigError, needs_extra
 from facepack.store.output import write_output
 from facepack.view.chart import Chart, Curve, Tick
 
@@ -168,10 +168,8 @@ def _svg_path(x: np.ndarray, y: np.ndarray) -> Markup:
 
 def require_matplotlib() -> None:
     """Raise :class:`MissingExtraError` where pictures cannot be drawn."""
-    try:
+    with needs_extra("matplotlib", "plot"):
         import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot") from None
 
 
 def write_plots(plots: Sequence[Plot], out: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from facepack.errors import ConfigError, DecodeError, MissingExtraError, TrainingError
+from facepack.errors import ConfigError, DecodeError, TrainingError, needs_extra
 from facepack.loading.pixels import decode_checked
 from facepack.store.places import require_outside_packs
 from facepack.train.backbones import Backbone, build
@@ -33,7 +33,6 @@ OPSET = 18
 INPUT, OUTPUT = "images", "embeddings"
 TOLERANCE = 1e-4
 
-_EXTRA = "export"
 _BATCH = 16
 _ONNX_LIMIT = (1 << 31) - (1 << 24)  # a protobuf holds 2 GiB; the graph itself takes some
 
@@ -164,10 +163,8 @@ def check_format(out: Path) -> None:
         )
     safetensors = out.suffix == SAFETENSORS
     for package in ["safetensors"] if safetensors else ["onnx", "onnxscript", "onnxruntime"]:
-        try:
+        with needs_extra(package, "export"):
             __import__(package)
-        except ImportError:
-            raise MissingExtraError(package, _EXTRA) from None
 
 
 @contextmanager

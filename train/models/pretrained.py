@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from facepack import lfs
-from facepack.errors import EvaluationError, MissingExtraError
+from facepack.errors import EvaluationError, needs_extra
 from facepack.images import CHANNEL_ORDERS
 from facepack.train.backbones import Backbone, names, skeleton
 from facepack.train.models.checksums import tensors_digest
@@ -107,10 +107,8 @@ def weights_in(path: Path, content: Any) -> Weights:
 
 
 def _read_safetensors(path: Path) -> Weights:
-    try:
+    with needs_extra("safetensors", "export"):
         from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise MissingExtraError("safetensors", "export") from None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from facepack.convert.doing import say
-from facepack.errors import MissingExtraError, SourceError
+from facepack.errors import SourceError, needs_extra
 
 _LONGEST = 200  # characters of a message
 
@@ -26,12 +26,10 @@ def arrow() -> ModuleType:
         MissingExtraError: it is not installed.
     """
     first = "pyarrow" not in sys.modules
-    try:
+    with needs_extra("pyarrow", "parquet"):
         import pyarrow
         import pyarrow.ipc
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet") from error
     if first and "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
         pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     module: ModuleType = pyarrow
