@@ -71,22 +71,23 @@ class Pack(Closing):
         self.path = Path(os.path.realpath(path))
         self.manifest = _read_checked(self.path, shards)
         self._chosen = shards is not None
-        self._names: list[str] = [shard["name"] for shard in self.manifest["shards"]]
-        self._count_records()
+        self._take_shards()
         self._labels: np.ndarray | None = None
         self._keys: dict[int, Sequence[int]] = {}  # of selections, by the number of the shard
-        self._held = HeldShards([self.path / f"{name}.mdb" for name in self._names])
-        self._finalizer = weakref.finalize(self, self._held.release_all)
         if self._chosen:
             self.manifest = recount(self.manifest, self.labels)
         self._keep = keep
         if keep is not None:
             self._narrow(keep)
 
-    def _count_records(self) -> None:
+    def _take_shards(self) -> None:
+        """Take note of the shards that the manifest has now."""
         shards = self.manifest["shards"]
+        self._names: list[str] = [shard["name"] for shard in shards]
         self._starts = list(accumulate((shard["records"] for shard in shards), initial=0))
         self._selected = any("selection" in shard for shard in shards)
+        self._held = HeldShards([self.path / f"{name}.mdb" for name in self._names])
+        weakref.finalize(self, self._held.release_all)
 
     def select(self, keep: np.ndarray) -> Pack:
         """The same pack with some of its records alone; labels and ``classes`` stay.
@@ -131,10 +132,7 @@ class Pack(Closing):
         self.manifest = {**self.manifest, "shards": entries, "requires": requires}
         self.manifest = {**recount(self.manifest, labels), "classes": classes}
         self._labels, self._keys = labels, kept_keys
-        self._names = [entry["name"] for entry in entries]
-        self._count_records()
-        self._held = HeldShards([self.path / f"{name}.mdb" for name in self._names])
-        self._finalizer = weakref.finalize(self, self._held.release_all)
+        self._take_shards()
 
     # What it is -----------------------------------------------------------------------------
 
