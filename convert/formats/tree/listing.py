@@ -33,7 +33,7 @@ from facepack.convert.list_lines import (
     ListForm,
     find_form,
 )
-from facepack.convert.names import Names, little_endian
+from facepack.convert.names import Names, later_occurrences, little_endian
 from facepack.convert.source import Entry, Group, OwnPart, RecordNames, Refusal, shard_stem
 from facepack.convert.source_file import file_name, read_errors, require_file
 from facepack.errors import DecodeError, SourceError
@@ -132,6 +132,9 @@ class Listing:
         self.with_landmarks = 0  # how many of these have landmarks
         self._ends = array("q")
         self._sizes = array("I")
+        # Hash of each line's path; the number of a line that is malformed, or is a face, of which
+        # an image may have several.
+        self._paths = array("q")
         digest = xxhash.xxh3_128()
         for number, (line, end) in enumerate(_lines(file)):
             if number < self._skipped:
@@ -140,6 +143,8 @@ class Listing:
             digest.update(line + b"\n")
             self._ends.append(end)
             self._sizes.append(self._look(line))
+        self._again = later_occurrences(np.array(self._paths, np.int64).view(np.uint64))
+        del self._paths
         self.digest = digest.hexdigest()
         status = file.stat()
         self._state = status.st_size, status.st_mtime_ns
@@ -153,11 +158,14 @@ class Listing:
         try:
             image = self.form.read(line)
         except LineError:  # refused, with its line, when it is read
+            self._paths.append(len(self._paths))
             if self.form.named:
                 self._labels.append(NO_IDENTITY)
             return MISSING
         if not isinstance(image.label, int):
             self._labels.append(self.names.setdefault(image.label, len(self.names)))
+        faces = self.form.kind == "face2rec2"
+        self._paths.append(len(self._paths) if faces else hash(image.path))
         if "key" in image.extra:
             self.keys.append(int(image.extra["key"]))
         name = self.root.locate(image.path)
@@ -202,6 +210,14 @@ class Listing:
             )
         if self.form.named:
             notices.append(f"{file_name(self.file)}: labels are names of identities")
+        if len(self._again):
+            first = int(self._again.min())
+            (entry,) = self.part(first, first + 1).entries()
+            notices.append(
+                f"{file_name(self.file)}: lines whose image an earlier line names: "
+                f"{len(self._again):,}, first {entry.name!r} of line {first + 1 + self._skipped}: "
+                "each is packed under the label of its own line"
+            )
         return notices
 
     def label_by_names(self, numbers: Mapping[bytes, int]) -> None:

@@ -103,6 +103,18 @@ def test_im2rec_lists(root: Path, make_jpeg: MakeJpeg) -> None:
     assert kept == records[2]
 
 
+def test_an_image_that_several_lines_name_is_told(root: Path) -> None:
+    rows = [(0, 3), (1, 3), (2, 5), (1, 4), (0, 3)]
+    lines = [f"{k}\t{label}\tm.{k}/{k} face.jpg" for k, label in rows]
+    source = LstSource([write(root / "x.lst", "", "junk", *lines, "junk", "more junk")])
+    assert source.notices == [
+        "x.lst: lines whose image an earlier line names: 2, first 'm.1/1 face.jpg' of line 6: each "
+        "is packed under the label of its own line"
+    ]
+    records = [record for record in read_all(source) if isinstance(record, SourceRecord)]
+    assert [record.label for record in records] == [label for _, label in rows]
+
+
 def test_several_lists_each_from_its_own_folder(root: Path, make_jpeg: MakeJpeg) -> None:
     one = write(root / "train.lst", "1\t5\tm.0/0 face.jpg", "2\t6\tm.1/1 face.jpg")
     two = write(root / "m.2" / "more.lst", "1\t2 face.jpg\t7")
