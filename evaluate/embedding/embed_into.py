@@ -104,7 +104,6 @@ def embed_into(
             written from a folder beside it.
         model: float32 (n, 3, H, W) → (n, F) embeddings, on ``device``; ``stated`` says which it
             is: its name as ``model``, and the ``model_xxh3_128`` of its file.
-        faces, options: the images, and how.
         ranks: the processes that share the images; all must see ``out``.
         progress: takes the number of images that this rank is to embed, and gives what is called
             with those of each batch.

@@ -299,7 +299,6 @@ class ImageMembers:
                 have no identities, whatever they lie in or beside.
             identity_level: of the folders that are identities: lists do not count then. None
                 chooses.
-            files: those of the archives.
             shared: the stream to read from, if there is one; else each part opens its own.
 
         Raises:
@@ -400,11 +399,9 @@ class ImageSet(Source):
 
     Args:
         bounds: the first row of each archive, and how many rows there are.
-        rows: all images.
         names: of the identities, by label, as far as they are known.
         layout: where labels come from: ``samples``, a ``list`` or a ``tree``; or ``unlabelled``.
         listing: a hash of names and sizes.
-        notices: for the user.
     """
 
     kind = "tar"

@@ -133,7 +133,6 @@ class Look:
         sizes: how many bytes each file has in the stream.
         sums: the XXH3-128 of each gzipped file.
         complete: whether all was read, so that all sums are known.
-        notices: for the user.
         parallel: whether several processes can read the files at once.
     """
 

@@ -164,11 +164,9 @@ class RecordSet(Source):
     """The image records of a ``.rec`` in an archive, as a source wants them.
 
     Args:
-        records: all of its records.
         index: keys and offsets of its ``.idx``, by offset; None numbers the records.
         classes: what ``property`` states.
         only_indexed: leave out the records that the index does not list.
-        files: those of the archive.
         shared: the stream to read from, if there is one; else each part opens its own.
 
     Raises:

@@ -55,7 +55,6 @@ class SpoolFile:
     Pickled, it is opened again where the system has a way to, else it is None.
 
     Attributes:
-        descriptor: it, open.
         path: where other processes find it; None if they cannot.
     """
 
@@ -144,9 +143,7 @@ class SpoolingStream(GzipStream):
     """Gzipped files, whose bytes are kept in a spool as they are inflated.
 
     Args:
-        files: the files.
         sums: told the XXH3-128 of each.
-        spool: that of these files.
         ahead: have threads read, inflate and write what comes next meanwhile.
 
     Raises:

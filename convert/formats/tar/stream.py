@@ -64,7 +64,6 @@ class Files:
     """Files that are read as one stream.
 
     Attributes:
-        paths: the files, in order.
         sizes: bytes of each, when they were looked at.
         begins: whether each begins with an archive, a gzipped one where any is; of the first,
             nobody asks.
@@ -148,10 +147,7 @@ class Files:
 class Stream(Closing):
     """Bytes of files joined; ``position`` counts from the beginning of the stream.
 
-    A context manager.
-
     Attributes:
-        files: the files.
         foreign: where data that are not gzipped, and follow such as are in the same file, were
             last met; -1 where they were not. Inside an archive they are damage.
     """
