@@ -51,7 +51,7 @@ def cannot_read(path: Path | str, error: OSError) -> SourceError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         remedy = "check the name"
     else:
-        remedy = "check its permissions and the disk, then go on with --resume"
+        remedy = "check its permissions and the disk, then run the command again"
     return SourceError(f"{path}: cannot be read: {error.strerror}; {remedy}")
 
 
@@ -84,7 +84,7 @@ class SourceFile(Closing):
             self.size = os.fstat(self._descriptor).st_size if size is None else size  # its bytes
         except OSError as error:
             self.close()
-            raise SourceError(f"{self.path}: cannot be opened: {error.strerror}") from error
+            raise cannot_read(self.path, error) from error
         self.check()
 
     def _open(self) -> int:

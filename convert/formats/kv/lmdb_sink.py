@@ -7,7 +7,7 @@ from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class LmdbSink(SpanSink):
     """
 
     kept = (".kv", ".jsonl", ".bytes")
+    #: what some records without identity mean to readers, as the end of a sentence
+    without_identity: ClassVar[str]
 
     def __init__(self, source: Source, out: Path, options: ConvertOptions) -> None:
         super().__init__(source, out, options)
@@ -64,10 +66,6 @@ class LmdbSink(SpanSink):
 
         ``figures`` are those of all records, by :meth:`LabelCounts.summary`.
         """
-
-    @abstractmethod
-    def without_identity(self, count: int) -> str:
-        """What records without identity, so many, mean to readers, as the end of a sentence."""
 
     def classes(self, figures: dict[str, int]) -> int:
         """The width of a head."""
@@ -178,7 +176,10 @@ class LmdbSink(SpanSink):
         if done["no_identity"]:
             self.source.notices.append(
                 f"{done['no_identity']:,} of {done['packed']:,} records have no identity: "
-                f"{self.without_identity(done['no_identity'])}"
+                f"{self.without_identity}"
+                if done["no_identity"] < done["packed"]
+                else "no record has an identity: trainers, which this format is for, cannot use "
+                "it; facepack eval takes a set of pairs as a pack (…2lmdb) or .bin"
             )
         return super().result({**done, "classes": self.classes(done)}, began)
 

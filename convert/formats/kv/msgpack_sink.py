@@ -22,6 +22,9 @@ class MsgpackSink(LmdbSink):
 
     kind = "msgpack"
     keeps = Keeps(identities=False, names=none)
+    without_identity = (
+        "they have the label -1, of no use to such trainers: label them in the source"
+    )
 
     def item(self, record: SourceRecord, image: Buffer, stem: str) -> KvItem:
         """Image and label under the next number."""
@@ -45,10 +48,6 @@ class MsgpackSink(LmdbSink):
             writer.put([KvItem(None, key.decode(), value) for key, value in values.items()])
             writer.sync()
         return {}
-
-    def without_identity(self, count: int) -> str:
-        """No loss can use them."""
-        return "they have the label -1, of no use to such trainers: label them in the source"
 
 
 convert_to_msgpack = MsgpackSink.convert

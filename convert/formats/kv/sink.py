@@ -26,6 +26,7 @@ class KvSink(LmdbSink):
     kind = "kv"
     keeps = Keeps(identities=False, names=is_plain_key)
     written = (INDEX,)
+    without_identity = f"{INDEX} gives them the label -1, which F2C's trainer cannot use"
 
     def item(self, record: SourceRecord, image: Buffer, stem: str) -> KvItem:
         """A Datum under the record's name."""
@@ -35,10 +36,6 @@ class KvSink(LmdbSink):
     def write_list(self, figures: dict[str, int]) -> dict[str, int]:
         """The kv file."""
         return {INDEX: write_file(self.out / INDEX, self.pieces(".kv"))[1]}
-
-    def without_identity(self, count: int) -> str:
-        """F2C cannot use them."""
-        return f"{INDEX} gives them the label -1, which F2C's trainer cannot use"
 
 
 convert_to_kv = KvSink.convert

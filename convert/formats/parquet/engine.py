@@ -63,7 +63,7 @@ def engine_errors(where: str) -> Iterator[None]:
         words = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
         raise SourceError(
             f"{where}: cannot be read ({words}): the file is damaged or cut short; fetch it again "
-            "and compare its size with the publisher's, then go on with --resume"
+            "and compare its size with the publisher's, or leave it out"
         ) from error
     finally:
         say("")

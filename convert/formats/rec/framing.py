@@ -37,8 +37,14 @@ Read = Callable[[int, int], bytes | memoryview]
 
 FETCH_AGAIN = "fetch or copy the file again and compare its size and checksum with the publisher's"
 WRONG_INDEX = (
-    "if an .idx lies beside it that was made for another file, remove that, and the .rec will be "
-    f"scanned; else {FETCH_AGAIN}"
+    "if the .idx was made for another file, remove it and the .rec will be scanned; else "
+    f"{FETCH_AGAIN}"
+)
+# Where there is no index, and records are found by walking from one to the next.
+NO_RECORDIO = f"this is not a RecordIO file, or its first record is damaged: {FETCH_AGAIN}"
+NO_INDEX = (
+    "the file is damaged or cut short, and no .idx tells where records behind this one begin: "
+    f"{FETCH_AGAIN}, or put its .idx beside it, and only what is broken is set aside"
 )
 
 
@@ -139,8 +145,7 @@ def walk_parts(read: Read, size: int, offset: int, path: Path) -> Iterator[tuple
             raise fault(
                 position,
                 f"0x{magic:08x} where a part's magic 0x{MAGIC:08x} must be",
-                "this is not a RecordIO file, or not the start of a record, or it is damaged: "
-                + WRONG_INDEX,
+                f"this is not the start of a record, or it is damaged: {WRONG_INDEX}",
             )
         allowed = (_WHOLE, _FIRST) if position == offset else (_MIDDLE, _LAST)
         if flag not in allowed:

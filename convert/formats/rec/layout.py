@@ -21,7 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from facepack.convert.formats.rec.framing import FramingError, RecordError
+from facepack.convert.formats.rec.framing import (
+    NO_INDEX,
+    NO_RECORDIO,
+    FramingError,
+    RecordError,
+)
 from facepack.convert.formats.rec.index import read_index
 from facepack.convert.formats.rec.omitted import find_omitted, number_on
 from facepack.convert.formats.rec.recordio import RecordReader, are_blank, unpack_header
@@ -96,7 +101,11 @@ def read_layout(source: Path | str, *, only_indexed: bool = False) -> RecLayout:
         else:
             notices.append(f"{index} is absent: {rec.name} was scanned")
             index = None
-            found = reader.offsets()
+            try:
+                found = reader.offsets()
+            except FramingError as error:
+                remedy = NO_INDEX if error.offset else NO_RECORDIO
+                raise FramingError(rec, error.offset, None, error.reason, remedy) from error
             records = _Records.of(reader, np.arange(len(found)), found, indexed=False)
         keys, offsets, blank, images = records.keys, records.offsets, records.blank, records.images
         if images == 0:

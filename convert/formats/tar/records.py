@@ -143,7 +143,8 @@ def _pass_parts(stream: Stream, name: str, begin: int, size: int) -> tuple[int, 
 def _fault(stream: Stream, name: str, begin: int, at: int, found: str) -> SourceError:
     return SourceError(
         f"{stream.name_byte(at)}: {name}: byte {at - begin}: {found}; fetch the archive again, "
-        "or unpack it and convert the .rec by itself, which sets broken records aside"
+        "or unpack it and convert the .rec with its .idx beside it, which lets broken records be "
+        "set aside"
     )
 
 

@@ -204,6 +204,11 @@ def test_records_without_identity_are_counted(make_jpeg: MakeJpeg, tmp_path: Pat
     assert read_rows(tmp_path / "out") == rows
     labels = [entry.label for entry in KvSource([tmp_path / "out"]).part(0, 3).entries()]
     assert labels == [-1, 5, -1]
+    nobody = ListSource([rows[0], rows[2]])  # as a verification set
+    assert convert_to_kv(nobody, tmp_path / "nobody", ConvertOptions()).notices == [
+        "no record has an identity: trainers, which this format is for, cannot use it; facepack "
+        "eval takes a set of pairs as a pack (…2lmdb) or .bin"
+    ]
 
 
 def test_bad_records_are_set_aside(make_rec: MakeRec, make_jpeg: MakeJpeg, tmp_path: Path) -> None:
@@ -475,9 +480,9 @@ def test_a_database_in_msgpack(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     assert again.classes == 60 and again.notices == []
     part = again.part(0, len(again))
     assert [(record.label, bytes(record.image)) for record in part.read()] == kept
-    nobody = ListSource([("a", -1, make_jpeg(1))])
-    convert_to_msgpack(nobody, tmp_path / "nobody", ConvertOptions())
-    assert "1 of 1 records have no identity: they have the label -1" in nobody.notices[-1]
+    half = ListSource([("a", -1, make_jpeg(1)), ("b", 0, make_jpeg(2))])
+    convert_to_msgpack(half, tmp_path / "half", ConvertOptions())
+    assert "1 of 2 records have no identity: they have the label -1" in half.notices[-1]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5, 9, 11])

@@ -489,6 +489,7 @@ def test_a_damaged_row_group_is_named(make_jpeg: MakeJpeg, tmp_path: Path) -> No
     path.write_bytes(data[:-20])
     result = invoke("parquet2lmdb", path, tmp_path / "pack")
     assert result.exit_code == 1 and f"{path}: cannot be read" in result.stderr
+    assert "--resume" not in result.stderr  # nothing was begun
 
 
 def test_an_arrow_stream_that_is_cut_is_refused(make_jpeg: MakeJpeg, tmp_path: Path) -> None:

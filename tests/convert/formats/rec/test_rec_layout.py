@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from facepack.convert.formats.rec.framing import FramingError
 from facepack.convert.formats.rec.layout import RecLayout, announces, read_layout, read_property
 from facepack.convert.formats.rec.recordio import (
     RecordReader,
@@ -19,6 +20,7 @@ from facepack.convert.formats.rec.recordio import (
     unpack_header,
 )
 from facepack.convert.formats.rec.source import RecPart, RecSource
+from facepack.convert.source import Refusal
 from facepack.errors import SourceError
 
 DATA = Path(__file__).parents[4].parent / "shared" / "data"
@@ -279,6 +281,27 @@ def test_a_blank_record_hidden_by_a_gap_is_met_when_it_is_read(tmp_path: Path) -
     with RecordReader(layout.rec) as reader:
         images = [bool(unpack_header(p).image) for p in reader.iter_at(layout.offsets)]
     assert images == [True, False, True]
+
+
+def test_damage_without_an_index_is_told_with_what_would_help(tmp_path: Path) -> None:
+    """Where nothing lists the records, none can be found behind one that is broken."""
+    rec = write(tmp_path, IMAGES) / "train.rec"
+    whole, index = rec.read_bytes(), (tmp_path / "train.idx").read_bytes()
+    first, third = read_layout(tmp_path).offsets[[0, 2]].tolist()
+    (tmp_path / "train.idx").unlink()
+    for begin, at, flaw, remedy in (
+        (third, third, b"none", "no .idx tells where .* fetch .* or put its .idx beside it"),
+        (third, third + 4, b"\xff\xff\xff\x1f", "no .idx tells where .* put its .idx beside it"),
+        (first, first, b"PK\3\4", "this is not a RecordIO file, .*: fetch"),
+    ):
+        rec.write_bytes(whole[:at] + flaw + whole[at + 4 :])
+        with pytest.raises(FramingError, match=rf"train\.rec: byte {begin}: .*{remedy}"):
+            read_layout(tmp_path)
+    rec.write_bytes(whole[:third] + b"none" + whole[third + 4 :])
+    (tmp_path / "train.idx").write_bytes(index)  # the remedy helps
+    refused = [r for r in RecSource(tmp_path).part(0, 5).read() if isinstance(r, Refusal)]
+    assert [(r.ordinal, r.key) for r in refused] == [(2, "3")]
+    assert "if the .idx was made for another file" in refused[0].remedy
 
 
 def test_an_index_is_not_taken_for_its_rec(tmp_path: Path) -> None:
