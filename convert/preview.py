@@ -7,6 +7,7 @@ its first step is refused here, too; a few records are read; nothing is written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from facepack.convert.delivery import deliver
 from facepack.convert.options import ConvertOptions
-from facepack.convert.source import Part, Source
+from facepack.convert.source import Source
 from facepack.convert.spans import Span, parts_of, payload_bytes
 from facepack.store import format as fmt
 from facepack.store.preview import Preview
@@ -60,28 +61,36 @@ def preview(
     target.require_place()
     to_write = 0 if found is Found.FINISHED else max(needed, 0)
     target.require_space(to_write, image_files if found is Found.NOTHING else 0)
-    present = _labels(source)
     sizes = source.sizes()
     looked_at = encoded = read_bytes = stored_bytes = 0
     refused: list[dict[str, Any]] = []
+    labels: set[int] = set()
 
     def accept(record: SourceRecord) -> None:
         nonlocal encoded, read_bytes, stored_bytes
         image, _ = options.check.look(record.image)
+        labels.add(record.label)
         encoded += image is not record.image
         read_bytes += len(record.image)
         stored_bytes += len(image)
 
-    for part in (samples := _samples(source)):
-        looked_at += part.stop - part.start
-        refused += deliver(part, accept, strict=options.strict)
+    samples = _samples(source)
+    named = False
+    # In order, and no record twice: some files can only be inflated from their beginning on.
+    for part in parts_of(source, chain(samples, samples.values())):
+        if part.start in samples:
+            looked_at += part.stop - part.start
+            refused += deliver(part, accept, strict=options.strict)
+            named = named or bool(part.identity_names())
+        else:
+            labels.update(entry.label for entry in part.entries())
     growth = stored_bytes / read_bytes if encoded else 1.0
     if payload is None:
         payload = int(growth * payload_bytes(source))
         if found is not Found.FINISHED:  # what is there already is left out at its stored size
             to_write = max(needed + payload - payload_bytes(source), 0)
             target.require_space(to_write)
-    if not any(part.identity_names() for part in samples):
+    if not named:
         files = [name for name in files if name != fmt.LABELS]
     # Making tables tells, as that of a run, what they lose.
     tables = source.tables(np.arange(len(source))) if source.table_names else {}
@@ -89,8 +98,8 @@ def preview(
         out=str(out),
         target=found.value,
         found=len(source) if images is None else images,
-        identities=int(np.count_nonzero(present >= 0)),
-        classes=max(source.classes or 0, int(present.max(initial=-1)) + 1),
+        identities=len(labels - {fmt.NO_IDENTITY}),
+        classes=max(source.classes or 0, max(labels, default=fmt.NO_IDENTITY) + 1),
         pairs=len(tables["pairs"]) if source.content == "pairs" else None,
         payload_bytes=payload,
         needed_bytes=to_write,
@@ -112,17 +121,11 @@ def preview(
     )
 
 
-def _labels(source: Source) -> np.ndarray:
-    """The different labels of the source, -1 for none: int64, ascending."""
-    present = np.empty(0, np.int64)
-    for part in parts_of(source):
-        labels = np.fromiter((entry.label for entry in part.entries()), np.int64)
-        present = np.union1d(present, labels)
-    return present
+def _samples(source: Source) -> dict[int, int]:
+    """A few runs of records here and there: of each the first, and what is behind the last.
 
-
-def _samples(source: Source) -> list[Part]:
-    """A few records here and there; of a stream, which must be read to get there, the first."""
+    Of a stream, which must be read to get there, it is the first.
+    """
     step = max(_TOGETHER, len(source) // _PLACES)
     places = [
         (start, min(start + _TOGETHER, last))
@@ -130,4 +133,4 @@ def _samples(source: Source) -> list[Part]:
         for start in range(first, last, step)
     ]
     thinned = places[:: -(-len(places) // (2 * _PLACES)) or 1] if source.parallel else places[:1]
-    return [source.part(*place) for place in thinned]
+    return dict(thinned)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import itemgetter
 
 import numpy as np
@@ -24,11 +25,14 @@ class Span:
     stop: int
 
 
-def parts_of(source: Source) -> Iterator[Part]:
-    """All of ``source``, in parts small enough to hold in memory what each record says."""
-    for _, first, last in source.groups():
-        for start in range(first, last, _STEP):
-            yield source.part(start, min(start + _STEP, last))
+def parts_of(source: Source, cuts: Iterable[int] = ()) -> Iterator[Part]:
+    """All of ``source``, in parts small enough to hold in memory what each record says.
+
+    Parts begin at the ordinals ``cuts``, too, which lie in the source or at its end.
+    """
+    firsts = {n for _, first, last in source.groups() for n in range(first, last, _STEP)}
+    for start, stop in pairwise(sorted({*firsts, *cuts, len(source)})):
+        yield source.part(start, stop)
 
 
 def payload_bytes(source: Source) -> int:

@@ -22,6 +22,7 @@ from facepack.convert.formats.tfrecord import files, framing
 from facepack.convert.formats.tfrecord import source as tfrecord_source
 from facepack.convert.formats.tfrecord.files import InflatedFile
 from facepack.convert.formats.tfrecord.source import TfRecordSource
+from facepack.convert.formats.tree.tree_sink import TreeOptions, convert_to_tree
 from facepack.convert.source import Refusal
 from facepack.errors import FacepackError, SourceError
 from facepack.store.record import SourceRecord
@@ -203,6 +204,24 @@ def test_a_process_inflates_a_file_once(
     assert len(begun) == 1
     assert list(map(told, source.part(3, 5).read())) == whole(records)[3:5]
     assert len(begun) == 2
+
+
+def test_a_dry_run_inflates_a_file_once(
+    records: list[bytes],
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = TfRecordSource([write(b"".join(60 * records), gzip.compress)])
+    begun = []
+    begin = InflatedFile._begin
+    monkeypatch.setattr(InflatedFile, "_begin", lambda file: (begun.append(1), begin(file))[1])
+    monkeypatch.setattr(files, "_INFLATED", 100)
+    monkeypatch.setattr(tfrecord_source, "_BLOCK", 2000)
+    files._left.clear()
+    told = convert_to_tree(source, tmp_path / "out", TreeOptions(naming="number", dry_run=True))
+    assert (told.looked_at, told.identities) == (256, COUNT // 3)
+    assert len(begun) == 2  # for the first records, which tell what they have, and for all
 
 
 def test_a_file_that_changed_is_not_mistaken_for_the_last(
