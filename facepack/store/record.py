@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -36,7 +36,7 @@ class RecordRun:
     starts: np.ndarray  # int64 (n,), where each image begins in it
     stops: np.ndarray  # int64 (n,), where it ends
     labels: np.ndarray  # int64 (n,)
-    names: list[str] | None  # the source's names, if it has any
+    names: Sequence[str | None] | None  # the source's names, if it has any
     extra: dict[str, np.ndarray]  # integers (n,) of the source's header, by name
 
     def __len__(self) -> int:

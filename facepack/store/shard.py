@@ -333,10 +333,10 @@ class ShardBuilder:
         names = set(runs[0]) if runs else set()
         in_runs = sum(len(next(iter(extra.values()))) for extra in runs)
         if in_runs == len(self) and all(names == set(extra) for extra in runs):
-            return {
-                name: fmt.number_column(np.concatenate([extra[name] for extra in runs]))
-                for name in names
-            }
+            columns = {name: np.concatenate([extra[name] for extra in runs]) for name in names}
+            # NumPy makes floats of integers with and without a sign, where some have 64 bits.
+            if all(column.dtype.kind in "iu" for column in columns.values()):
+                return {name: fmt.number_column(column) for name, column in columns.items()}
         if not runs and not any(self.extras):
             return {}
         extras = [values or {} for values in self.extras]

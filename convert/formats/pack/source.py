@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +14,17 @@ import numpy as np
 from facepack import images
 from facepack.convert.formats.pack.shard import PackShard, StatedShard
 from facepack.convert.formats.pack.tables import is_known, move_tables
-from facepack.convert.source import Entry, Group, OwnPart, RecordNames, Refusal, Source
+from facepack.convert.source import Entry, Group, PartInRuns, RecordNames, Refusal, Source
 from facepack.errors import DamageError
 from facepack.reading import parse_npy
 from facepack.store import format as fmt
 from facepack.store.pack import open as open_pack
 from facepack.store.pack_files import read_stated_file
-from facepack.store.record import SourceRecord
+from facepack.store.record import RecordRun, SourceRecord
 
 _VERIFY = "look closer with facepack verify, and copy the pack again or convert anew"
 _ALLOW = "set the environment variable FACEPACK_MAX_IMAGE_BYTES to take it"
+_TOGETHER = 1024  # records that are looked at together
 _NUMBERED = re.compile(r"(.+)-(\d{3,})")
 
 
@@ -35,7 +36,7 @@ class _Run(NamedTuple):
     stop: int
 
 
-class PackPart(OwnPart):
+class PackPart(PartInRuns):
     """Records of a pack that followed each other in its source, and the ``runs`` they lie in."""
 
     remedy = "choose other checks, or leave it out"
@@ -47,8 +48,10 @@ class PackPart(OwnPart):
         self.start, self.stop = start, self._bounds[-1]
         self._keys: dict[int, np.ndarray] = {}  # by run, as shards are opened
 
-    def read(self, keep: np.ndarray | None = None) -> Iterator[SourceRecord | Refusal]:
-        """Read the records; one that is not what was packed is refused.
+    def _sweep(
+        self, rows: np.ndarray, *, once: bool
+    ) -> Iterator[RecordRun | SourceRecord | Refusal]:
+        """Read these records; one that is not what was packed is refused.
 
         Images are views into the mapped shard.
 
@@ -56,41 +59,37 @@ class PackPart(OwnPart):
             SourceError: a shard is missing or another one.
             DamageError: a shard's own account of itself is damaged.
         """
-        for k, first in enumerate(self._bounds[:-1]):
-            ordinals = np.arange(first, self._bounds[k + 1])
-            if keep is not None:
-                ordinals = ordinals[keep[ordinals - self.start]]
-            if len(ordinals):
-                yield from self._read(k, ordinals)
+        cuts = np.searchsorted(rows, np.asarray(self._bounds) - self.start).tolist()
+        for k, (first, last) in enumerate(pairwise(cuts)):
+            if first < last:
+                yield from self._read(k, self.start + rows[first:last])
 
-    def _read(self, k: int, ordinals: np.ndarray) -> Iterator[SourceRecord | Refusal]:
+    def _read(self, k: int, ordinals: np.ndarray) -> Iterator[RecordRun | SourceRecord | Refusal]:
         shard, keys = self._open(k)
         keys = keys[ordinals - self._bounds[k]]
         data, offsets, sizes = shard.images()
-        names = shard.names
-        rows = zip(
-            ordinals.tolist(),
-            keys.tolist(),
-            offsets[keys].tolist(),
-            sizes[keys].tolist(),
-            shard.checksums[keys].tolist(),
-            shard.labels[keys].tolist(),
-            _extras(shard.columns, keys),
-            strict=False,
-        )
-        for ordinal, key, offset, size, stated, label, extra in rows:
-            image = data[offset : offset + size]
-            if size < 0:
-                yield self._refuse(ordinal - self.start, None, "it is missing", _VERIFY)
-            elif size > images.MAX_BYTES:
-                reason = f"{size:,} bytes; at most {images.MAX_BYTES:,} are taken"
-                yield self._refuse(ordinal - self.start, None, reason, _ALLOW)
-            elif fmt.record_checksum(fmt.record_key(key), image) != stated:
-                yield self._refuse(
-                    ordinal - self.start, None, "it differs from what was packed", _VERIFY
-                )
-            else:
-                yield SourceRecord(ordinal, image, label, names[key] if names else None, extra)
+        for begin in range(0, len(keys), _TOGETHER):
+            some = keys[begin : begin + _TOGETHER]
+            starts, stops = offsets[some], offsets[some] + np.maximum(sizes[some], 0)
+            fits = (sizes[some] >= 0) & (sizes[some] <= images.MAX_BYTES)
+            sound = fits & (_checksums(data, some, starts, stops) == shard.checksums[some])
+            bounds = [0, *(np.flatnonzero(np.diff(sound)) + 1).tolist(), len(some)]
+            for first, last in pairwise(bounds):
+                here = slice(begin + first, begin + last)
+                if sound[first]:
+                    yield from _records(
+                        shard,
+                        keys[here],
+                        ordinals[here],
+                        data,
+                        starts[first:last],
+                        stops[first:last],
+                    )
+                    continue
+                for ordinal, size in zip(
+                    ordinals[here].tolist(), sizes[keys[here]].tolist(), strict=True
+                ):
+                    yield self._refuse(ordinal - self.start, None, *_fault(size))
 
     def entries(self) -> Iterator[Entry]:
         """Label and name of each record, from the columns of its shard."""
@@ -271,6 +270,52 @@ class PackSource(Source):
             return parse_npy(read_stated_file(self._folder, self._manifest, file))
         except ValueError as error:
             raise DamageError(f"{self._folder / file}: {error}; {_VERIFY}") from error
+
+
+def _checksums(
+    data: memoryview, keys: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> np.ndarray:
+    """Of the records ``keys`` (n,), whose images lie at these bytes: uint64 (n,)."""
+    bounds = zip(starts.tolist(), stops.tolist(), strict=True)
+    values = (data[start:stop] for start, stop in bounds)
+    found = fmt.record_checksums(map(fmt.record_key, keys.tolist()), values)
+    return np.fromiter(found, np.uint64, len(keys))
+
+
+def _records(
+    shard: PackShard,
+    keys: np.ndarray,
+    ordinals: np.ndarray,
+    data: memoryview,
+    starts: np.ndarray,
+    stops: np.ndarray,
+) -> Iterator[RecordRun | SourceRecord]:
+    """Sound records: together, unless some lack a number that others have, or have a fraction."""
+    extra = {name: column[keys] for name, column in shard.columns.items()}
+    run = RecordRun(
+        ordinals=ordinals,
+        data=data,
+        starts=starts,
+        stops=stops,
+        labels=shard.labels[keys],
+        names=shard.names and [shard.names[key] for key in keys.tolist()],
+        extra=extra,
+    )
+    if all(column.dtype.kind in "iu" for column in extra.values()):
+        yield run
+        return
+    for record, numbers in zip(run.records(), _extras(shard.columns, keys), strict=False):
+        record.extra = numbers
+        yield record
+
+
+def _fault(size: int) -> tuple[str, str]:
+    """What is wrong with an image of so many bytes, -1 where there is none; and what to do."""
+    if size < 0:
+        return "it is missing", _VERIFY
+    if size > images.MAX_BYTES:
+        return f"{size:,} bytes; at most {images.MAX_BYTES:,} are taken", _ALLOW
+    return "it differs from what was packed", _VERIFY
 
 
 def _extras(columns: Mapping[str, np.ndarray], keys: np.ndarray) -> Iterator[dict[str, Any] | None]:

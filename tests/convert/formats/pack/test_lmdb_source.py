@@ -25,8 +25,9 @@ from facepack.errors import DamageError, PackError, SourceError
 from facepack.store import format as fmt
 from facepack.store.lmdb_format import PAGE_HEADER
 from facepack.store.lmdb_read import leaf_numbers, read_page_size
-from facepack.store.record import SourceRecord
+from facepack.store.record import RecordRun, SourceRecord
 from facepack.store.sets import add_set
+from facepack.store.shard import ShardBuilder
 from tests.store.lmdb_twin import scan_leaf
 
 MakeRec = Callable[..., Path]
@@ -108,6 +109,50 @@ def test_what_only_some_records_have(
     assert types == {"flag": int, "id": int, "id2": int, "key": int, "label_1": float}
     # A pack of the pack says the same.
     assert read(pack(source, tmp_path / "again", shard_records=15)) == found
+
+
+def test_records_come_together_unless_they_are_unusual(
+    make_rec: MakeRec, make_jpeg: MakeJpeg, tmp_path: Path
+) -> None:
+    some = {30: pack_header([6, 1.5], 31) + make_jpeg(30)}
+    source = pack(RecSource(make_rec(60, bad=some)), tmp_path / "pack", shard_records=20)
+    file = tmp_path / "pack" / "train-002.mdb"
+    data = bytearray(file.read_bytes())
+    data[data.index(read(source)[45][1]) + 300] ^= 1  # type: ignore[arg-type]
+    file.write_bytes(data)
+    part = source.part(5, 58)
+    kinds, found = [], []
+    for item in part.read_runs():
+        kinds.append(type(item))
+        found += item.records() if isinstance(item, RecordRun) else [item]
+    # Shard 1 has a number that is no integer; record 45 is damaged.
+    assert kinds == [RecordRun, *[SourceRecord] * 20, RecordRun, Refusal, RecordRun]
+    whole = list(part.read())
+    assert [record for record in found if isinstance(record, Refusal)] == [
+        record for record in whole if isinstance(record, Refusal)
+    ]
+    assert plain(record for record in found if isinstance(record, SourceRecord)) == plain(
+        record for record in whole if isinstance(record, SourceRecord)
+    )
+
+
+def test_numbers_with_and_without_a_sign_stay_integers(make_jpeg: MakeJpeg) -> None:
+    image = make_jpeg(0)
+    ShardBuilder().add(SourceRecord(0, image, 0))  # so that its header is known
+    builder = ShardBuilder()
+    for ordinal, number in enumerate((np.int64([-5]), np.uint64([(1 << 63) - 1]))):
+        run = RecordRun(
+            ordinals=np.array([ordinal]),
+            data=memoryview(image),
+            starts=np.array([0]),
+            stops=np.array([len(image)]),
+            labels=np.array([0]),
+            names=None,
+            extra={"number": number},
+        )
+        assert not list(builder.add_run(run))
+    (column,) = builder._extra_columns().values()
+    assert column.tolist() == [-5, (1 << 63) - 1]
 
 
 def test_names(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
