@@ -34,6 +34,8 @@ _FORMATS = (
     _Format("compressed by xz", b"\xfd7zxz\0", "unpack it, by xz -dk", ("bin",)),
     _Format("compressed by bzip2", b"bzh", "unpack it, by bzip2 -dk", ("bin",)),
     _Format("compressed by zstd", b"\x28\xb5\x2f\xfd", "unpack it, by zstd -dk", ("bin",)),
+    _Format("a JPEG image", b"\xff\xd8\xff", "pass the folder of images to an img2… command"),
+    _Format("a PNG image", b"\x89png\r\n\x1a\n", "pass the folder of images to an img2… command"),
     _Format("a 7z archive", b"7z\xbc\xaf\x27\x1c", "unpack it"),
     _Format("a RAR archive", b"rar!\x1a\x07", "unpack it"),
 )

@@ -33,10 +33,12 @@ def require_file(path: Path) -> None:
         raise SourceError(
             f"{path}: cannot be read: {error.strerror}; check the name and its permissions"
         ) from error
+    if path.is_dir():
+        raise SourceError(f"{path}: is no regular file but a folder; pass the file itself")
     if not path.is_file():
         raise SourceError(
-            f"{path}: is no regular file (but a folder, pipe, socket or device); copy the data "
-            "into a file and pass that"
+            f"{path}: is no regular file (but a pipe, socket or device); copy the data into a "
+            "file and pass that"
         )
     lfs.require_content(path, SourceError)
 

@@ -117,7 +117,8 @@ def decode_text(data: bytes) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"line {line}: the byte {data[error.start]:#04x} is not UTF-8 ({error.reason})"
+            f"line {line}: the byte {data[error.start]:#04x} is not UTF-8 ({error.reason}): if "
+            "it is a text, save it as UTF-8"
         ) from error
 
 

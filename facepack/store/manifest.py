@@ -38,7 +38,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             ) from None
         raise PackError(f"{path} {_why_no_pack(path)}") from None
     except NotADirectoryError:
-        raise PackError(f"{path} is not a pack: it is not a folder") from None
+        raise PackError(f"{path} {_why_no_pack(path)}") from None
     except OSError as error:
         raise PackError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -70,14 +70,19 @@ def _why_no_pack(path: Path) -> str:
             f"is a shard set, and this command takes complete packs: give {folder}, or make the "
             f"set a pack of its own with: facepack lmdb2lmdb {path} OUT"
         )
+    if not os.path.lexists(path):
+        return "is not a pack: nothing is there; check the name"
     if not path.is_dir():
-        return "is not a pack: it is not a folder"
+        return "is not a pack: it is not a folder; pass the one that holds the shards"
     if next(path.glob("*.mdb"), None):
         return (
             f"has no {fmt.MANIFEST}: if it was a pack, rebuild that from the shards with: facepack "
             f"reindex {path}"
         )
-    return f"is not a pack: it has no {fmt.MANIFEST}"
+    return (
+        f"is not a pack: it has no {fmt.MANIFEST}; pass a folder that has one, or make a pack of "
+        "data in another format by its …2lmdb command"
+    )
 
 
 _SHARD_SHAPE = {

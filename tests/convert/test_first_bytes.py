@@ -52,6 +52,7 @@ def files(tmp_path: Path, make_jpeg: MakeJpeg) -> dict[str, Path]:
         "a.tar.xz": lzma.compress(tar.getvalue()),
         "a.tar.bz2": bz2.compress(tar.getvalue()),
         "quota.bin": b"<!DOCTYPE html><html><head><title>Quota exceeded</title></head></html>",
+        "a.jpg": image,
         "a.7z": b"7z\xbc\xaf\x27\x1c" + bytes(600),
     }
     for name, content in contents.items():
@@ -70,6 +71,11 @@ def files(tmp_path: Path, make_jpeg: MakeJpeg) -> dict[str, Path]:
         ("tar", "a.tar.xz", "is compressed by xz by its first bytes: unpack it, by xz -dk"),
         ("tar", "a.tar.bz2", "is compressed by bzip2 by its first bytes: unpack it"),
         ("bin", "quota.bin", "is a web page by its first bytes: download the file itself"),
+        (
+            "rec",
+            "a.jpg",
+            "is a JPEG image by its first bytes: pass the folder of images to an img2…",
+        ),
         ("zip", "a.7z", "is a 7z archive by its first bytes: unpack it"),
     ],
 )

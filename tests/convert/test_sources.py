@@ -140,6 +140,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "pipe", Path(os.devnull)):
         with pytest.raises(SourceError, match="is no regular file"):
             require_file(path)
+    with pytest.raises(SourceError, match="but a folder; pass the file itself"):
+        require_file(tmp_path)
     with pytest.raises(SourceError, match="No such file"):
         require_file(tmp_path / "none")
     assert file_name(Path(os.fsdecode(b"/a/caf\xc3\xa9-\xff.rec"))) == "caf\u00e9-\\xff.rec"

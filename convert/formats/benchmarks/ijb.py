@@ -241,7 +241,8 @@ class IjbSource(FilesSource):
 
 def _prefix(meta: Path) -> Path:
     """What the names of all lists begin with: ``meta/ijbb_`` or ``meta/ijbc_``."""
-    require_folder(meta)
+    if os.path.lexists(meta):
+        require_folder(meta)
     found = sorted(meta.glob(f"[!.]*_{_MEDIA}"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

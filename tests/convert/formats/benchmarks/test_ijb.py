@@ -174,7 +174,7 @@ def test_hidden_lists_are_passed_over(ijbb: Path) -> None:
 
 
 def test_folders_that_are_no_ijb(ijbb: Path) -> None:
-    with pytest.raises(SourceError, match="meta: cannot be read: No such file"):
+    with pytest.raises(SourceError, match="found none; pass the folder of one set, which holds"):
         IjbSource(ijbb / "meta")
     (ijbb / "meta/ijbc_face_tid_mid.txt").write_text("")
     with pytest.raises(SourceError, match=r"expected one .*, found ijbb_face_tid_mid\.txt, ijbc_"):

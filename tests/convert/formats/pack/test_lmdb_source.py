@@ -283,8 +283,13 @@ def test_a_pack_that_changes_stops_the_reading(make_rec: MakeRec, tmp_path: Path
         list(part.entries())
     with pytest.raises(DamageError, match="is missing"):
         PackSource(tmp_path / "pack")
-    with pytest.raises(PackError, match="is not a pack"):
-        PackSource(tmp_path)
+    for path, why in (
+        (tmp_path, r"it has no pack\.json; pass a folder that has one"),
+        (tmp_path / "none", "nothing is there; check the name"),
+        (tmp_path / "pack" / "pack.json", "it is not a folder; pass the one"),
+    ):
+        with pytest.raises(PackError, match=f"is not a pack: {why}"):
+            PackSource(path)
 
 
 def test_a_damaged_index_gives_no_labels(make_rec: MakeRec, tmp_path: Path) -> None:
