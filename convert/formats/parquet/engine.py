@@ -61,9 +61,14 @@ def engine_errors(where: str) -> Iterator[None]:
         arrow().ArrowException, OSError, ValueError, TypeError, LookupError, struct.error,
     ) as error:  # fmt: skip
         words = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        # Which pages may also say that are damaged.
+        lacking = isinstance(error, arrow().ArrowNotImplementedError)
+        why = "pyarrow does not read such columns, or " if lacking else ""
         raise SourceError(
-            f"{where}: cannot be read ({words}): the file is damaged or cut short; fetch it again "
-            "and compare its size with the publisher's, or leave it out"
+            f"{where}: cannot be read ({words}): {why}the file is damaged or cut short; fetch it "
+            "again and compare its size with the publisher's, or leave it out"
+            + ", or have its writer cast these columns"
+            * lacking
         ) from error
     finally:
         say("")

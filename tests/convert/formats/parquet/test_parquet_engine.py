@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from facepack.convert.formats.parquet import engine
+from facepack.errors import SourceError
+
 pytest.importorskip("pyarrow")
 
 POOL = "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
@@ -41,3 +44,17 @@ def test_columns_without_nulls_import_no_more_of_the_library() -> None:
         "numbers(pyarrow.array([2, None]), -7))"
     )
     assert run(program) == "[ 2 -1] False [ 2 -7]"
+
+
+def test_what_the_library_lacks_is_no_sure_damage() -> None:
+    arrow = engine.arrow()
+    errors = {
+        arrow.ArrowNotImplementedError(
+            "no such integers"
+        ): "pyarrow does not read such columns, or",
+        arrow.ArrowInvalid("magic"): "the file is damaged",
+    }
+    for error, text in errors.items():
+        with pytest.raises(SourceError) as caught, engine.engine_errors("x.parquet: row group 2"):
+            raise error
+        assert f"x.parquet: row group 2: cannot be read ({error}): {text}" in str(caught.value)
