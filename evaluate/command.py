@@ -304,7 +304,7 @@ def run_evaluation(
 def _subjects(
     models: Sequence[Path],
     load: dict[str, Any],
-    measure: Callable[[Any, str, Protocol], Result],
+    measure: Callable[[Any, str, str, Protocol], Result],
     embeddings: Path | None,
     keys: Path | None,
     results: Path | None,
@@ -330,10 +330,11 @@ def _subjects(
             results=results,
         )
     for model, name in zip(models, short_names(models), strict=True):
-        network = open_model(model, **load).network.to(device)
+        opened = open_model(model, **load)
+        network = opened.network.to(device)
         yield Subject(
             name=name,
-            measure=partial(measure, network, name),
+            measure=partial(measure, network, name, opened.checksum),
             image_size=model_image_size(network),
             results=_results_beside(model) if results is None else results,
         )
@@ -352,9 +353,12 @@ def _results_beside(model: Path) -> Path | None:
     return model / RESULTS
 
 
-def _measure_model(network: Any, name: str, protocol: Protocol, **options: Any) -> Result:
+def _measure_model(
+    network: Any, name: str, checksum: str, protocol: Protocol, **options: Any
+) -> Result:
     from facepack.evaluate.run import evaluate
     from facepack.progress import Progress
 
     with Progress(len(protocol.faces), unit="images", label=protocol.target) as progress:
-        return evaluate(network, protocol, name=name, on_batch=progress.update, **options)
+        result = evaluate(network, protocol, name=name, on_batch=progress.update, **options)
+    return replace(result, weights=checksum)

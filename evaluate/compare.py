@@ -14,8 +14,13 @@ from facepack.evaluate.results.result import Result
 from facepack.evaluate.results.results_file import RESULTS, read_results
 from facepack.evaluate.results.short_names import short_names
 from facepack.evaluate.training_run import TrainingRun, read_run, settings_table, training_table
+from facepack.store.digests import file_digest
 from facepack.terminal import printable, table_lines
 from facepack.train.loop.checkpoint import METRICS_FILE
+from facepack.train.models.pretrained import MODEL_FILE
+
+REPLACED = "of weights that the run has replaced since: evaluate it again"
+"""The notice in such results."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +56,9 @@ def read_comparison(paths: Sequence[Path]) -> Comparison:
 
 def _read(path: Path, name: str) -> tuple[list[Result], list[TrainingRun]]:
     if path.is_dir():
-        found = read_results(path / RESULTS) if (path / RESULTS).is_file() else []
+        found = (
+            _tell_replaced(path, read_results(path / RESULTS)) if (path / RESULTS).is_file() else []
+        )
         runs = [read_run(path, name)] if (path / METRICS_FILE).is_file() else []
         if not found and not runs:
             raise EvaluationError(
@@ -67,6 +74,22 @@ def _read(path: Path, name: str) -> tuple[list[Result], list[TrainingRun]]:
         raise EvaluationError(
             f"{error}. If these are results, call the file {path.stem}.json"
         ) from error
+
+
+def _tell_replaced(run: Path, results: list[Result]) -> list[Result]:
+    """The results, with a notice in those of weights that the run has replaced by going on."""
+    if not (run / MODEL_FILE).is_file():
+        return results
+    try:
+        now, _ = file_digest(run / MODEL_FILE)
+    except OSError as error:
+        raise EvaluationError(f"{run / MODEL_FILE} cannot be read: {error}") from error
+    return [
+        replace(result, notices=(REPLACED, *result.notices))
+        if result.weights not in ("", now)
+        else result
+        for result in results
+    ]
 
 
 def comparison_lines(found: Comparison) -> Iterator[str]:

@@ -128,6 +128,8 @@ class Result:
     """Which reading of the protocol, where there are several: ``exact``, ``published``."""
     model: str = ""
     """What the user called the model, or where embeddings came from."""
+    weights: str = ""
+    """XXH3-128 of the model's file, in hexadecimal; nothing of embeddings from elsewhere."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """What was measured on: ``pairs``, ``images``, ``identities``, …."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -185,6 +187,7 @@ class Result:
                 **{
                     name: _text(stated[name]) for name in ("target", "protocol", "variant", "model")
                 },
+                weights=_text(stated.get("weights", "")),
                 counts={str(name): int(count) for name, count in stated["counts"].items()},
                 figures=_figures(stated["figures"]),
                 curves={

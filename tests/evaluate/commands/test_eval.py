@@ -17,12 +17,14 @@ from click.testing import CliRunner, Result
 
 from facepack.cli import root
 from facepack.convert.formats.pairs.pickles import write_bin
+from facepack.evaluate.compare import REPLACED, read_comparison
 from facepack.evaluate.models import load_model
 from facepack.evaluate.protocols.verification import evaluate_pairs, measure_pairs
 from facepack.evaluate.registry import PROTOCOLS
 from facepack.evaluate.results.results_file import read_results
 from facepack.evaluate.results.table import table_header, table_rows
 from facepack.evaluate.sets.pairs import load_pair_set
+from facepack.store.digests import file_digest
 from facepack.train.backbones import build
 from facepack.train.config import TrainConfig, dump_config
 
@@ -210,6 +212,24 @@ def test_results_are_kept_target_by_target(data: Path, run: Path) -> None:
     result = facepack_eval("lfw", "bad", "--model", run, "--data", data)
     assert result.exit_code != 0
     assert [kept.target for kept in read_results(run / "results.json")] == ["lfw"]
+
+
+def test_results_of_weights_that_a_run_has_replaced_are_told(data: Path, run: Path) -> None:
+    assert facepack_eval("lfw", "--model", run, "--data", data).exit_code == 0
+    (kept,) = read_results(run / "results.json")
+    assert kept.weights == file_digest(run / "model.pt")[0]
+    assert REPLACED not in CliRunner().invoke(root, ["compare", str(run)]).stdout
+    torch.save(build("tiny", features=16).state_dict(), run / "model.pt")  # as --resume does
+    (data / "again.bin").write_bytes((data / "lfw.bin").read_bytes())
+    assert facepack_eval("again", "--model", run, "--data", data).exit_code == 0
+    old, new = read_comparison([run]).results
+    assert (old.target, new.target) == ("lfw", "again")
+    assert old.notices == (REPLACED, *kept.notices) and REPLACED not in new.notices
+    assert CliRunner().invoke(root, ["compare", str(run)]).stdout.count(REPLACED) == 1
+    # A result of before, which does not say of which weights it is.
+    stated = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps([{**stated[0], "weights": ""}, stated[1]]))
+    assert REPLACED not in CliRunner().invoke(root, ["compare", str(run)]).stdout
 
 
 def test_a_file_that_holds_no_results_is_refused_before_a_model_runs(data: Path, run: Path) -> None:
