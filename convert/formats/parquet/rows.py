@@ -50,7 +50,8 @@ class RowsPart(PartInRuns):
     start: int
     columns: Columns  # which are read
     stretches: Sequence[Stretch]  # where the rows lie
-    # names of the identities; where labels are texts, these are the texts
+    # names of the identities; where labels are texts, these are the texts, and none if all of them
+    # are numbers
     identities: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -149,9 +150,11 @@ class RowsPart(PartInRuns):
         column = batch.column(self.columns.label)
         if not self.columns.texts:
             return numbers(column, NO_IDENTITY)
+        column = column.cast(arrow().string())
+        if not self.identities:
+            return numbers(column.cast(arrow().int64()), NO_IDENTITY)
         texts = arrow().array(self.identities, arrow().string())
-        found = arrow_compute().index_in(column.cast(arrow().string()), value_set=texts)
-        return numbers(found, NO_IDENTITY)
+        return numbers(arrow_compute().index_in(column, value_set=texts), NO_IDENTITY)
 
     def _refuse(self, row: int, name: str | None, reason: str, remedy: str) -> Refusal:
         k = int(np.searchsorted(self._ends, row, side="right"))
@@ -219,7 +222,9 @@ class ParquetRows(Source):
             self.notices.append(columns.notice)
         names = columns.names
         if columns.texts:
-            names = tuple(sorted(texts, key=str.encode))
+            # Numbers that were written as texts are labels, as they are in lists.
+            written = all(map(_is_label, texts))
+            names = None if written else tuple(sorted(texts, key=str.encode))
         self.classes = None if names is None else len(names)
         self._identities = () if names is None or are_numbers(names) else names
 
@@ -317,6 +322,11 @@ def absent(path: str | None) -> tuple[str, str]:
 
 def _are_labels(labels: np.ndarray) -> np.ndarray:
     return (labels >= NO_IDENTITY) & (labels <= MAX_LABEL)
+
+
+def _is_label(text: str) -> bool:
+    digits = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_LABEL))
+    return digits and int(text) <= MAX_LABEL
 
 
 def _no_label(label: int) -> tuple[str, str]:

@@ -218,6 +218,30 @@ def test_a_dictionary_in_a_stream_is_no_damage(tmp_path: Path) -> None:
         ParquetSource([save(tmp_path / "set", table)])
 
 
+@pytest.mark.parametrize("count", [3, 12])
+def test_numbers_that_are_texts_are_the_labels(
+    make_jpeg: MakeJpeg, tmp_path: Path, count: int
+) -> None:
+    images = [make_jpeg(k) for k in range(count + 1)]
+    for written in (str, "{:03d}".format):
+        texts = [*map(written, range(count)), None]
+        for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())):
+            table = pa.table({"image": images, "label": pa.array(texts, pa.string()).cast(kind)})
+            pq.write_table(table, tmp_path / "faces.parquet")
+            source = ParquetRows([tmp_path / "faces.parquet"])
+            labels = [entry.label for entry in source.part(0, len(source)).entries()]
+            assert labels == [*range(count), -1]
+            assert source.classes is None and not source.part(0, 1).identity_names()
+    # One that is none, or none that an index holds, makes names of all.
+    for other in ("x", str(1 << 31), "1.0", "-1"):
+        table = pa.table({"image": images, "label": [*map(str, range(count)), other]})
+        pq.write_table(table, tmp_path / "faces.parquet")
+        source = ParquetRows([tmp_path / "faces.parquet"])
+        names = source.part(0, 1).identity_names()
+        labels = [names[entry.label] for entry in source.part(0, len(source)).entries()]
+        assert labels == [*map(str, range(count)), other]
+
+
 def test_names_that_are_the_numbers_are_no_names(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     numbers = {"_type": "ClassLabel", "names": ["0", "1", "2", "3"]}
     table = make_table([{"bytes": make_jpeg(0), "path": None}], [2], label=numbers)
