@@ -114,7 +114,9 @@ def acquire(path: Path) -> tuple[FileId, Any]:
     except FileNotFoundError as error:
         raise DamageError(f"{path}: the shard is missing") from error
     except OSError as error:
-        raise DamageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DamageError(
+            f"{path}: cannot be read: {error.strerror}; check its permissions and the disk"
+        ) from error
     except UnicodeError as error:
         raise PackError(
             f"{path}: LMDB opens no file whose path is not UTF-8: rename it, or set a UTF-8 locale"

@@ -40,7 +40,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except NotADirectoryError:
         raise PackError(f"{path} {_why_no_pack(path)}") from None
     except OSError as error:
-        raise PackError(f"{file} cannot be read: {error.strerror}") from error
+        raise PackError(
+            f"{file} cannot be read: {error.strerror}; check its permissions and the disk"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         lfs.require_content(file, DamageError)
         raise DamageError(f"{file}: {error}: rebuild it with: facepack reindex {path}") from error

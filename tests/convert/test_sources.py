@@ -17,7 +17,7 @@ from facepack.convert.formats.pairs.source import BinSource
 from facepack.convert.formats.rec.recordio import RecordReader, pack_header
 from facepack.convert.formats.rec.source import RecSource
 from facepack.convert.source import Refusal, Source, shard_stem
-from facepack.convert.source_file import ReadError, file_name, require_file
+from facepack.convert.source_file import ReadError, cannot_read, file_name, require_file
 from facepack.convert.spans import cut_spans
 from facepack.errors import DecodeError, PackError, SourceError
 from facepack.progress import Progress
@@ -144,6 +144,10 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         require_file(tmp_path)
     with pytest.raises(SourceError, match="No such file"):
         require_file(tmp_path / "none")
+    denied = str(cannot_read(tmp_path / "a", PermissionError(errno.EACCES, "Permission denied")))
+    assert denied.endswith(
+        "Permission denied; check its permissions and the disk, then run the command again"
+    )
     assert file_name(Path(os.fsdecode(b"/a/caf\xc3\xa9-\xff.rec"))) == "caf\u00e9-\\xff.rec"
 
 

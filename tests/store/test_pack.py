@@ -260,7 +260,7 @@ def test_two_packs_of_one_folder_share_environments(make_pack: MakePack) -> None
 
 
 def test_opening_says_what_is_wrong(make_pack: MakePack, tmp_path: Path) -> None:
-    with pytest.raises(PackError, match="is not a folder"):
+    with pytest.raises(PackError, match="nothing is there; check the name"):
         facepack.open(tmp_path / "nothing")
     with pytest.raises(PackError, match=r"has no pack\.json"):
         facepack.open(tmp_path)

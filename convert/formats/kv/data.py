@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from facepack.convert.formats.kv.tree import KvTree, read_tree, stated_bytes
-from facepack.convert.source_file import SourceFile, file_name, require_file
+from facepack.convert.source_file import SourceFile, cannot_read, file_name, require_file
 from facepack.errors import SourceError
 from facepack.store.lmdb_format import MAGIC, MAX_PAGE_SIZE, PAGE_HEADER
 from facepack.store.lmdb_read import ScanError, is_lmdb_1
@@ -43,7 +43,7 @@ class KvData:
             size = path.stat().st_size
             needed = stated_bytes(head)
         except OSError as error:
-            raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+            raise cannot_read(path, error) from error
         except (ScanError, struct.error) as error:
             raise SourceError(
                 f"{path}: {error}; pass a database that LMDB 0.9 wrote (its records can be copied "

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from facepack import lfs
 from facepack.convert.formats.kv.data import DATA, is_data_file
+from facepack.convert.source_file import cannot_read
 from facepack.errors import SourceError
 from facepack.store import format as fmt
 
@@ -56,7 +57,7 @@ def find_pairs(paths: Sequence[Path]) -> list[KvPair]:
                 lfs.require_content(path, SourceError)
                 raise SourceError(f"{path}: is no LMDB database, and none follows it: {_EXPECTED}")
     except OSError as error:
-        raise SourceError(f"{error.filename}: cannot be read: {error.strerror}") from error
+        raise cannot_read(error.filename, error) from error
     if not pairs:
         raise SourceError(f"no path is given: {_EXPECTED}")
     return pairs

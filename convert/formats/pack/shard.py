@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from facepack import system
+from facepack.convert.source_file import cannot_read
 from facepack.errors import DamageError, SourceError
 from facepack.reading import open_regular, read_bytes
 from facepack.store import environments
@@ -71,7 +72,7 @@ class PackShard:
         try:
             found = self._path.stat().st_size
         except OSError as error:
-            raise SourceError(f"{self._path}: cannot be read: {error.strerror}") from error
+            raise cannot_read(self._path, error) from error
         self._meta = meta = (self._reserved(fmt.META) if found == stated.size else None) or {}
         if (meta.get("pack_id"), meta.get("shard"), meta.get("records")) != stated[1:4]:
             raise SourceError(
@@ -117,7 +118,7 @@ class PackShard:
         try:
             data = read_bytes(path, None)
         except OSError as error:
-            raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+            raise cannot_read(path, error) from error
         if xxhash.xxh3_128_hexdigest(data) != self._stated.index_digest:
             raise DamageError(
                 f"{path} differs from what the manifest states: rebuild it with: "
@@ -194,7 +195,7 @@ class PackShard:
         except ScanError as error:
             raise DamageError(f"{self._path}: {error}") from error
         except OSError as error:
-            raise SourceError(f"{self._path}: cannot be read: {error.strerror}") from error
+            raise cannot_read(self._path, error) from error
 
     def _required(self, key: bytes) -> Any:
         value = self._reserved(key)

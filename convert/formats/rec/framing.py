@@ -44,7 +44,8 @@ WRONG_INDEX = (
 NO_RECORDIO = f"this is not a RecordIO file, or its first record is damaged: {FETCH_AGAIN}"
 NO_INDEX = (
     "the file is damaged or cut short, and no .idx tells where records behind this one begin: "
-    f"{FETCH_AGAIN}, or put its .idx beside it, and only what is broken is set aside"
+    f"{FETCH_AGAIN}, or put its .idx beside it, and records that are broken by themselves are set "
+    "aside"
 )
 
 
