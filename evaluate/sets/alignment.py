@@ -46,7 +46,8 @@ class LandmarkedFaces:
         digest = xxhash.xxh3_128(images.content_id.encode())
         digest.update(np.ascontiguousarray(landmarks, "<f8").tobytes())
         self.content_id = digest.hexdigest()
-        self.source_id = f"{pack_of(images)} aligned"
+        pack_id = pack_of(images)
+        self.source_id = f"{pack_id} aligned" if pack_id else ""  # keys of a folder are file names
         self._images = images
         self._transforms, self.aligned = similarities(landmarks)
 

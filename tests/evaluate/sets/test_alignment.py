@@ -125,3 +125,12 @@ def test_another_size_is_refused() -> None:
     faces = faces_of([b""], pictures(1)[1])
     with pytest.raises(EvaluationError, match="224×224"):
         list(faces.batches(0, 1, batch_size=1, image_size=(224, 224), device="cpu"))
+
+
+def test_keys_of_a_folder_number_no_pack() -> None:
+    """Of a folder they are file names, by which embeddings are found, or none is."""
+    landmarks = pictures(1)[1]
+    assert faces_of([b""], landmarks).source_id == ""
+    packed = Listed([b""])
+    packed.pack_id = "0123"  # type: ignore[attr-defined]
+    assert LandmarkedFaces(packed, landmarks, "packed").source_id == "0123 aligned"  # type: ignore[arg-type]
