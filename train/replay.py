@@ -20,6 +20,8 @@ import numpy as np
 from facepack import lfs
 from facepack.errors import ConfigError, SourceError
 from facepack.reading import parse_json, read_bytes
+from facepack.train.collect import read_settings
+from facepack.train.config import CONFIG_FILE
 from facepack.train.schedules import Schedule, build_schedule, option_names
 
 _FIELDS = ("step", "loss", "lr", "epoch")
@@ -48,12 +50,17 @@ class TrainingLog:
     """int64 (n,): epoch, usually from 0."""
     notices: tuple[str, ...] = ()
     """What of the log was left out."""
+    run_lr: float | None = None
+    """The base rate in the run's ``config.toml``, which lies beside its ``metrics.jsonl``."""
 
     @property
     def base_lr(self) -> float | None:
-        """The highest learning rate of the log; None where no row tells one."""
-        told = self.lrs[~np.isnan(self.lrs)]
-        return float(told.max()) if len(told) else None
+        """The highest learning rate that is told; None where none is.
+
+        Rows alone may miss the base rate: between two a warm-up ends and a decay begins.
+        """
+        told = [*self.lrs[~np.isnan(self.lrs)].tolist(), self.run_lr]
+        return max((lr for lr in told if lr is not None), default=None)
 
     @property
     def total_steps(self) -> int:
@@ -189,12 +196,20 @@ def read_log(path: Path) -> TrainingLog:
         lrs=np.array(lrs, np.float64),
         epochs=np.array(epochs, np.int64),
         notices=tuple(notices),
+        run_lr=_rate_of_run(path) if parse is _parse_json_lines else None,
     )
     if not np.isfinite(log.losses).any():
         raise SourceError(f"{path} holds no finite loss; there is nothing to replay")
     if log.total_steps < 1:
         raise SourceError(f"{path} ends at step {log.total_steps}; there is nothing to replay")
     return log
+
+
+def _rate_of_run(path: Path) -> float | None:
+    """The base rate of the run whose log ``path`` is; None of a log that lies elsewhere."""
+    config = path.parent / CONFIG_FILE
+    lr = read_settings(str(config)).get("lr") if config.is_file() else None
+    return float(lr) if isinstance(lr, (int, float)) else None
 
 
 _Numbered = Iterator[tuple[int, dict[str, Any]]]  # line number from 1, the line's fields

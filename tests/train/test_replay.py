@@ -391,3 +391,19 @@ def test_the_command_plots_and_says_so_on_stderr(tmp_path, run):
 def test_the_help_names_every_schedule():
     (option,) = (p for p in schedule_command.params if p.name == "name")
     assert all(name in option.help.replace(".", "").replace(",", "").split() for name in names())
+
+
+def test_the_base_rate_of_a_run_is_its_own(tmp_path: Path) -> None:
+    """Rows that are far apart miss it, where a warm-up ends and a decay begins between two."""
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(
+        '{"kind": "train", "step": 20, "epoch": 0, "loss": 9.0, "lr": 0.035}\n'
+        '{"kind": "train", "step": 40, "epoch": 0, "loss": 8.0, "lr": 0.0979}\n'
+    )
+    assert read_log(log).base_lr == 0.0979
+    (tmp_path / "config.toml").write_text("lr = 0.1\n")
+    assert read_log(log).base_lr == 0.1
+    assert replay_log(read_log(log), "cosine").lrs[0] == 0.1
+    assert replay_log(read_log(log), "cosine", base_lr=0.2).lrs[0] == 0.2
+    (tmp_path / "config.toml").write_text("lr = 0.01\n")  # resumed at a lower rate
+    assert read_log(log).base_lr == 0.0979

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--base-lr",
     type=float,
-    help="Base learning rate; needed if the log has none.  [default: the log's highest]",
+    help="Base learning rate; needed if the log has none.  [default: the highest in the log, or in "
+    "the run's config.toml beside it]",
 )
 @click.option("--total-steps", type=int, help="Steps of the run.  [default: the log's last]")
 @click.option(
