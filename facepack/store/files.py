@@ -81,7 +81,8 @@ def write_errors(path: Path) -> Iterator[None]:
 def write_error(path: Path, error: OSError) -> PackError:
     """The error of a failed write, in words, with a remedy."""
     remedies = {
-        errno.ENOSPC: "the disk is full: free some space, then run the command again with --resume",
+        errno.ENOSPC: "the disk is full: free some space, or files if df -i tells of none left, "
+        "then run the command again with --resume",
         errno.EDQUOT: "the quota is used up: free some space, then run again with --resume",
         errno.EROFS: "the file system is read-only: choose another target",
         errno.EACCES: "permission denied: choose another target or change its permissions",
