@@ -330,11 +330,11 @@ def _subjects(
             results=results,
         )
     for model, name in zip(models, short_names(models), strict=True):
-        opened = open_model(model, **load)
-        network = opened.network.to(device)
+        loaded = open_model(model, **load)
+        network = loaded.network.to(device)
         yield Subject(
             name=name,
-            measure=partial(measure, network, name, opened.checksum),
+            measure=partial(measure, network, name, loaded.checksum),
             image_size=model_image_size(network),
             results=_results_beside(model) if results is None else results,
         )

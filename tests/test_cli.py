@@ -102,7 +102,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert unknown.returncode == 2 and "No such command 'pack'" in unknown.stderr
     missing = run("inspect", str(tmp_path / "nothing"))
     assert missing.returncode == 1 and missing.stdout == ""
-    assert missing.stderr.startswith("facepack inspect: ") and "not a folder" in missing.stderr
+    assert missing.stderr.startswith("facepack inspect: ") and "nothing is there" in missing.stderr
 
 
 def test_damage_exits_three(tmp_path: Path, make_jpeg: object) -> None:
