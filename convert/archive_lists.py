@@ -21,6 +21,7 @@ from facepack.convert.identity_folder import OPTION
 from facepack.convert.list_lines import KINDS, LineError, find_form
 from facepack.convert.names import Names
 from facepack.errors import SourceError
+from facepack.wording import count_of
 
 _PADDLE = b"label.txt"
 _SUFFIXES = b".lst", b".csv"
@@ -159,8 +160,8 @@ class Lists:
         unused = len(self._hashes) - used
         if unused or self._malformed:
             yield (
-                f"{self.first}: {unused:,} lines name no image of the archives, "
-                f"{self._malformed:,} are malformed"
+                f"{self.first}: {count_of(unused, 'line names', 'lines name')} no image of the "
+                f"archives, {self._malformed:,} malformed"
             )
 
 

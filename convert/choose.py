@@ -17,6 +17,7 @@ from facepack.convert.spans import parts_of
 from facepack.errors import ConfigError, NothingChosenError, SourceError
 from facepack.hashing import hash64
 from facepack.reading import read_text
+from facepack.wording import count_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +100,8 @@ def choose(source: Source, choice: Choice) -> Source:
     keep = ~excluded
     if choice.exclude:
         source.notices.append(
-            f"{np.count_nonzero(excluded):,} images are left out by the list of "
-            f"{len(choice.exclude):,} names"
+            f"{count_of(int(excluded.sum()), 'image is', 'images are')} left out by the "
+            f"list of {count_of(len(choice.exclude), 'name')}"
             + (
                 ""
                 if named

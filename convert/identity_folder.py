@@ -20,6 +20,7 @@ import numpy as np
 
 from facepack.convert.files import text
 from facepack.errors import SourceError
+from facepack.wording import count_of
 
 OPTION = "--identity-level"
 LONGEST = 255  # bytes of a folder's name that every file system takes; a longer one is no identity
@@ -108,8 +109,8 @@ def find_identities(files: Sequence[ImageFolders], level: int | None = None) -> 
         identities.notices.extend(_look_over(files, identities))
     elif strayed := _count_strayed(files, chosen):
         identities.notices.append(
-            f"{strayed:,} names of folders occur at several places: each name is taken for one "
-            "identity"
+            f"{count_of(strayed, 'name of folders occurs', 'names of folders occur')} at several "
+            "places: each name is taken for one identity"
         )
     return identities
 

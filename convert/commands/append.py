@@ -16,6 +16,7 @@ from facepack.convert.commands.convert import LOOK, target_options
 from facepack.convert.formats.pack.command import PackSinkCommand
 from facepack.convert.registry import SOURCES
 from facepack.terminal import NOTHING_WRITTEN, printable
+from facepack.wording import count_of
 
 if TYPE_CHECKING:
     from facepack.convert.result import Result
@@ -76,10 +77,13 @@ def append(
         if as_json:
             continue
         if isinstance(result, Result):
-            done = "are in it already" if result.held else "appended"
+            has = "is" if result.packed == 1 else "are"
+            done = f"{has} in it already" if result.held else "appended"
             click.echo(
-                f"{pack}: {result.packed:,} images {done}, {result.quarantined:,} set aside, "
-                f"{result.identities:,} identities of {result.classes:,} classes in all, "
+                f"{pack}: {count_of(result.packed, 'image')} {done}, "
+                f"{result.quarantined:,} set aside, "
+                f"{count_of(result.identities, 'identity', 'identities')} of "
+                f"{count_of(result.classes, 'class', 'classes')} in all, "
                 f"{result.seconds:.1f} s"
             )
         else:

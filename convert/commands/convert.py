@@ -24,6 +24,7 @@ from facepack.convert.command_line import take
 from facepack.convert.registry import CONVERSIONS, SINKS, SOURCES, SinkKind, SourceKind, summary
 from facepack.errors import NothingChosenError
 from facepack.terminal import NOTHING_WRITTEN, printable
+from facepack.wording import count_of
 
 if TYPE_CHECKING:
     from facepack.convert.result import Result
@@ -298,14 +299,15 @@ def _summary(result: Result | Preview) -> str:
     if not isinstance(result, Result):
         return "\n".join(map(printable, result.lines()))
     what = (
-        f"{result.pairs:,} pairs"
+        count_of(result.pairs, "pair")
         if result.pairs is not None
-        else f"{result.identities:,} identities of {result.classes:,} classes"
+        else f"{count_of(result.identities, 'identity', 'identities')} of "
+        f"{count_of(result.classes, 'class', 'classes')}"
     )
     ratio = result.file_bytes / result.payload_bytes if result.payload_bytes else float("nan")
     return (
-        f"{_printable(result.out)}: {result.packed:,} images, {what}, {result.file_bytes:,} bytes "
-        f"({ratio:.4f} × payload), {result.seconds:.1f} s"
+        f"{_printable(result.out)}: {count_of(result.packed, 'image')}, {what}, "
+        f"{result.file_bytes:,} bytes ({ratio:.4f} × payload), {result.seconds:.1f} s"
     )
 
 

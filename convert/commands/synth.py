@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from facepack.command_options import DRY_RUN, OVERWRITE, PATH
+from facepack.wording import count_of
 
 
 class _Count(click.ParamType):
@@ -134,8 +135,9 @@ def synth(
         if count
     ]
     noise = f" ({', '.join(wrong)})" if wrong else ""
-    pairs = f", {result.pairs:,} pairs" if result.pairs else ""
+    pairs = f", {count_of(result.pairs, 'pair')}" if result.pairs else ""
     click.echo(
-        f"{result.out}: {result.images:,} images{noise} of {result.identities:,} identities, "
+        f"{result.out}: {count_of(result.images, 'image')}{noise} of "
+        f"{count_of(result.identities, 'identity', 'identities')}, "
         f"{result.image_bytes_mean:,.0f} bytes each{pairs}, {result.seconds:.1f} s"
     )

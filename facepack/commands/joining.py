@@ -10,6 +10,7 @@ import click
 
 from facepack.command_options import DRY_RUN, OVERWRITE, RESUME, with_options
 from facepack.terminal import NOTHING_WRITTEN, printable
+from facepack.wording import count_of
 
 if TYPE_CHECKING:
     from facepack.care.joined import JoinedPack
@@ -52,6 +53,8 @@ def join(
         click.echo(NOTHING_WRITTEN)
     for pack, made in zip(packs, manifests, strict=False):
         click.echo(
-            f"{pack.out}: {made['records']:,} records, {made['identities']:,} identities of "
-            f"{made['classes']:,} classes, {len(made['shards'])} shards"
+            f"{pack.out}: {count_of(made['records'], 'record')}, "
+            f"{count_of(made['identities'], 'identity', 'identities')} of "
+            f"{count_of(made['classes'], 'class', 'classes')}, "
+            f"{count_of(len(made['shards']), 'shard')}"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from facepack.encoding import WORDS
 from facepack.store.target import Found
+from facepack.wording import count_of
 
 DOES = {
     Found.NOTHING: "would be made",
@@ -45,23 +46,26 @@ class Preview:
     def lines(self) -> Iterator[str]:
         """The same for people to read; the command ends it with ``NOTHING_WRITTEN``."""
         whose = (
-            f"{self.identities:,} identities of {self.classes:,} classes"
+            f"{count_of(self.identities, 'identity', 'identities')} of "
+            f"{count_of(self.classes, 'class', 'classes')}"
             if self.pairs is None
-            else f"{self.pairs:,} pairs"
+            else count_of(self.pairs, "pair")
         )
         does = DOES[Found(self.target)]
         if self.appended and self.target == Found.NOTHING.value:
             does = "would grow"
-        yield f"{self.out} {does}: {self.found:,} images, {whose}"
+        yield f"{self.out} {does}: {count_of(self.found, 'image')}, {whose}"
         yield (
             f"  images of about {self.payload_bytes / 1e6:,.1f} MB; about "
             f"{self.needed_bytes / 1e6:,.1f} MB to write, {self.free_bytes / 1e6:,.1f} MB free"
         )
-        written = [f"{self.image_files:,} image files"] if self.image_files else []
+        written = [count_of(self.image_files, "image file")] if self.image_files else []
         if self.shards:
-            shown = [f"{shard['name']} ({shard['records']:,} images)" for shard in self.shards]
+            shown = [
+                f"{shard['name']} ({count_of(shard['records'], 'image')})" for shard in self.shards
+            ]
             shown = shown if len(shown) < 4 else [shown[0], "…", shown[-1]]
-            count = f"{len(self.shards):,} shard{'s' if len(self.shards) > 1 else ''}"
+            count = count_of(len(self.shards), "shard")
             written.append(f"{count}: {', '.join(shown)}")
         yield "  " + "; ".join([*written, *([", ".join(self.files)] if self.files else [])])
         if self.looked_at:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from facepack.view.chart import bar_chart
 from facepack.view.plot import line_chart
 from facepack.view.sheet import thumbnail
+from facepack.wording import count_of
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _LONGEST = 300  # characters of one text
@@ -64,11 +65,6 @@ def number(value: object) -> object:
     if isinstance(value, (int, float)):
         return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
     return value
-
-
-def count_of(count: int, one: str, many: str | None = None) -> str:
-    """``1 image``, ``2,000 images``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def binary_size(count: int) -> str:

@@ -502,7 +502,7 @@ def test_the_command(make: Make, tmp_path: Path) -> None:
     packs = [str(make("one", ["ann"])), str(make("two", ["ann"]))]
     arguments = [*packs, str(tmp_path / "all"), "--by-name"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
-    assert result.output == f"{tmp_path / 'all'}: 12 records, 1 identities of 1 classes, 2 shards\n"
+    assert result.output == f"{tmp_path / 'all'}: 12 records, 1 identity of 1 class, 2 shards\n"
     result = CliRunner().invoke(command, [*arguments, "--resume", "--json"])
     assert json.loads(result.stdout)["classes"] == 1
 

@@ -137,7 +137,7 @@ def test_a_broken_record_that_is_chosen_is_refused_by_its_own_place(make_rec: Ma
     with_broken = choose(source, Choice(exclude=frozenset({"1"})))
     (refusal,) = (r for r in with_broken.part(0, len(with_broken)).read() if isinstance(r, Refusal))
     assert (refusal.ordinal, refusal.key) == (40, "42")
-    assert any("1 images are left out" in notice for notice in source.notices)
+    assert any("1 image is left out" in notice for notice in source.notices)
 
 
 def test_head_and_tail_share_no_identity_and_lose_none(make_jpeg: MakeJpeg, tmp_path: Path) -> None:

@@ -142,9 +142,9 @@ def test_one_name_at_several_places_is_one_identity() -> None:
     files = folders("train/1/", "val/1/", "val/2/", "1/")
     assert found(files, level=2) == ["1", "1", "2", None]
     (note,) = find_identities([files], 2).notices
-    assert note.startswith("1 names of folders occur at several places")
+    assert note.startswith("1 name of folders occurs at several places")
     (note,) = find_identities([files], -1).notices
-    assert note.startswith("1 names")
+    assert note.startswith("1 name of folders")
 
 
 def test_a_level_that_no_image_has() -> None:
@@ -240,7 +240,7 @@ def test_tars_are_looked_at_one_by_one_too(tmp_path: Path, make_jpeg: MakeJpeg) 
     source = TarSource(tars, identity_level=2)
     assert [label for _, label in labels_of(source)] == [0, 1, 1, 2]
     (note,) = source.notices
-    assert note.startswith("1 names of folders occur at several places")
+    assert note.startswith("1 name of folders occurs at several places")
 
 
 def test_the_plan_of_what_was_always_right_has_no_level(

@@ -23,6 +23,7 @@ from facepack.convert.source_file import SourceFile, file_name
 from facepack.errors import SourceError
 from facepack.store.format import MAX_LABEL, NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
+from facepack.wording import count_of
 
 _SAMPLE, _SAMPLED = 64, 4096  # places of a file, and bytes there, that tell it from another
 _SHOWN = 80  # characters of a path
@@ -217,7 +218,9 @@ class ParquetRows(Source):
         self.columns = columns  # which they are, pairs among them
         self._ends = np.cumsum([each.piece.rows for each in self._stretches], dtype=np.int64)
         if not len(self):
-            raise SourceError(f"{files[0]}: no row in {len(files):,} files; check the files")
+            raise SourceError(
+                f"{files[0]}: no row in {count_of(len(files), 'file')}; check the files"
+            )
         if columns.notice is not None:
             self.notices.append(columns.notice)
         names = columns.names

@@ -32,6 +32,7 @@ from facepack.convert.formats.rec.omitted import find_omitted, number_on
 from facepack.convert.formats.rec.recordio import RecordReader, are_blank, unpack_header
 from facepack.convert.source_file import read_errors, require_file
 from facepack.errors import SourceError
+from facepack.wording import count_of
 
 # Records that take up more of the file than this hold an image or a very long label vector.
 _LONGEST_BLANK = 256
@@ -126,7 +127,10 @@ def read_layout(source: Path | str, *, only_indexed: bool = False) -> RecLayout:
     # np.unique hashes, which takes a minute where sorting takes seconds.
     repeated = int(np.count_nonzero(np.diff(np.sort(keys)) == 0))
     if repeated:
-        notices.append(f"{index}: {repeated} keys occur more than once; every image is taken")
+        notices.append(
+            f"{index}: {count_of(repeated, 'key occurs', 'keys occur')} more than once; every "
+            "image is taken"
+        )
     identities = blank.copy()
     if records.header is not None:
         identities[records.header] = False
@@ -193,7 +197,8 @@ def _with_omitted(
     records = _Records.of(reader, keys, offsets, indexed=True, unsure=omitted)
     if more := records.images - listed.images:
         notices.append(
-            f"{index}: lists {listed.images:,} images and omits {more:,}, which are taken too, as "
+            f"{index}: lists {count_of(listed.images, 'image')} and omits "
+            f"{count_of(more, 'more, which is', 'more, which are')} taken too, as "
             "MXNet's ImageRecordIter does; --only-indexed leaves them out, if the index was "
             "cleaned on purpose"
         )
@@ -273,7 +278,9 @@ def _read_checked_index(
         again = (np.diff(offsets, prepend=-1) == 0) & (np.diff(keys, prepend=-1) == 0)
         if again.any():
             keys, offsets = keys[~again], offsets[~again]
-            notices.append(f"{index}: {np.count_nonzero(again):,} lines are there twice")
+            notices.append(
+                f"{index}: {count_of(int(again.sum()), 'line is', 'lines are')} there twice"
+            )
         twice = np.flatnonzero(np.diff(offsets) == 0)
         if len(twice):
             first = int(twice[0])

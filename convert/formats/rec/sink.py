@@ -33,6 +33,7 @@ from facepack.store import format as fmt
 from facepack.store.files import write_file
 from facepack.store.record import Buffer, SourceRecord
 from facepack.system import sync_folder
+from facepack.wording import count_of
 
 REC, INDEX, PROPERTY = "train.rec", "train.idx", "property"
 
@@ -165,7 +166,9 @@ class RecSink(SpanSink):
         without = int(np.count_nonzero(labels < 0))
         classes = max(source.classes or 0, int(present.max(initial=-1)) + 1)
         if without:
-            source.notices.append(f"{without:,} images have no identity: they have the label -1")
+            source.notices.append(
+                f"{count_of(without, 'image has', 'images have')} no identity: the label is -1"
+            )
 
         files, pairs = self.write_beside(refused)
         files[REC] = rec_size

@@ -42,6 +42,7 @@ from facepack.convert.source import Entry, Group, Refusal, Source, shard_stem
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
 from facepack.store.record import RecordRun, SourceRecord
+from facepack.wording import count_of
 
 _HEAD = struct.Struct("<IfQQf")  # the IRHeader and, if it has a vector, the first of its labels
 _SCALAR = _HEAD.size - 4
@@ -209,7 +210,8 @@ class RecordSet(Source):
         self._keys_unique = repeated == 0
         if repeated:
             self.notices.append(
-                f"{self.name}: {repeated} keys occur more than once; every image is taken"
+                f"{self.name}: {count_of(repeated, 'key occurs', 'keys occur')} more than once; "
+                "every image is taken"
             )
         self._offsets = records.offsets[images_at]
         self._extents = records.extents[images_at]
@@ -247,7 +249,8 @@ class RecordSet(Source):
         keys, _ = number_on(keys, offsets, records.offsets[omitted])
         if images := int(np.count_nonzero(~records.blank[omitted])):
             self.notices.append(
-                f"{self.name}: its .idx omits {images:,} images, which are taken too, as MXNet's "
+                f"{self.name}: its .idx omits "
+                f"{count_of(images, 'image, which is', 'images, which are')} taken too, as MXNet's "
                 "ImageRecordIter does; --only-indexed leaves them out, if the index was cleaned on "
                 "purpose"
             )

@@ -30,6 +30,7 @@ from facepack.images import IMAGE_SUFFIXES, SUFFIXES
 from facepack.store import format as fmt
 from facepack.store.files import write_file
 from facepack.store.record import Buffer, SourceRecord
+from facepack.wording import count_of
 
 SUMMARY = "dataset.json"
 INDEX = "shardindex.json"  # as wids_index calls it
@@ -312,8 +313,8 @@ def _notices(renamed: int, suffixes: Counter[str]) -> Iterator[str]:
     """What users of the tars should know."""
     if renamed:
         yield (
-            f"{renamed:,} names cannot be keys (a dot, too long, no safe path, or there before): "
-            "these samples are called by identity and number"
+            f"{count_of(renamed, 'name cannot be a key', 'names cannot be keys')} (a dot, too "
+            "long, no safe path, or there before): identity and number take its place"
         )
     if len(suffixes) > 1:
         counts = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common())

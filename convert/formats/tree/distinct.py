@@ -21,6 +21,7 @@ from facepack.hashing import hash64
 from facepack.images import SUFFIXES
 from facepack.store.checks import ImageCheck
 from facepack.store.record import SourceRecord
+from facepack.wording import count_of
 
 _LOOKED_AT = 100  # repeated names whose images are; of those behind them the index tells
 
@@ -52,9 +53,9 @@ def require_distinct_ahead(out: Path, source: Source, check: ImageCheck, path_of
             path = path_of(record, SUFFIXES[check.look(record.image)[1].format])
             if path in ordinals:
                 raise SourceError(
-                    f"{out}: {len(repeated):,} names occur more than once in the source, {path!r} "
-                    f"for one, of its records {ordinals[path]:,} and {record.ordinal:,}: give "
-                    "--naming number"
+                    f"{out}: {count_of(len(repeated), 'name occurs', 'names occur')} more than "
+                    f"once in the source, {path!r} for one, of its records "
+                    f"{ordinals[path]:,} and {record.ordinal:,}: give --naming number"
                 )
             ordinals[path] = record.ordinal
 
@@ -93,8 +94,8 @@ def require_distinct(out: Path, hashes: np.ndarray, indices: Iterable[bytes]) ->
     first = int(np.flatnonzero(hashes == twice[0])[0])
     path = path_in(next(islice(lines, first, None))).decode()
     raise SourceError(
-        f"{out}: {len(twice)} names occur more than once in the source, {path!r} for one: start "
-        "anew with --overwrite --naming number"
+        f"{out}: {count_of(len(twice), 'name occurs', 'names occur')} more than once in the "
+        f"source, {path!r} for one: start anew with --overwrite --naming number"
     )
 
 

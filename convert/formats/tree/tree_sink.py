@@ -37,6 +37,7 @@ from facepack.store.places import nearest
 from facepack.store.preview import Preview
 from facepack.store.record import Buffer, SourceRecord
 from facepack.system import block_bytes
+from facepack.wording import count_of
 
 NAMING = ("source", "number")
 _BATCH = 256  # files that are named in the state before they are written
@@ -218,8 +219,10 @@ class TreeSink(ParallelSink):
         """The result; images are files, too. A notice tells of names that could not be kept."""
         if renamed := done.get("renamed", 0):  # not noted by earlier versions
             self.source.notices.append(
-                f"{renamed:,} names of images are no safe paths (hidden, too long, or with odd "
-                f"characters): these images lie in {ASIDE}, called by number"
+                count_of(
+                    renamed, "name of an image is no safe path", "names of images are no safe paths"
+                )
+                + f" (hidden, too long, or with odd characters): called by number in {ASIDE}"
             )
         result = super().result(done, began)
         return replace(result, file_bytes=result.file_bytes + result.payload_bytes)

@@ -26,6 +26,7 @@ from facepack.convert.source_file import file_name
 from facepack.convert.workers import run_early
 from facepack.errors import SourceError
 from facepack.store.format import NO_IDENTITY
+from facepack.wording import count_of
 
 
 class ZipSource(Source):
@@ -74,10 +75,11 @@ class ZipSource(Source):
             kinds = (passed, labels, lists)
             members = "; ".join(notice for kind in kinds for notice in kind.notices())
             raise SourceError(
-                f"{', '.join(map(str, paths))}: no image by its name in {len(archives)} zips"
-                f"{members and f' ({members})'}: members need names like identity/image.jpg, or "
-                "labels KEY.cls beside KEY.jpg; unpack zips of a .rec, of .bin files or of other "
-                "archives, and convert what they hold (rec2lmdb, bin2lmdb, …)"
+                f"{', '.join(map(str, paths))}: no image by its name in "
+                f"{count_of(len(archives), 'zip')}{members and f' ({members})'}: members "
+                "need names like identity/image.jpg, or labels KEY.cls beside KEY.jpg; unpack zips "
+                "of a .rec, of .bin files or of other archives, and convert what they hold "
+                "(rec2lmdb, bin2lmdb, …)"
             )
         for archive in archives:
             self._try_password(archive)
@@ -122,7 +124,8 @@ class ZipSource(Source):
         self.classes = len(self._identities)
         if not self.classes:
             raise SourceError(
-                f"{', '.join(map(str, paths))}: none of {len(self)} images in {len(archives)} zips "
+                f"{', '.join(map(str, paths))}: none of {count_of(len(self), 'image')} in "
+                f"{count_of(len(archives), 'zip')} "
                 "lies in the folder of an identity; members need names like identity/image.jpg, or "
                 "labels KEY.cls beside KEY.jpg"
             )

@@ -198,7 +198,7 @@ def test_records_that_the_index_omits_are_found(tmp_path: Path) -> None:
     assert layout.identity_offsets.tolist() == full.identity_offsets.tolist()
     assert layout.header_offset == 0 and labels(layout) == [0, 0, 1, 1, 1]
     (notice,) = layout.notices
-    assert "train.idx: lists 2 images and omits 3, which are taken too" in notice
+    assert "train.idx: lists 2 images and omits 3 more, which are taken too" in notice
     assert "--only-indexed" in notice
 
 

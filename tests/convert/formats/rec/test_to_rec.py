@@ -174,7 +174,7 @@ def test_images_without_identity(make_jpeg: MakeJpeg, tmp_path: Path) -> None:
     write_bin(tmp_path / "lfw.bin", faces, [True, False] * 5)
     source = pack(BinSource(tmp_path / "lfw.bin"), tmp_path / "pack")
     result = convert_to_rec(source, tmp_path / "out", ConvertOptions())
-    assert result.notices == ["7 images have no identity: they have the label -1"]
+    assert result.notices == ["7 images have no identity: the label is -1"]
     assert (result.pairs, result.identities, result.classes) == (10, 0, 0)
     images = Reader(tmp_path / "out").images()
     assert {label for label, _ in images} == {-1.0}

@@ -456,7 +456,7 @@ def test_what_is_passed_over_is_told(tmp_path: Path, make_jpeg: MakeJpeg) -> Non
     assert "`facepack tar2lmdb a.tar OUT --member sets/lfw.bin`" in text
     assert "1 of 4 images lie deeper, as in 'ann' of level 2" in text
     told = "\n".join(TarSource([path], identity_level=-1).notices)
-    assert "1 names of folders occur at several places" in told and "deeper" not in told
+    assert "1 name of folders occurs at several places" in told and "deeper" not in told
     found = read(source)
     assert [r.name if isinstance(r, SourceRecord) else r.key for r in found] == [
         "ann/1.jpg",

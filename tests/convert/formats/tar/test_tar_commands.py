@@ -309,9 +309,7 @@ def test_images_that_a_list_omits_are_set_aside(tmp_path: Path, make_jpeg: MakeJ
         True,
         3,
     ]
-    assert found["notices"][1:] == [
-        "label.txt: 1 lines name no image of the archives, 1 are malformed"
-    ]
+    assert found["notices"][1:] == ["label.txt: 1 line names no image of the archives, 1 malformed"]
 
 
 def test_each_of_several_archives_has_a_list_of_its_own(

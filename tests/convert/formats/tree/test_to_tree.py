@@ -261,7 +261,7 @@ def test_numbers_that_repeat_in_the_source(make_jpeg: MakeJpeg, tmp_path: Path) 
     merge([tmp_path / "pack0", tmp_path / "pack1"], tmp_path / "both")
     source, out = PackSource(tmp_path / "both"), tmp_path / "out"
     for dry_run in (True, False):
-        with pytest.raises(SourceError, match=r"1 names occur more.*'-1/5.jpg'.*--naming number"):
+        with pytest.raises(SourceError, match=r"1 name occurs more.*'-1/5.jpg'.*--naming number"):
             convert_to_tree(source, out, TreeOptions(dry_run=dry_run))
         assert not out.exists()
     convert_to_tree(source, out, TreeOptions(naming="number"))
@@ -295,7 +295,7 @@ def test_names_that_repeat_are_told_before_anything_is_written_or_removed(
         for overwrite in (True, False):
             options = TreeOptions(overwrite=overwrite)
             target = out if overwrite else tmp_path / "new"
-            with pytest.raises(SourceError, match=r"occur more than once .*records"):
+            with pytest.raises(SourceError, match=r"1 name occurs more than once .*records"):
                 convert_to_tree(repeated, target, options)
         assert contents(out) == before and not (tmp_path / "new").exists()
         chosen = choose(repeated, Choice(identities="1:2"))

@@ -101,7 +101,7 @@ def test_what_lists_leave_open_is_set_aside(images: Members, write: Callable[...
     found = records(source)
     assert "no line of the list" in found[1][1] and "different labels" in found[2][1]
     assert [row[2] for row in found if len(row) == 4] == [3, -1, 7, 0]
-    assert source.notices[1] == "label.txt: 1 lines name no image of the archives, 1 are malformed"
+    assert source.notices[1] == "label.txt: 1 line names no image of the archives, 1 malformed"
 
 
 def test_each_of_several_zips_has_its_own(images: Members, write: Callable[..., Path]) -> None:

@@ -222,10 +222,10 @@ def test_a_zip_without_images_makes_an_empty_group(face_zip: FaceZip) -> None:
 
 def test_zips_of_other_things_than_images(face_zip: FaceZip) -> None:
     path = face_zip({"faces_emore/": b"", "faces_emore/train.rec": b"x"})
-    found = r"no image by its name in 1 zips \(1 members .* first 'faces_emore/train\.rec'\)"
+    found = r"no image by its name in 1 zip \(1 members .* first 'faces_emore/train\.rec'\)"
     with pytest.raises(SourceError, match=rf"0_0\.zip: {found}.*unpack .*rec2lmdb"):
         ZipSource([path])
-    with pytest.raises(SourceError, match=r"no image by its name in 1 zips: members need names"):
+    with pytest.raises(SourceError, match=r"no image by its name in 1 zip: members need names"):
         ZipSource([face_zip({})])
 
 
@@ -370,7 +370,7 @@ def test_names_that_tell_no_identity(face_zip: FaceZip) -> None:
 
 
 def test_no_identity_at_all(face_zip: FaceZip) -> None:
-    with pytest.raises(SourceError, match=r"none of 2 images in 1 zips.*like identity/image\.jpg"):
+    with pytest.raises(SourceError, match=r"none of 2 images in 1 zip.*like identity/image\.jpg"):
         ZipSource([face_zip({"0.jpg": b"0", "1.jpg": b"1"})])
 
 
