@@ -88,7 +88,7 @@ def test_verify_of_several_packs_has_one_result_each_and_the_status_of_the_worst
     ]
     (fault,) = found[1]["damage"]
     assert fault["shard"] == "shard-000" and fault["key"] and fault["reason"]
-    assert {*found[2]} == {"pack", "ok", "error"} and "not a folder" in found[2]["error"]
+    assert {*found[2]} == {"pack", "ok", "error"} and "nothing is there" in found[2]["error"]
     assert run("verify", "--json", pack, none).exit_code == 1
     assert run("verify", "--json", pack, pack).exit_code == 0
     assert run("verify", none).exit_code == 1
