@@ -319,12 +319,12 @@ def _subjects(
         from facepack.evaluate.embedding.embeddings import open_embeddings
         from facepack.evaluate.run import evaluate_embeddings
 
-        opened = open_embeddings(embeddings, keys)
+        rows = open_embeddings(embeddings, keys)
         (name,) = short_names([embeddings])
         yield Subject(
             name=name,
             measure=lambda protocol: replace(
-                evaluate_embeddings(protocol, opened, device=device), model=name
+                evaluate_embeddings(protocol, rows, device=device), model=name
             ),
             image_size=FACE_SIZE,
             results=results,
