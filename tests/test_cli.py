@@ -111,7 +111,7 @@ def test_damage_exits_three(tmp_path: Path, make_jpeg: object) -> None:
     with facepack.PackWriter(tmp_path / "p") as writer:
         writer.add(make_jpeg(0), 0)  # type: ignore[operator]
     result = CliRunner().invoke(root, ["verify", str(tmp_path / "p")])
-    assert result.exit_code == 0 and "1 records" in result.output
+    assert result.exit_code == 0 and "1 record," in result.output
     shard = tmp_path / "p" / "shard-000.mdb"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -228,7 +228,7 @@ def test_names_that_are_no_text(tmp_path: Path, make_jpeg: Callable[..., bytes])
     (tmp_path / "pack").rename(folder)
     for locale in ({"PYTHONIOENCODING": "utf-8:strict"}, {"LC_ALL": "C"}):
         done = run_in(tmp_path, "verify", folder, **locale)
-        assert done.returncode == 0 and b"/p\\udcff: 1 records, " in done.stdout
+        assert done.returncode == 0 and b"/p\\udcff: 1 record, " in done.stdout
         done = run_in(tmp_path, "get", folder, "0", **locale)
         assert done.returncode == 1 and b"Traceback" not in done.stderr
 

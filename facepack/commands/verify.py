@@ -80,16 +80,19 @@ def verify(
 def _print(pack: Path, report: Report, *, decode: bool) -> None:
     """What was found, on stdout; what can be done, on stderr."""
     from facepack.terminal import printable
+    from facepack.wording import count_of
 
     name = printable(str(pack))
     if not report.damage:
-        click.echo(f"{name}: {report.records:,} records, {report.file_bytes:,} bytes: all good")
+        click.echo(
+            f"{name}: {count_of(report.records, 'record')}, {report.file_bytes:,} bytes: all good"
+        )
         return
     for damage in report.damage:
         click.echo(printable(f"{pack}: {damage}"))
     salvage = "salvage --decode" if decode else "salvage"
     click.echo(
-        f"{name}: {len(report.damage)} faults; copy what is intact into a new pack with: "
-        f"facepack {salvage} {name} OUT",
+        f"{name}: {count_of(len(report.damage), 'fault')}; copy what is intact into a new pack "
+        f"with: facepack {salvage} {name} OUT",
         err=True,
     )
