@@ -100,7 +100,7 @@ def test_verify_of_several_packs_in_words(pack: Path) -> None:
     assert result.exit_code == 3
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{bad}: shard-000") and lines[-1].startswith(f"{pack}: 7 records")
-    assert f"facepack verify: {none}" in result.stderr and "1 faults" in result.stderr
+    assert f"facepack verify: {none}" in result.stderr and "1 fault;" in result.stderr
     result = run("verify", "--untrusted", pack, bad)
     assert result.exit_code == 3 and "all good" in result.stdout
 
