@@ -99,7 +99,8 @@ class SourceFaces:
         from facepack.loading.loader import Loader
 
         found = self.source.image_size
-        if found != image_size and isinstance(self.source, Pack):
+        some_may_fit = found is None and bad is not None  # those that do not are named
+        if found != image_size and isinstance(self.source, Pack) and not some_may_fit:
             sizes = "several sizes" if found is None else f"{found[1]}×{found[0]} pixels"
             raise EvaluationError(
                 f"{self.name} holds images of {sizes}, and the model takes aligned faces of "

@@ -404,6 +404,25 @@ def test_an_image_that_does_not_decode_is_named_and_marked(
     assert refused.exit_code and "03.jpg" in refused.stderr
 
 
+def test_a_pack_of_several_sizes_has_no_embeddings_of_those_that_do_not_fit(
+    tmp_path: Path, run: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    for name, sizes in (("some", [112, 64, 112, 112, 80]), ("none", [64, 80])):
+        with facepack.PackWriter(tmp_path / name, order="source") as writer:
+            for i, size in enumerate(sizes):
+                writer.add(make_jpeg(i, size=size), i)
+    own = [tmp_path / "some", "--model", run, "--batch-size", 2]
+    told = facepack_embed(*own, "--out", tmp_path / "E")
+    assert told.exit_code == 0, told.output
+    assert "2 of 5 images cannot be decoded and have no embedding" in told.stderr
+    rows = open_embeddings(tmp_path / "E").rows
+    assert np.flatnonzero(np.isnan(rows).all(axis=1)).tolist() == [1, 4]
+    refused = facepack_embed(*own, "--out", tmp_path / "F", "--on-bad-image", "raise")
+    assert refused.exit_code == 1 and "images of several sizes" in refused.stderr
+    refused = facepack_embed(tmp_path / "none", "--model", run, "--out", tmp_path / "G")
+    assert refused.exit_code == 1 and "112×112" in refused.stderr
+
+
 def test_images_that_are_refused_for_several_reasons(
     tmp_path: Path, run: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
