@@ -6,7 +6,7 @@ that is kept, as those of a ``.rec`` are. All else, and all that is damaged, is 
 read: nothing is refused here.
 
 Source: Apache Parquet, ``parquet.thrift``, ``Encodings.md``. By pyarrow 26.0.1, ``parquet2lmdb``
-takes 1.4 times the CPU time (``benchmarks/builds.py``).
+takes 1.3 times the CPU time (``benchmarks/builds.py``).
 """
 
 from __future__ import annotations
