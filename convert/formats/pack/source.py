@@ -70,8 +70,9 @@ class PackPart(PartInRuns):
         data, offsets, sizes = shard.images()
         for begin in range(0, len(keys), _TOGETHER):
             some = keys[begin : begin + _TOGETHER]
-            starts, stops = offsets[some], offsets[some] + np.maximum(sizes[some], 0)
             fits = (sizes[some] >= 0) & (sizes[some] <= images.MAX_BYTES)
+            starts = offsets[some]
+            stops = starts + np.where(fits, sizes[some], 0)
             sound = fits & (_checksums(data, some, starts, stops) == shard.checksums[some])
             bounds = [0, *(np.flatnonzero(np.diff(sound)) + 1).tolist(), len(some)]
             for first, last in pairwise(bounds):
