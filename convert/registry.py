@@ -38,7 +38,6 @@ class SourceKind:
             SourceError: it is an unfinished conversion, or cannot be read.
         """
         from facepack.convert.file_target import require_finished
-        from facepack.convert.first_bytes import tell_other_format
         from facepack.errors import SourceError
 
         for path in paths:
@@ -46,6 +45,8 @@ class SourceKind:
         try:
             return _load(self.location)(paths if self.many else paths[0], **options)
         except SourceError as error:
+            from facepack.convert.first_bytes import tell_other_format
+
             name = next((name for name, kind in SOURCES.items() if kind is self), "")
             if told := tell_other_format(list(map(Path, paths)), name):
                 raise SourceError(f"{told} ({error})") from error
